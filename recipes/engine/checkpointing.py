@@ -1,0 +1,175 @@
+"""Checkpoints: a folder that `from_pretrained` loads, plus what training needs to go on as if never stopped.
+
+    checkpoint-500/
+        config.json, model.safetensors, tokenizer...    the model as shared
+        training_state/
+            progress.json       updates, epoch, batches of the epoch, best score
+            optimizer.pt        moments
+            random_state_0.pt   random generators, one file a process
+
+A folder is written under another name and renamed when complete, so that one which exists is whole.
+"""
+
+import json
+import random
+import shutil
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+CHECKPOINT_PREFIX = "checkpoint-"
+TRAINING_STATE = "training_state"
+
+
+@dataclass
+class Progress:
+    """Where a run stands."""
+
+    update: int = 0
+    epoch: int = 0
+    batches_in_epoch: int = 0
+    target_tokens: int = 0
+    train_seconds: float = 0.0
+    elapsed_seconds: float = 0.0
+    best_update: int | None = None
+    best_score: float | None = None
+    evaluations_without_improvement: int = 0
+
+
+def checkpoints_in(output_dir: str | Path) -> list[Path]:
+    """The complete checkpoints of a run, by update."""
+    found = [
+        path
+        for path in Path(output_dir).glob(f"{CHECKPOINT_PREFIX}*")
+        if path.name[len(CHECKPOINT_PREFIX) :].isdigit()
+    ]
+    return sorted(found, key=update_of)
+
+
+def update_of(checkpoint: Path) -> int:
+    """The update after which a checkpoint was written."""
+    return int(checkpoint.name.removeprefix(CHECKPOINT_PREFIX))
+
+
+def save_checkpoint(
+    accelerator: Accelerator,
+    output_dir: Path,
+    progress: Progress,
+    optimizer: torch.optim.Optimizer,
+    save_model: Callable[[Path], None],
+    keep_last: int,
+) -> Path:
+    """Writes a checkpoint and removes older ones, except the last `keep_last` and the best.
+
+    Args:
+        accelerator: all processes take part; the main one writes.
+        save_model: writes the shareable model to a folder.
+        keep_last: checkpoints to keep, the new one included; 0 keeps all.
+    """
+    final = output_dir / f"{CHECKPOINT_PREFIX}{progress.update}"
+    partial = output_dir / f"partial-{final.name}"
+    if accelerator.is_main_process:
+        shutil.rmtree(partial, ignore_errors=True)
+        (partial / TRAINING_STATE).mkdir(parents=True)
+    accelerator.wait_for_everyone()
+    state = partial / TRAINING_STATE
+    torch.save(_random_state(), state / f"random_state_{accelerator.process_index}.pt")
+    if accelerator.is_main_process:
+        save_model(partial)
+        torch.save(optimizer.state_dict(), state / "optimizer.pt")
+        (state / "progress.json").write_text(json.dumps(asdict(progress), indent=2) + "\n")
+    accelerator.wait_for_everyone()
+    if accelerator.is_main_process:
+        shutil.rmtree(final, ignore_errors=True)
+        partial.rename(final)
+        for old in checkpoints_in(output_dir)[:-keep_last] if keep_last else []:
+            if update_of(old) != progress.best_update:
+                shutil.rmtree(old)
+    accelerator.wait_for_everyone()
+    return final
+
+
+def load_checkpoint(
+    accelerator: Accelerator, checkpoint: Path, model: nn.Module, optimizer: torch.optim.Optimizer
+) -> Progress:
+    """Restores model, optimizer and random generators in place; returns where the run stood.
+
+    Raises:
+        ValueError: if the folder is no checkpoint with a training state, or of another number of processes.
+    """
+    state = checkpoint / TRAINING_STATE
+    missing = [path.name for path in (state / "progress.json", state / "optimizer.pt") if not path.is_file()]
+    if missing:
+        raise ValueError(f"{checkpoint} cannot be resumed from: {state} lacks {', '.join(missing)}.")
+    processes = len(list(state.glob("random_state_*.pt")))
+    if processes != accelerator.num_processes:
+        raise ValueError(
+            f"{checkpoint} was written by {processes} processes, this run has {accelerator.num_processes}. "
+            "Resume with as many as before."
+        )
+    load_weights(model, checkpoint)
+    # weights_only: these files hold tensors, numbers and names, and nothing else of them is ever unpickled.
+    optimizer.load_state_dict(torch.load(state / "optimizer.pt", map_location="cpu", weights_only=True))
+    random_state = torch.load(state / f"random_state_{accelerator.process_index}.pt", weights_only=True)
+    _set_random_state(random_state)
+    values = json.loads((state / "progress.json").read_text())
+    return Progress(**{field.name: values[field.name] for field in fields(Progress)})
+
+
+def load_weights(model: nn.Module, folder: Path) -> None:
+    """Copies a folder's weights into a live model of the same configuration."""
+    weights = load_file(folder / "model.safetensors")
+    missing, unexpected = model.load_state_dict(weights, strict=False)
+    # A tied weight is saved under one of its names.
+    owned = {name for name, _ in model.named_parameters()} | {name for name, _ in model.named_buffers()}
+    lacking = [name for name in missing if name in owned]
+    if lacking or unexpected:
+        raise ValueError(
+            f"{folder} holds another model: it lacks {lacking[:3]} and has {unexpected[:3]} that this one has not."
+        )
+
+
+def average_weights(checkpoints: list[Path], target: Path) -> None:
+    """Writes the mean of several checkpoints' weights to `target/model.safetensors`, summed in fp32.
+
+    Vaswani et al. 2017, section 6.1, average the last 5 checkpoints of the base model and the last 20 of the big one.
+    """
+    total: dict[str, torch.Tensor] = {}
+    with safe_open(checkpoints[0] / "model.safetensors", framework="pt") as file:
+        metadata = file.metadata()
+    for checkpoint in checkpoints:
+        weights = load_file(checkpoint / "model.safetensors")
+        dtypes = {name: tensor.dtype for name, tensor in weights.items()}
+        for name, tensor in weights.items():
+            total[name] = total.get(name, 0) + tensor.float() / len(checkpoints)
+    mean = {name: tensor.to(dtypes[name]) for name, tensor in total.items()}
+    save_file(mean, target / "model.safetensors", metadata=metadata)
+
+
+def _random_state() -> dict[str, Any]:
+    name, keys, position, has_gauss, cached = np.random.get_state()
+    version, numbers, gauss = random.getstate()
+    return {
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+        "numpy": [name, torch.from_numpy(keys.astype(np.int64)), position, has_gauss, cached],
+        "python": [version, list(numbers), gauss],
+    }
+
+
+def _set_random_state(state: dict[str, Any]) -> None:
+    torch.set_rng_state(state["torch"])
+    if state["cuda"]:
+        torch.cuda.set_rng_state_all(state["cuda"])
+    name, keys, position, has_gauss, cached = state["numpy"]
+    np.random.set_state((name, keys.numpy().astype(np.uint32), position, has_gauss, cached))
+    version, numbers, gauss = state["python"]
+    random.setstate((version, tuple(numbers), gauss))

@@ -1,0 +1,46 @@
+"""Evaluation over several processes: the same figures for one process and for many."""
+
+import math
+from collections.abc import Callable, Iterable
+from typing import Any, TypeVar
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import gather_object
+from transformers import PreTrainedModel
+
+from engine.batching import Batch
+
+Item = TypeVar("Item")
+
+
+def evaluate_loss(accelerator: Accelerator, model: PreTrainedModel, batches: Iterable[Batch]) -> dict[str, float]:
+    """Loss in nats for each target token, without label smoothing, and its perplexity.
+
+    Args:
+        model: in evaluation mode.
+        batches: this process's share of the data; together the processes hold every example once.
+    """
+    # Sums, not means of batches: batches hold different numbers of tokens.
+    sums = torch.zeros(2, dtype=torch.float32, device=accelerator.device)
+    for batch in batches:
+        batch = {name: tensor.to(accelerator.device) for name, tensor in batch.items()}
+        sums[0] += model(**batch, num_items_in_batch=1).loss
+        sums[1] += (batch["labels"] != -100).sum()
+    loss, targets = accelerator.reduce(sums, "sum").tolist()
+    mean = loss / targets
+    return {"loss": mean, "perplexity": math.exp(min(mean, 700.0))}
+
+
+def map_across_processes(
+    accelerator: Accelerator, function: Callable[[list[Item]], list[Any]], items: list[Item]
+) -> list[Any]:
+    """Applies a function of lists to every process's share and gives all results, in the items' order, to all."""
+    index, processes = accelerator.process_index, accelerator.num_processes
+    if processes == 1:
+        return function(items)
+    shares = gather_object([function(items[index::processes])])
+    results: list[Any] = [None] * len(items)
+    for process, share in enumerate(shares):
+        results[process::processes] = share
+    return results

@@ -1,0 +1,142 @@
+"""What a run says: log lines, a JSON-lines log, trackers, a progress bar, the record of its settings, its results."""
+
+import dataclasses
+import json
+import os
+import platform
+import sys
+import time
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from accelerate import Accelerator
+from tqdm import tqdm
+
+LOG_FILE = "train_log.jsonl"
+RESULTS_FILE = "all_results.json"
+RUN_FILE = "run.yaml"
+LIBRARIES = ("torch", "transformers", "datasets", "tokenizers", "accelerate", "evaluate", "sacrebleu")
+
+
+def describe_machine(accelerator: Accelerator) -> dict[str, Any]:
+    """What figures of speed depend on."""
+    on_cpu = accelerator.device.type == "cpu"
+    return {
+        "device": _processor_name() if on_cpu else torch.cuda.get_device_name(accelerator.device),
+        "processes": accelerator.num_processes,
+        "threads": torch.get_num_threads(),
+        "mixed_precision": accelerator.mixed_precision,
+    }
+
+
+def _processor_name() -> str:
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.is_file():
+        names = [line.partition(":")[2].strip() for line in cpuinfo.read_text().splitlines() if "model name" in line]
+        if names:
+            return names[0]
+    return platform.processor() or platform.machine()
+
+
+def write_run_record(output_dir: Path, accelerator: Accelerator, settings: tuple[Any, ...], **extra: Any) -> None:
+    """Writes every setting as resolved, with the versions and the machine, to `run.yaml`."""
+    record = {
+        "settings": flatten_settings(settings),
+        **extra,
+        "versions": {"python": platform.python_version(), **{library: version(library) for library in LIBRARIES}},
+        "machine": describe_machine(accelerator),
+    }
+    (output_dir / RUN_FILE).write_text(yaml.safe_dump(record, sort_keys=False, allow_unicode=True), encoding="utf-8")
+
+
+def flatten_settings(settings: tuple[Any, ...]) -> dict[str, Any]:
+    """All settings of several dataclasses by name, as they are passed on the command line."""
+    return {name: value for part in settings for name, value in dataclasses.asdict(part).items()}
+
+
+def read_run_record(output_dir: Path) -> dict[str, Any] | None:
+    """What `write_run_record` wrote, or None if the folder holds no run."""
+    path = output_dir / RUN_FILE
+    return yaml.safe_load(path.read_text(encoding="utf-8")) if path.is_file() else None
+
+
+def write_results(output_dir: Path, results: dict[str, Any]) -> None:
+    """Adds results to `all_results.json`; names that are there already are replaced."""
+    path = output_dir / RESULTS_FILE
+    earlier = json.loads(path.read_text()) if path.is_file() else {}
+    partial = path.with_suffix(".partial")
+    partial.write_text(json.dumps(earlier | results, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    os.replace(partial, path)
+
+
+class Reporter:
+    """Says the same values on the console, in `train_log.jsonl` and to the trackers; silent but on the main process.
+
+    Args:
+        accelerator: made with `log_with` for trackers.
+        output_dir: where the log is written. Lines of updates after `first_update` are dropped from an earlier log,
+            so that a resumed run's log reads as one.
+        total_updates: for the bar and the time left, if known.
+        first_update: the update that the run starts behind.
+    """
+
+    def __init__(self, accelerator: Accelerator, output_dir: Path, total_updates: int | None, first_update: int = 0):
+        self.accelerator, self.path, self.total_updates = accelerator, output_dir / LOG_FILE, total_updates
+        self.is_main = accelerator.is_main_process
+        self.started, self.first_update = time.perf_counter(), first_update
+        if self.is_main:
+            lines = self.path.read_text().splitlines(keepends=True) if self.path.is_file() else []
+            kept = [line for line in lines if json.loads(line)["update"] <= first_update]
+            self.path.write_text("".join(kept))
+        # The bar goes to a person's terminal only; log files get the lines.
+        self.bar = tqdm(
+            total=total_updates,
+            initial=first_update,
+            disable=not (self.is_main and sys.stderr.isatty()),
+            unit="update",
+            dynamic_ncols=True,
+        )
+
+    def advance(self) -> None:
+        """Moves the progress bar by one update."""
+        self.bar.update()
+
+    def log(self, update: int, values: dict[str, float], prefix: str) -> None:
+        """One line at an update; `prefix` is train or eval."""
+        if not self.is_main:
+            return
+        values = {name: float(f"{value:.6g}") if isinstance(value, float) else value for name, value in values.items()}
+        with self.path.open("a") as file:
+            file.write(json.dumps({"update": update, "kind": prefix, **values}) + "\n")
+        shown = "  ".join(
+            f"{name} {self._short(value)}" for name, value in values.items() if not isinstance(value, str)
+        )
+        of_total = f"/{self.total_updates}" if self.total_updates else ""
+        self.say(f"{prefix:>5} {update}{of_total}  {shown}" + (self._time_left(update) if prefix == "train" else ""))
+        numbers = {f"{prefix}/{name}": value for name, value in values.items() if isinstance(value, int | float)}
+        self.accelerator.log(numbers, step=update)
+
+    def say(self, text: str) -> None:
+        """A line for the person who watches."""
+        if self.is_main:
+            tqdm.write(text)
+            sys.stdout.flush()
+
+    def close(self) -> None:
+        """Ends the bar and the trackers."""
+        self.bar.close()
+        self.accelerator.end_training()
+
+    @staticmethod
+    def _short(value: float | int) -> str:
+        return f"{value:.4g}" if isinstance(value, float) and abs(value) < 1000 else f"{value:.0f}"
+
+    def _time_left(self, update: int) -> str:
+        done = update - self.first_update
+        if not self.total_updates or done <= 0:
+            return ""
+        seconds = (time.perf_counter() - self.started) / done * (self.total_updates - update)
+        return f"  left {int(seconds // 60)}:{int(seconds % 60):02d}"

@@ -1,0 +1,421 @@
+"""The training loop of every recipe.
+
+One update reads its batches, counts the tokens to predict over all of them and all processes, and lets each batch add
+the gradient of its summed loss divided by that count. So accumulation and more processes change the memory and the
+time of an update, and not its gradient. Everything counts updates: schedule, log, evaluation, checkpoints, limits.
+"""
+
+import ctypes
+import itertools
+import math
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import set_seed
+from transformers import PreTrainedModel
+
+from engine.batching import Batch
+from engine.checkpointing import (
+    Progress,
+    average_weights,
+    checkpoints_in,
+    load_checkpoint,
+    load_weights,
+    save_checkpoint,
+)
+from engine.optimization import OptimizationSettings, make_optimizer, make_schedule
+from engine.reporting import Reporter
+
+IGNORE_INDEX = -100
+
+
+@dataclass
+class TrainingSettings:
+    """How long a run is, what it writes and when. Names are those of `transformers.TrainingArguments`."""
+
+    output_dir: str | None = field(
+        default=None, metadata={"help": "Folder of the model, its scores, logs and checkpoints."}
+    )
+    overwrite_output_dir: bool = field(default=False, metadata={"help": "Replace the run that output_dir holds."})
+    resume_from_checkpoint: str | None = field(
+        default=None, metadata={"help": "Go on from a checkpoint folder, or from the newest one: last."}
+    )
+    seed: int = 42
+    max_steps: int | None = field(
+        default=None, metadata={"help": "Updates in all. Needed unless num_train_epochs is set."}
+    )
+    num_train_epochs: float | None = field(default=None, metadata={"help": "Epochs in all, if max_steps is not set."})
+    max_train_minutes: float | None = field(
+        default=None, metadata={"help": "Stop after so many minutes of updates and evaluations."}
+    )
+    gradient_accumulation_steps: int = field(default=1, metadata={"help": "Batches to an update, on each process."})
+    label_smoothing_factor: float = 0.0
+    bf16: bool | None = field(
+        default=None,
+        metadata={"help": "Products in bfloat16. Left out: yes where the processor has instructions for it."},
+    )
+    use_cpu: bool = field(default=False, metadata={"help": "Train on the CPU although there is an accelerator."})
+    logging_steps: int = 50
+    eval_steps: int = field(default=500, metadata={"help": "Updates between evaluations; each writes a checkpoint."})
+    save_steps: int | None = field(default=None, metadata={"help": "Updates between further checkpoints."})
+    save_total_limit: int = field(default=1, metadata={"help": "Newest checkpoints to keep, beside the best; 0: all."})
+    metric_for_best_model: str = field(default="loss", metadata={"help": "A value that the evaluation reports."})
+    early_stopping_patience: int | None = field(
+        default=None, metadata={"help": "Stop after so many evaluations without a better score."}
+    )
+    average_last_checkpoints: int = field(
+        default=0, metadata={"help": "The final model is the mean of so many checkpoints; 0: the best checkpoint."}
+    )
+    dataloader_num_workers: int = 0
+    report_to: list[str] = field(default_factory=list, metadata={"help": "Trackers: tensorboard, trackio, ..."})
+
+    def __post_init__(self):
+        if not self.output_dir:
+            raise ValueError("output_dir is not set. Name the folder that the run writes to.")
+        if self.max_steps is None and self.num_train_epochs is None:
+            raise ValueError("Neither max_steps nor num_train_epochs is set. Say how long to train.")
+        for name in ("max_steps", "num_train_epochs", "max_train_minutes", "save_steps", "early_stopping_patience"):
+            value = getattr(self, name)
+            if value is not None and value <= 0:
+                raise ValueError(f"{name} is {value}; it must be positive.")
+        for name in ("gradient_accumulation_steps", "logging_steps", "eval_steps"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1.")
+        if not 0 <= self.label_smoothing_factor < 1:
+            raise ValueError(f"label_smoothing_factor is {self.label_smoothing_factor}; it must be in [0, 1).")
+        if self.average_last_checkpoints > self.save_total_limit > 0:
+            raise ValueError(
+                f"average_last_checkpoints is {self.average_last_checkpoints}, but save_total_limit keeps "
+                f"{self.save_total_limit}. Keep at least as many as are averaged."
+            )
+        interval = min(self.eval_steps, self.save_steps or self.eval_steps)
+        if self.max_steps and self.average_last_checkpoints > math.ceil(self.max_steps / interval):
+            raise ValueError(
+                f"average_last_checkpoints is {self.average_last_checkpoints}, but a run of {self.max_steps} updates "
+                f"with a checkpoint every {interval} writes {math.ceil(self.max_steps / interval)}."
+            )
+
+
+class TrainBatches(Protocol):
+    """What the loop reads: this process's batches, reproducible epoch by epoch (see `engine/batching.py`)."""
+
+    batches_per_epoch: int | None
+
+    def epoch(self, epoch: int, skip: int = 0) -> Iterator[Batch]: ...
+
+
+@dataclass(frozen=True)
+class TokenCounts:
+    """Of a batch: tokens to predict, tokens that are not padding, and places in its tensors."""
+
+    targets: int
+    real: int
+    places: int
+
+
+def count_tokens(batch: Batch) -> TokenCounts:
+    """The counts of a batch with `labels`, `input_ids` and, where it is padded, `attention_mask`."""
+    targets = int((batch["labels"] != IGNORE_INDEX).sum())
+    mask = batch.get("attention_mask")
+    inputs = batch["input_ids"].numel() if mask is None else int(mask.sum())
+    return TokenCounts(targets, targets + inputs, batch["labels"].numel() + batch["input_ids"].numel())
+
+
+def processor_has_bf16(use_cpu: bool = False) -> bool:
+    """Whether bf16 matrix products run on instructions made for them (AMX or AVX-512 on CPUs)."""
+    if torch.cuda.is_available() and not use_cpu:
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    capabilities = torch.cpu.get_capabilities()
+    return bool(capabilities.get("amx_bf16") or capabilities.get("avx512_bf16"))
+
+
+def make_accelerator(settings: TrainingSettings) -> Accelerator:
+    """The accelerator of a run. What `accelerate launch` was told goes before the guess about bf16."""
+    bf16 = processor_has_bf16(settings.use_cpu) if settings.bf16 is None else settings.bf16
+    chosen_at_launch = settings.bf16 is None and "ACCELERATE_MIXED_PRECISION" in os.environ
+    return Accelerator(
+        cpu=settings.use_cpu,
+        mixed_precision=None if chosen_at_launch else "bf16" if bf16 else "no",
+        log_with=settings.report_to or None,
+        project_dir=settings.output_dir,
+    )
+
+
+def return_freed_memory() -> None:
+    """Hands memory that was freed back to the system, where the C library is glibc.
+
+    Every batch has other shapes, and on CPUs freed tensors of all sizes leave holes in glibc's heap that the next ones
+    do not fit: within 500 updates a process came to hold three times what it used.
+    """
+    if sys.platform == "linux" and (trim := getattr(ctypes.CDLL(None), "malloc_trim", None)):
+        trim(0)
+
+
+class Trainer:
+    """Trains one model from its first update, or from a checkpoint, to its last.
+
+    Args:
+        accelerator: from `make_accelerator`.
+        model: its forward takes a batch's tensors, `num_items_in_batch` and loss_arguments, and returns a `loss`
+            summed over the tokens to predict and divided by `num_items_in_batch`.
+        batches: of this process.
+        settings, optimization: see there.
+        evaluate: the model (in evaluation mode, on every process) to scores, the same on every process.
+        save_model: writes the shareable model to a folder; called on the main process.
+        count_tokens: for losses that do not predict every label.
+        loss_arguments: passed to the model's forward in training.
+    """
+
+    def __init__(
+        self,
+        accelerator: Accelerator,
+        model: PreTrainedModel,
+        batches: TrainBatches,
+        settings: TrainingSettings,
+        optimization: OptimizationSettings,
+        *,
+        evaluate: Callable[[PreTrainedModel], dict[str, float]],
+        save_model: Callable[[Path], None],
+        count_tokens: Callable[[Batch], TokenCounts] = count_tokens,
+        loss_arguments: dict[str, Any] | None = None,
+    ):
+        self.accelerator, self.batches, self.settings = accelerator, batches, settings
+        self.evaluate, self.save_model, self.count_tokens = evaluate, save_model, count_tokens
+        self.max_grad_norm, self.loss_arguments = optimization.max_grad_norm, loss_arguments or {}
+        self.output_dir = Path(settings.output_dir)
+        self.total_updates = settings.max_steps
+        if self.total_updates is None and batches.batches_per_epoch is not None:
+            updates_per_epoch = math.ceil(batches.batches_per_epoch / settings.gradient_accumulation_steps)
+            self.total_updates = max(1, round(settings.num_train_epochs * updates_per_epoch))
+        if self.total_updates is None:
+            raise ValueError("The data's size is not known, so num_train_epochs cannot end the run. Set max_steps.")
+        model_size = getattr(model.config, "hidden_size", None)
+        self.learning_rate = make_schedule(optimization, self.total_updates, model_size)
+        self.raw_model = model
+        self.model, self.optimizer = accelerator.prepare(model, make_optimizer(model, optimization))
+        self.progress = Progress()
+
+    def train(self) -> dict[str, Any]:
+        """Runs all updates and leaves the final model in `output_dir`.
+
+        Returns:
+            What the run cost and its best score, for `all_results.json`.
+
+        Raises:
+            ValueError: if the loss is not finite; checkpoints written before stay as they are.
+        """
+        # Dropout differs between processes; everything before this line was drawn alike on all of them.
+        set_seed(self.settings.seed, device_specific=True)
+        if self.settings.resume_from_checkpoint:
+            self._resume()
+        reporter = Reporter(self.accelerator, self.output_dir, self.total_updates, self.progress.update)
+        self._started = time.perf_counter() - self.progress.elapsed_seconds
+        try:
+            self._run(reporter)
+            return self._finish(reporter)
+        finally:
+            reporter.close()
+
+    def _run(self, reporter: Reporter) -> None:
+        settings, progress = self.settings, self.progress
+        interval = _Interval()
+        updates = self._updates()
+        out_of_time = False
+        while progress.update < self.total_updates and not (out_of_time or self._out_of_patience()):
+            started = time.perf_counter()
+            group = next(updates)
+            loss, gradient_norm, counts = self._update(group)
+            interval.add(loss, gradient_norm, counts)
+            reporter.advance()
+            out_of_time = self._out_of_time()
+            last = progress.update == self.total_updates or out_of_time
+            log, evaluate, save = (
+                every is not None and (last or progress.update % every == 0)
+                for every in (settings.logging_steps, settings.eval_steps, settings.save_steps)
+            )
+            if log or evaluate or save:
+                self._check_finite(interval)
+            seconds = time.perf_counter() - started
+            interval.seconds += seconds
+            progress.train_seconds += seconds
+            if log:
+                rate = self.learning_rate(progress.update)
+                reporter.log(progress.update, interval.values(self.accelerator) | {"learning_rate": rate}, "train")
+                interval = _Interval()
+                return_freed_memory()
+            if evaluate:
+                self._evaluate(reporter)
+            if evaluate or save:
+                self._save()
+
+    def _updates(self) -> Iterator[list[Batch]]:
+        """The batches of one update after another, from where the run stands."""
+        progress = self.progress
+        while True:
+            batches = self.batches.epoch(progress.epoch, skip=progress.batches_in_epoch)
+            while group := list(itertools.islice(batches, self.settings.gradient_accumulation_steps)):
+                progress.batches_in_epoch += len(group)
+                yield group
+            if progress.batches_in_epoch == 0:
+                raise ValueError("The training data gave no batch.")
+            progress.epoch, progress.batches_in_epoch = progress.epoch + 1, 0
+
+    def _update(self, group: list[Batch]) -> tuple[torch.Tensor, torch.Tensor, list[TokenCounts]]:
+        accelerator = self.accelerator
+        self.model.train()
+        counts = [self.count_tokens(batch) for batch in group]
+        targets = torch.tensor(sum(count.targets for count in counts), device=accelerator.device)
+        targets = accelerator.reduce(targets, "sum")  # of this update, over all processes
+        self.progress.target_tokens += int(targets)
+        total_loss = torch.zeros((), device=accelerator.device)
+        for position, batch in enumerate(group):
+            batch = {name: tensor.to(accelerator.device, non_blocking=True) for name, tensor in batch.items()}
+            # Gradients travel between processes once an update, with its last batch.
+            is_last = position == len(group) - 1
+            with nullcontext() if is_last else accelerator.no_sync(self.model):
+                loss = self.model(**batch, num_items_in_batch=targets, **self.loss_arguments).loss
+                # Distributed training averages gradients over processes; the gradient here is their sum.
+                accelerator.backward(loss * accelerator.num_processes)
+            total_loss += loss.detach()
+        # A bound of infinity clips nothing and still measures the norm.
+        norm = accelerator.clip_grad_norm_(self.model.parameters(), self.max_grad_norm or math.inf)
+        self.progress.update += 1
+        for parameter_group in self.optimizer.param_groups:
+            parameter_group["lr"] = self.learning_rate(self.progress.update)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        return total_loss * targets, norm.detach(), counts
+
+    def _evaluate(self, reporter: Reporter) -> None:
+        settings, progress = self.settings, self.progress
+        scores = self.scores(self.raw_model)
+        metric = settings.metric_for_best_model
+        if metric not in scores:
+            numbers = [name for name, value in scores.items() if isinstance(value, int | float)]
+            raise ValueError(
+                f"metric_for_best_model is {metric!r}, which the evaluation does not report. It reports {numbers}."
+            )
+        better_when_lower = metric in ("loss", "perplexity")
+        previous = progress.best_score
+        if previous is None or (scores[metric] < previous if better_when_lower else scores[metric] > previous):
+            progress.best_score, progress.best_update = scores[metric], progress.update
+            progress.evaluations_without_improvement = 0
+        else:
+            progress.evaluations_without_improvement += 1
+        reporter.log(progress.update, scores, "eval")
+
+    def scores(self, model: PreTrainedModel) -> dict[str, float]:
+        """The evaluation of a model as it is now."""
+        model.eval()
+        with torch.no_grad():
+            return self.evaluate(model)
+
+    def _save(self) -> None:
+        self.progress.elapsed_seconds = time.perf_counter() - self._started
+        keep = self.settings.save_total_limit
+        save_checkpoint(self.accelerator, self.output_dir, self.progress, self.optimizer, self.save_model, keep)
+
+    def _resume(self) -> None:
+        name = self.settings.resume_from_checkpoint
+        if name == "last":
+            checkpoints = checkpoints_in(self.output_dir)
+            if not checkpoints:
+                raise ValueError(f"resume_from_checkpoint is last, but {self.output_dir} holds no checkpoint.")
+            checkpoint = checkpoints[-1]
+        else:
+            checkpoint = Path(name)
+            if not checkpoint.is_dir():
+                raise ValueError(f"resume_from_checkpoint is {name!r}, which is not a folder.")
+        self.progress = load_checkpoint(self.accelerator, checkpoint, self.raw_model, self.optimizer)
+
+    def _out_of_patience(self) -> bool:
+        patience = self.settings.early_stopping_patience
+        return patience is not None and self.progress.evaluations_without_improvement >= patience
+
+    def _out_of_time(self) -> bool:
+        limit = self.settings.max_train_minutes
+        if limit is None:
+            return False
+        # The main process's clock decides for all, or some would wait for others that have stopped.
+        out = torch.tensor(time.perf_counter() - self._started > 60 * limit, device=self.accelerator.device)
+        return bool(torch.any(self.accelerator.gather(out[None])))
+
+    def _check_finite(self, interval: "_Interval") -> None:
+        if not interval.is_finite():
+            raise ValueError(
+                f"The loss or its gradient is not finite at update {self.progress.update} or up to "
+                f"{interval.updates - 1} updates before. Checkpoints in {self.output_dir} are from before. Lower "
+                "learning_rate, raise warmup_steps, or lower max_grad_norm."
+            )
+
+    def _finish(self, reporter: Reporter) -> dict[str, Any]:
+        """Puts the final weights into the model and its folder."""
+        progress, results = self.progress, {}
+        if self.settings.average_last_checkpoints:
+            checkpoints = checkpoints_in(self.output_dir)[-self.settings.average_last_checkpoints :]
+            if self.accelerator.is_main_process:
+                average_weights(checkpoints, self.output_dir)
+            self.accelerator.wait_for_everyone()
+            load_weights(self.raw_model, self.output_dir)
+            results["averaged_checkpoints"] = [checkpoint.name for checkpoint in checkpoints]
+        else:
+            load_weights(self.raw_model, self.output_dir / f"checkpoint-{progress.best_update}")
+        if self.accelerator.is_main_process:
+            self.save_model(self.output_dir)
+        self.accelerator.wait_for_everyone()
+        return results | {
+            "train_updates": progress.update,
+            "train_epochs": progress.epoch,
+            "train_target_tokens": progress.target_tokens,
+            "train_seconds": round(progress.train_seconds, 1),
+            "train_target_tokens_per_second": round(progress.target_tokens / max(progress.train_seconds, 1e-9), 1),
+            "best_update": progress.best_update,
+            f"best_{self.settings.metric_for_best_model}": progress.best_score,
+        }
+
+
+class _Interval:
+    """What happened since the last log line. Losses stay on the device until they are asked for."""
+
+    def __init__(self):
+        self.losses: list[torch.Tensor] = []
+        self.norms: list[torch.Tensor] = []
+        self.targets = self.real = self.places = 0
+        self.seconds = 0.0
+
+    @property
+    def updates(self) -> int:
+        return len(self.losses)
+
+    def add(self, loss: torch.Tensor, norm: torch.Tensor, counts: list[TokenCounts]) -> None:
+        self.losses.append(loss)
+        self.norms.append(norm)
+        self.targets += sum(count.targets for count in counts)
+        self.real += sum(count.real for count in counts)
+        self.places += sum(count.places for count in counts)
+
+    def is_finite(self) -> bool:
+        return not self.losses or bool(torch.stack([*self.losses, *self.norms]).isfinite().all())
+
+    def values(self, accelerator: Accelerator) -> dict[str, float]:
+        """Sums over processes turned into means and rates."""
+        sums = torch.tensor(
+            [float(torch.stack(self.losses).sum()), self.targets, self.real, self.places],
+            dtype=torch.float64 if accelerator.device.type == "cpu" else torch.float32,
+            device=accelerator.device,
+        )
+        loss, targets, real, places = accelerator.reduce(sums, "sum").tolist()
+        return {
+            "loss": loss / targets,
+            "gradient_norm": float(torch.stack(self.norms).mean()),
+            "target_tokens_per_second": targets / self.seconds,
+            "padding_percent": 100 * (1 - real / places),
+        }
