@@ -1,0 +1,86 @@
+"""Settings of the attention model; the defaults are the paper's."""
+
+from huggingface_hub.dataclasses import strict
+from transformers import PreTrainedConfig
+
+
+@strict
+class BahdanauConfig(PreTrainedConfig):
+    """RNNsearch of Bahdanau, Cho and Bengio 2014, "Neural Machine Translation by Jointly Learning to Align and
+    Translate", section 3 and appendices A and B.
+
+    Args:
+        vocab_size: source vocabulary.
+        decoder_vocab_size: target vocabulary; None means as many as in the source.
+        embedding_size: of source and target embeddings, m in the paper.
+        hidden_size: units of each encoder direction and of the decoder, n.
+        attention_size: units of the alignment model, n'.
+        maxout_size: units of the readout, l, each the larger of two.
+        embedding_dropout: on source and target embeddings. The paper has no dropout; Multi30k needs it.
+        encoder_dropout: on the source states that the attention reads.
+        readout_dropout: on the readout, before the softmax.
+        initializer_std: of all weights but those below. Biases and v_a start at 0, recurrent matrices orthogonal.
+        attention_initializer_std: of W_a and U_a.
+
+    Raises:
+        ValueError: a size below 1, a dropout outside [0, 1), a negative standard deviation.
+    """
+
+    model_type = "bahdanau"
+    keys_to_ignore_at_inference = [
+        "past_key_values",
+        "decoder_hidden_states",
+        "cross_attentions",
+        "encoder_last_hidden_state",
+        "encoder_hidden_states",
+    ]
+
+    vocab_size: int = 30_000
+    decoder_vocab_size: int | None = None
+    embedding_size: int = 620
+    hidden_size: int = 1000
+    attention_size: int = 1000
+    maxout_size: int = 500
+    embedding_dropout: float | int = 0.0
+    encoder_dropout: float | int = 0.0
+    readout_dropout: float | int = 0.0
+    initializer_std: float | int = 0.01
+    attention_initializer_std: float | int = 0.001
+    pad_token_id: int = 1
+    bos_token_id: int = 2
+    eos_token_id: int = 3
+    decoder_start_token_id: int = 2
+    is_encoder_decoder: bool = True
+    use_cache: bool = True
+
+    def __post_init__(self, **kwargs):
+        if self.decoder_vocab_size is None:
+            self.decoder_vocab_size = self.vocab_size
+        super().__post_init__(**kwargs)
+
+    def validate_sizes(self):
+        names = (
+            "vocab_size",
+            "decoder_vocab_size",
+            "embedding_size",
+            "hidden_size",
+            "attention_size",
+            "maxout_size",
+        )
+        for name in names:
+            size = getattr(self, name)
+            if size is not None and size < 1:
+                raise ValueError(f"{name} is {size}; it must be at least 1")
+
+    def validate_dropouts(self):
+        for name in ("embedding_dropout", "encoder_dropout", "readout_dropout"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 0 and below 1")
+
+    def validate_initializers(self):
+        for name in ("initializer_std", "attention_initializer_std"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must not be negative")
+
+
+__all__ = ["BahdanauConfig"]

@@ -1,0 +1,503 @@
+"""Translation with attention (Bahdanau, Cho and Bengio 2014, "RNNsearch").
+
+A bidirectional GRU reads the source; at every target position the decoder weighs the source states anew, by how well
+each matches its own last state (section 3.1, appendix A).
+
+Only what truly depends on the last state stands in the loops over time. Both loops are autograd functions with their
+backward pass written out: autograd would add up a gradient of every weight, and of the whole source, at each step,
+where one product over all steps does.
+
+Dimensions: B batch, S source length, T target length, E embedding size, H hidden size, A attention size, L maxout
+size, V target vocabulary, 2 directions of the encoder. Weights in the loops stand input by output, as in x @ W.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from torch.autograd.function import once_differentiable
+from transformers import initialization as init
+from transformers.modeling_outputs import ModelOutput
+
+from .configuration_bahdanau import BahdanauConfig
+from .seq2seq_common import Dropout, RecurrentDecoderOutput, RecurrentTranslationModel, align_left, product_dtype
+
+# Each a single pass: gradient * (1 - output^2), gradient * output * (1 - output).
+tanh_backward, sigmoid_backward = torch.ops.aten.tanh_backward, torch.ops.aten.sigmoid_backward
+
+
+@dataclass
+class BahdanauEncoderOutput(ModelOutput):
+    """The source as the decoder reads it: everything that depends on the source alone, computed once.
+
+    Args:
+        last_hidden_state: (B, S, 2H) annotations h_j, forward and backward state side by side.
+        first_backward_state: (B, H) the backward GRU's state at the first token, where it has read the whole source.
+        attention_keys: (B, S, A) U_a h_j in fp32.
+        gate_values: (B, S, 3H) C_z h_j, C_r h_j and C h_j. As c_i is a weighted sum of the h_j, C c_i is the same
+            weighted sum of the C h_j.
+        source_mask: (B, S) True at real tokens.
+    """
+
+    last_hidden_state: torch.Tensor | None = None
+    first_backward_state: torch.Tensor | None = None
+    attention_keys: torch.Tensor | None = None
+    gate_values: torch.Tensor | None = None
+    source_mask: torch.Tensor | None = None
+
+
+def gated_recurrent_step(
+    gate_inputs: torch.Tensor,
+    state_gates: torch.Tensor,
+    state: torch.Tensor,
+    candidate_weight: torch.Tensor,
+    *,
+    gates: torch.Tensor,
+    gated_state: torch.Tensor,
+    candidate: torch.Tensor,
+    new_state: torch.Tensor,
+) -> None:
+    """The gated recurrent unit of appendix A.1.1; the reset gate acts on the state before the product with U.
+
+    z = sigmoid(... + U_z s), r = sigmoid(... + U_r s), s~ = tanh(... + U [r * s]), s' = (1 - z) * s + z * s~.
+    nn.GRU's reset gate acts after the product: r * (U s).
+
+    Args:
+        gate_inputs: (..., 3H) all other addends of z, r and s~.
+        state_gates: (..., 2H) U_z s and U_r s.
+        state: (..., H) s.
+        candidate_weight: (..., H, H) U.
+        gates: (..., 2H) where z and r are written, for the backward pass.
+        gated_state: (..., H) where r * s is written, in the precision of products.
+        candidate: (..., H) where s~ is written.
+        new_state: (..., H) where s' is written.
+    """
+    size = state.shape[-1]
+    gates.copy_(gate_inputs[..., : 2 * size] + state_gates).sigmoid_()
+    update, reset = gates.split(size, dim=-1)
+    gated_state.copy_(reset * state)
+    recurrent = torch.matmul(gated_state, candidate_weight)
+    candidate.copy_(gate_inputs[..., 2 * size :] + recurrent).tanh_()
+    torch.lerp(state, candidate, update, out=new_state)
+
+
+def gated_recurrent_step_backward(
+    new_state_gradient: torch.Tensor,
+    state: torch.Tensor,
+    gates: torch.Tensor,
+    candidate: torch.Tensor,
+    candidate_weight: torch.Tensor,
+    *,
+    gate_gradients: torch.Tensor,
+) -> torch.Tensor:
+    """Gradients of `gated_recurrent_step`, given that of the new state and what forward wrote.
+
+    Args:
+        gate_gradients: (..., 3H) where the gradients of the sums within z, r and s~ are written, in the precision of
+            products.
+
+    Returns:
+        The gradient of the state (..., H) except for what reaches it through `state_gates`. It takes the place of
+        `new_state_gradient`.
+    """
+    update, reset = gates.split(state.shape[-1], dim=-1)
+    update_gradient, reset_gradient, candidate_gradient = gate_gradients.split(state.shape[-1], dim=-1)
+    through_update = new_state_gradient * update
+    candidate_gradient.copy_(tanh_backward(through_update, candidate))
+    gated_state_gradient = torch.matmul(candidate_gradient, candidate_weight.mT).to(state.dtype)
+    update_gradient.copy_(sigmoid_backward((candidate - state).mul_(new_state_gradient), update))
+    reset_gradient.copy_(sigmoid_backward(gated_state_gradient * state, reset))
+    return new_state_gradient.sub_(through_update).addcmul_(gated_state_gradient, reset)
+
+
+class _BidirectionalLoop(torch.autograd.Function):
+    """Both directions of the encoder's GRU over all steps at once, the state starting at 0.
+
+    Args of forward:
+        gate_inputs: (2, S, B, 3H) W x + b of z, r and s~, each direction in its own order of reading.
+        gate_weight: (2, H, 2H) U_z and U_r.
+        candidate_weight: (2, H, H) U.
+
+    Returns:
+        (2, S, B, H) the state after each step, in at least fp32.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, gate_inputs, gate_weight, candidate_weight):
+        directions, steps, batch_size, width = gate_inputs.shape
+        size = width // 3
+        state_dtype = torch.promote_types(gate_inputs.dtype, torch.float32)
+        states = gate_inputs.new_zeros(directions, steps + 1, batch_size, size, dtype=state_dtype)
+        gates = states.new_empty(directions, steps, batch_size, 2 * size)
+        candidates = states.new_empty(directions, steps, batch_size, size)
+        product_states, gated_states = gate_weight.new_empty(2, directions, steps, batch_size, size)
+        with torch.autocast(gate_inputs.device.type, enabled=False):
+            for step in range(steps):
+                state = states[:, step]
+                gated_recurrent_step(
+                    gate_inputs[:, step],
+                    torch.bmm(product_states[:, step].copy_(state), gate_weight),
+                    state,
+                    candidate_weight,
+                    gates=gates[:, step],
+                    gated_state=gated_states[:, step],
+                    candidate=candidates[:, step],
+                    new_state=states[:, step + 1],
+                )
+        ctx.save_for_backward(states, product_states, gated_states, gates, candidates, gate_weight, candidate_weight)
+        return states[:, 1:]
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, states_gradient):
+        states, product_states, gated_states, gates, candidates, gate_weight, candidate_weight = ctx.saved_tensors
+        directions, steps, batch_size, size = candidates.shape
+        gate_gradients = gate_weight.new_empty(directions, steps, batch_size, 3 * size)
+        state_gradient = torch.zeros_like(states[:, 0])
+        with torch.autocast(states.device.type, enabled=False):
+            for step in reversed(range(steps)):
+                state_gradient = gated_recurrent_step_backward(
+                    state_gradient.add_(states_gradient[:, step]),
+                    states[:, step],
+                    gates[:, step],
+                    candidates[:, step],
+                    candidate_weight,
+                    gate_gradients=gate_gradients[:, step],
+                )
+                state_gradient += torch.bmm(gate_gradients[:, step, :, : 2 * size], gate_weight.mT)
+            by_direction = gate_gradients.flatten(1, 2)
+            gate_weight_gradient = torch.bmm(product_states.flatten(1, 2).mT, by_direction[..., : 2 * size])
+            candidate_weight_gradient = torch.bmm(gated_states.flatten(1, 2).mT, by_direction[..., 2 * size :])
+        return gate_gradients, gate_weight_gradient, candidate_weight_gradient
+
+
+class BidirectionalGRU(nn.Module):
+    """Section 3.2: one GRU reads the source from its start, one from its end.
+
+    Both step at once: their weights stand stacked, forward first, and every step is one batched product. Padding
+    never needs a mask here, as each direction reads the real tokens first.
+    """
+
+    def __init__(self, config: BahdanauConfig):
+        super().__init__()
+        size = config.hidden_size
+        self.input_weight = nn.Parameter(torch.empty(2, config.embedding_size, 3 * size))  # W_z, W_r, W
+        self.bias = nn.Parameter(torch.empty(2, 1, 3 * size))
+        self.gate_weight = nn.Parameter(torch.empty(2, size, 2 * size))  # U_z, U_r
+        self.candidate_weight = nn.Parameter(torch.empty(2, size, size))  # U
+
+    def forward(self, embedded: torch.Tensor, mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Runs over source embeddings (B, S, E), real where the mask (B, S) says so.
+
+        Returns:
+            (B, S, 2H) forward and backward state at each source position, and (B, H) the backward state at the first
+            real token, both in the precision of products, which is all that reads them.
+        """
+        batch_size, length, _ = embedded.shape
+        forward_order, lengths = align_left(mask)
+        orders = torch.stack([forward_order, align_left(mask, reverse=True)[0]])  # (2, B, S) step to position
+        row = torch.arange(batch_size, device=mask.device)
+        source_rows = (orders + row[:, None] * length).transpose(1, 2).reshape(-1)  # (2 * S * B,)
+        aligned = embedded.flatten(0, 1).index_select(0, source_rows).view(2, length * batch_size, -1)
+        gate_inputs = torch.baddbmm(self.bias, aligned, self.input_weight)
+        dtype = product_dtype(embedded)
+        states = _BidirectionalLoop.apply(
+            gate_inputs.view(2, length, batch_size, -1), self.gate_weight.to(dtype), self.candidate_weight.to(dtype)
+        )  # (2, S, B, H) by step
+        states = states.to(dtype)
+        first_backward_state = states[1, lengths - 1, row]
+        steps = orders.argsort(dim=2).permute(1, 2, 0)  # (B, S, 2) position to step
+        direction = torch.arange(2, device=mask.device)
+        state_rows = (direction * length + steps) * batch_size + row[:, None, None]
+        annotations = states.flatten(0, 2).index_select(0, state_rows.flatten())
+        return annotations.view(batch_size, length, -1), first_backward_state
+
+
+class BahdanauEncoder(nn.Module):
+    """The bidirectional GRU, and the two products that the decoder would else repeat for every target token.
+
+    U_a of the alignment model and C of the decoder's gates belong here because they read the source alone:
+    `generate()` runs the encoder once and repeats its output for every beam.
+    """
+
+    main_input_name = "input_ids"  # asked for by generate()
+
+    def __init__(self, config: BahdanauConfig):
+        super().__init__()
+        self.pad_token_id = config.pad_token_id
+        self.embed_tokens = nn.Embedding(config.vocab_size, config.embedding_size)
+        self.embedding_dropout = Dropout(config.embedding_dropout)
+        self.bidirectional_gru = BidirectionalGRU(config)
+        self.state_dropout = Dropout(config.encoder_dropout)
+        self.attention_key = nn.Linear(2 * config.hidden_size, config.attention_size)  # U_a
+        self.gate_value = nn.Linear(2 * config.hidden_size, 3 * config.hidden_size, bias=False)  # C_z, C_r, C
+
+    def forward(
+        self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None = None, **kwargs: Any
+    ) -> BahdanauEncoderOutput:
+        """Encodes (B, S) token ids; the mask (B, S) is 1 at real tokens, by default all but `pad_token_id`."""
+        source_mask = input_ids != self.pad_token_id if attention_mask is None else attention_mask.bool()
+        embedded = self.embedding_dropout(self.embed_tokens(input_ids))
+        annotations, first_backward_state = self.bidirectional_gru(embedded, source_mask)
+        annotations = self.state_dropout(annotations)
+        keys = self.attention_key(annotations)
+        return BahdanauEncoderOutput(
+            last_hidden_state=annotations,
+            first_backward_state=first_backward_state,
+            # On CPUs tanh takes five times as long in bf16 as in fp32.
+            attention_keys=keys.to(torch.promote_types(keys.dtype, torch.float32)),
+            gate_values=self.gate_value(annotations),
+            source_mask=source_mask,
+        )
+
+
+class _AttentiveLoop(torch.autograd.Function):
+    """The decoder's recurrence over all target positions: attend, then update the state.
+
+    Args of forward:
+        initial_state: (B, H) s_0.
+        gate_inputs: (T, B, 3H) W E y_{i-1} + b of z, r and s~.
+        keys: (B, S, A) U_a h_j.
+        gate_values: (B, S, 3H) C h_j of z, r and s~.
+        source_mask: (B, S) True at real tokens.
+        state_weight: (H, A + 2H) W_a, U_z and U_r: all that is multiplied by s_{i-1}.
+        score_weight: (A,) v_a.
+        candidate_weight: (H, H) U.
+
+    Returns:
+        (T, B, H) the states s_1 to s_T in at least fp32, and (T, B, S) the attention weights alpha_ij.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        initial_state,
+        gate_inputs,
+        keys,
+        gate_values,
+        source_mask,
+        state_weight,
+        score_weight,
+        candidate_weight,
+    ):
+        steps, batch_size, _ = gate_inputs.shape
+        attention_size, size = keys.shape[2], initial_state.shape[1]
+        states = keys.new_empty(steps + 1, batch_size, size)
+        states[0] = initial_state
+        queries = keys.new_empty(steps, batch_size, attention_size)
+        weights = keys.new_empty(steps, batch_size, keys.shape[1])
+        gates = keys.new_empty(steps, batch_size, 2 * size)
+        candidates = keys.new_empty(steps, batch_size, size)
+        product_states, gated_states = state_weight.new_empty(2, steps, batch_size, size)
+        # Not -inf: a source of nothing but padding then has uniform weights rather than none.
+        padding_scores = torch.zeros_like(source_mask, dtype=keys.dtype).masked_fill_(
+            ~source_mask, torch.finfo(keys.dtype).min
+        )
+        alignment = torch.empty_like(keys)
+        with torch.autocast(keys.device.type, enabled=False):
+            for step in range(steps):
+                products = product_states[step].copy_(states[step]) @ state_weight
+                queries[step] = products[:, :attention_size]
+                torch.add(keys, queries[step, :, None], out=alignment).tanh_()
+                torch.softmax(alignment @ score_weight + padding_scores, dim=-1, out=weights[step])
+                context_gates = torch.bmm(weights[step, :, None].to(gate_values.dtype), gate_values)[:, 0]
+                gated_recurrent_step(
+                    gate_inputs[step] + context_gates,
+                    products[:, attention_size:],
+                    states[step],
+                    candidate_weight,
+                    gates=gates[step],
+                    gated_state=gated_states[step],
+                    candidate=candidates[step],
+                    new_state=states[step + 1],
+                )
+        ctx.save_for_backward(
+            *(states, product_states, gated_states, queries, weights, gates, candidates),
+            *(keys, gate_values, state_weight, score_weight, candidate_weight),
+        )
+        return states[1:], weights
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, states_gradient, weights_gradient):
+        states, product_states, gated_states, queries, weights, gates, candidates, *inputs = ctx.saved_tensors
+        keys, gate_values, state_weight, score_weight, candidate_weight = inputs
+        steps, batch_size, size = candidates.shape
+        attention_size = keys.shape[2]
+        gate_gradients = gate_values.new_empty(steps, batch_size, 3 * size)
+        product_gradients = gate_values.new_empty(steps, batch_size, attention_size + 2 * size)
+        keys_gradient = torch.zeros_like(keys)
+        score_weight_gradient = torch.zeros_like(score_weight)
+        state_gradient = torch.zeros_like(states[0])
+        alignment = torch.empty_like(keys)
+        one = keys.new_ones(())
+        with torch.autocast(keys.device.type, enabled=False):
+            for step in reversed(range(steps)):
+                state_gradient = gated_recurrent_step_backward(
+                    state_gradient.add_(states_gradient[step]),
+                    states[step],
+                    gates[step],
+                    candidates[step],
+                    candidate_weight,
+                    gate_gradients=gate_gradients[step],
+                )
+                # Through the context into the attention weights, through their softmax into the scores e_ij.
+                weight_gradient = (
+                    torch.bmm(gate_gradients[step, :, None], gate_values.mT)[:, 0] + weights_gradient[step]
+                )
+                weighted = weights[step] * weight_gradient
+                score_gradient = weighted - weights[step] * weighted.sum(dim=-1, keepdim=True)
+                # e_ij = v . tanh(k_j + q_i); its derivative is v * (1 - tanh^2). The tanh is computed again, as stored
+                # ones would take T x B x S x A numbers, and v is multiplied where there is least to multiply.
+                torch.add(keys, queries[step, :, None], out=alignment).tanh_()
+                score_weight_gradient += score_gradient.flatten() @ alignment.flatten(0, 1)
+                torch.addcmul(one, alignment, alignment, value=-1, out=alignment)
+                keys_gradient.addcmul_(score_gradient[:, :, None], alignment)
+                query_gradient = torch.bmm(score_gradient[:, None], alignment)[:, 0].mul_(score_weight)
+                product_gradients[step, :, :attention_size] = query_gradient
+                product_gradients[step, :, attention_size:] = gate_gradients[step, :, : 2 * size]
+                state_gradient += product_gradients[step] @ state_weight.T
+            keys_gradient *= score_weight
+            state_weight_gradient = product_states.flatten(0, 1).T @ product_gradients.flatten(0, 1)
+            candidate_weight_gradient = gated_states.flatten(0, 1).T @ gate_gradients[..., 2 * size :].flatten(0, 1)
+            gate_values_gradient = torch.bmm(
+                weights.permute(1, 2, 0).to(gate_values.dtype), gate_gradients.transpose(0, 1)
+            )
+        return (
+            state_gradient,
+            gate_gradients,
+            keys_gradient,
+            gate_values_gradient,
+            None,
+            state_weight_gradient,
+            score_weight_gradient,
+            candidate_weight_gradient,
+        )
+
+
+class AdditiveAttention(nn.Module):
+    """The alignment model's part in the decoder, e_ij = v_a . tanh(W_a s_{i-1} + U_a h_j); U_a is in the encoder."""
+
+    def __init__(self, config: BahdanauConfig):
+        super().__init__()
+        self.query = nn.Linear(config.hidden_size, config.attention_size, bias=False)  # W_a
+        self.score = nn.Linear(config.attention_size, 1, bias=False)  # v_a
+
+
+class MaxoutReadout(nn.Module):
+    """The deep output before its softmax: t~_i = U_o s_{i-1} + V_o E y_{i-1} + C_o c_i, then the larger of each pair.
+
+    Unit j is paired with unit j + L, the paper's 2j - 1 with 2j: another numbering of the same units, but two
+    contiguous halves.
+    """
+
+    def __init__(self, config: BahdanauConfig):
+        super().__init__()
+        self.from_state = nn.Linear(config.hidden_size, 2 * config.maxout_size)  # U_o
+        self.from_embedding = nn.Linear(config.embedding_size, 2 * config.maxout_size, bias=False)  # V_o
+        self.from_context = nn.Linear(2 * config.hidden_size, 2 * config.maxout_size, bias=False)  # C_o
+
+    def forward(self, previous_states: torch.Tensor, embedded: torch.Tensor, contexts: torch.Tensor) -> torch.Tensor:
+        """From (..., H), (..., E) and (..., 2H) to (..., L)."""
+        units = self.from_state(previous_states) + self.from_embedding(embedded) + self.from_context(contexts)
+        return torch.maximum(*units.chunk(2, dim=-1))
+
+
+class BahdanauDecoder(nn.Module):
+    """Appendix A.2.2: a GRU whose every step is told a new context c_i, a weighted sum of the source states."""
+
+    def __init__(self, config: BahdanauConfig):
+        super().__init__()
+        size = config.hidden_size
+        self.embed_tokens = nn.Embedding(config.decoder_vocab_size, config.embedding_size)
+        self.embedding_dropout = Dropout(config.embedding_dropout)
+        self.initial_state = nn.Linear(size, size)  # W_s
+        self.input_gates = nn.Linear(config.embedding_size, 3 * size)  # W_z, W_r, W
+        self.state_gates = nn.Linear(size, 2 * size, bias=False)  # U_z, U_r
+        self.candidate = nn.Linear(size, size, bias=False)  # U
+        self.attention = AdditiveAttention(config)
+        self.readout = MaxoutReadout(config)
+        self.readout_dropout = Dropout(config.readout_dropout)
+
+    def forward(
+        self,
+        decoder_input_ids: torch.Tensor,
+        encoder_outputs: BahdanauEncoderOutput,
+        state: torch.Tensor | None = None,
+    ) -> RecurrentDecoderOutput:
+        """Reads (B, T) token ids from `state` (B, H), by default s_0 = tanh(W_s h_1), h_1 read backwards."""
+        if state is None:
+            state = torch.tanh(self.initial_state(encoder_outputs.first_backward_state))
+        embedded = self.embedding_dropout(self.embed_tokens(decoder_input_ids.T))  # (T, B, E)
+        dtype = product_dtype(embedded)
+        state_weight = torch.cat([self.attention.query.weight, self.state_gates.weight])
+        states, weights = _AttentiveLoop.apply(
+            state.to(encoder_outputs.attention_keys.dtype),
+            self.input_gates(embedded),
+            encoder_outputs.attention_keys,
+            encoder_outputs.gate_values,
+            encoder_outputs.source_mask,
+            state_weight.to(dtype).T,
+            self.attention.score.weight[0].to(encoder_outputs.attention_keys.dtype),
+            self.candidate.weight.to(dtype).T,
+        )
+        weights = weights.transpose(0, 1)  # (B, T, S)
+        contexts = torch.bmm(weights.to(dtype), encoder_outputs.last_hidden_state.to(dtype)).transpose(0, 1)
+        previous_states = torch.cat([state[None], states[:-1]]).to(dtype)
+        features = self.readout_dropout(self.readout(previous_states, embedded, contexts))
+        return RecurrentDecoderOutput(
+            features=features.transpose(0, 1),
+            last_hidden_state=states.transpose(0, 1),
+            state=states[-1],
+            attention_weights=weights,
+        )
+
+
+class BahdanauForConditionalGeneration(RecurrentTranslationModel):
+    """RNNsearch with its softmax; `forward` and `generate()` as in `RecurrentTranslationModel`."""
+
+    config: BahdanauConfig
+
+    def __init__(self, config: BahdanauConfig):
+        super().__init__(config)
+        self.encoder = BahdanauEncoder(config)
+        self.decoder = BahdanauDecoder(config)
+        self.output_projection = nn.Linear(config.maxout_size, config.decoder_vocab_size)  # W_o
+        self.post_init()
+
+    def _init_weights(self, module: nn.Module) -> None:
+        """Appendix B.1."""
+        std = self.config.initializer_std
+        if isinstance(module, BidirectionalGRU):
+            init.normal_(module.input_weight, std=std)
+            init.zeros_(module.bias)
+            for weight in (module.gate_weight, module.candidate_weight):
+                init.copy_(weight, _orthogonal_blocks(weight))
+        elif isinstance(module, nn.Embedding):
+            init.normal_(module.weight, std=std)
+        elif isinstance(module, nn.Linear):
+            if module is self.decoder.state_gates or module is self.decoder.candidate:
+                init.copy_(module.weight, _orthogonal_blocks(module.weight))
+            elif module is self.decoder.attention.score:
+                init.zeros_(module.weight)
+            elif module is self.decoder.attention.query or module is self.encoder.attention_key:
+                init.normal_(module.weight, std=self.config.attention_initializer_std)
+            else:
+                init.normal_(module.weight, std=std)
+            if module.bias is not None:
+                init.zeros_(module.bias)
+
+
+def _orthogonal_blocks(weight: torch.Tensor) -> torch.Tensor:
+    """As many orthogonal matrices as the weight has square blocks; drawn apart, since a stack of them is not one."""
+    size = min(weight.shape[-2:])
+    blocks = torch.empty_like(weight)
+    for matrix in blocks.view(-1, *weight.shape[-2:]):
+        for block in matrix.split(size, dim=0 if matrix.shape[0] > size else 1):
+            square = torch.empty(size, size, dtype=torch.float32, device=weight.device)
+            block.copy_(torch.nn.init.orthogonal_(square))
+    return blocks
+
+
+__all__ = ["BahdanauForConditionalGeneration"]
