@@ -1,0 +1,221 @@
+"""Translating sentences: batches by length, one search for each, results in the order of the input."""
+
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoModelForSeq2SeqLM, GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+from .data import encode_sources, pad_right
+from .tokenization import load_tokenizers
+
+logger = logging.getLogger(__name__)
+
+# "We set the maximum output length during inference to input length + 50, but terminate early when possible."
+# (Vaswani et al. 2017, section 6.1)
+TOKENS_BEYOND_SOURCE = 50
+
+
+@dataclass(frozen=True)
+class Hypothesis:
+    """One translation.
+
+    Attributes:
+        text: on one line, without outer or doubled spaces.
+        score: in beam search, the log-probability divided by lp of Wu et al. 2016 (see `BeamSearchGenerationMixin`);
+            otherwise the log-probability. The end token counts. None where scores were not asked for.
+    """
+
+    text: str
+    score: float | None = None
+
+
+def load_translator(
+    folder_or_hub_id: str, revision: str | None = None, trust_remote_code: bool = False
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, PreTrainedTokenizerBase]:
+    """Loads a model with its source and target tokenizers, which are one object where the model shares it.
+
+    Args:
+        folder_or_hub_id: a local folder or the id of a model on the Hub.
+        revision: a branch, tag or commit on the Hub.
+        trust_remote_code: whether code that comes with the model may run; this package's models need none.
+
+    Raises:
+        ValueError: a local folder without a model or a tokenizer.
+        OSError: neither a local folder nor a model on the Hub.
+    """
+    folder = Path(folder_or_hub_id)
+    if folder.is_dir() and not (folder / "config.json").is_file():
+        raise ValueError(f"The folder {folder} holds no model: config.json is not there.")
+    model = AutoModelForSeq2SeqLM.from_pretrained(
+        folder_or_hub_id, revision=revision, trust_remote_code=trust_remote_code, use_safetensors=True
+    )
+    return model.eval(), *load_tokenizers(folder_or_hub_id, revision=revision)
+
+
+def _check_search(arguments: dict[str, Any], num_beams: int, do_sample: bool, num_return_sequences: int) -> None:
+    for name, value in (("num_beams", num_beams), ("num_return_sequences", num_return_sequences)):
+        if value < 1:
+            raise ValueError(f"{name} is {value}; it must be at least 1.")
+    if num_return_sequences > num_beams and not do_sample:
+        raise ValueError(
+            f"num_return_sequences is {num_return_sequences}, but num_beams is {num_beams}: a search returns no more "
+            "translations than it has beams. Raise num_beams, or set do_sample."
+        )
+    if num_beams == 1 and arguments.get("length_penalty", 1.0) != 1.0:
+        raise ValueError(
+            f"length_penalty is {arguments['length_penalty']}, but num_beams is 1: it chooses among the beams. "
+            "Raise num_beams, or leave length_penalty out."
+        )
+    if "max_length" in arguments:
+        raise ValueError("max_length counts the start token too; set max_new_tokens instead.")
+
+
+def _length_limit(saved: GenerationConfig, max_new_tokens: int | None, source_length: int) -> dict[str, int]:
+    """How long hypotheses may become, as an argument of `generate()`."""
+    limit = max_new_tokens
+    if limit is None:
+        limits = (
+            source_length + TOKENS_BEYOND_SOURCE,
+            saved.max_new_tokens,
+            saved.max_length and saved.max_length - 1,
+        )
+        limit = min(value for value in limits if value is not None)
+    if saved.max_length is not None and saved.max_new_tokens is None:
+        # Beside the max_length that a model came with, max_new_tokens would draw a warning. It counts the start token.
+        return {"max_length": limit + 1}
+    return {"max_new_tokens": limit}
+
+
+def _batches_by_length(lengths: Sequence[int], rows_each: int, max_tokens_per_batch: int) -> Iterator[list[int]]:
+    """Indices of sentences, the longest first, so that memory runs out at once or never."""
+    batch: list[int] = []
+    for index in sorted(range(len(lengths)), key=lambda index: -lengths[index]):
+        if batch and (len(batch) + 1) * rows_each * lengths[batch[0]] > max_tokens_per_batch:
+            yield batch
+            batch = []
+        batch.append(index)
+    if batch:
+        yield batch
+
+
+def _sampled_log_probabilities(
+    sequences: torch.Tensor, scores: Sequence[torch.Tensor], eos_token_id: int | list[int]
+) -> torch.Tensor:
+    """Sums the log-probabilities of the tokens up to the end token, which counts.
+
+    Args:
+        sequences: (B, 1 + T) generated ids behind the start token.
+        scores: T times (B, V).
+        eos_token_id: what ends a sequence; one id or several.
+    """
+    total = torch.zeros(len(sequences), device=sequences.device)
+    running = torch.ones(len(sequences), dtype=torch.bool, device=sequences.device)
+    ends = torch.tensor(eos_token_id, device=sequences.device)
+    for step_scores, tokens in zip(scores, sequences[:, -len(scores) :].T, strict=True):
+        log_probabilities = torch.log_softmax(step_scores.float(), dim=-1).gather(1, tokens[:, None])[:, 0]
+        total += torch.where(running, log_probabilities, 0.0)
+        running &= ~torch.isin(tokens, ends)
+    return total
+
+
+@torch.inference_mode()
+def translate(
+    model: PreTrainedModel,
+    source_tokenizer: PreTrainedTokenizerBase,
+    target_tokenizer: PreTrainedTokenizerBase,
+    sentences: Sequence[str],
+    *,
+    max_source_length: int | None = None,
+    max_tokens_per_batch: int = 4096,
+    num_return_sequences: int = 1,
+    with_scores: bool = False,
+    progress: Callable[[int], Any] | None = None,
+    **generate_kwargs: Any,
+) -> list[list[Hypothesis]]:
+    """Translates sentences with an encoder-decoder model.
+
+    Sentences of like length share a batch, and the results come back in the order of the input. A sentence without
+    text becomes an empty translation and never reaches the model. Dropout is off during the search.
+
+    Args:
+        model: what `generate()` runs on, with the source in `input_ids` and `attention_mask`. What its
+            `generation_config` says holds unless `generate_kwargs` say otherwise.
+        source_tokenizer: encodes the sentences.
+        target_tokenizer: decodes the hypotheses; the same one where the model shares it.
+        sentences: plain text, one each.
+        max_source_length: in tokens, the end token included; longer sources are cut, and one warning counts them.
+        max_tokens_per_batch: sentences times hypotheses of each (beams, or samples) times the longest source.
+        num_return_sequences: translations of each sentence.
+        with_scores: whether hypotheses carry scores. They cost memory: hypotheses times vocabulary for every step.
+        progress: called after each batch with the number of sentences it finished.
+        generate_kwargs: for `generate()`: `num_beams`, `length_penalty`, `do_sample`, `temperature`,
+            `max_new_tokens`, ... Without `max_new_tokens`, a batch may give 50 tokens more than its longest source
+            has (Vaswani et al. 2017, section 6.1), but no more than `generation_config` allows.
+
+    Returns:
+        For each sentence its translations: of a search the best first, samples as they were drawn.
+
+    Raises:
+        ValueError: settings of the search that do not go together.
+    """
+    sentences = list(sentences)  # a column of a data set would be read again for every use
+    saved = model.generation_config
+    num_beams = generate_kwargs.pop("num_beams", saved.num_beams or 1)
+    do_sample = bool(generate_kwargs.get("do_sample", saved.do_sample))
+    _check_search(generate_kwargs, num_beams, do_sample, num_return_sequences)
+    arguments = {**generate_kwargs, "num_beams": num_beams, "num_return_sequences": num_return_sequences}
+    if with_scores:
+        arguments |= {"return_dict_in_generate": True, "output_scores": True}
+    max_new_tokens = arguments.pop("max_new_tokens", None)
+
+    results = [[Hypothesis("", 0.0 if with_scores else None)] * num_return_sequences for _ in sentences]
+    with_text = [index for index, sentence in enumerate(sentences) if sentence.strip()]
+    if progress is not None and len(with_text) < len(sentences):
+        progress(len(sentences) - len(with_text))
+    if not with_text:
+        return results
+    ids, truncated = encode_sources(source_tokenizer, [sentences[index] for index in with_text], max_source_length)
+    if any(truncated):
+        logger.warning(
+            "%d of %d sources have more than %d tokens (max_source_length) and were cut.",
+            sum(truncated),
+            len(sentences),
+            max_source_length,
+        )
+
+    was_training = model.training
+    model.eval()
+    try:
+        rows_each = max(num_beams, num_return_sequences)
+        for batch in _batches_by_length([len(row) for row in ids], rows_each, max_tokens_per_batch):
+            input_ids, mask = pad_right([ids[index] for index in batch], source_tokenizer.pad_token_id)
+            output = model.generate(
+                input_ids=torch.from_numpy(input_ids).to(model.device),
+                attention_mask=torch.from_numpy(mask).to(model.device, torch.long),
+                **arguments,
+                **_length_limit(saved, max_new_tokens, input_ids.shape[1]),
+            )
+            scores: Sequence[float | None] = [None] * (len(batch) * num_return_sequences)
+            sequences = output
+            if with_scores:
+                sequences = output.sequences
+                if num_beams > 1:
+                    scores = output.sequences_scores.tolist()
+                else:
+                    eos_token_id = generate_kwargs.get("eos_token_id", saved.eos_token_id)
+                    scores = _sampled_log_probabilities(sequences, output.scores, eos_token_id).tolist()
+            texts = target_tokenizer.batch_decode(sequences, skip_special_tokens=True)
+            # Byte tokens can spell line feeds, and a hypothesis is one line of a file.
+            hypotheses = [Hypothesis(" ".join(text.split()), score) for text, score in zip(texts, scores, strict=True)]
+            for row, index in enumerate(batch):
+                first = row * num_return_sequences
+                results[with_text[index]] = hypotheses[first : first + num_return_sequences]
+            if progress is not None:
+                progress(len(batch))
+    finally:
+        model.train(was_training)
+    return results

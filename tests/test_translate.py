@@ -1,0 +1,284 @@
+"""Translating lists of sentences, against one `generate()` call for each sentence."""
+
+import logging
+import math
+
+import pytest
+import torch
+from transformers import MarianConfig, MarianMTModel
+
+from seq2seq_scratch.tokenization import save_tokenizers, train_tokenizer
+from seq2seq_scratch.translation import Hypothesis, load_translator, translate
+
+SENTENCES = [
+    "two dogs run",
+    "a man and a woman walk along the street",
+    "",
+    "snow",
+    "  ",
+    "the child jumps into the water and the dog runs after it",
+    "a red hat",
+]
+
+
+@pytest.fixture(scope="module")
+def tokenizers():
+    source = train_tokenizer(SENTENCES * 3, kind="bpe", vocab_size=320)
+    target = train_tokenizer(
+        ["zwei Hunde rennen", "ein Mann und eine Frau gehen", "Schnee"] * 3, kind="word", vocab_size=40
+    )
+    return source, target
+
+
+@pytest.fixture(scope="module")
+def model(tokenizers):
+    source, target = tokenizers
+    torch.manual_seed(1)
+    config = MarianConfig(
+        vocab_size=len(source),
+        decoder_vocab_size=len(target),
+        share_encoder_decoder_embeddings=False,
+        d_model=16,
+        encoder_layers=1,
+        decoder_layers=1,
+        encoder_attention_heads=2,
+        decoder_attention_heads=2,
+        encoder_ffn_dim=32,
+        decoder_ffn_dim=32,
+        max_position_embeddings=128,
+        init_std=1.0,
+        pad_token_id=1,
+        bos_token_id=2,
+        eos_token_id=3,
+        forced_eos_token_id=None,
+        decoder_start_token_id=2,
+        tie_word_embeddings=False,
+    )
+    model = MarianMTModel(config).eval()
+    # Ends come often enough for hypotheses of different lengths; padding never does.
+    model.final_logits_bias[0, 3] = 3.0
+    model.final_logits_bias[0, 1] = -1e9
+    model.generation_config.max_new_tokens = 8
+    return model
+
+
+def texts_of(results):
+    return [[hypothesis.text for hypothesis in hypotheses] for hypotheses in results]
+
+
+def one_by_one(model, tokenizers, **arguments):
+    """Texts of every sentence with text, each translated alone."""
+    source, target = tokenizers
+    results = []
+    for sentence in SENTENCES:
+        if sentence.strip():
+            ids = model.generate(**source(sentence, return_tensors="pt"), **arguments)
+            results.append(target.batch_decode(ids, skip_special_tokens=True))
+    return results
+
+
+@pytest.mark.parametrize("max_tokens_per_batch", [1, 60, 4096])
+@pytest.mark.parametrize("num_beams", [1, 3])
+def test_batches_translate_as_single_sentences_do(model, tokenizers, num_beams, max_tokens_per_batch):
+    arguments = {"num_beams": num_beams, "num_return_sequences": num_beams}
+    results = texts_of(
+        translate(model, *tokenizers, SENTENCES, max_tokens_per_batch=max_tokens_per_batch, **arguments)
+    )
+    expected = iter(one_by_one(model, tokenizers, **arguments))
+    for sentence, hypotheses in zip(SENTENCES, results, strict=True):
+        assert hypotheses == (next(expected) if sentence.strip() else [""] * num_beams)
+    assert len({hypotheses[0] for hypotheses in results}) > 3
+
+
+def test_the_limit_is_fifty_tokens_beyond_the_source(model, tokenizers, monkeypatch):
+    seen = []
+    generate = MarianMTModel.generate
+
+    def spy(self, input_ids, **arguments):
+        seen.append((input_ids.shape[1], arguments.get("max_new_tokens"), arguments.get("max_length")))
+        return generate(self, input_ids=input_ids, **arguments)
+
+    monkeypatch.setattr(MarianMTModel, "generate", spy)
+    monkeypatch.setattr(model.generation_config, "max_new_tokens", None)
+    translate(model, *tokenizers, SENTENCES, max_tokens_per_batch=1)
+    assert len(seen) == 5
+    assert all(limit == length + 50 for length, limit, _ in seen)
+    assert [length for length, *_ in seen] == sorted((length for length, *_ in seen), reverse=True)
+
+    monkeypatch.setattr(model.generation_config, "max_new_tokens", 7)
+    seen.clear()
+    translate(model, *tokenizers, SENTENCES)
+    translate(model, *tokenizers, SENTENCES, max_new_tokens=9)
+    assert [limit for _, limit, _ in seen] == [7, 9]
+
+    # As models on the Hub come.
+    monkeypatch.setattr(model.generation_config, "max_new_tokens", None)
+    monkeypatch.setattr(model.generation_config, "max_length", 6)
+    seen.clear()
+    translate(model, *tokenizers, SENTENCES)
+    translate(model, *tokenizers, SENTENCES, max_new_tokens=9)
+    assert [(limit, length) for _, limit, length in seen] == [(None, 6), (None, 10)]
+
+
+@pytest.mark.parametrize(("num_beams", "rows_each"), [(1, 1), (4, 4)])
+def test_batches_hold_at_most_the_tokens_asked_for(model, tokenizers, monkeypatch, num_beams, rows_each):
+    shapes = []
+    generate = MarianMTModel.generate
+
+    def spy(self, input_ids, attention_mask, **arguments):
+        shapes.append(tuple(input_ids.shape))
+        return generate(self, input_ids=input_ids, attention_mask=attention_mask, **arguments)
+
+    monkeypatch.setattr(MarianMTModel, "generate", spy)
+    sentences = ["a man"] * 30 + ["the child jumps into the water"] * 5
+    translate(model, *tokenizers, sentences, max_tokens_per_batch=100, num_beams=num_beams, max_new_tokens=2)
+    assert sum(rows for rows, _ in shapes) == 35
+    for rows, length in shapes:
+        assert rows * length * rows_each <= 100
+    # Filled up: no two neighbours would have fitted into one.
+    for (rows, length), (next_rows, _) in zip(shapes, shapes[1:], strict=False):
+        assert (rows + next_rows) * length * rows_each > 100
+
+
+class IdsAsText:
+    """Decodes to the ids themselves, so that a test can score them again."""
+
+    def batch_decode(self, rows, skip_special_tokens):
+        return [" ".join(map(str, row)) for row in rows.tolist()]
+
+
+def sum_of_log_probabilities(model, source_ids, target_ids):
+    """Of target_ids, from one forward pass over all of them."""
+    logits = model(
+        input_ids=source_ids,
+        attention_mask=torch.ones_like(source_ids),
+        decoder_input_ids=torch.tensor([[2, *target_ids[:-1]]]),
+    ).logits
+    log_probabilities = logits.log_softmax(-1)[0]
+    return sum(log_probabilities[step, token].item() for step, token in enumerate(target_ids))
+
+
+@pytest.mark.parametrize(("num_beams", "length_penalty"), [(1, 1.0), (3, 1.0), (3, 0.6)])
+def test_scores_are_log_probabilities(model, tokenizers, num_beams, length_penalty):
+    source, _ = tokenizers
+    results = translate(
+        model,
+        source,
+        IdsAsText(),
+        SENTENCES,
+        num_beams=num_beams,
+        num_return_sequences=num_beams,
+        length_penalty=length_penalty,
+        with_scores=True,
+    )
+    lengths = set()
+    for sentence, hypotheses in zip(SENTENCES, results, strict=True):
+        if not sentence.strip():
+            assert hypotheses == [Hypothesis("", 0.0)] * num_beams
+            continue
+        assert [h.score for h in hypotheses] == sorted((h.score for h in hypotheses), reverse=True)
+        for hypothesis in hypotheses:
+            _, *ids = map(int, hypothesis.text.split())
+            if 3 in ids:
+                ids = ids[: ids.index(3) + 1]
+            expected = sum_of_log_probabilities(model, source(sentence, return_tensors="pt")["input_ids"], ids)
+            if num_beams > 1:
+                expected /= len(ids) ** length_penalty
+            assert math.isclose(hypothesis.score, expected, abs_tol=1e-4)
+            lengths.add(len(ids))
+    assert len(lengths) > 1
+
+
+def test_without_asking_there_are_no_scores(model, tokenizers):
+    for num_beams in (1, 2):
+        for hypotheses in translate(model, *tokenizers, SENTENCES, num_beams=num_beams):
+            assert hypotheses[0].score is None
+
+
+def test_samples_may_outnumber_beams(model, tokenizers):
+    torch.manual_seed(0)
+    results = translate(model, *tokenizers, SENTENCES, do_sample=True, num_return_sequences=4, with_scores=True)
+    assert [len(hypotheses) for hypotheses in results] == [4] * len(SENTENCES)
+    assert len({hypothesis.text for hypothesis in results[1]}) > 1
+    assert all(hypothesis.score < 0 for hypothesis in results[1])
+
+
+def test_long_sources_are_cut_with_one_warning(model, tokenizers, caplog):
+    source, _ = tokenizers
+    with caplog.at_level(logging.WARNING):
+        results = translate(model, *tokenizers, SENTENCES, max_source_length=5, max_tokens_per_batch=1)
+    [record] = caplog.records
+    assert "3 of 7 sources have more than 5 tokens (max_source_length)" in record.getMessage()
+    ids = source(SENTENCES[1])["input_ids"]
+    inputs = torch.tensor([[*ids[:4], source.eos_token_id]])
+    expected = model.generate(inputs, attention_mask=torch.ones_like(inputs))
+    assert results[1][0].text == tokenizers[1].decode(expected[0], skip_special_tokens=True)
+
+
+def test_saved_beam_settings_draw_no_warning_in_greedy_search(model, tokenizers, caplog, monkeypatch):
+    for name, value in (("num_beams", 4), ("length_penalty", 0.6), ("early_stopping", True)):
+        monkeypatch.setattr(model.generation_config, name, value)
+    logging.getLogger("transformers").addHandler(caplog.handler)
+    greedy = texts_of(translate(model, *tokenizers, SENTENCES, num_beams=1))
+    beams = texts_of(translate(model, *tokenizers, SENTENCES))
+    logging.getLogger("transformers").removeHandler(caplog.handler)
+    assert not caplog.records
+    assert beams == texts_of(
+        translate(model, *tokenizers, SENTENCES, num_beams=4, length_penalty=0.6, early_stopping=True)
+    )
+    assert greedy != beams
+
+
+def test_a_model_in_training_is_searched_without_dropout_and_left_in_training(model, tokenizers):
+    expected = texts_of(translate(model, *tokenizers, SENTENCES))
+    model.train()
+    for layer in (model.model.encoder, model.model.decoder):
+        layer.dropout = 0.5
+    try:
+        assert texts_of(translate(model, *tokenizers, SENTENCES)) == expected
+        assert model.training
+    finally:
+        model.eval()
+
+
+def test_hypotheses_are_one_line_each(model, tokenizers, monkeypatch):
+    monkeypatch.setattr(type(tokenizers[1]), "batch_decode", lambda self, rows, **_: [" a\nb\u2028 c "] * len(rows))
+    assert translate(model, *tokenizers, ["snow"]) == [[Hypothesis("a b c")]]
+
+
+def test_a_saved_model_is_loaded_with_its_tokenizers(model, tokenizers, tmp_path):
+    model.save_pretrained(tmp_path / "model")
+    save_tokenizers(tmp_path / "model", *tokenizers)
+    loaded = load_translator(str(tmp_path / "model"))
+    assert not loaded[0].training
+    assert translate(*loaded, SENTENCES) == translate(model, *tokenizers, SENTENCES)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ValueError, match="empty holds no model: config.json"):
+        load_translator(str(tmp_path / "empty"))
+
+
+def test_progress_counts_every_sentence_once(model, tokenizers):
+    counts = []
+    translate(model, *tokenizers, SENTENCES, max_tokens_per_batch=20, progress=counts.append)
+    assert sum(counts) == len(SENTENCES)
+    assert len(counts) > 2
+
+
+def test_nothing_translates_to_nothing(model, tokenizers):
+    assert translate(model, *tokenizers, []) == []
+    assert translate(model, *tokenizers, ["", " "]) == [[Hypothesis("")], [Hypothesis("")]]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"num_beams": 0}, "num_beams is 0"),
+        ({"num_return_sequences": 0}, "num_return_sequences is 0"),
+        ({"num_return_sequences": 3, "num_beams": 2}, "num_return_sequences is 3, but num_beams is 2"),
+        ({"length_penalty": 0.6}, "length_penalty is 0.6, but num_beams is 1"),
+        ({"max_length": 30}, "max_length.*max_new_tokens"),
+    ],
+)
+def test_settings_that_do_not_go_together_are_named(model, tokenizers, arguments, message):
+    with pytest.raises(ValueError, match=message):
+        translate(model, *tokenizers, SENTENCES, **arguments)
