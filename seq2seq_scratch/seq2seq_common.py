@@ -10,10 +10,12 @@ from typing import Any
 import torch
 from torch import nn
 from torch.autograd.function import once_differentiable
-from transformers import GenerationMixin, PreTrainedModel
+from transformers import PreTrainedModel
 from transformers.cache_utils import Cache
 from transformers.modeling_outputs import ModelOutput, Seq2SeqLMOutput
 from transformers.utils import can_return_tuple
+
+from .beam_search import BeamSearchGenerationMixin
 
 IGNORE_INDEX = -100
 
@@ -257,7 +259,7 @@ class RecurrentDecoderOutput(ModelOutput):
     attention_weights: torch.Tensor | None = None
 
 
-class RecurrentTranslationModel(PreTrainedModel, GenerationMixin):
+class RecurrentTranslationModel(PreTrainedModel, BeamSearchGenerationMixin):
     """What the recurrent translators share: forward around encoder and decoder, cached state, two vocabularies.
 
     A subclass has three modules:

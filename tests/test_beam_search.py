@@ -1,0 +1,168 @@
+"""Beam search against brute force and against a search written out, scored as Wu et al. 2016 define it."""
+
+import itertools
+
+import pytest
+import torch
+
+from seq2seq_scratch.beam_search import length_normalization
+from seq2seq_scratch.configuration_transformer import TransformerConfig
+from seq2seq_scratch.modeling_transformer import TransformerForConditionalGeneration
+
+START, END = 2, 3
+
+
+def tiny_model(vocabulary=5, seed=0):
+    torch.manual_seed(seed)
+    config = TransformerConfig(
+        vocab_size=vocabulary,
+        d_model=8,
+        encoder_layers=1,
+        decoder_layers=1,
+        encoder_attention_heads=2,
+        decoder_attention_heads=2,
+        encoder_ffn_dim=16,
+        decoder_ffn_dim=16,
+        max_position_embeddings=32,
+    )
+    model = TransformerForConditionalGeneration(config).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():  # decisive distributions that differ from one prefix to the next
+            parameter.add_(0.4 * torch.randn_like(parameter))
+    return model
+
+
+SOURCES = torch.tensor([[4, 0, 4, END], [0, 0, END, 1]])
+
+
+def next_log_probabilities(model, source, prefix):
+    """log P(y | prefix, source) for every token y, from a forward pass of its own."""
+    with torch.no_grad():
+        logits = model(input_ids=source[None], decoder_input_ids=torch.tensor([[START, *prefix]])).logits
+    return torch.log_softmax(logits[0, -1].double(), dim=-1).tolist()
+
+
+def wu_score(log_probability, length, alpha):
+    return log_probability / ((5 + length) ** alpha / (5 + 1) ** alpha)
+
+
+def every_sequence(model, source, alpha, limit):
+    """All sequences that end within `limit` tokens or reach it, best first."""
+    found, others = [], [token for token in range(model.config.vocab_size) if token != END]
+    log_probabilities = {}
+    for length in range(limit):
+        for prefix in itertools.product(others, repeat=length):
+            following = next_log_probabilities(model, source, prefix)
+            so_far = log_probabilities.get(prefix, 0.0)
+            for token, log_probability in enumerate(following):
+                sequence, total = (*prefix, token), so_far + log_probability
+                log_probabilities[sequence] = total
+                if token == END or length + 1 == limit:
+                    found.append((wu_score(total, length + 1, alpha), list(sequence)))
+    return sorted(found, reverse=True)
+
+
+def written_out_search(model, source, alpha, limit, beams):
+    """Canonical beam search over lists; also the number of decoder steps it takes."""
+    running, finished = [(0.0, [])], []
+    for length in range(1, limit + 1):
+        candidates = []
+        for log_probability, prefix in running:
+            for token, step in enumerate(next_log_probabilities(model, source, prefix)):
+                candidates.append((log_probability + step, [*prefix, token]))
+        candidates.sort(reverse=True)
+        ended = [length == limit or sequence[-1] == END for _, sequence in candidates]
+        for (log_probability, sequence), has_ended in list(zip(candidates, ended, strict=True))[:beams]:
+            if has_ended:
+                finished.append((wu_score(log_probability, length, alpha), sequence))
+        finished = sorted(finished, reverse=True)[:beams]
+        running = [candidate for candidate, has_ended in zip(candidates, ended, strict=True) if not has_ended][:beams]
+        if not running:
+            break
+        best_length = limit if alpha > 0 else length
+        if len(finished) == beams and wu_score(running[0][0], best_length, alpha) <= finished[-1][0]:
+            break
+    return finished, length
+
+
+def search(model, sources, alpha, limit, beams, **settings):
+    """`generate()`'s n-best lists as (score, tokens without start and padding)."""
+    output = model.generate(
+        sources,
+        num_beams=beams,
+        num_return_sequences=beams,
+        max_new_tokens=limit,
+        length_penalty=alpha,
+        return_dict_in_generate=True,
+        output_scores=True,
+        **{"early_stopping": "never"} | settings,
+    )
+    found = []
+    for score, row, beam_indices in zip(output.sequences_scores, output.sequences, output.beam_indices, strict=True):
+        found.append((score.item(), row[1 : 1 + int((beam_indices >= 0).sum())].tolist()))
+    return [found[start : start + beams] for start in range(0, len(found), beams)]
+
+
+def assert_same(found, expected):
+    assert [sequence for _, sequence in found] == [sequence for _, sequence in expected]
+    scores, expected_scores = (torch.tensor([score for score, _ in results]) for results in (found, expected))
+    torch.testing.assert_close(scores, expected_scores, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("alpha", [0.0, 0.6, 1.0])
+def test_an_exhaustive_beam_finds_every_sequence_in_order(alpha):
+    model, limit = tiny_model(), 3
+    # 16 open prefixes of two tokens times 5 tokens: no candidate is ever pruned; 85 sequences exist, 80 are kept.
+    beams = 80
+    for found, source in zip(search(model, SOURCES, alpha, limit, beams), SOURCES, strict=True):
+        everything = every_sequence(model, source, alpha, limit)
+        assert len(everything) == 85
+        assert_same(found, everything[:beams])
+
+
+@pytest.mark.parametrize("alpha", [0.0, 0.6, 1.0, 2.0, -1.0])
+@pytest.mark.parametrize("beams", [2, 4])
+def test_a_narrow_beam_is_the_canonical_search(alpha, beams):
+    early = 0
+    for seed in range(2):
+        model, limit = tiny_model(vocabulary=7, seed=seed), 7
+        for source in SOURCES:
+            steps = []
+            hook = model.model.decoder.register_forward_hook(lambda *_, seen=steps: seen.append(1))
+            (found,) = search(model, source[None], alpha, limit, beams)
+            hook.remove()
+            expected, expected_steps = written_out_search(model, source, alpha, limit, beams)
+            assert_same(found, expected)
+            assert len(steps) == expected_steps
+            early += expected_steps < limit
+    assert early > 0 or alpha == 2.0  # that alpha keeps hope to the last step
+
+
+def test_a_sentence_is_searched_the_same_alone_and_in_a_batch():
+    model = tiny_model(vocabulary=7)
+    together = search(model, SOURCES, 0.6, 7, 3)
+    for found, source in zip(together, SOURCES, strict=True):
+        assert_same(found, search(model, source[None], 0.6, 7, 3)[0])
+
+
+def test_stopping_by_the_present_length_may_miss_what_the_canonical_search_finds():
+    missed = 0
+    for seed in range(6):
+        model = tiny_model(vocabulary=7, seed=seed)
+        canonical = search(model, SOURCES, 2.0, 12, 2)
+        heuristic = search(model, SOURCES, 2.0, 12, 2, early_stopping=False)
+        for best, found in zip(canonical, heuristic, strict=True):
+            assert all(score <= highest + 1e-6 for (score, _), (highest, _) in zip(found, best, strict=True))
+            missed += found != best
+    assert missed > 0
+
+
+def test_the_penalty_is_one_for_the_end_alone_and_grows_with_length():
+    assert length_normalization(1, 0.6) == 1
+    assert length_normalization(7, 1.0) == 2
+    assert length_normalization(25, 0.0) == 1
+
+
+def test_no_beams_are_refused_by_name():
+    with pytest.raises(ValueError, match="num_beams is 0; it must be at least 1"):
+        tiny_model().generate(SOURCES, num_beams=0, max_new_tokens=3)
