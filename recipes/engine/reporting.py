@@ -91,6 +91,8 @@ class Reporter:
             lines = self.path.read_text().splitlines(keepends=True) if self.path.is_file() else []
             kept = [line for line in lines if json.loads(line)["update"] <= first_update]
             self.path.write_text("".join(kept))
+        if accelerator.log_with:
+            accelerator.init_trackers(project_name=output_dir.name)
         # The bar goes to a person's terminal only; log files get the lines.
         self.bar = tqdm(
             total=total_updates,
@@ -128,7 +130,9 @@ class Reporter:
     def close(self) -> None:
         """Ends the bar and the trackers."""
         self.bar.close()
-        self.accelerator.end_training()
+        # Not accelerator.end_training(), which would take the process group from the evaluation that follows.
+        for tracker in self.accelerator.trackers:
+            tracker.finish()
 
     @staticmethod
     def _short(value: float | int) -> str:

@@ -1,0 +1,369 @@
+"""Trains one of the translation models from scratch, scores it and leaves it where `from_pretrained` loads it.
+
+python recipes/train_translation.py recipes/presets/numbers/bahdanau.yaml
+python recipes/train_translation.py PRESET.yaml --learning_rate 3e-4 --output_dir runs/mine
+accelerate launch recipes/train_translation.py PRESET.yaml
+"""
+
+import time
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from accelerate import Accelerator
+from accelerate.utils import set_seed
+from datasets import Dataset, IterableDataset, disable_progress_bars
+from huggingface_hub.errors import StrictDataclassError
+from transformers import AutoModelForSeq2SeqLM, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerFast
+from transformers.utils import logging as transformers_logging
+
+from engine.arguments import Setting, parse_settings, read_settings, run_script, settings_of_config, value_of
+from engine.batching import LengthBucketBatches, StreamBatches, batches_for_evaluation
+from engine.evaluation import evaluate_loss, map_across_processes
+from engine.optimization import OptimizationSettings
+from engine.reporting import write_results, write_run_record
+from engine.sharing import prepare_output_dir
+from engine.training import Trainer, TrainingSettings, make_accelerator
+from seq2seq_scratch import TRANSLATION_CONFIGS
+from seq2seq_scratch.data import collate, load_parallel_data, tokenize_parallel
+from seq2seq_scratch.metrics import TranslationMetric
+from seq2seq_scratch.tokenization import load_tokenizers, save_tokenizers, train_tokenizer
+from seq2seq_scratch.translation import translate
+
+# Follow from the tokenizer, or are fixed by what the model is.
+CONFIG_FIELDS_NOT_SET_BY_HAND = (
+    "vocab_size decoder_vocab_size pad_token_id bos_token_id eos_token_id decoder_start_token_id "
+    "is_encoder_decoder use_cache keys_to_ignore_at_inference attribute_map"
+).split()
+
+
+@dataclass
+class DataSettings:
+    """The sentence pairs, from a data set or from files."""
+
+    dataset_name: str | None = field(
+        default=None, metadata={"help": "`numbers` (embedded), a Hub id, or a folder that `load_dataset` takes."}
+    )
+    dataset_config_name: str | None = None
+    dataset_revision: str | None = None
+    streaming: bool = field(default=False, metadata={"help": "Read the training split as it comes; needs max_steps."})
+    train_file: str | None = field(
+        default=None,
+        metadata={"help": "Parquet, JSON lines, CSV or TSV; or the common start of two line-aligned text files."},
+    )
+    validation_file: str | None = None
+    test_file: str | None = None
+    source_language: str = "en"
+    target_language: str = "de"
+    source_column: str | None = field(default=None, metadata={"help": "If there is no `translation` column."})
+    target_column: str | None = None
+    max_source_length: int = field(default=256, metadata={"help": "Tokens; longer training pairs are left out."})
+    max_target_length: int = 256
+    max_train_samples: int | None = None
+    validation_size: int = field(
+        default=1000, metadata={"help": "Training pairs held out where there is no validation split; at most a tenth."}
+    )
+    max_tokens_per_batch: int = field(
+        default=4096, metadata={"help": "Rows times the longest row, on each side, on each process."}
+    )
+
+
+@dataclass
+class TokenizerSettings:
+    """The vocabulary, trained on the training split unless tokenizer_name is given."""
+
+    tokenizer_name: str | None = field(default=None, metadata={"help": "An existing tokenizer: folder or Hub id."})
+    tokenizer_type: Literal["bpe", "word"] = "bpe"
+    vocab_size: int = field(
+        default=8000, metadata={"help": "Entries, special ones included; of each side if separate."}
+    )
+    decoder_vocab_size: int | None = field(default=None, metadata={"help": "Of the target side, if it differs."})
+    share_vocabulary: bool = field(default=True, metadata={"help": "One vocabulary for both languages."})
+    lowercase: bool = False
+    tokenizer_samples: int = field(
+        default=1_000_000, metadata={"help": "Training pairs that the vocabulary is learned from; the first ones."}
+    )
+
+
+@dataclass
+class DecodingSettings:
+    """How the trained model translates; saved with it."""
+
+    num_beams: int = 5
+    length_penalty: float = field(
+        default=1.0, metadata={"help": "Alpha of Wu et al. 2016: 0 ranks by probability; higher favours longer."}
+    )
+    max_new_tokens: int = 256
+    eval_num_beams: int = field(default=1, metadata={"help": "Beams for the scores during training."})
+
+    def __post_init__(self):
+        for name in ("num_beams", "eval_num_beams", "max_new_tokens"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1.")
+        if self.num_beams == 1 and self.length_penalty != 1.0:
+            raise ValueError(
+                f"length_penalty is {self.length_penalty}, but num_beams is 1: it chooses among the beams. "
+                "Raise num_beams, or leave length_penalty out."
+            )
+
+
+def parse(arguments: list[str] | None = None) -> tuple[Any, ...]:
+    """Reads preset and command line; which model it is decides which model settings there are."""
+    settings: list[Setting] = read_settings(arguments)
+    model_type = value_of(settings, "model_type")
+    if model_type not in TRANSLATION_CONFIGS and not any(setting.key == "help" for setting in settings):
+        raise ValueError(f"model_type is {model_type!r}; it must be one of {', '.join(TRANSLATION_CONFIGS)}.")
+
+    @dataclass
+    class ModelChoice:
+        model_type: Literal[tuple(TRANSLATION_CONFIGS)] = "bahdanau"
+
+    model_settings = settings_of_config(
+        TRANSLATION_CONFIGS.get(model_type, TRANSLATION_CONFIGS["bahdanau"]), CONFIG_FIELDS_NOT_SET_BY_HAND
+    )
+    parts = (ModelChoice, model_settings, TokenizerSettings, DataSettings, DecodingSettings)
+    parsed = parse_settings(
+        settings, *parts, OptimizationSettings, TrainingSettings, description=__doc__.splitlines()[0]
+    )
+    make_config(*parsed[:2])
+    return parsed
+
+
+def main() -> None:
+    settings = parse()
+    choice, model_settings, tokenizer_settings, data, decoding, optimization, training = settings
+    accelerator = make_accelerator(training)
+    output_dir = prepare_output_dir(accelerator, training, settings)
+    started = time.perf_counter()
+    say = accelerator.print
+    disable_progress_bars()
+    transformers_logging.disable_progress_bar()
+    set_seed(training.seed)
+
+    # Data
+    with accelerator.main_process_first():
+        pairs = load_parallel_data(**{name: getattr(data, name) for name in LOADING_SETTINGS}, seed=training.seed)
+        for split in ("train", "validation"):
+            if split not in pairs:
+                raise ValueError(f"The data has no split {split!r}, only {', '.join(pairs)}. Set {split}_file.")
+        source_tokenizer, target_tokenizer = make_tokenizers(pairs["train"], tokenizer_settings)
+        tokenized, reports = {}, {}
+        for split, part in pairs.items():
+            tokenized[split], reports[split] = tokenize_parallel(
+                part,
+                source_tokenizer,
+                target_tokenizer,
+                max_source_length=data.max_source_length,
+                max_target_length=data.max_target_length,
+                drop_long=split == "train",
+            )
+    for split, report in reports.items():
+        if not (split == "train" and data.streaming):
+            say(f"{split}: {report}")
+
+    # Model
+    config = make_config(choice, model_settings, source_tokenizer, target_tokenizer)
+    model = AutoModelForSeq2SeqLM.from_config(config)
+    model.generation_config.update(max_new_tokens=decoding.max_new_tokens, num_beams=decoding.num_beams)
+    if decoding.num_beams > 1:
+        model.generation_config.length_penalty = decoding.length_penalty
+    say(f"{choice.model_type} with {model.num_parameters():,} parameters, vocabulary {len(target_tokenizer):,}")
+    if accelerator.is_main_process:
+        write_run_record(output_dir, accelerator, settings, parameters=model.num_parameters())
+
+    # Training
+    def save_model(folder: Path) -> None:
+        model.save_pretrained(folder)
+        save_tokenizers(folder, source_tokenizer, target_tokenizer)
+
+    decode = partial(decode_sentences, accelerator, source_tokenizer, target_tokenizer, data)
+    metric = TranslationMetric(target_language=data.target_language)
+    trainer = Trainer(
+        accelerator,
+        model,
+        training_batches(tokenized["train"], source_tokenizer.pad_token_id, data, training, accelerator),
+        training,
+        optimization,
+        evaluate=partial(
+            evaluate,
+            accelerator=accelerator,
+            examples=tokenized["validation"],
+            decode=partial(decode, num_beams=decoding.eval_num_beams),
+            texts=pairs["validation"],
+            metric=metric,
+            collate_batch=partial(collate, pad_token_id=source_tokenizer.pad_token_id),
+            max_tokens_per_batch=data.max_tokens_per_batch,
+        ),
+        save_model=save_model,
+        loss_arguments={"label_smoothing": training.label_smoothing_factor},
+    )
+    results = trainer.train()
+
+    # Evaluation
+    model.eval()
+    final = trainer.scores(model)
+    results |= {f"eval_{name}": value for name, value in final.items()}
+    for split in [name for name in pairs if name.startswith("test")]:
+        begin = time.perf_counter()
+        texts = pairs[split]
+        hypotheses = decode(
+            model, texts["source"], num_beams=decoding.num_beams, length_penalty=decoding.length_penalty
+        )
+        scores = metric.compute(predictions=hypotheses, references=texts["target"], sources=texts["source"])
+        results |= {f"{split}_{name}": value for name, value in scores.items()}
+        results[f"{split}_decoding_seconds"] = round(time.perf_counter() - begin, 1)
+        if accelerator.is_main_process:
+            (output_dir / f"{split}_hypotheses.txt").write_text("\n".join(hypotheses) + "\n", encoding="utf-8")
+        say(f"{split}: " + "  ".join(f"{name} {scores[name]:.2f}" for name in SHOWN_SCORES))
+    results["wall_seconds"] = round(time.perf_counter() - started, 1)
+
+    # Sharing
+    if accelerator.is_main_process:
+        write_results(output_dir, results)
+    say(
+        HOW_TO_USE.format(
+            folder=output_dir, sentence=pairs["validation"][0]["source"], seconds=results["wall_seconds"]
+        )
+    )
+
+
+LOADING_SETTINGS = (
+    "dataset_name dataset_config_name dataset_revision streaming train_file validation_file test_file "
+    "source_language target_language source_column target_column max_train_samples validation_size"
+).split()
+
+SHOWN_SCORES = ("exact_match", "sacrebleu", "bleu_tokenized_lowercased", "chrf")
+
+HOW_TO_USE = """
+Done after {seconds:.0f} s. The model is in {folder}. To use it:
+
+import seq2seq_scratch; from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
+model, tokenizer = (auto.from_pretrained("{folder}") for auto in (AutoModelForSeq2SeqLM, AutoTokenizer))
+print(tokenizer.decode(model.generate(**tokenizer("{sentence}", return_tensors="pt"))[0], skip_special_tokens=True))
+"""
+
+
+def make_tokenizers(
+    train: Dataset | IterableDataset, settings: TokenizerSettings
+) -> tuple[PreTrainedTokenizerFast, PreTrainedTokenizerFast]:
+    """Source and target tokenizers, the same object when the vocabulary is shared."""
+    if settings.tokenizer_name:
+        return load_tokenizers(settings.tokenizer_name)
+    sample = list(train.take(settings.tokenizer_samples))
+    sources, targets = ([pair[side] for pair in sample] for side in ("source", "target"))
+    make = partial(train_tokenizer, kind=settings.tokenizer_type, lowercase=settings.lowercase)
+    if settings.share_vocabulary:
+        tokenizer = make(sources + targets, vocab_size=settings.vocab_size)
+        return tokenizer, tokenizer
+    return (
+        make(sources, vocab_size=settings.vocab_size),
+        make(targets, vocab_size=settings.decoder_vocab_size or settings.vocab_size),
+    )
+
+
+def make_config(
+    choice: Any,
+    model_settings: Any,
+    source_tokenizer: PreTrainedTokenizerFast | None = None,
+    target_tokenizer: PreTrainedTokenizerFast | None = None,
+) -> PreTrainedConfig:
+    """The model's configuration; without tokenizers, one to see whether the settings make a model at all.
+
+    Raises:
+        ValueError: if they do not.
+    """
+    from_tokenizers = {}
+    if source_tokenizer is not None and target_tokenizer is not None:
+        from_tokenizers = {
+            "vocab_size": len(source_tokenizer),
+            "decoder_vocab_size": len(target_tokenizer),
+            "pad_token_id": source_tokenizer.pad_token_id,
+            "bos_token_id": target_tokenizer.bos_token_id,
+            "eos_token_id": target_tokenizer.eos_token_id,
+            "decoder_start_token_id": target_tokenizer.bos_token_id,
+        }
+    try:
+        return TRANSLATION_CONFIGS[choice.model_type](**vars(model_settings), **from_tokenizers)
+    except StrictDataclassError as error:
+        raise ValueError(f"{choice.model_type}: {error.__cause__ or error}.") from error
+
+
+def lengths_of(example: Any) -> np.ndarray:
+    """(examples, 2) or (2,) source and target tokens."""
+    return np.array([example["source_length"], example["target_length"]]).T
+
+
+def training_batches(
+    examples: Any, pad_token_id: int, data: DataSettings, training: TrainingSettings, accelerator: Accelerator
+) -> LengthBucketBatches | StreamBatches:
+    """This process's batches, from an indexed data set or a stream."""
+    common = {
+        "collate": partial(collate, pad_token_id=pad_token_id),
+        "max_tokens_per_batch": data.max_tokens_per_batch,
+        "seed": training.seed,
+        "process_index": accelerator.process_index,
+        "num_processes": accelerator.num_processes,
+    }
+    if data.streaming:
+        return StreamBatches(examples, lengths_of, **common)
+    columns = examples.select_columns(["input_ids", "labels"])
+    return LengthBucketBatches(columns, lengths_of(examples[:]), num_workers=training.dataloader_num_workers, **common)
+
+
+def decode_sentences(
+    accelerator: Accelerator,
+    source_tokenizer: PreTrainedTokenizerFast,
+    target_tokenizer: PreTrainedTokenizerFast,
+    data: DataSettings,
+    model: PreTrainedModel,
+    sentences: list[str],
+    **generate_arguments: Any,
+) -> list[str]:
+    """Best translations of a list of sentences, shared out over the processes."""
+
+    def decode(share: list[str]) -> list[str]:
+        # One autocast region around the whole search: each weight is cast once, not once a step.
+        with accelerator.autocast():
+            hypotheses = translate(
+                model,
+                source_tokenizer,
+                target_tokenizer,
+                share,
+                max_source_length=data.max_source_length,
+                **generate_arguments,
+            )
+        return [best.text for best, *_ in hypotheses]
+
+    return map_across_processes(accelerator, decode, list(sentences))
+
+
+def evaluate(
+    model: PreTrainedModel,
+    *,
+    accelerator: Accelerator,
+    examples: Dataset,
+    decode: Any,
+    texts: Dataset,
+    metric: TranslationMetric,
+    collate_batch: Any,
+    max_tokens_per_batch: int,
+) -> dict[str, float]:
+    """Loss, perplexity and the scores of decoded translations on the validation split."""
+    batches = batches_for_evaluation(
+        examples.select_columns(["input_ids", "labels"]),
+        lengths_of(examples[:]),
+        collate_batch,
+        max_tokens_per_batch=max_tokens_per_batch,
+        process_index=accelerator.process_index,
+        num_processes=accelerator.num_processes,
+    )
+    scores = evaluate_loss(accelerator, model, batches)
+    hypotheses = decode(model, texts["source"])
+    decoded = metric.compute(predictions=hypotheses, references=texts["target"])
+    return scores | {name: decoded[name] for name in SHOWN_SCORES}
+
+
+if __name__ == "__main__":
+    run_script(main)

@@ -1,0 +1,114 @@
+"""The rules of the house: who imports whom, style, presets that parse, a README whose commands exist."""
+
+import ast
+import configparser
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import train_translation
+from engine.arguments import read_settings, value_of
+
+ROOT = Path(__file__).parents[1]
+PRESETS = sorted((ROOT / "recipes" / "presets").rglob("*.yaml"))
+PACKAGES = [name for name in ("seq2seq_scratch", "gpt1_scratch") if (ROOT / name).is_dir()]
+
+# Which recipe a preset belongs to, by what it says.
+RECIPES = {"translation": train_translation.parse}
+
+
+def imports_of(path):
+    """Top-level names of absolute imports, and the relative ones as (level, module)."""
+    absolute, relative = set(), set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            absolute |= {alias.name.split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.level:
+            relative.add((node.level, node.module))
+        elif isinstance(node, ast.ImportFrom):
+            absolute.add(node.module.split(".")[0])
+    return absolute, relative
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_packages_import_neither_each_other_nor_anything_above(package):
+    forbidden = {"seq2seq_scratch", "gpt1_scratch", "engine", "recipes", "accelerate"}
+    for path in (ROOT / package).glob("*.py"):
+        assert not imports_of(path)[0] & forbidden, path.name
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_packages_are_flat_so_that_a_checkpoint_carries_its_code(package):
+    assert not [path for path in (ROOT / package).iterdir() if path.is_dir() and path.name != "__pycache__"]
+    for path in (ROOT / package).glob("*.py"):
+        for level, module in imports_of(path)[1]:
+            assert level == 1 and module and "." not in module, path.name
+
+
+def test_the_engine_knows_no_model_and_no_data_set():
+    for path in (ROOT / "recipes" / "engine").glob("*.py"):
+        absolute, _ = imports_of(path)
+        recipes = {recipe.stem for recipe in (ROOT / "recipes").glob("*.py")}
+        assert not absolute & ({"seq2seq_scratch", "gpt1_scratch"} | recipes), path.name
+
+
+def test_style():
+    ruff = shutil.which("ruff", path=str(Path(sys.executable).parent)) or shutil.which("ruff")
+    if ruff is None:
+        pytest.skip("ruff is not installed; the extra `test` has it")
+    settings = configparser.ConfigParser()
+    settings.read(ROOT / "setup.cfg")
+    options = [f"--config={key}={value}" for key, value in settings["tool:ruff"].items()]
+    for command in (["check"], ["format", "--check"]):
+        result = subprocess.run([ruff, *command, *options, "."], cwd=ROOT, capture_output=True, text=True)
+        assert result.returncode == 0, result.stdout + result.stderr
+
+
+def test_every_preset_parses_and_names_its_output():
+    assert PRESETS
+    for path in PRESETS:
+        *_, training = train_translation.parse([str(path)])
+        assert training.output_dir == f"runs/{path.parent.name}_{path.stem}", path
+
+
+def test_every_number_of_a_preset_has_its_source():
+    """Each line of a preset that holds a number of training or model size stands under a comment or carries one."""
+    for path in PRESETS:
+        assert re.search(r"^# .*(20\d\d|embedded)", path.read_text(), flags=re.MULTILINE), path
+
+
+def test_readme_names_every_preset_and_only_files_that_exist():
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    for path in PRESETS:
+        assert str(path.relative_to(ROOT / "recipes")) in readme, path
+    named = re.findall(r"(?:recipes|tests|seq2seq_scratch|gpt1_scratch)/[\w./-]+\.(?:py|yaml)", readme)
+    assert named
+    for name in named:
+        assert (ROOT / name).is_file(), name
+
+
+def readme_commands():
+    """Every `python recipes/...` command of the README, with continued lines joined."""
+    readme = (ROOT / "README.md").read_text(encoding="utf-8").replace("\\\n", " ")
+    return re.findall(
+        r"^(?:\w+=\S+ )*(?:python|accelerate launch|torchrun[^\n]*?) (recipes/\w+\.py[^\n|<>#&]*)", readme, re.M
+    )
+
+
+def test_every_training_command_of_the_readme_parses():
+    commands = [command.split() for command in readme_commands()]
+    training = [command for command in commands if command[0] == "recipes/train_translation.py"]
+    assert training
+    for command in training:
+        train_translation.parse(
+            [argument.replace("recipes/", str(ROOT / "recipes") + "/") for argument in command[1:]]
+        )
+
+
+def test_value_of_reads_the_model_of_a_preset():
+    for path in PRESETS:
+        assert value_of(read_settings([str(path)]), "model_type")
