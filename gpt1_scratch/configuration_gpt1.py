@@ -1,0 +1,90 @@
+"""Settings of GPT-1 (Radford et al. 2018, "Improving Language Understanding by Generative Pre-Training")."""
+
+from typing import Any
+
+from huggingface_hub.dataclasses import strict
+from transformers import PreTrainedConfig
+
+
+@strict
+class GPT1Config(PreTrainedConfig):
+    """Sizes and dropout of a GPT-1; the defaults are the published model's 116,534,784 parameters.
+
+    Args:
+        vocab_size: entries of the token table and of the softmax tied to it; 40,000 merges make 40,478.
+        max_position_embeddings: the longest sequence; positions are learned, so nothing lies beyond.
+        hidden_size: width of the residual stream, a multiple of `num_attention_heads`.
+        num_hidden_layers: blocks.
+        num_attention_heads: heads in every block.
+        intermediate_size: inner width of the feed-forward layers. `None` is replaced by 4 x `hidden_size`.
+        embedding_dropout: on the sum of token and position embeddings.
+        attention_dropout: on the attention weights.
+        residual_dropout: on what attention and feed-forward layers add to the residual stream.
+        layer_norm_eps: added to the variance in layer normalisation.
+        initializer_range: standard deviation of every weight matrix and embedding at the start; biases start at 0.
+        use_cache: whether inference keeps keys and values for the next call.
+        tie_word_embeddings: whether the softmax uses the token table, as the paper's equation 2 has it.
+        pad_token_id, bos_token_id, eos_token_id: the published vocabulary has none of them; a tokenizer of
+            `gpt1_scratch.tokenization` says which it adds.
+
+    Raises:
+        StrictDataclassClassValidationError: `hidden_size` is no multiple of `num_attention_heads`, a size is not
+            positive, or a dropout lies outside 0 to 1.
+    """
+
+    model_type = "gpt1"
+    keys_to_ignore_at_inference = ["past_key_values"]
+    attribute_map = {
+        "n_positions": "max_position_embeddings",
+        "n_embd": "hidden_size",
+        "n_layer": "num_hidden_layers",
+        "n_head": "num_attention_heads",
+    }
+
+    vocab_size: int = 40478
+    max_position_embeddings: int = 512
+    hidden_size: int = 768
+    num_hidden_layers: int = 12
+    num_attention_heads: int = 12
+    intermediate_size: int | None = None
+    embedding_dropout: float | int = 0.1
+    attention_dropout: float | int = 0.1
+    residual_dropout: float | int = 0.1
+    layer_norm_eps: float = 1e-5
+    initializer_range: float = 0.02
+    use_cache: bool = True
+    tie_word_embeddings: bool = True
+    pad_token_id: int | None = None
+    bos_token_id: int | None = None
+    eos_token_id: int | list[int] | None = None
+
+    def __post_init__(self, **kwargs: Any):
+        if self.intermediate_size is None:
+            self.intermediate_size = 4 * self.hidden_size
+        super().__post_init__(**kwargs)
+
+    def validate_sizes(self) -> None:
+        for name in (
+            "vocab_size",
+            "max_position_embeddings",
+            "hidden_size",
+            "num_hidden_layers",
+            "num_attention_heads",
+            "intermediate_size",
+        ):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"{name} is {value}; it must be at least 1.")
+        if self.hidden_size % self.num_attention_heads:
+            raise ValueError(
+                f"hidden_size ({self.hidden_size}) must be a multiple of num_attention_heads "
+                f"({self.num_attention_heads}), for every head has the same width."
+            )
+
+    def validate_dropout(self) -> None:
+        for name in ("embedding_dropout", "attention_dropout", "residual_dropout"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 0 and less than 1.")
+
+
+__all__ = ["GPT1Config"]

@@ -1,0 +1,451 @@
+"""Text to train on: any text data set, tokenised once and packed into blocks of contiguous text.
+
+GPT-1 is trained on stretches of 512 tokens of whole books (section 4.1 of the paper), so that it learns from what
+stands far back. A corpus is therefore one long sequence of tokens, cut every `block_size` tokens: no padding, and
+nothing lost but what is left over at the end. Where documents are kept apart, positions restart with each, and the
+model lets no token attend beyond its own document.
+
+A run loads rows of text, tokenises them, and packs the tokens:
+
+    texts = load_texts("novels.parquet")
+    blocks = pack_blocks(tokenize_texts(texts, tokenizer), block_size=512).blocks
+"""
+
+import codecs
+import functools
+import logging
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from datasets import (
+    Dataset,
+    DatasetDict,
+    Features,
+    IterableDataset,
+    List,
+    ReadInstruction,
+    Value,
+    config,
+    get_dataset_config_names,
+    get_dataset_split_names,
+    load_dataset,
+)
+from datasets.distributed import split_dataset_by_node
+from datasets.fingerprint import Hasher
+from transformers import PreTrainedTokenizerFast
+
+from .stories import load_stories
+
+logger = logging.getLogger(__name__)
+
+STORIES = "stories"
+
+# File endings, and the library's reader for each.
+READERS = {
+    ".txt": "text",
+    ".text": "text",
+    ".md": "text",
+    ".parquet": "parquet",
+    ".jsonl": "json",
+    ".ndjson": "json",
+    ".json": "json",
+    ".csv": "csv",
+}
+
+# Bytes that no text file has: what a zip archive, an image or UTF-16 shows early.
+BINARY_BYTES = bytes(set(range(32)) - {*b"\t\n\v\f\r\x1a\x1b"})
+READ_SIZE = 2**20
+
+# Text that is tokenised at a time, on all cores; a token takes some hundred bytes until it is stored.
+CHARACTERS_AT_ONCE = 2**23
+
+
+def check_text_file(path: str | Path) -> None:
+    """Makes sure that a file is text in UTF-8.
+
+    Raises:
+        ValueError: it is not; the message names the file and the offset of the first offending byte.
+    """
+    decoder, offset = codecs.getincrementaldecoder("utf-8")(), 0
+    with open(path, "rb") as file:
+        while True:
+            piece = file.read(READ_SIZE)
+            pending = len(decoder.getstate()[0])  # bytes of a character that the piece before began
+            try:
+                decoder.decode(piece, final=not piece)
+            except UnicodeDecodeError as error:
+                wrong = offset - pending + error.start
+                raise ValueError(
+                    f"{path}: the byte at offset {wrong} (0x{error.object[error.start]:02x}) is not UTF-8. Convert "
+                    "the file to UTF-8, or leave it out if it is not text."
+                ) from error
+            if binary := set(piece) & set(BINARY_BYTES):
+                place = min(piece.index(byte) for byte in binary)
+                raise ValueError(
+                    f"{path}: the byte at offset {offset + place} (0x{piece[place]:02x}) does not occur in text; this "
+                    "is a binary file, or text in another encoding than UTF-8."
+                )
+            if not piece:
+                return
+            offset += len(piece)
+
+
+def load_texts(
+    source: str | Path | Sequence[str | Path],
+    split: str = "train",
+    *,
+    name: str | None = None,
+    text_column: str = "text",
+    row: Literal["document", "line"] = "document",
+    streaming: bool = False,
+) -> Dataset | IterableDataset:
+    """Opens a text data set.
+
+    Args:
+        source: "stories" for the embedded corpus; a file, a folder of files or several files (text, parquet, JSON
+            lines, CSV); or a data set's name on the Hub.
+        split: "train" and so on; of files there is only "train". A slice such as "train[:95%]" works unless streaming.
+        name: the configuration of a data set on the Hub that has several.
+        text_column: the column with the text.
+        row: what becomes a row of a plain text file: the whole file, or a line. Other files come in rows.
+        streaming: reads as it goes instead of copying the whole to the cache.
+
+    Returns:
+        Rows with the one column `text`.
+
+    Raises:
+        ValueError: nothing there, an unknown kind of file, a binary or wrongly encoded one, several kinds at once, or
+            a column or split that does not exist.
+    """
+    if source == STORIES:
+        texts = _stories()
+        _check_name("split", split.split("[")[0], texts, f"the embedded corpus {STORIES!r}")
+        chosen = _slice(texts, split)
+        return chosen.to_iterable_dataset() if streaming else chosen
+    paths = [Path(source)] if isinstance(source, str | Path) else [Path(path) for path in source]
+    where = ", ".join(map(str, paths))
+    if len(paths) == 1 and paths[0].is_dir():
+        paths = sorted(path for path in paths[0].iterdir() if path.suffix in READERS)
+    if len(paths) != 1 or paths[0].suffix in READERS or paths[0].exists():
+        if not paths:
+            raise ValueError(f"No text file is given{f': {where} has none' if where else ''}.")
+        reader, options = _reader(paths, row)
+        _check_name("split", split.split("[")[0], ["train"], where)
+        texts = load_dataset(
+            reader, data_files={"train": [str(path) for path in paths]}, split=split, streaming=streaming, **options
+        )
+    else:
+        where = f"the data set {source}"
+        if name is None and len(names := get_dataset_config_names(source)) > 1 and "default" not in names:
+            raise ValueError(f"{where} has several configurations; choose one of {', '.join(names)}.")
+        _check_name("split", split.split("[")[0], get_dataset_split_names(source, name), where)
+        texts = load_dataset(source, name, split=split, streaming=streaming)
+    if texts.column_names is not None:
+        _check_name("column", text_column, texts.column_names, where)
+    texts = texts.select_columns([text_column])
+    return texts if text_column == "text" else texts.rename_column(text_column, "text")
+
+
+# Told once in a process, though both splits are loaded.
+_stories = functools.cache(load_stories)
+
+
+def _slice(texts: DatasetDict, split: str) -> Dataset:
+    """A split of an embedded corpus, or a slice of one, read as the library reads those of files."""
+    (instruction,) = ReadInstruction.from_spec(split).to_absolute({key: len(part) for key, part in texts.items()})
+    return texts[instruction.splitname].select(range(instruction.from_, instruction.to))
+
+
+def _check_name(kind: str, name: str, known: Iterable[str], where: str) -> None:
+    if name not in (known := list(known)):
+        raise ValueError(f"{where} has no {kind} {name!r}; it has {', '.join(map(repr, known))}.")
+
+
+def _reader(paths: Sequence[Path], row: str) -> tuple[str, dict[str, str]]:
+    for path in paths:
+        if not path.is_file():
+            raise ValueError(f"There is no file {path}.")
+        if path.suffix not in READERS:
+            raise ValueError(f"{path} ends in none of {', '.join(READERS)}; rename or convert it.")
+        if path.stat().st_size == 0:
+            raise ValueError(f"{path} is empty; leave it out.")
+    readers = {READERS[path.suffix] for path in paths}
+    if len(readers) > 1:
+        raise ValueError(f"Files of several kinds are given ({', '.join(sorted(readers))}); give one kind at a time.")
+    (reader,) = readers
+    if reader != "parquet":
+        for path in paths:
+            check_text_file(path)
+    return reader, {"sample_by": row} if reader == "text" else {}
+
+
+def tokenizer_key(tokenizer: PreTrainedTokenizerFast) -> str:
+    """A fingerprint of all that decides a tokenizer's output; the same in every process and after every use."""
+    backend = tokenizer.backend_tokenizer
+    truncation, padding = backend.truncation, backend.padding
+    # What a call with truncation or padding leaves behind does not count.
+    backend.no_truncation()
+    backend.no_padding()
+    key = Hasher.hash(backend.to_str())
+    if truncation:
+        backend.enable_truncation(**truncation)
+    if padding:
+        backend.enable_padding(**padding)
+    return key
+
+
+def _encode(texts: Sequence[str | None], tokenizer: PreTrainedTokenizerFast) -> dict[str, list]:
+    """Tokens, bytes and words of each text, tokenised in groups of limited size."""
+    texts = [text or "" for text in texts]
+    tokens: list[list[int]] = []
+    group: list[str] = []
+    size = 0
+    for index, text in enumerate(texts):
+        group.append(text)
+        size += len(text)
+        if size >= CHARACTERS_AT_ONCE or index == len(texts) - 1:
+            encodings = tokenizer.backend_tokenizer.encode_batch_fast(group, add_special_tokens=False)
+            tokens += [encoding.ids for encoding in encodings]
+            group, size = [], 0
+    return {
+        "input_ids": tokens,
+        "bytes": [len(text.encode()) for text in texts],
+        "words": [len(text.split()) for text in texts],
+    }
+
+
+def tokenize_texts(texts: Dataset, tokenizer: PreTrainedTokenizerFast) -> Dataset:
+    """Tokenises rows of text on all cores, once: the result is cached under a key that holds the tokenizer.
+
+    Args:
+        texts: a column `text`, as `load_texts` returns it.
+        tokenizer: any fast tokenizer; its special tokens are not added.
+
+    Returns:
+        For every row its `input_ids`, and how many `bytes` and `words` it has.
+
+    Raises:
+        ValueError: there is no row.
+    """
+    if len(texts) == 0:
+        raise ValueError("The corpus is empty: it has no row.")
+    features = Features({"input_ids": List(Value("int32")), "bytes": Value("int64"), "words": Value("int64")})
+    key = Hasher.hash(("tokenize_texts", texts._fingerprint, tokenizer_key(tokenizer)))
+    file = None
+    if not texts.cache_files:  # the library caches by itself only what it makes from files
+        folder = Path(config.HF_DATASETS_CACHE) / "tokenize_texts"
+        folder.mkdir(parents=True, exist_ok=True)
+        file = str(folder / f"{key}.arrow")
+    return texts.map(
+        lambda batch: _encode(batch["text"], tokenizer),
+        batched=True,
+        batch_size=100,
+        writer_batch_size=100,
+        remove_columns=texts.column_names,
+        features=features,
+        new_fingerprint=key,
+        cache_file_name=file,
+        desc="Tokenising",
+    )
+
+
+@dataclass(frozen=True)
+class PackedTexts:
+    """Blocks of contiguous text, and what they were made of.
+
+    Attributes:
+        blocks: rows of `input_ids`, all of the same length, in the order of the text; with `position_ids` if documents
+            are separate.
+        rows, words, bytes: of the texts.
+        tokens: of the texts and the separators between them.
+        dropped_tokens: left over at the end, fewer than a block.
+    """
+
+    blocks: Dataset
+    rows: int
+    words: int
+    bytes: int
+    tokens: int
+    dropped_tokens: int
+
+
+def pack_blocks(
+    tokenized: Dataset,
+    block_size: int,
+    *,
+    separate_documents: bool = False,
+    separator_id: int | None = None,
+) -> PackedTexts:
+    """Cuts the tokens of all rows, one after the other, into blocks.
+
+    Args:
+        tokenized: what `tokenize_texts` returns.
+        block_size: tokens in a block; the model's context, or less.
+        separate_documents: adds `position_ids` that restart at every row of text and at every block. The model then
+            attends to nothing before the row's beginning. Otherwise attention crosses from one row to the next, as in
+            the paper.
+        separator_id: a token put before every row that has text: a start token for documents, a line break for lines.
+
+    Returns:
+        The blocks, and counts to report with them. The blocks are stored in the cache, not in memory.
+
+    Raises:
+        ValueError: `block_size` is less than 2 (nothing would be predicted), or the corpus has no text, or not enough
+            for one block.
+    """
+    if block_size < 2:
+        raise ValueError(f"block_size is {block_size}; a block needs at least 2 tokens to predict one from another.")
+    counts = tokenized.with_format("numpy", columns=["bytes", "words"])[:]
+    lengths = np.diff(_offsets(tokenized))
+    separators = int((lengths > 0).sum()) if separator_id is not None else 0
+    tokens = int(lengths.sum()) + separators
+    if tokens == 0:
+        raise ValueError("The corpus is empty: none of its rows has any text.")
+    if tokens < block_size:
+        raise ValueError(
+            f"The corpus has {tokens} tokens, less than one block of {block_size}: use a smaller block_size, or "
+            "more text."
+        )
+    settings = {"block_size": block_size, "separate_documents": separate_documents, "separator_id": separator_id}
+    features = {"input_ids": List(Value("int32"), length=block_size)}
+    if separate_documents:
+        features["position_ids"] = List(Value("int32"), length=block_size)
+    blocks = Dataset.from_generator(
+        _stored_blocks,
+        gen_kwargs={"tokenized": tokenized, **settings},
+        features=Features(features),
+        fingerprint=Hasher.hash(("pack_blocks", tokenized._fingerprint, sorted(settings.items(), key=str))),
+    )
+    packed = PackedTexts(
+        blocks=blocks,
+        rows=len(tokenized),
+        words=int(np.sum(counts["words"])),
+        bytes=int(np.sum(counts["bytes"])),
+        tokens=tokens,
+        dropped_tokens=tokens - len(blocks) * block_size,
+    )
+    logger.info(
+        f"{packed.rows} rows of {packed.bytes} bytes: {packed.tokens} tokens in {len(blocks)} blocks of {block_size}; "
+        f"{packed.dropped_tokens} at the end fill no block and are dropped."
+    )
+    return packed
+
+
+def _offsets(tokenized: Dataset) -> np.ndarray:
+    """(rows + 1,) where each row's tokens begin in the whole corpus."""
+    lengths = [0]
+    for batch in tokenized.with_format("arrow", columns=["input_ids"]).iter(batch_size=1000):
+        lengths += batch["input_ids"].combine_chunks().value_lengths().to_pylist()
+    return np.cumsum(lengths)
+
+
+def _stored_blocks(tokenized: Dataset, **settings) -> Iterator[dict[str, np.ndarray]]:
+    rows = tokenized.with_format("numpy", columns=["input_ids"])
+    yield from cut_blocks((row["input_ids"] for row in rows), **settings)
+
+
+def cut_blocks(
+    rows: Iterable[Sequence[int]],
+    block_size: int,
+    *,
+    separate_documents: bool = False,
+    separator_id: int | None = None,
+) -> Iterator[dict[str, np.ndarray]]:
+    """Cuts rows of tokens into blocks as they come; the last, if not full, is left out.
+
+    Args:
+        rows: token ids of each row of text; empty rows count for nothing.
+        block_size, separate_documents, separator_id: as in `pack_blocks`.
+
+    Yields:
+        `input_ids` (block_size,), and `position_ids` (block_size,) if documents are separate.
+    """
+    tokens = np.empty(block_size, dtype=np.int32)
+    positions = np.empty(block_size, dtype=np.int32)
+    filled = 0
+    for row in rows:
+        if len(row) == 0:
+            continue
+        row = np.asarray(row, dtype=np.int32)
+        if separator_id is not None:
+            row = np.concatenate([[separator_id], row]).astype(np.int32)
+        while len(row):
+            taken = min(len(row), block_size - filled)
+            tokens[filled : filled + taken] = row[:taken]
+            positions[filled : filled + taken] = np.arange(taken)
+            filled, row = filled + taken, row[taken:]
+            if filled == block_size:
+                block = {"input_ids": tokens.copy()}
+                if separate_documents:
+                    block["position_ids"] = positions.copy()
+                yield block
+                filled = 0
+
+
+def stream_blocks(
+    texts: IterableDataset,
+    tokenizer: PreTrainedTokenizerFast,
+    block_size: int,
+    *,
+    separate_documents: bool = False,
+    separator_id: int | None = None,
+    rank: int = 0,
+    world_size: int = 1,
+) -> IterableDataset:
+    """Blocks of a corpus that is never stored: read, tokenised and cut as training asks for them.
+
+    Args:
+        texts: a streamed data set with a column `text`.
+        tokenizer, block_size, separate_documents, separator_id: as in `tokenize_texts` and `pack_blocks`.
+        rank, world_size: this process and how many there are. Every process reads its own share of the rows: whole
+            files where their number is a multiple of the processes', every `world_size`-th row otherwise.
+
+    Returns:
+        Blocks as in `pack_blocks`. Each process leaves out its own last partial block.
+
+    Raises:
+        ValueError: `block_size` is less than 2, or `rank` is not one of the processes; and, when the blocks are read,
+            a share of the corpus that is empty or does not fill one block.
+    """
+    if block_size < 2:
+        raise ValueError(f"block_size is {block_size}; a block needs at least 2 tokens to predict one from another.")
+    if not 0 <= rank < world_size:
+        raise ValueError(f"rank is {rank}; with world_size {world_size} it must be from 0 to {world_size - 1}.")
+    share = split_dataset_by_node(texts, rank=rank, world_size=world_size)
+    return IterableDataset.from_generator(
+        _streamed_blocks,
+        gen_kwargs={
+            "texts": share,
+            "tokenizer": tokenizer,
+            "block_size": block_size,
+            "separate_documents": separate_documents,
+            "separator_id": separator_id,
+        },
+    )
+
+
+def _streamed_blocks(texts: IterableDataset, tokenizer: PreTrainedTokenizerFast, block_size: int, **settings):
+    seen = 0
+
+    def rows() -> Iterator[list[int]]:
+        nonlocal seen
+        for batch in texts.iter(batch_size=100):
+            for tokens in _encode(batch["text"], tokenizer)["input_ids"]:
+                seen += len(tokens)
+                yield tokens
+
+    blocks = 0
+    for block in cut_blocks(rows(), block_size, **settings):
+        blocks += 1
+        yield block
+    if blocks == 0:
+        raise ValueError(
+            f"This process's share of the corpus has {seen} tokens, less than one block of {block_size}: use a "
+            "smaller block_size, more text, or fewer processes."
+        )
+    logger.info(
+        f"{seen} tokens read, {blocks} blocks of {block_size} made; what was left fills no block and is dropped."
+    )
