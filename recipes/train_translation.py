@@ -25,7 +25,7 @@ from engine.evaluation import evaluate_loss, map_across_processes
 from engine.optimization import OptimizationSettings
 from engine.reporting import write_results, write_run_record
 from engine.sharing import prepare_output_dir
-from engine.training import Trainer, TrainingSettings, make_accelerator
+from engine.training import Trainer, TrainingSettings, checkpoint_to_resume, make_accelerator
 from seq2seq_scratch import TRANSLATION_CONFIGS
 from seq2seq_scratch.data import collate, load_parallel_data, tokenize_parallel
 from seq2seq_scratch.metrics import TranslationMetric
@@ -148,7 +148,11 @@ def main() -> None:
         for split in ("train", "validation"):
             if split not in pairs:
                 raise ValueError(f"The data has no split {split!r}, only {', '.join(pairs)}. Set {split}_file.")
-        source_tokenizer, target_tokenizer = make_tokenizers(pairs["train"], tokenizer_settings)
+        # Learning a vocabulary breaks ties differently each time: it is learned once, by one process, and loaded.
+        checkpoint = checkpoint_to_resume(training)
+        if checkpoint is None and accelerator.is_main_process:
+            save_tokenizers(output_dir, *make_tokenizers(pairs["train"], tokenizer_settings))
+        source_tokenizer, target_tokenizer = load_tokenizers(checkpoint or output_dir)
         tokenized, reports = {}, {}
         for split, part in pairs.items():
             tokenized[split], reports[split] = tokenize_parallel(

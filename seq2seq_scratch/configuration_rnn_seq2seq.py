@@ -19,6 +19,8 @@ class RNNSeq2SeqConfig(PreTrainedConfig):
         dropout: on every connection that is not recurrent: embeddings, between layers, before the softmax
             (Zaremba, Sutskever and Vinyals 2014). The paper has none.
         initializer_range: all parameters start uniform in [-initializer_range, initializer_range].
+        forget_gate_bias: added to the forget gates' biases at the start; the paper adds nothing. With 1 (Jozefowicz,
+            Zaremba and Sutskever 2015) a state outlives more steps before training has taught it to.
         tie_word_embeddings: the target embeddings are the softmax weights too.
 
     Raises:
@@ -41,6 +43,7 @@ class RNNSeq2SeqConfig(PreTrainedConfig):
     reverse_source: bool = True
     dropout: float | int = 0.0
     initializer_range: float | int = 0.08
+    forget_gate_bias: float | int = 0.0
     tie_word_embeddings: bool = False
     pad_token_id: int = 1
     bos_token_id: int = 2

@@ -148,8 +148,14 @@ class RNNSeq2SeqForConditionalGeneration(RecurrentTranslationModel):
 
     def _init_weights(self, module: nn.Module) -> None:
         """Section 3.4 draws all LSTM parameters from one uniform distribution; here embeddings and softmax too."""
-        for parameter in module.parameters(recurse=False):
-            init.uniform_(parameter, -self.config.initializer_range, self.config.initializer_range)
+        limit = self.config.initializer_range
+        for name, parameter in module.named_parameters(recurse=False):
+            init.uniform_(parameter, -limit, limit)
+            if isinstance(module, nn.LSTM) and name.startswith("bias_ih"):
+                # The gates stand in the order input, forget, cell, output.
+                bias = torch.empty_like(parameter).uniform_(-limit, limit)
+                bias.chunk(4)[1].add_(self.config.forget_gate_bias)
+                init.copy_(parameter, bias)
 
 
 __all__ = ["RNNSeq2SeqForConditionalGeneration"]

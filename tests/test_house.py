@@ -3,6 +3,7 @@
 import ast
 import configparser
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -10,15 +11,26 @@ from pathlib import Path
 
 import pytest
 
+import generate_text
+import pretrain_gpt1
+import score_translation
 import train_translation
-from engine.arguments import read_settings, value_of
+import translate
+from engine.arguments import parse_settings, read_settings, value_of
 
 ROOT = Path(__file__).parents[1]
 PRESETS = sorted((ROOT / "recipes" / "presets").rglob("*.yaml"))
 PACKAGES = [name for name in ("seq2seq_scratch", "gpt1_scratch") if (ROOT / name).is_dir()]
 
-# Which recipe a preset belongs to, by what it says.
-RECIPES = {"translation": train_translation.parse}
+# What a user would add to a preset that brings no data.
+FILES = ["--train_file", "train.txt", "--validation_file", "validation.txt"]
+
+
+def parse_preset(path):
+    """A preset read by its recipe: those of translators name a model_type."""
+    settings = read_settings([str(path)])
+    parse = pretrain_gpt1.parse if value_of(settings, "model_type") is None else train_translation.parse
+    return parse([str(path), *([] if value_of(settings, "dataset_name") else FILES)])
 
 
 def imports_of(path):
@@ -71,7 +83,7 @@ def test_style():
 def test_every_preset_parses_and_names_its_output():
     assert PRESETS
     for path in PRESETS:
-        *_, training = train_translation.parse([str(path)])
+        *_, training = parse_preset(path)
         assert training.output_dir == f"runs/{path.parent.name}_{path.stem}", path
 
 
@@ -99,16 +111,19 @@ def readme_commands():
     )
 
 
-def test_every_training_command_of_the_readme_parses():
-    commands = [command.split() for command in readme_commands()]
-    training = [command for command in commands if command[0] == "recipes/train_translation.py"]
-    assert training
-    for command in training:
-        train_translation.parse(
-            [argument.replace("recipes/", str(ROOT / "recipes") + "/") for argument in command[1:]]
-        )
+def parser_of(settings_class):
+    return lambda arguments: parse_settings(read_settings(arguments), settings_class, description="")
 
 
-def test_value_of_reads_the_model_of_a_preset():
-    for path in PRESETS:
-        assert value_of(read_settings([str(path)]), "model_type")
+def test_every_command_of_the_readme_parses():
+    parsers = {
+        "recipes/train_translation.py": train_translation.parse,
+        "recipes/pretrain_gpt1.py": pretrain_gpt1.parse,
+        "recipes/translate.py": parser_of(translate.TranslationSettings),
+        "recipes/score_translation.py": parser_of(score_translation.ScoringSettings),
+        "recipes/generate_text.py": parser_of(generate_text.GenerationSettings),
+    }
+    commands = [shlex.split(command) for command in readme_commands()]
+    assert {command[0] for command in commands} == set(parsers)
+    for script, *arguments in commands:
+        parsers[script]([argument.replace("recipes/", f"{ROOT / 'recipes'}/") for argument in arguments])

@@ -114,8 +114,10 @@ def test_another_run_in_the_folder_is_refused_replaced_or_gone_on_with(train, tm
     assert (tmp_path / "model.safetensors").read_bytes() == before
     with pytest.raises(ValueError, match="vocab_size was 300, is 290"):
         train("--resume_from_checkpoint", "last", "--vocab_size", "290")
+    vocabulary = (tmp_path / "tokenizer.json").read_bytes()
     train("--resume_from_checkpoint", "last", "--max_steps", "6")
     assert updates() == 6
+    assert (tmp_path / "tokenizer.json").read_bytes() == vocabulary
     train("--overwrite_output_dir", "true")
     assert updates() == 4
 

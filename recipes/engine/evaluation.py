@@ -10,23 +10,33 @@ from accelerate.utils import gather_object
 from transformers import PreTrainedModel
 
 from engine.batching import Batch
+from engine.training import TokenCounts, count_tokens
 
 Item = TypeVar("Item")
 
 
-def evaluate_loss(accelerator: Accelerator, model: PreTrainedModel, batches: Iterable[Batch]) -> dict[str, float]:
+def evaluate_loss(
+    accelerator: Accelerator,
+    model: PreTrainedModel,
+    batches: Iterable[Batch],
+    *,
+    count_tokens: Callable[[Batch], TokenCounts] = count_tokens,
+    loss_arguments: dict[str, Any] | None = None,
+) -> dict[str, float]:
     """Loss in nats for each target token, without label smoothing, and its perplexity.
 
     Args:
         model: in evaluation mode.
         batches: this process's share of the data; together the processes hold every example once.
+        count_tokens: for losses that do not predict every label.
+        loss_arguments: passed to the model's forward.
     """
     # Sums, not means of batches: batches hold different numbers of tokens.
     sums = torch.zeros(2, dtype=torch.float32, device=accelerator.device)
     for batch in batches:
+        sums[1] += count_tokens(batch).targets
         batch = {name: tensor.to(accelerator.device) for name, tensor in batch.items()}
-        sums[0] += model(**batch, num_items_in_batch=1).loss
-        sums[1] += (batch["labels"] != -100).sum()
+        sums[0] += model(**batch, num_items_in_batch=1, **(loss_arguments or {})).loss
     loss, targets = accelerator.reduce(sums, "sum").tolist()
     mean = loss / targets
     return {"loss": mean, "perplexity": math.exp(min(mean, 700.0))}

@@ -41,6 +41,25 @@ def _processor_name() -> str:
     return platform.processor() or platform.machine()
 
 
+def measure_matrix_peak(accelerator: Accelerator, size: int = 4096) -> float:
+    """FLOP/s of a large matrix product in the run's precision, the best of a few: what utilisation refers to."""
+    dtype = torch.bfloat16 if accelerator.mixed_precision == "bf16" else torch.float32
+    matrix = torch.randn(size, size, device=accelerator.device).to(dtype)  # zeros would run faster than real numbers
+    best = 0.0
+    for _ in range(4):
+        _synchronize(accelerator)
+        started = time.perf_counter()
+        matrix @ matrix
+        _synchronize(accelerator)
+        best = max(best, 2 * size**3 / (time.perf_counter() - started))
+    return best
+
+
+def _synchronize(accelerator: Accelerator) -> None:
+    if accelerator.device.type == "cuda":
+        torch.cuda.synchronize(accelerator.device)
+
+
 def write_run_record(output_dir: Path, accelerator: Accelerator, settings: tuple[Any, ...], **extra: Any) -> None:
     """Writes every setting as resolved, with the versions and the machine, to `run.yaml`."""
     record = {

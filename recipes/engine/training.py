@@ -156,6 +156,25 @@ def make_accelerator(settings: TrainingSettings) -> Accelerator:
     )
 
 
+def checkpoint_to_resume(settings: TrainingSettings) -> Path | None:
+    """The checkpoint that resume_from_checkpoint names, or None for a run that starts anew.
+
+    Raises:
+        ValueError: if there is none.
+    """
+    name = settings.resume_from_checkpoint
+    if not name:
+        return None
+    if name != "last":
+        if not Path(name).is_dir():
+            raise ValueError(f"resume_from_checkpoint is {name!r}, which is not a folder.")
+        return Path(name)
+    checkpoints = checkpoints_in(settings.output_dir)
+    if not checkpoints:
+        raise ValueError(f"resume_from_checkpoint is last, but {settings.output_dir} holds no checkpoint.")
+    return checkpoints[-1]
+
+
 def return_freed_memory() -> None:
     """Hands memory that was freed back to the system, where the C library is glibc.
 
@@ -175,10 +194,11 @@ class Trainer:
             summed over the tokens to predict and divided by `num_items_in_batch`.
         batches: of this process.
         settings, optimization: see there.
-        evaluate: the model (in evaluation mode, on every process) to scores, the same on every process.
+        evaluate: from the model (in evaluation mode, on every process) to scores, the same on every process.
         save_model: writes the shareable model to a folder; called on the main process.
         count_tokens: for losses that do not predict every label.
         loss_arguments: passed to the model's forward in training.
+        rates: further values for the log line, from the target tokens per second.
     """
 
     def __init__(
@@ -193,10 +213,12 @@ class Trainer:
         save_model: Callable[[Path], None],
         count_tokens: Callable[[Batch], TokenCounts] = count_tokens,
         loss_arguments: dict[str, Any] | None = None,
+        rates: Callable[[float], dict[str, float]] = lambda tokens_per_second: {},
     ):
         self.accelerator, self.batches, self.settings = accelerator, batches, settings
         self.evaluate, self.save_model, self.count_tokens = evaluate, save_model, count_tokens
         self.max_grad_norm, self.loss_arguments = optimization.max_grad_norm, loss_arguments or {}
+        self.rates = rates
         self.output_dir = Path(settings.output_dir)
         self.total_updates = settings.max_steps
         if self.total_updates is None and batches.batches_per_epoch is not None:
@@ -221,8 +243,9 @@ class Trainer:
         """
         # Dropout differs between processes; everything before this line was drawn alike on all of them.
         set_seed(self.settings.seed, device_specific=True)
-        if self.settings.resume_from_checkpoint:
-            self._resume()
+        checkpoint = checkpoint_to_resume(self.settings)
+        if checkpoint is not None:
+            self.progress = load_checkpoint(self.accelerator, checkpoint, self.raw_model, self.optimizer)
         reporter = Reporter(self.accelerator, self.output_dir, self.total_updates, self.progress.update)
         self._started = time.perf_counter() - self.progress.elapsed_seconds
         try:
@@ -256,8 +279,8 @@ class Trainer:
             interval.seconds += seconds
             progress.train_seconds += seconds
             if log:
-                rate = self.learning_rate(progress.update)
-                reporter.log(progress.update, interval.values(self.accelerator) | {"learning_rate": rate}, "train")
+                values = interval.values(self.accelerator) | {"learning_rate": self.learning_rate(progress.update)}
+                reporter.log(progress.update, values | self.rates(values["target_tokens_per_second"]), "train")
                 interval = _Interval()
             if evaluate:
                 self._evaluate(reporter)
@@ -321,28 +344,15 @@ class Trainer:
         reporter.log(progress.update, scores, "eval")
 
     def scores(self, model: PreTrainedModel) -> dict[str, float]:
-        """The evaluation of a model as it is now."""
+        """The evaluation of a model as it is now; what it draws at random leaves training's generator alone."""
         model.eval()
-        with torch.no_grad():
+        with torch.no_grad(), torch.random.fork_rng():
             return self.evaluate(model)
 
     def _save(self) -> None:
         self.progress.elapsed_seconds = time.perf_counter() - self._started
         keep = self.settings.save_total_limit
         save_checkpoint(self.accelerator, self.output_dir, self.progress, self.optimizer, self.save_model, keep)
-
-    def _resume(self) -> None:
-        name = self.settings.resume_from_checkpoint
-        if name == "last":
-            checkpoints = checkpoints_in(self.output_dir)
-            if not checkpoints:
-                raise ValueError(f"resume_from_checkpoint is last, but {self.output_dir} holds no checkpoint.")
-            checkpoint = checkpoints[-1]
-        else:
-            checkpoint = Path(name)
-            if not checkpoint.is_dir():
-                raise ValueError(f"resume_from_checkpoint is {name!r}, which is not a folder.")
-        self.progress = load_checkpoint(self.accelerator, checkpoint, self.raw_model, self.optimizer)
 
     def _out_of_patience(self) -> bool:
         patience = self.settings.early_stopping_patience

@@ -1,0 +1,364 @@
+"""Pre-trains GPT-1 from scratch on contiguous text: vocabulary, blocks, training, evaluation, samples.
+
+python recipes/pretrain_gpt1.py recipes/presets/stories/gpt1_mini.yaml
+python recipes/pretrain_gpt1.py PRESET.yaml --train_file books/ --validation_file held_out.txt --output_dir runs/mine
+accelerate launch recipes/pretrain_gpt1.py PRESET.yaml
+"""
+
+import logging
+import math
+import time
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from accelerate.utils import set_seed
+from datasets import Dataset, IterableDataset, disable_progress_bars
+from huggingface_hub.errors import StrictDataclassError
+from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerFast
+from transformers.utils import logging as transformers_logging
+
+from engine.arguments import parse_settings, read_settings, run_script, settings_of_config
+from engine.batching import Batch, LengthBucketBatches, StreamBatches, batches_for_evaluation
+from engine.evaluation import evaluate_loss
+from engine.optimization import OptimizationSettings
+from engine.reporting import measure_matrix_peak, write_results, write_run_record
+from engine.sharing import prepare_output_dir
+from engine.training import TokenCounts, Trainer, TrainingSettings, checkpoint_to_resume, make_accelerator
+from gpt1_scratch.configuration_gpt1 import GPT1Config
+from gpt1_scratch.data import PackedTexts, load_texts, pack_blocks, stream_blocks, tokenize_texts
+from gpt1_scratch.modeling_gpt1 import GPT1ForCausalLM
+from gpt1_scratch.tokenization import published_tokenizer, train_tokenizer
+
+# Follow from the tokenizer, or are fixed by what the model is.
+CONFIG_FIELDS_NOT_SET_BY_HAND = "vocab_size pad_token_id bos_token_id eos_token_id use_cache".split()
+
+ModelSettings = settings_of_config(GPT1Config, CONFIG_FIELDS_NOT_SET_BY_HAND)
+
+
+@dataclass
+class TextSettings:
+    """The corpus and how it is cut into blocks."""
+
+    dataset_name: str | None = field(default=None, metadata={"help": "`stories` (embedded) or a Hub id."})
+    dataset_config_name: str | None = None
+    train_split: str = "train"
+    validation_split: str = "validation"
+    train_file: str | None = field(
+        default=None, metadata={"help": "Text, parquet, JSON lines or CSV: a file or a folder of files."}
+    )
+    validation_file: str | None = None
+    text_column: str = "text"
+    row_is_line: bool = field(default=False, metadata={"help": "Of text files: a row a line, not a row a file."})
+    streaming: bool = field(default=False, metadata={"help": "Never store the training text; needs max_steps."})
+    block_size: int | None = field(default=None, metadata={"help": "Tokens; default: the model's positions."})
+    separate_documents: bool = field(default=False, metadata={"help": "No attention from one row of text to another."})
+    per_device_train_batch_size: int = field(default=8, metadata={"help": "Blocks to a batch, on each process."})
+    per_device_eval_batch_size: int = 8
+    max_eval_blocks: int | None = field(default=None, metadata={"help": "Validate on the first so many blocks."})
+
+    def __post_init__(self):
+        if (self.dataset_name is None) == (self.train_file is None):
+            raise ValueError("Set one of dataset_name and train_file.")
+        if self.train_file is not None and self.validation_file is None:
+            raise ValueError("train_file is set, but validation_file is not. Name the text to validate on.")
+        for name in ("per_device_train_batch_size", "per_device_eval_batch_size"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1.")
+
+
+@dataclass
+class VocabularySettings:
+    """The vocabulary: learned from the training text unless an existing one is named."""
+
+    num_merges: int = field(default=40_000, metadata={"help": "Byte-pair merges to learn."})
+    tokenizer_samples: int = field(default=100_000, metadata={"help": "Rows of text to learn from; the first ones."})
+    tokenizer_name: str | None = field(default=None, metadata={"help": "An existing tokenizer: folder or Hub id."})
+    vocabulary_file: str | None = field(default=None, metadata={"help": "OpenAI's encoder_bpe_40000.json."})
+    merges_file: str | None = field(default=None, metadata={"help": "OpenAI's vocab_40000.bpe, with vocabulary_file."})
+
+    def __post_init__(self):
+        if (self.vocabulary_file is None) != (self.merges_file is None):
+            raise ValueError("vocabulary_file and merges_file go together: set both or none.")
+
+
+@dataclass
+class SampleSettings:
+    """Texts that the model continues at every evaluation, to read how it gets on."""
+
+    num_samples: int = field(default=3, metadata={"help": "Openings of validation texts to go on with."})
+    sample_prompt_tokens: int = 8
+    sample_new_tokens: int = 100
+    temperature: float = 0.8
+    top_k: int = 50
+
+
+def parse(arguments: list[str] | None = None) -> tuple[Any, ...]:
+    """Reads preset and command line."""
+    parts = (ModelSettings, VocabularySettings, TextSettings, SampleSettings, OptimizationSettings, TrainingSettings)
+    parsed = parse_settings(read_settings(arguments), *parts, description=__doc__.splitlines()[0])
+    make_config(parsed[0])
+    return parsed
+
+
+def main() -> None:
+    settings = parse()
+    model_settings, vocabulary, text, sampling, optimization, training = settings
+    accelerator = make_accelerator(training)
+    output_dir = prepare_output_dir(accelerator, training, settings)
+    started = time.perf_counter()
+    disable_progress_bars()
+    transformers_logging.disable_progress_bar()
+    if accelerator.is_main_process:
+        logging.getLogger("gpt1_scratch").setLevel(logging.INFO)
+    set_seed(training.seed)
+
+    # Data
+    with accelerator.main_process_first():
+        train_texts, validation_texts = load_corpus(text)
+        # Learning a vocabulary breaks ties differently each time: it is learned once, by one process, and loaded.
+        checkpoint = checkpoint_to_resume(training)
+        if checkpoint is None and accelerator.is_main_process:
+            make_tokenizer(train_texts, vocabulary).save_pretrained(output_dir)
+        tokenizer = AutoTokenizer.from_pretrained(checkpoint or output_dir, trust_remote_code=False)
+        config = make_config(model_settings, tokenizer)
+        block_size = text.block_size or config.max_position_embeddings
+        if block_size > config.max_position_embeddings:
+            raise ValueError(
+                f"block_size is {block_size}, but max_position_embeddings is {config.max_position_embeddings}."
+            )
+        pack = partial(pack_blocks, block_size=block_size, separate_documents=text.separate_documents)
+        packed = pack(tokenize_texts(validation_texts, tokenizer))
+        if text.streaming:
+            blocks = stream_blocks(
+                train_texts,
+                tokenizer,
+                block_size,
+                separate_documents=text.separate_documents,
+                rank=accelerator.process_index,
+                world_size=accelerator.num_processes,
+            )
+        else:
+            packed_train = pack(tokenize_texts(train_texts, tokenizer))
+            blocks = packed_train.blocks
+            report_corpus(accelerator, "train", packed_train)
+        report_corpus(accelerator, "validation", packed)
+
+    # Model
+    model = GPT1ForCausalLM(config)
+    accelerator.print(f"GPT-1 with {model.num_parameters():,} parameters, vocabulary {len(tokenizer):,}")
+    if accelerator.is_main_process:
+        write_run_record(output_dir, accelerator, settings, parameters=model.num_parameters())
+
+    # Training
+    def save_model(folder: Path) -> None:
+        model.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+
+    peak = measure_matrix_peak(accelerator) * accelerator.num_processes
+    flops_per_token = training_flops_per_token(model, block_size)
+    trainer = Trainer(
+        accelerator,
+        model,
+        training_batches(blocks, block_size, text, training, accelerator),
+        training,
+        optimization,
+        evaluate=partial(
+            evaluate,
+            accelerator=accelerator,
+            packed=packed,
+            text=text,
+            write_samples=partial(
+                write_samples, tokenizer=tokenizer, texts=validation_texts, sampling=sampling, output_dir=output_dir
+            ),
+        ),
+        save_model=save_model,
+        count_tokens=count_predicted_tokens,
+        rates=lambda tokens_per_second: {
+            "model_flops_utilization_percent": 100 * tokens_per_second * flops_per_token / peak
+        },
+    )
+    results = trainer.train()
+
+    # Evaluation
+    final = trainer.scores(model)
+    results |= {f"eval_{name}": value for name, value in final.items()}
+    results["wall_seconds"] = round(time.perf_counter() - started, 1)
+
+    # Sharing
+    if accelerator.is_main_process:
+        write_results(output_dir, results)
+    accelerator.print(HOW_TO_USE.format(folder=output_dir, seconds=results["wall_seconds"], **final))
+
+
+HOW_TO_USE = """
+Done after {seconds:.0f} s: {bits_per_byte:.3f} bits per byte on text never seen. The model is in {folder}. To use it:
+
+python recipes/generate_text.py --model_name_or_path {folder} --prompt "Once upon a time"
+"""
+
+
+def load_corpus(text: TextSettings) -> tuple[Dataset | IterableDataset, Dataset]:
+    """Rows of text to train and to validate on."""
+    row = "line" if text.row_is_line else "document"
+    load = partial(load_texts, name=text.dataset_config_name, text_column=text.text_column, row=row)
+    if text.dataset_name is not None:
+        train = load(text.dataset_name, text.train_split, streaming=text.streaming)
+        return train, load(text.dataset_name, text.validation_split)
+    return load(text.train_file, streaming=text.streaming), load(text.validation_file)
+
+
+def make_tokenizer(train: Dataset | IterableDataset, settings: VocabularySettings) -> PreTrainedTokenizerFast:
+    """The tokenizer named, or one learned from the training text."""
+    if settings.tokenizer_name is not None:
+        return AutoTokenizer.from_pretrained(settings.tokenizer_name, trust_remote_code=False)
+    if settings.vocabulary_file is not None and settings.merges_file is not None:
+        return published_tokenizer(settings.vocabulary_file, settings.merges_file)
+    rows = train.take(settings.tokenizer_samples)
+    return train_tokenizer((row["text"] for row in rows), merges=settings.num_merges)
+
+
+def make_config(model_settings: Any, tokenizer: PreTrainedTokenizerFast | None = None) -> GPT1Config:
+    """The model's configuration; without a tokenizer, one to see whether the settings make a model at all.
+
+    Raises:
+        ValueError: if they do not.
+    """
+    from_tokenizer = {}
+    if tokenizer is not None:
+        from_tokenizer = {
+            "vocab_size": len(tokenizer),
+            **{f"{kind}_token_id": getattr(tokenizer, f"{kind}_token_id") for kind in ("pad", "bos", "eos")},
+        }
+    try:
+        return GPT1Config(**vars(model_settings), **from_tokenizer)
+    except StrictDataclassError as error:
+        raise ValueError(f"gpt1: {error.__cause__ or error}") from error
+
+
+def report_corpus(accelerator: Accelerator, split: str, packed: PackedTexts) -> None:
+    """One line on what a corpus became."""
+    accelerator.print(
+        f"{split}: {packed.rows:,} rows, {packed.words:,} words, {packed.tokens:,} tokens in {len(packed.blocks):,} "
+        f"blocks; the last {packed.dropped_tokens:,} tokens fill no block"
+    )
+
+
+def collate_blocks(examples: list[dict[str, Any]]) -> Batch:
+    """(B, block_size) tensors; every token is a label, and the model shifts them."""
+    batch = {
+        name: torch.from_numpy(np.array([example[name] for example in examples], dtype=np.int64))
+        for name in examples[0]
+    }
+    return batch | {"labels": batch["input_ids"]}
+
+
+def count_predicted_tokens(batch: Batch) -> TokenCounts:
+    """Each block's first token has nothing before it and is not predicted; nothing is padding."""
+    rows, length = batch["input_ids"].shape
+    return TokenCounts(targets=rows * (length - 1), real=rows * length, places=rows * length)
+
+
+def training_batches(
+    blocks: Dataset | IterableDataset,
+    block_size: int,
+    text: TextSettings,
+    training: TrainingSettings,
+    accelerator: Accelerator,
+) -> LengthBucketBatches | StreamBatches:
+    """Blocks in the seed's order; being of one length, they all fall into one bucket."""
+    max_tokens_per_batch = text.per_device_train_batch_size * block_size
+    if text.streaming:
+        # The stream is this process's own share already.
+        return StreamBatches(
+            blocks,
+            lambda block: [block_size],
+            collate_blocks,
+            max_tokens_per_batch=max_tokens_per_batch,
+            seed=training.seed,
+            window=1000,
+        )
+    return LengthBucketBatches(
+        blocks,
+        np.full((len(blocks), 1), block_size),
+        collate_blocks,
+        max_tokens_per_batch=max_tokens_per_batch,
+        seed=training.seed,
+        process_index=accelerator.process_index,
+        num_processes=accelerator.num_processes,
+        num_workers=training.dataloader_num_workers,
+    )
+
+
+def training_flops_per_token(model: PreTrainedModel, block_size: int) -> float:
+    """Of forward and backward, as usually counted (Chowdhery et al. 2022, appendix B): 6 N + 12 L D T.
+
+    N leaves out the position table, which multiplies nothing; the token table counts as the softmax.
+    """
+    config = model.config
+    matrices = model.num_parameters() - config.max_position_embeddings * config.hidden_size
+    return 6 * matrices + 12 * config.num_hidden_layers * config.hidden_size * block_size
+
+
+def evaluate(
+    model: PreTrainedModel, *, accelerator: Accelerator, packed: PackedTexts, text: TextSettings, write_samples: Any
+) -> dict[str, float]:
+    """Loss and perplexity per token, and two measures in which vocabularies compare: per word and per byte."""
+    blocks = packed.blocks
+    if text.max_eval_blocks is not None:
+        blocks = blocks.select(range(min(text.max_eval_blocks, len(blocks))))
+    length = len(blocks[0]["input_ids"])
+    batches = batches_for_evaluation(
+        blocks,
+        np.full((len(blocks), 1), length),
+        collate_blocks,
+        max_tokens_per_batch=text.per_device_eval_batch_size * length,
+        process_index=accelerator.process_index,
+        num_processes=accelerator.num_processes,
+    )
+    scores = evaluate_loss(
+        accelerator, model, batches, count_tokens=count_predicted_tokens, loss_arguments={"logits_to_keep": 1}
+    )
+    nats = scores["loss"] * packed.tokens
+    scores["word_perplexity"] = math.exp(min(nats / packed.words, 700.0))
+    scores["bits_per_byte"] = nats / packed.bytes / math.log(2)
+    if accelerator.is_main_process:
+        with accelerator.autocast():
+            write_samples(model)
+    return scores
+
+
+def write_samples(
+    model: PreTrainedModel,
+    *,
+    tokenizer: PreTrainedTokenizerFast,
+    texts: Dataset,
+    sampling: SampleSettings,
+    output_dir: Path,
+) -> None:
+    """Appends continuations of validation texts to `samples.txt`."""
+    blocks = []
+    for row in texts.select(range(min(sampling.num_samples, len(texts)))):
+        prompt = tokenizer(row["text"][:2000], return_tensors="pt", verbose=False).input_ids[
+            :, : sampling.sample_prompt_tokens
+        ]
+        output = model.generate(
+            prompt.to(model.device),
+            attention_mask=torch.ones_like(prompt).to(model.device),
+            max_new_tokens=sampling.sample_new_tokens,
+            do_sample=True,
+            temperature=sampling.temperature,
+            top_k=sampling.top_k,
+        )
+        opening, going_on = tokenizer.decode(prompt[0]), tokenizer.decode(output[0, prompt.shape[1] :])
+        blocks.append(f"[{opening}] {going_on}")
+    with (output_dir / "samples.txt").open("a", encoding="utf-8") as file:
+        file.write("\n\n".join(blocks) + "\n\n----\n\n")
+
+
+if __name__ == "__main__":
+    run_script(main)
