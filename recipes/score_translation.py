@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from engine.arguments import parse_settings, read_settings, run_script
-from seq2seq_scratch.data import load_parallel_data
+from seq2seq_scratch.corpora import load_parallel_data
 from seq2seq_scratch.metrics import TranslationMetric
 from train_translation import SHOWN_SCORES
 from translate import TranslationSettings, make_translator

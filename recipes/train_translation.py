@@ -27,7 +27,8 @@ from engine.reporting import write_results, write_run_record
 from engine.sharing import prepare_output_dir
 from engine.training import Trainer, TrainingSettings, checkpoint_to_resume, make_accelerator
 from seq2seq_scratch import TRANSLATION_CONFIGS
-from seq2seq_scratch.data import collate, load_parallel_data, tokenize_parallel
+from seq2seq_scratch.corpora import load_parallel_data
+from seq2seq_scratch.data import collate, tokenize_parallel
 from seq2seq_scratch.metrics import TranslationMetric
 from seq2seq_scratch.tokenization import load_tokenizers, save_tokenizers, train_tokenizer
 from seq2seq_scratch.translation import translate
@@ -254,7 +255,10 @@ def make_tokenizers(
 ) -> tuple[PreTrainedTokenizerFast, PreTrainedTokenizerFast]:
     """Source and target tokenizers, the same object when the vocabulary is shared."""
     if settings.tokenizer_name:
-        return load_tokenizers(settings.tokenizer_name)
+        tokenizers = load_tokenizers(settings.tokenizer_name)
+        for tokenizer in tokenizers:
+            check_tokenizer(tokenizer, settings.tokenizer_name)
+        return tokenizers
     sample = list(train.take(settings.tokenizer_samples))
     sources, targets = ([pair[side] for pair in sample] for side in ("source", "target"))
     make = partial(train_tokenizer, kind=settings.tokenizer_type, lowercase=settings.lowercase)
@@ -265,6 +269,18 @@ def make_tokenizers(
         make(sources, vocab_size=settings.vocab_size),
         make(targets, vocab_size=settings.decoder_vocab_size or settings.vocab_size),
     )
+
+
+def check_tokenizer(tokenizer: PreTrainedTokenizerFast, name: str) -> None:
+    """Raises ValueError for a tokenizer that does not mark where a sentence ends, or has no padding or start."""
+    missing = [kind for kind in ("pad", "bos", "eos") if getattr(tokenizer, f"{kind}_token_id") is None]
+    if missing:
+        raise ValueError(f"tokenizer_name {name}: it has no {' and no '.join(f'{kind}_token' for kind in missing)}.")
+    if tokenizer("text").input_ids[-1:] != [tokenizer.eos_token_id]:
+        raise ValueError(
+            f"tokenizer_name {name}: it adds no {tokenizer.eos_token} behind a text, without which no translation "
+            "ends. Give it a template that does, or train one (leave tokenizer_name out)."
+        )
 
 
 def make_config(

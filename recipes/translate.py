@@ -16,7 +16,7 @@ from transformers.utils import logging as transformers_logging
 
 from engine.arguments import parse_settings, read_settings, run_script
 from engine.training import processor_has_bf16
-from seq2seq_scratch.data import read_text_lines
+from seq2seq_scratch.corpora import read_text_lines
 from seq2seq_scratch.translation import Hypothesis, load_translator, translate
 
 

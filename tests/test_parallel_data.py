@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 import torch
 
-from seq2seq_scratch.data import collate, load_parallel_data, read_text_lines, tokenize_parallel
+from seq2seq_scratch.corpora import load_parallel_data, read_text_lines
+from seq2seq_scratch.data import collate, tokenize_parallel
 from seq2seq_scratch.tokenization import load_tokenizers, save_tokenizers, train_tokenizer
 
 SHARED = Path(__file__).parents[2] / "shared"

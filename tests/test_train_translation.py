@@ -13,10 +13,12 @@ import pytest
 import torch
 import yaml
 from safetensors.torch import load_file
+from tokenizers.processors import TemplateProcessing
 
 import train_translation
 import translate
 from engine.arguments import run_script
+from seq2seq_scratch.tokenization import train_tokenizer
 
 ROOT = Path(__file__).parents[1]
 PRESET = ROOT / "recipes" / "presets" / "numbers" / "bahdanau.yaml"
@@ -144,6 +146,18 @@ def test_two_processes_train_as_one_that_accumulates(tmp_path, parallel_text):
 def test_a_stream_trains(train, tmp_path):
     train("--streaming", "true")
     assert json.loads((tmp_path / "all_results.json").read_text())["train_updates"] == 4
+
+
+def test_an_existing_tokenizer_is_taken_if_it_marks_the_end(train, tmp_path):
+    tokenizer = train_tokenizer(["word0 und word1"] * 9, kind="bpe", vocab_size=270)
+    tokenizer.save_pretrained(tmp_path / "with_end")
+    train("--tokenizer_name", str(tmp_path / "with_end"), "--output_dir", str(tmp_path / "run"))
+    taken = json.loads((tmp_path / "run" / "tokenizer.json").read_text())
+    assert taken["model"] == json.loads((tmp_path / "with_end" / "tokenizer.json").read_text())["model"]
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(single="$A", special_tokens=[])
+    tokenizer.save_pretrained(tmp_path / "without_end")
+    with pytest.raises(ValueError, match="adds no </s> behind a text"):
+        train("--tokenizer_name", str(tmp_path / "without_end"), "--output_dir", str(tmp_path / "other"))
 
 
 @pytest.mark.parametrize(
