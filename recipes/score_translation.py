@@ -54,18 +54,17 @@ def main() -> None:
         raise ValueError(f"split names {', '.join(missing)}; the data has {', '.join(splits)}.")
     output_dir.mkdir(parents=True, exist_ok=True)
     metric = TranslationMetric(target_language=settings.target_language)
+    translate_lines = make_translator(
+        TranslationSettings(**{name: getattr(settings, name) for name in DECODING_SETTINGS})
+    )
     for num_beams in settings.num_beams:
-        translate_lines = make_translator(
-            TranslationSettings(
-                num_beams=num_beams,
-                length_penalty=settings.length_penalty if num_beams > 1 else None,
-                **{name: getattr(settings, name) for name in DECODING_SETTINGS},
-            )
-        )
+        search = {"num_beams": num_beams}
+        if num_beams > 1 and settings.length_penalty is not None:
+            search["length_penalty"] = settings.length_penalty
         for name in settings.split:
             texts = splits[name]
             started = time.perf_counter()
-            hypotheses = [best.text for best, *_ in translate_lines(texts["source"])]
+            hypotheses = [best.text for best, *_ in translate_lines(texts["source"], **search)]
             seconds = time.perf_counter() - started
             scores = metric.compute(predictions=hypotheses, references=texts["target"], sources=texts["source"])
             scores |= {"num_beams": num_beams, "decoding_seconds": round(seconds, 2)}

@@ -244,9 +244,9 @@ SHOWN_SCORES = ("exact_match", "sacrebleu", "bleu_tokenized_lowercased", "chrf")
 HOW_TO_USE = """
 Done after {seconds:.0f} s. The model is in {folder}. To use it:
 
-import seq2seq_scratch; from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
-model, tokenizer = (auto.from_pretrained("{folder}") for auto in (AutoModelForSeq2SeqLM, AutoTokenizer))
-print(tokenizer.decode(model.generate(**tokenizer("{sentence}", return_tensors="pt"))[0], skip_special_tokens=True))
+from seq2seq_scratch.translation import load_translator, translate
+translator = load_translator("{folder}")
+print(translate(*translator, ["{sentence}"])[0][0].text)
 """
 
 

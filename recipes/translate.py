@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass, field
-from typing import TextIO
+from typing import Any, TextIO
 
 import torch
 from transformers.utils import logging as transformers_logging
@@ -50,7 +50,6 @@ class TranslationSettings:
 def main() -> None:
     (settings,) = parse_settings(read_settings(), TranslationSettings, description=__doc__.splitlines()[0])
     logging.getLogger("seq2seq_scratch").setLevel(logging.WARNING)
-    transformers_logging.disable_progress_bar()
     translate_lines = make_translator(settings)
     with (
         open(settings.output_file, "w", encoding="utf-8")
@@ -69,8 +68,12 @@ def main() -> None:
             write(translate_lines(lines), settings, output)
 
 
-def make_translator(settings: TranslationSettings) -> Callable[[list[str]], list[list[Hypothesis]]]:
-    """The loaded model as a function from sentences to hypotheses, best first."""
+def make_translator(settings: TranslationSettings) -> Callable[..., list[list[Hypothesis]]]:
+    """The loaded model as a function from sentences to hypotheses, best first.
+
+    Further arguments of the function are `generate()`'s and go before the settings.
+    """
+    transformers_logging.disable_progress_bar()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     model, source_tokenizer, target_tokenizer = load_translator(
         settings.model_name_or_path, revision=settings.revision, trust_remote_code=settings.trust_remote_code
@@ -79,7 +82,7 @@ def make_translator(settings: TranslationSettings) -> Callable[[list[str]], list
     bf16 = processor_has_bf16() if settings.bf16 is None else settings.bf16
     given = {name: getattr(settings, name) for name in ("num_beams", "length_penalty", "max_new_tokens")}
 
-    def translate_lines(lines: list[str]) -> list[list[Hypothesis]]:
+    def translate_lines(lines: list[str], **generate_arguments: Any) -> list[list[Hypothesis]]:
         with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
             return translate(
                 model,
@@ -90,7 +93,7 @@ def make_translator(settings: TranslationSettings) -> Callable[[list[str]], list
                 max_tokens_per_batch=settings.max_tokens_per_batch,
                 num_return_sequences=settings.num_return_sequences,
                 with_scores=settings.with_scores,
-                **{name: value for name, value in given.items() if value is not None},
+                **{name: value for name, value in given.items() if value is not None} | generate_arguments,
             )
 
     return translate_lines
