@@ -246,7 +246,7 @@ Done after {seconds:.0f} s. The model is in {folder}. To use it:
 
 from seq2seq_scratch.translation import load_translator, translate
 translator = load_translator("{folder}")
-print(translate(*translator, ["{sentence}"])[0][0].text)
+print(translate(*translator, [{sentence!r}])[0][0].text)
 """
 
 

@@ -118,6 +118,16 @@ def test_all_parameters_start_uniform():
             assert parameter.std().item() == pytest.approx(0.08 / 3**0.5, rel=0.15), name
 
 
+def test_forget_gate_bias_moves_the_forget_gates_alone():
+    model = build_model(hidden_size=32, initializer_range=0.08, forget_gate_bias=1.0)
+    for lstm in (model.encoder.lstm, model.decoder.lstm):
+        for layer in range(2):
+            gates = (getattr(lstm, f"bias_ih_l{layer}") + getattr(lstm, f"bias_hh_l{layer}")).view(4, 32)
+            # nn.LSTM's gates: input, forget, cell, output; each bias is a sum of two draws within the range.
+            assert ((gates[1] - 1).abs() <= 0.16).all()
+            assert (gates[[0, 2, 3]].abs() <= 0.16).all()
+
+
 def test_tied_target_embeddings_are_the_softmax_weights(tmp_path):
     model = build_model(embedding_size=8, tie_word_embeddings=True)
     model.save_pretrained(tmp_path)
