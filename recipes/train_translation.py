@@ -96,6 +96,10 @@ class DecodingSettings:
     length_penalty: float = field(
         default=1.0, metadata={"help": "Alpha of Wu et al. 2016: 0 ranks by probability; higher favours longer."}
     )
+    early_stopping: Literal["never", "false", "true"] = field(
+        default="never",
+        metadata={"help": "When a search ends. never: once nothing better can come; true: at num_beams hypotheses."},
+    )
     max_new_tokens: int = 256
     eval_num_beams: int = field(default=1, metadata={"help": "Beams for the scores during training."})
 
@@ -173,7 +177,8 @@ def main() -> None:
     model = AutoModelForSeq2SeqLM.from_config(config)
     model.generation_config.update(max_new_tokens=decoding.max_new_tokens, num_beams=decoding.num_beams)
     if decoding.num_beams > 1:
-        model.generation_config.length_penalty = decoding.length_penalty
+        early_stopping = {"never": "never", "false": False, "true": True}[decoding.early_stopping]
+        model.generation_config.update(length_penalty=decoding.length_penalty, early_stopping=early_stopping)
     say(f"{choice.model_type} with {model.num_parameters():,} parameters, vocabulary {len(target_tokenizer):,}")
     if accelerator.is_main_process:
         write_run_record(output_dir, accelerator, settings, parameters=model.num_parameters())

@@ -4,6 +4,10 @@ from typing import Any
 
 import torch
 from transformers import GenerationMixin
+from transformers.generation import GenerateBeamEncoderDecoderOutput
+
+# What stands behind a hypothesis while the search goes on: no token's id.
+UNWRITTEN = -1
 
 
 def length_normalization(length: int, length_penalty: float) -> float:
@@ -18,6 +22,42 @@ def length_normalization(length: int, length_penalty: float) -> float:
         What log P(Y|X) is divided by.
     """
     return ((5 + length) / 6) ** length_penalty
+
+
+def top_k_by_blocks(scores: torch.Tensor, k: int, block: int = 64) -> tuple[torch.Tensor, torch.Tensor]:
+    """`torch.topk(scores, k)` of long rows, of which it orders less.
+
+    The k best are in the k blocks with the best maxima, and maxima are found in one vectorised pass.
+
+    Args:
+        scores: (B, N).
+        k: how many.
+        block: numbers in a block.
+
+    Returns:
+        The (B, k) best scores of each row, the best first, and their places in the row.
+    """
+    if scores.shape[1] % block or scores.shape[1] < k * block:
+        return torch.topk(scores, k)
+    blocks = scores.unflatten(1, (-1, block))  # (B, N / block, block)
+    chosen = blocks.amax(dim=2).topk(k, sorted=False).indices  # (B, k)
+    candidates = blocks.gather(1, chosen[:, :, None].expand(-1, -1, block)).flatten(1)  # (B, k * block)
+    best, places = candidates.topk(k)
+    return best, chosen.gather(1, places // block) * block + places % block
+
+
+def take(hypotheses: torch.Tensor, indices: torch.Tensor) -> torch.Tensor:
+    """(B, n, ...) hypotheses and (B, k) which of them, to (B, k, ...)."""
+    return hypotheses[torch.arange(len(indices), device=indices.device)[:, None], indices]
+
+
+def keep_rows(rows: torch.Tensor, encoder_outputs: Any, attention_mask: torch.Tensor | None) -> dict[str, Any]:
+    """Some rows of what the encoder returned and of the source's mask, as model arguments."""
+    kept = {name: None if tensor is None else tensor[rows] for name, tensor in encoder_outputs.items()}
+    return {
+        "encoder_outputs": type(encoder_outputs)(**kept),
+        "attention_mask": None if attention_mask is None else attention_mask[rows],
+    }
 
 
 class BeamSearchGenerationMixin(GenerationMixin):
@@ -48,8 +88,169 @@ class BeamSearchGenerationMixin(GenerationMixin):
             )
         super()._validate_generation_mode(generation_mode, generation_config, *args)
 
-    # Both helpers are called with keywords only. Scores are normalised before they reach the library's code, which
-    # then gets a length_penalty of 0 and divides by 1.
+    def _sample(
+        self,
+        input_ids: torch.Tensor,
+        logits_processor: Any,
+        stopping_criteria: Any,
+        generation_config: Any,
+        synced_gpus: bool = False,
+        streamer: Any = None,
+        **model_kwargs: Any,
+    ) -> Any:
+        """Greedy search of a batch, from which each sentence goes when it ends, as in `_beam_search` below.
+
+        The library's own loop runs for sampling, for a streamer, and where more than the tokens is asked for.
+        """
+        config = generation_config
+        if config.do_sample or config.return_dict_in_generate or streamer is not None or synced_gpus:
+            return super()._sample(
+                input_ids, logits_processor, stopping_criteria, config, synced_gpus, streamer, **model_kwargs
+            )
+        sequences = input_ids.new_full((len(input_ids), config.max_length), config._pad_token_tensor)
+        open_sentences, running = torch.arange(len(input_ids), device=input_ids.device), input_ids
+        outputs = self._prefill(input_ids, config, model_kwargs)
+        while True:
+            model_kwargs = self._update_model_kwargs_for_generation(outputs, model_kwargs, is_encoder_decoder=True)
+            scores = logits_processor(running, outputs.logits[:, -1].float())
+            del outputs
+            running = torch.cat([running, scores.argmax(dim=1, keepdim=True)], dim=1)
+            ended = stopping_criteria(running, None)
+            if ended.any():
+                sequences[open_sentences[ended], : running.shape[1]] = running[ended]
+                still_open = (~ended).nonzero()[:, 0]
+                if not len(still_open):
+                    return sequences[:, : running.shape[1]]
+                open_sentences, running = open_sentences[still_open], running[still_open]
+                model_kwargs |= self._keep_sentences(still_open, 1, **model_kwargs)
+                if model_kwargs.get("past_key_values") is not None:
+                    self._reorder_cache(model_kwargs["past_key_values"], still_open)
+            outputs = self(**self._next_inputs(running, model_kwargs), return_dict=True)
+
+    def _beam_search(
+        self,
+        input_ids: torch.Tensor,
+        logits_processor: Any,
+        stopping_criteria: Any,
+        generation_config: Any,
+        synced_gpus: bool = False,
+        **model_kwargs: Any,
+    ) -> torch.Tensor | GenerateBeamEncoderDecoderOutput:
+        """The search of a batch, from which each sentence goes when it is done.
+
+        The library's own search keeps all sentences until the last is done, which after the first few steps is a
+        third of the work or more. It runs where every step's scores, states or attention weights are asked for, and
+        finds the same.
+
+        Args:
+            input_ids: (B * beams, T) the start of every hypothesis; the beams of a sentence are neighbours.
+            logits_processor, stopping_criteria, generation_config, synced_gpus, model_kwargs: from `generate()`.
+
+        Returns:
+            (B * num_return_sequences, T') token ids, the best of each sentence first, with their scores where
+            `return_dict_in_generate` is set.
+        """
+        config = generation_config
+        steps_wanted = (
+            config.output_scores or config.output_logits or config.output_attentions or config.output_hidden_states
+        )
+        if steps_wanted or config.do_sample or synced_gpus:
+            return super()._beam_search(
+                input_ids, logits_processor, stopping_criteria, config, synced_gpus, **model_kwargs
+            )
+        beams, alpha, device = config.num_beams, config.length_penalty, input_ids.device
+        start = length = input_ids.shape[1]
+        limit = config.max_length - start
+        # So many that `beams` of them go on even if every beam's best continuations are end tokens.
+        candidates = beams * (1 if config._eos_token_tensor is None else 1 + len(config._eos_token_tensor))
+
+        open_sentences = torch.arange(len(input_ids) // beams, device=device)
+        running = input_ids.new_full((len(open_sentences), beams, config.max_length), UNWRITTEN)
+        running[:, :, :start] = input_ids.unflatten(0, (-1, beams))
+        finished = running.clone()
+        # All beams start alike: at first only one of them counts.
+        running_scores = torch.full(running.shape[:2], -torch.inf, device=device)
+        running_scores[:, 0] = 0.0
+        finished_scores = torch.full_like(running_scores, -torch.inf)
+        sequences, scores = finished.clone(), finished_scores.clone()
+
+        outputs = self._prefill(input_ids, config, model_kwargs)
+        while True:
+            model_kwargs = self._update_model_kwargs_for_generation(outputs, model_kwargs, is_encoder_decoder=True)
+            log_probabilities = torch.log_softmax(outputs.logits[:, -1].float(), dim=-1)  # (b * beams, V)
+            del outputs
+            log_probabilities = logits_processor(running[:, :, :length].flatten(0, 1), log_probabilities)
+            vocabulary = log_probabilities.shape[1]
+            totals = log_probabilities.unflatten(0, (-1, beams)) + running_scores[:, :, None]
+            totals, places = top_k_by_blocks(totals.flatten(1), candidates)  # (b, candidates)
+            origins = places // vocabulary
+            extended = take(running, origins)
+            extended[:, :, length] = places % vocabulary
+            length += 1
+            ended = stopping_criteria(extended[:, :, :length].flatten(0, 1), None).unflatten(0, (-1, candidates))
+
+            new_scores = totals / length_normalization(length - start, alpha)
+            new_scores = new_scores.masked_fill(~ended, -torch.inf)
+            new_scores[:, beams:] = -torch.inf
+            finished_scores, order = torch.cat([finished_scores, new_scores], dim=1).topk(beams)
+            finished = take(torch.cat([finished, extended], dim=1), order)
+            running_scores, order = totals.masked_fill(ended, -torch.inf).topk(beams)
+            running = take(extended, order)
+            rows = origins.gather(1, order) + beams * torch.arange(len(order), device=device)[:, None]
+
+            if config.early_stopping is True:
+                done = finished_scores[:, -1] > -torch.inf
+            else:
+                # lp grows with the length where alpha is positive, and a log probability gains by a larger divisor.
+                longest = limit if config.early_stopping == "never" and alpha > 0 else length - start
+                done = running_scores[:, 0] / length_normalization(longest, alpha) <= finished_scores[:, -1]
+            done |= running_scores[:, 0] == -torch.inf
+            if done.any():
+                sequences[open_sentences[done]], scores[open_sentences[done]] = finished[done], finished_scores[done]
+                still_open = (~done).nonzero()[:, 0]
+                if not len(still_open):
+                    break
+                open_sentences, running, finished, running_scores, finished_scores, rows = (
+                    tensor[still_open]
+                    for tensor in (open_sentences, running, finished, running_scores, finished_scores, rows)
+                )
+                model_kwargs |= self._keep_sentences(still_open, beams, **model_kwargs)
+            if model_kwargs.get("past_key_values") is not None:
+                self._reorder_cache(model_kwargs["past_key_values"], rows.flatten())
+            outputs = self(**self._next_inputs(running[:, :, :length].flatten(0, 1), model_kwargs), return_dict=True)
+
+        sequences = sequences[:, : config.num_return_sequences].flatten(0, 1)
+        sequences = sequences[:, : int((sequences != UNWRITTEN).sum(dim=1).max())]
+        sequences = torch.where(sequences == UNWRITTEN, config._pad_token_tensor, sequences)
+        if not config.return_dict_in_generate:
+            return sequences
+        scores = scores[:, : config.num_return_sequences].flatten()
+        return GenerateBeamEncoderDecoderOutput(sequences=sequences, sequences_scores=scores)
+
+    def _next_inputs(self, hypotheses: torch.Tensor, model_kwargs: dict[str, Any]) -> dict[str, Any]:
+        """What the model reads to go on with (rows, T) hypotheses."""
+        new_tokens = 1 if model_kwargs.get("use_cache") else None
+        return self.prepare_inputs_for_generation(hypotheses, next_sequence_length=new_tokens, **model_kwargs)
+
+    def _reorder_cache(self, past_key_values: Any, rows: torch.Tensor) -> Any:
+        """Takes for every hypothesis the cache of the one that it continues; rows that are not named go."""
+        past_key_values.reorder_cache(rows)
+        return past_key_values
+
+    def _keep_sentences(
+        self,
+        sentences: torch.Tensor,
+        beams: int,
+        encoder_outputs: Any,
+        attention_mask: Any = None,
+        **model_kwargs: Any,
+    ) -> dict[str, Any]:
+        """What belongs to the sources, as model arguments, of some of the sentences; each has `beams` rows."""
+        rows = (sentences[:, None] * beams + torch.arange(beams, device=sentences.device)).flatten()
+        return keep_rows(rows, encoder_outputs, attention_mask)
+
+    # Both helpers of the library's search are called with keywords only. Scores are normalised before they reach its
+    # code, which then gets a length_penalty of 0 and divides by 1.
 
     def _update_finished_beams(self, *, topk_log_probs: torch.Tensor, length_penalty: float, **state: Any) -> Any:
         """Moves hypotheses that end with this token among the finished ones where their scores belong there."""

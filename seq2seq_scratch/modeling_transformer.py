@@ -27,7 +27,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.utils.generic import can_return_tuple, merge_with_config_defaults
 from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 
-from .beam_search import BeamSearchGenerationMixin
+from .beam_search import BeamSearchGenerationMixin, keep_rows
 from .configuration_transformer import TransformerConfig
 from .seq2seq_common import Dropout, shift_tokens_right, target_token_loss
 
@@ -639,6 +639,20 @@ class TransformerForConditionalGeneration(TransformerPreTrainedModel, BeamSearch
         """Called as beam search drops and doubles hypotheses, which only happens among those of one source."""
         past_key_values.self_attention_cache.reorder_cache(beam_idx)
         return past_key_values
+
+    def _keep_sentences(
+        self,
+        sentences: torch.Tensor,
+        beams: int,
+        encoder_outputs: TransformerEncoderOutput,
+        attention_mask: torch.Tensor | None = None,
+        past_key_values: EncoderDecoderCache | None = None,
+        **model_kwargs: Any,
+    ) -> dict[str, Any]:
+        """The source has one row for all its beams, in its keys and values too."""
+        if past_key_values is not None:
+            past_key_values.cross_attention_cache.reorder_cache(sentences)
+        return keep_rows(sentences, encoder_outputs, attention_mask)
 
     def _expand_inputs_for_generation(
         self,

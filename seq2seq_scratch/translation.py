@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from transformers import AutoModelForSeq2SeqLM, GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
+from .beam_search import BeamSearchGenerationMixin
 from .data import encode_sources, pad_right
 from .tokenization import load_tokenizers
 
@@ -150,7 +151,8 @@ def translate(
         max_source_length: in tokens, the end token included; longer sources are cut, and one warning counts them.
         max_tokens_per_batch: sentences times hypotheses of each (beams, or samples) times the longest source.
         num_return_sequences: translations of each sentence.
-        with_scores: whether hypotheses carry scores. They cost memory: hypotheses times vocabulary for every step.
+        with_scores: whether hypotheses carry scores. Without beams they cost memory: hypotheses times vocabulary for
+            every step.
         progress: called after each batch with the number of sentences it finished.
         generate_kwargs: for `generate()`: `num_beams`, `length_penalty`, `do_sample`, `temperature`,
             `max_new_tokens`, ... Without `max_new_tokens`, a batch may give 50 tokens more than its longest source
@@ -169,7 +171,9 @@ def translate(
     _check_search(generate_kwargs, num_beams, do_sample, num_return_sequences)
     arguments = {**generate_kwargs, "num_beams": num_beams, "num_return_sequences": num_return_sequences}
     if with_scores:
-        arguments |= {"return_dict_in_generate": True, "output_scores": True}
+        # Our beams carry their scores; others are summed up from every step's.
+        carried = num_beams > 1 and isinstance(model, BeamSearchGenerationMixin)
+        arguments |= {"return_dict_in_generate": True, "output_scores": not carried}
     max_new_tokens = arguments.pop("max_new_tokens", None)
 
     results = [[Hypothesis("", 0.0 if with_scores else None)] * num_return_sequences for _ in sentences]

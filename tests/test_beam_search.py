@@ -5,7 +5,7 @@ import itertools
 import pytest
 import torch
 
-from seq2seq_scratch.beam_search import length_normalization
+from seq2seq_scratch.beam_search import length_normalization, top_k_by_blocks
 from seq2seq_scratch.configuration_transformer import TransformerConfig
 from seq2seq_scratch.modeling_transformer import TransformerForConditionalGeneration
 
@@ -86,7 +86,7 @@ def written_out_search(model, source, alpha, limit, beams):
 
 
 def search(model, sources, alpha, limit, beams, **settings):
-    """`generate()`'s n-best lists as (score, tokens without start and padding)."""
+    """`generate()`'s n-best lists as (score, tokens up to the end or the limit)."""
     output = model.generate(
         sources,
         num_beams=beams,
@@ -94,12 +94,11 @@ def search(model, sources, alpha, limit, beams, **settings):
         max_new_tokens=limit,
         length_penalty=alpha,
         return_dict_in_generate=True,
-        output_scores=True,
         **{"early_stopping": "never"} | settings,
     )
     found = []
-    for score, row, beam_indices in zip(output.sequences_scores, output.sequences, output.beam_indices, strict=True):
-        found.append((score.item(), row[1 : 1 + int((beam_indices >= 0).sum())].tolist()))
+    for score, (_, *tokens) in zip(output.sequences_scores.tolist(), output.sequences.tolist(), strict=True):
+        found.append((score, tokens[: tokens.index(END) + 1] if END in tokens else tokens[:limit]))
     return [found[start : start + beams] for start in range(0, len(found), beams)]
 
 
@@ -120,16 +119,18 @@ def test_an_exhaustive_beam_finds_every_sequence_in_order(alpha):
         assert_same(found, everything[:beams])
 
 
+# Where scores of every step are asked for, the library's own loop runs.
+@pytest.mark.parametrize("output_scores", [False, True])
 @pytest.mark.parametrize("alpha", [0.0, 0.6, 1.0, 2.0, -1.0])
 @pytest.mark.parametrize("beams", [2, 4])
-def test_a_narrow_beam_is_the_canonical_search(alpha, beams):
+def test_a_narrow_beam_is_the_canonical_search(alpha, beams, output_scores):
     early = 0
     for seed in range(2):
         model, limit = tiny_model(vocabulary=7, seed=seed), 7
         for source in SOURCES:
             steps = []
             hook = model.model.decoder.register_forward_hook(lambda *_, seen=steps: seen.append(1))
-            (found,) = search(model, source[None], alpha, limit, beams)
+            (found,) = search(model, source[None], alpha, limit, beams, output_scores=output_scores)
             hook.remove()
             expected, expected_steps = written_out_search(model, source, alpha, limit, beams)
             assert_same(found, expected)
@@ -155,6 +156,35 @@ def test_stopping_by_the_present_length_may_miss_what_the_canonical_search_finds
             assert all(score <= highest + 1e-6 for (score, _), (highest, _) in zip(found, best, strict=True))
             missed += found != best
     assert missed > 0
+
+
+@pytest.mark.parametrize("early_stopping", [False, True, "never"])
+@pytest.mark.parametrize("beams", [1, 3])
+def test_sentences_that_are_done_leave_the_batch_and_nothing_else_changes(beams, early_stopping):
+    model = tiny_model(vocabulary=9, seed=4)
+    torch.manual_seed(3)
+    sources = torch.cat([torch.randint(4, 9, (12, 6)), torch.full((12, 1), END)], dim=1)
+    settings = {"num_beams": beams, "max_new_tokens": 12, "bad_words_ids": [[5, 6]]}
+    if beams > 1:
+        settings |= {"num_return_sequences": 2, "early_stopping": early_stopping, "length_penalty": 0.6}
+    rows = []
+    hook = model.model.decoder.register_forward_hook(lambda decoder, inputs, output: rows.append(len(inputs[0])))
+    ours = model.generate(sources, **settings)
+    hook.remove()
+    assert rows[0] == 12 * beams and sorted(rows, reverse=True) == rows and rows[-1] < rows[0]
+    library = model.generate(sources, **settings, output_scores=True, return_dict_in_generate=True).sequences
+    assert ours.tolist() == library.tolist()
+    assert ours.tolist() == model.generate(sources, **settings, use_cache=False).tolist()
+
+
+@pytest.mark.parametrize("width", [640, 641, 40])
+def test_the_best_of_blocks_are_the_best(width):
+    torch.manual_seed(0)
+    scores = torch.randn(5, width)
+    scores[1, 10:] = -torch.inf
+    best, places = top_k_by_blocks(scores, 6)
+    expected = scores.topk(6)
+    assert torch.equal(best, expected.values) and torch.equal(places, expected.indices)
 
 
 def test_the_penalty_is_one_for_the_end_alone_and_grows_with_length():

@@ -145,7 +145,8 @@ def test_beams_are_wrong_when_the_state_does_not_follow_them(model, monkeypatch)
     """That the tests above can tell: without reordering, searches differ from those that read everything again."""
     monkeypatch.setattr(RecurrentState, "reorder_cache", lambda self, beam_idx: None)
     sources = torch.randint(4, 13, (20, 5))
-    settings = {"num_beams": 3, "num_return_sequences": 3, "min_new_tokens": 6, "max_new_tokens": 8}
+    # No sentence may be done before all are, lest the states be too many.
+    settings = {"num_beams": 3, "num_return_sequences": 3, "min_new_tokens": 8, "max_new_tokens": 8}
     unordered = model.generate(sources, **settings)
     assert unordered.tolist() != model.generate(sources, use_cache=False, **settings).tolist()
 
