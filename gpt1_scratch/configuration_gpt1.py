@@ -5,6 +5,15 @@ from typing import Any
 from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
 
+# One checkpoint loads into every head: it carries the code of all of them.
+AUTO_MAP = {
+    "AutoConfig": "configuration_gpt1.GPT1Config",
+    "AutoModel": "modeling_gpt1.GPT1Model",
+    "AutoModelForCausalLM": "modeling_gpt1.GPT1ForCausalLM",
+    "AutoModelForMultipleChoice": "modeling_gpt1.GPT1ForMultipleChoice",
+    "AutoModelForSequenceClassification": "modeling_gpt1.GPT1ForSequenceClassification",
+}
+
 
 @strict
 class GPT1Config(PreTrainedConfig):
@@ -26,10 +35,17 @@ class GPT1Config(PreTrainedConfig):
         tie_word_embeddings: whether the softmax uses the token table, as the paper's equation 2 has it.
         pad_token_id, bos_token_id, eos_token_id: the published vocabulary has none of them; a tokenizer of
             `gpt1_scratch.tokenization` says which it adds.
+        classifier_dropout: on the state that a head for a task reads.
+        auxiliary_loss_weight: the paper's lambda, the share of the language model's loss in training a head for a
+            task; 0 leaves it out.
+        both_orders: whether `GPT1ForSequenceClassification` reads a pair of texts in both orders and adds the states,
+            as the paper does for similarity.
+        delimiter_token_id: what stands between the texts of a pair; needed by `both_orders`.
 
     Raises:
         StrictDataclassClassValidationError: `hidden_size` is no multiple of `num_attention_heads`, a size is not
-            positive, or a dropout lies outside 0 to 1.
+            positive, a dropout lies outside 0 to 1, `auxiliary_loss_weight` is negative, or `both_orders` has no
+            `delimiter_token_id`.
     """
 
     model_type = "gpt1"
@@ -57,11 +73,15 @@ class GPT1Config(PreTrainedConfig):
     pad_token_id: int | None = None
     bos_token_id: int | None = None
     eos_token_id: int | list[int] | None = None
+    classifier_dropout: float | int = 0.1
+    auxiliary_loss_weight: float | int = 0.5
+    both_orders: bool = False
+    delimiter_token_id: int | None = None
 
     def __post_init__(self, **kwargs: Any):
         if self.intermediate_size is None:
             self.intermediate_size = 4 * self.hidden_size
-        super().__post_init__(**kwargs)
+        super().__post_init__(**{"auto_map": dict(AUTO_MAP), **kwargs})
 
     def validate_sizes(self) -> None:
         for name in (
@@ -82,9 +102,20 @@ class GPT1Config(PreTrainedConfig):
             )
 
     def validate_dropout(self) -> None:
-        for name in ("embedding_dropout", "attention_dropout", "residual_dropout"):
+        for name in ("embedding_dropout", "attention_dropout", "residual_dropout", "classifier_dropout"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 0 and less than 1.")
+
+    def validate_auxiliary_loss_weight(self) -> None:
+        if not self.auxiliary_loss_weight >= 0:
+            raise ValueError(f"auxiliary_loss_weight is {self.auxiliary_loss_weight}; it must not be negative.")
+
+    def validate_both_orders(self) -> None:
+        if self.both_orders and self.delimiter_token_id is None:
+            raise ValueError(
+                "both_orders needs delimiter_token_id, the token between the texts of a pair: set it to the "
+                "tokenizer's sep_token_id."
+            )
 
 
 __all__ = ["GPT1Config"]

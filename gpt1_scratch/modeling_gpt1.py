@@ -1,206 +1,35 @@
 """GPT-1 (Radford et al. 2018, "Improving Language Understanding by Generative Pre-Training").
 
 Dimensions: B batch, T positions of the input, S positions attended to (the cached ones and the input's), D hidden
-size, H heads, W width of a head, V vocabulary.
+size, H heads, W width of a head, V vocabulary, L labels of a task, K choices.
 """
 
-import math
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
-from torch.autograd.function import once_differentiable
 from transformers import GenerationConfig, PreTrainedModel
 from transformers.cache_utils import Cache, DynamicCache
 from transformers.generation import GenerationMixin
 from transformers.masking_utils import create_causal_mask
 from transformers.modeling_flash_attention_utils import prepare_fa_kwargs_from_position_ids
 from transformers.modeling_layers import GradientCheckpointingLayer
-from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
+from transformers.modeling_outputs import (
+    BaseModelOutputWithPast,
+    CausalLMOutputWithPast,
+    MultipleChoiceModelOutput,
+    SequenceClassifierOutputWithPast,
+)
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS, slice_logits_to_keep
 from transformers.utils import can_return_tuple, logging
 from transformers.utils.generic import is_flash_attention_requested
 from transformers.utils.output_capturing import capture_outputs
 
 from .configuration_gpt1 import GPT1Config
+from .fast_paths import IGNORE_INDEX, blocked_attention_forward, dropout, linear_cross_entropy
 
 logger = logging.get_logger(__name__)
-
-IGNORE_INDEX = -100
-
-# A token's probability counts as at least this much in the loss, lest one that underflows make it infinite.
-SMALLEST_LIKELIHOOD = torch.finfo(torch.float32).tiny
-
-# Rows of logits alive at once in the loss: enough for matrix products at full speed, more of them on an accelerator.
-LOGIT_ROWS_PER_CHUNK = {"cpu": 1024}
-LOGIT_ROWS_PER_CHUNK_ON_ACCELERATORS = 8192
-
-# Queries that attend together on CPU, and how many attention weights are worked on at a time: 2 MB of bfloat16, so
-# that one pass over them leaves them in a core's cache for the next.
-QUERIES_PER_BLOCK = 128
-ATTENTION_WEIGHTS_AT_ONCE = 2**20
-
-SAME_SIZE_INTEGER = {2: torch.int16, 4: torch.int32, 8: torch.int64}
-
-
-def draw_kept(shape: torch.Size, probability: float, like: torch.Tensor) -> torch.Tensor:
-    """Which elements survive dropout, as integers 0 and 1 of the width of `like`'s numbers.
-
-    On CPU `bernoulli_` draws one number at a time and takes as long as the layer it follows. Here four 16-bit numbers
-    come out of each 64-bit word of the default generator, so `torch.manual_seed` decides them as it decides all else.
-    The probability is exact to 1/65536.
-    """
-    count = math.prod(shape)
-    words = torch.randint(-(2**63), 2**63 - 1, ((count + 3) // 4,))
-    kept = words.view(torch.int16)[:count].view(shape).ge_(round(probability * 2**16) - 2**15)
-    return kept.to(SAME_SIZE_INTEGER[like.element_size()])
-
-
-def keep(numbers: torch.Tensor, kept: torch.Tensor) -> torch.Tensor:
-    """`numbers` where `kept` is 1, zero where it is 0.
-
-    Multiplying the bit patterns does that in one vectorised pass; a Boolean mask costs ten times as much on CPU.
-    """
-    return (numbers.view(kept.dtype) * kept).view(numbers.dtype)
-
-
-class _Dropout(torch.autograd.Function):
-    """Inverted dropout with the generator of `draw_kept`."""
-
-    @staticmethod
-    def forward(ctx: Any, hidden_states, probability):
-        kept = draw_kept(hidden_states.shape, probability, hidden_states)
-        ctx.scale = 1 / (1 - probability)
-        ctx.save_for_backward(kept)
-        return keep(hidden_states.contiguous(), kept) * ctx.scale
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, gradient):
-        (kept,) = ctx.saved_tensors
-        return keep(gradient.contiguous(), kept) * ctx.scale, None
-
-
-def dropout(hidden_states: torch.Tensor, probability: float, training: bool) -> torch.Tensor:
-    """Inverted dropout of any shape: `nn.functional.dropout`, with quicker random numbers on CPU."""
-    if not training or probability == 0:
-        return hidden_states
-    if hidden_states.device.type == "cpu":
-        return _Dropout.apply(hidden_states, probability)
-    return nn.functional.dropout(hidden_states, probability)
-
-
-class _BlockedAttention(torch.autograd.Function):
-    """Causal attention with dropout on its weights, for training on CPU.
-
-    PyTorch's fused kernel spends most of its time coming back, and six times as much once weights are dropped. Plain
-    matrix products around a softmax are faster there, if they leave out the keys that a block of queries cannot see
-    and work on few enough weights for the cache.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, query, key, value, attention_mask, scaling, probability):
-        heads = query.shape[1]
-        lowest = torch.finfo(query.dtype).min
-        future = torch.full((QUERIES_PER_BLOCK, QUERIES_PER_BLOCK), lowest, dtype=query.dtype).triu(1)
-        output = torch.empty_like(query)
-        saved = []
-        for samples, queries, keys in attention_blocks(query.shape):
-            q, k, v = head_rows(query[samples, :, queries]), head_rows(key[samples, :, keys]), value[samples, :, keys]
-            scores = torch.bmm(q * scaling, k.transpose(1, 2))  # (samples x H, queries, keys)
-            if attention_mask is None:
-                scores[:, :, queries] += future[: q.shape[1], : q.shape[1]]
-            else:
-                bias = torch.where(attention_mask[samples, :, queries, keys], 0.0, lowest).to(scores.dtype)
-                scores = (scores.unflatten(0, (-1, heads)) + bias).flatten(0, 1)
-            weights = torch.softmax(scores, dim=-1)
-            saved.append(weights)
-            if probability:
-                kept = draw_kept(weights.shape, probability, weights)
-                saved.append(kept)
-                weights, v = keep(weights, kept), v / (1 - probability)
-            output[samples, :, queries] = torch.bmm(weights, head_rows(v)).unflatten(0, (-1, heads))
-        ctx.save_for_backward(query, key, value, *saved)
-        ctx.scaling, ctx.probability = scaling, probability
-        return output
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, gradient):
-        query, key, value, *saved = ctx.saved_tensors
-        heads = query.shape[1]
-        saved = iter(saved)
-        query_gradient, key_gradient, value_gradient = (torch.empty_like(states) for states in (query, key, value))
-        for samples, queries, keys in attention_blocks(query.shape):
-            q, g = head_rows(query[samples, :, queries]) * ctx.scaling, head_rows(gradient[samples, :, queries])
-            k, v = head_rows(key[samples, :, keys]), head_rows(value[samples, :, keys])
-            weights = next(saved)
-            kept_weights = weights
-            if ctx.probability:
-                kept = next(saved)
-                g = g / (1 - ctx.probability)
-                kept_weights = keep(weights, kept)
-                weights_gradient = keep(torch.bmm(g, v.transpose(1, 2)), kept)
-            else:
-                weights_gradient = torch.bmm(g, v.transpose(1, 2))
-            scores_gradient = torch._softmax_backward_data(weights_gradient, weights, -1, weights.dtype)
-            query_gradient[samples, :, queries] = torch.bmm(scores_gradient, k * ctx.scaling).unflatten(0, (-1, heads))
-            k_gradient = torch.bmm(scores_gradient.transpose(1, 2), q).unflatten(0, (-1, heads))
-            v_gradient = torch.bmm(kept_weights.transpose(1, 2), g).unflatten(0, (-1, heads))
-            if keys.stop == key.shape[2]:  # a sample's first block: see `attention_blocks`
-                key_gradient[samples], value_gradient[samples] = k_gradient, v_gradient
-            else:
-                key_gradient[samples, :, keys] += k_gradient
-                value_gradient[samples, :, keys] += v_gradient
-        return query_gradient, key_gradient, value_gradient, None, None, None
-
-
-def attention_blocks(shape: torch.Size) -> Iterator[tuple[slice, slice, slice]]:
-    """Cuts causal attention of queries of shape (B, H, T, W) into blocks: samples, queries, and the keys they see.
-
-    The last queries of a sample come first: they see all its keys, so that backward writes every gradient before it
-    adds to any.
-    """
-    batch, heads, length, _ = shape
-    samples = max(1, ATTENTION_WEIGHTS_AT_ONCE // (heads * min(length, QUERIES_PER_BLOCK) * length))
-    if torch.compiler.is_compiling():  # each block becomes operations of its own in the graph
-        samples = batch
-    for first in range(0, batch, samples):
-        for start in reversed(range(0, length, QUERIES_PER_BLOCK)):
-            stop = min(start + QUERIES_PER_BLOCK, length)
-            yield slice(first, first + samples), slice(start, stop), slice(0, stop)
-
-
-def head_rows(states: torch.Tensor) -> torch.Tensor:
-    """(samples, H, positions, W) to a contiguous (samples x H, positions, W), as batched matrix products want it."""
-    return states.flatten(0, 1).contiguous()
-
-
-def blocked_attention_forward(
-    module: nn.Module,
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    attention_mask: torch.Tensor | None,
-    scaling: float,
-    dropout: float = 0.0,
-    **kwargs: Any,
-) -> tuple[torch.Tensor, None]:
-    """Training on CPU in the form of the library's attention functions; see `_BlockedAttention`.
-
-    Args:
-        module: the calling layer.
-        query, key, value: (B, H, T, W), the same T: there is no cache in training.
-        attention_mask: (B, 1, T, T) Boolean, true where a query sees a key and false for all later keys. `None` stands
-            for the causal mask.
-        scaling: factor on the scores.
-        dropout: share of the attention weights set to zero.
-
-    Returns:
-        (B, T, H, W) mixed values, and `None` in place of the attention weights.
-    """
-    return _BlockedAttention.apply(query, key, value, attention_mask, scaling, dropout).transpose(1, 2), None
 
 
 def eager_attention_forward(
@@ -352,6 +181,13 @@ class GPT1PreTrainedModel(PreTrainedModel):
     _can_record_outputs = {"hidden_states": GPT1Block, "attentions": GPT1Attention}
 
 
+def only_one(input_ids: torch.Tensor | None, inputs_embeds: torch.Tensor | None) -> torch.Tensor:
+    """The one that is given."""
+    if (input_ids is None) == (inputs_embeds is None):
+        raise ValueError("Give exactly one of input_ids and inputs_embeds.")
+    return inputs_embeds if input_ids is None else input_ids
+
+
 class GPT1Model(GPT1PreTrainedModel):
     """Token and position embeddings and the blocks over them (equation 2 of the paper, without the softmax)."""
 
@@ -399,9 +235,7 @@ class GPT1Model(GPT1PreTrainedModel):
         Raises:
             ValueError: both or neither of `input_ids` and `inputs_embeds`, or a sequence beyond the last position.
         """
-        if (input_ids is None) == (inputs_embeds is None):
-            raise ValueError("Give exactly one of input_ids and inputs_embeds.")
-        if inputs_embeds is None:
+        if only_one(input_ids, inputs_embeds) is input_ids:
             inputs_embeds = self.tokens_embed(input_ids)
         # Before a cache is made: the library looks for packed documents only where there is none.
         causal_mask = create_causal_mask(
@@ -452,56 +286,20 @@ class GPT1Model(GPT1PreTrainedModel):
         return (torch.arange(length, device=inputs_embeds.device) + seen).unsqueeze(0)
 
 
-class _LinearCrossEntropy(torch.autograd.Function):
-    """Summed cross-entropy of `hidden_states @ weight.T` over the rows that have a target, some rows at a time.
+def next_tokens(labels: torch.LongTensor) -> torch.LongTensor:
+    """(B, T) labels to what each position predicts: the label after it, and `-100` at the end."""
+    return nn.functional.pad(labels[:, 1:], (0, 1), value=IGNORE_INDEX)
 
-    All logits, their fp32 copy and their gradient would be the largest tensors of a training step. Each row's
-    gradient, softmax - target, needs that row alone, so it is formed here while the row's logits exist and contracted
-    at once to D columns. Backward then only scales.
-    """
 
-    @staticmethod
-    def forward(ctx: Any, hidden_states, weight, targets, dtype):
-        counted = targets != IGNORE_INDEX
-        # A compiled graph needs shapes that do not depend on the labels: there, rows without a target are multiplied
-        # by zero instead of left out.
-        compiling = torch.compiler.is_compiling()
-        rows = torch.arange(targets.shape[0], device=targets.device) if compiling else counted.nonzero()[:, 0]
-        rows_per_chunk = LOGIT_ROWS_PER_CHUNK.get(hidden_states.device.type, LOGIT_ROWS_PER_CHUNK_ON_ACCELERATORS)
-        weight_cast = weight.to(dtype)
-        needs_gradient = any(ctx.needs_input_grad)
-        if needs_gradient:
-            hidden_gradient = torch.zeros_like(hidden_states)
-            # Summed over chunks in fp32: low precision would lose the later chunks' share.
-            weight_gradient = torch.zeros_like(weight, dtype=torch.float32)
-        loss = torch.zeros((), dtype=torch.float32, device=hidden_states.device)
-        for chunk in rows.split(rows_per_chunk):
-            states = hidden_states[chunk].to(dtype)
-            weighted = counted[chunk, None]
-            target = targets[chunk].clamp(min=0)
-            row = torch.arange(target.shape[0], device=target.device)
-            # One pass in the logits' own precision: rounding a probability moves its logarithm by less than the
-            # rounding of the logits did. float16 alone has too few exponents for it.
-            logits = states @ weight_cast.T
-            probabilities = torch.softmax(logits, dim=1, dtype=torch.promote_types(dtype, torch.bfloat16))
-            likelihood = probabilities[row, target].float()
-            loss = loss - (likelihood.clamp(min=SMALLEST_LIKELIHOOD).log() * counted[chunk]).sum()
-            if needs_gradient:
-                probabilities[row, target] -= 1
-                logits_gradient = probabilities.to(dtype)
-                hidden_gradient[chunk] = (logits_gradient @ weight_cast * weighted).to(hidden_gradient.dtype)
-                weight_gradient += logits_gradient.T @ (states * weighted)
-        if needs_gradient:
-            ctx.save_for_backward(hidden_gradient, weight_gradient)
-            ctx.weight_dtype = weight.dtype
-        return loss
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, loss_gradient):
-        hidden_gradient, weight_gradient = ctx.saved_tensors
-        # Not in place: a second backward through a retained graph would read what the first had scaled.
-        return hidden_gradient * loss_gradient, (weight_gradient * loss_gradient).to(ctx.weight_dtype), None, None
+def divide_by_items(
+    loss: torch.Tensor, counted: torch.BoolTensor, num_items_in_batch: torch.Tensor | int | None
+) -> torch.Tensor:
+    """A summed loss divided by the number of items in the whole update; left out, by that of the items counted."""
+    if num_items_in_batch is None:
+        num_items_in_batch = counted.sum().clamp(min=1)
+    elif isinstance(num_items_in_batch, torch.Tensor):
+        num_items_in_batch = num_items_in_batch.to(loss.device)
+    return loss / num_items_in_batch
 
 
 def next_token_loss(
@@ -524,16 +322,9 @@ def next_token_loss(
     Returns:
         The loss, a scalar in fp32.
     """
-    targets = nn.functional.pad(labels[:, 1:], (0, 1), value=IGNORE_INDEX).flatten()
-    if num_items_in_batch is None:
-        num_items_in_batch = (targets != IGNORE_INDEX).sum().clamp(min=1)
-    elif isinstance(num_items_in_batch, torch.Tensor):
-        num_items_in_batch = num_items_in_batch.to(hidden_states.device)
-    device_type = hidden_states.device.type
-    dtype = torch.get_autocast_dtype(device_type) if torch.is_autocast_enabled(device_type) else hidden_states.dtype
-    with torch.autocast(device_type, enabled=False):
-        loss = _LinearCrossEntropy.apply(hidden_states.flatten(0, 1), output_embeddings, targets, dtype)
-    return loss / num_items_in_batch
+    targets = next_tokens(labels)
+    loss = linear_cross_entropy(hidden_states.flatten(0, 1), output_embeddings, targets.flatten())
+    return divide_by_items(loss, targets != IGNORE_INDEX, num_items_in_batch)
 
 
 class GPT1ForCausalLM(GPT1PreTrainedModel, GenerationMixin):
@@ -613,4 +404,276 @@ class GPT1ForCausalLM(GPT1PreTrainedModel, GenerationMixin):
         return generation_config
 
 
-__all__ = ["GPT1ForCausalLM", "GPT1Model", "GPT1PreTrainedModel"]
+def reading_order(attended: torch.BoolTensor, delimiters: torch.BoolTensor | None = None) -> torch.LongTensor:
+    """In what order a row's tokens are read, as indices to gather them with; padding comes last.
+
+    Args:
+        attended: (B, T), false for padding, on either side.
+        delimiters: (B, T), true for delimiters, to read pairs in both orders.
+
+    Returns:
+        (B, 1, T), the row's own order; or (B, 2, T) with a second one, which makes
+        `[start] b [delimiter] a [extract]` of `[start] a [delimiter] b [extract]`. The first delimiter counts; a row
+        that has none is read twice as it is.
+    """
+    own_order = (~attended).int().argsort(dim=1, stable=True)
+    if delimiters is None:
+        return own_order[:, None]
+    place = attended.cumsum(dim=1)  # 1 at the first token
+    delimiters = delimiters & attended
+    delimiters_so_far = delimiters.cumsum(dim=1)
+    rank = torch.where(delimiters_so_far == 0, 3, 1)  # text a, and text b before it
+    rank[delimiters & (delimiters_so_far == 1)] = 2
+    rank[place == 1] = 0
+    rank[place == place[:, -1:]] = 4
+    rank[~attended] = 5
+    return torch.stack((own_order, rank.argsort(dim=1, stable=True)), dim=1)
+
+
+class Reading(NamedTuple):
+    """What a head has to work with: N sequences, padded at the end."""
+
+    outputs: BaseModelOutputWithPast  # the backbone's, (N, T, D)
+    extracted: torch.Tensor  # (N, D), the state at each sequence's last token
+    tokens: torch.LongTensor | None  # (N, T), -100 for padding; None where embeddings were given in their place
+
+
+class GPT1TaskModel(GPT1PreTrainedModel):
+    """What the heads for tasks share: reading whole sequences, a linear layer, and the joint loss.
+
+    The state is read at a sequence's last token, wherever padding stands: `<extract>`, which the template of
+    `add_task_template` in `tokenization.py` puts there. The linear layer has a bias, as in the published code;
+    equation 3 of the paper has none.
+    """
+
+    def __init__(self, config: GPT1Config, num_scores: int):
+        super().__init__(config)
+        # What is given to `from_pretrained` reaches the config after it has checked itself.
+        config.validate_both_orders()
+        self.model = GPT1Model(config)
+        self.score = nn.Linear(config.hidden_size, num_scores)
+        self.post_init()
+
+    def _read(
+        self,
+        input_ids: torch.LongTensor | None,
+        attention_mask: torch.Tensor | None,
+        position_ids: torch.LongTensor | None,
+        inputs_embeds: torch.Tensor | None,
+        both_orders: bool = False,
+        **kwargs: Any,
+    ) -> Reading:
+        """Runs the backbone over B sequences, or over 2 B if `both_orders`, a sequence's two orders side by side."""
+        given = only_one(input_ids, inputs_embeds)
+        if attention_mask is not None:
+            attended = attention_mask.bool()
+        elif input_ids is None or self.config.pad_token_id is None:
+            attended = torch.ones(given.shape[:2], dtype=torch.bool, device=given.device)
+        else:
+            attended = input_ids != self.config.pad_token_id
+        delimiters = None
+        if both_orders:
+            if input_ids is None:
+                raise ValueError("both_orders looks for the delimiter among the tokens: give input_ids.")
+            delimiters = input_ids == self.config.delimiter_token_id
+        order = reading_order(attended, delimiters)  # (B, 1 or 2, T)
+        batch, orders, length = order.shape
+        row = torch.arange(batch, device=order.device)[:, None, None]
+        sequences = given[row, order].flatten(0, 1)
+        if position_ids is not None:  # belong to places, so they are the same in both orders
+            position_ids = position_ids.expand(batch, -1)[row, order[:, :1]].expand(-1, orders, -1).flatten(0, 1)
+        # With padding behind the tokens the causal mask alone keeps it out of sight.
+        outputs = self.model(
+            **{"inputs_embeds" if input_ids is None else "input_ids": sequences},
+            position_ids=position_ids,
+            use_cache=False,
+            **kwargs,
+        )
+        lengths = attended.sum(dim=1).clamp(min=1).repeat_interleave(orders)
+        extracted = outputs.last_hidden_state[torch.arange(len(lengths), device=lengths.device), lengths - 1]
+        extracted = extracted.to(self.score.weight.dtype)
+        padding = torch.arange(length, device=lengths.device) >= lengths[:, None]
+        return Reading(outputs, extracted, None if input_ids is None else sequences.masked_fill(padding, IGNORE_INDEX))
+
+    def _score(self, states: torch.Tensor) -> torch.Tensor:
+        # Not under autocast: scores with the three digits of bfloat16 would tie.
+        with torch.autocast(states.device.type, enabled=False):
+            return self.score(states)
+
+    def _joint_loss(
+        self,
+        task_losses: torch.Tensor,
+        counted: torch.BoolTensor,
+        reading: Reading,
+        num_items_in_batch: torch.Tensor | int | None,
+    ) -> torch.Tensor:
+        """Task loss and, in training, `auxiliary_loss_weight` times the language model's (equation 5 of the paper).
+
+        The language model's loss of an example is the mean over the tokens of a sequence, special ones included, and
+        then over the example's sequences, as in the published code.
+
+        Args:
+            task_losses: (B,), 0 for examples that do not count.
+            counted: (B,) which examples count.
+            reading: of the examples' sequences, the same number for each.
+            num_items_in_batch: the number of examples that count in the whole update; left out, in this batch.
+        """
+        loss = task_losses.sum()
+        weight = self.config.auxiliary_loss_weight
+        if self.training and weight:
+            if reading.tokens is None or not self.config.tie_word_embeddings:
+                raise ValueError(
+                    f"auxiliary_loss_weight is {weight}: the language model's loss predicts the tokens of input_ids "
+                    "with a softmax that is tied to their table. Give input_ids, and to a model with "
+                    "tie_word_embeddings; or set auxiliary_loss_weight to 0."
+                )
+            targets = next_tokens(reading.tokens)  # (N, T)
+            sequences_per_example = len(targets) // len(counted)
+            tokens_per_sequence = (targets != IGNORE_INDEX).sum(dim=1).clamp(min=1)
+            weights = counted.repeat_interleave(sequences_per_example) * weight / sequences_per_example
+            loss = loss + linear_cross_entropy(
+                reading.outputs.last_hidden_state.flatten(0, 1),
+                self.model.tokens_embed.weight,
+                targets.flatten(),
+                (weights / tokens_per_sequence)[:, None].expand_as(targets).flatten(),
+            )
+        return divide_by_items(loss, counted, num_items_in_batch)
+
+
+class GPT1ForSequenceClassification(GPT1TaskModel):
+    """GPT-1 with a linear layer over a text or a pair of texts: classes, several labels at once, or numbers.
+
+    With the config's `both_orders`, for pairs without an order of their own, it reads a pair in both and adds the two
+    states before the linear layer (section 3.3 of the paper).
+    """
+
+    def __init__(self, config: GPT1Config):
+        super().__init__(config, num_scores=config.num_labels)
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: torch.LongTensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        position_ids: torch.LongTensor | None = None,
+        inputs_embeds: torch.Tensor | None = None,
+        labels: torch.Tensor | None = None,
+        num_items_in_batch: torch.Tensor | int | None = None,
+        **kwargs: Any,
+    ) -> SequenceClassifierOutputWithPast:
+        """Scores a batch of sequences.
+
+        Args:
+            input_ids: (B, T) tokens, the last of each `<extract>`.
+            attention_mask: (B, T) with 0 for padding, on either side; by default the tokens that are not
+                `pad_token_id`.
+            position_ids: (B, T), by default counted from the first token, whichever side the padding is on.
+            inputs_embeds: (B, T, D) in place of `input_ids`; not with both orders or the auxiliary loss.
+            labels: (B,) classes, `-100` for examples that do not count; (B, L) floats of 0 and 1 where several labels
+                may hold; (B,) or (B, L) numbers for regression. Which of them, `config.problem_type` says; `None` is
+                replaced by what the first labels show.
+            num_items_in_batch: the number of examples in the whole update. The summed loss is divided by it, so that
+                gradients over accumulated batches and several processes add up to one large batch's. Left out, the
+                loss is the mean over the batch's examples that count.
+
+        Returns:
+            The loss if there are labels: cross-entropy, the labels' mean binary cross-entropy, or the mean squared
+            error; in training mode with the auxiliary loss. The scores (B, L) as logits. Hidden states and attention
+            weights, if asked for, are of the sequences as they are read: padding last, both orders side by side.
+        """
+        both_orders = self.config.both_orders
+        reading = self._read(input_ids, attention_mask, position_ids, inputs_embeds, both_orders, **kwargs)
+        states = reading.extracted.unflatten(0, (-1, 2 if both_orders else 1)).sum(dim=1)  # (B, D)
+        logits = self._score(dropout(states, self.config.classifier_dropout, self.training))  # (B, L)
+        loss = None
+        if labels is not None:
+            task_losses, counted = self._task_losses(logits.float(), labels)
+            loss = self._joint_loss(task_losses, counted, reading, num_items_in_batch)
+        return SequenceClassifierOutputWithPast(
+            loss=loss,
+            logits=logits,
+            hidden_states=reading.outputs.hidden_states,
+            attentions=reading.outputs.attentions,
+        )
+
+    def _task_losses(self, logits: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.BoolTensor]:
+        """(B,) losses, and which of them count."""
+        config = self.config
+        if config.problem_type is None:
+            # Kept, as the library's models do, for a pipeline to know what the scores are.
+            if config.num_labels == 1:
+                config.problem_type = "regression"
+            elif labels.is_floating_point():
+                config.problem_type = "multi_label_classification"
+            else:
+                config.problem_type = "single_label_classification"
+        if config.problem_type == "single_label_classification":
+            labels = labels.view(-1).long()
+            losses = nn.functional.cross_entropy(logits, labels, ignore_index=IGNORE_INDEX, reduction="none")
+            return losses, labels != IGNORE_INDEX
+        labels = labels.view(logits.shape).float()
+        if config.problem_type == "regression":
+            losses = nn.functional.mse_loss(logits, labels, reduction="none")
+        else:
+            losses = nn.functional.binary_cross_entropy_with_logits(logits, labels, reduction="none")
+        return losses.mean(dim=1), torch.ones(len(labels), dtype=torch.bool, device=labels.device)
+
+
+class GPT1ForMultipleChoice(GPT1TaskModel):
+    """GPT-1 that scores each of K sequences with one linear layer; the softmax runs over them."""
+
+    def __init__(self, config: GPT1Config):
+        super().__init__(config, num_scores=1)
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: torch.LongTensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        position_ids: torch.LongTensor | None = None,
+        inputs_embeds: torch.Tensor | None = None,
+        labels: torch.LongTensor | None = None,
+        num_items_in_batch: torch.Tensor | int | None = None,
+        **kwargs: Any,
+    ) -> MultipleChoiceModelOutput:
+        """Scores a batch of questions, each with K answers.
+
+        Args:
+            input_ids: (B, K, T) tokens, the last of each sequence `<extract>`.
+            attention_mask, position_ids: (B, K, T), as in `GPT1ForSequenceClassification.forward`.
+            inputs_embeds: (B, K, T, D) in place of `input_ids`; not with the auxiliary loss.
+            labels: (B,) the right answer's number, `-100` for examples that do not count.
+            num_items_in_batch: as in `GPT1ForSequenceClassification.forward`.
+
+        Returns:
+            The loss if there are labels, in training mode with the auxiliary loss; the scores (B, K) as logits; hidden
+            states and attention weights if asked for, of B x K sequences with padding last.
+        """
+        choices = only_one(input_ids, inputs_embeds).shape[1]
+        given = (input_ids, attention_mask, position_ids, inputs_embeds)
+        reading = self._read(*(None if tensor is None else tensor.flatten(0, 1) for tensor in given), **kwargs)
+        states = reading.extracted.unflatten(0, (-1, choices))  # (B, K, D)
+        # One mask for all choices, as in the published code: they are compared by the same features.
+        kept = dropout(torch.ones_like(states[:, :1]), self.config.classifier_dropout, self.training)
+        logits = self._score(states * kept).squeeze(-1)  # (B, K)
+        loss = None
+        if labels is not None:
+            task_losses = nn.functional.cross_entropy(
+                logits.float(), labels, ignore_index=IGNORE_INDEX, reduction="none"
+            )
+            loss = self._joint_loss(task_losses, labels != IGNORE_INDEX, reading, num_items_in_batch)
+        return MultipleChoiceModelOutput(
+            loss=loss,
+            logits=logits,
+            hidden_states=reading.outputs.hidden_states,
+            attentions=reading.outputs.attentions,
+        )
+
+
+__all__ = [
+    "GPT1ForCausalLM",
+    "GPT1ForMultipleChoice",
+    "GPT1ForSequenceClassification",
+    "GPT1Model",
+    "GPT1PreTrainedModel",
+]

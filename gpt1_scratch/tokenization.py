@@ -25,12 +25,13 @@ the same, and 99.98 % of those of GLUE's sentences and Multi30k's captions.
     ['do</w>', "n't</w>", 'stop</w>', '-</w>', 'mr.</w>', 'smith</w>', 'ca</w>', "n't</w>", '.</w>']
 """
 
+import copy
 import json
 import os
 import re
 from collections.abc import Iterable
 
-from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
 
 UNKNOWN = "<unk>"
@@ -252,3 +253,32 @@ def train_tokenizer(
     kept = [(first, second) for first, second in learned["merges"][:merges]]
     tokens = dict.fromkeys([UNKNOWN, *sorted(characters - {UNKNOWN}), *("".join(pair) for pair in kept)])
     return _finish({token: number for number, token in enumerate(tokens)}, kept, model_max_length)
+
+
+def add_task_template(tokenizer: PreTrainedTokenizerFast) -> PreTrainedTokenizerFast:
+    """A copy of the tokenizer that frames texts as the paper's figure 1 has them.
+
+    A text becomes `<start> text <extract>`, a pair `<start> text <delimiter> other text <extract>`. That serves
+    classification, entailment, similarity (the model makes the other order itself) and multiple choice, where each
+    answer makes a pair with what it answers. The template is saved with the tokenizer, so `AutoTokenizer` and a
+    pipeline apply it. `truncation=True` keeps the special tokens and takes from the longer text first.
+
+    Raises:
+        ValueError: the tokenizer lacks one of the special tokens; the message says which and how to add them.
+    """
+    roles = {"bos_token": START, "sep_token": DELIMITER, "cls_token": EXTRACT, "pad_token": PADDING}
+    missing = {role: token for role, token in roles.items() if getattr(tokenizer, role) is None}
+    if missing:
+        raise ValueError(
+            f"The tokenizer has no {', '.join(missing)}, which texts for a task are framed and padded with. Add what "
+            f"is missing with tokenizer.add_special_tokens({missing}), and its embeddings with "
+            "model.resize_token_embeddings(len(tokenizer))."
+        )
+    framed = copy.deepcopy(tokenizer)
+    start, delimiter, extract = framed.bos_token, framed.sep_token, framed.cls_token
+    framed.backend_tokenizer.post_processor = processors.TemplateProcessing(
+        single=f"{start} $A {extract}",
+        pair=f"{start} $A {delimiter} $B {extract}",
+        special_tokens=[(token, framed.convert_tokens_to_ids(token)) for token in (start, delimiter, extract)],
+    )
+    return framed

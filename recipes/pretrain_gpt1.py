@@ -34,8 +34,9 @@ from gpt1_scratch.data import PackedTexts, load_texts, pack_blocks, stream_block
 from gpt1_scratch.modeling_gpt1 import GPT1ForCausalLM
 from gpt1_scratch.tokenization import published_tokenizer, train_tokenizer
 
-# Follow from the tokenizer, or are fixed by what the model is.
-CONFIG_FIELDS_NOT_SET_BY_HAND = "vocab_size pad_token_id bos_token_id eos_token_id use_cache".split()
+# Follow from the tokenizer, are fixed by what the model is, or concern the heads for tasks alone.
+CONFIG_FIELDS_NOT_SET_BY_HAND = """vocab_size pad_token_id bos_token_id eos_token_id use_cache classifier_dropout
+    auxiliary_loss_weight both_orders delimiter_token_id""".split()
 
 ModelSettings = settings_of_config(GPT1Config, CONFIG_FIELDS_NOT_SET_BY_HAND)
 

@@ -10,7 +10,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import AutoConfig, AutoModelForCausalLM, DynamicCache, StaticCache
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from gpt1_scratch import GPT1Config, GPT1ForCausalLM, GPT1Model, modeling_gpt1
+from gpt1_scratch import GPT1Config, GPT1ForCausalLM, GPT1Model, fast_paths, modeling_gpt1
 
 PADDING = 0
 
@@ -40,9 +40,9 @@ def gradients(model: nn.Module, loss: torch.Tensor) -> dict[str, torch.Tensor]:
 @pytest.fixture
 def small_blocks(monkeypatch):
     """Attention in blocks of 8 queries, one sample at a time, and logits in chunks of 7 rows."""
-    monkeypatch.setattr(modeling_gpt1, "QUERIES_PER_BLOCK", 8)
-    monkeypatch.setattr(modeling_gpt1, "ATTENTION_WEIGHTS_AT_ONCE", 1)
-    monkeypatch.setattr(modeling_gpt1, "LOGIT_ROWS_PER_CHUNK", {"cpu": 7})
+    monkeypatch.setattr(fast_paths, "QUERIES_PER_BLOCK", 8)
+    monkeypatch.setattr(fast_paths, "ATTENTION_WEIGHTS_AT_ONCE", 1)
+    monkeypatch.setattr(fast_paths, "LOGIT_ROWS_PER_CHUNK", {"cpu": 7})
 
 
 def test_default_config_counts_the_published_parameters():
@@ -120,9 +120,9 @@ def test_attention_dropout_equals_plain_attention_with_the_same_mask(dtype, monk
     torch.manual_seed(0)
     query, key, value = (torch.randn(2, 3, 10, 4, dtype=dtype, requires_grad=True) for _ in range(3))
     kept = torch.rand(6, 10, 10) > 0.3
-    integers = kept.to(modeling_gpt1.SAME_SIZE_INTEGER[query.element_size()])
-    monkeypatch.setattr(modeling_gpt1, "draw_kept", lambda *_: integers)
-    output, _ = modeling_gpt1.blocked_attention_forward(None, query, key, value, None, scaling=0.5, dropout=0.3)
+    integers = kept.to(fast_paths.SAME_SIZE_INTEGER[query.element_size()])
+    monkeypatch.setattr(fast_paths, "draw_kept", lambda *_: integers)
+    output, _ = fast_paths.blocked_attention_forward(None, query, key, value, None, scaling=0.5, dropout=0.3)
     incoming = torch.randn_like(output)
     found = [output, *torch.autograd.grad(output, (query, key, value), incoming)]
 
@@ -140,7 +140,7 @@ def test_dropout_keeps_the_right_share_and_scales_it(probability, dtype):
     torch.manual_seed(0)
     count = 400_001  # not a multiple of the four numbers in a word
     ones = torch.ones(count, dtype=dtype, requires_grad=True)
-    dropped = modeling_gpt1.dropout(ones, probability, training=True)
+    dropped = fast_paths.dropout(ones, probability, training=True)
     survivors = dropped.detach() != 0
     deviation = (probability * (1 - probability) / count) ** 0.5
     assert abs(survivors.double().mean().item() - (1 - probability)) < 5 * deviation
@@ -157,19 +157,19 @@ def test_dropout_keeps_the_right_share_and_scales_it(probability, dtype):
 def test_dropout_follows_the_generator_state():
     numbers = torch.ones(1000, requires_grad=True)
     torch.manual_seed(3)
-    first = modeling_gpt1.dropout(numbers, 0.2, training=True)
+    first = fast_paths.dropout(numbers, 0.2, training=True)
     state = torch.get_rng_state()
-    second = modeling_gpt1.dropout(numbers, 0.2, training=True)
+    second = fast_paths.dropout(numbers, 0.2, training=True)
     assert not torch.equal(first, second)
     torch.set_rng_state(state)
-    assert torch.equal(modeling_gpt1.dropout(numbers, 0.2, training=True), second)
+    assert torch.equal(fast_paths.dropout(numbers, 0.2, training=True), second)
     torch.manual_seed(3)
-    assert torch.equal(modeling_gpt1.dropout(numbers, 0.2, training=True), first)
+    assert torch.equal(fast_paths.dropout(numbers, 0.2, training=True), first)
 
 
 def test_dropout_does_nothing_outside_training():
     numbers = torch.randn(100)
-    assert modeling_gpt1.dropout(numbers, 0.5, training=False) is numbers
+    assert fast_paths.dropout(numbers, 0.5, training=False) is numbers
     model, input_ids = tiny_model(dropout=0.5), tokens(2, 8)
     torch.testing.assert_close(model(input_ids).logits, tiny_model()(input_ids).logits)
     assert not torch.equal(model.train()(input_ids).logits, model(input_ids).logits)
