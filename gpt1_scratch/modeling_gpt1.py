@@ -27,7 +27,7 @@ from transformers.utils.generic import is_flash_attention_requested
 from transformers.utils.output_capturing import capture_outputs
 
 from .configuration_gpt1 import GPT1Config
-from .fast_paths import IGNORE_INDEX, blocked_attention_forward, dropout, linear_cross_entropy
+from .fast_paths import IGNORE_INDEX, Linear, blocked_attention_forward, dropout, linear_cross_entropy
 
 logger = logging.get_logger(__name__)
 
@@ -73,8 +73,8 @@ class GPT1Attention(nn.Module):
         self.head_width = config.hidden_size // config.num_attention_heads
         self.scaling = self.head_width**-0.5
         self.is_causal = True
-        self.query_key_value = nn.Linear(config.hidden_size, 3 * config.hidden_size)
-        self.output_projection = nn.Linear(config.hidden_size, config.hidden_size)
+        self.query_key_value = Linear(config.hidden_size, 3 * config.hidden_size)
+        self.output_projection = Linear(config.hidden_size, config.hidden_size)
 
     def forward(
         self,
@@ -125,8 +125,8 @@ class GPT1MLP(nn.Module):
 
     def __init__(self, config: GPT1Config):
         super().__init__()
-        self.expand = nn.Linear(config.hidden_size, config.intermediate_size)
-        self.contract = nn.Linear(config.intermediate_size, config.hidden_size)
+        self.expand = Linear(config.hidden_size, config.intermediate_size)
+        self.contract = Linear(config.intermediate_size, config.hidden_size)
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
         """(B, T, D) to (B, T, D)."""
@@ -335,7 +335,7 @@ class GPT1ForCausalLM(GPT1PreTrainedModel, GenerationMixin):
     def __init__(self, config: GPT1Config):
         super().__init__(config)
         self.model = GPT1Model(config)
-        self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+        self.lm_head = Linear(config.hidden_size, config.vocab_size, bias=False)
         self.post_init()
 
     @can_return_tuple
