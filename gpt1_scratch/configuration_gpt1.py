@@ -79,9 +79,10 @@ class GPT1Config(PreTrainedConfig):
     delimiter_token_id: int | None = None
 
     def __post_init__(self, **kwargs: Any):
+        super().__post_init__(**{"auto_map": dict(AUTO_MAP), **kwargs})
+        # Now that the other names of the sizes have been read.
         if self.intermediate_size is None:
             self.intermediate_size = 4 * self.hidden_size
-        super().__post_init__(**{"auto_map": dict(AUTO_MAP), **kwargs})
 
     def validate_sizes(self) -> None:
         for name in (

@@ -474,3 +474,9 @@ def test_a_single_row_in_bfloat16_is_the_same_product(bias):
         results.append([product, states.grad, *(parameter.grad for parameter in layer.parameters())])
     for found, expected in zip(*results, strict=True):
         torch.testing.assert_close(found, expected, rtol=0.02, atol=0.02)
+
+
+def test_sizes_by_the_librarys_other_names_are_the_same_model():
+    ours = GPT1Config(hidden_size=96, num_hidden_layers=2, num_attention_heads=3)
+    assert ours.intermediate_size == 384
+    assert GPT1Config(n_embd=96, n_layer=2, n_head=3).to_dict() == ours.to_dict()
