@@ -1,0 +1,308 @@
+"""The world of the stories: who and what there is, what can happen to it, and how that is put into words.
+
+A `World` knows who is where, who holds what and who feels what, and changes by events. A `Telling` makes sentences of
+templates in which persons and things stand as roles; it says *she* or *them* where that is clear.
+"""
+
+from dataclasses import dataclass, field
+from random import Random
+
+
+@dataclass(frozen=True)
+class Person:
+    """Somebody with a name and the pronouns that go with it."""
+
+    name: str
+    he: str  # "he" or "she"
+
+    @property
+    def him(self) -> str:
+        return "him" if self.he == "he" else "her"
+
+    @property
+    def his(self) -> str:
+        return "his" if self.he == "he" else "her"
+
+
+@dataclass(frozen=True)
+class Thing:
+    """Something to own: one piece ("kite"), or several under one plural noun ("apples")."""
+
+    adjective: str
+    noun: str
+    kind: str  # "toy", "tool", "treasure" or "food"
+    plural: bool = False
+
+    @property
+    def full_name(self) -> str:
+        return f"{self.adjective} {self.noun}"
+
+    @property
+    def article(self) -> str:
+        return "some" if self.plural else "an" if self.full_name[0] in "aeiou" else "a"
+
+
+@dataclass(frozen=True)
+class Place:
+    """Somewhere to be: "the mill", and the preposition for being there."""
+
+    name: str
+    preposition: str
+    outdoors: bool = False
+
+    @property
+    def at(self) -> str:
+        return f"{self.preposition} {self.name}"
+
+
+@dataclass(frozen=True)
+class Event:
+    """One change of the world: who did what, to which thing, with whom and where, as far as that applies."""
+
+    kind: str
+    actor: Person
+    thing: Thing | None = None
+    other: Person | None = None
+    place: Place | None = None
+
+
+@dataclass(frozen=True)
+class Feeling:
+    """What somebody feels, and the event that made it so."""
+
+    word: str
+    cause: Event | None
+
+
+@dataclass
+class World:
+    """The state of things, changed only through `happen`.
+
+    Attributes:
+        people, things: all that take part.
+        location: where each person is.
+        holder: who has each thing, or the place where it lies; a thing that was eaten has none.
+        feelings: how each person feels now.
+        events: all that has happened, in order.
+    """
+
+    people: list[Person] = field(default_factory=list)
+    things: list[Thing] = field(default_factory=list)
+    location: dict[Person, Place] = field(default_factory=dict)
+    holder: dict[Thing, Person | Place | None] = field(default_factory=dict)
+    feelings: dict[Person, Feeling] = field(default_factory=dict)
+    events: list[Event] = field(default_factory=list)
+
+    def happen(
+        self,
+        kind: str,
+        actor: Person,
+        thing: Thing | None = None,
+        other: Person | None = None,
+        place: Place | None = None,
+    ) -> Event:
+        """Lets an event take place, and its consequences with it.
+
+        Args:
+            kind: "go" (to `place`), "get" (`thing`, from anybody or anywhere), "give" (`thing` to `other`), "leave"
+                (`thing` where the actor is, or at `place`), "eat" (`thing`), or any other word, which changes nothing.
+            actor, thing, other, place: as in `Event`.
+        """
+        event = Event(kind, actor, thing, other, place)
+        self.events.append(event)
+        if kind == "go":
+            self.location[actor] = place
+        elif kind == "get":
+            self.holder[thing] = actor
+        elif kind == "give":
+            assert self.holder[thing] == actor, f"{actor.name} does not have the {thing.noun}"
+            self.holder[thing] = other
+        elif kind == "leave":
+            self.holder[thing] = place or self.location[actor]
+        elif kind == "eat":
+            self.holder[thing] = None
+        return event
+
+    def feel(self, person: Person, word: str, cause: Event | None = None) -> None:
+        self.feelings[person] = Feeling(word, cause)
+
+    def belongings(self, person: Person) -> list[Thing]:
+        """What a person has, in the order in which it came into the story."""
+        return [thing for thing in self.things if self.holder.get(thing) == person]
+
+
+class _Mention:
+    """A person or thing in a sentence's template; the format specification chooses the form.
+
+    Of a person: `{a}` subject, `{a:name}`, `{a:he}`, `{a:him}`, `{a:his}`. Of a thing: `{x}` with "the", `{x:a}` as
+    something new, `{x:noun}`, `{x:it}`, `{x:this}`, and verbs that agree with it: `{x:was}`, `{x:is}`.
+    """
+
+    def __init__(self, telling: "Telling", subject: Person | Thing):
+        self.telling, self.subject = telling, subject
+
+    def __format__(self, form: str) -> str:
+        if isinstance(self.subject, Person):
+            return self.telling.name_person(self.subject, form)
+        return self.telling.name_thing(self.subject, form)
+
+
+class Telling:
+    """Puts events into sentences, with pronouns where they are clear.
+
+    A pronoun may stand for a person who was just mentioned, if nobody else whom it could mean was.
+    """
+
+    def __init__(self, random: Random):
+        self.random = random
+        self.sentences: list[str] = []
+        self._topic: Person | None = None  # the subject of the sentence before
+        self._subject: Person | None = None  # of this sentence
+        self._before: set[Person] = set()  # mentioned in the sentence before
+        self._here: set[Person] = set()  # and in this one, so far
+        self._thing: Thing | None = None  # the thing mentioned last
+        self._known: set[Thing] = set()
+
+    def say(self, *templates: str, **roles: Person | Thing | Place | str) -> None:
+        """Adds one of the templates as a sentence; places and strings go in as they are."""
+        self._before, self._here, self._subject = self._here, set(), None
+        words = {
+            name: _Mention(self, role) if isinstance(role, Person | Thing) else role for name, role in roles.items()
+        }
+        sentence = self.random.choice(templates).format(**words)
+        first = next(index for index, letter in enumerate(sentence) if letter.isalpha())
+        self.sentences.append(sentence[:first] + sentence[first].upper() + sentence[first + 1 :])
+        self._topic = self._subject or self._topic
+
+    def pause(self) -> None:
+        """Starts a new paragraph, so to speak: pronouns no longer reach back."""
+        self._topic, self._here = None, set()
+
+    def name_person(self, person: Person, form: str) -> str:
+        recent = self._before | self._here
+        clear = person in recent and not any(other.he == person.he for other in recent - {person})
+        pronoun = {"": person.he, "he": person.he, "him": person.him, "his": person.his, "name": ""}[form]
+        if form == "":
+            clear = clear and person == self._topic and self.random.random() < 0.6
+        elif form in ("he", "his") and person == self._subject:
+            clear = True  # "Tom took his kite": whose but the subject's
+        if self._subject is None:
+            self._subject = person
+        self._here.add(person)
+        if clear and pronoun:
+            return pronoun
+        return f"{person.name}'s" if form == "his" else person.name
+
+    def name_thing(self, thing: Thing, form: str) -> str:
+        agreeing = {"was": ("was", "were"), "is": ("is", "are"), "this": ("this", "these")}
+        if form in agreeing:
+            return agreeing[form][thing.plural]
+        if form == "it" and thing == self._thing:
+            return "them" if thing.plural else "it"
+        if form == "noun":
+            return thing.noun
+        first, self._thing = thing not in self._known, thing
+        self._known.add(thing)
+        if form == "a":
+            return f"{thing.article} {thing.full_name}"
+        return f"the {thing.full_name if first else thing.noun}"
+
+
+PEOPLE = tuple(
+    [
+        Person(name, "she")
+        for name in "Anna Bella Clara Dora Ella Fiona Grace Hanna Iris Julia Kate Lily Mia Nora".split()
+    ]
+    + [Person(name, "she") for name in "Olive Paula Rosa Sara Tess Vera".split()]
+    + [
+        Person(name, "he")
+        for name in "Adam Ben Carl David Emil Felix George Henry Ivan Jack Karl Leo Max Noah".split()
+    ]
+    + [Person(name, "he") for name in "Oscar Paul Robin Sam Tom Victor".split()]
+)
+
+PLACES = (
+    Place("the market", "at"),
+    Place("the harbour", "at"),
+    Place("the mill", "at"),
+    Place("the school", "at"),
+    Place("the station", "at"),
+    Place("the library", "in"),
+    Place("the barn", "in"),
+    Place("the bakery", "in"),
+    Place("the tower", "in"),
+    Place("the bridge", "on"),
+    Place("the garden", "in", outdoors=True),
+    Place("the forest", "in", outdoors=True),
+    Place("the meadow", "in", outdoors=True),
+    Place("the river", "by", outdoors=True),
+    Place("the lake", "by", outdoors=True),
+    Place("the old oak", "by", outdoors=True),
+    Place("the hill", "on", outdoors=True),
+    Place("the beach", "on", outdoors=True),
+)
+
+HIDING_PLACES = tuple(Place(name, "in") for name in ("old chest", "cupboard", "hollow tree", "blue box", "empty sack"))
+
+NOUNS = {
+    "toy": "kite ball doll drum puppet whistle top; marbles cards",
+    "tool": "lantern rope basket hammer bucket ladder umbrella knife spade; boots gloves scissors",
+    "treasure": "map ring book key painting mirror necklace clock feather shell; coins pearls letters",
+    "food": "cake pie loaf cheese pudding; apples cherries plums nuts pancakes",
+}
+TASKS = {
+    "lantern": "look for a lost cat",
+    "rope": "tie up a boat",
+    "basket": "gather mushrooms",
+    "hammer": "mend a fence",
+    "bucket": "fetch water",
+    "ladder": "pick pears",
+    "umbrella": "wait for a friend in the rain",
+    "knife": "cut reeds",
+    "spade": "dig a hole",
+    "boots": "walk through the mud",
+    "gloves": "pull out weeds",
+    "scissors": "cut flowers",
+}
+ADJECTIVES = {
+    "toy": "red blue green yellow wooden little old striped",
+    "tool": "heavy old new rusty long iron big brown",
+    "treasure": "golden silver old tiny strange beautiful precious",
+    "food": "sweet fresh warm big delicious",
+}
+
+
+def _things(kind: str) -> list[Thing]:
+    single, several = (nouns.split() for nouns in NOUNS[kind].split(";"))
+    nouns = [(noun, False) for noun in single] + [(noun, True) for noun in several]
+    unfit = {("long", noun) for noun, _ in nouns if noun not in ("rope", "ladder", "knife", "boots", "gloves")}
+    unfit |= {("warm", noun) for noun in ("cheese", "apples", "cherries", "plums", "nuts")}
+    unfit |= {("wooden", "kite"), ("striped", "whistle"), ("striped", "cards"), ("iron", "boots"), ("iron", "gloves")}
+    unfit |= {("iron", noun) for noun in ("rope", "basket", "umbrella")} | {("wooden", "cards")}
+    unfit |= {("rusty", noun) for noun in ("rope", "basket", "umbrella", "boots", "gloves")}
+    unfit |= {
+        (metal, noun) for metal in ("golden", "silver") for noun in ("map", "book", "painting", "letters", "shell")
+    }
+    unfit |= {("silver", "feather"), ("golden", "pearls"), ("silver", "pearls"), ("big", "nuts"), ("big", "cherries")}
+    unfit |= {("heavy", noun) for noun in ("gloves", "scissors", "umbrella", "knife")}
+    return [
+        Thing(adjective, noun, kind, plural)
+        for noun, plural in nouns
+        for adjective in ADJECTIVES[kind].split()
+        if (adjective, noun) not in unfit
+    ]
+
+
+THINGS = {kind: _things(kind) for kind in NOUNS}
+
+TROUBLES = (
+    "{a:his} friends had gone away",
+    "nobody had remembered {a:his} birthday",
+    "it had rained all week",
+    "{a:his} cat had run off",
+    "{a:he} had lost a race",
+    "{a:he} had been ill for days",
+    "{a:his} garden had flooded",
+    "{a:his} brother had moved to the city",
+)
+ILL_LUCK = ("sad", "unhappy", "lonely", "gloomy")
