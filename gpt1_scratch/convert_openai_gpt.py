@@ -159,8 +159,11 @@ def _some(names: list[str]) -> str:
     return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "") if names else "none"
 
 
-def find_checkpoint(source: str | Path) -> Path:
+def find_checkpoint(source: str | Path, revision: str | None = None) -> Path:
     """The folder of a checkpoint: the source itself, or a download of what bears its name on the Hub.
+
+    Args:
+        revision: a branch, tag or commit on the Hub.
 
     Raises:
         ValueError: neither exists, or it has no configuration, or no weights in safetensors.
@@ -168,7 +171,8 @@ def find_checkpoint(source: str | Path) -> Path:
     folder = Path(source)
     if not folder.is_dir():
         try:
-            folder = Path(snapshot_download(str(source), allow_patterns=["*.json", "*.safetensors", "merges.txt"]))
+            patterns = ["*.json", "*.safetensors", "merges.txt"]
+            folder = Path(snapshot_download(str(source), revision=revision, allow_patterns=patterns))
         except (HFValidationError, RepositoryNotFoundError, LocalEntryNotFoundError, HfHubHTTPError) as error:
             raise ValueError(f"{source} is neither a folder nor a model that the Hub lets us read: {error}") from error
     if not (folder / "config.json").is_file():

@@ -59,6 +59,16 @@ def test_an_example_longer_than_the_limit_stands_alone():
     assert [batch.tolist() for batch in batches] == [[0], [1], [2]]
 
 
+def test_rows_limit_batches_alone_or_beside_tokens(lengths):
+    batches = indices(make(lengths, max_tokens_per_batch=None, max_rows_per_batch=32).epoch(0))
+    assert sorted(sum(batches, [])) == list(range(len(lengths)))
+    assert sorted(map(len, batches)) == [3000 % 32, *[32] * (3000 // 32)]
+    assert padding(lengths, batches) < 0.05
+    both = indices(make(lengths, max_tokens_per_batch=512, max_rows_per_batch=20).epoch(0))
+    assert max(map(len, both)) == 20
+    assert all(lengths[batch].max() * len(batch) <= 512 for batch in both)
+
+
 def test_epochs_differ_and_the_same_epoch_repeats(lengths):
     batches = make(lengths)
     assert indices(batches.epoch(0)) == indices(make(lengths).epoch(0))

@@ -11,6 +11,10 @@ from pathlib import Path
 
 import pytest
 
+import ablate_gpt1
+import benchmark
+import classify
+import finetune_gpt1
 import generate_text
 import pretrain_gpt1
 import score_translation
@@ -27,8 +31,10 @@ FILES = ["--train_file", "train.txt", "--validation_file", "validation.txt"]
 
 
 def parse_preset(path):
-    """A preset read by its recipe: those of translators name a model_type."""
+    """A preset read by its recipe: those of translators name a model_type, those of fine-tuning a model."""
     settings = read_settings([str(path)])
+    if value_of(settings, "model_name_or_path") is not None:
+        return finetune_gpt1.parse([str(path)])
     parse = pretrain_gpt1.parse if value_of(settings, "model_type") is None else train_translation.parse
     return parse([str(path), *([] if value_of(settings, "dataset_name") else FILES)])
 
@@ -119,6 +125,10 @@ def test_every_command_of_the_readme_parses():
     parsers = {
         "recipes/train_translation.py": train_translation.parse,
         "recipes/pretrain_gpt1.py": pretrain_gpt1.parse,
+        "recipes/finetune_gpt1.py": finetune_gpt1.parse,
+        "recipes/ablate_gpt1.py": ablate_gpt1.parse,
+        "recipes/benchmark.py": benchmark.parse,
+        "recipes/classify.py": parser_of(classify.ClassificationSettings),
         "recipes/translate.py": parser_of(translate.TranslationSettings),
         "recipes/score_translation.py": parser_of(score_translation.ScoringSettings),
         "recipes/generate_text.py": parser_of(generate_text.GenerationSettings),

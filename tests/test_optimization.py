@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from transformers import get_scheduler
+from transformers import TrainingArguments, get_scheduler
 
 from engine.optimization import OptimizationSettings, make_optimizer, make_schedule
 
@@ -22,6 +22,14 @@ def test_schedules_equal_transformers(kind):
         optimizer.step()
         theirs.step()  # theirs counts from 0, so after n steps it stands where our update n is
         assert ours(update) == pytest.approx(theirs.get_last_lr()[0], rel=1e-6)
+
+
+def test_a_share_of_the_run_warms_up_as_in_training_arguments(tmp_path):
+    for share, total in ((0.002, 804), (0.1, 95)):
+        updates = TrainingArguments(output_dir=str(tmp_path), warmup_steps=share).get_warmup_steps(total)
+        ours, theirs = (schedule(total=total, learning_rate=1.0, warmup_steps=steps) for steps in (share, updates))
+        assert [ours(update) for update in range(1, total)] == [theirs(update) for update in range(1, total)]
+        assert ours(updates) == 1.0
 
 
 def test_noam_is_equation_3_and_peaks_after_warmup():

@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 from engine.batching import LengthBucketBatches
 from engine.checkpointing import average_weights, checkpoints_in, load_weights
 from engine.optimization import OptimizationSettings
-from engine.training import Trainer, TrainingSettings, make_accelerator
+from engine.training import TokenCounts, Trainer, TrainingSettings, make_accelerator
 from seq2seq_scratch import RNNSeq2SeqConfig, RNNSeq2SeqForConditionalGeneration
 
 LENGTHS = np.random.default_rng(0).integers(2, 7, size=(64, 2))
@@ -45,7 +45,7 @@ def tiny_model(dropout=0.2):
 
 @pytest.fixture
 def make_trainer(examples, tmp_path):
-    def make(model=None, folder="run", optimization=None, evaluate=None, max_tokens=40, **settings):
+    def make(model=None, folder="run", optimization=None, evaluate=None, max_tokens=40, hooks=None, **settings):
         settings = {"max_steps": 12, "eval_steps": 4, "bf16": False, "use_cpu": True, "logging_steps": 3} | settings
         training = TrainingSettings(output_dir=str(tmp_path / folder), **settings)
         Path(training.output_dir).mkdir(exist_ok=True)
@@ -59,6 +59,7 @@ def make_trainer(examples, tmp_path):
             OptimizationSettings(**({"learning_rate": 0.01, "lr_scheduler_type": "constant"} | (optimization or {}))),
             evaluate=evaluate or (lambda model: {"loss": float(next(model.parameters()).abs().sum())}),
             save_model=model.save_pretrained,
+            **(hooks or {}),
         )
 
     return make
@@ -137,6 +138,15 @@ def test_scores_other_than_losses_are_better_when_higher(make_trainer):
     assert trainer.train()["best_update"] == 8
 
 
+def test_without_eval_steps_every_epoch_is_evaluated_at_its_end(make_trainer):
+    trainer = make_trainer(max_steps=None, num_train_epochs=3, eval_steps=None, save_total_limit=0)
+    updates = len(list(trainer.batches.epoch(0)))
+    trainer.train()
+    assert [path.name for path in checkpoints_in(trainer.output_dir)] == [
+        f"checkpoint-{epoch * updates}" for epoch in (1, 2, 3)
+    ]
+
+
 def test_early_stopping_counts_evaluations_without_improvement(make_trainer):
     scores = iter([1.0, 2.0, 3.0])
     trainer = make_trainer(max_steps=400, evaluate=lambda model: {"loss": next(scores)}, early_stopping_patience=2)
@@ -199,6 +209,18 @@ def test_logged_rate_is_tokens_over_measured_seconds(make_trainer):
     for batch in batches[:12]:
         counted += int((batch["labels"] != -100).sum())
     assert results["train_target_tokens"] == counted
+
+
+def test_rates_bear_the_name_of_what_is_counted(make_trainer):
+    trainer = make_trainer(
+        hooks={"counted": "sentences", "count_tokens": lambda batch: TokenCounts(len(batch["labels"]), 1, 1)}
+    )
+    results = trainer.train()
+    batches = [batch for epoch in range(12) for batch in trainer.batches.epoch(epoch)][:12]
+    assert results["train_sentences"] == sum(len(batch["labels"]) for batch in batches)
+    line = json.loads((trainer.output_dir / "train_log.jsonl").read_text().splitlines()[0])
+    assert line["sentences_per_second"] > 0
+    assert not [name for name in (*results, *line) if "tokens" in name]
 
 
 @pytest.mark.parametrize(

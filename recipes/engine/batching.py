@@ -1,6 +1,7 @@
-"""Batches filled by tokens, from examples of similar length, the same for the same seed on every machine."""
+"""Batches of examples of similar length, by tokens or by rows, the same for the same seed on every machine."""
 
 import itertools
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -12,19 +13,29 @@ Batch = dict[str, torch.Tensor]
 Collate = Callable[[Sequence[Mapping[str, Any]]], Batch]
 
 
-def cut_into_batches(lengths: np.ndarray, order: np.ndarray, max_tokens_per_batch: int) -> list[np.ndarray]:
-    """Cuts an order of examples into batches of at most so many tokens a side, padding included.
+def cut_into_batches(
+    lengths: np.ndarray,
+    order: np.ndarray,
+    max_tokens_per_batch: int | None = None,
+    max_rows_per_batch: int | None = None,
+) -> list[np.ndarray]:
+    """Cuts an order of examples into batches of at most so many tokens a side, padding included, and so many rows.
 
     Args:
         lengths: (examples, sides) tokens, for example source and target.
         order: (examples,) indices into lengths.
         max_tokens_per_batch: rows times the longest row, for each side. An example longer than that stands alone.
+            None sets no limit.
+        max_rows_per_batch: examples. None sets no limit.
     """
+    max_tokens = math.inf if max_tokens_per_batch is None else max_tokens_per_batch
+    max_rows = math.inf if max_rows_per_batch is None else max_rows_per_batch
     batches, start, longest = [], 0, 0
     # The longer side decides, and plain integers keep the walk over millions of examples to a second or two.
     for position, length in enumerate(lengths[order].max(axis=1).tolist()):
         longest = max(longest, length)
-        if position > start and longest * (position - start + 1) > max_tokens_per_batch:
+        rows = position - start + 1
+        if rows > max_rows or (rows > 1 and longest * rows > max_tokens):
             batches.append(order[start:position])
             start, longest = position, length
     if start < len(order):
@@ -59,7 +70,7 @@ class LengthBucketBatches:
         dataset: gives the examples.
         lengths: (examples, sides) tokens of each.
         collate: examples to a batch of tensors.
-        max_tokens_per_batch: see `cut_into_batches`; of one process.
+        max_tokens_per_batch, max_rows_per_batch: see `cut_into_batches`; of one process.
         seed: of the order.
         process_index, num_processes: which share. An epoch ends for all processes at once: up to
             `num_processes - 1` batches of it, different ones every epoch, are left out.
@@ -72,24 +83,28 @@ class LengthBucketBatches:
         lengths: np.ndarray,
         collate: Collate,
         *,
-        max_tokens_per_batch: int,
+        max_tokens_per_batch: int | None = None,
+        max_rows_per_batch: int | None = None,
         seed: int,
         process_index: int = 0,
         num_processes: int = 1,
         num_workers: int = 0,
     ):
         self.dataset, self.lengths, self.collate = dataset, lengths, collate
-        self.max_tokens_per_batch, self.seed, self.num_workers = max_tokens_per_batch, seed, num_workers
+        self.limits = {"max_tokens_per_batch": max_tokens_per_batch, "max_rows_per_batch": max_rows_per_batch}
+        self.seed, self.num_workers = seed, num_workers
         self.process_index, self.num_processes = process_index, num_processes
         if self.batches_per_epoch == 0:
+            set_limits = [name for name, limit in self.limits.items() if limit is not None]
             raise ValueError(
-                f"{len(lengths)} training examples make fewer batches of {max_tokens_per_batch} tokens than there "
-                f"are processes ({num_processes}). Lower max_tokens_per_batch or use fewer processes."
+                f"{len(lengths)} training examples make fewer batches "
+                f"({', '.join(f'{name} is {self.limits[name]}' for name in set_limits)}) than there are processes "
+                f"({num_processes}). Lower {' or '.join(set_limits)}, or use fewer processes."
             )
 
     def _indices(self, epoch: int) -> list[list[int]]:
         generator = np.random.default_rng([self.seed, epoch])
-        batches = cut_into_batches(self.lengths, order_by_length(self.lengths, generator), self.max_tokens_per_batch)
+        batches = cut_into_batches(self.lengths, order_by_length(self.lengths, generator), **self.limits)
         shuffled = [batches[index].tolist() for index in generator.permutation(len(batches))]
         share = shuffled[self.process_index :: self.num_processes]
         return share[: len(shuffled) // self.num_processes]

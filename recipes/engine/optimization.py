@@ -27,7 +27,9 @@ class OptimizationSettings:
     )
     max_grad_norm: float = field(default=1.0, metadata={"help": "Largest L2 norm of an update's gradient; 0 is off."})
     lr_scheduler_type: Literal["constant", "linear", "cosine", "inverse_sqrt", "noam", "halving"] = "linear"
-    warmup_steps: int = field(default=0, metadata={"help": "Updates from 0 to the peak, along a line."})
+    warmup_steps: float = field(
+        default=0, metadata={"help": "Updates from 0 to the peak, along a line; below 1: a share of the run's."}
+    )
     halving_start_step: int = field(default=0, metadata={"help": "halving: updates before the first halving."})
     halving_every_steps: int = field(default=0, metadata={"help": "halving: updates between halvings."})
 
@@ -77,6 +79,10 @@ def make_schedule(
         ValueError: linear or cosine without a known length of the run; noam without a model size.
     """
     peak, warmup, kind = settings.learning_rate, settings.warmup_steps, settings.lr_scheduler_type
+    if 0 < warmup < 1:
+        if total_updates is None:
+            raise ValueError(f"warmup_steps is {warmup}, a share of a run whose length is not known. Set max_steps.")
+        warmup = math.ceil(warmup * total_updates)
     if kind in ("linear", "cosine") and total_updates is None:
         raise ValueError(
             f"lr_scheduler_type {kind} ends with the run, so it needs max_steps, or num_train_epochs and data of a "

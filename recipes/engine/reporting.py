@@ -18,7 +18,7 @@ from tqdm import tqdm
 LOG_FILE = "train_log.jsonl"
 RESULTS_FILE = "all_results.json"
 RUN_FILE = "run.yaml"
-LIBRARIES = ("torch", "transformers", "datasets", "tokenizers", "accelerate", "evaluate", "sacrebleu")
+LIBRARIES = "torch transformers datasets tokenizers accelerate evaluate sacrebleu scikit-learn scipy".split()
 
 
 def describe_machine(accelerator: Accelerator) -> dict[str, Any]:

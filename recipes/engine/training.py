@@ -67,7 +67,9 @@ class TrainingSettings:
     )
     use_cpu: bool = field(default=False, metadata={"help": "Train on the CPU although there is an accelerator."})
     logging_steps: int = 50
-    eval_steps: int = field(default=500, metadata={"help": "Updates between evaluations; each writes a checkpoint."})
+    eval_steps: int | None = field(
+        default=500, metadata={"help": "Updates between evaluations; each writes a checkpoint. None: an epoch."}
+    )
     save_steps: int | None = field(default=None, metadata={"help": "Updates between further checkpoints."})
     save_total_limit: int = field(default=1, metadata={"help": "Newest checkpoints to keep, beside the best; 0: all."})
     metric_for_best_model: str = field(default="loss", metadata={"help": "A value that the evaluation reports."})
@@ -90,7 +92,7 @@ class TrainingSettings:
             if value is not None and value <= 0:
                 raise ValueError(f"{name} is {value}; it must be positive.")
         for name in ("gradient_accumulation_steps", "logging_steps", "eval_steps"):
-            if getattr(self, name) < 1:
+            if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1.")
         if not 0 <= self.label_smoothing_factor < 1:
             raise ValueError(f"label_smoothing_factor is {self.label_smoothing_factor}; it must be in [0, 1).")
@@ -99,11 +101,12 @@ class TrainingSettings:
                 f"average_last_checkpoints is {self.average_last_checkpoints}, but save_total_limit keeps "
                 f"{self.save_total_limit}. Keep at least as many as are averaged."
             )
-        interval = min(self.eval_steps, self.save_steps or self.eval_steps)
-        if self.max_steps and self.average_last_checkpoints > math.ceil(self.max_steps / interval):
+        intervals = [every for every in (self.eval_steps, self.save_steps) if every]
+        written = math.ceil(self.max_steps / min(intervals)) if self.max_steps and intervals else math.inf
+        if self.average_last_checkpoints > written:
             raise ValueError(
                 f"average_last_checkpoints is {self.average_last_checkpoints}, but a run of {self.max_steps} updates "
-                f"with a checkpoint every {interval} writes {math.ceil(self.max_steps / interval)}."
+                f"with a checkpoint every {min(intervals)} writes {written}."
             )
 
 
@@ -197,8 +200,9 @@ class Trainer:
         evaluate: from the model (in evaluation mode, on every process) to scores, the same on every process.
         save_model: writes the shareable model to a folder; called on the main process.
         count_tokens: for losses that do not predict every label.
+        counted: what the loss is a sum over and `TokenCounts.targets` counts; names the rates.
         loss_arguments: passed to the model's forward in training.
-        rates: further values for the log line, from the target tokens per second.
+        rates: further values for the log line, from what is counted per second.
     """
 
     def __init__(
@@ -212,20 +216,28 @@ class Trainer:
         evaluate: Callable[[PreTrainedModel], dict[str, float]],
         save_model: Callable[[Path], None],
         count_tokens: Callable[[Batch], TokenCounts] = count_tokens,
+        counted: str = "target_tokens",
         loss_arguments: dict[str, Any] | None = None,
         rates: Callable[[float], dict[str, float]] = lambda tokens_per_second: {},
     ):
         self.accelerator, self.batches, self.settings = accelerator, batches, settings
         self.evaluate, self.save_model, self.count_tokens = evaluate, save_model, count_tokens
+        self.counted = counted
         self.max_grad_norm, self.loss_arguments = optimization.max_grad_norm, loss_arguments or {}
         self.rates = rates
         self.output_dir = Path(settings.output_dir)
-        self.total_updates = settings.max_steps
-        if self.total_updates is None and batches.batches_per_epoch is not None:
+        self.total_updates, self.eval_steps = settings.max_steps, settings.eval_steps
+        if batches.batches_per_epoch is not None:
             updates_per_epoch = math.ceil(batches.batches_per_epoch / settings.gradient_accumulation_steps)
-            self.total_updates = max(1, round(settings.num_train_epochs * updates_per_epoch))
+            self.eval_steps = self.eval_steps or updates_per_epoch
+            if self.total_updates is None:
+                self.total_updates = max(1, round(settings.num_train_epochs * updates_per_epoch))
         if self.total_updates is None:
             raise ValueError("The data's size is not known, so num_train_epochs cannot end the run. Set max_steps.")
+        if self.eval_steps is None:
+            raise ValueError(
+                "The data's size is not known, so an epoch cannot be evaluated at its end. Set eval_steps."
+            )
         model_size = getattr(model.config, "hidden_size", None)
         self.learning_rate = make_schedule(optimization, self.total_updates, model_size)
         self.raw_model = model
@@ -269,7 +281,7 @@ class Trainer:
             last = progress.update == self.total_updates or out_of_time
             log, evaluate, save = (
                 every is not None and (last or progress.update % every == 0)
-                for every in (settings.logging_steps, settings.eval_steps, settings.save_steps)
+                for every in (settings.logging_steps, self.eval_steps, settings.save_steps)
             )
             if log or evaluate or save:
                 self._check_finite(interval)
@@ -279,8 +291,9 @@ class Trainer:
             interval.seconds += seconds
             progress.train_seconds += seconds
             if log:
-                values = interval.values(self.accelerator) | {"learning_rate": self.learning_rate(progress.update)}
-                reporter.log(progress.update, values | self.rates(values["target_tokens_per_second"]), "train")
+                values = interval.values(self.accelerator, self.counted)
+                values["learning_rate"] = self.learning_rate(progress.update)
+                reporter.log(progress.update, values | self.rates(values[f"{self.counted}_per_second"]), "train")
                 interval = _Interval()
             if evaluate:
                 self._evaluate(reporter)
@@ -392,9 +405,9 @@ class Trainer:
         return results | {
             "train_updates": progress.update,
             "train_epochs": progress.epoch,
-            "train_target_tokens": progress.target_tokens,
+            f"train_{self.counted}": progress.target_tokens,
             "train_seconds": round(progress.train_seconds, 1),
-            "train_target_tokens_per_second": round(progress.target_tokens / max(progress.train_seconds, 1e-9), 1),
+            f"train_{self.counted}_per_second": round(progress.target_tokens / max(progress.train_seconds, 1e-9), 1),
             "best_update": progress.best_update,
             f"best_{self.settings.metric_for_best_model}": progress.best_score,
         }
@@ -423,7 +436,7 @@ class _Interval:
     def is_finite(self) -> bool:
         return not self.losses or bool(torch.stack([*self.losses, *self.norms]).isfinite().all())
 
-    def values(self, accelerator: Accelerator) -> dict[str, float]:
+    def values(self, accelerator: Accelerator, counted: str) -> dict[str, float]:
         """Sums over processes turned into means and rates."""
         sums = torch.tensor(
             [float(torch.stack(self.losses).sum()), self.targets, self.real, self.places],
@@ -434,6 +447,6 @@ class _Interval:
         return {
             "loss": loss / targets,
             "gradient_norm": float(torch.stack(self.norms).mean()),
-            "target_tokens_per_second": targets / self.seconds,
+            f"{counted}_per_second": targets / self.seconds,
             "padding_percent": 100 * (1 - real / places),
         }

@@ -1,0 +1,109 @@
+"""Scores of GLUE-style tasks, without a network: an `evaluate.Metric` on scikit-learn and scipy.
+
+All are fractions, as `evaluate`'s own are; papers and leaderboards print them times 100.
+"""
+
+from collections.abc import Callable, Sequence
+
+import datasets
+import evaluate
+import numpy as np
+from scipy import stats
+from sklearn import metrics as sklearn_metrics
+
+REGRESSION_METRICS = ("pearson", "spearmanr")
+
+
+def _f1(references: np.ndarray, predictions: np.ndarray) -> float:
+    return sklearn_metrics.f1_score(references, predictions, pos_label=1, average="binary", zero_division=0.0)
+
+
+def _f1_macro(references: np.ndarray, predictions: np.ndarray) -> float:
+    return sklearn_metrics.f1_score(references, predictions, average="macro", zero_division=0.0)
+
+
+def _correlation(coefficient: Callable) -> Callable[[np.ndarray, np.ndarray], float]:
+    def score(references: np.ndarray, predictions: np.ndarray) -> float:
+        # Of a constant no correlation exists. A model that says the same of everything has earned nothing, and a
+        # number can be compared with that of the next checkpoint.
+        if np.ptp(references) == 0 or np.ptp(predictions) == 0:
+            return 0.0
+        return coefficient(references, predictions).statistic
+
+    return score
+
+
+SCORES: dict[str, Callable[[np.ndarray, np.ndarray], float]] = {
+    "accuracy": sklearn_metrics.accuracy_score,
+    "matthews_correlation": sklearn_metrics.matthews_corrcoef,
+    "f1": _f1,
+    "f1_macro": _f1_macro,
+    "pearson": _correlation(stats.pearsonr),
+    "spearmanr": _correlation(stats.spearmanr),
+}
+
+
+class TaskMetric(evaluate.Metric):
+    """The scores of one task, for `compute`, or `add_batch` and then `compute`.
+
+    - `accuracy`;
+    - `matthews_correlation`: 0 where predictions or references are all of one class;
+    - `f1`: of class 1, as GLUE has it for pairs that say the same; `f1_macro`: the mean of every class's;
+    - `pearson` and `spearmanr`, of numbers: 0 where predictions or references are all the same.
+
+    Args:
+        names: which of them.
+        arguments: for `evaluate.Metric`. Inputs are kept in memory unless they say otherwise.
+
+    Raises:
+        ValueError: an unknown name, or scores of classes and of numbers at once; in `compute`, no predictions, or a
+            reference that is not a number.
+    """
+
+    def __init__(self, names: Sequence[str], **arguments):
+        unknown = [name for name in names if name not in SCORES]
+        if unknown or not names:
+            raise ValueError(f"The scores {list(names)} are asked for; there are {', '.join(SCORES)}.")
+        self.names = tuple(names)
+        self.of_numbers = names[0] in REGRESSION_METRICS
+        if any((name in REGRESSION_METRICS) != self.of_numbers for name in names):
+            raise ValueError(f"{', '.join(names)}: some are scores of classes and some of numbers.")
+        super().__init__(**{"keep_in_memory": arguments.get("num_process", 1) == 1, **arguments})
+
+    def _info(self) -> evaluate.MetricInfo:
+        value = datasets.Value("float64" if self.of_numbers else "int64")
+        return evaluate.MetricInfo(
+            description="Scores of GLUE-style tasks.",
+            citation="",
+            inputs_description=self.__doc__,
+            features=datasets.Features({"predictions": value, "references": value}),
+        )
+
+    def _compute(self, predictions: Sequence[float], references: Sequence[float]) -> dict[str, float]:
+        predictions, references = np.asarray(predictions), np.asarray(references)
+        if len(predictions) == 0:
+            raise ValueError("There are no predictions to score.")
+        for name, values in (("prediction", predictions), ("reference", references)):
+            if not np.isfinite(values).all():
+                raise ValueError(f"The {name} at {np.flatnonzero(~np.isfinite(values))[0]} is not a finite number.")
+        return {name: float(SCORES[name](references, predictions)) for name in self.names}
+
+
+def confusion_matrix(references: Sequence[int], predictions: Sequence[int], classes: int) -> list[list[int]]:
+    """How many examples of each class (rows) were taken for which (columns)."""
+    return sklearn_metrics.confusion_matrix(references, predictions, labels=range(classes)).tolist()
+
+
+def format_confusion_matrix(matrix: Sequence[Sequence[int]], labels: Sequence[str]) -> str:
+    """The matrix as a table of text, true classes down and predicted ones across."""
+    rows = [
+        ["true \\ predicted", *labels],
+        *([label, *map(str, row)] for label, row in zip(labels, matrix, strict=True)),
+    ]
+    widths = [max(len(cell) for cell in column) for column in zip(*rows, strict=True)]
+    return "\n".join(
+        "  ".join(
+            [row[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True))]
+        )
+        for row in rows
+    )

@@ -1,0 +1,121 @@
+"""What comes of fine-tuning: scores, predictions as GLUE's leaderboard takes them, tables."""
+
+import statistics
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .metrics import TaskMetric, format_confusion_matrix
+from .tasks import TASKS, Task
+
+# Of the leaderboard's similarity task, whose file holds nothing outside.
+SIMILARITY_RANGE = (0.0, 5.0)
+
+
+def score(task: Task, metric: TaskMetric, logits: np.ndarray, labels: np.ndarray) -> dict[str, float]:
+    """The task's loss and scores."""
+    logits = logits.astype(np.float64)
+    if task.is_regression:
+        predictions = logits[:, 0]
+        losses = (predictions - labels) ** 2
+    else:
+        predictions = logits.argmax(axis=1)
+        shifted = logits - logits.max(axis=1, keepdims=True)
+        losses = np.log(np.exp(shifted).sum(axis=1)) - shifted[np.arange(len(labels)), labels]
+    return {"loss": float(losses.mean()), **metric.compute(predictions=predictions, references=labels)}
+
+
+def write_predictions(path: Path, task: Task, logits: np.ndarray) -> None:
+    """A line for each example, as GLUE's leaderboard takes it where the task is GLUE's."""
+    if task.is_regression:
+        numbers = logits[:, 0].clip(*SIMILARITY_RANGE) if task.submissions else logits[:, 0]
+        predictions = [f"{number:.3f}" for number in numbers]
+    elif task.submissions and not task.submits_names:
+        predictions = [str(number) for number in logits.argmax(axis=1)]
+    else:
+        predictions = [task.labels[number] for number in logits.argmax(axis=1)]
+    lines = ["index\tprediction", *(f"{index}\t{prediction}" for index, prediction in enumerate(predictions))]
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def describe_run(task: Task, results: dict[str, Any]) -> str:
+    """Scores of a single run and whom it took for whom."""
+    lines = []
+    for kind in ("eval", "test"):
+        for name, value in results.items():
+            if name.startswith(f"{kind}_confusion_matrix"):
+                lines += ["", name, format_confusion_matrix(value, task.labels)]
+        numbers = {n: v for n, v in results.items() if n.startswith(f"{kind}_") and isinstance(v, float)}
+        if numbers:
+            lines.append("  ".join(f"{name} {value:.4g}" for name, value in numbers.items()))
+    return "\n".join(lines).strip()
+
+
+def summarize(task: Task, runs: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """Median and spread of each score over a task's runs, by their folders, and which run is the median one."""
+    names = [
+        name
+        for name, value in next(iter(runs.values())).items()
+        if name.startswith(("eval_", "test_")) and isinstance(value, float)
+    ]
+    summary: dict[str, Any] = {}
+    for name in names:
+        values = [run[name] for run in runs.values()]
+        summary |= {name: statistics.median(values), f"{name}_min": min(values), f"{name}_max": max(values)}
+    summary["wall_seconds"] = statistics.median(run["wall_seconds"] for run in runs.values())
+    first = f"eval_{task.metrics[0]}"
+    summary["median_run"] = min(runs, key=lambda name: abs(runs[name][first] - summary[first]))
+    return summary | {"runs": runs}
+
+
+def score_names(task: Task) -> list[str]:
+    """Of every validation split, the first one's first."""
+    return [f"{metric}{task.suffix(split)}" for split in task.validation for metric in task.metrics]
+
+
+def glue_average(summaries: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """The leaderboard's average, times 100, over those of its tasks that ran; of several scores, a task's mean."""
+    scores = {}
+    for name, summary in summaries.items():
+        if name in TASKS and TASKS[name].submissions:
+            names = [f"eval_{score}" for score in score_names(TASKS[name])]
+            scores[name] = 100 * statistics.mean(summary[name] for name in names if name in summary)
+    return {"glue_average": statistics.mean(scores.values()), "glue_average_of": list(scores)} if scores else {}
+
+
+def format_table(tasks: Sequence[Task], results: dict[str, Any]) -> str:
+    """All tasks' scores, times 100, as Markdown: a line for each score, without columns that would be empty."""
+    several = any(len(summary["runs"]) > 1 for summary in results["tasks"].values())
+    header = ["task", "score", "validation", "test", "paper (test)", "paper, no pre-training", "examples", "seconds"]
+    rows = []
+    for task in tasks:
+        summary = results["tasks"][task.name]
+        run = next(iter(summary["runs"].values()))
+        for name in score_names(task):
+            first = name == task.metrics[0]
+            rows.append(
+                [
+                    task.name if first else "",
+                    name,
+                    *(format_score(summary, f"{kind}_{name}", several) for kind in ("eval", "test")),
+                    *(f"{value}" if first and value else "" for value in (task.paper, task.paper_from_scratch)),
+                    f"{run['train_rows']:,}" if first else "",
+                    f"{summary['wall_seconds']:.0f}" if first else "",
+                ]
+            )
+    if "glue_average" in results:
+        average = f"{results['glue_average']:.1f}"
+        rows.append([f"average of {len(results['glue_average_of'])} of GLUE", "", average, *[""] * (len(header) - 3)])
+    shown = [place for place in range(len(header)) if any(row[place] for row in rows)]
+    lines = [[line[place] for place in shown] for line in (header, ["---"] * len(header), *rows)]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def format_score(summary: dict[str, Any], name: str, several: bool) -> str:
+    """`71.2`, and of several runs their median and range, `71.2 (70.4 to 71.9)`."""
+    if name not in summary:
+        return ""
+    median, low, high = (100 * summary[name + end] for end in ("", "_min", "_max"))
+    return f"{median:.1f} ({low:.1f} to {high:.1f})" if several else f"{median:.1f}"

@@ -1,0 +1,164 @@
+"""Takes GPT-1's fine-tuning apart, as the paper does in table 5 and figure 2: one table, one plot.
+
+python recipes/ablate_gpt1.py recipes/presets/stories/entailment.yaml --output_dir runs/ablation
+python recipes/ablate_gpt1.py recipes/presets/glue/gpt1.yaml --data_dir glue --task cola sst2 --seeds 1 2 3
+
+Every variant is a run of recipes/finetune_gpt1.py, whose settings all hold; the folder of each is beside the others.
+The plot needs matplotlib, which the extra `plots` installs.
+"""
+
+import dataclasses
+import statistics
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from datasets import disable_progress_bars
+from transformers.utils import logging as transformers_logging
+
+from engine.arguments import parse_settings, read_settings, run_script
+from engine.reporting import write_results, write_run_record
+from engine.sharing import prepare_output_dir
+from engine.training import make_accelerator
+from finetune_gpt1 import (
+    FinetuningOptimization,
+    FinetuningSettings,
+    StartSettings,
+    TaskSettings,
+    load_data,
+    run_series,
+)
+from gpt1_scratch.task_models import load_pretrained
+from gpt1_scratch.task_reports import format_score
+from gpt1_scratch.tasks import Task
+
+FULL = "full"
+TABLE_FILE, PLOT_FILE = "ablation.md", "ablation.png"
+
+# Rows of table 5 by what they change.
+VARIANTS: dict[str, dict[str, Any]] = {
+    FULL: {},
+    "no_pretraining": {"from_scratch": True},
+    "no_auxiliary_loss": {"auxiliary_loss_weight": 0.0},
+}
+LAYERS = "layers_{}"
+
+
+@dataclass
+class AblationSettings:
+    """What is left out, one after the other."""
+
+    layers: list[int] | None = field(
+        default=None, metadata={"help": "Figure 2: how many blocks keep what they learnt; default: each number."}
+    )
+
+
+def parse(arguments: list[str] | None = None) -> tuple[Any, ...]:
+    """Reads preset and command line."""
+    parts = (AblationSettings, StartSettings, TaskSettings, FinetuningOptimization, FinetuningSettings)
+    parsed = parse_settings(read_settings(arguments), *parts, description=__doc__.splitlines()[0])
+    start = parsed[1]
+    if start.from_scratch or start.transferred_layers is not None or start.auxiliary_loss_weight == 0:
+        raise ValueError(
+            "from_scratch, transferred_layers and an auxiliary_loss_weight of 0 are what this script varies. Leave "
+            "them out."
+        )
+    return parsed
+
+
+def main() -> None:
+    settings = parse()
+    ablation, start, data, optimization, training = settings
+    accelerator = make_accelerator(training)
+    output_dir = prepare_output_dir(accelerator, training, settings)
+    started = time.perf_counter()
+    disable_progress_bars()
+    transformers_logging.disable_progress_bar()
+
+    # Data
+    with accelerator.main_process_first():
+        backbone, tokenizer = load_pretrained(start.model_name_or_path, start.revision)
+        variants = plan(ablation, len(backbone.blocks))
+        tasks = [load_data(name, data, backbone, tokenizer, accelerator.print) for name in data.names()]
+    if accelerator.is_main_process:
+        write_run_record(output_dir, accelerator, settings)
+
+    # Training and evaluation
+    summaries = {}
+    for name, changes in variants.items():
+        changed = dataclasses.replace(start, **changes)
+        summaries[name] = run_series(tasks, (changed, data, optimization, training), output_dir / name)
+
+    # Sharing
+    names = [part.task for part in tasks]
+    table = format_table(names, summaries)
+    if accelerator.is_main_process:
+        write_results(output_dir, {"variants": summaries, "wall_seconds": round(time.perf_counter() - started, 1)})
+        (output_dir / TABLE_FILE).write_text(table + "\n", encoding="utf-8")
+        if find_spec("matplotlib") is None:
+            accelerator.print('There is no plot, for matplotlib is not installed: pip install -e ".[plots]"')
+        else:
+            plot_layers(names, summaries, len(backbone.blocks), output_dir / PLOT_FILE)
+    accelerator.print(f"\n{table}\n\nDone after {time.perf_counter() - started:.0f} s. All is in {output_dir}.")
+
+
+def plan(settings: AblationSettings, blocks: int) -> dict[str, dict[str, Any]]:
+    """What each variant changes in `StartSettings`. All blocks are transferred in the full model already.
+
+    Raises:
+        ValueError: a number of layers that the model does not have.
+    """
+    layers = range(blocks) if settings.layers is None else settings.layers
+    wrong = [number for number in layers if not 0 <= number <= blocks]
+    if wrong:
+        raise ValueError(f"layers is {wrong[0]}; the model has {blocks} blocks.")
+    return VARIANTS | {LAYERS.format(number): {"transferred_layers": number} for number in layers if number < blocks}
+
+
+def format_table(tasks: Sequence[Task], summaries: dict[str, dict[str, dict[str, Any]]]) -> str:
+    """Markdown in the form of table 5: a line for each variant, with the first score of each task times 100."""
+    several = any(len(part["runs"]) > 1 for summary in summaries.values() for part in summary.values())
+    lines = [
+        ["variant", "average", *(f"{task.name} ({task.metrics[0]})" for task in tasks)],
+        ["---"] * (2 + len(tasks)),
+    ]
+    for variant, summary in summaries.items():
+        names = [f"eval_{task.metrics[0]}" for task in tasks]
+        scores = [format_score(summary[task.name], name, several) for task, name in zip(tasks, names, strict=True)]
+        average = statistics.mean(summary[task.name][name] for task, name in zip(tasks, names, strict=True))
+        lines.append([variant.replace("_", " "), f"{100 * average:.1f}", *scores])
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def plot_layers(
+    tasks: Sequence[Task], summaries: dict[str, dict[str, dict[str, Any]]], blocks: int, path: Path
+) -> None:
+    """Figure 2, left: each task's score against the number of transferred blocks, dotted without pre-training."""
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
+
+    variants = {LAYERS.format(number): number for number in range(blocks)} | {FULL: blocks}
+    points = sorted((variants[name], name) for name in summaries if name in variants)
+    figure = Figure(figsize=(6, 4), layout="constrained")
+    axes = figure.subplots()
+    for task in tasks:
+        name = f"eval_{task.metrics[0]}"
+        low, median, high = (
+            [100 * summaries[variant][task.name][name + end] for _, variant in points] for end in ("_min", "", "_max")
+        )
+        layers = [number for number, _ in points]
+        (line,) = axes.plot(layers, median, marker="o", label=f"{task.name}, {task.metrics[0]}")
+        axes.fill_between(layers, low, high, color=line.get_color(), alpha=0.2, linewidth=0)
+        axes.axhline(100 * summaries["no_pretraining"][task.name][name], color=line.get_color(), linestyle=":")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.set_xlabel("transferred blocks (dotted: no pre-training)")
+    axes.set_ylabel("score on validation, times 100")
+    axes.legend()
+    figure.savefig(path, dpi=150)
+
+
+if __name__ == "__main__":
+    run_script(main)
