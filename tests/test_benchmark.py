@@ -11,6 +11,7 @@ from functools import partial
 
 import pytest
 import torch
+from accelerate.state import AcceleratorState
 
 import benchmark
 import benchmark_translators as translators
@@ -44,6 +45,14 @@ TINY = Workload(
     new_tokens=6,
 )
 ROWS = benchmark.table()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def fresh_accelerate_state():
+    """A process has one precision for good. Here rows share one that other tests' precision may have been set in."""
+    AcceleratorState._reset_state(reset_partial_state=True)
+    yield
+    AcceleratorState._reset_state(reset_partial_state=True)
 
 
 @pytest.fixture(scope="module")
