@@ -92,11 +92,11 @@ def run_recipe(
     from transformers import AutoModelForSeq2SeqLM
 
     from engine.optimization import OptimizationSettings
-    from engine.training import Trainer, TrainingSettings, make_accelerator
+    from engine.training import Trainer, make_accelerator
     from seq2seq_scratch.tokenization import load_tokenizers, save_tokenizers
-    from train_translation import DataSettings, training_batches
+    from train_translation import DataSettings, TranslationTraining, training_batches
 
-    training = TrainingSettings(
+    training = TranslationTraining(
         output_dir=str(output_dir),
         max_steps=updates,
         eval_steps=NEVER,
@@ -133,7 +133,7 @@ def run_recipe(
         optimization,
         evaluate=evaluate,
         save_model=save_model,
-        loss_arguments={"label_smoothing": training.label_smoothing_factor},
+        loss_arguments={"smoothing": training.label_smoothing_factor},
     ).train()
     return model
 

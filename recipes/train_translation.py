@@ -122,6 +122,20 @@ def parse(arguments: list[str] | None = None) -> tuple[Any, ...]:
         raise ValueError(f"model_type is {model_type!r}; it must be one of {', '.join(TRANSLATION_CONFIGS)}.")
 
     @dataclass
+@dataclass
+class TranslationTraining(TrainingSettings):
+    """As for every run, and what the loss of translation can do besides."""
+
+    label_smoothing_factor: float = field(
+        default=0.0, metadata={"help": "Share of the target that all tokens have in equal parts; 0: the right one all."}
+    )
+
+    def __post_init__(self):
+        super().__post_init__()
+        if not 0 <= self.label_smoothing_factor < 1:
+            raise ValueError(f"label_smoothing_factor is {self.label_smoothing_factor}; it must be in [0, 1).")
+
+
     class ModelChoice:
         model_type: Literal[tuple(TRANSLATION_CONFIGS)] = "bahdanau"
 
@@ -130,7 +144,7 @@ def parse(arguments: list[str] | None = None) -> tuple[Any, ...]:
     )
     parts = (ModelChoice, model_settings, TokenizerSettings, DataSettings, DecodingSettings)
     parsed = parse_settings(
-        settings, *parts, OptimizationSettings, TrainingSettings, description=__doc__.splitlines()[0]
+        settings, *parts, OptimizationSettings, TranslationTraining, description=__doc__.splitlines()[0]
     )
     make_config(*parsed[:2])
     return parsed
@@ -207,7 +221,7 @@ def main() -> None:
             max_tokens_per_batch=data.max_tokens_per_batch,
         ),
         save_model=save_model,
-        loss_arguments={"label_smoothing": training.label_smoothing_factor},
+        loss_arguments={"smoothing": training.label_smoothing_factor},
     )
     results = trainer.train()
 

@@ -684,7 +684,7 @@ class TransformerForConditionalGeneration(TransformerPreTrainedModel, BeamSearch
         past_key_values: Cache | None = None,
         labels: torch.Tensor | None = None,
         use_cache: bool | None = None,
-        label_smoothing: float = 0.0,
+        smoothing: float = 0.0,
         num_items_in_batch: torch.Tensor | int | None = None,
         **kwargs: Any,
     ) -> Seq2SeqLMOutput:
@@ -695,7 +695,8 @@ class TransformerForConditionalGeneration(TransformerPreTrainedModel, BeamSearch
             decoder_input_ids: (B, T) target token ids; made from `labels` where left out.
             labels: (B, T) target token ids to predict, `-100` where none is.
             use_cache: defaults to the config's without `labels`, and to none with them.
-            label_smoothing: between 0 and 1, of section 5.4.
+            smoothing: between 0 and 1, the label smoothing of section 5.4. The library's `Trainer` would take an
+                argument with "label" in its name for a column of labels.
             num_items_in_batch: target tokens in the whole update; the summed loss is divided by it.
 
         Returns:
@@ -722,7 +723,7 @@ class TransformerForConditionalGeneration(TransformerPreTrainedModel, BeamSearch
                 outputs.last_hidden_state,
                 self.lm_head,
                 labels,
-                label_smoothing=label_smoothing,
+                label_smoothing=smoothing,
                 num_items_in_batch=num_items_in_batch,
             )
         logits = None if self.training and labels is not None else self.lm_head(outputs.last_hidden_state)

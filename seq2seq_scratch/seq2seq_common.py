@@ -353,7 +353,7 @@ class RecurrentTranslationModel(PreTrainedModel, BeamSearchGenerationMixin):
         use_cache: bool | None = None,
         output_attentions: bool | None = None,
         output_hidden_states: bool | None = None,
-        label_smoothing: float = 0.0,
+        smoothing: float = 0.0,
         num_items_in_batch: torch.Tensor | int | None = None,
         **kwargs: Any,
     ) -> Seq2SeqLMOutput:
@@ -371,7 +371,9 @@ class RecurrentTranslationModel(PreTrainedModel, BeamSearchGenerationMixin):
             output_attentions: return `cross_attentions`, one tensor (B, 1, T, S) over source positions, from a model
                 that attends.
             output_hidden_states: return the states of encoder (B, S, ...) and decoder (B, T, H), one tensor each.
-            label_smoothing, num_items_in_batch: see `target_token_loss`.
+            smoothing: label smoothing, see `target_token_loss`. The library's `Trainer` would take an argument with
+                "label" in its name for a column of labels.
+            num_items_in_batch: see `target_token_loss`.
 
         Returns:
             `loss`, a scalar, where there are labels, and `logits` (B, T, V), except in training with labels: the
@@ -412,7 +414,7 @@ class RecurrentTranslationModel(PreTrainedModel, BeamSearchGenerationMixin):
                 decoded.features,
                 self.output_projection,
                 labels,
-                label_smoothing=label_smoothing,
+                label_smoothing=smoothing,
                 num_items_in_batch=num_items_in_batch,
             )
         logits = None

@@ -507,6 +507,7 @@ def failure(start, *arguments):
             "has no tokenizer that can be loaded. Copy the tokenizer.js",
         ),
         (["FILES", "--learning_rat", "1"], "unknown setting 'learning_rat'. Did you mean 'learning_rate'?"),
+        (["FILES", "--label_smoothing_factor", "0.1"], "unknown setting 'label_smoothing_factor'"),
     ],
 )
 def test_wrong_input_ends_the_script_with_a_message(

@@ -143,13 +143,13 @@ def test_logits_and_gradients_agree_with_torch_nn_transformer(attention, pre_nor
 
 def test_training_loss_needs_no_logits_and_is_the_one_of_evaluation():
     model, batch = tiny_model(), tiny_batch()
-    evaluated = model(**batch, label_smoothing=0.1)
-    trained = model.train()(**batch, label_smoothing=0.1)
+    evaluated = model(**batch, smoothing=0.1)
+    trained = model.train()(**batch, smoothing=0.1)
     assert trained.logits is None
     torch.testing.assert_close(trained.loss, evaluated.loss)
     expected = nn.functional.cross_entropy(evaluated.logits.transpose(1, 2), batch["labels"], label_smoothing=0.1)
     torch.testing.assert_close(trained.loss, expected)
-    summed = model(**batch, label_smoothing=0.1, num_items_in_batch=torch.tensor(22))
+    summed = model(**batch, smoothing=0.1, num_items_in_batch=torch.tensor(22))
     torch.testing.assert_close(summed.loss, expected * (batch["labels"] != -100).sum() / 22)
 
 

@@ -128,6 +128,7 @@ def test_separate_documents_reach_the_model(pretrain, tmp_path):
         (["--dataset_name", "stories"], "one of dataset_name and train_file"),
         (["--vocabulary_file", "a.json"], "vocabulary_file and merges_file go together"),
         (["--train_file", "nowhere.txt"], "nowhere.txt"),
+        (["--label_smoothing_factor", "0.1"], "unknown setting 'label_smoothing_factor'"),
     ],
 )
 def test_wrong_settings_are_named(pretrain, arguments, expected):

@@ -206,7 +206,7 @@ def test_target_padding_costs_nothing(model):
 
 def test_label_smoothing_reaches_the_loss(model):
     labels = pad(TARGETS, value=-100)
-    output = model(input_ids=pad(SOURCES), labels=labels, label_smoothing=0.2)
+    output = model(input_ids=pad(SOURCES), labels=labels, smoothing=0.2)
     expected = nn.functional.cross_entropy(output.logits.flatten(0, 1), labels.flatten(), label_smoothing=0.2)
     torch.testing.assert_close(output.loss, expected)
 

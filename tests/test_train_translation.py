@@ -180,6 +180,7 @@ def test_an_existing_tokenizer_is_taken_if_it_marks_the_end(train, tmp_path):
         (["--source_language", "tlh"], "train.tlh"),
         (["--train_file", "nowhere.parquet"], "there is no file nowhere.parquet"),
         (["--dataset_name", "numbers"], "dataset_name is 'numbers', but train_file"),
+        (["--label_smoothing_factor", "1"], "label_smoothing_factor is 1.0; it must be in [0, 1)"),
         (["--num_beams", "0"], "num_beams is 0; it must be at least 1"),
         (["--metric_for_best_model", "bleurt"], "metric_for_best_model is 'bleurt'"),
         (["--vocab_size", "100"], "vocab_size is 100"),

@@ -60,7 +60,6 @@ class TrainingSettings:
         default=None, metadata={"help": "Stop after so many minutes of updates and evaluations."}
     )
     gradient_accumulation_steps: int = field(default=1, metadata={"help": "Batches to an update, on each process."})
-    label_smoothing_factor: float = 0.0
     bf16: bool | None = field(
         default=None,
         metadata={"help": "Products in bfloat16. Left out: yes where the processor has instructions for it."},
@@ -94,8 +93,6 @@ class TrainingSettings:
         for name in ("gradient_accumulation_steps", "logging_steps", "eval_steps"):
             if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1.")
-        if not 0 <= self.label_smoothing_factor < 1:
-            raise ValueError(f"label_smoothing_factor is {self.label_smoothing_factor}; it must be in [0, 1).")
         if self.average_last_checkpoints > self.save_total_limit > 0:
             raise ValueError(
                 f"average_last_checkpoints is {self.average_last_checkpoints}, but save_total_limit keeps "
