@@ -110,10 +110,9 @@ def run_recipe(
     accelerator = make_accelerator(training)
     set_seed(training.seed)
     tokenizers = load_tokenizers(folder)
-    padding = tokenizers[0].pad_token_id
     model = AutoModelForSeq2SeqLM.from_config(make_config(work, len(tokenizers[0])))
     data = DataSettings(max_tokens_per_batch=work.max_tokens_per_batch)
-    batches = training_batches(load_from_disk(folder / "train"), padding, data, training, accelerator)
+    batches = training_batches(load_from_disk(folder / "train"), tokenizers, 0.0, data, training, accelerator)
 
     def evaluate(model: nn.Module) -> dict[str, float]:
         # Called once, behind the last update: the trainer asks for no further batch.
@@ -128,7 +127,7 @@ def run_recipe(
     Trainer(
         accelerator,
         model,
-        batches if watch is None else ClockedBatches(batches, watch, work, padding),
+        batches if watch is None else ClockedBatches(batches, watch, work, tokenizers[0].pad_token_id),
         training,
         optimization,
         evaluate=evaluate,

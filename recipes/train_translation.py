@@ -27,6 +27,7 @@ from engine.reporting import write_results, write_run_record
 from engine.sharing import prepare_output_dir
 from engine.training import Trainer, TrainingSettings, checkpoint_to_resume, make_accelerator
 from seq2seq_scratch import TRANSLATION_CONFIGS
+from seq2seq_scratch.bpe_dropout import RandomlySegmented, RandomSegmentation
 from seq2seq_scratch.corpora import load_parallel_data
 from seq2seq_scratch.data import collate, tokenize_parallel
 from seq2seq_scratch.metrics import TranslationMetric
@@ -83,9 +84,16 @@ class TokenizerSettings:
     decoder_vocab_size: int | None = field(default=None, metadata={"help": "Of the target side, if it differs."})
     share_vocabulary: bool = field(default=True, metadata={"help": "One vocabulary for both languages."})
     lowercase: bool = False
+    bpe_dropout: float = field(
+        default=0.0, metadata={"help": "Share of merges skipped in training: other subwords at every epoch."}
+    )
     tokenizer_samples: int = field(
         default=1_000_000, metadata={"help": "Training pairs that the vocabulary is learned from; the first ones."}
     )
+
+    def __post_init__(self):
+        if not 0 <= self.bpe_dropout < 1:
+            raise ValueError(f"bpe_dropout is {self.bpe_dropout}; it must be at least 0 and below 1.")
 
 
 @dataclass
@@ -114,14 +122,6 @@ class DecodingSettings:
             )
 
 
-def parse(arguments: list[str] | None = None) -> tuple[Any, ...]:
-    """Reads preset and command line; which model it is decides which model settings there are."""
-    settings: list[Setting] = read_settings(arguments)
-    model_type = value_of(settings, "model_type")
-    if model_type not in TRANSLATION_CONFIGS and not any(setting.key == "help" for setting in settings):
-        raise ValueError(f"model_type is {model_type!r}; it must be one of {', '.join(TRANSLATION_CONFIGS)}.")
-
-    @dataclass
 @dataclass
 class TranslationTraining(TrainingSettings):
     """As for every run, and what the loss of translation can do besides."""
@@ -136,6 +136,14 @@ class TranslationTraining(TrainingSettings):
             raise ValueError(f"label_smoothing_factor is {self.label_smoothing_factor}; it must be in [0, 1).")
 
 
+def parse(arguments: list[str] | None = None) -> tuple[Any, ...]:
+    """Reads preset and command line; which model it is decides which model settings there are."""
+    settings: list[Setting] = read_settings(arguments)
+    model_type = value_of(settings, "model_type")
+    if model_type not in TRANSLATION_CONFIGS and not any(setting.key == "help" for setting in settings):
+        raise ValueError(f"model_type is {model_type!r}; it must be one of {', '.join(TRANSLATION_CONFIGS)}.")
+
+    @dataclass
     class ModelChoice:
         model_type: Literal[tuple(TRANSLATION_CONFIGS)] = "bahdanau"
 
@@ -147,6 +155,12 @@ class TranslationTraining(TrainingSettings):
         settings, *parts, OptimizationSettings, TranslationTraining, description=__doc__.splitlines()[0]
     )
     make_config(*parsed[:2])
+    _, _, tokenizer_settings, data, *_ = parsed
+    if tokenizer_settings.bpe_dropout and data.streaming:
+        raise ValueError(
+            f"bpe_dropout is {tokenizer_settings.bpe_dropout}, but streaming is true: it needs examples that can be "
+            "read by number. Leave one of them out."
+        )
     return parsed
 
 
@@ -207,7 +221,14 @@ def main() -> None:
     trainer = Trainer(
         accelerator,
         model,
-        training_batches(tokenized["train"], source_tokenizer.pad_token_id, data, training, accelerator),
+        training_batches(
+            tokenized["train"],
+            (source_tokenizer, target_tokenizer),
+            tokenizer_settings.bpe_dropout,
+            data,
+            training,
+            accelerator,
+        ),
         training,
         optimization,
         evaluate=partial(
@@ -335,11 +356,16 @@ def lengths_of(example: Any) -> np.ndarray:
 
 
 def training_batches(
-    examples: Any, pad_token_id: int, data: DataSettings, training: TrainingSettings, accelerator: Accelerator
+    examples: Any,
+    tokenizers: tuple[PreTrainedTokenizerFast, PreTrainedTokenizerFast],
+    bpe_dropout: float,
+    data: DataSettings,
+    training: TrainingSettings,
+    accelerator: Accelerator,
 ) -> LengthBucketBatches | StreamBatches:
     """This process's batches, from an indexed data set or a stream."""
     common = {
-        "collate": partial(collate, pad_token_id=pad_token_id),
+        "collate": partial(collate, pad_token_id=tokenizers[0].pad_token_id),
         "max_tokens_per_batch": data.max_tokens_per_batch,
         "seed": training.seed,
         "process_index": accelerator.process_index,
@@ -347,8 +373,12 @@ def training_batches(
     }
     if data.streaming:
         return StreamBatches(examples, lengths_of, **common)
-    columns = examples.select_columns(["input_ids", "labels"])
-    return LengthBucketBatches(columns, lengths_of(examples[:]), num_workers=training.dataloader_num_workers, **common)
+    columns, lengths = examples.select_columns(["input_ids", "labels"]), lengths_of(examples[:])
+    if bpe_dropout:
+        source, target = (RandomSegmentation(tokenizer, bpe_dropout, training.seed) for tokenizer in tokenizers)
+        columns = RandomlySegmented(columns, source, target, training.seed)
+        lengths = columns.lengths
+    return LengthBucketBatches(columns, lengths, num_workers=training.dataloader_num_workers, **common)
 
 
 def decode_sentences(

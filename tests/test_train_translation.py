@@ -136,6 +136,7 @@ def test_another_run_in_the_folder_is_refused_replaced_or_gone_on_with(train, tm
 def test_two_processes_train_as_one_that_accumulates(tmp_path, parallel_text):
     # Adam divides by the gradient's size: where that is rounding, an epsilon below it would make steps of noise.
     options = ["--max_tokens_per_batch", "64", "--readout_dropout", "0", "--adam_epsilon", "1e-3"]
+    options += ["--bpe_dropout", "0.2"]
 
     def start(name, *arguments, launcher=()):
         folder = tmp_path / name
@@ -181,6 +182,9 @@ def test_an_existing_tokenizer_is_taken_if_it_marks_the_end(train, tmp_path):
         (["--train_file", "nowhere.parquet"], "there is no file nowhere.parquet"),
         (["--dataset_name", "numbers"], "dataset_name is 'numbers', but train_file"),
         (["--label_smoothing_factor", "1"], "label_smoothing_factor is 1.0; it must be in [0, 1)"),
+        (["--bpe_dropout", "1"], "bpe_dropout is 1.0; it must be at least 0 and below 1"),
+        (["--bpe_dropout", "0.1", "--streaming", "true"], "bpe_dropout is 0.1, but streaming is true"),
+        (["--bpe_dropout", "0.1", "--tokenizer_type", "word"], "bpe_dropout is 0.1, but the tokenizer is no BPE"),
         (["--num_beams", "0"], "num_beams is 0; it must be at least 1"),
         (["--metric_for_best_model", "bleurt"], "metric_for_best_model is 'bleurt'"),
         (["--vocab_size", "100"], "vocab_size is 100"),

@@ -68,7 +68,8 @@ class LengthBucketBatches:
 
     Args:
         dataset: gives the examples.
-        lengths: (examples, sides) tokens of each.
+        lengths: (examples, sides) tokens of each; or what gives them for an epoch (from 0), called before its examples
+            are read, for a data set that changes from epoch to epoch.
         collate: examples to a batch of tensors.
         max_tokens_per_batch, max_rows_per_batch: see `cut_into_batches`; of one process.
         seed: of the order.
@@ -80,7 +81,7 @@ class LengthBucketBatches:
     def __init__(
         self,
         dataset: Dataset,
-        lengths: np.ndarray,
+        lengths: np.ndarray | Callable[[int], np.ndarray],
         collate: Collate,
         *,
         max_tokens_per_batch: int | None = None,
@@ -94,25 +95,23 @@ class LengthBucketBatches:
         self.limits = {"max_tokens_per_batch": max_tokens_per_batch, "max_rows_per_batch": max_rows_per_batch}
         self.seed, self.num_workers = seed, num_workers
         self.process_index, self.num_processes = process_index, num_processes
+        # Of epoch 0; other epochs differ by a few, since ties fall differently into batches.
+        self.batches_per_epoch = len(self._indices(epoch=0))
         if self.batches_per_epoch == 0:
             set_limits = [name for name, limit in self.limits.items() if limit is not None]
             raise ValueError(
-                f"{len(lengths)} training examples make fewer batches "
+                f"{len(dataset)} training examples make fewer batches "
                 f"({', '.join(f'{name} is {self.limits[name]}' for name in set_limits)}) than there are processes "
                 f"({num_processes}). Lower {' or '.join(set_limits)}, or use fewer processes."
             )
 
     def _indices(self, epoch: int) -> list[list[int]]:
+        lengths = self.lengths(epoch) if callable(self.lengths) else self.lengths
         generator = np.random.default_rng([self.seed, epoch])
-        batches = cut_into_batches(self.lengths, order_by_length(self.lengths, generator), **self.limits)
+        batches = cut_into_batches(lengths, order_by_length(lengths, generator), **self.limits)
         shuffled = [batches[index].tolist() for index in generator.permutation(len(batches))]
         share = shuffled[self.process_index :: self.num_processes]
         return share[: len(shuffled) // self.num_processes]
-
-    @property
-    def batches_per_epoch(self) -> int:
-        """Of epoch 0; other epochs differ by a few, since ties fall differently into batches."""
-        return len(self._indices(epoch=0))
 
     def epoch(self, epoch: int, skip: int = 0) -> Iterator[Batch]:
         """The batches of an epoch (from 0), without the first `skip`."""
