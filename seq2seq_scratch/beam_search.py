@@ -81,6 +81,9 @@ class BeamSearchGenerationMixin(GenerationMixin):
     where it counts without its end.
     """
 
+    # Told apart by name: code that came with a model is a copy, of which `isinstance` knows nothing.
+    beams_carry_scores = True
+
     def _validate_generation_mode(self, generation_mode: Any, generation_config: Any, *args: Any) -> None:
         if generation_config.num_beams < 1:
             raise ValueError(

@@ -1,11 +1,12 @@
 """Settings of the attention model; the defaults are the paper's."""
 
 from huggingface_hub.dataclasses import strict
-from transformers import PreTrainedConfig
+
+from .configuration_common import TranslationConfig
 
 
 @strict
-class BahdanauConfig(PreTrainedConfig):
+class BahdanauConfig(TranslationConfig):
     """RNNsearch of Bahdanau, Cho and Bengio 2014, "Neural Machine Translation by Jointly Learning to Align and
     Translate", section 3 and appendices A and B.
 
@@ -27,6 +28,7 @@ class BahdanauConfig(PreTrainedConfig):
     """
 
     model_type = "bahdanau"
+    model_classes = {"AutoModelForSeq2SeqLM": "modeling_bahdanau.BahdanauForConditionalGeneration"}
     keys_to_ignore_at_inference = [
         "past_key_values",
         "decoder_hidden_states",

@@ -1,11 +1,12 @@
 """Settings of the LSTM sequence-to-sequence model; the defaults are the paper's."""
 
 from huggingface_hub.dataclasses import strict
-from transformers import PreTrainedConfig
+
+from .configuration_common import TranslationConfig
 
 
 @strict
-class RNNSeq2SeqConfig(PreTrainedConfig):
+class RNNSeq2SeqConfig(TranslationConfig):
     """The model of Sutskever, Vinyals and Le 2014, "Sequence to Sequence Learning with Neural Networks", section 3.4.
 
     Args:
@@ -28,6 +29,7 @@ class RNNSeq2SeqConfig(PreTrainedConfig):
     """
 
     model_type = "rnn_seq2seq"
+    model_classes = {"AutoModelForSeq2SeqLM": "modeling_rnn_seq2seq.RNNSeq2SeqForConditionalGeneration"}
     keys_to_ignore_at_inference = [
         "past_key_values",
         "decoder_hidden_states",

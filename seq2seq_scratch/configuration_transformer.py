@@ -3,12 +3,13 @@
 from typing import Any, Literal
 
 from huggingface_hub.dataclasses import strict
-from transformers import PreTrainedConfig
 from transformers.activations import ACT2FN
+
+from .configuration_common import TranslationConfig
 
 
 @strict
-class TransformerConfig(PreTrainedConfig):
+class TransformerConfig(TranslationConfig):
     """Sizes and options of a Transformer; each option is a row of the paper's Table 3 or what is usual today.
 
     The big model of Table 3 is `d_model=1024`, both `ffn_dim` 4096, both `attention_heads` 16, `dropout=0.3`.
@@ -38,6 +39,10 @@ class TransformerConfig(PreTrainedConfig):
     """
 
     model_type = "transformer_seq2seq"
+    model_classes = {
+        "AutoModel": "modeling_transformer.TransformerModel",
+        "AutoModelForSeq2SeqLM": "modeling_transformer.TransformerForConditionalGeneration",
+    }
     keys_to_ignore_at_inference = ["past_key_values", "encoder_last_hidden_state"]
     attribute_map = {
         "hidden_size": "d_model",

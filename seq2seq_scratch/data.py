@@ -16,6 +16,7 @@ import torch
 from datasets import Dataset, IterableDataset
 from transformers import PreTrainedTokenizerBase
 
+from .encoding import encode_sources, pad_right
 from .seq2seq_common import IGNORE_INDEX
 from .tokenization import forget_last_call
 
@@ -30,30 +31,6 @@ TOKENIZED_FEATURES = datasets.Features(
 
 # Below, starting processes costs more than they save; a fast tokenizer encodes on all cores from one process anyway.
 PAIRS_WORTH_SEVERAL_PROCESSES = 500_000
-
-
-def encode_sources(
-    tokenizer: PreTrainedTokenizerBase, sentences: Sequence[str], max_length: int | None
-) -> tuple[list[list[int]], list[bool]]:
-    """Token ids of sentences, those with too many tokens cut the tokenizer's way, which keeps the end token.
-
-    Args:
-        tokenizer: of the source.
-        sentences: at least one.
-        max_length: tokens that a sentence may have, the end token included; None for any number.
-
-    Returns:
-        The ids of each sentence, and which sentences were cut.
-    """
-    ids = tokenizer(list(sentences), return_attention_mask=False, verbose=False)["input_ids"]
-    truncated = [max_length is not None and len(row) > max_length for row in ids]
-    if any(truncated):
-        long = [index for index, cut in enumerate(truncated) if cut]
-        texts = [sentences[index] for index in long]
-        cut = tokenizer(texts, return_attention_mask=False, truncation=True, max_length=max_length)["input_ids"]
-        for index, row in zip(long, cut, strict=True):
-            ids[index] = row
-    return ids, truncated
 
 
 @dataclass
@@ -217,19 +194,6 @@ def tokenize_parallel(
     if drop_long and len(tokenized) == 0:
         raise ValueError(f"No training pair is left: {report}.")
     return tokenized, report
-
-
-def pad_right(rows: Sequence[Sequence[int]], fill: int) -> tuple[np.ndarray, np.ndarray]:
-    """Ids of B rows, the shorter ones filled up on the right.
-
-    Returns:
-        (B, longest) int64 ids, and (B, longest) where they are tokens.
-    """
-    lengths = np.fromiter(map(len, rows), dtype=np.int64, count=len(rows))
-    mask = np.arange(lengths.max()) < lengths[:, None]
-    padded = np.full(mask.shape, fill, dtype=np.int64)
-    padded[mask] = np.fromiter(itertools.chain.from_iterable(rows), dtype=np.int64, count=lengths.sum())
-    return padded, mask
 
 
 def collate(examples: Sequence[Mapping[str, Any]], pad_token_id: int) -> dict[str, torch.Tensor]:

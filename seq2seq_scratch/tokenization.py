@@ -217,16 +217,21 @@ def load_tokenizers(
     if Path(name).is_dir() and not any(Path(name, file).exists() for file in files):
         raise ValueError(f"The folder {name} holds no tokenizer: neither {' nor '.join(files)} is there.")
     source_tokenizer = AutoTokenizer.from_pretrained(name, revision=revision, trust_remote_code=False)
+    target_tokenizer = load_target_tokenizer(name, revision=revision)
+    return source_tokenizer, source_tokenizer if target_tokenizer is None else target_tokenizer
+
+
+def load_target_tokenizer(folder_or_hub_id: str, revision: str | None = None) -> PreTrainedTokenizerBase | None:
+    """The target's tokenizer of a model that has one of its own, else None; arguments as in `load_tokenizers`."""
     target_file = cached_file(
-        name,
+        folder_or_hub_id,
         "tokenizer_config.json",
         subfolder=TARGET_SUBFOLDER,
         revision=revision,
         _raise_exceptions_for_missing_entries=False,
     )
     if target_file is None:
-        return source_tokenizer, source_tokenizer
-    target_tokenizer = AutoTokenizer.from_pretrained(
-        name, subfolder=TARGET_SUBFOLDER, revision=revision, trust_remote_code=False
+        return None
+    return AutoTokenizer.from_pretrained(
+        folder_or_hub_id, subfolder=TARGET_SUBFOLDER, revision=revision, trust_remote_code=False
     )
-    return source_tokenizer, target_tokenizer

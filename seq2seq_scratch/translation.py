@@ -9,8 +9,7 @@ from typing import Any
 import torch
 from transformers import AutoModelForSeq2SeqLM, GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-from .beam_search import BeamSearchGenerationMixin
-from .data import encode_sources, pad_right
+from .encoding import encode_sources, pad_right
 from .tokenization import load_tokenizers
 
 logger = logging.getLogger(__name__)
@@ -54,7 +53,27 @@ def load_translator(
     model = AutoModelForSeq2SeqLM.from_pretrained(
         folder_or_hub_id, revision=revision, trust_remote_code=trust_remote_code, use_safetensors=True
     )
-    return model.eval(), *load_tokenizers(folder_or_hub_id, revision=revision)
+    source_tokenizer, target_tokenizer = load_tokenizers(folder_or_hub_id, revision=revision)
+    check_vocabularies(model, source_tokenizer, target_tokenizer)
+    return model.eval(), source_tokenizer, target_tokenizer
+
+
+def check_vocabularies(
+    model: PreTrainedModel, source_tokenizer: PreTrainedTokenizerBase, target_tokenizer: PreTrainedTokenizerBase
+) -> None:
+    """Raises ValueError for tokenizers that have more entries than the model, so that they are not the model's."""
+    source_size = model.config.vocab_size
+    target_size = getattr(model.config, "decoder_vocab_size", None) or source_size
+    for side, tokenizer, size in (
+        ("source", source_tokenizer, source_size),
+        ("target", target_tokenizer, target_size),
+    ):
+        if len(tokenizer) > size:
+            raise ValueError(
+                f"The {side} tokenizer of {model.name_or_path or 'the model'} has {len(tokenizer):,} entries, but the "
+                f"model was trained with {size:,}. Put the tokenizer files that it was trained with into its folder, "
+                "or train it again."
+            )
 
 
 def _check_search(arguments: dict[str, Any], num_beams: int, do_sample: bool, num_return_sequences: int) -> None:
@@ -172,7 +191,7 @@ def translate(
     arguments = {**generate_kwargs, "num_beams": num_beams, "num_return_sequences": num_return_sequences}
     if with_scores:
         # Our beams carry their scores; others are summed up from every step's.
-        carried = num_beams > 1 and isinstance(model, BeamSearchGenerationMixin)
+        carried = num_beams > 1 and getattr(model, "beams_carry_scores", False)
         arguments |= {"return_dict_in_generate": True, "output_scores": not carried}
     max_new_tokens = arguments.pop("max_new_tokens", None)
 

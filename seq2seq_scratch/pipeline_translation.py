@@ -1,0 +1,98 @@
+"""The task `translation` of transformers' `pipeline()`, which brings none of its own any more."""
+
+import os
+from collections.abc import Iterable
+from typing import Any
+
+from transformers import Pipeline, PreTrainedModel, PreTrainedTokenizerBase
+
+from .tokenization import load_target_tokenizer, save_tokenizers
+from .translation import check_vocabularies, translate
+
+TASK = "translation"
+TEXTS_AT_ONCE = 64
+
+
+class TranslationPipeline(Pipeline):
+    """Translates texts the way `translate` does, with the search that the model was saved with.
+
+        translator = pipeline("translation", model="runs/numbers_bahdanau")
+        translator("three")                           # [{"translation_text": "drei"}]
+        translator(["three", "four"], num_beams=1)    # [{"translation_text": "drei"}, {"translation_text": "vier"}]
+
+    Args:
+        model, tokenizer, device and so on: as of every pipeline; `tokenizer` is the source's.
+        target_tokenizer: writes the translations. Default: the one in the model's sub-folder `target_tokenizer`, or
+            `tokenizer` where there is none, because source and target share a vocabulary.
+        batch_size: texts that are encoded and sorted by length together, by default 64; `max_tokens_per_batch` of
+            `translate` limits what the model sees at once.
+        **kwargs: defaults of the calls' arguments.
+
+    Raises:
+        ValueError: a tokenizer of another model.
+    """
+
+    _load_tokenizer = True
+    _load_processor = _load_image_processor = _load_video_processor = _load_feature_extractor = False
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        *,
+        target_tokenizer: PreTrainedTokenizerBase | None = None,
+        batch_size: int = TEXTS_AT_ONCE,
+        **kwargs: Any,
+    ):
+        super().__init__(model, tokenizer, batch_size=batch_size, **kwargs)
+        name = model.name_or_path
+        if target_tokenizer is None and name:
+            target_tokenizer = load_target_tokenizer(name, revision=getattr(model.config, "_commit_hash", None))
+        self.target_tokenizer = tokenizer if target_tokenizer is None else target_tokenizer
+        check_vocabularies(model, tokenizer, self.target_tokenizer)
+
+    def __call__(self, texts: str | Iterable[str], **kwargs: Any) -> Any:
+        """Translates one text, a list of texts, or texts as they come from a generator or a data set.
+
+        Args:
+            texts: on one line each; a line feed is a space.
+            **kwargs: `batch_size`, and the arguments of `translate`: those of `generate()` (`num_beams`,
+                `max_new_tokens`, ...), `max_source_length`, `num_return_sequences`, `with_scores`.
+
+        Returns:
+            For one text a list of dictionaries with `translation_text`, and `score` if asked for; of several
+            `num_return_sequences` the best first. For a list of texts one dictionary each, or a list of them where
+            there are several. Of a generator or data set an iterator over lists of dictionaries.
+
+        Raises:
+            ValueError: something else than a text, or settings of the search that do not go together.
+        """
+        if not isinstance(texts, list | tuple):
+            return super().__call__(texts, **kwargs)
+        results = super().__call__(list(texts), **kwargs) if texts else []
+        return [result[0] if len(result) == 1 else result for result in results]
+
+    def save_pretrained(self, save_directory: str | os.PathLike, **kwargs: Any) -> None:
+        """Saves the model, its code and both tokenizers."""
+        super().save_pretrained(save_directory, **kwargs)
+        save_tokenizers(save_directory, self.tokenizer, self.target_tokenizer)
+
+    def _sanitize_parameters(self, **kwargs: Any) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
+        return {}, kwargs, {}
+
+    def preprocess(self, text: str) -> dict[str, str]:
+        if not isinstance(text, str):
+            raise ValueError(f"The pipeline translates texts; {text!r} is of type {type(text).__name__}.")
+        return {"text": text}
+
+    def _forward(self, inputs: dict[str, str | list[str]], **arguments: Any) -> dict[str, list[Any]]:
+        single = isinstance(inputs["text"], str)
+        texts = [inputs["text"]] if single else inputs["text"]
+        hypotheses = translate(self.model, self.tokenizer, self.target_tokenizer, texts, **arguments)
+        return {"hypotheses": hypotheses[0] if single else hypotheses}
+
+    def postprocess(self, outputs: dict[str, list[Any]]) -> list[dict[str, Any]]:
+        return [
+            {"translation_text": hypothesis.text} | ({} if hypothesis.score is None else {"score": hypothesis.score})
+            for hypothesis in outputs["hypotheses"]
+        ]
