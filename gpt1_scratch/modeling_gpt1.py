@@ -5,7 +5,7 @@ size, H heads, W width of a head, V vocabulary, L labels of a task, K choices.
 """
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Unpack
 
 import torch
 from torch import nn
@@ -22,7 +22,7 @@ from transformers.modeling_outputs import (
     SequenceClassifierOutputWithPast,
 )
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS, slice_logits_to_keep
-from transformers.utils import can_return_tuple, logging
+from transformers.utils import TransformersKwargs, can_return_tuple, logging
 from transformers.utils.generic import is_flash_attention_requested
 from transformers.utils.output_capturing import capture_outputs
 
@@ -30,6 +30,8 @@ from .configuration_gpt1 import GPT1Config
 from .fast_paths import IGNORE_INDEX, Linear, blocked_attention_forward, dropout, linear_cross_entropy
 
 logger = logging.get_logger(__name__)
+
+NO_AUXILIARY_LOSS = "auxiliary_loss_weight would have no effect, unless it is 0"
 
 
 def eager_attention_forward(
@@ -214,7 +216,7 @@ class GPT1Model(GPT1PreTrainedModel):
         past_key_values: Cache | None = None,
         inputs_embeds: torch.Tensor | None = None,
         use_cache: bool | None = None,
-        **kwargs: Any,
+        **kwargs: Unpack[TransformersKwargs],
     ) -> BaseModelOutputWithPast:
         """Reads a batch of sequences.
 
@@ -302,11 +304,27 @@ def divide_by_items(
     return loss / num_items_in_batch
 
 
+def refuse_loss_from_elsewhere(num_items_in_batch: torch.Tensor | int | None, harm: str) -> None:
+    """Raises ValueError where the library's `Trainer` keeps the labels back to compute another loss from the logits.
+
+    Args:
+        num_items_in_batch: what the Trainer gives with or without labels; nobody else gives it without.
+        harm: what would be wrong with that loss.
+    """
+    if num_items_in_batch is not None:
+        raise ValueError(
+            f"num_items_in_batch is {num_items_in_batch}, but there are no labels. With the Trainer's "
+            f"label_smoothing_factor {harm}: set it to 0. For a compute_loss_func of your own set "
+            "model.accepts_loss_kwargs to False."
+        )
+
+
 def next_token_loss(
     hidden_states: torch.Tensor,
     output_embeddings: torch.Tensor,
-    labels: torch.Tensor,
+    labels: torch.Tensor | None,
     num_items_in_batch: torch.Tensor | int | None = None,
+    shift_labels: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """Cross-entropy of every next token (equation 1 of the paper), without ever holding all logits.
 
@@ -318,11 +336,13 @@ def next_token_loss(
         num_items_in_batch: the number of labels that count in the whole update. The sum is divided by it, so that
             gradients over several accumulated batches and several processes add up to one large batch's. Left out,
             the loss is the mean over the labels that count.
+        shift_labels: (B, T) what each position is to predict, in place of `labels`: shifted already by one who splits
+            sequences between devices, none of which sees the token that follows its last one.
 
     Returns:
         The loss, a scalar in fp32.
     """
-    targets = next_tokens(labels)
+    targets = next_tokens(labels) if shift_labels is None else shift_labels
     loss = linear_cross_entropy(hidden_states.flatten(0, 1), output_embeddings, targets.flatten())
     return divide_by_items(loss, targets != IGNORE_INDEX, num_items_in_batch)
 
@@ -350,7 +370,7 @@ class GPT1ForCausalLM(GPT1PreTrainedModel, GenerationMixin):
         use_cache: bool | None = None,
         logits_to_keep: int | torch.Tensor = 0,
         num_items_in_batch: torch.Tensor | int | None = None,
-        **kwargs: Any,
+        **kwargs: Unpack[TransformersKwargs],
     ) -> CausalLMOutputWithPast:
         """Predicts every next token.
 
@@ -360,13 +380,18 @@ class GPT1ForCausalLM(GPT1PreTrainedModel, GenerationMixin):
             labels: (B, T), usually `input_ids` with `-100` where nothing is to be learnt; see `next_token_loss`.
             logits_to_keep: how many of the last positions get logits, 0 for all; or the indices of those that do. The
                 loss always covers every label: to evaluate without holding all logits, pass labels and 1.
-            num_items_in_batch: see `next_token_loss`.
+            num_items_in_batch, shift_labels: see `next_token_loss`.
 
         Returns:
             The loss if there are labels; the logits (B, T, V), but `None` in training mode with labels, where the
             loss never holds them; the cache; hidden states and attention weights if asked for.
         """
-        if use_cache is None and labels is not None:
+        # Not by name: the library's Trainer takes an argument with "label" in its name for a column of its data.
+        shift_labels = kwargs.pop("shift_labels", None)
+        to_learn = labels is not None or shift_labels is not None
+        if not to_learn:
+            refuse_loss_from_elsewhere(num_items_in_batch, "labels would not be shifted")
+        if use_cache is None and to_learn:
             use_cache = False
         outputs: BaseModelOutputWithPast = self.model(
             input_ids=input_ids,
@@ -379,9 +404,9 @@ class GPT1ForCausalLM(GPT1PreTrainedModel, GenerationMixin):
         )
         hidden_states = outputs.last_hidden_state
         loss = logits = None
-        if labels is not None:
-            loss = next_token_loss(hidden_states, self.lm_head.weight, labels, num_items_in_batch)
-        if labels is None or not self.training:
+        if to_learn:
+            loss = next_token_loss(hidden_states, self.lm_head.weight, labels, num_items_in_batch, shift_labels)
+        if not (to_learn and self.training):
             logits = self.lm_head(slice_logits_to_keep(hidden_states, logits_to_keep))
         return CausalLMOutputWithPast(
             loss=loss,
@@ -559,7 +584,7 @@ class GPT1ForSequenceClassification(GPT1TaskModel):
         inputs_embeds: torch.Tensor | None = None,
         labels: torch.Tensor | None = None,
         num_items_in_batch: torch.Tensor | int | None = None,
-        **kwargs: Any,
+        **kwargs: Unpack[TransformersKwargs],
     ) -> SequenceClassifierOutputWithPast:
         """Scores a batch of sequences.
 
@@ -589,6 +614,8 @@ class GPT1ForSequenceClassification(GPT1TaskModel):
         if labels is not None:
             task_losses, counted = self._task_losses(logits.float(), labels)
             loss = self._joint_loss(task_losses, counted, reading, num_items_in_batch)
+        elif self.training and self.config.auxiliary_loss_weight:
+            refuse_loss_from_elsewhere(num_items_in_batch, NO_AUXILIARY_LOSS)
         return SequenceClassifierOutputWithPast(
             loss=loss,
             logits=logits,
@@ -634,7 +661,7 @@ class GPT1ForMultipleChoice(GPT1TaskModel):
         inputs_embeds: torch.Tensor | None = None,
         labels: torch.LongTensor | None = None,
         num_items_in_batch: torch.Tensor | int | None = None,
-        **kwargs: Any,
+        **kwargs: Unpack[TransformersKwargs],
     ) -> MultipleChoiceModelOutput:
         """Scores a batch of questions, each with K answers.
 
@@ -662,6 +689,8 @@ class GPT1ForMultipleChoice(GPT1TaskModel):
                 logits.float(), labels, ignore_index=IGNORE_INDEX, reduction="none"
             )
             loss = self._joint_loss(task_losses, labels != IGNORE_INDEX, reading, num_items_in_batch)
+        elif self.training and self.config.auxiliary_loss_weight:
+            refuse_loss_from_elsewhere(num_items_in_batch, NO_AUXILIARY_LOSS)
         return MultipleChoiceModelOutput(
             loss=loss,
             logits=logits,

@@ -237,6 +237,17 @@ def test_loss_never_holds_all_logits_and_ignored_labels_cost_nothing(small_block
     assert record.largest == max(7 * 300, table.numel())
 
 
+def test_labels_that_are_shifted_already_are_taken_as_they_are():
+    """As the library's training over sequences split between devices hands them in."""
+    model, input_ids = tiny_model().train(), tokens(2, 6)
+    shifted = functional.pad(input_ids[:, 1:], (0, 1), value=-100)
+    expected = model(input_ids, labels=input_ids).loss
+    torch.testing.assert_close(model(input_ids, shift_labels=shifted).loss, expected)
+    outputs = model(input_ids, labels=torch.zeros_like(input_ids), shift_labels=shifted)
+    torch.testing.assert_close(outputs.loss, expected)
+    assert outputs.logits is None
+
+
 def test_logits_are_returned_where_they_are_wanted():
     model, input_ids = tiny_model(), tokens(2, 6)
     assert model.train()(input_ids, labels=input_ids).logits is None
