@@ -4,10 +4,48 @@ from typing import Any
 
 import torch
 from transformers import GenerationMixin
-from transformers.generation import GenerateBeamEncoderDecoderOutput
+from transformers.generation import (
+    EosTokenCriteria,
+    ExponentialDecayLengthPenalty,
+    ForcedBOSTokenLogitsProcessor,
+    ForcedEOSTokenLogitsProcessor,
+    GenerateBeamEncoderDecoderOutput,
+    InfNanRemoveLogitsProcessor,
+    LogitNormalization,
+    MaxLengthCriteria,
+    MaxTimeCriteria,
+    MinLengthLogitsProcessor,
+    MinNewTokensLengthLogitsProcessor,
+    NoBadWordsLogitsProcessor,
+    NoRepeatNGramLogitsProcessor,
+    RepetitionPenaltyLogitsProcessor,
+    SequenceBiasLogitsProcessor,
+    SuppressTokensAtBeginLogitsProcessor,
+    SuppressTokensLogitsProcessor,
+)
 
 # What stands behind a hypothesis while the search goes on: no token's id.
 UNWRITTEN = -1
+
+# They judge a hypothesis by its tokens, whichever row of the batch it stands in.
+JUDGES_OF_TOKENS = {
+    EosTokenCriteria,
+    ExponentialDecayLengthPenalty,
+    ForcedBOSTokenLogitsProcessor,
+    ForcedEOSTokenLogitsProcessor,
+    InfNanRemoveLogitsProcessor,
+    LogitNormalization,
+    MaxLengthCriteria,
+    MaxTimeCriteria,
+    MinLengthLogitsProcessor,
+    MinNewTokensLengthLogitsProcessor,
+    NoBadWordsLogitsProcessor,
+    NoRepeatNGramLogitsProcessor,
+    RepetitionPenaltyLogitsProcessor,
+    SequenceBiasLogitsProcessor,
+    SuppressTokensAtBeginLogitsProcessor,
+    SuppressTokensLogitsProcessor,
+}
 
 
 def length_normalization(length: int, length_penalty: float) -> float:
@@ -60,6 +98,15 @@ def keep_rows(rows: torch.Tensor, encoder_outputs: Any, attention_mask: torch.Te
     }
 
 
+def rows_may_go(logits_processor: Any, stopping_criteria: Any) -> bool:
+    """Whether the batch's rows matter to no processor and no criterion, as they may to a caller's own.
+
+    They do to the library's `prefix_allowed_tokens_fn`, which is told a sentence's number, and to its
+    `encoder_repetition_penalty`, which looks a row's source up.
+    """
+    return all(type(judge) in JUDGES_OF_TOKENS for judge in (*logits_processor, *stopping_criteria))
+
+
 class BeamSearchGenerationMixin(GenerationMixin):
     """`generate()` whose beams are scored by log P(Y|X) / lp(Y), to be inherited in `GenerationMixin`'s place.
 
@@ -103,10 +150,12 @@ class BeamSearchGenerationMixin(GenerationMixin):
     ) -> Any:
         """Greedy search of a batch, from which each sentence goes when it ends, as in `_beam_search` below.
 
-        The library's own loop runs for sampling, for a streamer, and where more than the tokens is asked for.
+        The library's own loop, in which all sentences stay, runs for sampling, for a streamer, for processors and
+        criteria to which rows may matter, and where more than the tokens is asked for.
         """
         config = generation_config
-        if config.do_sample or config.return_dict_in_generate or streamer is not None or synced_gpus:
+        more_wanted = config.do_sample or config.return_dict_in_generate or streamer is not None or synced_gpus
+        if more_wanted or not rows_may_go(logits_processor, stopping_criteria):
             return super()._sample(
                 input_ids, logits_processor, stopping_criteria, config, synced_gpus, streamer, **model_kwargs
             )
@@ -142,8 +191,8 @@ class BeamSearchGenerationMixin(GenerationMixin):
         """The search of a batch, from which each sentence goes when it is done.
 
         The library's own search keeps all sentences until the last is done, which after the first few steps is a
-        third of the work or more. It runs where every step's scores, states or attention weights are asked for, and
-        finds the same.
+        third of the work or more. It runs where every step's scores, states or attention weights are asked for, or
+        rows may matter to a processor or criterion, and finds the same.
 
         Args:
             input_ids: (B * beams, T) the start of every hypothesis; the beams of a sentence are neighbours.
@@ -157,7 +206,8 @@ class BeamSearchGenerationMixin(GenerationMixin):
         steps_wanted = (
             config.output_scores or config.output_logits or config.output_attentions or config.output_hidden_states
         )
-        if steps_wanted or config.do_sample or synced_gpus:
+        rows_matter = not rows_may_go(logits_processor, stopping_criteria)
+        if steps_wanted or rows_matter or config.do_sample or synced_gpus:
             return super()._beam_search(
                 input_ids, logits_processor, stopping_criteria, config, synced_gpus, **model_kwargs
             )

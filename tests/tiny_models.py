@@ -66,6 +66,8 @@ def tiny_model(name: str, **settings) -> PreTrainedModel:
     """One of `MODELS` in evaluation mode, the same at every call, without dropout, far from symmetric."""
     model_class, config_class, sizes = MODELS[name]
     torch.manual_seed(0)
+    if name in TRANSLATORS:
+        settings = {"decoder_vocab_size": VOCABULARY, **settings}
     model = model_class(config_class(vocab_size=VOCABULARY, **{**sizes, **settings}))
     with torch.no_grad():
         for parameter in model.parameters():
