@@ -17,11 +17,15 @@ class TranslationConfig(PreTrainedConfig):
     model_classes: ClassVar[dict[str, str]] = {}
 
     def __post_init__(self, **kwargs: Any):
-        if not type(self).__module__.startswith(f"{TRANSFORMERS_DYNAMIC_MODULE_NAME}."):
+        if self._is_installed():
             # The installed package has registered its pipeline. `pipeline()` would not look for it, but ask whether
             # to trust the model's own copy.
             kwargs.pop("custom_pipelines", None)
         super().__post_init__(**kwargs)
+
+    def _is_installed(self) -> bool:
+        """Whether this is the package's code, not what a checkpoint brought along."""
+        return not type(self).__module__.startswith(f"{TRANSFORMERS_DYNAMIC_MODULE_NAME}.")
 
     def save_pretrained(self, save_directory: str | os.PathLike, push_to_hub: bool = False, **kwargs: Any) -> None:
         """Writes `config.json` and the code, so that the folder loads where this package is not installed.
@@ -39,3 +43,5 @@ class TranslationConfig(PreTrainedConfig):
         pipeline = {"impl": name_of(TranslationPipeline), "pt": ["AutoModelForSeq2SeqLM"], "type": "text"}
         self.custom_pipelines = {TASK: pipeline}
         super().save_pretrained(save_directory, push_to_hub=push_to_hub, **kwargs)
+        if self._is_installed():
+            del self.custom_pipelines

@@ -7,7 +7,7 @@ h heads, d_k and d_v the width of one head's keys and values.
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Unpack
 
 import torch
 from torch import nn
@@ -24,6 +24,7 @@ from transformers.modeling_outputs import (
     Seq2SeqModelOutput,
 )
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+from transformers.utils import TransformersKwargs
 from transformers.utils.generic import can_return_tuple, merge_with_config_defaults
 from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 
@@ -374,6 +375,8 @@ class TransformerPreTrainedModel(PreTrainedModel):
     _supports_flash_attn = True
     _supports_flex_attn = True
     _supports_attention_backend = True
+    # The backbone alone loads from a translation model without a word about its softmax.
+    _keys_to_ignore_on_load_unexpected = [r"^lm_head\."]
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
@@ -408,16 +411,16 @@ def make_positions(config: TransformerConfig) -> SinusoidalPositions | LearnedPo
     return kind(config.max_position_embeddings, config.d_model)
 
 
-def in_compute_dtype(hidden_states: torch.Tensor) -> torch.Tensor:
-    """The states in the type autocast computes in, where it is on.
+def sum_in_compute_dtype(embedded: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
+    """The sum of embeddings and positions, in the type autocast computes in where it is on, else the embeddings' own.
 
-    Left in fp32 they would be cast again before every projection, forward and backward, and residual sums and
-    LayerNorm would move twice the memory; LayerNorm takes its statistics in fp32 either way.
+    Left in fp32 under autocast they would be cast again before every projection, forward and backward, and residual
+    sums and LayerNorm would move twice the memory; LayerNorm takes its statistics in fp32 either way. And the table of
+    sinusoids is in fp32 beside weights in bf16.
     """
-    device_type = hidden_states.device.type
-    if not torch.is_autocast_enabled(device_type):
-        return hidden_states
-    return hidden_states.to(torch.get_autocast_dtype(device_type))
+    device_type = embedded.device.type
+    autocast = torch.is_autocast_enabled(device_type)
+    return (embedded + positions).to(torch.get_autocast_dtype(device_type) if autocast else embedded.dtype)
 
 
 class TransformerEncoder(TransformerPreTrainedModel):
@@ -452,8 +455,8 @@ class TransformerEncoder(TransformerPreTrainedModel):
             attention_mask = (input_ids != self.config.pad_token_id).long()
         # Positions count tokens, so that a sentence is the same whichever side its padding is on.
         position_ids = (attention_mask.cumsum(dim=1) - 1).clamp(min=0)
-        hidden_states = self.embed_tokens(input_ids) + self.embed_positions(position_ids, input_ids.shape[1])
-        hidden_states = self.dropout(in_compute_dtype(hidden_states))
+        positions = self.embed_positions(position_ids, input_ids.shape[1])
+        hidden_states = self.dropout(sum_in_compute_dtype(self.embed_tokens(input_ids), positions))
         mask = hide_padding(self.config, hidden_states, attention_mask)
         for layer in self.layers:
             hidden_states = layer(hidden_states, mask, **kwargs)
@@ -516,8 +519,8 @@ class TransformerDecoder(TransformerPreTrainedModel):
             position_ids = torch.arange(past_length, length, device=input_ids.device)[None]
         else:
             position_ids = (attention_mask.cumsum(dim=1) - 1).clamp(min=0)[:, -target_length:]
-        hidden_states = self.embed_tokens(input_ids) + self.embed_positions(position_ids, length)
-        hidden_states = self.dropout(in_compute_dtype(hidden_states))
+        positions = self.embed_positions(position_ids, length)
+        hidden_states = self.dropout(sum_in_compute_dtype(self.embed_tokens(input_ids), positions))
         mask = hide_later_positions(self.config, hidden_states, attention_mask, past_key_values)
         queries = hidden_states.reshape(encoder_hidden_states.shape[0], -1, self.config.d_model)  # (B / n, n * T, D)
         encoder_mask = hide_padding(self.config, queries, encoder_attention_mask, encoder_hidden_states)
@@ -563,7 +566,7 @@ class TransformerModel(TransformerPreTrainedModel):
         encoder_outputs: TransformerEncoderOutput | None = None,
         past_key_values: Cache | None = None,
         use_cache: bool | None = None,
-        **kwargs: Any,
+        **kwargs: Unpack[TransformersKwargs],
     ) -> Seq2SeqModelOutput:
         """Encodes the source, unless `encoder_outputs` holds its states already, and decodes the target.
 
@@ -686,7 +689,7 @@ class TransformerForConditionalGeneration(TransformerPreTrainedModel, BeamSearch
         use_cache: bool | None = None,
         smoothing: float = 0.0,
         num_items_in_batch: torch.Tensor | int | None = None,
-        **kwargs: Any,
+        **kwargs: Unpack[TransformersKwargs],
     ) -> Seq2SeqLMOutput:
         """Scores target tokens.
 

@@ -362,6 +362,16 @@ def test_sinusoids_are_right_after_loading_and_beyond_the_first_table(tmp_path):
     torch.testing.assert_close(positions(position_ids, 50)[0], sinusoids(50, 16), atol=1e-6, rtol=1e-5)
 
 
+def test_weights_loaded_in_bfloat16_go_with_sinusoids_in_float32(tmp_path):
+    model, batch = tiny_model(), tiny_batch()
+    model.save_pretrained(tmp_path)
+    half = TransformerForConditionalGeneration.from_pretrained(tmp_path, dtype=torch.bfloat16)
+    assert half.model.encoder.embed_positions.table.dtype == torch.float32
+    logits = half(**batch).logits
+    assert logits.dtype == torch.bfloat16
+    torch.testing.assert_close(logits.float(), model(**batch).logits, atol=0.1, rtol=0.05)
+
+
 def test_sinusoidal_positions_translate_beyond_their_first_table():
     long, short = tiny_model(max_position_embeddings=64), tiny_model(max_position_embeddings=4)
     input_ids = torch.randint(4, 40, (2, 40))
