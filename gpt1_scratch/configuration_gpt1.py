@@ -1,5 +1,6 @@
 """Settings of GPT-1 (Radford et al. 2018, "Improving Language Understanding by Generative Pre-Training")."""
 
+import os
 from typing import Any
 
 from huggingface_hub.dataclasses import strict
@@ -79,10 +80,19 @@ class GPT1Config(PreTrainedConfig):
     delimiter_token_id: int | None = None
 
     def __post_init__(self, **kwargs: Any):
-        super().__post_init__(**{"auto_map": dict(AUTO_MAP), **kwargs})
+        super().__post_init__(**kwargs)
         # Now that the other names of the sizes have been read.
         if self.intermediate_size is None:
             self.intermediate_size = 4 * self.hidden_size
+
+    def save_pretrained(self, save_directory: str | os.PathLike, push_to_hub: bool = False, **kwargs: Any) -> None:
+        """Writes `config.json` with the classes of all heads, and the code, which the library copies beside it.
+
+        Names as they were loaded may point to the repository on the Hub that a model came from; those written here
+        point into the folder itself.
+        """
+        self.auto_map = dict(AUTO_MAP)
+        super().save_pretrained(save_directory, push_to_hub=push_to_hub, **kwargs)
 
     def validate_sizes(self) -> None:
         for name in (

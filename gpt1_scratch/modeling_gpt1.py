@@ -181,6 +181,8 @@ class GPT1PreTrainedModel(PreTrainedModel):
     _supports_attention_backend = True
     _can_compile_fullgraph = True
     _can_record_outputs = {"hidden_states": GPT1Block, "attentions": GPT1Attention}
+    # A fine-tuned checkpoint loads into every class without a word about the head of its task.
+    _keys_to_ignore_on_load_unexpected = [r"^(choice_)?score\.", r"^lm_head\."]
 
 
 def only_one(input_ids: torch.Tensor | None, inputs_embeds: torch.Tensor | None) -> torch.Tensor:
@@ -468,16 +470,15 @@ class GPT1TaskModel(GPT1PreTrainedModel):
 
     The state is read at a sequence's last token, wherever padding stands: `<extract>`, which the template of
     `add_task_template` in `tokenization.py` puts there. The linear layer has a bias, as in the published code;
-    equation 3 of the paper has none.
+    equation 3 of the paper has none. It has a name of its own in each head, so that no checkpoint's scores of choices
+    are taken for scores of classes.
     """
 
-    def __init__(self, config: GPT1Config, num_scores: int):
+    def __init__(self, config: GPT1Config):
         super().__init__(config)
         # What is given to `from_pretrained` reaches the config after it has checked itself.
         config.validate_both_orders()
         self.model = GPT1Model(config)
-        self.score = nn.Linear(config.hidden_size, num_scores)
-        self.post_init()
 
     def _read(
         self,
@@ -516,14 +517,14 @@ class GPT1TaskModel(GPT1PreTrainedModel):
         )
         lengths = attended.sum(dim=1).clamp(min=1).repeat_interleave(orders)
         extracted = outputs.last_hidden_state[torch.arange(len(lengths), device=lengths.device), lengths - 1]
-        extracted = extracted.to(self.score.weight.dtype)
+        extracted = extracted.to(self.dtype)
         padding = torch.arange(length, device=lengths.device) >= lengths[:, None]
         return Reading(outputs, extracted, None if input_ids is None else sequences.masked_fill(padding, IGNORE_INDEX))
 
-    def _score(self, states: torch.Tensor) -> torch.Tensor:
+    def _apply_linear(self, layer: nn.Linear, states: torch.Tensor) -> torch.Tensor:
         # Not under autocast: scores with the three digits of bfloat16 would tie.
         with torch.autocast(states.device.type, enabled=False):
-            return self.score(states)
+            return layer(states)
 
     def _joint_loss(
         self,
@@ -573,7 +574,9 @@ class GPT1ForSequenceClassification(GPT1TaskModel):
     """
 
     def __init__(self, config: GPT1Config):
-        super().__init__(config, num_scores=config.num_labels)
+        super().__init__(config)
+        self.score = nn.Linear(config.hidden_size, config.num_labels)
+        self.post_init()
 
     @can_return_tuple
     def forward(
@@ -609,7 +612,9 @@ class GPT1ForSequenceClassification(GPT1TaskModel):
         both_orders = self.config.both_orders
         reading = self._read(input_ids, attention_mask, position_ids, inputs_embeds, both_orders, **kwargs)
         states = reading.extracted.unflatten(0, (-1, 2 if both_orders else 1)).sum(dim=1)  # (B, D)
-        logits = self._score(dropout(states, self.config.classifier_dropout, self.training))  # (B, L)
+        logits = self._apply_linear(
+            self.score, dropout(states, self.config.classifier_dropout, self.training)
+        )  # (B, L)
         loss = None
         if labels is not None:
             task_losses, counted = self._task_losses(logits.float(), labels)
@@ -650,7 +655,9 @@ class GPT1ForMultipleChoice(GPT1TaskModel):
     """GPT-1 that scores each of K sequences with one linear layer; the softmax runs over them."""
 
     def __init__(self, config: GPT1Config):
-        super().__init__(config, num_scores=1)
+        super().__init__(config)
+        self.choice_score = nn.Linear(config.hidden_size, 1)
+        self.post_init()
 
     @can_return_tuple
     def forward(
@@ -682,7 +689,7 @@ class GPT1ForMultipleChoice(GPT1TaskModel):
         states = reading.extracted.unflatten(0, (-1, choices))  # (B, K, D)
         # One mask for all choices, as in the published code: they are compared by the same features.
         kept = dropout(torch.ones_like(states[:, :1]), self.config.classifier_dropout, self.training)
-        logits = self._score(states * kept).squeeze(-1)  # (B, K)
+        logits = self._apply_linear(self.choice_score, states * kept).squeeze(-1)  # (B, K)
         loss = None
         if labels is not None:
             task_losses = nn.functional.cross_entropy(

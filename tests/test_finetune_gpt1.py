@@ -189,7 +189,7 @@ def test_multiple_choice_learns_and_predicts(finetune, predict, tmp_path):
     file = write_csv(tmp_path / "cloze.csv", rows, ("context", "ending1", "ending2", "label"))
     folder = finetune("--task", "stories_cloze", "--train_file", file, "--num_train_epochs", 8)
     assert results_of(folder)["eval_accuracy"] == 1.0
-    assert AutoModelForMultipleChoice.from_pretrained(folder).score.out_features == 1
+    assert AutoModelForMultipleChoice.from_pretrained(folder).choice_score.out_features == 1
     lines = ["the kite\tit shone\tit broke", "the kite\tit broke\tit shone"]
     assert [row[1] for row in predict(folder, lines=lines)[1:]] == ["ending1", "ending2"]
 

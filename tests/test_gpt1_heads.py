@@ -156,7 +156,7 @@ def test_choices_are_scored_one_by_one_and_the_softmax_runs_over_them(side):
     inputs = {name: tensor.unflatten(0, (2, 3)) for name, tensor in pad([*ROWS, *SWAPPED], side).items()}
     labels = torch.tensor([2, 0])
     outputs = model(**inputs, labels=labels)
-    expected = torch.stack([model.score(state_at_the_end(model, row)) for row in [*ROWS, *SWAPPED]]).view(2, 3)
+    expected = torch.stack([model.choice_score(state_at_the_end(model, row)) for row in [*ROWS, *SWAPPED]]).view(2, 3)
     torch.testing.assert_close(outputs.logits, expected)
     probabilities = expected.exp() / expected.exp().sum(1, keepdim=True)
     torch.testing.assert_close(outputs.loss, -(probabilities[0, 2].log() + probabilities[1, 0].log()) / 2)
@@ -191,7 +191,7 @@ def joint_loss_by_hand(
         own, swapped = framed(first, second), framed(second, first)
         sequences = {CLASSIFICATION: [own], SIMILARITY: [own, swapped], CHOICE: [own, swapped]}[kind]
         states = torch.stack([state_at_the_end(model, sequence) for sequence in sequences])
-        scores = model.score(states)[:, 0] if kind == CHOICE else model.score(states.sum(0))
+        scores = model.choice_score(states)[:, 0] if kind == CHOICE else model.score(states.sum(0))
         language = sum(mean_token_loss(model, sequence) for sequence in sequences) / len(sequences)
         losses.append(functional.cross_entropy(scores, torch.tensor(label)) + weight * language)
     return losses
@@ -360,13 +360,13 @@ def test_impossible_settings_are_refused(settings, message):
 
 
 @pytest.mark.parametrize(
-    ("auto_class", "head_class", "settings"),
+    ("auto_class", "head_class", "layer", "settings"),
     [
-        (AutoModelForSequenceClassification, GPT1ForSequenceClassification, {"num_labels": 5}),
-        (AutoModelForMultipleChoice, GPT1ForMultipleChoice, {}),
+        (AutoModelForSequenceClassification, GPT1ForSequenceClassification, "score", {"num_labels": 5}),
+        (AutoModelForMultipleChoice, GPT1ForMultipleChoice, "choice_score", {}),
     ],
 )
-def test_one_checkpoint_loads_into_every_head_and_back(auto_class, head_class, settings, tmp_path):
+def test_one_checkpoint_loads_into_every_head_and_back(auto_class, head_class, layer, settings, tmp_path):
     sizes = {**SIZES, "hidden_size": 384, "num_attention_heads": 6}
     pretrained = GPT1ForCausalLM(GPT1Config(**sizes)).eval()
     pretrained.save_pretrained(tmp_path / "pretrained")
@@ -375,13 +375,13 @@ def test_one_checkpoint_loads_into_every_head_and_back(auto_class, head_class, s
     weights = head.state_dict()
     for name, tensor in pretrained.model.state_dict().items():
         assert torch.equal(weights.pop(f"model.{name}"), tensor), name
-    assert set(weights) == {"score.weight", "score.bias"}
+    assert set(weights) == {f"{layer}.weight", f"{layer}.bias"}
     scores = settings.get("num_labels", 1)
-    assert weights["score.weight"].shape == (scores, 384) and weights["score.bias"].tolist() == [0] * scores
-    assert weights["score.weight"].std().item() == pytest.approx(0.02, rel=0.15)
+    assert weights[f"{layer}.weight"].shape == (scores, 384) and weights[f"{layer}.bias"].tolist() == [0] * scores
+    assert weights[f"{layer}.weight"].std().item() == pytest.approx(0.02, rel=0.15)
     head.save_pretrained(tmp_path / "head")
     again = auto_class.from_pretrained(tmp_path / "head", trust_remote_code=False)
-    assert torch.equal(again.score.weight, head.score.weight)
+    assert torch.equal(again.state_dict()[f"{layer}.weight"], weights[f"{layer}.weight"])
     back = AutoModelForCausalLM.from_pretrained(tmp_path / "head", trust_remote_code=False).eval()
     row = torch.tensor([ROWS[0]])
     assert torch.equal(back(row).logits, pretrained(row).logits)
