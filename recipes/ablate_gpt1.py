@@ -60,7 +60,9 @@ def parse(arguments: list[str] | None = None) -> tuple[Any, ...]:
     """Reads preset and command line."""
     parts = (AblationSettings, StartSettings, TaskSettings, FinetuningOptimization, FinetuningSettings)
     parsed = parse_settings(read_settings(arguments), *parts, description=__doc__.splitlines()[0])
-    start = parsed[1]
+    start, training = parsed[1], parsed[-1]
+    if training.push_to_hub:
+        raise ValueError("push_to_hub is true, but an ablation leaves no model to share.")
     if start.from_scratch or start.transferred_layers is not None or start.auxiliary_loss_weight == 0:
         raise ValueError(
             "from_scratch, transferred_layers and an auxiliary_loss_weight of 0 are what this script varies. Leave "

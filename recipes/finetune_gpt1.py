@@ -26,9 +26,10 @@ from engine.arguments import parse_settings, read_settings, run_script
 from engine.batching import Batch, LengthBucketBatches
 from engine.checkpointing import checkpoints_in
 from engine.evaluation import map_across_processes
+from engine.hub import NOTHING_PUSHED
 from engine.optimization import OptimizationSettings
 from engine.reporting import RESULTS_FILE, write_results, write_run_record
-from engine.sharing import prepare_output_dir
+from engine.sharing import open_repository, prepare_output_dir, push_at_end, push_of_checkpoints
 from engine.training import TokenCounts, Trainer, TrainingSettings, make_accelerator
 from gpt1_scratch import GPT1Model
 from gpt1_scratch.metrics import TaskMetric, confusion_matrix
@@ -170,7 +171,18 @@ Settings = tuple[StartSettings, TaskSettings, FinetuningOptimization, Finetuning
 def parse(arguments: list[str] | None = None) -> Settings:
     """Reads preset and command line."""
     parts = (StartSettings, TaskSettings, FinetuningOptimization, FinetuningSettings)
-    return parse_settings(read_settings(arguments), *parts, description=__doc__.splitlines()[0])
+    parsed = parse_settings(read_settings(arguments), *parts, description=__doc__.splitlines()[0])
+    _, data, _, training = parsed
+    if training.push_to_hub and len(data.names()) > 1:
+        raise ValueError(
+            "push_to_hub shares one model, but task names several. Leave it out, and share the folders that you want "
+            "afterwards: recipes/share.py."
+        )
+    if training.hub_strategy == "every_save" and len(data.seeds) > 1:
+        raise ValueError(
+            "hub_strategy is every_save, but there are several seeds: their median run is pushed at the end."
+        )
+    return parsed
 
 
 @dataclass(frozen=True)
@@ -187,6 +199,7 @@ def main() -> None:
     settings = parse()
     start, data, _, training = settings
     accelerator = make_accelerator(training)
+    repository = open_repository(accelerator, training)
     output_dir = prepare_output_dir(accelerator, training, settings)
     started = time.perf_counter()
     disable_progress_bars()
@@ -200,7 +213,9 @@ def main() -> None:
     # Model, training, evaluation: see `finetune`
     if len(tasks) == 1 and len(data.seeds) < 2:
         (seed,) = data.seeds or [training.seed]
-        results = finetune(accelerator, tasks[0], settings, output_dir, seed)
+        results = finetune(
+            accelerator, tasks[0], settings, output_dir, seed, push_of_checkpoints(repository, training)
+        )
         report, chosen = describe_run(tasks[0].task, results), output_dir
     else:
         if accelerator.is_main_process:
@@ -218,6 +233,7 @@ def main() -> None:
             (output_dir / TABLE_FILE).write_text(report + "\n", encoding="utf-8")
     accelerator.print(f"\n{report}")
     accelerator.print(HOW_TO_USE.format(folder=chosen, seconds=results["wall_seconds"]))
+    push_at_end(repository, chosen)
 
 
 HOW_TO_USE = """
@@ -278,7 +294,8 @@ def run_series(tasks: Sequence[TaskData], settings: Settings, output_dir: Path) 
 def run_in_folder(data: TaskData, settings: Settings, folder: Path, seed: int) -> dict[str, Any]:
     """One of several runs; of a resumed series, one that is finished is only read, and one that is not goes on."""
     start, task_settings, optimization, training = settings
-    training = dataclasses.replace(training, output_dir=str(folder), seed=seed)
+    # Of a series it is the median run that is pushed, once it is known.
+    training = dataclasses.replace(training, output_dir=str(folder), seed=seed, **NOTHING_PUSHED)
     if training.resume_from_checkpoint:
         if training.resume_from_checkpoint != "last":
             raise ValueError(
@@ -306,7 +323,12 @@ def run_in_folder(data: TaskData, settings: Settings, folder: Path, seed: int) -
 
 
 def finetune(
-    accelerator: Accelerator, data: TaskData, settings: Settings, output_dir: Path, seed: int
+    accelerator: Accelerator,
+    data: TaskData,
+    settings: Settings,
+    output_dir: Path,
+    seed: int,
+    after_save: Callable[[Path], None] | None = None,
 ) -> dict[str, Any]:
     """One run: one task, one seed. Leaves the best checkpoint's model with its scores in the folder."""
     start, task_settings, optimization, training = settings
@@ -363,6 +385,7 @@ def finetune(
         optimization,
         evaluate=partial(evaluate, data=data, logits_of=logits_of, scores_of=scores_of),
         save_model=save_model,
+        after_save=after_save,
         count_tokens=count_examples,
         counted="examples",
     )

@@ -27,7 +27,7 @@ from engine.batching import Batch, LengthBucketBatches, StreamBatches, batches_f
 from engine.evaluation import evaluate_loss
 from engine.optimization import OptimizationSettings
 from engine.reporting import measure_matrix_peak, write_results, write_run_record
-from engine.sharing import prepare_output_dir
+from engine.sharing import open_repository, prepare_output_dir, push_at_end, push_of_checkpoints
 from engine.training import TokenCounts, Trainer, TrainingSettings, checkpoint_to_resume, make_accelerator
 from gpt1_scratch.configuration_gpt1 import GPT1Config
 from gpt1_scratch.data import PackedTexts, load_texts, pack_blocks, stream_blocks, tokenize_texts
@@ -110,6 +110,7 @@ def main() -> None:
     settings = parse()
     model_settings, vocabulary, text, sampling, optimization, training = settings
     accelerator = make_accelerator(training)
+    repository = open_repository(accelerator, training)
     output_dir = prepare_output_dir(accelerator, training, settings)
     started = time.perf_counter()
     disable_progress_bars()
@@ -178,6 +179,7 @@ def main() -> None:
             ),
         ),
         save_model=save_model,
+        after_save=push_of_checkpoints(repository, training),
         count_tokens=count_predicted_tokens,
         rates=lambda tokens_per_second: {
             "model_flops_utilization_percent": 100 * tokens_per_second * flops_per_token / peak
@@ -194,6 +196,7 @@ def main() -> None:
     if accelerator.is_main_process:
         write_results(output_dir, results)
     accelerator.print(HOW_TO_USE.format(folder=output_dir, seconds=results["wall_seconds"], **final))
+    push_at_end(repository, output_dir)
 
 
 HOW_TO_USE = """

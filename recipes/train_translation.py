@@ -24,7 +24,7 @@ from engine.batching import LengthBucketBatches, StreamBatches, batches_for_eval
 from engine.evaluation import evaluate_loss, map_across_processes
 from engine.optimization import OptimizationSettings
 from engine.reporting import write_results, write_run_record
-from engine.sharing import prepare_output_dir
+from engine.sharing import open_repository, prepare_output_dir, push_at_end, push_of_checkpoints
 from engine.training import Trainer, TrainingSettings, checkpoint_to_resume, make_accelerator
 from seq2seq_scratch import TRANSLATION_CONFIGS
 from seq2seq_scratch.bpe_dropout import RandomlySegmented, RandomSegmentation
@@ -127,7 +127,8 @@ class TranslationTraining(TrainingSettings):
     """As for every run, and what the loss of translation can do besides."""
 
     label_smoothing_factor: float = field(
-        default=0.0, metadata={"help": "Share of the target that all tokens have in equal parts; 0: the right one all."}
+        default=0.0,
+        metadata={"help": "Share of the target that all tokens have in equal parts; 0: the right one all."},
     )
 
     def __post_init__(self):
@@ -168,6 +169,7 @@ def main() -> None:
     settings = parse()
     choice, model_settings, tokenizer_settings, data, decoding, optimization, training = settings
     accelerator = make_accelerator(training)
+    repository = open_repository(accelerator, training)
     output_dir = prepare_output_dir(accelerator, training, settings)
     started = time.perf_counter()
     say = accelerator.print
@@ -242,6 +244,7 @@ def main() -> None:
             max_tokens_per_batch=data.max_tokens_per_batch,
         ),
         save_model=save_model,
+        after_save=push_of_checkpoints(repository, training),
         loss_arguments={"smoothing": training.label_smoothing_factor},
     )
     results = trainer.train()
@@ -272,6 +275,7 @@ def main() -> None:
             folder=output_dir, sentence=pairs["validation"][0]["source"], seconds=results["wall_seconds"]
         )
     )
+    push_at_end(repository, output_dir)
 
 
 LOADING_SETTINGS = (

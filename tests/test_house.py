@@ -18,6 +18,7 @@ import finetune_gpt1
 import generate_text
 import pretrain_gpt1
 import score_translation
+import share
 import train_translation
 import translate
 from engine.arguments import parse_settings, read_settings, value_of
@@ -128,6 +129,7 @@ def test_every_command_of_the_readme_parses():
         "recipes/finetune_gpt1.py": finetune_gpt1.parse,
         "recipes/ablate_gpt1.py": ablate_gpt1.parse,
         "recipes/benchmark.py": benchmark.parse,
+        "recipes/share.py": share.parse,
         "recipes/classify.py": parser_of(classify.ClassificationSettings),
         "recipes/translate.py": parser_of(translate.TranslationSettings),
         "recipes/score_translation.py": parser_of(score_translation.ScoringSettings),

@@ -31,6 +31,7 @@ from engine.checkpointing import (
     load_weights,
     save_checkpoint,
 )
+from engine.hub import HubSettings
 from engine.optimization import OptimizationSettings, make_optimizer, make_schedule
 from engine.reporting import Reporter
 
@@ -41,8 +42,8 @@ UPDATES_BETWEEN_TRIMS = 10
 
 
 @dataclass
-class TrainingSettings:
-    """How long a run is, what it writes and when. Names are those of `transformers.TrainingArguments`."""
+class TrainingSettings(HubSettings):
+    """How long a run is, what it writes and shares, and when. Names are those of `transformers.TrainingArguments`."""
 
     output_dir: str | None = field(
         default=None, metadata={"help": "Folder of the model, its scores, logs and checkpoints."}
@@ -82,6 +83,7 @@ class TrainingSettings:
     report_to: list[str] = field(default_factory=list, metadata={"help": "Trackers: tensorboard, trackio, ..."})
 
     def __post_init__(self):
+        super().__post_init__()
         if not self.output_dir:
             raise ValueError("output_dir is not set. Name the folder that the run writes to.")
         if self.max_steps is None and self.num_train_epochs is None:
@@ -200,6 +202,7 @@ class Trainer:
         counted: what the loss is a sum over and `TokenCounts.targets` counts; names the rates.
         loss_arguments: passed to the model's forward in training.
         rates: further values for the log line, from what is counted per second.
+        after_save: called with every new checkpoint's folder on the main process; must not keep training waiting.
     """
 
     def __init__(
@@ -216,12 +219,13 @@ class Trainer:
         counted: str = "target_tokens",
         loss_arguments: dict[str, Any] | None = None,
         rates: Callable[[float], dict[str, float]] = lambda tokens_per_second: {},
+        after_save: Callable[[Path], None] | None = None,
     ):
         self.accelerator, self.batches, self.settings = accelerator, batches, settings
         self.evaluate, self.save_model, self.count_tokens = evaluate, save_model, count_tokens
         self.counted = counted
         self.max_grad_norm, self.loss_arguments = optimization.max_grad_norm, loss_arguments or {}
-        self.rates = rates
+        self.rates, self.after_save = rates, after_save
         self.output_dir = Path(settings.output_dir)
         self.total_updates, self.eval_steps = settings.max_steps, settings.eval_steps
         if batches.batches_per_epoch is not None:
@@ -362,7 +366,11 @@ class Trainer:
     def _save(self) -> None:
         self.progress.elapsed_seconds = time.perf_counter() - self._started
         keep = self.settings.save_total_limit
-        save_checkpoint(self.accelerator, self.output_dir, self.progress, self.optimizer, self.save_model, keep)
+        checkpoint = save_checkpoint(
+            self.accelerator, self.output_dir, self.progress, self.optimizer, self.save_model, keep
+        )
+        if self.after_save is not None and self.accelerator.is_main_process:
+            self.after_save(checkpoint)
 
     def _out_of_patience(self) -> bool:
         patience = self.settings.early_stopping_patience

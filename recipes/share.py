@@ -1,0 +1,63 @@
+"""Shares a trained model: checks its folder, pushes it to the Hub in one commit, downloads it again and compares.
+
+python recipes/share.py runs/numbers_bahdanau
+python recipes/share.py runs/numbers_bahdanau --hub_model_id user/name --hub_private_repo true
+
+Without hub_model_id it only checks, and needs no network. The token is that of HF_TOKEN in the environment, or
+of `hf auth login`.
+"""
+
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from transformers.utils import logging as transformers_logging
+
+import gpt1_scratch  # noqa: F401  registers the model
+import seq2seq_scratch  # noqa: F401  registers the models
+from engine.arguments import parse_settings, read_settings, run_script
+from engine.hub import HubRepository, RepositorySettings
+from engine.shared_folder import check_folder, shared_files
+from engine.sharing import share_folder
+
+
+@dataclass
+class SharingSettings(RepositorySettings):
+    """What is shared, and where."""
+
+    folder: str | None = field(
+        default=None,
+        metadata={"help": "Of a finished run, or a checkpoint of one; may stand first, without its name."},
+    )
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.folder is None:
+            raise ValueError("folder is not set. Name the folder of a trained model: share.py FOLDER.")
+
+
+def parse(arguments: list[str] | None = None) -> tuple[SharingSettings]:
+    """Reads the command line; what stands first without a name is the folder."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    if arguments and not arguments[0].startswith("-"):
+        arguments[0] = f"--folder={arguments[0]}"
+    return parse_settings(read_settings(arguments), SharingSettings, description=__doc__.splitlines()[0])
+
+
+def main() -> None:
+    (settings,) = parse()
+    transformers_logging.disable_progress_bar()
+    folder = Path(settings.folder)
+    if settings.hub_model_id is None:
+        checked = check_folder(folder)
+        print(
+            f"{folder} is complete: {type(checked.model).__name__} loads without this repository's packages and "
+            "computes the same. To share it: --hub_model_id user/name. "
+            f"That would push {', '.join(shared_files(folder))}."
+        )
+        return
+    share_folder(HubRepository(settings, folder.resolve().name, folder), folder)
+
+
+if __name__ == "__main__":
+    run_script(main)
