@@ -442,14 +442,16 @@ class BahdanauDecoder(nn.Module):
             self.attention.score.weight[0].to(encoder_outputs.attention_keys.dtype),
             self.candidate.weight.to(dtype).T,
         )
-        weights = weights.transpose(0, 1)  # (B, T, S)
-        contexts = torch.bmm(weights.to(dtype), encoder_outputs.last_hidden_state.to(dtype)).transpose(0, 1)
-        previous_states = torch.cat([state[None], states[:-1]]).to(dtype)
+        # What is returned is what the features are made of: gradients of states and weights can be asked for.
+        states, weights = states.transpose(0, 1), weights.transpose(0, 1)[:, None]  # (B, T, H), (B, 1, T, S)
+        annotations = encoder_outputs.last_hidden_state.to(dtype)
+        contexts = torch.bmm(weights[:, 0].to(dtype), annotations).transpose(0, 1)
+        previous_states = torch.cat([state[None], states.transpose(0, 1)[:-1]]).to(dtype)
         features = self.readout_dropout(self.readout(previous_states, embedded, contexts))
         return RecurrentDecoderOutput(
             features=features.transpose(0, 1),
-            last_hidden_state=states.transpose(0, 1),
-            state=states[-1],
+            last_hidden_state=states,
+            state=states[:, -1],
             attention_weights=weights,
         )
 

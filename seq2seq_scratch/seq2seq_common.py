@@ -234,6 +234,11 @@ def target_token_loss(
     hidden, targets = hidden_states[counted], labels[counted]  # (N, D), (N,)
     if num_items_in_batch is None:
         num_items_in_batch = max(targets.numel(), 1)
+    if type(output_projection) is not nn.Linear:
+        # An adapter's layer, or quantised: more than its weight has a say, so its logits are needed.
+        logits = output_projection(hidden).float()
+        loss = nn.functional.cross_entropy(logits, targets, reduction="sum", label_smoothing=label_smoothing)
+        return loss / num_items_in_batch
     dtype = product_dtype(hidden)
     with torch.autocast(hidden.device.type, enabled=False):
         loss = _LinearCrossEntropy.apply(
@@ -250,7 +255,8 @@ class RecurrentDecoderOutput(ModelOutput):
         features: (B, T, D) what the output projection reads.
         last_hidden_state: (B, T, H) the (top layer's) state after each position.
         state: (B, ...) everything the next position needs of the past.
-        attention_weights: (B, T, S) over source positions, of a decoder that attends.
+        attention_weights: (B, 1, T, S) over source positions, of a decoder that attends; the library has a place for
+            several heads.
     """
 
     features: torch.Tensor | None = None
@@ -422,7 +428,7 @@ class RecurrentTranslationModel(PreTrainedModel, BeamSearchGenerationMixin):
             logits = self.output_projection(decoded.features)
         cross_attentions = None
         if output_attentions and decoded.attention_weights is not None:
-            cross_attentions = (decoded.attention_weights[:, None],)
+            cross_attentions = (decoded.attention_weights,)
         return Seq2SeqLMOutput(
             loss=loss,
             logits=logits,

@@ -36,8 +36,10 @@ EXPECTED_SKIPS = {
     r"(Model|This model) is not (a )?composite( model\.)?|No subconfigs so the test does not make sense": (
         "for models made of models, each with a config"
     ),
-    # The reason of a test of composite models, worded like this in the library.
-    r"\w+ does not support SDPA": "for models made of models, each with a config",
+    # The reason of a test of composite models too, worded like this in the library.
+    r"\w+ does not support SDPA|Model architecture does not support attentions": (
+        "for models made of models, or with scaled dot-product attention"
+    ),
     r".*(RoPE|base_model_class).*": "for rotary positions, which came later",
     r".*sparse experts.*|.*router_logits.*|.*grouped_mm": "for mixtures of experts",
     r"Model does not support sliding window mask": "for attention in windows",

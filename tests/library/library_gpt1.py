@@ -2,9 +2,10 @@
 
 import unittest
 
+from library_common import LibraryTests
 from transformers.models.auto import modeling_auto
 from transformers_tests.test_configuration_common import ConfigTester
-from transformers_tests.test_modeling_common import ModelTesterMixin, ids_tensor, random_attention_mask
+from transformers_tests.test_modeling_common import ids_tensor, random_attention_mask
 
 from gpt1_scratch import (
     GPT1Config,
@@ -54,11 +55,7 @@ class GPT1Tester:
         return self.get_config(), inputs
 
 
-class GPT1LibraryTests(ModelTesterMixin):
-    test_can_init_all_missing_weights_before_2023 = True
-    # The library's tests of `generate()` are not in its distribution; tests/test_modeling_gpt1.py has ours.
-    all_generative_model_classes = ()
-
+class GPT1LibraryTests(LibraryTests):
     def setUp(self):
         self.model_tester = GPT1Tester(self)
 

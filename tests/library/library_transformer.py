@@ -4,10 +4,10 @@ import tempfile
 import unittest
 
 import torch
-from library_common import assert_loss_is_aligned
+from library_common import LibraryTests, assert_loss_is_aligned
 from transformers.models.auto import modeling_auto
 from transformers_tests.test_configuration_common import ConfigTester
-from transformers_tests.test_modeling_common import ModelTesterMixin, ids_tensor, random_attention_mask
+from transformers_tests.test_modeling_common import ids_tensor, random_attention_mask
 
 from seq2seq_scratch import TransformerConfig, TransformerForConditionalGeneration, TransformerModel
 
@@ -57,11 +57,8 @@ class TransformerTester:
         return self.get_config(), inputs
 
 
-class TransformerLibraryTests(ModelTesterMixin):
+class TransformerLibraryTests(LibraryTests):
     is_encoder_decoder = True
-    test_can_init_all_missing_weights_before_2023 = True
-    # The library's tests of `generate()` are not in its distribution; tests/test_modeling_transformer.py has ours.
-    all_generative_model_classes = ()
 
     def setUp(self):
         self.model_tester = TransformerTester(self)
