@@ -323,7 +323,7 @@ def refuse_loss_from_elsewhere(num_items_in_batch: torch.Tensor | int | None, ha
 
 def next_token_loss(
     hidden_states: torch.Tensor,
-    output_embeddings: torch.Tensor,
+    lm_head: nn.Module,
     labels: torch.Tensor | None,
     num_items_in_batch: torch.Tensor | int | None = None,
     shift_labels: torch.Tensor | None = None,
@@ -332,7 +332,7 @@ def next_token_loss(
 
     Args:
         hidden_states: (B, T, D) the last block's states.
-        output_embeddings: (V, D), the rows of the softmax.
+        lm_head: from D to V. The logits of a layer other than `Linear`, an adapter's or a quantised one, are held.
         labels: (B, T) the tokens themselves, which are shifted here: the state at position t predicts the label at
             t + 1. Labels of `-100` do not count and cost nothing.
         num_items_in_batch: the number of labels that count in the whole update. The sum is divided by it, so that
@@ -345,7 +345,12 @@ def next_token_loss(
         The loss, a scalar in fp32.
     """
     targets = next_tokens(labels) if shift_labels is None else shift_labels
-    loss = linear_cross_entropy(hidden_states.flatten(0, 1), output_embeddings, targets.flatten())
+    if type(lm_head) is Linear:
+        loss = linear_cross_entropy(hidden_states.flatten(0, 1), lm_head.weight, targets.flatten())
+    else:
+        counted = targets != IGNORE_INDEX
+        logits = lm_head(hidden_states[counted]).float()
+        loss = nn.functional.cross_entropy(logits, targets[counted], reduction="sum")
     return divide_by_items(loss, targets != IGNORE_INDEX, num_items_in_batch)
 
 
@@ -407,7 +412,7 @@ class GPT1ForCausalLM(GPT1PreTrainedModel, GenerationMixin):
         hidden_states = outputs.last_hidden_state
         loss = logits = None
         if to_learn:
-            loss = next_token_loss(hidden_states, self.lm_head.weight, labels, num_items_in_batch, shift_labels)
+            loss = next_token_loss(hidden_states, self.lm_head, labels, num_items_in_batch, shift_labels)
         if not (to_learn and self.training):
             logits = self.lm_head(slice_logits_to_keep(hidden_states, logits_to_keep))
         return CausalLMOutputWithPast(

@@ -197,15 +197,21 @@ def test_loss_without_any_label_is_zero():
     assert all(gradient.abs().max() == 0 for gradient in gradients(model, loss).values())
 
 
+def softmax_layer(vocabulary, width):
+    layer = modeling_gpt1.Linear(width, vocabulary, bias=False)
+    torch.nn.init.normal_(layer.weight)
+    return layer
+
+
 def test_bfloat16_loss_is_close_to_the_exact_one():
     torch.manual_seed(0)
-    states, table = torch.randn(4, 100, 64), torch.randn(300, 64, requires_grad=True)
+    states, head = torch.randn(4, 100, 64), softmax_layer(300, 64)
     labels = torch.randint(300, (4, 100))
-    exact = modeling_gpt1.next_token_loss(states, table, labels)
-    (exact_gradient,) = torch.autograd.grad(exact, table)
+    exact = modeling_gpt1.next_token_loss(states, head, labels)
+    (exact_gradient,) = torch.autograd.grad(exact, head.weight)
     with torch.autocast("cpu", torch.bfloat16):
-        rounded = modeling_gpt1.next_token_loss(states, table, labels)
-    (gradient,) = torch.autograd.grad(rounded, table)
+        rounded = modeling_gpt1.next_token_loss(states, head, labels)
+    (gradient,) = torch.autograd.grad(rounded, head.weight)
     assert rounded.dtype == torch.float32
     assert rounded.item() == pytest.approx(exact.item(), rel=2e-3)
     assert functional.cosine_similarity(gradient.flatten(), exact_gradient.flatten(), dim=0) > 0.999
@@ -228,13 +234,13 @@ class LargestTensors(TorchDispatchMode):
 
 
 def test_loss_never_holds_all_logits_and_ignored_labels_cost_nothing(small_blocks):
-    states, table = torch.randn(4, 50, 8), torch.randn(300, 8, requires_grad=True)
+    states, head = torch.randn(4, 50, 8), softmax_layer(300, 8)
     labels = torch.randint(300, (4, 50))
     labels[:, 10:] = -100
     with LargestTensors(vocab_size=300) as record:
-        modeling_gpt1.next_token_loss(states, table, labels).backward()
+        modeling_gpt1.next_token_loss(states, head, labels).backward()
     assert record.logit_rows == 4 * 9
-    assert record.largest == max(7 * 300, table.numel())
+    assert record.largest == max(7 * 300, head.weight.numel())
 
 
 def test_labels_that_are_shifted_already_are_taken_as_they_are():
