@@ -232,6 +232,5 @@ def load_target_tokenizer(folder_or_hub_id: str, revision: str | None = None) ->
     )
     if target_file is None:
         return None
-    return AutoTokenizer.from_pretrained(
-        folder_or_hub_id, subfolder=TARGET_SUBFOLDER, revision=revision, trust_remote_code=False
-    )
+    # AutoTokenizer would look for a configuration in the subfolder, and give up where there is no network.
+    return PreTrainedTokenizerFast.from_pretrained(folder_or_hub_id, subfolder=TARGET_SUBFOLDER, revision=revision)

@@ -29,6 +29,7 @@ from gpt1_scratch.stories import load_stories
 from hub_server import OTHER_TOKEN, READ_TOKEN, WRITE_TOKEN, LoopbackHub
 from seq2seq_scratch import TRANSLATION_CONFIGS, TRANSLATION_MODELS
 from seq2seq_scratch import tokenization as seq2seq_tokenization
+from seq2seq_scratch.translation import load_translator
 
 ROOT = Path(__file__).parents[1]
 REPOSITORY = "writer/model"
@@ -68,6 +69,7 @@ def tiny_model(family, folder):
     # What a run leaves besides, and keeps.
     (folder / "run.yaml").write_text("settings:\n  train_file: /data/secret/train.txt\n")
     (folder / "checkpoint-2" / "training_state").mkdir(parents=True)
+    tokenizer.save_pretrained(folder / "checkpoint-2")
     torch.save({}, folder / "checkpoint-2" / "training_state" / "optimizer.pt")
     return model.eval(), tokenizer, None if target is tokenizer else target
 
@@ -103,6 +105,8 @@ def hub(monkeypatch, tmp_path):
             "HF_TOKEN_PATH": str(tmp_path / "no_token"),
         }.items():
             monkeypatch.setattr(huggingface_hub.constants, name, value)
+        # Keeps the address that it is first used with.
+        monkeypatch.setattr("transformers.utils.hub._hf_api", None)
         for name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "HUGGING_FACE_HUB_TOKEN"):
             monkeypatch.delenv(name, raising=False)
         monkeypatch.setenv("HF_HUB_DISABLE_XET", "1")
@@ -169,6 +173,18 @@ def test_every_family_is_pushed_wiped_loaded_and_the_same_then_again_offline(hub
         for number, (_, expected) in enumerate(originals.values()):
             found = load_file(tmp_path / "home" / "computed" / f"{number}.safetensors")
             torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("family", ["bahdanau", "transformer_seq2seq"])
+def test_a_translator_of_the_hub_loads_again_without_the_network(family, hub, originals, monkeypatch):
+    folder, _ = originals[family]
+    HubRepository(RepositorySettings(hub_model_id=REPOSITORY), "x", folder).push(folder, "a model")
+    online = load_translator(REPOSITORY)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    offline = load_translator(REPOSITORY)
+    for there, here in zip(online[1:], offline[1:], strict=True):
+        assert there.get_vocab() == here.get_vocab()
+    assert (offline[1] is offline[2]) == (family == "transformer_seq2seq")
 
 
 def test_the_script_checks_pushes_one_commit_and_verifies(hub, folder, monkeypatch, capsys):
@@ -428,7 +444,7 @@ def test_a_checkpoint_is_pushed_without_waiting_and_survives_its_removal(hub, fo
     repository.finish_uploads()
     assert hub.repositories[REPOSITORY].messages == ["initial commit", "model"]
     assert hub.repositories[REPOSITORY].files()["model.safetensors"] == weights
-    assert not list(folder.parent.glob("upload-*")) and not caplog.records
+    assert not list(folder.parent.glob("upload")) and not caplog.records
     hub.refuse_commits = 500
     (folder / "all_results.json").write_text("{}")
     repository.push_in_background(folder)

@@ -189,7 +189,8 @@ class HubRepository:
             return
         self.finish_uploads()
         # The checkpoint may be removed meanwhile. Its files are never written again, so links hold what they hold now.
-        copy = Path(tempfile.mkdtemp(prefix="upload-", dir=checkpoint.parent))
+        copy = checkpoint.parent / "upload"
+        shutil.rmtree(copy, ignore_errors=True)  # of a run that was killed
         for name, path in shared_files(checkpoint).items():
             (copy / name).parent.mkdir(parents=True, exist_ok=True)
             try:

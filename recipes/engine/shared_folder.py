@@ -42,9 +42,8 @@ SAVE_AGAIN = "Load the model with the package that it belongs to and save it aga
 
 def shared_files(folder: Path) -> dict[str, Path]:
     """The files of a model's folder that are shared, by their path in it."""
-    tokenizers = [folder] + [path.parent for path in folder.glob("*/tokenizer_config.json")]
     files = [path for path in folder.iterdir() if path.name in SHARED_NAMES or path.suffix.lower() in SHARED_SUFFIXES]
-    files += [place / name for place in tokenizers for name in TOKENIZER_NAMES if (place / name).is_file()]
+    files += [place / name for place in (folder, folder / TARGET_TOKENIZER) for name in TOKENIZER_NAMES]
     return {path.relative_to(folder).as_posix(): path for path in sorted(files) if path.is_file()}
 
 
