@@ -170,7 +170,7 @@ class BahdanauForConditionalGenerationTest(RecurrentLibraryTests, unittest.TestC
         torch.testing.assert_close(model(**inputs).decoder_hidden_states, asked.decoder_hidden_states)
 
     def test_retain_grad_hidden_states_attentions(self):
-        """From the last logit: the paper's readout sees the state before its position, so the first logit sees no other."""
+        """From the last logit: the readout of the paper sees the state before its position, and the first none."""
         model, inputs = self.model_and_inputs()
         outputs = model(**inputs, output_hidden_states=True, output_attentions=True)
         returned = (outputs.encoder_hidden_states, outputs.decoder_hidden_states, outputs.cross_attentions)
