@@ -521,7 +521,8 @@ class GPT1TaskModel(GPT1PreTrainedModel):
             **kwargs,
         )
         lengths = attended.sum(dim=1).clamp(min=1).repeat_interleave(orders)
-        extracted = outputs.last_hidden_state[torch.arange(len(lengths), device=lengths.device), lengths - 1]
+        # Not len(), which torch.export would take for a constant.
+        extracted = outputs.last_hidden_state[torch.arange(lengths.shape[0], device=lengths.device), lengths - 1]
         extracted = extracted.to(self.dtype)
         padding = torch.arange(length, device=lengths.device) >= lengths[:, None]
         return Reading(outputs, extracted, None if input_ids is None else sequences.masked_fill(padding, IGNORE_INDEX))

@@ -46,6 +46,8 @@ def run_lstm_to_lengths(
     Returns:
         (B, S, H) the top layer's outputs, 0 behind each row's end, and (B, L, 2, H) each row's last h and c.
     """
+    if torch.compiler.is_exporting():
+        return run_lstm_step_by_step(lstm, inputs, lengths)
     batch_size, padded_length, _ = inputs.shape
     longest_first = lengths.argsort(descending=True, stable=True)
     inputs = inputs[longest_first]
@@ -63,6 +65,23 @@ def run_lstm_to_lengths(
     outputs = nn.functional.pad(torch.cat(outputs, dim=1), (0, 0, 0, padded_length - start))
     final_state = torch.cat(finished_states[::-1], dim=1).transpose(0, 1)
     return outputs[given_order], final_state[given_order]
+
+
+def run_lstm_step_by_step(
+    lstm: nn.LSTM, inputs: torch.Tensor, lengths: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """`run_lstm_to_lengths` for `torch.export`, in whose graph the lengths cannot decide what is computed.
+
+    Every row takes every step, and keeps its state from its end on.
+    """
+    hidden = cell = inputs.new_zeros(lstm.num_layers, inputs.shape[0], lstm.hidden_size)
+    outputs = []
+    for step in range(inputs.shape[1]):
+        output, (new_hidden, new_cell) = lstm(inputs[:, step : step + 1], (hidden, cell))
+        running = (step < lengths)[:, None]
+        hidden, cell = torch.where(running, new_hidden, hidden), torch.where(running, new_cell, cell)
+        outputs.append(torch.where(running, output[:, 0], 0.0))
+    return torch.stack(outputs, dim=1), torch.stack([hidden, cell], dim=2).transpose(0, 1)
 
 
 class LSTMEncoder(nn.Module):

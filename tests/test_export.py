@@ -1,0 +1,53 @@
+"""`torch.export` and `torch.compile` of every model's forward pass, against the pass itself."""
+
+import pytest
+import torch
+from torch.export import Dim
+
+from tiny_models import MODELS, PAD, TRANSLATORS, tiny_batch, tiny_model
+
+# Loops over time become part of an exported graph, one copy of a step after another, so its length is fixed. They break
+# a compiled one: nothing would be gained there from unrolling them.
+RECURRENT = {"rnn_seq2seq", "bahdanau"}
+ONE_LAYER = {"transformer": {"encoder_layers": 1, "decoder_layers": 1}, "bahdanau": {}}
+
+
+def inputs_of(name, rows=slice(None), repeats=1):
+    """Padded on the right, and for translators with what they have translated so far."""
+    batch = {key: value[..., :4] if value.dim() > 1 else value for key, value in tiny_batch(name).items()}
+    inputs = {key: batch[key][rows] for key in ("input_ids", "attention_mask")}
+    if name in TRANSLATORS:
+        inputs["decoder_input_ids"] = batch["labels"][rows].masked_fill(batch["labels"][rows] == -100, PAD)
+    return {key: value.repeat_interleave(repeats, dim=-1) for key, value in inputs.items()}
+
+
+def settings_of(name):
+    return {} if name in ("classification", "multiple_choice") else {"use_cache": False}
+
+
+def one_layer(name):
+    return tiny_model(name, **ONE_LAYER.get(name, {"num_hidden_layers": 1}))
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_the_exported_program_gives_what_the_model_gives(name):
+    model, inputs = one_layer(name), inputs_of(name)
+    sizes = {key: {0: Dim.AUTO, value.dim() - 1: Dim.AUTO} for key, value in inputs.items()}
+    with torch.no_grad():
+        program = torch.export.export(
+            model, (), inputs | settings_of(name), dynamic_shapes=sizes | dict.fromkeys(settings_of(name))
+        ).module()
+        for rows in (slice(None), slice(2, 5)):
+            for repeats in (1,) if name in RECURRENT else (1, 2):
+                inputs = inputs_of(name, rows, repeats)
+                torch.testing.assert_close(program(**inputs, **settings_of(name)).logits, model(**inputs).logits)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_the_compiled_model_gives_what_the_model_gives(name):
+    model, inputs = one_layer(name), inputs_of(name)
+    torch.compiler.reset()
+    # The code generator is PyTorch's own; what may fail here is the capture of the graph.
+    compiled = torch.compile(model, backend="aot_eager", fullgraph=name not in RECURRENT)
+    with torch.no_grad():
+        torch.testing.assert_close(compiled(**inputs, **settings_of(name)).logits, model(**inputs).logits)
