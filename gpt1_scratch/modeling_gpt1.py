@@ -332,7 +332,8 @@ def next_token_loss(
 
     Args:
         hidden_states: (B, T, D) the last block's states.
-        lm_head: from D to V. The logits of a layer other than `Linear`, an adapter's or a quantised one, are held.
+        lm_head: from D to V. If it is an adapter's layer, a quantised one, or one whose weight is loaded as it is
+            called, its logits are held after all.
         labels: (B, T) the tokens themselves, which are shifted here: the state at position t predicts the label at
             t + 1. Labels of `-100` do not count and cost nothing.
         num_items_in_batch: the number of labels that count in the whole update. The sum is divided by it, so that
@@ -345,7 +346,7 @@ def next_token_loss(
         The loss, a scalar in fp32.
     """
     targets = next_tokens(labels) if shift_labels is None else shift_labels
-    if type(lm_head) is Linear:
+    if type(lm_head) is Linear and not lm_head.weight.is_meta:
         loss = linear_cross_entropy(hidden_states.flatten(0, 1), lm_head.weight, targets.flatten())
     else:
         counted = targets != IGNORE_INDEX

@@ -248,7 +248,11 @@ class AddAndNorm(nn.Module):
         self.dropout = Dropout(config.dropout)
 
     def forward(self, hidden_states: torch.Tensor, sublayer: Callable[[torch.Tensor], torch.Tensor]) -> torch.Tensor:
-        """(B, T, D) to (B, T, D)."""
+        """(B, T, D) to (B, T, D).
+
+        The sub-layer is a function, not a module: what spreads a model over devices would move a module along with the
+        states.
+        """
         if self.pre_norm:
             return hidden_states + self.dropout(sublayer(self.norm(hidden_states)))
         return self.norm(hidden_states + self.dropout(sublayer(hidden_states)))
@@ -311,7 +315,7 @@ class TransformerEncoderLayer(GradientCheckpointingLayer):
         hidden_states = self.self_attention_add_norm(
             hidden_states, lambda states: self.self_attention(states, attention_mask, **kwargs)[0]
         )
-        return self.feed_forward_add_norm(hidden_states, self.feed_forward)
+        return self.feed_forward_add_norm(hidden_states, lambda states: self.feed_forward(states))
 
 
 class TransformerDecoderLayer(GradientCheckpointingLayer):
@@ -347,7 +351,7 @@ class TransformerDecoderLayer(GradientCheckpointingLayer):
                 states, encoder_attention_mask, encoder_hidden_states, past_key_values, **kwargs
             )[0],
         )
-        return self.feed_forward_add_norm(hidden_states, self.feed_forward)
+        return self.feed_forward_add_norm(hidden_states, lambda states: self.feed_forward(states))
 
 
 @dataclass

@@ -234,8 +234,8 @@ def target_token_loss(
     hidden, targets = hidden_states[counted], labels[counted]  # (N, D), (N,)
     if num_items_in_batch is None:
         num_items_in_batch = max(targets.numel(), 1)
-    if type(output_projection) is not nn.Linear:
-        # An adapter's layer, or quantised: more than its weight has a say, so its logits are needed.
+    if type(output_projection) is not nn.Linear or output_projection.weight.is_meta:
+        # An adapter's layer, a quantised one, or one whose weight is loaded as it is called: its logits are needed.
         logits = output_projection(hidden).float()
         loss = nn.functional.cross_entropy(logits, targets, reduction="sum", label_smoothing=label_smoothing)
         return loss / num_items_in_batch
