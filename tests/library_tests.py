@@ -154,7 +154,7 @@ class SkipReport:
     def pytest_configure(self, config: pytest.Config) -> None:
         for mark in ("torch_compile", "flash_attn", "flash_attn_3", "flash_attn_4"):
             config.addinivalue_line("markers", f"{mark}_test: of the library's tests")
-        for mark in ("accelerate_tests", "slow"):
+        for mark in ("accelerate_tests", "is_training_test", "slow"):
             config.addinivalue_line("markers", f"{mark}: of the library's tests")
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:

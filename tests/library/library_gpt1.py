@@ -6,6 +6,7 @@ from library_common import LibraryTests
 from transformers.models.auto import modeling_auto
 from transformers_tests.test_configuration_common import ConfigTester
 from transformers_tests.test_modeling_common import ids_tensor, random_attention_mask
+from transformers_tests.test_training_mixin import TrainingTesterMixin
 
 from gpt1_scratch import (
     GPT1Config,
@@ -33,6 +34,7 @@ class GPT1Tester:
     num_attention_heads = 4
     num_choices = 4
     is_training = True
+    causal_lm_class = GPT1ForCausalLM
 
     def __init__(self, parent):
         self.parent = parent
@@ -64,7 +66,7 @@ class GPT1ModelTest(GPT1LibraryTests, unittest.TestCase):
     all_model_classes = (GPT1Model,)
 
 
-class GPT1ForCausalLMTest(GPT1LibraryTests, unittest.TestCase):
+class GPT1ForCausalLMTest(GPT1LibraryTests, TrainingTesterMixin, unittest.TestCase):
     all_model_classes = (GPT1ForCausalLM,)
 
 
