@@ -460,6 +460,8 @@ class BahdanauForConditionalGeneration(RecurrentTranslationModel):
     """RNNsearch with its softmax; `forward` and `generate()` as in `RecurrentTranslationModel`."""
 
     config: BahdanauConfig
+    # The decoder reads weights of its layers directly, so all have to be on its device.
+    _no_split_modules = ["BahdanauEncoder", "BahdanauDecoder"]
 
     def __init__(self, config: BahdanauConfig):
         super().__init__(config)

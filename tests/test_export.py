@@ -6,8 +6,8 @@ from torch.export import Dim
 
 from tiny_models import MODELS, PAD, TRANSLATORS, tiny_batch, tiny_model
 
-# Loops over time become part of an exported graph, one copy of a step after another, so its length is fixed. They break
-# a compiled one: nothing would be gained there from unrolling them.
+# Loops over time become part of an exported graph, one copy of a step after another, so its length is fixed. A compiled
+# one they break: unrolling them would gain nothing there.
 RECURRENT = {"rnn_seq2seq", "bahdanau"}
 ONE_LAYER = {"transformer": {"encoder_layers": 1, "decoder_layers": 1}, "bahdanau": {}}
 

@@ -4,6 +4,7 @@ import json
 
 import pytest
 import torch
+from accelerate import infer_auto_device_map
 
 from tiny_models import MODELS, TRANSLATORS, tiny_batch, tiny_model
 
@@ -58,6 +59,15 @@ def test_bfloat16_weights_give_nearly_the_same(name, saved):
         for beams in (1, 3):
             sequences = model.generate(**inputs, num_beams=beams, max_new_tokens=4, do_sample=False)
             assert sequences.shape[0] == 2
+
+
+def test_a_device_map_leaves_the_attention_models_decoder_in_one_place():
+    model = tiny_model("bahdanau")
+    size = sum(parameter.nbytes for parameter in model.parameters())
+    # On the first device the library leaves room for whatever layer has to come in: here it gets nothing.
+    memory = {0: 0, 1: int(0.7 * size), 2: size}
+    device_map = infer_auto_device_map(model, memory, no_split_module_classes=model._no_split_modules)
+    assert device_map == {"encoder": 1, "decoder": 2, "output_projection": 2}
 
 
 # The attention model's decoder reads weights of its layers without calling them, so they have to be in memory.
