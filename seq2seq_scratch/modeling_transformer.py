@@ -398,6 +398,17 @@ class TransformerPreTrainedModel(PreTrainedModel):
             # from_pretrained builds on the meta device and leaves what no checkpoint holds uninitialised.
             init.copy_(module.table, module.compute_table(module.table.shape[0]))
 
+    def resize_token_embeddings(self, new_num_tokens: int | None = None, *args: Any, **kwargs: Any) -> nn.Embedding:
+        """Resizes the shared table. Raises ValueError where source and target have one each."""
+        if not self.config.share_encoder_decoder_embeddings:
+            raise ValueError(
+                "share_encoder_decoder_embeddings is false: source and target tables cannot be resized as one. Build "
+                "the model with the vocab_size and decoder_vocab_size it needs."
+            )
+        embeddings = super().resize_token_embeddings(new_num_tokens, *args, **kwargs)
+        self.config.decoder_vocab_size = self.config.vocab_size
+        return embeddings
+
     def get_correct_attn_implementation(self, requested_attention: str | None, is_init_check: bool = False) -> str:
         """Eager attention where nothing was asked for and there is no accelerator.
 
@@ -630,17 +641,6 @@ class TransformerForConditionalGeneration(TransformerPreTrainedModel, BeamSearch
 
     def set_input_embeddings(self, value: nn.Module) -> None:
         self.model.set_input_embeddings(value)
-
-    def resize_token_embeddings(self, new_num_tokens: int | None = None, *args: Any, **kwargs: Any) -> nn.Embedding:
-        """Resizes the shared table. Raises ValueError where source and target have one each."""
-        if not self.config.share_encoder_decoder_embeddings:
-            raise ValueError(
-                "share_encoder_decoder_embeddings is false: source and target tables cannot be resized as one. Build "
-                "the model with the vocab_size and decoder_vocab_size it needs."
-            )
-        embeddings = super().resize_token_embeddings(new_num_tokens, *args, **kwargs)
-        self.config.decoder_vocab_size = self.config.vocab_size
-        return embeddings
 
     def _reorder_cache(self, past_key_values: EncoderDecoderCache, beam_idx: torch.Tensor) -> EncoderDecoderCache:
         """Called as beam search drops and doubles hypotheses, which only happens among those of one source."""

@@ -425,8 +425,11 @@ def test_tokens_beyond_the_vocabulary_are_reported_with_its_size():
         model(**batch)
 
 
-def test_resizing_keeps_the_three_tables_one():
+def test_resizing_keeps_the_three_tables_one(tmp_path):
     model = tiny_model()
+    model.model.resize_token_embeddings(50)
+    model.model.save_pretrained(tmp_path)
+    assert TransformerModel.from_pretrained(tmp_path).config.decoder_vocab_size == 50
     model.resize_token_embeddings(45)
     assert model.config.vocab_size == model.config.decoder_vocab_size == 45
     assert model.lm_head.weight is model.model.encoder.embed_tokens.weight is model.model.decoder.embed_tokens.weight
