@@ -22,6 +22,7 @@ from datasets import disable_progress_bars
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 from transformers.utils import logging as transformers_logging
 
+from cards import write_card
 from engine.arguments import parse_settings, read_settings, run_script
 from engine.batching import Batch, LengthBucketBatches
 from engine.checkpointing import checkpoints_in
@@ -410,6 +411,7 @@ def finetune(
     # Sharing
     if accelerator.is_main_process:
         write_results(output_dir, results)
+        write_card(output_dir)
     accelerator.free_memory()
     return results
 

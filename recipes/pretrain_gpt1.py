@@ -22,6 +22,7 @@ from huggingface_hub.errors import StrictDataclassError
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerFast
 from transformers.utils import logging as transformers_logging
 
+from cards import write_card
 from engine.arguments import parse_settings, read_settings, run_script, settings_of_config
 from engine.batching import Batch, LengthBucketBatches, StreamBatches, batches_for_evaluation
 from engine.evaluation import evaluate_loss
@@ -195,6 +196,7 @@ def main() -> None:
     # Sharing
     if accelerator.is_main_process:
         write_results(output_dir, results)
+        write_card(output_dir)
     accelerator.print(HOW_TO_USE.format(folder=output_dir, seconds=results["wall_seconds"], **final))
     push_at_end(repository, output_dir)
 

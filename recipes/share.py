@@ -15,9 +15,10 @@ from transformers.utils import logging as transformers_logging
 
 import gpt1_scratch  # noqa: F401  registers the model
 import seq2seq_scratch  # noqa: F401  registers the models
+from cards import write_card
 from engine.arguments import parse_settings, read_settings, run_script
 from engine.hub import HubRepository, RepositorySettings
-from engine.shared_folder import check_folder, shared_files
+from engine.shared_folder import CARD_FILE, check_folder, shared_files
 from engine.sharing import share_folder
 
 
@@ -48,15 +49,19 @@ def main() -> None:
     (settings,) = parse()
     transformers_logging.disable_progress_bar()
     folder = Path(settings.folder)
+    # Before a repository is made for a folder that nobody could use.
+    checked = check_folder(folder)
     if settings.hub_model_id is None:
-        checked = check_folder(folder)
         print(
             f"{folder} is complete: {type(checked.model).__name__} loads without this repository's packages and "
             "computes the same. To share it: --hub_model_id user/name. "
             f"That would push {', '.join(shared_files(folder))}."
         )
         return
-    share_folder(HubRepository(settings, folder.resolve().name, folder), folder)
+    repository = HubRepository(settings, folder.resolve().name, folder)
+    if not (folder / CARD_FILE).is_file():
+        write_card(folder)
+    share_folder(repository, checked)
 
 
 if __name__ == "__main__":

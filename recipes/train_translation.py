@@ -19,6 +19,7 @@ from huggingface_hub.errors import StrictDataclassError
 from transformers import AutoModelForSeq2SeqLM, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerFast
 from transformers.utils import logging as transformers_logging
 
+from cards import write_card
 from engine.arguments import Setting, parse_settings, read_settings, run_script, settings_of_config, value_of
 from engine.batching import LengthBucketBatches, StreamBatches, batches_for_evaluation
 from engine.evaluation import evaluate_loss, map_across_processes
@@ -270,6 +271,7 @@ def main() -> None:
     # Sharing
     if accelerator.is_main_process:
         write_results(output_dir, results)
+        write_card(output_dir)
     say(
         HOW_TO_USE.format(
             folder=output_dir, sentence=pairs["validation"][0]["source"], seconds=results["wall_seconds"]

@@ -10,8 +10,9 @@ from accelerate import Accelerator
 
 from engine.checkpointing import checkpoints_in
 from engine.hub import HubRepository
+from engine.model_card import name_on_hub
 from engine.reporting import LOG_FILE, RESULTS_FILE, RUN_FILE, flatten_settings, read_run_record
-from engine.shared_folder import check_folder
+from engine.shared_folder import CARD_FILE, CheckedFolder, check_folder
 from engine.training import TrainingSettings, checkpoint_to_resume
 
 # May differ between a run and its resumption: they change how long and where it runs, not what it computes.
@@ -59,7 +60,7 @@ def prepare_output_dir(accelerator: Accelerator, training: TrainingSettings, set
         if accelerator.is_main_process:
             for checkpoint in checkpoints_in(output_dir):
                 shutil.rmtree(checkpoint)
-            for name in (LOG_FILE, RESULTS_FILE, RUN_FILE):
+            for name in (LOG_FILE, RESULTS_FILE, RUN_FILE, CARD_FILE):
                 (output_dir / name).unlink(missing_ok=True)
     accelerator.wait_for_everyone()
     output_dir.mkdir(parents=True, exist_ok=True)
@@ -96,7 +97,7 @@ def push_at_end(repository: HubRepository | None, folder: Path) -> None:
         return
     try:
         repository.finish_uploads()
-        share_folder(repository, folder)
+        share_folder(repository, check_folder(folder))
     except (ValueError, OSError) as error:
         go_on = ["python", "recipes/share.py", str(folder), "--hub_model_id", repository.repo_id]
         go_on += ["--overwrite_hub_repo", "true"] if repository.overwrite else []
@@ -105,14 +106,16 @@ def push_at_end(repository: HubRepository | None, folder: Path) -> None:
         ) from error
 
 
-def share_folder(repository: HubRepository, folder: Path) -> None:
-    """Checks a folder, pushes it in one commit, and compares what the Hub then gives back.
+def share_folder(repository: HubRepository, checked: CheckedFolder) -> None:
+    """Pushes a folder in one commit, and compares what the Hub then gives back.
 
     Raises:
         ValueError: if one of that fails.
         OSError: if the Hub does not answer.
     """
-    checked = check_folder(folder)
+    folder = checked.folder
+    if (folder / CARD_FILE).is_file():
+        name_on_hub(folder, repository.repo_id)
     commit = repository.push(folder, f"{type(checked.model).__name__} and its tokenizer")
     repository.verify(checked, commit)
     print(f"Pushed to {repository.url}, downloaded again and compared: it computes what {folder} does.")
