@@ -24,6 +24,13 @@ LORA = {
 }
 
 
+@pytest.fixture(autouse=True)
+def fresh_accelerate_state():
+    AcceleratorState._reset_state(reset_partial_state=True)
+    yield
+    AcceleratorState._reset_state(reset_partial_state=True)
+
+
 def with_adapter(name, **settings):
     torch.manual_seed(1)
     return peft.get_peft_model(tiny_model(name), peft.LoraConfig(r=2, **settings))
@@ -92,7 +99,6 @@ def test_an_adapter_of_the_softmax_has_its_say_in_the_loss(name, layer):
 @pytest.mark.parametrize("lora", [False, True])
 def test_trl_trains_gpt1(lora, tmp_path):
     trl = pytest.importorskip("trl", reason="trl is not installed; the extra `test` has it")
-    AcceleratorState._reset_state(reset_partial_state=True)
     tokenizer, model = tiny_tokenizer(), tiny_model("causal_lm")
     texts = [tokenizer.decode(row(4 + seed, seed)[:-1]) for seed in range(8)]
     arguments = trl.SFTConfig(
@@ -110,7 +116,6 @@ def test_trl_trains_gpt1(lora, tmp_path):
         peft_config=config,
     )
     trainer.train()
-    AcceleratorState._reset_state(reset_partial_state=True)
 
     expected = tiny_model("causal_lm").train()
     rows = [tokenizer(text)["input_ids"] + [tokenizer.eos_token_id] for text in texts]
