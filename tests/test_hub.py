@@ -302,6 +302,13 @@ def test_nothing_of_the_machine_is_shared(content, message, hub, folder):
     assert set(hub.repositories[REPOSITORY].files()) == {".gitattributes"}
 
 
+def test_a_folder_with_a_fault_gets_no_repository(hub, folder, monkeypatch):
+    truncate(folder)
+    with pytest.raises(ValueError, match="is cut off"):
+        run_share(monkeypatch, folder, "--hub_model_id", REPOSITORY)
+    assert not hub.requests
+
+
 # Ids, tokens, rights
 
 
@@ -480,6 +487,11 @@ def test_a_run_pushes_its_checkpoints_and_its_model(hub, pretrain, tmp_path, str
     assert repository.messages[:2] == ["initial commit", "checkpoint-2"]
     assert repository.files()["model.safetensors"] == (tmp_path / "run" / "model.safetensors").read_bytes()
     assert "all_results.json" in repository.files()
+    # Resumed, for longer and with other wishes for the Hub, it goes on with what it pushed.
+    settings = ["--hub_model_id", REPOSITORY, "--hub_private_repo", "false", "--hub_strategy", "end"]
+    pretrain(*settings, "--max_steps", "6", "--resume_from_checkpoint", "last")
+    assert repository.files()["model.safetensors"] == (tmp_path / "run" / "model.safetensors").read_bytes()
+    assert json.loads(repository.files()["all_results.json"])["train_updates"] == 6
     assert WRITE_TOKEN not in (tmp_path / "run" / "run.yaml").read_text()
 
 
