@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from transformers import AutoConfig, AutoTokenizer, OpenAIGPTConfig, PreTrainedModel, PreTrainedTokenizerFast
 
+from .checkpoint_files import check_folder, check_vocabulary
 from .configuration_gpt1 import GPT1Config
 from .convert_openai_gpt import find_checkpoint, from_openai_gpt, read_weights
 from .modeling_gpt1 import GPT1ForMultipleChoice, GPT1ForSequenceClassification, GPT1Model
@@ -24,10 +25,9 @@ def load_pretrained(name: str, revision: str | None = None) -> tuple[GPT1Model, 
         revision: a branch, tag or commit on the Hub.
 
     Raises:
-        ValueError: a checkpoint of another kind, incomplete, or without a tokenizer.
+        ValueError: a checkpoint of another kind, incomplete, or without its tokenizer.
     """
-    if Path(name).is_dir() and not (Path(name) / "config.json").is_file():
-        raise ValueError(f"The folder {name} holds no model: config.json is not there.")
+    check_folder(name)
     config = AutoConfig.from_pretrained(name, revision=revision, trust_remote_code=False)
     if config.model_type == OpenAIGPTConfig.model_type:
         backbone = from_openai_gpt(config, read_weights(find_checkpoint(name, revision))).model.float()
@@ -49,6 +49,7 @@ def load_pretrained(name: str, revision: str | None = None) -> tuple[GPT1Model, 
             f"{name} has no tokenizer that can be loaded. Copy the tokenizer.json and tokenizer_config.json that it "
             f"was trained with into it. ({str(error).splitlines()[0]})"
         ) from error
+    check_vocabulary(tokenizer, backbone.config.vocab_size, name)
     if tokenizer.cls_token is None:
         tokenizer = with_published_pipeline(tokenizer)
     return backbone, add_task_template(tokenizer)

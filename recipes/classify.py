@@ -18,6 +18,7 @@ from transformers.utils import logging as transformers_logging
 
 from engine.arguments import parse_settings, read_settings, run_script
 from gpt1_scratch import GPT1ForMultipleChoice, GPT1ForSequenceClassification
+from gpt1_scratch.checkpoint_files import check_folder, check_vocabulary
 from gpt1_scratch.task_data import TaskSplit, read_texts
 from gpt1_scratch.task_examples import predict, tokenize_task
 from gpt1_scratch.task_files import EXTENSIONS, Table, read_table
@@ -83,8 +84,7 @@ def load_classifier(settings: ClassificationSettings) -> tuple[Task, Callable[[l
         ValueError: a folder without a model, or a model that is not fine-tuned for a task.
     """
     name, source = settings.model_name_or_path, {"revision": settings.revision, "trust_remote_code": False}
-    if Path(name).is_dir() and not (Path(name) / "config.json").is_file():
-        raise ValueError(f"The folder {name} holds no model: config.json is not there.")
+    check_folder(name)
     config = AutoConfig.from_pretrained(name, **source)
     task = task_of_config(config)
     if task is None:
@@ -98,6 +98,7 @@ def load_classifier(settings: ClassificationSettings) -> tuple[Task, Callable[[l
             raise ValueError(f"{name} was trained on {len(task.columns)} columns of text, not {len(columns)}.")
         task = replace(task, columns=columns)
     tokenizer = AutoTokenizer.from_pretrained(name, **source)
+    check_vocabulary(tokenizer, config.vocab_size, name)
     head = GPT1ForMultipleChoice if task.kind == "multiple_choice" else GPT1ForSequenceClassification
     # In float32, as it was scored.
     model: PreTrainedModel = head.from_pretrained(

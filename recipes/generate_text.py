@@ -24,6 +24,7 @@ from transformers.utils import logging as transformers_logging
 import gpt1_scratch  # noqa: F401  registers the model
 from engine.arguments import parse_settings, read_settings, run_script
 from engine.training import processor_has_bf16
+from gpt1_scratch.checkpoint_files import check_folder, check_vocabulary
 
 logger = logging.getLogger(__name__)
 
@@ -67,9 +68,7 @@ class GenerationSettings:
 def main() -> None:
     (settings,) = parse_settings(read_settings(), GenerationSettings, description=__doc__.splitlines()[0])
     transformers_logging.disable_progress_bar()
-    folder = Path(settings.model_name_or_path)
-    if folder.is_dir() and not (folder / "config.json").is_file():
-        raise ValueError(f"The folder {folder} holds no model: config.json is not there.")
+    check_folder(settings.model_name_or_path, settings.trust_remote_code)
     source = {"revision": settings.revision, "trust_remote_code": settings.trust_remote_code}
     bf16 = processor_has_bf16() if settings.bf16 is None else settings.bf16
     # Generation is bound by reading the weights: half the bytes take half the time.
@@ -78,6 +77,7 @@ def main() -> None:
         settings.model_name_or_path, dtype=dtype, use_safetensors=True, **source
     )
     tokenizer = AutoTokenizer.from_pretrained(settings.model_name_or_path, **source)
+    check_vocabulary(tokenizer, model.config.vocab_size, settings.model_name_or_path)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     model.to(device).eval()
     if settings.seed is not None:

@@ -3,12 +3,12 @@
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
 from transformers import AutoModelForSeq2SeqLM, GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
+from .checkpoint_files import check_folder, check_vocabulary
 from .encoding import encode_sources, pad_right
 from .tokenization import load_tokenizers
 
@@ -44,12 +44,10 @@ def load_translator(
         trust_remote_code: whether code that comes with the model may run; this package's models need none.
 
     Raises:
-        ValueError: a local folder without a model or a tokenizer.
+        ValueError: a local folder without a model or a tokenizer, or with those of two models.
         OSError: neither a local folder nor a model on the Hub.
     """
-    folder = Path(folder_or_hub_id)
-    if folder.is_dir() and not (folder / "config.json").is_file():
-        raise ValueError(f"The folder {folder} holds no model: config.json is not there.")
+    check_folder(folder_or_hub_id, trust_remote_code)
     model = AutoModelForSeq2SeqLM.from_pretrained(
         folder_or_hub_id, revision=revision, trust_remote_code=trust_remote_code, use_safetensors=True
     )
@@ -64,16 +62,9 @@ def check_vocabularies(
     """Raises ValueError for tokenizers that have more entries than the model, so that they are not the model's."""
     source_size = model.config.vocab_size
     target_size = getattr(model.config, "decoder_vocab_size", None) or source_size
-    for side, tokenizer, size in (
-        ("source", source_tokenizer, source_size),
-        ("target", target_tokenizer, target_size),
-    ):
-        if len(tokenizer) > size:
-            raise ValueError(
-                f"The {side} tokenizer of {model.name_or_path or 'the model'} has {len(tokenizer):,} entries, but the "
-                f"model was trained with {size:,}. Put the tokenizer files that it was trained with into its folder, "
-                "or train it again."
-            )
+    name = model.name_or_path or "the model"
+    check_vocabulary(source_tokenizer, source_size, name, "source ")
+    check_vocabulary(target_tokenizer, target_size, name, "target ")
 
 
 def _check_search(arguments: dict[str, Any], num_beams: int, do_sample: bool, num_return_sequences: int) -> None:
