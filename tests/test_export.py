@@ -6,15 +6,16 @@ from torch.export import Dim
 
 from tiny_models import MODELS, PAD, TRANSLATORS, tiny_batch, tiny_model
 
-# Loops over time become part of an exported graph, one copy of a step after another, so its length is fixed. A compiled
-# one they break: unrolling them would gain nothing there.
+# Loops over time become part of an exported graph, one copy of a step after another, so its length is fixed.
+# They break a compiled one, where unrolling them would gain nothing.
 RECURRENT = {"rnn_seq2seq", "bahdanau"}
 ONE_LAYER = {"transformer": {"encoder_layers": 1, "decoder_layers": 1}, "bahdanau": {}}
 
 
 def inputs_of(name, rows=slice(None), repeats=1):
     """Padded on the right, and for translators with what they have translated so far."""
-    batch = {key: value[..., :4] if value.dim() > 1 else value for key, value in tiny_batch(name).items()}
+    length = 3 if name in RECURRENT else 4  # so that some rows are padded
+    batch = {key: value[..., :length] if value.dim() > 1 else value for key, value in tiny_batch(name).items()}
     inputs = {key: batch[key][rows] for key in ("input_ids", "attention_mask")}
     if name in TRANSLATORS:
         inputs["decoder_input_ids"] = batch["labels"][rows].masked_fill(batch["labels"][rows] == -100, PAD)
