@@ -12,6 +12,7 @@ from pathlib import Path
 import huggingface_hub.constants
 import pytest
 import torch
+import yaml
 from safetensors.torch import load_file, save_file
 
 import finetune_gpt1
@@ -67,7 +68,9 @@ def tiny_model(family, folder):
     (folder / "README.md").write_text(CARD)
     (folder / "all_results.json").write_text('{"eval_loss": 1.0}\n')
     # What a run leaves besides, and keeps.
-    (folder / "run.yaml").write_text("settings:\n  train_file: /data/secret/train.txt\n")
+    record = {"settings": {"train_file": "/data/secret/train.txt"}, "parameters": 1, "versions": {}}
+    record["machine"] = {"device": "a processor", "processes": 1, "threads": 1, "mixed_precision": "no"}
+    (folder / "run.yaml").write_text(yaml.safe_dump(record))
     (folder / "checkpoint-2" / "training_state").mkdir(parents=True)
     tokenizer.save_pretrained(folder / "checkpoint-2")
     torch.save({}, folder / "checkpoint-2" / "training_state" / "optimizer.pt")
@@ -188,6 +191,7 @@ def test_a_translator_of_the_hub_loads_again_without_the_network(family, hub, or
 
 
 def test_the_script_checks_pushes_one_commit_and_verifies(hub, folder, monkeypatch, capsys):
+    (folder / "README.md").unlink()
     run_share(monkeypatch, folder, "--hub_model_id", REPOSITORY, "--hub_private_repo", "true")
     assert "downloaded again and compared" in capsys.readouterr().out
     repository = hub.repositories[REPOSITORY]
@@ -201,6 +205,7 @@ def test_the_script_checks_pushes_one_commit_and_verifies(hub, folder, monkeypat
         shared.values()
     )
     assert WRITE_TOKEN.encode() not in everything
+    assert REPOSITORY.encode() in shared["README.md"] and b"/data/secret" not in shared["README.md"]
     # It was downloaded after the commit.
     paths = [path for _, path in hub.requests]
     commit = paths.index(f"/api/models/{REPOSITORY}/commit/main")
@@ -318,7 +323,7 @@ def test_a_folder_with_a_fault_gets_no_repository(hub, folder, monkeypatch):
         (None, REPOSITORY, "takes a token, and there is none. .*HF_TOKEN.*hf auth login"),
         ("hf_mistyped", REPOSITORY, "does not know the token"),
         ("hf_mistyped", "model", "does not know the token"),
-        (READ_TOKEN, REPOSITORY, "The token may not write to writer/model: .*rights"),
+        (READ_TOKEN, REPOSITORY, "The token may not write to writer/model .*rights"),
         (READ_TOKEN, "writer/there", "The token may not write to writer/there"),
         (WRITE_TOKEN, "other/model", "The token may not write to other/model"),
         (WRITE_TOKEN, "other/hidden", "The token may not write to other/hidden"),

@@ -230,8 +230,9 @@ def explained(repo_id: str) -> Iterator[None]:
                 f"revoked. {HOW_TO_GET_A_TOKEN}"
             ) from error
         if status == 403:
+            reason = f" ({error.server_message})" if error.server_message else ""
             raise ValueError(
-                f"The token may not write to {repo_id}: {error.server_message}. Give hub_model_id a user or an "
+                f"The token may not write to {repo_id}{reason}. Give hub_model_id a user or an "
                 f"organisation that is yours, or use another token. {HOW_TO_GET_A_TOKEN}"
             ) from error
         raise OSError(f"The Hub did not take {repo_id}: {error}") from error
