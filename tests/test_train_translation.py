@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from huggingface_hub import ModelCard
 from safetensors.torch import load_file
 from tokenizers.processors import TemplateProcessing
 
@@ -104,6 +105,9 @@ def test_a_run_leaves_a_complete_folder(train, tmp_path, capsys):
     train("--share_vocabulary", "false", "--report_to", "tensorboard")
     for name in ("config.json", "generation_config.json", "model.safetensors", "tokenizer.json", "train_log.jsonl"):
         assert (tmp_path / name).is_file(), name
+    card = ModelCard.load(tmp_path / "README.md")
+    assert card.data.pipeline_tag == "translation" and card.data.language == ["en", "de"]
+    assert {path.name for path in tmp_path.glob("*.py")} > {"modeling_bahdanau.py", "pipeline_translation.py"}
     assert (tmp_path / "target_tokenizer" / "tokenizer.json").is_file()
     assert list(tmp_path.rglob("events.out.tfevents.*"))
     record = yaml.safe_load((tmp_path / "run.yaml").read_text())
