@@ -14,7 +14,7 @@ from engine.checkpointing import CHECKPOINT_PREFIX
 from engine.reporting import LOG_FILE, RESULTS_FILE, read_run_record
 from engine.shared_folder import CARD_FILE
 
-TEMPLATE = Path(__file__).with_name("model_card_template.md")
+TEMPLATE = Path(__file__).with_name("model_card.md.jinja")
 
 # Stands for the model's identifier in the code of a description.
 MODEL_ID = "{model_id}"
