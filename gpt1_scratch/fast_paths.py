@@ -45,7 +45,9 @@ class Linear(nn.Linear):
         if not single or not hidden_states.dtype == self.weight.dtype == torch.bfloat16:
             return super().forward(hidden_states)
         row = hidden_states.reshape(-1)
-        product = self.weight.mv(row) if self.bias is None else torch.addmv(self.bias, self.weight, row)
+        product = self.weight.mv(row)
+        if self.bias is not None:
+            product = product + self.bias  # `addmv` would copy the bias first, and take longer than both
         return product.view(*hidden_states.shape[:-1], -1)
 
 
