@@ -118,10 +118,11 @@ class BeamSearchGenerationMixin(GenerationMixin):
     When the search ends is up to `early_stopping`, as in the library:
 
     - `"never"` is canonical: a sentence is done when not even its best open hypothesis could, with every further
-      token certain and the length that suits it most, enter the `num_beams` best finished ones. Nothing the search
+      token certain and the length that suits it most, enter the finished ones that are returned. Nothing the search
       would have found is lost.
-    - `False` (the default) takes the open hypothesis at its present length. That ends sooner and may miss a longer
-      sentence that would have won when `length_penalty` is above 0.
+    - `False` (the default) takes the open hypothesis at its present length, and asks whether it could enter the
+      `num_beams` best finished ones. That may miss a longer sentence that would have won when `length_penalty` is
+      above 0.
     - `True` ends with `num_beams` finished hypotheses, whatever they score.
 
     A hypothesis finishes when the end token is among the `num_beams` best continuations, or at the length limit,
@@ -191,8 +192,9 @@ class BeamSearchGenerationMixin(GenerationMixin):
         """The search of a batch, from which each sentence goes when it is done.
 
         The library's own search keeps all sentences until the last is done, which after the first few steps is a
-        third of the work or more. It runs where every step's scores, states or attention weights are asked for, or
-        rows may matter to a processor or criterion, and finds the same.
+        third of the work or more, and searches on for hypotheses that nobody asked for. It runs where every step's
+        scores, states or attention weights are asked for, or rows may matter to a processor or criterion, and finds
+        the same.
 
         Args:
             input_ids: (B * beams, T) the start of every hypothesis; the beams of a sentence are neighbours.
@@ -254,9 +256,11 @@ class BeamSearchGenerationMixin(GenerationMixin):
             if config.early_stopping is True:
                 done = finished_scores[:, -1] > -torch.inf
             else:
+                canonical = config.early_stopping == "never"
                 # lp grows with the length where alpha is positive, and a log probability gains by a larger divisor.
-                longest = limit if config.early_stopping == "never" and alpha > 0 else length - start
-                done = running_scores[:, 0] / length_normalization(longest, alpha) <= finished_scores[:, -1]
+                longest = limit if canonical and alpha > 0 else length - start
+                to_beat = finished_scores[:, config.num_return_sequences - 1 if canonical else -1]
+                done = running_scores[:, 0] / length_normalization(longest, alpha) <= to_beat
             done |= running_scores[:, 0] == -torch.inf
             if done.any():
                 sequences[open_sentences[done]], scores[open_sentences[done]] = finished[done], finished_scores[done]
