@@ -12,6 +12,7 @@ from pathlib import Path
 from engine.arguments import parse_settings, read_settings, run_script
 from seq2seq_scratch.corpora import load_parallel_data
 from seq2seq_scratch.metrics import TranslationMetric
+from seq2seq_scratch.translation import TOKENS_PER_BATCH
 from train_translation import SHOWN_SCORES
 from translate import TranslationSettings, make_translator
 
@@ -37,7 +38,7 @@ class ScoringSettings:
     length_penalty: float | None = field(default=None, metadata={"help": "Default: what the model was saved with."})
     max_source_length: int = 256
     max_new_tokens: int | None = field(default=None, metadata={"help": "Default: the source's length plus 50."})
-    max_tokens_per_batch: int = 4096
+    max_tokens_per_batch: int = TOKENS_PER_BATCH
     bf16: bool | None = None
 
 

@@ -17,7 +17,7 @@ from transformers.utils import logging as transformers_logging
 from engine.arguments import parse_settings, read_settings, run_script
 from engine.training import processor_has_bf16
 from seq2seq_scratch.corpora import read_text_lines
-from seq2seq_scratch.translation import Hypothesis, load_translator, translate
+from seq2seq_scratch.translation import TOKENS_PER_BATCH, Hypothesis, load_translator, translate
 
 
 @dataclass
@@ -39,7 +39,7 @@ class TranslationSettings:
     with_scores: bool = False
     max_source_length: int = field(default=256, metadata={"help": "Tokens; longer sentences are cut, with a warning."})
     max_new_tokens: int | None = field(default=None, metadata={"help": "Default: the source's length plus 50."})
-    max_tokens_per_batch: int = 4096
+    max_tokens_per_batch: int = TOKENS_PER_BATCH
     bf16: bool | None = field(default=None, metadata={"help": "Left out: yes where the processor has it."})
 
     def __post_init__(self):
