@@ -28,6 +28,8 @@ for _config, _model in TRANSLATION_MODELS.items():
     # From now on they are saved with their code.
     _config.register_for_auto_class()
     _model.register_for_auto_class("AutoModelForSeq2SeqLM")
+AutoModel.register(RNNSeq2SeqConfig, RNNSeq2SeqForConditionalGeneration)
+AutoModel.register(BahdanauConfig, BahdanauForConditionalGeneration)
 AutoModel.register(TransformerConfig, TransformerModel)
 TransformerModel.register_for_auto_class("AutoModel")
 

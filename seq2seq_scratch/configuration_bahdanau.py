@@ -28,7 +28,10 @@ class BahdanauConfig(TranslationConfig):
     """
 
     model_type = "bahdanau"
-    model_classes = {"AutoModelForSeq2SeqLM": "modeling_bahdanau.BahdanauForConditionalGeneration"}
+    # There is no part of it that stands without the softmax.
+    model_classes = dict.fromkeys(
+        ("AutoModelForSeq2SeqLM", "AutoModel"), "modeling_bahdanau.BahdanauForConditionalGeneration"
+    )
     keys_to_ignore_at_inference = [
         "past_key_values",
         "decoder_hidden_states",

@@ -29,7 +29,10 @@ class RNNSeq2SeqConfig(TranslationConfig):
     """
 
     model_type = "rnn_seq2seq"
-    model_classes = {"AutoModelForSeq2SeqLM": "modeling_rnn_seq2seq.RNNSeq2SeqForConditionalGeneration"}
+    # There is no part of it that stands without the softmax.
+    model_classes = dict.fromkeys(
+        ("AutoModelForSeq2SeqLM", "AutoModel"), "modeling_rnn_seq2seq.RNNSeq2SeqForConditionalGeneration"
+    )
     keys_to_ignore_at_inference = [
         "past_key_values",
         "decoder_hidden_states",

@@ -101,6 +101,9 @@ found["AutoModel of transformer"] = load("AutoModel", "transformer").decoder.emb
 back = load("AutoModel", "transformer")
 back.save_pretrained(models / "backbone")
 found["back"] = load("AutoModelForSeq2SeqLM", "backbone").lm_head.weight.sum().item()
+for name in jobs:
+    if jobs[name]["auto_class"] == "AutoModelForSeq2SeqLM":
+        found[f"AutoModel is {name}"] = type(load("AutoModel", name)).__name__
 (models / "found.json").write_text(json.dumps(found))
 """
 
@@ -283,6 +286,12 @@ def test_every_head_loads_from_every_checkpoint_of_its_family(models, found):
     assert len(sums) == 12 and sums == pytest.approx([weight.sum().item()] * 12)
     table = live(models, "transformer").lm_head.weight.sum().item()
     assert found["AutoModel of transformer"] == found["back"] == pytest.approx(table)
+
+
+def test_a_translator_without_a_backbone_is_its_own(models, found):
+    for name in TRANSLATORS:
+        expected = "TransformerModel" if name == "transformer" else type(live(models, name)).__name__
+        assert found[f"AutoModel is {name}"] == expected
 
 
 def test_tokenizers_are_the_ones_saved(models, found):
