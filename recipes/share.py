@@ -13,9 +13,7 @@ from pathlib import Path
 
 from transformers.utils import logging as transformers_logging
 
-import gpt1_scratch  # noqa: F401  registers the model
-import seq2seq_scratch  # noqa: F401  registers the models
-from cards import write_card
+from cards import write_card  # brings both packages, which register the models
 from engine.arguments import parse_settings, read_settings, run_script
 from engine.hub import HubRepository, RepositorySettings
 from engine.shared_folder import CARD_FILE, check_folder, shared_files

@@ -379,11 +379,15 @@ def training_batches(
     }
     if data.streaming:
         return StreamBatches(examples, lengths_of, **common)
-    columns, lengths = examples.select_columns(["input_ids", "labels"]), lengths_of(examples[:])
     if bpe_dropout:
-        source, target = (RandomSegmentation(tokenizer, bpe_dropout, training.seed) for tokenizer in tokenizers)
-        columns = RandomlySegmented(columns, source, target, training.seed)
+        source_tokenizer, target_tokenizer = tokenizers
+        source = target = RandomSegmentation(source_tokenizer, bpe_dropout, training.seed)
+        if target_tokenizer is not source_tokenizer:
+            target = RandomSegmentation(target_tokenizer, bpe_dropout, training.seed)
+        columns = RandomlySegmented(examples, source, target, training.seed)
         lengths = columns.lengths
+    else:
+        columns, lengths = examples.select_columns(["input_ids", "labels"]), lengths_of(examples[:])
     return LengthBucketBatches(columns, lengths, num_workers=training.dataloader_num_workers, **common)
 
 

@@ -108,6 +108,7 @@ def test_the_hubs_id_replaces_the_folders_name_in_the_code_and_leaves_the_rest(t
     text = path.read_text()
     assert 'pipeline("translation", model="user/other", trust_remote_code=True)' in text
     assert "`user/other` is the model's id on the Hub. It takes `torch`" in text and "license: mit" in text
+    assert ModelCard(text).data.model_name == "other"
     name_on_hub(folder, "user/third")
     assert "user/other" not in path.read_text() and 'model="user/third"' in path.read_text()
     path.write_text("# My own card")

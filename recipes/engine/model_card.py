@@ -166,6 +166,7 @@ def name_on_hub(folder: Path, model_id: str) -> None:
     if found is not None:
         text = text.replace(found[0], _where(model_id, on_hub=True))
         text = re.sub(rf'(model=|from_pretrained\()"{re.escape(found[1])}"', rf'\1"{model_id}"', text)
+        text = re.sub(r"(?m)^(model-index:\n- name: ).*$", rf"\g<1>{model_id.rpartition('/')[2]}", text, count=1)
         path.write_text(text, encoding="utf-8")
 
 
