@@ -39,6 +39,8 @@ class GPT1Config(PreTrainedConfig):
         classifier_dropout: on the state that a head for a task reads.
         auxiliary_loss_weight: the paper's lambda, the share of the language model's loss in training a head for a
             task; 0 leaves it out.
+        lstm_size: cells of the LSTM layer that stands in place of every block, as in the paper's table 5 (one layer of
+            2048); `None` for the Transformer's blocks.
         both_orders: whether `GPT1ForSequenceClassification` reads a pair of texts in both orders and adds the states,
             as the paper does for similarity.
         delimiter_token_id: what stands between the texts of a pair; needed by `both_orders`.
@@ -76,6 +78,7 @@ class GPT1Config(PreTrainedConfig):
     eos_token_id: int | list[int] | None = None
     classifier_dropout: float | int = 0.1
     auxiliary_loss_weight: float | int = 0.5
+    lstm_size: int | None = None
     both_orders: bool = False
     delimiter_token_id: int | None = None
 
@@ -102,6 +105,7 @@ class GPT1Config(PreTrainedConfig):
             "num_hidden_layers",
             "num_attention_heads",
             "intermediate_size",
+            "lstm_size",
         ):
             value = getattr(self, name)
             if value is not None and value < 1:

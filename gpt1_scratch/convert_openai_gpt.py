@@ -133,10 +133,12 @@ def to_openai_gpt(model: GPT1ForCausalLM) -> OpenAIGPTLMHeadModel:
     """An `openai-gpt` model of transformers with our model's weights, in evaluation mode.
 
     Raises:
-        ValueError: the feed-forward layers are not four times as wide as the model, as that class fixes them, or the
-            softmax is not tied to the token table.
+        ValueError: the model is an LSTM, the feed-forward layers are not four times as wide as the model, as that
+            class fixes them, or the softmax is not tied to the token table.
     """
     config = model.config
+    if config.lstm_size is not None:
+        raise ValueError(f"lstm_size is {config.lstm_size}; an openai-gpt model is a Transformer.")
     if config.intermediate_size != 4 * config.hidden_size:
         raise ValueError(
             f"intermediate_size is {config.intermediate_size}; an openai-gpt model's is always 4 x hidden_size, here "

@@ -28,6 +28,7 @@ from transformers.utils.output_capturing import capture_outputs
 
 from .configuration_gpt1 import GPT1Config
 from .fast_paths import IGNORE_INDEX, Linear, blocked_attention_forward, dropout, linear_cross_entropy
+from .lstm_block import LSTMBlock, refuse_padding_before_text
 
 logger = logging.get_logger(__name__)
 
@@ -173,14 +174,14 @@ class GPT1PreTrainedModel(PreTrainedModel):
     config: GPT1Config
     base_model_prefix = "model"
     supports_gradient_checkpointing = True
-    _no_split_modules = ["GPT1Block"]
+    _no_split_modules = ["GPT1Block", "LSTMBlock"]
     _skip_keys_device_placement = ["past_key_values"]
     _supports_sdpa = True
     _supports_flash_attn = True
     _supports_flex_attn = True
     _supports_attention_backend = True
     _can_compile_fullgraph = True
-    _can_record_outputs = {"hidden_states": GPT1Block, "attentions": GPT1Attention}
+    _can_record_outputs = {"hidden_states": [GPT1Block, LSTMBlock], "attentions": GPT1Attention}
     # A fine-tuned checkpoint loads into every class without a word about the head of its task.
     _keys_to_ignore_on_load_unexpected = [r"^(choice_)?score\.", r"^lm_head\."]
 
@@ -199,7 +200,8 @@ class GPT1Model(GPT1PreTrainedModel):
         super().__init__(config)
         self.tokens_embed = nn.Embedding(config.vocab_size, config.hidden_size)
         self.positions_embed = nn.Embedding(config.max_position_embeddings, config.hidden_size)
-        self.blocks = nn.ModuleList(GPT1Block(config, index) for index in range(config.num_hidden_layers))
+        block = GPT1Block if config.lstm_size is None else LSTMBlock  # the latter for an ablation alone
+        self.blocks = nn.ModuleList(block(config, index) for index in range(config.num_hidden_layers))
         self.gradient_checkpointing = False
         self.post_init()
 
@@ -237,10 +239,13 @@ class GPT1Model(GPT1PreTrainedModel):
             The last block's states (B, T, D), and the cache.
 
         Raises:
-            ValueError: both or neither of `input_ids` and `inputs_embeds`, or a sequence beyond the last position.
+            ValueError: both or neither of `input_ids` and `inputs_embeds`, a sequence beyond the last position, or
+                padding on the left of an LSTM.
         """
         if only_one(input_ids, inputs_embeds) is input_ids:
             inputs_embeds = self.tokens_embed(input_ids)
+        if self.config.lstm_size is not None:
+            refuse_padding_before_text(attention_mask)
         # Before a cache is made: the library looks for packed documents only where there is none.
         causal_mask = create_causal_mask(
             config=self.config,

@@ -1,6 +1,7 @@
 """Takes GPT-1's fine-tuning apart, as the paper does in table 5 and figure 2: one table, one plot.
 
 python recipes/ablate_gpt1.py recipes/presets/stories/entailment.yaml --output_dir runs/ablation
+python recipes/ablate_gpt1.py recipes/presets/stories/entailment.yaml --lstm_model_name_or_path runs/stories_lstm_mini
 python recipes/ablate_gpt1.py recipes/presets/glue/gpt1.yaml --data_dir glue --task cola sst2 --seeds 1 2 3
 
 Every variant is a run of recipes/finetune_gpt1.py, whose settings all hold; the folder of each is beside the others.
@@ -10,7 +11,7 @@ The plot needs matplotlib, which the extra `plots` installs.
 import dataclasses
 import statistics
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
@@ -27,6 +28,7 @@ from finetune_gpt1 import (
     FinetuningOptimization,
     FinetuningSettings,
     StartSettings,
+    TaskData,
     TaskSettings,
     load_data,
     run_series,
@@ -44,6 +46,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "no_pretraining": {"from_scratch": True},
     "no_auxiliary_loss": {"auxiliary_loss_weight": 0.0},
 }
+LSTM = "lstm"
 LAYERS = "layers_{}"
 
 
@@ -53,6 +56,9 @@ class AblationSettings:
 
     layers: list[int] | None = field(
         default=None, metadata={"help": "Figure 2: how many blocks keep what they learnt; default: each number."}
+    )
+    lstm_model_name_or_path: str | None = field(
+        default=None, metadata={"help": "Pre-trained with lstm_size, for the row of the LSTM; default: no such row."}
     )
 
 
@@ -82,17 +88,25 @@ def main() -> None:
 
     # Data
     with accelerator.main_process_first():
-        backbone, tokenizer = load_pretrained(start.model_name_or_path, start.revision)
-        variants = plan(ablation, len(backbone.blocks))
-        tasks = [load_data(name, data, backbone, tokenizer, accelerator.print) for name in data.names()]
+        tasks = load_tasks(start.model_name_or_path, start, data, accelerator.print)
+        blocks = len(tasks[0].backbone.blocks)
+        variants = plan(ablation, blocks)
+        lstm_tasks = []
+        if ablation.lstm_model_name_or_path is not None:
+            lstm_tasks = load_tasks(ablation.lstm_model_name_or_path, start, data, accelerator.print)
+            if lstm_tasks[0].backbone.config.lstm_size is None:
+                raise ValueError(
+                    f"lstm_model_name_or_path is {ablation.lstm_model_name_or_path}, which is a Transformer. Name a "
+                    "model that recipes/pretrain_gpt1.py has trained with lstm_size."
+                )
     if accelerator.is_main_process:
         write_run_record(output_dir, accelerator, settings)
 
     # Training and evaluation
     summaries = {}
     for name, changes in variants.items():
-        changed = dataclasses.replace(start, **changes)
-        summaries[name] = run_series(tasks, (changed, data, optimization, training), output_dir / name)
+        changed = (dataclasses.replace(start, **changes), data, optimization, training)
+        summaries[name] = run_series(lstm_tasks if name == LSTM else tasks, changed, output_dir / name)
 
     # Sharing
     names = [part.task for part in tasks]
@@ -103,8 +117,14 @@ def main() -> None:
         if find_spec("matplotlib") is None:
             accelerator.print('There is no plot, for matplotlib is not installed: pip install -e ".[plots]"')
         else:
-            plot_layers(names, summaries, len(backbone.blocks), output_dir / PLOT_FILE)
+            plot_layers(names, summaries, blocks, output_dir / PLOT_FILE)
     accelerator.print(f"\n{table}\n\nDone after {time.perf_counter() - started:.0f} s. All is in {output_dir}.")
+
+
+def load_tasks(model: str, start: StartSettings, data: TaskSettings, say: Callable[[str], None]) -> list[TaskData]:
+    """The tasks as a pre-trained model's tokenizer writes them."""
+    backbone, tokenizer = load_pretrained(model, start.revision)
+    return [load_data(name, data, backbone, tokenizer, say) for name in data.names()]
 
 
 def plan(settings: AblationSettings, blocks: int) -> dict[str, dict[str, Any]]:
@@ -117,7 +137,12 @@ def plan(settings: AblationSettings, blocks: int) -> dict[str, dict[str, Any]]:
     wrong = [number for number in layers if not 0 <= number <= blocks]
     if wrong:
         raise ValueError(f"layers is {wrong[0]}; the model has {blocks} blocks.")
-    return VARIANTS | {LAYERS.format(number): {"transferred_layers": number} for number in layers if number < blocks}
+    lstm = settings.lstm_model_name_or_path
+    return (
+        VARIANTS
+        | ({} if lstm is None else {LSTM: {"model_name_or_path": lstm}})
+        | {LAYERS.format(number): {"transferred_layers": number} for number in layers if number < blocks}
+    )
 
 
 def format_table(tasks: Sequence[Task], summaries: dict[str, dict[str, dict[str, Any]]]) -> str:

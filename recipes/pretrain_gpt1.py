@@ -303,11 +303,13 @@ def training_batches(
 def training_flops_per_token(model: PreTrainedModel, block_size: int) -> float:
     """Of forward and backward, as usually counted (Chowdhery et al. 2022, appendix B): 6 N + 12 L D T.
 
-    N leaves out the position table, which multiplies nothing; the token table counts as the softmax.
+    N leaves out the position table, which multiplies nothing; the token table counts as the softmax. The second term
+    is attention's, which an LSTM has none of.
     """
     config = model.config
     matrices = model.num_parameters() - config.max_position_embeddings * config.hidden_size
-    return 6 * matrices + 12 * config.num_hidden_layers * config.hidden_size * block_size
+    attention = 12 * config.num_hidden_layers * config.hidden_size * block_size if config.lstm_size is None else 0
+    return 6 * matrices + attention
 
 
 def evaluate(

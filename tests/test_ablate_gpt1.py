@@ -20,17 +20,12 @@ def ablate(tmp_path, monkeypatch):
     rows = [f"{' '.join(row)},{'ab'[index % 2]}" for index, row in enumerate(words)]
     (tmp_path / "rows.csv").write_text("\n".join(["text,label", *rows]) + "\n")
     tokenizer = train_tokenizer([" ".join(words.flatten())], merges=20, model_max_length=16)
-    config = GPT1Config(
-        vocab_size=len(tokenizer),
-        max_position_embeddings=16,
-        hidden_size=8,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        pad_token_id=tokenizer.pad_token_id,
-    )
+    sizes = {"max_position_embeddings": 16, "hidden_size": 8, "num_hidden_layers": 2, "num_attention_heads": 2}
+    sizes |= {"vocab_size": len(tokenizer), "pad_token_id": tokenizer.pad_token_id}
     torch.manual_seed(0)
-    GPT1ForCausalLM(config).save_pretrained(tmp_path / "model")
-    tokenizer.save_pretrained(tmp_path / "model")
+    for name, lstm_size in {"model": None, "lstm": 12}.items():
+        GPT1ForCausalLM(GPT1Config(**sizes, lstm_size=lstm_size)).save_pretrained(tmp_path / name)
+        tokenizer.save_pretrained(tmp_path / name)
 
     def start(*arguments):
         settings = f"--model_name_or_path {tmp_path}/model --train_file {tmp_path}/rows.csv --max_steps 1 --bf16 false"
@@ -43,14 +38,20 @@ def ablate(tmp_path, monkeypatch):
     return start
 
 
-def test_every_variant_is_run_with_what_it_changes_and_leads_to_a_table_and_a_plot(ablate):
+def test_every_variant_is_run_with_what_it_changes_and_leads_to_a_table_and_a_plot(ablate, tmp_path):
     pytest.importorskip("matplotlib")
-    folder = ablate("--seeds", "1", "2")
-    changed = {"from_scratch": False, "transferred_layers": None, "auxiliary_loss_weight": 0.5}
+    folder = ablate("--seeds", "1", "2", "--lstm_model_name_or_path", str(tmp_path / "lstm"))
+    changed = {
+        "model_name_or_path": str(tmp_path / "model"),
+        "from_scratch": False,
+        "transferred_layers": None,
+        "auxiliary_loss_weight": 0.5,
+    }
     variants = {
         "full": {},
         "no_pretraining": {"from_scratch": True},
         "no_auxiliary_loss": {"auxiliary_loss_weight": 0.0},
+        "lstm": {"model_name_or_path": str(tmp_path / "lstm")},
         "layers_0": {"transferred_layers": 0},
         "layers_1": {"transferred_layers": 1},
     }
@@ -61,6 +62,8 @@ def test_every_variant_is_run_with_what_it_changes_and_leads_to_a_table_and_a_pl
             settings = yaml.safe_load((folder / name / f"seed_{seed}" / "run.yaml").read_text())["settings"]
             assert {key: settings[key] for key in changed} == changed | changes, name
             assert settings["seed"] == seed
+            config = json.loads((folder / name / f"seed_{seed}" / "config.json").read_text())
+            assert config["lstm_size"] == (12 if name == "lstm" else None)
     lines = [line.split(" | ") for line in (folder / "ablation.md").read_text().splitlines()]
     assert lines[0] == ["| variant", "average", "own (accuracy) |"]
     assert [line[0] for line in lines[2:]] == [f"| {name.replace('_', ' ')}" for name in variants]
@@ -84,8 +87,10 @@ def test_without_matplotlib_there_is_a_table_and_a_word(ablate, monkeypatch, cap
     [
         (["--layers", "3"], "layers is 3; the model has 2 blocks"),
         (["--from_scratch", "true"], "are what this script varies"),
+        (["--lstm_model_name_or_path", "model"], "model, which is a Transformer"),
     ],
 )
-def test_impossible_variants_are_refused(ablate, arguments, expected):
+def test_impossible_variants_are_refused(ablate, arguments, expected, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     with pytest.raises(ValueError, match=expected):
         ablate(*arguments)
