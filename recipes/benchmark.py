@@ -2,7 +2,7 @@
 
     python recipes/benchmark.py --train_file train.parquet --validation_file validation.parquet \\
         --test_file test.parquet --source_language de --target_language en --nanogpt_dir nanoGPT
-    python recipes/benchmark.py --sections gpt_training gpt_generation
+    python recipes/benchmark.py --sections gpt_training gpt_generation gpt_finetuning
 
 Every measurement has a process of its own, on the CPU. Contenders take turns, round after round, so that all of them
 meet the machine's better and worse minutes; the table has medians. Beside each stands how many cores other processes
@@ -27,6 +27,8 @@ from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
+
+from benchmark_classifiers import prepare_examples, train_classifier
 
 from benchmark_gpts import generate, train_gpt
 from benchmark_translators import (
@@ -53,6 +55,7 @@ SECTIONS = {
     "translation_decoding": "sentences",
     "gpt_training": "tokens",
     "gpt_generation": "new tokens",
+    "gpt_finetuning": "examples",
 }
 
 
@@ -164,6 +167,12 @@ def table() -> list[Contender]:
         generation("OpenAIGPTLMHeadModel, fp32, no cache", kind="openai-gpt", bf16=False)
         for precision, bf16 in precisions.items():
             generation(f"GPT2LMHeadModel, {precision}", kind="gpt2", bf16=bf16)
+
+    finetuning = partial(row, "gpt_finetuning", "classification, bf16", measure=train_classifier)
+    finetuning("ours", kind="ours")
+    finetuning("ours, with the auxiliary loss", kind="ours", auxiliary_loss_weight=0.5)
+    finetuning("OpenAIGPTForSequenceClassification", kind="openai-gpt")
+    finetuning("OpenAIGPTForSequenceClassification, 128", kind="openai-gpt", pad_to=128)
     return rows
 
 
@@ -357,6 +366,8 @@ def main() -> None:
         folder = Path(name)
         if any(section.startswith("translation") for section in settings.sections):
             prepare_pairs(settings, work, folder)
+        if "gpt_finetuning" in settings.sections:
+            prepare_examples(work, folder)
         if "translation_decoding" in settings.sections and work.model_name_or_path is None:
             print(f"training {MODEL_TO_DECODE.name}", file=sys.stderr, flush=True)
             failure = run_one(MODEL_TO_DECODE, work, folder, threads).get("error")

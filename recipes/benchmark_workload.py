@@ -40,6 +40,9 @@ class Workload:
     gpt_batch_size: int = 8
     prompt_tokens: int = 16
     new_tokens: int = field(default=256, metadata={"help": "Tokens that a GPT generates after the prompt."})
+    task: str = field(default="stories_sentiment", metadata={"help": "What the GPTs are to classify, such as sst2."})
+    data_dir: str | None = field(default=None, metadata={"help": "Of the task, as in finetune_gpt1.py."})
+    task_batch_size: int = field(default=32, metadata={"help": "Examples to an update of a classifier."})
     nanogpt_dir: str | None = field(default=None, metadata={"help": "A checkout of nanoGPT. Left out, it is skipped."})
 
     def __post_init__(self):

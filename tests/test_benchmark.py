@@ -9,9 +9,12 @@ import time
 from dataclasses import replace
 from functools import partial
 
+import benchmark_classifiers as classifiers
+import numpy
 import pytest
 import torch
 from accelerate.state import AcceleratorState
+from datasets import Dataset
 
 import benchmark
 import benchmark_translators as translators
@@ -120,6 +123,41 @@ def test_language_models_count_the_tokens_they_read(row, tmp_path, monkeypatch):
 @rows_of("gpt_generation")
 def test_language_models_count_the_tokens_they_generate(row, tmp_path):
     assert row.measure(TINY, tmp_path)["items"] == 6 * int(row.group.removeprefix("batch "))
+
+
+@pytest.fixture(scope="module")
+def task_folder(tmp_path_factory):
+    """Twelve short and twelve long sentences, of which a measurement takes six."""
+    folder = tmp_path_factory.mktemp("task")
+    (folder / "sst2").mkdir()
+    texts = [" ".join(f"word{index * place % 7}" for place in range(1, 4 + index % 12)) for index in range(24)]
+    rows = {"sentence": texts, "label": [index % 2 for index in range(24)]}
+    Dataset.from_dict(rows).to_parquet(folder / "sst2" / "train.parquet")
+    Dataset.from_dict(rows).to_parquet(folder / "sst2" / "validation.parquet")
+    return replace(TINY, task="sst2", data_dir=str(folder), task_batch_size=3), folder
+
+
+@rows_of("gpt_finetuning")
+def test_classifiers_read_the_same_examples(row, task_folder):
+    work, folder = task_folder
+    benchmark.prepare_examples(work, folder)
+    stored = numpy.load(folder / classifiers.EXAMPLES_FILE)
+    measured = row.measure(work, folder)
+    assert measured["items"] == len(stored["labels"]) == 2 * 3
+    if "128" in row.name:
+        assert measured["padding_percent"] == pytest.approx(100 * (1 - len(stored["tokens"]) / (6 * TINY.context)))
+    elif row.name.startswith("ours"):
+        lengths = sorted(numpy.diff(stored["bounds"]))
+        places = 3 * (lengths[2] + lengths[5])
+        assert measured["padding_percent"] == pytest.approx(100 * (1 - len(stored["tokens"]) / places))
+
+
+def test_what_no_classifier_can_learn_is_refused(task_folder):
+    work, folder = task_folder
+    with pytest.raises(ValueError, match="task is stories_similarity"):
+        benchmark.prepare_examples(replace(work, task="stories_similarity", data_dir=None), folder)
+    with pytest.raises(ValueError, match="updates x task_batch_size is 300, but sst2 has 24"):
+        benchmark.prepare_examples(replace(work, updates=100), folder)
 
 
 def wide_transformer():
