@@ -1,5 +1,4 @@
-"""Steps of GPT-1 in quicker forms: dropout, causal attention and the vocabulary's loss in training, one row's products
-in generation.
+"""Steps of GPT-1's training in quicker forms: dropout, causal attention and the vocabulary's loss.
 
 `modeling_gpt1.py` says what is computed; here stands how. Each gives what its plain form would, up to rounding and to
 the random numbers that dropout draws.
@@ -30,25 +29,6 @@ QUERIES_PER_BLOCK = 128
 ATTENTION_WEIGHTS_AT_ONCE = 2**20
 
 SAME_SIZE_INTEGER = {2: torch.int16, 4: torch.int32, 8: torch.int64}
-
-
-class Linear(nn.Linear):
-    """`nn.Linear`, which in bfloat16 on CPU multiplies a single row, a text's next token, as a vector.
-
-    That product is bound by reading the weights. oneDNN's matrix product rearranges them for rows that are not there,
-    and takes half as long again.
-    """
-
-    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        """(..., in_features) to (..., out_features)."""
-        single = hidden_states.numel() == self.in_features and hidden_states.device.type == "cpu"
-        if not single or not hidden_states.dtype == self.weight.dtype == torch.bfloat16:
-            return super().forward(hidden_states)
-        row = hidden_states.reshape(-1)
-        product = self.weight.mv(row)
-        if self.bias is not None:
-            product = product + self.bias  # `addmv` would copy the bias first, and take longer than both
-        return product.view(*hidden_states.shape[:-1], -1)
 
 
 def draw_kept(shape: torch.Size, probability: float, like: torch.Tensor) -> torch.Tensor:

@@ -10,7 +10,8 @@ from torch import nn
 from transformers.cache_utils import Cache
 
 from .configuration_gpt1 import GPT1Config
-from .fast_paths import Linear, dropout
+from .fast_generation import Linear
+from .fast_paths import dropout
 
 
 class LSTMBlock(nn.Module):

@@ -4,6 +4,7 @@ Dimensions: B batch, T positions of the input, S positions attended to (the cach
 size, H heads, W width of a head, V vocabulary, L labels of a task, K choices.
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple, Unpack
 
@@ -27,7 +28,8 @@ from transformers.utils.generic import is_flash_attention_requested
 from transformers.utils.output_capturing import capture_outputs
 
 from .configuration_gpt1 import GPT1Config
-from .fast_paths import IGNORE_INDEX, Linear, blocked_attention_forward, dropout, linear_cross_entropy
+from .fast_generation import Linear, give_room, packed_weights
+from .fast_paths import IGNORE_INDEX, blocked_attention_forward, dropout, linear_cross_entropy
 from .lstm_block import LSTMBlock, refuse_padding_before_text
 
 logger = logging.get_logger(__name__)
@@ -76,6 +78,7 @@ class GPT1Attention(nn.Module):
         self.head_width = config.hidden_size // config.num_attention_heads
         self.scaling = self.head_width**-0.5
         self.is_causal = True
+        self.dropout = config.attention_dropout
         self.query_key_value = Linear(config.hidden_size, 3 * config.hidden_size)
         self.output_projection = Linear(config.hidden_size, config.hidden_size)
 
@@ -97,10 +100,8 @@ class GPT1Attention(nn.Module):
             (B, T, D), and the attention weights (B, H, T, S) where the implementation has them.
         """
         batch, length, width = hidden_states.shape
-        query, key, value = (
-            states.view(batch, length, -1, self.head_width).transpose(1, 2)  # (B, H, T, W)
-            for states in self.query_key_value(hidden_states).split(width, dim=-1)
-        )
+        states = self.query_key_value(hidden_states).view(batch, length, 3, -1, self.head_width)
+        query, key, value = states.transpose(1, 3).unbind(2)  # (B, H, T, W)
         if past_key_values is not None:
             key, value = past_key_values.update(key, value, self.layer_idx)
         implementation = self.config._attn_implementation
@@ -117,7 +118,7 @@ class GPT1Attention(nn.Module):
             value,
             attention_mask,
             scaling=self.scaling,
-            dropout=self.config.attention_dropout if self.training else 0.0,
+            dropout=self.dropout if self.training else 0.0,
             **kwargs,
         )
         return self.output_projection(mixed.reshape(batch, length, width)), weights
@@ -428,6 +429,20 @@ class GPT1ForCausalLM(GPT1PreTrainedModel, GenerationMixin):
             hidden_states=outputs.hidden_states,
             attentions=outputs.attentions,
         )
+
+    @functools.wraps(GenerationMixin.generate)
+    def generate(self, *args: Any, **kwargs: Any) -> Any:
+        with packed_weights(self):
+            return super().generate(*args, **kwargs)
+
+    def _prepare_cache_for_generation(
+        self, generation_config: GenerationConfig, model_kwargs: dict[str, Any], *args: Any, **kwargs: Any
+    ) -> None:
+        given = model_kwargs.get("past_key_values")
+        super()._prepare_cache_for_generation(generation_config, model_kwargs, *args, **kwargs)
+        cache = model_kwargs.get("past_key_values")
+        if cache is not given:
+            give_room(cache)
 
     def _prepare_generated_length(self, generation_config: GenerationConfig, *args: Any, **kwargs: Any):
         # Positions are learned, so `generate()` would end in an IndexError beyond the last one.

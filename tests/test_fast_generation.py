@@ -1,0 +1,152 @@
+"""Packed weights and the growing cache give what plain layers and the library's cache give."""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+from transformers import DynamicCache, StaticCache
+
+from gpt1_scratch import GPT1Config, GPT1ForCausalLM, fast_generation
+from gpt1_scratch.fast_generation import GrowingLayer, Linear, give_room, packed_weights
+
+PROMPT = torch.randint(2, 61, (3, 5), generator=torch.Generator().manual_seed(1))
+
+
+@pytest.fixture
+def model():
+    torch.manual_seed(0)
+    config = GPT1Config(vocab_size=61, hidden_size=24, num_hidden_layers=2, num_attention_heads=3)
+    model = GPT1ForCausalLM(config)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.2 * torch.randn_like(parameter))
+    return model.eval()
+
+
+def generate(model, **settings):
+    settings = {"max_new_tokens": 20, "do_sample": False, "pad_token_id": 0} | settings
+    return model.generate(PROMPT, attention_mask=torch.ones_like(PROMPT), **settings)
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("shape", [(1, 1), (3, 2), (5, 100)])
+@torch.no_grad()
+def test_products_are_those_of_a_plain_layer_before_and_after_packing(shape, bias):
+    torch.manual_seed(0)
+    layer = Linear(48, 20, bias=bias).bfloat16()
+    plain = nn.Linear(48, 20, bias=bias).bfloat16()
+    plain.load_state_dict(layer.state_dict())
+    rows = torch.randn(*shape, 2, 48).bfloat16()[:, :, -1]  # as the last of several positions lie in memory
+    with packed_weights(nn.Sequential(layer)):
+        for call in range(1, 12):
+            torch.testing.assert_close(layer(rows), plain(rows), rtol=0.02, atol=0.02)
+            few = rows.numel() <= fast_generation.ROWS_OF_A_SHORT_PRODUCT * 48
+            packed = layer.short_product and layer.short_product.packed is not None
+            assert bool(packed) == (few and call >= fast_generation.CALLS_BEFORE_PACKING and supported())
+
+
+def supported() -> bool:
+    return torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+
+
+def test_only_bfloat16_on_cpu_is_packed_and_only_within():
+    layers = nn.ModuleList([Linear(8, 8).bfloat16(), Linear(8, 8), Linear(8, 8, device="meta").bfloat16()])
+    layers.append(Linear(8, 8).bfloat16())
+    layers[3]._hf_hook = object()  # comes and goes with every call
+    with pytest.raises(RuntimeError, match="stop"), packed_weights(layers):
+        assert [layer.short_product is not None for layer in layers] == [supported(), False, False, False]
+        raise RuntimeError("stop")
+    assert all(layer.short_product is None for layer in layers)
+
+
+@pytest.mark.parametrize("num_beams", [1, 3])
+def test_generation_is_that_of_the_librarys_cache_and_plain_layers(model, num_beams, monkeypatch):
+    ours = generate(model, num_beams=num_beams)
+    with monkeypatch.context() as plain:
+        plain.setattr("gpt1_scratch.modeling_gpt1.give_room", lambda cache: None)
+        assert torch.equal(generate(model, num_beams=num_beams), ours)
+    assert torch.equal(generate(model, num_beams=num_beams, use_cache=False), ours)
+
+
+def test_weights_changed_between_two_calls_are_seen(model):
+    model.bfloat16()
+    before = generate(model)
+    for parameter in model.parameters():  # behind autograd's back
+        parameter.data.copy_(0.2 * torch.randn_like(parameter))
+    after = generate(model)
+    assert not torch.equal(before, after) and torch.equal(after, generate(copy.deepcopy(model)))
+
+
+def test_generation_keeps_the_cache_in_one_place(model, monkeypatch):
+    seen = []
+    update = GrowingLayer.update
+
+    def watched(self, *arguments, **options):
+        keys, values = update(self, *arguments, **options)
+        seen.append((self, keys.data_ptr(), keys.shape[2]))
+        return keys, values
+
+    monkeypatch.setattr(GrowingLayer, "update", watched)
+    generate(model)
+    places = [place for layer, place, _ in seen if layer is seen[0][0]]
+    assert len(places) == 20 and len(set(places)) == 3  # rooms for 10, 22 and 46 positions
+    given = DynamicCache(config=model.config)
+    seen.clear()
+    generate(model, past_key_values=given)
+    assert not seen and given.get_seq_length() == 24
+
+
+def states(count: int, seed: int, batch: int = 2) -> tuple[torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    return tuple(torch.randn(batch, 3, count, 4, generator=generator) for _ in range(2))
+
+
+@pytest.mark.parametrize("inference", [True, False])
+def test_whatever_the_library_does_to_a_cache_happens_to_ours(inference, model):
+    steps = [
+        lambda cache: cache.update(*states(5, 0), 0),
+        *[lambda cache, seed=seed: cache.update(*states(1, seed), 0) for seed in range(1, 9)],
+        lambda cache: cache.reorder_cache(torch.tensor([1, 0])),
+        lambda cache: cache.update(*states(1, 10), 0),
+        lambda cache: cache.crop(-3),
+        lambda cache: cache.update(*states(2, 11), 0),
+        lambda cache: cache.batch_repeat_interleave(2),
+        lambda cache: cache.update(*states(1, 12, batch=4), 0),
+        lambda cache: cache.batch_select_indices(torch.tensor([3, 0])),
+        lambda cache: cache.update(*states(1, 13), 0),
+        lambda cache: cache.reset(),
+        lambda cache: cache.update(*states(2, 14), 0),
+    ]
+    ours, reference = DynamicCache(config=model.config), DynamicCache(config=model.config)
+    give_room(ours)
+    with torch.inference_mode(inference), torch.set_grad_enabled(False):
+        for step in steps:
+            step(ours), step(reference)
+            assert ours.get_seq_length() == reference.get_seq_length()
+            if reference.layers[0].is_initialized:
+                assert torch.equal(ours.layers[0].keys, reference.layers[0].keys)
+                assert torch.equal(ours.layers[0].values, reference.layers[0].values)
+
+
+def test_a_cache_goes_on_where_gradients_are_wanted(model):
+    cache = DynamicCache(config=model.config)
+    give_room(cache)
+    with torch.inference_mode():
+        model(PROMPT[:, :3], past_key_values=cache)
+    with torch.no_grad():
+        model(PROMPT[:, 3:4], past_key_values=cache)
+    logits = model(PROMPT[:, 4:], past_key_values=cache).logits
+    torch.testing.assert_close(logits[:, -1], model(PROMPT).logits[:, -1], rtol=1e-4, atol=1e-5)
+    logits.sum().backward()
+    assert model.model.blocks[0].attention.query_key_value.weight.grad.abs().sum() > 0
+
+
+def test_other_caches_are_left_as_they_are(model):
+    filled = DynamicCache(config=model.config)
+    filled.update(*states(1, 0), 0)
+    static = StaticCache(config=model.config, max_cache_len=8)
+    for cache in (filled, static, DynamicCache(config=model.config, offloading=True), None):
+        layers = getattr(cache, "layers", None)
+        give_room(cache)
+        assert getattr(cache, "layers", None) is layers
