@@ -7,7 +7,7 @@ for all labels: a hypothesis or an ending by itself is as often true as not.
     acceptability  a sentence as the stories have it, or with one mistake in its grammar
     sentiment      whether things went well for the person of the last sentence, which no word says outright
     entailment     the beginning of a story, and a statement about who has or gave what, is where and feels how
-    paraphrase     two tellings of one deed, or of two deeds that differ in one part
+    paraphrase     two tellings of one deed, or of two deeds that differ in one part or more
     similarity     tellings of two deeds, and how many of five parts agree: who, what, which thing, with whom, where
     cloze          a story without its ending, an ending that is true of its world and one that is not
 
@@ -27,6 +27,8 @@ from .story_scenes import PARTS, SITUATIONS, Situation, tell_situation, tell_two
 from .story_world import PLACES, THINGS, Person, Place, Thing
 
 Row = dict[str, str | int | float]
+
+EXCHANGE = "exchange"  # the two people of a deed change places
 
 # So many draws in a row without anything new mean that there is nothing new left.
 VAIN_DRAWS = 20_000
@@ -178,8 +180,10 @@ def _entailment(random: Random, kind: str, label: int) -> _Drawn:
     return {"premise": premise, "hypothesis": hypothesis, "label": label}, [premise]
 
 
-def _paraphrase(random: Random, part: str, label: int) -> _Drawn:
-    first, second = tell_two_deeds(set() if label else {part}, random)
+def _paraphrase(random: Random, difference: int | str, label: int) -> _Drawn:
+    # From deeds that share nothing to those that differ in a word: comparing is learnt from the easy ones on.
+    parts = {difference} if difference == EXCHANGE else set(random.sample(PARTS, difference))
+    first, second = tell_two_deeds(set() if label else parts, random)
     return {"sentence1": first, "sentence2": second, "label": label}, [first, second]
 
 
@@ -235,7 +239,7 @@ _TASKS = {
     ),
     "paraphrase": _Task(
         _paraphrase,
-        [(part, label) for part in (*PARTS, "exchange") for label in (0, 1)],
+        [(difference, label) for difference in (*range(1, len(PARTS) + 1), EXCHANGE) for label in (0, 1)],
         _features("sentence1", "sentence2", label=ClassLabel(names=["not_paraphrase", "paraphrase"])),
     ),
     "similarity": _Task(
