@@ -8,13 +8,14 @@ from typing import Any
 import torch
 from torch import nn
 from transformers.cache_utils import Cache
+from transformers.modeling_layers import GradientCheckpointingLayer
 
 from .configuration_gpt1 import GPT1Config
 from .fast_generation import Linear
 from .fast_paths import dropout
 
 
-class LSTMBlock(nn.Module):
+class LSTMBlock(GradientCheckpointingLayer):
     """A layer of LSTM cells and the matrix from their outputs back to the hidden size.
 
     What came before reaches a position through the state alone, one vector, where attention looks at every position.

@@ -182,7 +182,8 @@ class GPT1PreTrainedModel(PreTrainedModel):
     _supports_flex_attn = True
     _supports_attention_backend = True
     _can_compile_fullgraph = True
-    _can_record_outputs = {"hidden_states": [GPT1Block, LSTMBlock], "attentions": GPT1Attention}
+    # Either kind of block is such a layer, and nothing else is.
+    _can_record_outputs = {"hidden_states": GradientCheckpointingLayer, "attentions": GPT1Attention}
     # A fine-tuned checkpoint loads into every class without a word about the head of its task.
     _keys_to_ignore_on_load_unexpected = [r"^(choice_)?score\.", r"^lm_head\."]
 

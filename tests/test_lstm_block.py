@@ -70,6 +70,18 @@ def test_heads_read_it_as_they_read_the_transformer(model, tokens, tmp_path):
     assert all(parameter.grad.abs().sum() > 0 for parameter in head.model.blocks.parameters())
 
 
+def test_gradient_checkpointing_changes_nothing(model, tokens):
+    model.train()
+    gradients = []
+    for checkpoint in (False, True):
+        model.zero_grad()
+        if checkpoint:
+            model.gradient_checkpointing_enable()
+        model(tokens, labels=tokens).loss.backward()
+        gradients.append([parameter.grad for parameter in model.parameters()])
+    torch.testing.assert_close(gradients[1], gradients[0])
+
+
 def test_padding_before_the_text_is_refused(model, tokens):
     mask = torch.ones_like(tokens)
     mask[1, :2] = 0
