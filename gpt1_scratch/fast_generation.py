@@ -60,7 +60,7 @@ def packed_weights(model: nn.Module) -> Iterator[None]:
     They must not change within. Layers whose weights come and go with every call (offloading) are left as they are.
     """
     layers = []
-    if torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported():
+    if packing_is_supported():
         layers = [layer for layer in model.modules() if type(layer) is Linear and _can_be_packed(layer)]
     for layer in layers:
         layer.short_product = ShortProduct(layer)
@@ -69,6 +69,16 @@ def packed_weights(model: nn.Module) -> Iterator[None]:
     finally:
         for layer in layers:
             layer.short_product = None
+
+
+def packing_is_supported() -> bool:
+    """Whether processor and PyTorch have what it takes: the operators, which its own compiler uses, are not public."""
+    operators = torch.ops.mkldnn
+    return (
+        torch.backends.mkldnn.is_available()
+        and all(hasattr(operators, name) for name in ("_reorder_linear_weight", "_linear_pointwise"))
+        and operators._is_mkldnn_bf16_supported()
+    )
 
 
 def _can_be_packed(layer: Linear) -> bool:

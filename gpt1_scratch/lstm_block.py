@@ -7,11 +7,11 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers.cache_utils import Cache
+from transformers.cache_utils import Cache, DynamicLayer
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from .configuration_gpt1 import GPT1Config
-from .fast_generation import Linear
+from .fast_generation import GrowingLayer, Linear
 from .fast_paths import dropout
 
 
@@ -46,6 +46,9 @@ class LSTMBlock(GradientCheckpointingLayer):
 
         Returns:
             (B, T, D).
+
+        Raises:
+            ValueError: a cache whose end is not where its last position is, or that rounds what it holds.
         """
         state = None
         if past_key_values is not None and past_key_values.get_seq_length(self.layer_idx):
@@ -56,6 +59,9 @@ class LSTMBlock(GradientCheckpointingLayer):
             values = torch.zeros_like(outputs)
             values[:, -1] = cells[0]
             past_key_values.update(outputs[:, None], values[:, None], self.layer_idx)
+            kind = type(past_key_values.layers[self.layer_idx])
+            if kind not in (DynamicLayer, GrowingLayer):
+                raise ValueError(f"A model with lstm_size cannot go on from a {kind.__name__}: use a DynamicCache.")
         return self.output_projection(dropout(outputs, self.residual_dropout, self.training))
 
 

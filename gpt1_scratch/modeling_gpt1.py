@@ -370,6 +370,8 @@ class GPT1ForCausalLM(GPT1PreTrainedModel, GenerationMixin):
     def __init__(self, config: GPT1Config):
         super().__init__(config)
         self.model = GPT1Model(config)
+        # Assisted generation takes tokens back, which an LSTM's state cannot.
+        self._is_stateful = config.lstm_size is not None
         self.lm_head = Linear(config.hidden_size, config.vocab_size, bias=False)
         self.post_init()
 

@@ -272,6 +272,7 @@ DEEDS = {
     ),
 }
 PARTS = ("who", "what", "thing", "whom", "where")
+EXCHANGE = "exchange"  # who and whom change places
 
 
 @dataclass(frozen=True)
@@ -285,8 +286,8 @@ class _Deed:
     where: Place
 
     def differing(self, parts: set[str], random: Random) -> "_Deed":
-        """A deed that differs from this one in all these parts, and in no other; "exchange": in who and whom."""
-        if "exchange" in parts:
+        """A deed that differs from this one in all these parts, and in no other; EXCHANGE: in who and whom."""
+        if EXCHANGE in parts:
             return replace(self, who=self.whom, whom=self.who)
         people = [person for person in PEOPLE if person not in (self.who, self.whom)]
         who, whom = random.sample(people, 2)

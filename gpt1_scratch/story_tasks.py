@@ -23,12 +23,10 @@ from datasets import ClassLabel, Dataset, DatasetDict, Features, Value
 
 from .stories import Author, write_story
 from .story_mistakes import MISTAKES, make_mistake
-from .story_scenes import PARTS, SITUATIONS, Situation, tell_situation, tell_two_deeds
+from .story_scenes import EXCHANGE, PARTS, SITUATIONS, Situation, tell_situation, tell_two_deeds
 from .story_world import PLACES, THINGS, Person, Place, Thing
 
 Row = dict[str, str | int | float]
-
-EXCHANGE = "exchange"  # the two people of a deed change places
 
 # So many draws in a row without anything new mean that there is nothing new left.
 VAIN_DRAWS = 20_000

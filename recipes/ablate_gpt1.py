@@ -88,12 +88,12 @@ def main() -> None:
 
     # Data
     with accelerator.main_process_first():
-        tasks = load_tasks(start.model_name_or_path, start, data, accelerator.print)
+        tasks = load_tasks(start.model_name_or_path, start.revision, data, accelerator.print)
         blocks = len(tasks[0].backbone.blocks)
         variants = plan(ablation, blocks)
         lstm_tasks = []
         if ablation.lstm_model_name_or_path is not None:
-            lstm_tasks = load_tasks(ablation.lstm_model_name_or_path, start, data, accelerator.print)
+            lstm_tasks = load_tasks(ablation.lstm_model_name_or_path, None, data, accelerator.print)
             if lstm_tasks[0].backbone.config.lstm_size is None:
                 raise ValueError(
                     f"lstm_model_name_or_path is {ablation.lstm_model_name_or_path}, which is a Transformer. Name a "
@@ -121,9 +121,9 @@ def main() -> None:
     accelerator.print(f"\n{table}\n\nDone after {time.perf_counter() - started:.0f} s. All is in {output_dir}.")
 
 
-def load_tasks(model: str, start: StartSettings, data: TaskSettings, say: Callable[[str], None]) -> list[TaskData]:
+def load_tasks(model: str, revision: str | None, data: TaskSettings, say: Callable[[str], None]) -> list[TaskData]:
     """The tasks as a pre-trained model's tokenizer writes them."""
-    backbone, tokenizer = load_pretrained(model, start.revision)
+    backbone, tokenizer = load_pretrained(model, revision)
     return [load_data(name, data, backbone, tokenizer, say) for name in data.names()]
 
 
@@ -140,7 +140,7 @@ def plan(settings: AblationSettings, blocks: int) -> dict[str, dict[str, Any]]:
     lstm = settings.lstm_model_name_or_path
     return (
         VARIANTS
-        | ({} if lstm is None else {LSTM: {"model_name_or_path": lstm}})
+        | ({} if lstm is None else {LSTM: {"model_name_or_path": lstm, "revision": None}})
         | {LAYERS.format(number): {"transferred_layers": number} for number in layers if number < blocks}
     )
 

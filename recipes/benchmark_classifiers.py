@@ -30,7 +30,7 @@ def prepare_examples(work: Workload, folder: Path) -> None:
     task, splits = load_task(work.task, data_dir=work.data_dir)
     if task.kind != "classification" or task.is_regression:
         raise ValueError(f"task is {work.task}; the benchmark trains classifiers of texts or pairs, such as sst2.")
-    texts = [text for row in splits["train"].texts for text in ([row] if isinstance(row, str) else row)]
+    texts = [text for row in splits["train"].texts for text in row]
     tokenizer = add_task_template(train_tokenizer(texts, merges=work.gpt_vocab_size))
     examples = tokenize_task(task, splits["train"], tokenizer, work.context)
     wanted = work.updates * work.task_batch_size

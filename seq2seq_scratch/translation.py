@@ -18,7 +18,7 @@ logger = logging.getLogger(__name__)
 # (Vaswani et al. 2017, section 6.1)
 TOKENS_BEYOND_SOURCE = 50
 
-# In larger batches less is done one after the other: beam 5 takes a quarter less time than with 4096.
+# In larger batches less is done one after the other: beam 5 takes a sixth less time than with 8192 on 2 cores.
 TOKENS_PER_BATCH = 16384
 
 

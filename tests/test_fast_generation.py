@@ -5,10 +5,11 @@ import copy
 import pytest
 import torch
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import DynamicCache, StaticCache
 
 from gpt1_scratch import GPT1Config, GPT1ForCausalLM, fast_generation
-from gpt1_scratch.fast_generation import GrowingLayer, Linear, give_room, packed_weights
+from gpt1_scratch.fast_generation import GrowingLayer, Linear, give_room, packed_weights, packing_is_supported
 
 PROMPT = torch.randint(2, 61, (3, 5), generator=torch.Generator().manual_seed(1))
 
@@ -43,11 +44,30 @@ def test_products_are_those_of_a_plain_layer_before_and_after_packing(shape, bia
             torch.testing.assert_close(layer(rows), plain(rows), rtol=0.02, atol=0.02)
             few = rows.numel() <= fast_generation.ROWS_OF_A_SHORT_PRODUCT * 48
             packed = layer.short_product and layer.short_product.packed is not None
-            assert bool(packed) == (few and call >= fast_generation.CALLS_BEFORE_PACKING and supported())
+            expected = few and call >= fast_generation.CALLS_BEFORE_PACKING
+            assert bool(packed) == (expected and packing_is_supported())
 
 
-def supported() -> bool:
-    return torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+class Operators(TorchDispatchMode):
+    """The names of the operators that run."""
+
+    def __init__(self):
+        super().__init__()
+        self.names = set()
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        self.names.add(function.overloadpacket.__name__)
+        return function(*args, **(kwargs or {}))
+
+
+@torch.no_grad()
+def test_rows_that_are_not_contiguous_do_not_multiply_the_weights():
+    layer = Linear(48, 20).requires_grad_(False)
+    rows = torch.randn(3, 5, 48)[:, -1:]
+    for product, names in ((layer, {"addmm"}), (nn.Linear.forward.__get__(layer), {"bmm"})):
+        with Operators() as operators:
+            product(rows)
+        assert operators.names & {"addmm", "bmm"} == names
 
 
 def test_only_bfloat16_on_cpu_is_packed_and_only_within():
@@ -55,7 +75,7 @@ def test_only_bfloat16_on_cpu_is_packed_and_only_within():
     layers.append(Linear(8, 8).bfloat16())
     layers[3]._hf_hook = object()  # comes and goes with every call
     with pytest.raises(RuntimeError, match="stop"), packed_weights(layers):
-        assert [layer.short_product is not None for layer in layers] == [supported(), False, False, False]
+        assert [layer.short_product is not None for layer in layers] == [packing_is_supported(), False, False, False]
         raise RuntimeError("stop")
     assert all(layer.short_product is None for layer in layers)
 

@@ -89,6 +89,18 @@ def test_padding_before_the_text_is_refused(model, tokens):
         model.generate(tokens, attention_mask=mask, max_new_tokens=2)
 
 
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"cache_implementation": "static", "disable_compile": True}, "cannot go on from a StaticLayer"),
+        ({"prompt_lookup_num_tokens": 3}, "assisted generation is not supported with stateful models"),
+    ],
+)
+def test_searches_that_would_lose_the_state_are_refused(model, tokens, settings, message):
+    with pytest.raises(ValueError, match=message):
+        model.generate(tokens[:1], max_new_tokens=6, do_sample=False, **settings)
+
+
 def test_no_openai_gpt_can_be_made_of_it(model):
     with pytest.raises(ValueError, match="lstm_size is 12"):
         to_openai_gpt(model)
