@@ -1,4 +1,4 @@
-"""Steps of GPT-1's training in quicker forms: dropout, causal attention and the vocabulary's loss.
+"""Steps of GPT-1's training in quicker forms: dropout, GELU, causal attention and the vocabulary's loss.
 
 `modeling_gpt1.py` says what is computed; here stands how. Each gives what its plain form would, up to rounding and to
 the random numbers that dropout draws.
@@ -27,6 +27,10 @@ LOGIT_ROWS_PER_CHUNK_ON_ACCELERATORS = 8192
 # that one pass over them leaves them in a core's cache for the next.
 QUERIES_PER_BLOCK = 128
 ATTENTION_WEIGHTS_AT_ONCE = 2**20
+
+# Elements of GELU that one thread works on at a time: its fp32 buffers fill half of a core's cache.
+ELEMENTS_OF_GELU_AT_ONCE = 2**16
+GELU_SLOPE = 2 * math.sqrt(2 / math.pi)
 
 SAME_SIZE_INTEGER = {2: torch.int16, 4: torch.int32, 8: torch.int64}
 
@@ -76,6 +80,47 @@ def dropout(hidden_states: torch.Tensor, probability: float, training: bool) -> 
     if hidden_states.device.type == "cpu":
         return _Dropout.apply(hidden_states, probability)
     return nn.functional.dropout(hidden_states, probability)
+
+
+class _Gelu(torch.autograd.Function):
+    """The tanh form of GELU, which keeps its derivative for the way back instead of its input.
+
+    It is `x sigmoid(z)` with `z = 2 sqrt(2 / pi) (x + 0.044715 x^3)`, and its derivative
+    `sigmoid(z) + sigmoid(z) (1 - sigmoid(z)) (3 z - 4 sqrt(2 / pi) x)`. PyTorch's kernels take a hyperbolic tangent in
+    either direction, and each as long as the matrix product before it. Here both come out of one sigmoid, in fp32, a
+    piece at a time that stays in a core's cache.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, hidden_states):
+        result, derivative = (torch.empty(hidden_states.shape, dtype=hidden_states.dtype) for _ in range(2))
+        pieces = (states.view(-1) for states in (hidden_states.contiguous(), result, derivative))
+        size = ELEMENTS_OF_GELU_AT_ONCE * torch.get_num_threads()
+        slope = torch.tensor(GELU_SLOPE)
+        for piece, result_piece, derivative_piece in zip(*(states.split(size) for states in pieces), strict=True):
+            x = piece.float()
+            z = torch.addcmul(slope, x, x, value=0.044715 * GELU_SLOPE).mul_(x)
+            probability = z.sigmoid()
+            z.sub_(x, alpha=2 / 3 * GELU_SLOPE)
+            result_piece.copy_(x.mul_(probability))
+            bent = torch.ops.aten.sigmoid_backward(z, probability)
+            derivative_piece.copy_(probability.add_(bent, alpha=3))
+        ctx.save_for_backward(derivative)
+        return result
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient):
+        (derivative,) = ctx.saved_tensors
+        return gradient * derivative
+
+
+def gelu(hidden_states: torch.Tensor) -> torch.Tensor:
+    """GELU in its tanh form, of any shape: `nn.functional.gelu`, quicker in training in low precision on CPU."""
+    quick = hidden_states.device.type == "cpu" and hidden_states.dtype in (torch.bfloat16, torch.float16)
+    if quick and hidden_states.requires_grad and torch.is_grad_enabled() and not torch.compiler.is_compiling():
+        return _Gelu.apply(hidden_states)
+    return nn.functional.gelu(hidden_states, approximate="tanh")
 
 
 class _BlockedAttention(torch.autograd.Function):

@@ -29,7 +29,7 @@ from transformers.utils.output_capturing import capture_outputs
 
 from .configuration_gpt1 import GPT1Config
 from .fast_generation import Linear, give_room, packed_weights
-from .fast_paths import IGNORE_INDEX, blocked_attention_forward, dropout, linear_cross_entropy
+from .fast_paths import IGNORE_INDEX, blocked_attention_forward, dropout, gelu, linear_cross_entropy
 from .lstm_block import LSTMBlock, refuse_padding_before_text
 
 logger = logging.get_logger(__name__)
@@ -134,7 +134,7 @@ class GPT1MLP(nn.Module):
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
         """(B, T, D) to (B, T, D)."""
-        return self.contract(nn.functional.gelu(self.expand(hidden_states), approximate="tanh"))
+        return self.contract(gelu(self.expand(hidden_states)))
 
 
 class GPT1Block(GradientCheckpointingLayer):

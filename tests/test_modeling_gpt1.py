@@ -134,6 +134,29 @@ def test_attention_dropout_equals_plain_attention_with_the_same_mask(dtype, monk
     torch.testing.assert_close(found, expected, **tolerance)
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_quick_gelu_is_no_less_exact_than_the_library(dtype, monkeypatch):
+    monkeypatch.setattr(fast_paths, "ELEMENTS_OF_GELU_AT_ONCE", 100)  # the last piece is not full
+    numbers = torch.cat([torch.linspace(-12, 12, 2001), torch.tensor([-1e4, 0.0, 1e4])]).to(dtype)
+    incoming = torch.ones(3, 668)
+
+    def value_and_slope(activation, dtype):
+        leaf = numbers.to(dtype).view(668, 3).T.requires_grad_()  # not contiguous
+        result = activation(leaf)
+        return torch.stack([result, *torch.autograd.grad(result, leaf, incoming.to(dtype))]).double()
+
+    def plain(states):
+        return torch.nn.functional.gelu(states, approximate="tanh")
+
+    expected = value_and_slope(plain, torch.float64)
+    largest_error = {}
+    for name, activation in {"quick": fast_paths.gelu, "plain": plain}.items():
+        errors = (value_and_slope(activation, dtype) - expected).abs() / (expected.abs() + 1e-3)
+        largest_error[name] = errors.amax((1, 2))
+    assert (largest_error["quick"] <= largest_error["plain"] * 1.01).all(), largest_error
+    assert fast_paths.gelu(numbers.requires_grad_()).grad_fn.name().startswith("_Gelu")
+
+
 @pytest.mark.parametrize("probability", [0.1, 0.5, 0.003])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_dropout_keeps_the_right_share_and_scales_it(probability, dtype):
