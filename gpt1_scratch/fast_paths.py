@@ -117,8 +117,8 @@ class _Gelu(torch.autograd.Function):
 
 def gelu(hidden_states: torch.Tensor) -> torch.Tensor:
     """GELU in its tanh form, of any shape: `nn.functional.gelu`, quicker in training in low precision on CPU."""
-    quick = hidden_states.device.type == "cpu" and hidden_states.dtype in (torch.bfloat16, torch.float16)
-    if quick and hidden_states.requires_grad and torch.is_grad_enabled() and not torch.compiler.is_compiling():
+    learning = hidden_states.requires_grad and torch.is_grad_enabled() and not torch.compiler.is_compiling()
+    if learning and hidden_states.device.type == "cpu" and hidden_states.dtype in (torch.bfloat16, torch.float16):
         return _Gelu.apply(hidden_states)
     return nn.functional.gelu(hidden_states, approximate="tanh")
 

@@ -15,10 +15,14 @@ from random import Random
 from datasets import Dataset, DatasetDict
 
 from .story_world import (
+    BAD_MOODS,
+    GLAD,
+    GOOD_MOODS,
     HIDING_PLACES,
-    ILL_LUCK,
+    JOYS,
     PEOPLE,
     PLACES,
+    SAD,
     TASKS,
     THINGS,
     TROUBLES,
@@ -51,6 +55,7 @@ class Author:
         self.people = random.sample(PEOPLE, 3)
         self.world.people = self.people[:2]
         self.places = random.sample(PLACES, 4)
+        self.earlier_events = 0  # what had happened when the present day began
 
     def two(self) -> list[Person]:
         """The two who are always there, in either order."""
@@ -107,9 +112,11 @@ class Author:
             weather=self.random.choice(("sunny", "windy", "cold", "warm", "grey")),
             here=here.at,
         )
+        self.mood()
 
     def next_day(self) -> None:
         """Brings the two together again between plots."""
+        self.earlier_events = len(self.world.events)
         a, b = self.people[:2]
         here = self.random.choice(self.places)
         self.bring(a, here)
@@ -123,11 +130,26 @@ class Author:
             b=b,
             here=here.at,
         )
+        self.mood()
+
+    def mood(self) -> None:
+        """Tells of every other day how one of the two feels and why; or the reason first, and then the feeling."""
+        if self.random.random() < 0.5:
+            return
+        a, b = self.two()
+        reasons, moods = self.random.choice(((JOYS, GOOD_MOODS), (TROUBLES, BAD_MOODS)))
+        reason, feeling = self.random.choice(reasons), self.random.choice(moods)
+        self.feel(a, feeling, self.happen("hear", a))
+        if self.random.random() < 0.5:
+            self.say("{a} was {feeling} because " + reason + ".", a=a, feeling=feeling)
+        else:
+            self.say("{a} told {b:him} that " + reason + ".", "{a} had heard that " + reason + ".", a=a, b=b)
+            self.say("{a} was {feeling}.", "So {a:name} was {feeling}.", a=a, feeling=feeling)
 
     def gift(self) -> None:
         a, b = self.two()
         thing = self.own(b, "toy", "treasure", "food")
-        trouble, sadness = self.random.choice(TROUBLES), self.random.choice(ILL_LUCK)
+        trouble, sadness = self.random.choice(TROUBLES), self.random.choice(BAD_MOODS)
         self.feel(a, sadness, self.happen("suffer", a))
         self.say(
             "{a} was {feeling} because " + trouble + ".",
@@ -226,7 +248,15 @@ class Author:
                 b=finder,
                 x=thing,
             )
-            self.say("{a:name} never saw {x} again.", "{a:name} was sad for a long time.", a=a, x=thing)
+            self.say(
+                "{a:name} never saw {x} again.",
+                "{a:name} was sad for a long time.",
+                "{b:name} was pleased, but {a:name} was sad.",
+                "{a:name} was sad, but {b:name} was pleased.",
+                a=a,
+                b=finder,
+                x=thing,
+            )
 
     def trade(self) -> None:
         a, b = self.two()
@@ -502,9 +532,13 @@ class Author:
             self.say("So {w:name} kept {x}.", "So {x} stayed with {w:him}.", w=winner, x=prize)
         self.say(
             "{w:name} was proud, and {l:name} was a little disappointed.",
+            "{l:name} was disappointed, but {w:name} was proud.",
+            "{b:name} was {feeling}.",
             '"Well done," said {l:name}, although {l:he} would have liked to win.',
             w=winner,
             l=loser,
+            b=b,
+            feeling="proud" if winner == b else "disappointed",
         )
 
     def theft(self) -> None:
@@ -549,9 +583,32 @@ class Author:
             self.say("{b} gave {x:it} back to {a:him}.", "{a:name} got {x:it} back from {b:him}.", a=a, b=b, x=thing)
         self.say("{a} was relieved.", "How relieved {a:name} was!", a=a)
 
+    def moods_of_today(self) -> list[Person]:
+        """Those of the two whom something made plainly glad or sad since the day began."""
+        today = self.world.events[self.earlier_events :]
+        feelings = {person: self.world.feelings.get(person) for person in self.people[:2]}
+        return [
+            person
+            for person, feeling in feelings.items()
+            if feeling and feeling.word in GLAD + SAD and any(feeling.cause is event for event in today)
+        ]
+
     def close(self) -> None:
         owners = [person for person in self.people[:2] if self.world.belongings(person)]
-        if owners and self.random.random() < 0.6:
+        moods = self.moods_of_today()
+        ending = self.random.random()
+        if moods and ending < 0.4:
+            person = self.random.choice(moods)
+            feeling = self.world.feelings[person].word
+            self.say(
+                "In the evening {a:name} was still {feeling}.",
+                "{a} walked home and was {feeling}.",
+                "In the end {a:name} was {happy}.",
+                a=person,
+                feeling=feeling,
+                happy="happy" if feeling in GLAD else "not happy",
+            )
+        elif owners and ending < 0.75:
             owner = self.random.choice(owners)
             thing = self.world.belongings(owner)[-1]
             self.say(

@@ -5,7 +5,8 @@ read stories comes prepared. Every label is true by construction, and what could
 for all labels: a hypothesis or an ending by itself is as often true as not.
 
     acceptability  a sentence as the stories have it, or with one mistake in its grammar
-    sentiment      whether things went well for the person of the last sentence, which no word says outright
+    sentiment      something that happened to somebody, good or bad, which no word says outright; each split has
+                   happenings of its own, and the stories say of all how they make people feel
     entailment     the beginning of a story, and a statement about who has or gave what, is where and feels how
     paraphrase     two tellings of one deed, or of two deeds that differ in one part or more
     similarity     tellings of two deeds, and how many of five parts agree: who, what, which thing, with whom, where
@@ -23,8 +24,8 @@ from datasets import ClassLabel, Dataset, DatasetDict, Features, Value
 
 from .stories import Author, write_story
 from .story_mistakes import MISTAKES, make_mistake
-from .story_scenes import EXCHANGE, PARTS, SITUATIONS, Situation, tell_situation, tell_two_deeds
-from .story_world import PLACES, THINGS, Person, Place, Thing
+from .story_scenes import EXCHANGE, PARTS, tell_happening, tell_two_deeds
+from .story_world import GLAD, JOYS, PLACES, SAD, THINGS, TROUBLES, Person, Place, Thing
 
 Row = dict[str, str | int | float]
 
@@ -62,9 +63,6 @@ ENDINGS = {
 }
 OPPOSITES = {"glad": "sad", "moved": "stayed", "eaten": "uneaten"}
 OPPOSITES |= {opposite: kind for kind, opposite in OPPOSITES.items()}
-
-_GLAD = ("happy", "glad", "pleased", "satisfied", "grateful", "amused", "delighted", "proud", "relieved")
-_SAD = ("sad", "disappointed", "angry")
 
 
 @dataclass(frozen=True)
@@ -143,8 +141,8 @@ def _begin_story(random: Random) -> tuple[str, list[_Statement]]:
                 _Statement("where", place == world.location[person], person, place=place) for place in places
             ]
     for person, feeling in world.feelings.items():
-        if feeling.word in _GLAD + _SAD and not met_again:
-            glad = feeling.word in _GLAD
+        if feeling.word in GLAD + SAD and not met_again:
+            glad = feeling.word in GLAD
             statements += [_Statement("glad", glad, person), _Statement("sad", not glad, person)]
     return text, statements
 
@@ -164,9 +162,16 @@ def _acceptability(random: Random, kind: str, label: int) -> _Drawn:
     return {"sentence": sentence if label else mistaken, "label": label}, [sentence, mistaken]
 
 
-def _sentiment(random: Random, situation: Situation, label: int) -> _Drawn:
-    text = tell_situation(situation, bool(label), random)
+def _sentiment(random: Random, happenings: tuple[str, ...], label: int) -> _Drawn:
+    text = tell_happening(random.choice(happenings), random)
     return {"sentence": text, "label": label}, [text]
+
+
+def _happenings(all_of_them: tuple[str, ...], split: str) -> tuple[str, ...]:
+    """A quarter of them for the test, another for the validation and the rest to learn from."""
+    quarter = len(all_of_them) // 4
+    first, last = {"test": (0, quarter), "validation": (quarter, 2 * quarter), "train": (2 * quarter, None)}[split]
+    return all_of_them[first:last]
 
 
 def _entailment(random: Random, kind: str, label: int) -> _Drawn:
@@ -208,10 +213,10 @@ def _cloze(random: Random, kind: str, label: int) -> _Drawn:
 
 @dataclass(frozen=True)
 class _Task:
-    """A function above, what it is to draw (every one of `variants` as often as any other), and the columns."""
+    """A function above, what it is to draw for a split (each as often as any other), and the columns."""
 
     draw: Callable[..., _Drawn]
-    variants: list[tuple]
+    variants: Callable[[str], list[tuple]]
     features: Features
 
 
@@ -222,32 +227,32 @@ def _features(*texts: str, label: Any) -> Features:
 _TASKS = {
     "acceptability": _Task(
         _acceptability,
-        [(kind, label) for kind in MISTAKES for label in (0, 1)],
+        lambda _: [(kind, label) for kind in MISTAKES for label in (0, 1)],
         _features("sentence", label=ClassLabel(names=["unacceptable", "acceptable"])),
     ),
     "sentiment": _Task(
         _sentiment,
-        [(situation, label) for situation in SITUATIONS for label in (0, 1)],
+        lambda split: [(_happenings(TROUBLES, split), 0), (_happenings(JOYS, split), 1)],
         _features("sentence", label=ClassLabel(names=["negative", "positive"])),
     ),
     "entailment": _Task(
         _entailment,
-        [(kind, label) for kind in HYPOTHESES for label in (0, 1)],
+        lambda _: [(kind, label) for kind in HYPOTHESES for label in (0, 1)],
         _features("premise", "hypothesis", label=ClassLabel(names=["entailment", "not_entailment"])),
     ),
     "paraphrase": _Task(
         _paraphrase,
-        [(difference, label) for difference in (*range(1, len(PARTS) + 1), EXCHANGE) for label in (0, 1)],
+        lambda _: [(difference, label) for difference in (*range(1, len(PARTS) + 1), EXCHANGE) for label in (0, 1)],
         _features("sentence1", "sentence2", label=ClassLabel(names=["not_paraphrase", "paraphrase"])),
     ),
     "similarity": _Task(
         _similarity,
-        [(score,) for score in range(len(PARTS) + 1)],
+        lambda _: [(score,) for score in range(len(PARTS) + 1)],
         _features("sentence1", "sentence2", label=Value("float32")),
     ),
     "cloze": _Task(
         _cloze,
-        [(kind, label) for kind in ENDINGS for label in (0, 1)],
+        lambda _: [(kind, label) for kind in ENDINGS for label in (0, 1)],
         _features("context", "ending1", "ending2", label=Value("int64")),
     ),
 }
@@ -259,9 +264,9 @@ def load_story_task(
 ) -> DatasetDict:
     """One of the tasks: as many different rows as asked for, the same ones for the same seed.
 
-    Labels are balanced, and so are the kinds of rows within each label (of mistakes, situations, statements and
-    differences). No sentence, premise or context of one split occurs in another, and none twice; of acceptability,
-    neither does the right form of a wrong sentence.
+    Labels are balanced, and so are the kinds of rows within each label (of mistakes, statements and differences). No
+    sentence, premise or context of one split occurs in another, and none twice; of acceptability, neither does the
+    right form of a wrong sentence.
 
     Args:
         name: one of `STORY_TASKS`.
@@ -286,8 +291,9 @@ def load_story_task(
     task, splits, told = _TASKS[name], {}, set()
     for split, size in sizes.items():
         random, rows, vain = Random(f"{split} {name} {seed}"), [], 0
+        variants = task.variants(split)
         while len(rows) < size:
-            drawn = task.draw(random, *task.variants[len(rows) % len(task.variants)])
+            drawn = task.draw(random, *variants[len(rows) % len(variants)])
             if drawn is None or not told.isdisjoint(drawn[1]):
                 vain += 1
                 if vain == VAIN_DRAWS:

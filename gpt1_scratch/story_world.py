@@ -74,6 +74,11 @@ class Feeling:
     cause: Event | None
 
 
+# Words for feelings that are plainly good or bad. The others (calm, puzzled, hungry) are neither.
+GLAD = ("happy", "glad", "pleased", "satisfied", "grateful", "amused", "delighted", "proud", "relieved")
+SAD = ("sad", "disappointed", "angry", "unhappy", "miserable", "gloomy")
+
+
 @dataclass
 class World:
     """The state of things, changed only through `happen`.
@@ -295,6 +300,57 @@ def _things(kind: str) -> list[Thing]:
 
 THINGS = {kind: _things(kind) for kind in NOUNS}
 
+# What can happen to somebody (a) outside a story's plots.
+JOYS = (
+    "{a:his} friends had come to see {a:him}",
+    "everybody had remembered {a:his} birthday",
+    "{a:his} cat had come back",
+    "{a:he} had won a race",
+    "{a:he} was not ill any more",
+    "the sun was out at last",
+    "there would be pancakes for supper",
+    "a letter from {a:his} uncle had come",
+    "the cherries were ripe",
+    "the holidays had begun",
+    "{a:his} new shoes fitted well",
+    "the swallows were back",
+    "{a:his} team had won the match",
+    "the teacher had praised {a:him}",
+    "{a:his} tooth did not hurt any more",
+    "{a:he} had caught three fish",
+    "{a:his} kite flew higher than the tower",
+    "the circus was in town",
+    "{a:his} aunt had baked bread",
+    "{a:he} could stay up late that night",
+    "there was enough snow for a sledge",
+    "{a:his} roses were in bloom",
+    "{a:he} knew the answer to the riddle",
+    "{a:his} dog had learnt a trick",
+    "there was music in the street",
+    "the ferry had come in time",
+    "{a:his} sister was home from the sea",
+    "the hens had laid ten eggs",
+    "{a:he} had slept well",
+    "{a:his} picture hung on the wall of the school",
+    "the miller had given {a:him} a ride",
+    "{a:his} wound had healed",
+    "a rainbow stood over the hills",
+    "{a:he} had grown taller than {a:his} brother",
+    "the honey was sweet this year",
+    "everybody sang {a:his} song",
+    "there were kittens in the barn",
+    "the new bridge was open",
+    "{a:his} coat was warm and dry",
+    "{a:he} had found the way home",
+    "the shop had kept a book for {a:him}",
+    "{a:his} boat was the fastest of all",
+    "the old well had water again",
+    "{a:he} had been chosen for the play",
+    "{a:his} grandfather could walk again",
+    "the harvest was in",
+    "{a:his} lamp burned brightly",
+    "nobody had to work that day",
+)
 TROUBLES = (
     "{a:his} friends had gone away",
     "nobody had remembered {a:his} birthday",
@@ -304,5 +360,46 @@ TROUBLES = (
     "{a:he} had been ill for days",
     "{a:his} garden had flooded",
     "{a:his} brother had moved to the city",
+    "the milk had turned sour",
+    "{a:his} tooth hurt",
+    "the ferry had left without {a:him}",
+    "a storm had blown the roof away",
+    "{a:his} shoes were too tight",
+    "the soup was burnt",
+    "{a:he} had failed the test",
+    "the frost had killed {a:his} tomatoes",
+    "{a:his} bicycle was broken",
+    "somebody had laughed at {a:him}",
+    "the mice had eaten the cheese",
+    "{a:he} had to stay in bed",
+    "{a:his} team had come last",
+    "the wolf had taken a lamb",
+    "{a:his} window had a crack",
+    "the candles had gone out",
+    "{a:he} had a bad cold",
+    "{a:his} tent leaked",
+    "the bees had stung {a:him}",
+    "the road was closed",
+    "{a:his} sandwich had fallen into the mud",
+    "there was no wood for the fire",
+    "{a:he} had torn {a:his} coat",
+    "{a:his} grandmother was in hospital",
+    "the ice had melted too soon",
+    "the bell had woken {a:him} too early",
+    "{a:his} best friend would not speak to {a:him}",
+    "the crows had eaten all the pears",
+    "{a:he} had forgotten the words of {a:his} song",
+    "{a:his} sand castle was washed away",
+    "the shop had closed for ever",
+    "{a:he} had cut {a:his} finger",
+    "the play had been called off",
+    "{a:his} hen had stopped laying",
+    "a tree had fallen on {a:his} fence",
+    "the stove smoked",
+    "{a:he} was too small for the ride",
+    "{a:his} purse was empty",
+    "the puppy had chewed {a:his} hat",
+    "nobody had saved a seat for {a:him}",
 )
-ILL_LUCK = ("sad", "unhappy", "lonely", "gloomy")
+GOOD_MOODS = ("happy", "glad", "pleased", "delighted")
+BAD_MOODS = ("sad", "unhappy", "miserable", "gloomy")

@@ -5,7 +5,20 @@ from random import Random
 
 import pytest
 
-from gpt1_scratch.stories import PEOPLE, PLACES, TASKS, THINGS, Person, Telling, Thing, load_stories, write_story
+from gpt1_scratch.stories import (
+    GLAD,
+    PEOPLE,
+    PLACES,
+    SAD,
+    TASKS,
+    THINGS,
+    Author,
+    Person,
+    Telling,
+    Thing,
+    load_stories,
+    write_story,
+)
 
 STORIES = [write_story(Random(seed)) for seed in range(600)]
 ALL_THINGS = [thing for things in THINGS.values() for thing in things]
@@ -44,13 +57,38 @@ def test_stories_say_who_has_what():
         if told and told[1] in by_name:
             checked += 1
             assert story.world.holder[nouns[told[2]]] == by_name[told[1]], story.text
-    assert checked > 100
+    assert checked > 50
 
 
 def test_feelings_come_from_events_of_the_story():
     for story in STORIES:
         for feeling in story.world.feelings.values():
             assert any(feeling.cause is event for event in story.world.events)
+
+
+def test_stories_end_with_what_somebody_feels():
+    checked = {"glad": 0, "sad": 0}
+    for story in STORIES:
+        feelings = {person.name: feeling.word for person, feeling in story.world.feelings.items()}
+        told = re.fullmatch(r"In the (evening|end) (\w+) was (still |not )?(\w+)\.", story.sentences[-1])
+        if told and told[1] == "evening":
+            assert feelings[told[2]] == told[4], story.text
+        elif told:
+            mood = "sad" if told[3] else "glad"
+            assert told[4] == "happy"
+            assert feelings[told[2]] in {"glad": GLAD, "sad": SAD}[mood], story.text
+            checked[mood] += 1
+    assert min(checked.values()) > 5, checked
+
+
+def test_moods_of_another_day_are_forgotten():
+    author = Author(Random(1))
+    author.open()
+    author.race()
+    assert sorted(map(id, author.moods_of_today())) == sorted(map(id, author.people[:2]))
+    author.next_day()
+    # But for what the new day itself brings.
+    assert {author.world.feelings[person].cause.kind for person in author.moods_of_today()} <= {"hear"}
 
 
 def test_plurals_and_articles_agree():
