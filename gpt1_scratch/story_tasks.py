@@ -22,8 +22,9 @@ from typing import Any
 
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Value
 
-from .stories import Author, write_story
+from .stories import write_story
 from .story_mistakes import MISTAKES, make_mistake
+from .story_plots import Author
 from .story_scenes import EXCHANGE, PARTS, tell_happening, tell_two_deeds
 from .story_world import GLAD, JOYS, PLACES, SAD, THINGS, TROUBLES, Person, Place, Thing
 

@@ -19,11 +19,11 @@ import finetune_gpt1
 import generate_text
 import pretrain_gpt1
 import share
-from engine import shared_folder, stranger
+from engine import fresh_process, shared_folder
 from engine.arguments import run_script
+from engine.fresh_process import compare_computed, computed_by
 from engine.hub import HubRepository, RepositorySettings
 from engine.shared_folder import check_folder
-from engine.stranger import compare_computed, computed_by
 from gpt1_scratch import GPT1Config, GPT1ForCausalLM
 from gpt1_scratch import tokenization as gpt1_tokenization
 from gpt1_scratch.stories import load_stories
@@ -152,7 +152,7 @@ def as_a_stranger(sources, home, **environment):
     job = {"sources": sources, "revision": None, "target": str(target)}
     job["hidden_packages"] = ["seq2seq_scratch", "gpt1_scratch"]
     return subprocess.run(
-        [sys.executable, "-P", stranger.__file__],
+        [sys.executable, "-P", fresh_process.__file__],
         input=json.dumps(job),
         env={**os.environ, "HF_HOME": str(home), **environment},
         cwd=empty,

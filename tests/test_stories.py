@@ -5,20 +5,9 @@ from random import Random
 
 import pytest
 
-from gpt1_scratch.stories import (
-    GLAD,
-    PEOPLE,
-    PLACES,
-    SAD,
-    TASKS,
-    THINGS,
-    Author,
-    Person,
-    Telling,
-    Thing,
-    load_stories,
-    write_story,
-)
+from gpt1_scratch.stories import load_stories, write_story
+from gpt1_scratch.story_plots import Author
+from gpt1_scratch.story_world import GLAD, PEOPLE, PLACES, SAD, TASKS, THINGS, Person, Telling, Thing
 
 STORIES = [write_story(Random(seed)) for seed in range(600)]
 ALL_THINGS = [thing for things in THINGS.values() for thing in things]

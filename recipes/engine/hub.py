@@ -26,8 +26,8 @@ from huggingface_hub.errors import (
 )
 from huggingface_hub.utils import disable_progress_bars, validate_repo_id
 
+from engine.fresh_process import compare_computed, computed_elsewhere
 from engine.shared_folder import CheckedFolder, refuse_private, shared_files
-from engine.stranger import compare_computed, computed_elsewhere
 
 logger = logging.getLogger(__name__)
 

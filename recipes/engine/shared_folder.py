@@ -16,8 +16,7 @@ from safetensors import SafetensorError, safe_open
 from transformers import CONFIG_MAPPING, AutoConfig, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.dynamic_module_utils import get_relative_import_files
 
-from engine.reporting import RESULTS_FILE, RUN_FILE
-from engine.stranger import (
+from engine.fresh_process import (
     TARGET_TOKENIZER,
     auto_class_of,
     compare_computed,
@@ -25,6 +24,7 @@ from engine.stranger import (
     computed_elsewhere,
     load_whole,
 )
+from engine.reporting import RESULTS_FILE, RUN_FILE
 
 CARD_FILE = "README.md"
 INDEX_FILE = "model.safetensors.index.json"
