@@ -3,9 +3,10 @@
 from dataclasses import dataclass, replace
 from random import Random
 
-from .story_world import PEOPLE, PLACES, THINGS, Person, Place, Telling, Thing
+from .story_world import PEOPLE, PLACES, RELATIVES, THINGS, Person, Place, Telling, Thing
 
-HAPPENINGS = (
+# How somebody (a) comes to speak of one of `JOYS` or `TROUBLES`, in several wordings.
+_NEWS = (
     "{b:name} met {a:name} {at}. | {a:name} told {b:him} that {happening}.",
     "{a:name} and {b:name} met {at}. | {a:name} told {b:him} that {happening}.",
     "{a} came from {there} and told {b:name} that {happening}.",
@@ -38,13 +39,13 @@ def tell_happening(happening: str, random: Random) -> str:
     here, there = random.sample(PLACES, 2)
     return _tell(
         random,
-        random.choice(HAPPENINGS).replace("{happening}", happening),
+        random.choice(_NEWS).replace("{happening}", happening),
         random.choice(_AFTERWARDS),
         a=a,
         b=b,
         at=here.at,
         there=there.name,
-        relative=random.choice(("mother", "father", "grandmother", "sister")),
+        relative=random.choice(RELATIVES),
     )
 
 

@@ -9,6 +9,7 @@ from .story_world import (
     JOYS,
     PEOPLE,
     PLACES,
+    RELATIVES,
     SAD,
     THINGS,
     TROUBLES,
@@ -120,7 +121,7 @@ class Stage:
             self.say("{a} told {b:him} that " + reason + ".", "{a} had heard that " + reason + ".", a=a, b=b)
             self.say("{a} was {feeling}.", "So {a:name} was {feeling}.", a=a, feeling=feeling)
 
-    def moods_of_today(self) -> list[Person]:
+    def glad_or_sad_today(self) -> list[Person]:
         """Those of the two whom something made plainly glad or sad since the day began."""
         today = self.world.events[self.earlier_events :]
         feelings = {person: self.world.feelings.get(person) for person in self.people[:2]}
@@ -132,10 +133,10 @@ class Stage:
 
     def close(self) -> None:
         owners = [person for person in self.people[:2] if self.world.belongings(person)]
-        moods = self.moods_of_today()
+        moved = self.glad_or_sad_today()
         ending = self.random.random()
-        if moods and ending < 0.4:
-            person = self.random.choice(moods)
+        if moved and ending < 0.4:
+            person = self.random.choice(moved)
             feeling = self.world.feelings[person].word
             self.say(
                 "In the evening {a:name} was still {feeling}.",
@@ -162,6 +163,6 @@ class Stage:
                 "{a} thought about it for a long time.",
                 "{a} walked home {how}.",
                 a=self.random.choice(self.people[:2]),
-                relative=self.random.choice(("mother", "father", "grandmother", "sister")),
+                relative=self.random.choice(RELATIVES),
                 how=self.random.choice(("slowly", "in the moonlight", "without a word", "with a song")),
             )

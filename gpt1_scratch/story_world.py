@@ -226,6 +226,8 @@ PEOPLE = tuple(
     + [Person(name, "he") for name in "Oscar Paul Robin Sam Tom Victor".split()]
 )
 
+RELATIVES = ("mother", "father", "grandmother", "sister")
+
 PLACES = (
     Place("the market", "at"),
     Place("the harbour", "at"),

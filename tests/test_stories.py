@@ -74,10 +74,10 @@ def test_moods_of_another_day_are_forgotten():
     author = Author(Random(1))
     author.open()
     author.race()
-    assert sorted(map(id, author.moods_of_today())) == sorted(map(id, author.people[:2]))
+    assert sorted(map(id, author.glad_or_sad_today())) == sorted(map(id, author.people[:2]))
     author.next_day()
     # But for what the new day itself brings.
-    assert {author.world.feelings[person].cause.kind for person in author.moods_of_today()} <= {"hear"}
+    assert {author.world.feelings[person].cause.kind for person in author.glad_or_sad_today()} <= {"hear"}
 
 
 def test_plurals_and_articles_agree():
