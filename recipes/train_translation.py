@@ -131,9 +131,18 @@ class TranslationTraining(TrainingSettings):
         default=0.0,
         metadata={"help": "Share of the target that all tokens have in equal parts; 0: the right one all."},
     )
+    r_drop_weight: float = field(
+        default=0.0,
+        metadata={
+            "help": "Reads every batch twice under other dropout (twice the time and memory) and adds so much of the "
+            "difference of the two predictions to the loss (R-Drop, Liang et al. 2021); 0: once."
+        },
+    )
 
     def __post_init__(self):
         super().__post_init__()
+        if self.r_drop_weight < 0:
+            raise ValueError(f"r_drop_weight is {self.r_drop_weight}; it must be at least 0.")
         if not 0 <= self.label_smoothing_factor < 1:
             raise ValueError(f"label_smoothing_factor is {self.label_smoothing_factor}; it must be in [0, 1).")
 
@@ -246,7 +255,7 @@ def main() -> None:
         ),
         save_model=save_model,
         after_save=push_of_checkpoints(repository, training),
-        loss_arguments={"smoothing": training.label_smoothing_factor},
+        loss_arguments={"smoothing": training.label_smoothing_factor, "r_drop_weight": training.r_drop_weight},
     )
     results = trainer.train()
 
@@ -366,12 +375,14 @@ def training_batches(
     tokenizers: tuple[PreTrainedTokenizerFast, PreTrainedTokenizerFast],
     bpe_dropout: float,
     data: DataSettings,
-    training: TrainingSettings,
+    training: TranslationTraining,
     accelerator: Accelerator,
 ) -> LengthBucketBatches | StreamBatches:
     """This process's batches, from an indexed data set or a stream."""
     common = {
-        "collate": partial(collate, pad_token_id=tokenizers[0].pad_token_id),
+        "collate": partial(
+            collate, pad_token_id=tokenizers[0].pad_token_id, copies=2 if training.r_drop_weight else 1
+        ),
         "max_tokens_per_batch": data.max_tokens_per_batch,
         "seed": training.seed,
         "process_index": accelerator.process_index,

@@ -196,20 +196,18 @@ def tokenize_parallel(
     return tokenized, report
 
 
-def collate(examples: Sequence[Mapping[str, Any]], pad_token_id: int) -> dict[str, torch.Tensor]:
+def collate(examples: Sequence[Mapping[str, Any]], pad_token_id: int, copies: int = 1) -> dict[str, torch.Tensor]:
     """Pads examples on the right to the longest of each side.
 
     Args:
         examples: B of them, each with lists `input_ids` and `labels`.
         pad_token_id: fills `input_ids`; labels are filled with `-100`.
+        copies: how often all of them stand below each other, for a loss that compares; B is then so many times more.
 
     Returns:
         `input_ids` (B, S), `attention_mask` (B, S) with 1 for tokens and 0 for padding, `labels` (B, T), all int64.
     """
     input_ids, attention_mask = pad_right([example["input_ids"] for example in examples], pad_token_id)
     labels, _ = pad_right([example["labels"] for example in examples], IGNORE_INDEX)
-    return {
-        "input_ids": torch.from_numpy(input_ids),
-        "attention_mask": torch.from_numpy(attention_mask.astype(np.int64)),
-        "labels": torch.from_numpy(labels),
-    }
+    batch = {"input_ids": input_ids, "attention_mask": attention_mask.astype(np.int64), "labels": labels}
+    return {name: torch.from_numpy(rows).repeat(copies, 1) for name, rows in batch.items()}

@@ -692,6 +692,7 @@ class TransformerForConditionalGeneration(TransformerPreTrainedModel, BeamSearch
         labels: torch.Tensor | None = None,
         use_cache: bool | None = None,
         smoothing: float = 0.0,
+        r_drop_weight: float = 0.0,
         num_items_in_batch: torch.Tensor | int | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> Seq2SeqLMOutput:
@@ -704,6 +705,8 @@ class TransformerForConditionalGeneration(TransformerPreTrainedModel, BeamSearch
             use_cache: defaults to the config's without `labels`, and to none with them.
             smoothing: between 0 and 1, the label smoothing of section 5.4. The library's `Trainer` would take an
                 argument with "label" in its name for a column of labels.
+            r_drop_weight: of the difference between the two halves of the batch, which then repeat each other; see
+                `target_token_loss`.
             num_items_in_batch: target tokens in the whole update; the summed loss is divided by it.
 
         Returns:
@@ -731,6 +734,7 @@ class TransformerForConditionalGeneration(TransformerPreTrainedModel, BeamSearch
                 self.lm_head,
                 labels,
                 label_smoothing=smoothing,
+                r_drop_weight=r_drop_weight,
                 num_items_in_batch=num_items_in_batch,
             )
         logits = None if self.training and labels is not None else self.lm_head(outputs.last_hidden_state)

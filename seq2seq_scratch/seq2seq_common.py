@@ -139,6 +139,27 @@ class Dropout(nn.Dropout):
         return _QuickDropout.apply(numbers, self.p)
 
 
+def _disagreement(log_probabilities: torch.Tensor, weight: float) -> tuple[torch.Tensor, torch.Tensor]:
+    """R-Drop's term (see `target_token_loss`), summed, and its gradient with respect to the logits.
+
+    With p and q the two predictions of a token, r = log p - log q and KL(p|q) = sum(p r), the term is
+    weight / 2 (KL(p|q) + KL(q|p)) = weight / 2 sum((p - q) r). Its gradient with respect to the logits of p is
+    weight / 2 (p (r - KL(p|q)) + p - q), and with respect to those of q the same with p and q exchanged.
+
+    Args:
+        log_probabilities: (2 n, V), the two predictions of a token in adjacent rows.
+    """
+    log_p, log_q = log_probabilities.unflatten(0, (-1, 2)).unbind(1)
+    p, q, log_ratio = log_p.exp(), log_q.exp(), log_p - log_q
+    difference = p - q
+    gradient = torch.empty_like(log_probabilities)
+    for side, probabilities, sign in ((0, p, 1), (1, q, -1)):
+        divergence = sign * torch.linalg.vecdot(probabilities, log_ratio)[:, None]
+        probabilities *= (sign * log_ratio).sub_(divergence)
+        torch.add(probabilities, difference, alpha=sign, out=gradient[side::2]).mul_(weight / 2)
+    return weight / 2 * torch.linalg.vecdot(difference, log_ratio).sum(), gradient
+
+
 class _LinearCrossEntropy(torch.autograd.Function):
     """Summed cross-entropy of `hidden @ weight.T + bias`, a block of rows at a time.
 
@@ -148,7 +169,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, hidden, weight, bias, targets, label_smoothing, dtype):
+    def forward(ctx: Any, hidden, weight, bias, targets, label_smoothing, r_drop_weight, dtype):
         needs_gradient = any(ctx.needs_input_grad)
         hidden_cast, weight_cast = hidden.to(dtype), weight.to(dtype)
         hidden_gradient = torch.empty_like(hidden_cast) if needs_gradient else None
@@ -176,6 +197,9 @@ class _LinearCrossEntropy(torch.autograd.Function):
             loss -= (1 - label_smoothing) * log_probabilities.gather(1, target_column).sum()
             if label_smoothing:
                 loss -= label_smoothing / vocabulary * log_probabilities.sum()
+            if r_drop_weight:
+                disagreement, disagreement_gradient = _disagreement(log_probabilities, r_drop_weight)
+                loss += disagreement
             if needs_gradient:
                 # d loss / d logits = softmax - (1 - epsilon) * one_hot - epsilon / V
                 logits_gradient = log_probabilities.exp_()
@@ -184,6 +208,8 @@ class _LinearCrossEntropy(torch.autograd.Function):
                 logits_gradient.scatter_add_(
                     1, target_column, torch.full_like(target_column, label_smoothing - 1, dtype=torch.float32)
                 )
+                if r_drop_weight:
+                    logits_gradient += disagreement_gradient
                 if bias_gradient is not None:
                     bias_gradient += logits_gradient.sum(dim=0)
                 logits_gradient = logits.copy_(logits_gradient)
@@ -201,7 +227,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
             None if gradient is None else (gradient * loss_gradient).to(dtype)
             for gradient, dtype in zip(ctx.saved_tensors, ctx.dtypes, strict=True)
         ]
-        return *gradients, None, None, None
+        return *gradients, None, None, None, None
 
 
 def target_token_loss(
@@ -210,6 +236,7 @@ def target_token_loss(
     labels: torch.Tensor,
     *,
     label_smoothing: float = 0.0,
+    r_drop_weight: float = 0.0,
     num_items_in_batch: torch.Tensor | int | None = None,
 ) -> torch.Tensor:
     """Label-smoothed cross-entropy over target tokens, without ever holding all logits.
@@ -223,26 +250,45 @@ def target_token_loss(
         output_projection: D to V, with or without a bias.
         labels: (B, T) target token ids; positions that hold `-100` do not count and cost nothing.
         label_smoothing: between 0 and 1.
+        r_drop_weight: alpha of Liang et al. 2021, "R-Drop: Regularized Dropout for Neural Networks"
+            (https://arxiv.org/abs/2106.14448). Unless it is 0, the second half of the rows must repeat the first.
+            Dropout gives every token two predictions p and q, and the loss of the pair grows by
+            r_drop_weight / 2 (KL(p|q) + KL(q|p)), so that no prediction comes to depend on few units.
         num_items_in_batch: the number of target tokens in the whole update. The sum is divided by it, so that
             gradients over several accumulated batches and several processes add up to one large batch's. Left out,
             the loss is the mean over the tokens that count.
 
     Returns:
         The loss, a scalar in fp32.
+
+    Raises:
+        ValueError: R-Drop on an odd number of rows.
     """
+    if r_drop_weight and len(labels) % 2:
+        raise ValueError(
+            f"r_drop_weight is {r_drop_weight}, but the batch has {len(labels)} rows: the second half must repeat the "
+            "first."
+        )
     counted = labels != IGNORE_INDEX
     hidden, targets = hidden_states[counted], labels[counted]  # (N, D), (N,)
+    if r_drop_weight:
+        # The two predictions of a token to adjacent rows, so that any even number of rows holds pairs.
+        hidden = hidden.unflatten(0, (2, -1)).transpose(0, 1).flatten(0, 1)
+        targets = targets[: targets.numel() // 2].repeat_interleave(2)
     if num_items_in_batch is None:
         num_items_in_batch = max(targets.numel(), 1)
     if type(output_projection) is not nn.Linear or output_projection.weight.is_meta:
         # An adapter's layer, a quantised one, or one whose weight is loaded as it is called: its logits are needed.
         logits = output_projection(hidden).float()
         loss = nn.functional.cross_entropy(logits, targets, reduction="sum", label_smoothing=label_smoothing)
+        if r_drop_weight:
+            log_p, log_q = logits.log_softmax(dim=-1).unflatten(0, (-1, 2)).unbind(1)
+            loss += r_drop_weight / 2 * ((log_p.exp() - log_q.exp()) * (log_p - log_q)).sum()
         return loss / num_items_in_batch
     dtype = product_dtype(hidden)
     with torch.autocast(hidden.device.type, enabled=False):
         loss = _LinearCrossEntropy.apply(
-            hidden, output_projection.weight, output_projection.bias, targets, label_smoothing, dtype
+            hidden, output_projection.weight, output_projection.bias, targets, label_smoothing, r_drop_weight, dtype
         )
     return loss / num_items_in_batch
 
@@ -360,6 +406,7 @@ class RecurrentTranslationModel(PreTrainedModel, BeamSearchGenerationMixin):
         output_attentions: bool | None = None,
         output_hidden_states: bool | None = None,
         smoothing: float = 0.0,
+        r_drop_weight: float = 0.0,
         num_items_in_batch: torch.Tensor | int | None = None,
         **kwargs: Any,
     ) -> Seq2SeqLMOutput:
@@ -379,6 +426,7 @@ class RecurrentTranslationModel(PreTrainedModel, BeamSearchGenerationMixin):
             output_hidden_states: return the states of encoder (B, S, ...) and decoder (B, T, H), one tensor each.
             smoothing: label smoothing, see `target_token_loss`. The library's `Trainer` would take an argument with
                 "label" in its name for a column of labels.
+            r_drop_weight: see there too.
             num_items_in_batch: see `target_token_loss`.
 
         Returns:
@@ -421,6 +469,7 @@ class RecurrentTranslationModel(PreTrainedModel, BeamSearchGenerationMixin):
                 self.output_projection,
                 labels,
                 label_smoothing=smoothing,
+                r_drop_weight=r_drop_weight,
                 num_items_in_batch=num_items_in_batch,
             )
         logits = None

@@ -492,6 +492,12 @@ def test_collation_pads_each_side_to_its_longest():
     assert all(tensor.is_contiguous() for tensor in batch.values())
 
 
+def test_collation_sets_copies_of_all_rows_below_each_other():
+    examples = [{"input_ids": [5, 6, 3], "labels": [7, 3]}, {"input_ids": [8, 3], "labels": [9, 10, 11, 3]}]
+    once, twice = (collate(examples, pad_token_id=1, copies=copies) for copies in (1, 2))
+    assert all(torch.equal(twice[name], torch.cat([rows, rows])) for name, rows in once.items())
+
+
 def test_collation_agrees_with_a_loop_over_tokens():
     generator = np.random.default_rng(0)
     examples = [

@@ -87,6 +87,37 @@ def test_smoothed_loss_of_a_worked_example():
     assert loss.item() == pytest.approx(1.2 * math.log(2))
 
 
+@pytest.mark.parametrize("kind", [nn.Linear, type("AdaptedLinear", (nn.Linear,), {})])
+@pytest.mark.parametrize("rows_per_chunk", [4, 1024])
+def test_r_drop_and_its_gradients_equal_the_divergences_written_out(batch, kind, rows_per_chunk, monkeypatch):
+    monkeypatch.setattr(seq2seq_common, "LOGIT_ROWS_PER_CHUNK", rows_per_chunk)
+    features, _, labels = batch
+    projection = kind(8, 11)
+    features, labels = torch.cat([features, features.roll(1, dims=2)]), labels.repeat(2, 1)
+    counted = labels != -100
+
+    def reference(features):
+        logits = projection(features)[counted]
+        one, other = logits.log_softmax(dim=-1).chunk(2)
+        divergences = [
+            nn.functional.kl_div(*pair, reduction="sum", log_target=True) for pair in ((one, other), (other, one))
+        ]
+        loss = nn.functional.cross_entropy(logits, labels[counted], label_smoothing=0.1, reduction="sum")
+        return (loss + 3.0 / 2 * sum(divergences)) / counted.sum()
+
+    def ours(features):
+        return target_token_loss(features, projection, labels, label_smoothing=0.1, r_drop_weight=3.0)
+
+    expected = value_and_gradients(reference, features, projection)
+    for actual, wanted in zip(value_and_gradients(ours, features, projection), expected, strict=True):
+        torch.testing.assert_close(actual, wanted, rtol=1e-5, atol=1e-6)
+
+
+def test_r_drop_needs_every_row_twice(batch):
+    with pytest.raises(ValueError, match="r_drop_weight is 1.0, but the batch has 3 rows"):
+        target_token_loss(*batch, r_drop_weight=1.0)
+
+
 def test_loss_survives_logits_far_apart():
     projection = nn.Linear(1, 2, bias=False)
     with torch.no_grad():

@@ -158,6 +158,19 @@ def test_two_processes_train_as_one_that_accumulates(tmp_path, parallel_text):
         assert one_results[score] == pytest.approx(two_results[score], rel=1e-3)
 
 
+def test_r_drop_reads_every_pair_twice_and_trains_as_ever_where_nothing_is_dropped(train, tmp_path):
+    def trained(r_drop_weight):
+        options = ["--readout_dropout", "0", "--r_drop_weight", r_drop_weight, "--adam_epsilon", "1e-3"]
+        train(*options, "--overwrite_output_dir", "true")
+        results = json.loads((tmp_path / "all_results.json").read_text())
+        return load_file(tmp_path / "checkpoint-4" / "model.safetensors"), results["train_target_tokens"]
+
+    (once, tokens), (twice, tokens_read_twice) = trained("0"), trained("5")
+    assert tokens_read_twice == 2 * tokens
+    for name, weight in once.items():
+        torch.testing.assert_close(twice[name], weight, atol=2e-5, rtol=1e-3)
+
+
 def test_a_stream_trains(train, tmp_path):
     train("--streaming", "true")
     assert json.loads((tmp_path / "all_results.json").read_text())["train_updates"] == 4
@@ -185,6 +198,7 @@ def test_an_existing_tokenizer_is_taken_if_it_marks_the_end(train, tmp_path):
         (["--source_language", "tlh"], "train.tlh"),
         (["--train_file", "nowhere.parquet"], "there is no file nowhere.parquet"),
         (["--dataset_name", "numbers"], "dataset_name is 'numbers', but train_file"),
+        (["--r_drop_weight", "-1"], "r_drop_weight is -1.0; it must be at least 0"),
         (["--label_smoothing_factor", "1"], "label_smoothing_factor is 1.0; it must be in [0, 1)"),
         (["--bpe_dropout", "1"], "bpe_dropout is 1.0; it must be at least 0 and below 1"),
         (["--bpe_dropout", "0.1", "--streaming", "true"], "bpe_dropout is 0.1, but streaming is true"),
