@@ -139,25 +139,25 @@ class Dropout(nn.Dropout):
         return _QuickDropout.apply(numbers, self.p)
 
 
-def _disagreement(log_probabilities: torch.Tensor, weight: float) -> tuple[torch.Tensor, torch.Tensor]:
-    """R-Drop's term (see `target_token_loss`), summed, and its gradient with respect to the logits.
+def _add_disagreement(log_probabilities: torch.Tensor, probabilities: torch.Tensor, weight: float) -> torch.Tensor:
+    """R-Drop's term (see `target_token_loss`), summed; adds its gradient for the logits to `probabilities`.
 
     With p and q the two predictions of a token, r = log p - log q and KL(p|q) = sum(p r), the term is
-    weight / 2 (KL(p|q) + KL(q|p)) = weight / 2 sum((p - q) r). Its gradient with respect to the logits of p is
+    weight / 2 (KL(p|q) + KL(q|p)). Its gradient with respect to the logits of p is
     weight / 2 (p (r - KL(p|q)) + p - q), and with respect to those of q the same with p and q exchanged.
 
     Args:
-        log_probabilities: (2 n, V), the two predictions of a token in adjacent rows.
+        log_probabilities: (2 n, V), the two predictions of a token in adjacent rows. Overwritten: every pass over so
+            many numbers counts, and so do the pages of a new tensor.
+        probabilities: (2 n, V) likewise.
     """
-    log_p, log_q = log_probabilities.unflatten(0, (-1, 2)).unbind(1)
-    p, q, log_ratio = log_p.exp(), log_q.exp(), log_p - log_q
-    difference = p - q
-    gradient = torch.empty_like(log_probabilities)
-    for side, probabilities, sign in ((0, p, 1), (1, q, -1)):
-        divergence = sign * torch.linalg.vecdot(probabilities, log_ratio)[:, None]
-        probabilities *= (sign * log_ratio).sub_(divergence)
-        torch.add(probabilities, difference, alpha=sign, out=gradient[side::2]).mul_(weight / 2)
-    return weight / 2 * torch.linalg.vecdot(difference, log_ratio).sum(), gradient
+    (p, q), (log_p, log_q) = (pairs.unflatten(0, (-1, 2)).unbind(1) for pairs in (probabilities, log_probabilities))
+    log_ratio = log_p.sub_(log_q)
+    difference = torch.sub(p, q, out=log_q)
+    divergence, negative_reverse = (torch.linalg.vecdot(side, log_ratio)[:, None] for side in (p, q))
+    for side, mean, factor in ((p, divergence, weight / 2), (q, negative_reverse - divergence, -weight / 2)):
+        side.addcmul_(side, log_ratio.sub_(mean), value=factor).add_(difference, alpha=factor)
+    return weight / 2 * (divergence - negative_reverse).sum()
 
 
 class _LinearCrossEntropy(torch.autograd.Function):
@@ -184,6 +184,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
         rows_at_once = min(LOGIT_ROWS_PER_CHUNK, hidden.shape[0])
         logits_buffer = hidden_cast.new_empty(rows_at_once, vocabulary)
         float_buffer = torch.empty_like(logits_buffer, dtype=torch.float32)
+        pairs_buffer = torch.empty_like(float_buffer) if r_drop_weight else None
         weight_buffer = torch.empty_like(weight_cast) if needs_gradient else None
         for start in range(0, hidden.shape[0], LOGIT_ROWS_PER_CHUNK):
             rows = slice(start, start + LOGIT_ROWS_PER_CHUNK)
@@ -198,18 +199,16 @@ class _LinearCrossEntropy(torch.autograd.Function):
             if label_smoothing:
                 loss -= label_smoothing / vocabulary * log_probabilities.sum()
             if r_drop_weight:
-                disagreement, disagreement_gradient = _disagreement(log_probabilities, r_drop_weight)
-                loss += disagreement
+                probabilities = torch.exp(log_probabilities, out=pairs_buffer[: target_column.shape[0]])
+                loss += _add_disagreement(log_probabilities, probabilities, r_drop_weight)
             if needs_gradient:
                 # d loss / d logits = softmax - (1 - epsilon) * one_hot - epsilon / V
-                logits_gradient = log_probabilities.exp_()
+                logits_gradient = probabilities if r_drop_weight else log_probabilities.exp_()
                 if label_smoothing:
                     logits_gradient -= label_smoothing / vocabulary
                 logits_gradient.scatter_add_(
                     1, target_column, torch.full_like(target_column, label_smoothing - 1, dtype=torch.float32)
                 )
-                if r_drop_weight:
-                    logits_gradient += disagreement_gradient
                 if bias_gradient is not None:
                     bias_gradient += logits_gradient.sum(dim=0)
                 logits_gradient = logits.copy_(logits_gradient)
