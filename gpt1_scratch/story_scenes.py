@@ -1,5 +1,6 @@
 """Small scenes in the stories' language: what happens to people, and deeds told in several ways."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from random import Random
 
@@ -25,19 +26,19 @@ def _things(random: Random, *kinds: str, number: int) -> list[Thing]:
     return list({thing.noun: thing for thing in things}.values())[:number]
 
 
-def _tell(random: Random, *texts: str, **roles: Person | Thing | str) -> str:
+def _tell(random: Random, *texts: str, **roles: Person | Thing | str) -> list[str]:
     telling = Telling(random)
     for text in texts:
         for sentence in text.split(" | "):
             telling.say(sentence, **roles)
-    return " ".join(telling.sentences)
+    return telling.sentences
 
 
 def tell_happening(happening: str, random: Random) -> str:
     """One of `JOYS` or `TROUBLES`, told with a last sentence that says nothing of feelings."""
     a, b = random.sample(PEOPLE, 2)
     here, there = random.sample(PLACES, 2)
-    return _tell(
+    sentences = _tell(
         random,
         random.choice(_NEWS).replace("{happening}", happening),
         random.choice(_AFTERWARDS),
@@ -47,6 +48,7 @@ def tell_happening(happening: str, random: Random) -> str:
         there=there.name,
         relative=random.choice(RELATIVES),
     )
+    return " ".join(sentences)
 
 
 # What somebody (a) does with a thing (x) and with somebody else (b) at some place, each in several wordings.
@@ -138,14 +140,24 @@ class _Deed:
         }
         return replace(self, **{part: other for part, other in others.items() if part in parts})
 
-    def told(self, wording: int, random: Random) -> str:
+    def told(self, wording: int, random: Random) -> list[str]:
         roles = {"a": self.who, "b": self.whom, "x": self.thing, "at": self.where.at}
         return _tell(random, DEEDS[self.what][wording], **roles)
 
 
-def tell_two_deeds(differing: set[str], random: Random) -> tuple[str, str]:
-    """Two tellings, in different wordings, of deeds that differ in the given parts."""
-    who, whom = random.sample(PEOPLE, 2)
+def tell_two_deeds(
+    differing: set[str], random: Random, strangers_to: Sequence[Person] = ()
+) -> tuple[list[str], list[str]]:
+    """Two tellings, in different wordings, of deeds that differ in the given parts.
+
+    Args:
+        differing: parts of `PARTS`, or EXCHANGE.
+        strangers_to: people who have no part in the first deed.
+
+    Returns:
+        The sentences of the one and of the other.
+    """
+    who, whom = random.sample([person for person in PEOPLE if person not in strangers_to], 2)
     (thing,) = _things(random, *THINGS, number=1)
     deed = _Deed(who, random.choice(list(DEEDS)), thing, whom, random.choice(PLACES))
     first, second = random.sample(range(4), 2)

@@ -2,6 +2,7 @@
 
 from random import Random
 
+from .story_scenes import tell_two_deeds
 from .story_world import (
     BAD_MOODS,
     GLAD,
@@ -120,6 +121,23 @@ class Stage:
         else:
             self.say("{a} told {b:him} that " + reason + ".", "{a} had heard that " + reason + ".", a=a, b=b)
             self.say("{a} was {feeling}.", "So {a:name} was {feeling}.", a=a, feeling=feeling)
+
+    def gossip(self) -> None:
+        """Tells of every other day what others have done, and how it is passed on in other words."""
+        if self.random.random() < 0.5:
+            return
+        a, b = self.two()
+        heard, passed_on = tell_two_deeds(set(), self.random, strangers_to=self.people)
+        self.say("{a} had news for {b:name}.", "{a} told {b:name} what people said.", a=a, b=b)
+        self.telling.sentences += heard
+        self.telling.pause()
+        self.say(
+            "{b:name} told {b:his} {relative} about it.",
+            "In the evening {b:name} passed it on to {b:his} {relative}.",
+            b=b,
+            relative=self.random.choice(RELATIVES),
+        )
+        self.telling.sentences += passed_on
 
     def glad_or_sad_today(self) -> list[Person]:
         """Those of the two whom something made plainly glad or sad since the day began."""

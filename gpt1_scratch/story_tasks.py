@@ -187,12 +187,12 @@ def _entailment(random: Random, kind: str, label: int) -> _Drawn:
 def _paraphrase(random: Random, difference: int | str, label: int) -> _Drawn:
     # From deeds that share nothing to those that differ in a word: comparing is learnt from the easy ones on.
     parts = {difference} if difference == EXCHANGE else set(random.sample(PARTS, difference))
-    first, second = tell_two_deeds(set() if label else parts, random)
+    first, second = map(" ".join, tell_two_deeds(set() if label else parts, random))
     return {"sentence1": first, "sentence2": second, "label": label}, [first, second]
 
 
 def _similarity(random: Random, score: int) -> _Drawn:
-    first, second = tell_two_deeds(set(random.sample(PARTS, len(PARTS) - score)), random)
+    first, second = map(" ".join, tell_two_deeds(set(random.sample(PARTS, len(PARTS) - score)), random))
     return {"sentence1": first, "sentence2": second, "label": float(score)}, [first, second]
 
 

@@ -80,6 +80,29 @@ def test_moods_of_another_day_are_forgotten():
     assert {author.world.feelings[person].cause.kind for person in author.glad_or_sad_today()} <= {"hear"}
 
 
+def test_gossip_is_passed_on_in_other_words_with_nothing_else_changed():
+    passed_on = 0
+    for story in STORIES:
+        text = re.search(
+            r"(?:had news for \w+|what people said)\. (.*?) (?:(?:In the evening )?\w+ (?:told|passed it on to) \w+ "
+            r"(?:mother|father|grandmother|sister)(?: about it)?)\. (.*?) "
+            r"(?:The next day|A week later|Some days later|Two days after that) ",
+            story.text,
+        )
+        if not text:
+            continue
+        passed_on += 1
+        heard, retold = text.groups()
+        assert heard != retold
+        for words in ({person.name for person in PEOPLE}, {thing.full_name for thing in ALL_THINGS}):
+            mentioned = [{word for word in words if re.search(rf"\b{word}\b", told)} for told in (heard, retold)]
+            assert mentioned[0] == mentioned[1] != set(), story.text
+        assert [place.name in heard for place in PLACES] == [place.name in retold for place in PLACES]
+        strangers = {person.name for person in PEOPLE if person.name in heard}
+        assert not strangers & {person.name for person in story.world.people}
+    assert passed_on > 200, passed_on
+
+
 def test_plurals_and_articles_agree():
     plural = "|".join(sorted({thing.noun for thing in ALL_THINGS if thing.plural}))
     single = "|".join(sorted({thing.noun for thing in ALL_THINGS if not thing.plural}))
