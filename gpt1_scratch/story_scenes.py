@@ -109,7 +109,6 @@ DEEDS = {
     ),
 }
 PARTS = ("who", "what", "thing", "whom", "where")
-EXCHANGE = "exchange"  # who and whom change places
 
 
 @dataclass(frozen=True)
@@ -123,9 +122,7 @@ class _Deed:
     where: Place
 
     def differing(self, parts: set[str], random: Random) -> "_Deed":
-        """A deed that differs from this one in all these parts, and in no other; EXCHANGE: in who and whom."""
-        if EXCHANGE in parts:
-            return replace(self, who=self.whom, whom=self.who)
+        """A deed that differs from this one in all these parts, and in no other."""
         people = [person for person in PEOPLE if person not in (self.who, self.whom)]
         who, whom = random.sample(people, 2)
         if {"who", "whom"} <= parts and random.random() < 0.5:
@@ -151,7 +148,7 @@ def tell_two_deeds(
     """Two tellings, in different wordings, of deeds that differ in the given parts.
 
     Args:
-        differing: parts of `PARTS`, or EXCHANGE.
+        differing: some of `PARTS`.
         strangers_to: people who have no part in the first deed.
 
     Returns:

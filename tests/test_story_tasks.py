@@ -306,17 +306,18 @@ def test_similarity_counts_the_parts_that_agree(tasks):
         assert row["label"] == sum(a == b for a, b in zip(first, second, strict=True)), row
 
 
-def test_paraphrases_tell_the_same_deed_and_others_differ_in_one_part_or_more(tasks):
-    differing = Counter()
+def test_paraphrases_tell_the_same_deed_and_others_another_of_the_same_people(tasks):
+    others = Counter()
     for row in tasks["paraphrase"]["train"]:
-        first, second = read_deed(row["sentence1"]), read_deed(row["sentence2"])
-        assert row["label"] == (first == second), row
+        (*first, what), (*second, other) = (
+            (who, thing, whom, where, what)
+            for who, what, thing, whom, where in map(read_deed, (row["sentence1"], row["sentence2"]))
+        )
+        assert first == second, row
+        assert row["label"] == (what == other), row
         if not row["label"]:
-            differing[sum(a != b for a, b in zip(first, second, strict=True))] += 1
-    rows = len(tasks["paraphrase"]["train"])
-    # A sixth of those each, but two of the sixths are of two parts: people who change places are two.
-    for parts in range(1, 6):
-        assert differing[parts] == pytest.approx(rows / 2 * (2 if parts == 2 else 1) / 6, rel=0.1), parts
+            others[what, other] += 1
+    assert len(others) == len(DEEDS) * (len(DEEDS) - 1)
 
 
 # Entailment and cloze
@@ -473,13 +474,13 @@ def overlap(row):
     return len(first & second) / len(first | second)
 
 
-def test_shared_words_alone_tell_no_more_paraphrases_than_the_easy_ones(tasks):
+def test_shared_words_alone_do_not_tell_paraphrases(tasks):
     rows = tasks["paraphrase"]["train"].to_list()
     shares = [overlap(row) for row in rows]
     best = max(
         sum((share > bound) == row["label"] for share, row in zip(shares, rows, strict=True)) for bound in set(shares)
     )
-    assert best < 0.86 * len(rows)
+    assert best < 0.62 * len(rows), best / len(rows)
 
 
 def test_shared_words_alone_do_not_tell_similarity(tasks):
