@@ -28,7 +28,7 @@ from transformers.utils.generic import is_flash_attention_requested
 from transformers.utils.output_capturing import capture_outputs
 
 from .configuration_gpt1 import GPT1Config
-from .fast_generation import Linear, give_room, packed_weights
+from .fast_generation import Linear, TokenStep, give_room, packed_weights
 from .fast_paths import IGNORE_INDEX, blocked_attention_forward, dropout, gelu, linear_cross_entropy
 from .lstm_block import LSTMBlock, refuse_padding_before_text
 
@@ -366,6 +366,7 @@ class GPT1ForCausalLM(GPT1PreTrainedModel, GenerationMixin):
     """GPT-1 with its softmax, which shares the token embeddings' table."""
 
     _tied_weights_keys = {"lm_head.weight": "model.tokens_embed.weight"}
+    _token_step: TokenStep | None = None
 
     def __init__(self, config: GPT1Config):
         super().__init__(config)
@@ -408,7 +409,10 @@ class GPT1ForCausalLM(GPT1PreTrainedModel, GenerationMixin):
         to_learn = labels is not None or shift_labels is not None
         if not to_learn:
             refuse_loss_from_elsewhere(num_items_in_batch, "labels would not be shifted")
-        if use_cache is None and to_learn:
+            inputs = (input_ids, attention_mask, position_ids, past_key_values)
+            if self._token_step and TokenStep.takes_input(*inputs, inputs_embeds=inputs_embeds, **kwargs):
+                return CausalLMOutputWithPast(logits=self._token_step(*inputs), past_key_values=past_key_values)
+        elif use_cache is None:
             use_cache = False
         outputs: BaseModelOutputWithPast = self.model(
             input_ids=input_ids,
@@ -436,7 +440,13 @@ class GPT1ForCausalLM(GPT1PreTrainedModel, GenerationMixin):
     @functools.wraps(GenerationMixin.generate)
     def generate(self, *args: Any, **kwargs: Any) -> Any:
         with packed_weights(self):
-            return super().generate(*args, **kwargs)
+            modules = (GPT1ForCausalLM, GPT1Model, GPT1Block, GPT1Attention, GPT1MLP, Linear)
+            if TokenStep.takes_model(self, modules):
+                self._token_step = TokenStep(self)
+            try:
+                return super().generate(*args, **kwargs)
+            finally:
+                self._token_step = None
 
     def _prepare_cache_for_generation(
         self, generation_config: GenerationConfig, model_kwargs: dict[str, Any], *args: Any, **kwargs: Any

@@ -1,4 +1,4 @@
-"""Packed weights and the growing cache give what plain layers and the library's cache give."""
+"""Packed weights, the growing cache and steps without modules give what plain layers and the library's cache give."""
 
 import copy
 
@@ -9,9 +9,17 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import DynamicCache, StaticCache
 
 from gpt1_scratch import GPT1Config, GPT1ForCausalLM, fast_generation
-from gpt1_scratch.fast_generation import GrowingLayer, Linear, give_room, packed_weights, packing_is_supported
+from gpt1_scratch.fast_generation import (
+    GrowingLayer,
+    Linear,
+    TokenStep,
+    give_room,
+    packed_weights,
+    packing_is_supported,
+)
 
 PROMPT = torch.randint(2, 61, (3, 5), generator=torch.Generator().manual_seed(1))
+PADDED = torch.tensor([[1] * 5, [0, 1, 1, 1, 1], [0, 0, 1, 1, 1]])
 
 
 @pytest.fixture
@@ -25,9 +33,10 @@ def model():
     return model.eval()
 
 
-def generate(model, **settings):
-    settings = {"max_new_tokens": 20, "do_sample": False, "pad_token_id": 0} | settings
-    return model.generate(PROMPT, attention_mask=torch.ones_like(PROMPT), **settings)
+def generate(model, **given):
+    settings = {"max_new_tokens": 20, "do_sample": False, "pad_token_id": 0, "attention_mask": torch.ones_like(PROMPT)}
+    settings |= given
+    return model.generate(PROMPT, **settings)
 
 
 @pytest.mark.parametrize("bias", [True, False])
@@ -87,6 +96,88 @@ def test_generation_is_that_of_the_librarys_cache_and_plain_layers(model, num_be
         plain.setattr("gpt1_scratch.modeling_gpt1.give_room", lambda cache: None)
         assert torch.equal(generate(model, num_beams=num_beams), ours)
     assert torch.equal(generate(model, num_beams=num_beams, use_cache=False), ours)
+
+
+@pytest.fixture
+def steps(monkeypatch):
+    """The shapes of the tokens that steps without modules take."""
+    taken = []
+    step = TokenStep.__call__
+
+    def watched(self, input_ids, *arguments):
+        taken.append(tuple(input_ids.shape))
+        return step(self, input_ids, *arguments)
+
+    monkeypatch.setattr(TokenStep, "__call__", watched)
+    return taken
+
+
+def by_modules(model, monkeypatch, **settings):
+    with monkeypatch.context() as plain:
+        plain.setattr(TokenStep, "takes_model", lambda *_: False)
+        return generate(model, **settings)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("attention_mask", [torch.ones_like(PROMPT), PADDED], ids=["full", "padded"])
+@pytest.mark.parametrize("settings", [{}, {"num_beams": 3}, {"output_logits": True}], ids=str)
+def test_steps_give_the_logits_of_the_modules(settings, attention_mask, dtype, model, steps, monkeypatch):
+    model.to(dtype)
+    settings = {"attention_mask": attention_mask, "return_dict_in_generate": True, "output_scores": True} | settings
+    ours, theirs = generate(model, **settings), by_modules(model, monkeypatch, **settings)
+    assert steps == [(3 * settings.get("num_beams", 1), 1)] * 19
+    assert torch.equal(ours.sequences, theirs.sequences)
+    torch.testing.assert_close(ours.scores, theirs.scores)
+    torch.testing.assert_close(ours.get("logits"), theirs.get("logits"))
+
+
+def test_a_cache_of_ours_goes_on_in_training_after_steps(model, steps):
+    cache = generate(model, return_dict_in_generate=True).past_key_values
+    assert steps
+    model(PROMPT[:, :2], past_key_values=cache, labels=None).logits.sum().backward()
+    assert model.model.blocks[0].attention.query_key_value.weight.grad.abs().sum() > 0
+
+
+def test_steps_are_left_to_the_modules_where_more_is_to_happen(model, steps):
+    generate(model, output_hidden_states=True, return_dict_in_generate=True)
+    generate(model, use_cache=False)
+    generate(model, cache_implementation="static")
+    generate(model, past_key_values=DynamicCache(config=model.config))
+    with torch.autocast("cpu", torch.bfloat16):
+        generate(model)
+    generate(model.train())  # dropout
+    model.eval().set_attn_implementation("eager")
+    generate(model)
+    assert not steps
+
+
+def test_a_users_hook_and_a_layer_of_another_kind_are_not_passed_over(model, steps):
+    calls = []
+    hook = model.model.blocks[1].register_forward_hook(lambda *_: calls.append(1))
+    before = generate(model)
+    hook.remove()
+    assert len(calls) == 20 and not steps
+    assert torch.equal(generate(model), before) and len(steps) == 19
+
+    class Silent(Linear):
+        def forward(self, hidden_states):
+            return 0 * super().forward(hidden_states)
+
+    model.model.blocks[0].mlp.contract.__class__ = Silent
+    steps.clear()
+    assert not torch.equal(generate(model), before) and not steps
+
+
+def test_steps_end_with_generation(model, steps):
+    generate(model)
+    assert model._token_step is None and len(steps) == 19
+    with pytest.raises(RuntimeError, match="stop"):
+        generate(model, prefix_allowed_tokens_fn=stop)
+    assert model._token_step is None
+
+
+def stop(*_):
+    raise RuntimeError("stop")
 
 
 def test_weights_changed_between_two_calls_are_seen(model):
