@@ -1,8 +1,8 @@
 """Classifiers for `benchmark.py`: our GPT-1 with a task's head, transformers' `OpenAIGPTForSequenceClassification`.
 
 All take the same plain training steps in bf16 over the same examples. Ours gets them as `finetune_gpt1.py` does, in
-batches of like lengths; the peer as the library's text-classification example does, in random batches, padded to the
-longest or, that example's default, to 128 tokens.
+batches of like lengths and with memory treated as our training loop treats it; the peer as the library's
+text-classification example does, in random batches, padded to the longest or, that example's default, to 128 tokens.
 
 Each function imports what it needs, because nobody's memory should hold another's code.
 """
@@ -74,8 +74,10 @@ def train_classifier(
         "pad_token_id": int(stored["pad_token_id"]),
     }
     if kind == "ours":
+        from engine.memory import use_memory_again
         from gpt1_scratch import GPT1Config
 
+        use_memory_again()
         config = GPT1Config(**sizes, auxiliary_loss_weight=auxiliary_loss_weight)
         epochs = (like_lengths(stored, work, epoch) for epoch in itertools.count())
     else:

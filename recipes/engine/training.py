@@ -5,11 +5,9 @@ the gradient of its summed loss divided by that count. So accumulation and more 
 time of an update, and not its gradient. Everything counts updates: schedule, log, evaluation, checkpoints, limits.
 """
 
-import ctypes
 import itertools
 import math
 import os
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
@@ -32,6 +30,7 @@ from engine.checkpointing import (
     save_checkpoint,
 )
 from engine.hub import HubSettings
+from engine.memory import return_freed_memory, use_memory_again
 from engine.optimization import OptimizationSettings, make_optimizer, make_schedule
 from engine.reporting import Reporter
 
@@ -144,10 +143,7 @@ def processor_has_bf16(use_cpu: bool = False) -> bool:
 
 def make_accelerator(settings: TrainingSettings) -> Accelerator:
     """The accelerator of a run. What `accelerate launch` was told goes before the guess about bf16."""
-    # On CPUs the code that is compiled for every shape of a product is kept, by default for 1024 of them. Batches of
-    # all shapes hardly ever meet theirs again, and at up to a MB each the kept ones outgrow the model.
-    for cache in ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY"):
-        os.environ.setdefault(cache, "64")
+    use_memory_again()
     bf16 = processor_has_bf16(settings.use_cpu) if settings.bf16 is None else settings.bf16
     chosen_at_launch = settings.bf16 is None and "ACCELERATE_MIXED_PRECISION" in os.environ
     return Accelerator(
@@ -175,16 +171,6 @@ def checkpoint_to_resume(settings: TrainingSettings) -> Path | None:
     if not checkpoints:
         raise ValueError(f"resume_from_checkpoint is last, but {settings.output_dir} holds no checkpoint.")
     return checkpoints[-1]
-
-
-def return_freed_memory() -> None:
-    """Hands memory that was freed back to the system, where the C library is glibc.
-
-    Every batch has other shapes, and on CPUs freed tensors of all sizes leave holes in glibc's heap that the next ones
-    do not fit: within 500 updates a process came to hold three times what it used.
-    """
-    if sys.platform == "linux" and (trim := getattr(ctypes.CDLL(None), "malloc_trim", None)):
-        trim(0)
 
 
 class Trainer:

@@ -1,0 +1,41 @@
+"""How training treats memory on CPU."""
+
+import ctypes
+import os
+import sys
+from collections.abc import Callable
+
+# Of glibc's malloc.h, for `mallopt`.
+M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
+LARGEST_INT = 2**31 - 1
+
+
+def use_memory_again() -> None:
+    """Has this process keep what it frees for its next tensors; called before any are made.
+
+    glibc gets every tensor of a few MB from the system and hands it back when it is freed. The pages come zeroed and
+    one by one, for the same tensors in every update: a sixth of the time of GPT-1's.
+
+    oneDNN keeps the code that it compiles for every shape of a product, by default for 1024 of them. Batches of all
+    shapes hardly ever meet theirs again, and at up to a MB each the kept ones outgrow the model.
+    """
+    if change := _glibc("mallopt"):
+        change(M_MMAP_MAX, 0)
+        change(M_TRIM_THRESHOLD, LARGEST_INT)
+    for cache in ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY"):
+        os.environ.setdefault(cache, "64")
+
+
+def return_freed_memory() -> None:
+    """Hands memory that was freed back to the system.
+
+    Where every batch has other shapes, freed tensors of all sizes leave holes in glibc's heap that the next ones do
+    not fit: within 500 updates a process came to hold three times what it used.
+    """
+    if trim := _glibc("malloc_trim"):
+        trim(0)
+
+
+def _glibc(name: str) -> Callable[..., int] | None:
+    """A function of the C library, where that is glibc or one that has it too."""
+    return getattr(ctypes.CDLL(None), name, None) if sys.platform == "linux" else None
