@@ -32,9 +32,10 @@ class Linear(nn.Linear):
         """(..., in_features) to (..., out_features)."""
         # Of rows that are not, PyTorch makes a batched product, and for that a copy of the weights for each sample.
         hidden_states = hidden_states.contiguous()
-        if self.short_product is not None and hidden_states.dtype == torch.bfloat16:
+        short_product = self.short_product  # looked at once: another thread's generate() may end meanwhile
+        if short_product is not None and hidden_states.dtype == torch.bfloat16:
             if hidden_states.numel() <= ROWS_OF_A_SHORT_PRODUCT * self.in_features:
-                return self.short_product(hidden_states)
+                return short_product(hidden_states)
         return super().forward(hidden_states)
 
 

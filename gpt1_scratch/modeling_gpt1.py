@@ -410,8 +410,9 @@ class GPT1ForCausalLM(GPT1PreTrainedModel, GenerationMixin):
         if not to_learn:
             refuse_loss_from_elsewhere(num_items_in_batch, "labels would not be shifted")
             inputs = (input_ids, attention_mask, position_ids, past_key_values)
-            if self._token_step and TokenStep.takes_input(*inputs, inputs_embeds=inputs_embeds, **kwargs):
-                return CausalLMOutputWithPast(logits=self._token_step(*inputs), past_key_values=past_key_values)
+            step = self._token_step  # looked at once: another thread's generate() may end meanwhile
+            if step is not None and step.takes_input(*inputs, inputs_embeds=inputs_embeds, **kwargs):
+                return CausalLMOutputWithPast(logits=step(*inputs), past_key_values=past_key_values)
         elif use_cache is None:
             use_cache = False
         outputs: BaseModelOutputWithPast = self.model(

@@ -1,6 +1,7 @@
 """Packed weights, the growing cache and steps without modules give what plain layers and the library's cache give."""
 
 import copy
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -174,6 +175,16 @@ def test_steps_end_with_generation(model, steps):
     with pytest.raises(RuntimeError, match="stop"):
         generate(model, prefix_allowed_tokens_fn=stop)
     assert model._token_step is None
+
+
+def test_threads_that_generate_at_once_do_not_disturb_each_other(model):
+    model.bfloat16()
+    expected = generate(model)
+    with ThreadPoolExecutor(4) as threads:
+        lengths = [3, 20, 7, 12] * 6
+        results = threads.map(lambda length: generate(model, max_new_tokens=length), lengths)
+        for length, result in zip(lengths, results, strict=True):
+            assert torch.equal(result, expected[:, : 5 + length])
 
 
 def stop(*_):
