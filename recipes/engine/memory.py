@@ -6,8 +6,7 @@ import sys
 from collections.abc import Callable
 
 # Of glibc's malloc.h, for `mallopt`.
-M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
-LARGEST_INT = 2**31 - 1
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
 
 
 def use_memory_again() -> None:
@@ -15,13 +14,19 @@ def use_memory_again() -> None:
 
     glibc gets every tensor of a few MB from the system and hands it back when it is freed. The pages come zeroed and
     one by one, for the same tensors in every update: a sixth of the time of GPT-1's.
-
-    oneDNN keeps the code that it compiles for every shape of a product, by default for 1024 of them. Batches of all
-    shapes hardly ever meet theirs again, and at up to a MB each the kept ones outgrow the model.
     """
     if change := _glibc("mallopt"):
-        change(M_MMAP_MAX, 0)
-        change(M_TRIM_THRESHOLD, LARGEST_INT)
+        change(M_MMAP_THRESHOLD, 2**30)
+        change(M_TRIM_THRESHOLD, 2**31 - 1)
+
+
+def keep_little_compiled_code() -> None:
+    """Has oneDNN keep the code of 64 shapes of a product instead of 1024; called before the first product.
+
+    It compiles for every shape, and batches that are filled by tokens hardly ever meet theirs again: at up to a MB
+    each, what is kept outgrows the model. Batches of equally many sequences do meet theirs, and would lose a tenth of
+    their speed.
+    """
     for cache in ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY"):
         os.environ.setdefault(cache, "64")
 
