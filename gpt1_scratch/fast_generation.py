@@ -13,6 +13,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 from transformers.cache_utils import Cache, DynamicCache, DynamicLayer
+from transformers.utils import output_capturing
 
 # A product of few rows is bound by its weights. oneDNN rearranges those of a plain matrix product every time, which
 # for so few rows takes as long as the product or longer. Packed weights are faster up to at least this many rows,
@@ -226,4 +227,8 @@ def _norm(layer: nn.LayerNorm) -> tuple[Any, ...]:
 
 
 def _is_plain(module: nn.Module) -> bool:
-    return not (module.training or module._forward_hooks or module._forward_pre_hooks or "forward" in vars(module))
+    if module.training or "forward" in vars(module):
+        return False
+    # The library's own hooks stay once hidden states were asked for, and do nothing unless they are again.
+    hooks = [*module._forward_hooks.values(), *module._forward_pre_hooks.values()]
+    return all(getattr(hook, "__module__", None) == output_capturing.__name__ for hook in hooks)

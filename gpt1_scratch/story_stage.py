@@ -123,7 +123,7 @@ class Stage:
             self.say("{a} was {feeling}.", "So {a:name} was {feeling}.", a=a, feeling=feeling)
 
     def gossip(self) -> None:
-        """Tells of every other day what others have done, and how it is passed on in other words."""
+        """Tells in half of the stories what others have done, and how it is passed on in other words."""
         if self.random.random() < 0.5:
             return
         a, b = self.two()

@@ -139,17 +139,33 @@ def test_a_cache_of_ours_goes_on_in_training_after_steps(model, steps):
     assert model.model.blocks[0].attention.query_key_value.weight.grad.abs().sum() > 0
 
 
-def test_steps_are_left_to_the_modules_where_more_is_to_happen(model, steps):
-    generate(model, output_hidden_states=True, return_dict_in_generate=True)
-    generate(model, use_cache=False)
-    generate(model, cache_implementation="static")
-    generate(model, past_key_values=DynamicCache(config=model.config))
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"output_hidden_states": True, "return_dict_in_generate": True},
+        {"use_cache": False},
+        {"cache_implementation": "static"},
+        {"past_key_values": DynamicCache()},
+    ],
+    ids=lambda settings: next(iter(settings)),
+)
+def test_steps_are_left_to_the_modules_where_more_is_asked_for(settings, model, steps):
+    generate(model, **settings)
+    assert not steps
+    generate(model)
+    assert len(steps) == 19
+
+
+def test_steps_are_left_to_the_modules_in_training_autocast_and_eager_attention(model, steps):
     with torch.autocast("cpu", torch.bfloat16):
         generate(model)
     generate(model.train())  # dropout
-    model.eval().set_attn_implementation("eager")
-    generate(model)
     assert not steps
+    generate(model.eval())
+    assert len(steps) == 19
+    model.set_attn_implementation("eager")
+    generate(model)
+    assert len(steps) == 19
 
 
 def test_a_users_hook_and_a_layer_of_another_kind_are_not_passed_over(model, steps):

@@ -13,7 +13,7 @@ def use_memory_again() -> None:
     """Has this process keep what it frees for its next tensors; called before any are made.
 
     glibc gets every tensor of a few MB from the system and hands it back when it is freed. The pages come zeroed and
-    one by one, for the same tensors in every update: a sixth of the time of GPT-1's.
+    one by one, for the same tensors in every update: a tenth of the time of GPT-1's.
     """
     if change := _glibc("mallopt"):
         change(M_MMAP_THRESHOLD, 2**30)
