@@ -63,7 +63,7 @@ def test_schedules_to_zero_need_an_end():
         schedule(total=None, lr_scheduler_type="linear")
 
 
-@pytest.mark.parametrize("name", ["adamw", "adam", "sgd", "adadelta"])
+@pytest.mark.parametrize("name", ["adamw", "adam", "sgd", "adadelta", "muon"])
 def test_every_optimizer_lowers_a_loss_and_decays_matrices_only(name):
     model = torch.nn.Linear(3, 2)
     settings = OptimizationSettings(optim=name, learning_rate=0.1, weight_decay=0.3)
@@ -88,3 +88,57 @@ def test_adamw_decay_is_decoupled_from_the_gradient():
     weight.weight.grad = torch.zeros_like(weight.weight)
     optimizer.step()
     torch.testing.assert_close(weight.weight.detach(), before * (1 - 0.5 * 0.1))
+
+
+class TinyLanguageModel(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.embedding, self.layer = torch.nn.Embedding(7, 4), torch.nn.Linear(4, 4)
+        self.softmax = torch.nn.Linear(4, 7, bias=False)
+
+    def get_output_embeddings(self):
+        return self.softmax
+
+    def forward(self, tokens):
+        return self.softmax(self.layer(self.embedding(tokens)))
+
+
+def take_steps(model, optimizers, steps=3):
+    for step in range(steps):
+        tokens = torch.tensor([[step, 1, 2, 3]])
+        torch.nn.functional.cross_entropy(model(tokens)[0], tokens[0]).backward()
+        for optimizer in optimizers:
+            optimizer.step()
+            optimizer.zero_grad()
+
+
+def test_muon_is_torchs_for_matrices_of_layers_and_adamw_for_the_rest():
+    ours, theirs = TinyLanguageModel(), TinyLanguageModel()
+    settings = OptimizationSettings(optim="muon", learning_rate=0.01, weight_decay=0.1, adam_beta2=0.95)
+    take_steps(ours, [make_optimizer(ours, settings)])
+    tables = [theirs.embedding.weight, theirs.softmax.weight]
+    adamw = [{"params": tables, "weight_decay": 0.1}, {"params": [theirs.layer.bias], "weight_decay": 0.0}]
+    muon = torch.optim.Muon([theirs.layer.weight], lr=0.01, weight_decay=0.1, adjust_lr_fn="match_rms_adamw")
+    take_steps(theirs, [muon, torch.optim.AdamW(adamw, lr=0.01, betas=(0.9, 0.95))])
+    for mine, reference in zip(ours.parameters(), theirs.parameters(), strict=True):
+        torch.testing.assert_close(mine, reference)
+
+
+def test_a_rate_set_in_muons_groups_is_used_after_its_state_was_loaded_too():
+    model = TinyLanguageModel()
+    settings = OptimizationSettings(optim="muon", learning_rate=0.01)
+    first, optimizer = make_optimizer(model, settings), make_optimizer(model, settings)
+    take_steps(model, [first])
+    optimizer.load_state_dict(first.state_dict())
+    for group in optimizer.param_groups:
+        group["lr"] = 0.0
+    before = [parameter.detach().clone() for parameter in model.parameters()]
+    take_steps(model, [optimizer])
+    for parameter, value in zip(model.parameters(), before, strict=True):
+        torch.testing.assert_close(parameter.detach(), value, rtol=0, atol=0)
+
+
+def test_muon_needs_a_matrix_beside_the_embeddings():
+    with pytest.raises(ValueError, match="muon, but the model has no matrix"):
+        make_optimizer(torch.nn.Embedding(7, 4), OptimizationSettings(optim="muon"))

@@ -1,6 +1,7 @@
 """The training loop: exact gradients under accumulation, exact resume, limits, checkpoints, the final model."""
 
 import json
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -89,9 +90,10 @@ def test_accumulated_batches_give_the_gradient_of_one_large_batch(make_trainer, 
         torch.testing.assert_close(gradient, dict(reference.named_parameters())[name].grad, atol=1e-6, rtol=1e-4)
 
 
-@pytest.mark.parametrize("accumulation", [1, 3])
-def test_a_resumed_run_equals_an_uninterrupted_one(make_trainer, accumulation):
+@pytest.mark.parametrize(("accumulation", "optim"), [(1, "adamw"), (3, "adamw"), (1, "muon")])
+def test_a_resumed_run_equals_an_uninterrupted_one(make_trainer, accumulation, optim):
     options = {"gradient_accumulation_steps": accumulation, "save_total_limit": 0, "eval_steps": 5}
+    make_trainer = partial(make_trainer, optimization={"optim": optim})
     make_trainer(folder="whole", **options).train()
     make_trainer(folder="parts", **(options | {"max_steps": 5})).train()
     # A fresh model with other weights: everything must come from the checkpoint.

@@ -14,8 +14,12 @@ class OptimizationSettings:
     """How weights change. The defaults are those of `transformers.TrainingArguments` where it has the setting."""
 
     learning_rate: float = field(default=5e-5, metadata={"help": "The peak; a factor on the formula for noam."})
-    optim: Literal["adamw", "adam", "sgd", "adadelta"] = field(
-        default="adamw", metadata={"help": "Plain torch optimizers, fused where torch has a fused kernel."}
+    optim: Literal["adamw", "adam", "sgd", "adadelta", "muon"] = field(
+        default="adamw",
+        metadata={
+            "help": "Plain torch optimizers, fused where torch has a fused kernel; muon: for the matrices of layers, "
+            "and adamw for the rest."
+        },
     )
     adam_beta1: float = 0.9
     adam_beta2: float = 0.999
@@ -45,8 +49,51 @@ class OptimizationSettings:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must not be negative.")
 
 
+class Muon(torch.optim.Optimizer):
+    """`torch.optim.Muon` for some matrices, AdamW for all else, as one optimizer.
+
+    Muon (Jordan et al. 2024) turns the momentum of a matrix into the nearest one whose singular values are all alike,
+    so that no direction of a layer is learnt faster than another. Its steps are scaled to the size of AdamW's (Liu et
+    al. 2025, section 2.2): one learning rate serves both.
+
+    Args:
+        matrices: groups of parameters for Muon, with their `weight_decay`.
+        others: groups for AdamW.
+        settings: rates and momenta.
+    """
+
+    def __init__(self, matrices: list[dict], others: list[dict], settings: OptimizationSettings):
+        rate, betas = settings.learning_rate, (settings.adam_beta1, settings.adam_beta2)
+        self.parts = [
+            torch.optim.Muon(matrices, lr=rate, adjust_lr_fn="match_rms_adamw"),
+            torch.optim.AdamW(others, lr=rate, betas=betas, eps=settings.adam_epsilon, fused=True),
+        ]
+        super().__init__(self._groups(), {})
+
+    def _groups(self) -> list[dict]:
+        """The parts' own, so that a rate set in them here is set there."""
+        return [group for part in self.parts for group in part.param_groups]
+
+    def step(self, closure: None = None) -> None:
+        """One update of all parameters; no closure is taken."""
+        for part in self.parts:
+            part.step()
+
+    def state_dict(self) -> dict:
+        return {"parts": [part.state_dict() for part in self.parts]}
+
+    def load_state_dict(self, state_dict: dict) -> None:
+        for part, state in zip(self.parts, state_dict["parts"], strict=True):
+            part.load_state_dict(state)
+        self.param_groups = self._groups()
+
+
 def make_optimizer(model: nn.Module, settings: OptimizationSettings) -> torch.optim.Optimizer:
-    """The optimizer over all trainable parameters, in two groups: matrices decay, biases and gains do not."""
+    """The optimizer over all trainable parameters, in groups: matrices decay, biases and gains do not.
+
+    Raises:
+        ValueError: muon for a model that has no matrix beside its embeddings.
+    """
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     groups = [
         {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": settings.weight_decay},
@@ -58,11 +105,26 @@ def make_optimizer(model: nn.Module, settings: OptimizationSettings) -> torch.op
         optimizer_class = torch.optim.AdamW if settings.optim == "adamw" else torch.optim.Adam
         betas = (settings.adam_beta1, settings.adam_beta2)
         return optimizer_class(groups, lr=learning_rate, betas=betas, eps=settings.adam_epsilon, fused=True)
+    if settings.optim == "muon":
+        tables = {id(table) for table in vocabulary_tables(model)}
+        chosen = [p for p in parameters if p.ndim == 2 and id(p) not in tables]
+        if not chosen:
+            raise ValueError("optim is muon, but the model has no matrix beside its embeddings. Choose adamw.")
+        ids = {id(p) for p in chosen}
+        others = [group | {"params": [p for p in group["params"] if id(p) not in ids]} for group in groups]
+        return Muon([{"params": chosen, "weight_decay": settings.weight_decay}], others, settings)
     if settings.optim == "sgd":
         return torch.optim.SGD(groups, lr=learning_rate, fused=True)
     return torch.optim.Adadelta(
         groups, lr=learning_rate, rho=settings.adadelta_rho, eps=settings.adadelta_epsilon, foreach=True
     )
+
+
+def vocabulary_tables(model: nn.Module) -> list[nn.Parameter]:
+    """Embeddings, and the softmax of a language model: a row of these is met with its token alone."""
+    modules = [module for module in model.modules() if isinstance(module, nn.Embedding)]
+    softmax = getattr(model, "get_output_embeddings", lambda: None)()
+    return [module.weight for module in (*modules, softmax) if module is not None]
 
 
 def make_schedule(
