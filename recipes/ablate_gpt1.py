@@ -21,6 +21,7 @@ from datasets import disable_progress_bars
 from transformers.utils import logging as transformers_logging
 
 from engine.arguments import parse_settings, read_settings, run_script
+from engine.memory import FOR_BATCHES_OF_ROWS, keep_compiled_code
 from engine.reporting import write_results, write_run_record
 from engine.sharing import prepare_output_dir
 from engine.training import make_accelerator
@@ -80,6 +81,7 @@ def parse(arguments: list[str] | None = None) -> tuple[Any, ...]:
 def main() -> None:
     settings = parse()
     ablation, start, data, optimization, training = settings
+    keep_compiled_code(FOR_BATCHES_OF_ROWS)
     accelerator = make_accelerator(training)
     output_dir = prepare_output_dir(accelerator, training, settings)
     started = time.perf_counter()

@@ -74,9 +74,10 @@ def train_classifier(
         "pad_token_id": int(stored["pad_token_id"]),
     }
     if kind == "ours":
-        from engine.memory import use_memory_again
+        from engine.memory import FOR_BATCHES_OF_ROWS, keep_compiled_code, use_memory_again
         from gpt1_scratch import GPT1Config
 
+        keep_compiled_code(FOR_BATCHES_OF_ROWS)
         use_memory_again()
         config = GPT1Config(**sizes, auxiliary_loss_weight=auxiliary_loss_weight)
         epochs = (like_lengths(stored, work, epoch) for epoch in itertools.count())

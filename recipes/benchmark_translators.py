@@ -91,7 +91,7 @@ def run_recipe(
     from datasets import load_from_disk
     from transformers import AutoModelForSeq2SeqLM
 
-    from engine.memory import keep_little_compiled_code
+    from engine.memory import FOR_BATCHES_OF_TOKENS, keep_compiled_code
     from engine.optimization import OptimizationSettings
     from engine.training import Trainer, make_accelerator
     from seq2seq_scratch.tokenization import load_tokenizers, save_tokenizers
@@ -108,7 +108,7 @@ def run_recipe(
     optimization = OptimizationSettings(
         optim="adam", adam_beta2=0.98, learning_rate=1e-3, lr_scheduler_type="inverse_sqrt", warmup_steps=100
     )
-    keep_little_compiled_code()
+    keep_compiled_code(FOR_BATCHES_OF_TOKENS)
     accelerator = make_accelerator(training)
     set_seed(training.seed)
     tokenizers = load_tokenizers(folder)

@@ -28,6 +28,7 @@ from engine.batching import Batch, LengthBucketBatches
 from engine.checkpointing import checkpoints_in
 from engine.evaluation import map_across_processes
 from engine.hub import NOTHING_PUSHED
+from engine.memory import FOR_BATCHES_OF_ROWS, keep_compiled_code
 from engine.optimization import OptimizationSettings
 from engine.reporting import RESULTS_FILE, write_results, write_run_record
 from engine.sharing import open_repository, prepare_output_dir, push_at_end, push_of_checkpoints
@@ -199,6 +200,7 @@ class TaskData:
 def main() -> None:
     settings = parse()
     start, data, _, training = settings
+    keep_compiled_code(FOR_BATCHES_OF_ROWS)
     accelerator = make_accelerator(training)
     repository = open_repository(accelerator, training)
     output_dir = prepare_output_dir(accelerator, training, settings)

@@ -23,7 +23,7 @@ from cards import write_card
 from engine.arguments import Setting, parse_settings, read_settings, run_script, settings_of_config, value_of
 from engine.batching import LengthBucketBatches, StreamBatches, batches_for_evaluation
 from engine.evaluation import evaluate_loss, map_across_processes
-from engine.memory import keep_little_compiled_code
+from engine.memory import FOR_BATCHES_OF_TOKENS, keep_compiled_code
 from engine.optimization import OptimizationSettings
 from engine.reporting import write_results, write_run_record
 from engine.sharing import open_repository, prepare_output_dir, push_at_end, push_of_checkpoints
@@ -179,7 +179,7 @@ def parse(arguments: list[str] | None = None) -> tuple[Any, ...]:
 def main() -> None:
     settings = parse()
     choice, model_settings, tokenizer_settings, data, decoding, optimization, training = settings
-    keep_little_compiled_code()
+    keep_compiled_code(FOR_BATCHES_OF_TOKENS)
     accelerator = make_accelerator(training)
     repository = open_repository(accelerator, training)
     output_dir = prepare_output_dir(accelerator, training, settings)

@@ -1,11 +1,14 @@
 """How training treats memory."""
 
+import os
 import platform
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from engine.training import processor_has_bf16
 
 RECIPES = Path(__file__).parent.parent / "recipes"
 
@@ -43,3 +46,27 @@ def test_freed_memory_is_used_again_until_it_is_returned():
         results[argument] = [float(number) for number in output.split()]
     assert results["as it is"][0] > 20 * results["again"][0] + 1000
     assert results["again"][1] > 45 > 5 > results["as it is"][1]
+
+
+# Multiplies matrices of six shapes, twice each; oneDNN prints a line for each product that it compiles.
+PRODUCTS = """
+import sys
+from engine.memory import keep_compiled_code
+keep_compiled_code(int(sys.argv[1]))
+import torch
+for rows in 2 * [16, 17, 18, 19, 20, 21]:
+    torch.ones(rows, 64, dtype=torch.bfloat16) @ torch.ones(64, 64, dtype=torch.bfloat16)
+"""
+
+
+@pytest.mark.skipif(not processor_has_bf16(use_cpu=True), reason="the processor computes this without oneDNN")
+def test_compiled_code_is_kept_for_as_many_shapes_as_asked():
+    compiled = {}
+    for kept in (2, 64):
+        command = [sys.executable, "-c", PRODUCTS, str(kept)]
+        environment = {name: value for name, value in os.environ.items() if "CACHE_CAPACITY" not in name}
+        output = subprocess.run(
+            command, cwd=RECIPES, capture_output=True, text=True, check=True, env=environment | {"ONEDNN_VERBOSE": "2"}
+        ).stdout
+        compiled[kept] = output.count("cache_miss")
+    assert compiled == {2: 12, 64: 6}

@@ -5,6 +5,9 @@ import os
 import sys
 from collections.abc import Callable
 
+# Shapes whose compiled code is worth keeping; see `keep_compiled_code`.
+FOR_BATCHES_OF_TOKENS, FOR_BATCHES_OF_ROWS = 64, 8192
+
 # Of glibc's malloc.h, for `mallopt`.
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
 
@@ -20,15 +23,15 @@ def use_memory_again() -> None:
         change(M_TRIM_THRESHOLD, 2**31 - 1)
 
 
-def keep_little_compiled_code() -> None:
-    """Has oneDNN keep the code of 64 shapes of a product instead of 1024; called before the first product.
+def keep_compiled_code(shapes: int) -> None:
+    """Has oneDNN keep the code of so many shapes of a product instead of 1024; called before the first product.
 
-    It compiles for every shape, and batches that are filled by tokens hardly ever meet theirs again: at up to a MB
-    each, what is kept outgrows the model. Batches of equally many sequences do meet theirs, and would lose a tenth of
-    their speed.
+    It compiles for every shape, to a MB at most. Batches that are filled by tokens hardly ever meet theirs again, and
+    what is kept for them outgrows the model. Batches of equally many sequences meet theirs in every epoch, some dozens
+    of shapes for each length: with too few of them kept, a tenth to a fifth of the time goes into compiling.
     """
     for cache in ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY"):
-        os.environ.setdefault(cache, "64")
+        os.environ.setdefault(cache, str(shapes))
 
 
 def return_freed_memory() -> None:
