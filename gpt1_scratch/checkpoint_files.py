@@ -13,7 +13,9 @@ PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 
 
 def check_folder(name: str, trust_remote_code: bool = False) -> None:
-    """Raises ValueError for a local folder that no model can be loaded from; ids of models on the Hub pass.
+    """Raises ValueError for a local folder that is not there or that no model can be loaded from; Hub ids pass.
+
+    A path of two parts can be either; it is taken for a folder's where the folder above it is there.
 
     Args:
         name: a folder, or an id on the Hub.
@@ -21,6 +23,9 @@ def check_folder(name: str, trust_remote_code: bool = False) -> None:
     """
     folder = Path(name)
     if not folder.is_dir():
+        above = folder.parent
+        if len(folder.parts) > 2 or name.startswith(".") or folder.is_absolute() or (above.name and above.is_dir()):
+            raise ValueError(f"There is no folder {name}. Correct the path, or give the id of a model on the Hub.")
         return
     path = folder / "config.json"
     if not path.is_file():

@@ -502,6 +502,9 @@ def failure(start, *arguments):
         (["FILES", "--transferred_layers", "1", "--from_scratch", "true"], "are both set. Set one"),
         (["FILES", "--metric_for_best_model", "f1"], "metric_for_best_model is 'f1', which the evaluation does not"),
         (["FILES", "--model_name_or_path", "EMPTY"], "holds no model: config.json is not there"),
+        (["FILES", "--model_name_or_path", "recipes/mini"], "There is no folder recipes/mini. Correct the path"),
+        (["FILES", "--model_name_or_path", "./mini"], "There is no folder ./mini. Correct the path"),
+        (["FILES", "--model_name_or_path", "runs/of/mine"], "There is no folder runs/of/mine. Correct the path"),
         (
             ["FILES", "--model_name_or_path", "NO_TOKENIZER"],
             "has no tokenizer that can be loaded. Copy the tokenizer.js",
