@@ -32,6 +32,9 @@ class GPT1Config(PreTrainedConfig):
         residual_dropout: on what attention and feed-forward layers add to the residual stream.
         layer_norm_eps: added to the variance in layer normalisation.
         initializer_range: standard deviation of every weight matrix and embedding at the start; biases start at 0.
+        sinusoidal_positions: whether the position table, which is learned all the same, starts as sinusoids of that
+            size (Vaswani et al. 2017, section 3.5): with them a head finds its neighbours before it could have learnt
+            which of the random vectors stand beside each other.
         use_cache: whether inference keeps keys and values for the next call.
         tie_word_embeddings: whether the softmax uses the token table, as the paper's equation 2 has it.
         pad_token_id, bos_token_id, eos_token_id: the published vocabulary has none of them; a tokenizer of
@@ -71,6 +74,7 @@ class GPT1Config(PreTrainedConfig):
     residual_dropout: float | int = 0.1
     layer_norm_eps: float = 1e-5
     initializer_range: float = 0.02
+    sinusoidal_positions: bool = False
     use_cache: bool = True
     tie_word_embeddings: bool = True
     pad_token_id: int | None = None

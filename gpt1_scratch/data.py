@@ -17,9 +17,10 @@ import logging
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
+import torch
 from datasets import (
     Dataset,
     DatasetDict,
@@ -332,6 +333,53 @@ def pack_blocks(
         f"{packed.dropped_tokens} at the end fill no block and are dropped."
     )
     return packed
+
+
+class PartlyCutBlocks(torch.utils.data.Dataset):
+    """Blocks of which a share is cut into shorter ones.
+
+    Most of what a small model can learn is within a few dozen tokens. In blocks that short a batch of as many tokens
+    comes from more places, and the first positions are met more often; the blocks that stay whole train the others
+    (BERT's pre-training does likewise with 128 and 512 tokens: Devlin et al. 2018, appendix A.2).
+
+    Args:
+        blocks: of `pack_blocks`, without `position_ids`.
+        short_block_size: tokens of a short block; divides the others' size.
+        share: of the blocks that are cut, at random.
+        blocks_per_batch: of whole blocks; as many, or a multiple, are cut, so that no batch has blocks of both sizes.
+        seed: of the choice.
+
+    Raises:
+        ValueError: a size that does not divide the blocks'.
+    """
+
+    def __init__(self, blocks: Dataset, short_block_size: int, share: float, blocks_per_batch: int, seed: int):
+        size = len(blocks[0]["input_ids"])
+        if not 2 <= short_block_size < size or size % short_block_size:
+            raise ValueError(
+                f"short_block_size is {short_block_size}; it must be at least 2, less than the block_size, {size}, "
+                "and divide it."
+            )
+        cut = int(share * len(blocks)) // blocks_per_batch * blocks_per_batch
+        order = np.random.default_rng(seed).permutation(len(blocks))
+        starts = np.arange(0, size, short_block_size)
+        self.blocks = blocks
+        # The block, and where in it, that an example begins.
+        self.places = np.concatenate(
+            [
+                np.stack([np.repeat(order[:cut], len(starts)), np.tile(starts, cut)], axis=1),
+                np.stack([order[cut:], np.zeros(len(blocks) - cut, dtype=int)], axis=1),
+            ]
+        )
+        self.lengths = np.full((len(self.places), 1), size)
+        self.lengths[: cut * len(starts)] = short_block_size
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        block, start = self.places[index].tolist()
+        return {"input_ids": self.blocks[block]["input_ids"][start : start + int(self.lengths[index, 0])]}
 
 
 def _offsets(tokenized: Dataset) -> np.ndarray:

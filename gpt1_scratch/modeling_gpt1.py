@@ -5,12 +5,14 @@ size, H heads, W width of a head, V vocabulary, L labels of a task, K choices.
 """
 
 import functools
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple, Unpack
 
 import torch
 from torch import nn
 from transformers import GenerationConfig, PreTrainedModel
+from transformers import initialization as init
 from transformers.cache_utils import Cache, DynamicCache
 from transformers.generation import GenerationMixin
 from transformers.masking_utils import create_causal_mask
@@ -170,7 +172,7 @@ class GPT1Block(GradientCheckpointingLayer):
 
 
 class GPT1PreTrainedModel(PreTrainedModel):
-    """Loading, saving and initialisation; N(0, 0.02) and zero biases are the library's own rule for these layers."""
+    """Loading, saving and initialisation; N(0, 0.02) and zero biases are the library's own rule for most layers."""
 
     config: GPT1Config
     base_model_prefix = "model"
@@ -187,6 +189,25 @@ class GPT1PreTrainedModel(PreTrainedModel):
     # A fine-tuned checkpoint loads into every class without a word about the head of its task.
     _keys_to_ignore_on_load_unexpected = [r"^(choice_)?score\.", r"^lm_head\."]
 
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        if isinstance(module, PositionEmbedding) and self.config.sinusoidal_positions:
+            table = sinusoids(*module.weight.shape)
+            init.copy_(module.weight, table * math.sqrt(2) * self.config.initializer_range)
+        else:
+            super()._init_weights(module)
+
+
+class PositionEmbedding(nn.Embedding):
+    """A learned vector for every position."""
+
+
+def sinusoids(positions: int, width: int) -> torch.Tensor:
+    """(positions, width) sines, then cosines, with wavelengths from 2 pi to 20,000 pi (Vaswani et al. 2017)."""
+    rates = torch.exp(torch.arange(0, width, 2) * (-math.log(10_000) / width))
+    angles = torch.arange(positions)[:, None] * rates
+    return torch.cat([angles.sin(), angles.cos()], dim=1)[:, :width]
+
 
 def only_one(input_ids: torch.Tensor | None, inputs_embeds: torch.Tensor | None) -> torch.Tensor:
     """The one that is given."""
@@ -201,7 +222,7 @@ class GPT1Model(GPT1PreTrainedModel):
     def __init__(self, config: GPT1Config):
         super().__init__(config)
         self.tokens_embed = nn.Embedding(config.vocab_size, config.hidden_size)
-        self.positions_embed = nn.Embedding(config.max_position_embeddings, config.hidden_size)
+        self.positions_embed = PositionEmbedding(config.max_position_embeddings, config.hidden_size)
         block = GPT1Block if config.lstm_size is None else LSTMBlock  # the latter for an ablation alone
         self.blocks = nn.ModuleList(block(config, index) for index in range(config.num_hidden_layers))
         self.gradient_checkpointing = False
@@ -441,7 +462,7 @@ class GPT1ForCausalLM(GPT1PreTrainedModel, GenerationMixin):
     @functools.wraps(GenerationMixin.generate)
     def generate(self, *args: Any, **kwargs: Any) -> Any:
         with packed_weights(self):
-            modules = (GPT1ForCausalLM, GPT1Model, GPT1Block, GPT1Attention, GPT1MLP, Linear)
+            modules = (GPT1ForCausalLM, GPT1Model, PositionEmbedding, GPT1Block, GPT1Attention, GPT1MLP, Linear)
             if TokenStep.takes_model(self, modules):
                 self._token_step = TokenStep(self)
             try:

@@ -31,7 +31,7 @@ from engine.reporting import measure_matrix_peak, write_results, write_run_recor
 from engine.sharing import open_repository, prepare_output_dir, push_at_end, push_of_checkpoints
 from engine.training import TokenCounts, Trainer, TrainingSettings, checkpoint_to_resume, make_accelerator
 from gpt1_scratch.configuration_gpt1 import GPT1Config
-from gpt1_scratch.data import PackedTexts, load_texts, pack_blocks, stream_blocks, tokenize_texts
+from gpt1_scratch.data import PackedTexts, PartlyCutBlocks, load_texts, pack_blocks, stream_blocks, tokenize_texts
 from gpt1_scratch.modeling_gpt1 import GPT1ForCausalLM
 from gpt1_scratch.tokenization import published_tokenizer, train_tokenizer
 
@@ -58,6 +58,10 @@ class TextSettings:
     row_is_line: bool = field(default=False, metadata={"help": "Of text files: a row a line, not a row a file."})
     streaming: bool = field(default=False, metadata={"help": "Never store the training text; needs max_steps."})
     block_size: int | None = field(default=None, metadata={"help": "Tokens; default: the model's positions."})
+    short_block_size: int | None = field(
+        default=None, metadata={"help": "Cut a share of the blocks into shorter ones, of so many tokens."}
+    )
+    short_block_share: float = field(default=0.9, metadata={"help": "Of the blocks that short_block_size cuts."})
     separate_documents: bool = field(default=False, metadata={"help": "No attention from one row of text to another."})
     per_device_train_batch_size: int = field(default=8, metadata={"help": "Blocks to a batch, on each process."})
     per_device_eval_batch_size: int = 8
@@ -71,6 +75,11 @@ class TextSettings:
         for name in ("per_device_train_batch_size", "per_device_eval_batch_size"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1.")
+        if self.short_block_size is not None and (self.streaming or self.separate_documents):
+            other = "streaming" if self.streaming else "separate_documents"
+            raise ValueError(f"short_block_size and {other} are both set. Set one, or choose a smaller block_size.")
+        if not 0 <= self.short_block_share <= 1:
+            raise ValueError(f"short_block_share is {self.short_block_share}; it must be from 0 to 1.")
 
 
 @dataclass
@@ -276,7 +285,7 @@ def training_batches(
     training: TrainingSettings,
     accelerator: Accelerator,
 ) -> LengthBucketBatches | StreamBatches:
-    """Blocks in the seed's order; being of one length, they all fall into one bucket."""
+    """Blocks in the seed's order, in batches of one length."""
     max_tokens_per_batch = text.per_device_train_batch_size * block_size
     if text.streaming:
         # The stream is this process's own share already.
@@ -288,9 +297,15 @@ def training_batches(
             seed=training.seed,
             window=1000,
         )
+    lengths = np.full((len(blocks), 1), block_size)
+    if text.short_block_size is not None:
+        blocks = PartlyCutBlocks(
+            blocks, text.short_block_size, text.short_block_share, text.per_device_train_batch_size, training.seed
+        )
+        lengths = blocks.lengths
     return LengthBucketBatches(
         blocks,
-        np.full((len(blocks), 1), block_size),
+        lengths,
         collate_blocks,
         max_tokens_per_batch=max_tokens_per_batch,
         seed=training.seed,

@@ -1,6 +1,7 @@
 """GPT-1's backbone and language model, against plain PyTorch and against themselves."""
 
 import logging
+import math
 
 import pytest
 import torch
@@ -61,6 +62,24 @@ def test_initial_weights_follow_the_paper():
         else:
             assert parameter.mean().abs() < 1e-3, name
             assert parameter.std().item() == pytest.approx(0.02, rel=0.03), name
+
+
+def test_positions_may_start_as_sinusoids_and_are_learned(tmp_path):
+    config = GPT1Config(hidden_size=24, num_hidden_layers=1, num_attention_heads=2, vocab_size=50)
+    config.sinusoidal_positions = True
+    model = GPT1ForCausalLM(config)
+    table = model.model.positions_embed.weight
+    assert table.requires_grad and table.square().mean().sqrt().item() == pytest.approx(0.02, rel=0.01)
+    # Vaswani et al. 2017, section 3.5, with the sines before the cosines.
+    for position, rate in ((0, 0), (7, 0), (100, 5), (511, 11)):
+        angle = position / 10_000 ** (2 * rate / 24)
+        expected = 0.02 * 2**0.5 * torch.tensor([math.sin(angle), math.cos(angle)])
+        torch.testing.assert_close(table[position, [rate, 12 + rate]].detach(), expected, atol=1e-6, rtol=1e-4)
+    with torch.no_grad():
+        table.add_(1)
+    model.save_pretrained(tmp_path)
+    for loaded in (GPT1ForCausalLM.from_pretrained(tmp_path).model, GPT1Model.from_pretrained(tmp_path)):
+        torch.testing.assert_close(loaded.positions_embed.weight, table, rtol=0, atol=0)
 
 
 def test_forward_is_the_equations_of_the_paper():

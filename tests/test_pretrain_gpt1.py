@@ -109,6 +109,18 @@ def test_a_stream_trains_on_the_same_blocks(pretrain):
     assert results["train_target_tokens"] == 6 * 4 * 31
 
 
+def test_short_and_whole_blocks_make_batches_of_as_many_tokens(pretrain):
+    options = "--short_block_size 8 --short_block_share 0.5 --separate_documents false --max_steps 12"
+    folder = pretrain(*options.split())
+    counts = [json.loads(line) for line in (folder / "train_log.jsonl").read_text().splitlines()]
+    results = json.loads((folder / "all_results.json").read_text())
+    # 4 blocks of 32, or 16 of 8, each predicting all but its first token; both kinds come up.
+    whole, short = 4 * 31, 16 * 7
+    assert 12 * short < results["train_target_tokens"] < 12 * whole
+    assert results["train_target_tokens"] in {n * short + (12 - n) * whole for n in range(1, 12)}
+    assert all(line["padding_percent"] == 0 for line in counts if line["kind"] == "train")
+
+
 def test_separate_documents_reach_the_model(pretrain, tmp_path):
     rows = Dataset.from_dict({"text": [f"row {index} of some text" for index in range(200)]})
     rows.to_parquet(tmp_path / "rows.parquet")
@@ -128,6 +140,10 @@ def test_separate_documents_reach_the_model(pretrain, tmp_path):
         (["--dataset_name", "stories"], "one of dataset_name and train_file"),
         (["--vocabulary_file", "a.json"], "vocabulary_file and merges_file go together"),
         (["--train_file", "nowhere.txt"], "nowhere.txt"),
+        (["--short_block_size", "5", "--separate_documents", "false"], "short_block_size is 5; it must be at least 2"),
+        (["--short_block_size", "8", "--separate_documents", "true"], "short_block_size and separate_documents are"),
+        (["--short_block_size", "8", "--streaming", "true"], "short_block_size and streaming are both set"),
+        (["--short_block_share", "2"], "short_block_share is 2"),
         (["--label_smoothing_factor", "0.1"], "unknown setting 'label_smoothing_factor'"),
     ],
 )

@@ -11,6 +11,7 @@ from transformers import PreTrainedTokenizerFast
 
 from gpt1_scratch import data
 from gpt1_scratch.data import (
+    PartlyCutBlocks,
     check_text_file,
     cut_blocks,
     load_texts,
@@ -82,6 +83,26 @@ def test_cutting_as_it_comes_equals_a_plain_reshape():
     everything = np.concatenate([[SEPARATOR, *row] for row in rows if len(row)])
     blocks = [block["input_ids"] for block in cut_blocks(rows, 16, separator_id=SEPARATOR)]
     assert np.array_equal(blocks, everything[: len(everything) // 16 * 16].reshape(-1, 16))
+
+
+def test_a_share_of_the_blocks_is_cut_and_every_token_stays():
+    blocks = packed(rows_of(*[16] * 11), block_size=16).blocks
+    cut = PartlyCutBlocks(blocks, short_block_size=4, share=0.6, blocks_per_batch=2, seed=3)
+    examples = [cut[index]["input_ids"] for index in range(len(cut))]
+    # Six of eleven blocks would be 0.6; six is a multiple of 2.
+    assert sorted(map(len, examples)) == [4] * 24 + [16] * 5 == sorted(cut.lengths[:, 0].tolist())
+    assert [len(example) for example in examples] == cut.lengths[:, 0].tolist()
+    whole = [example for example in examples if len(example) == 16]
+    joined = [sum(examples[start : start + 4], []) for start in range(0, 24, 4)]
+    assert sorted(whole + joined) == sorted(blocks["input_ids"])
+    assert cut.places.tolist() != PartlyCutBlocks(blocks, 4, 0.6, 2, seed=4).places.tolist()
+
+
+@pytest.mark.parametrize("size", [1, 5, 16, 32])
+def test_short_blocks_that_do_not_fill_the_others_are_refused(size):
+    blocks = packed(rows_of(16, 16), block_size=16).blocks
+    with pytest.raises(ValueError, match=f"short_block_size is {size}; it must be at least 2, less than the block"):
+        PartlyCutBlocks(blocks, size, share=0.5, blocks_per_batch=1, seed=0)
 
 
 def test_groups_of_any_size_are_tokenised_alike(monkeypatch):
