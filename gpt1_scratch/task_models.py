@@ -112,9 +112,28 @@ def make_task_model(
         weights = {name: tensor for name, tensor in backbone.state_dict().items() if not name.startswith(left_out)}
         model.model.load_state_dict(weights, strict=not left_out)
     if len(tokenizer) > config.vocab_size:
-        # Of N(0, 0.02), as published: a token that pre-training never saw is like no other.
         model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
+    if not from_scratch and not was_fine_tuned(backbone):
+        draw_task_tokens(model, tokenizer)
     if task.is_regression:
         # A head that starts at zero would spend the paper's few small updates on finding the mean.
         torch.nn.init.constant_(model.score.bias, mean_label)
     return model
+
+
+def was_fine_tuned(backbone: GPT1Model) -> bool:
+    """Whether it comes from a checkpoint with a task's head."""
+    heads = {head.__name__ for head in (GPT1ForMultipleChoice, GPT1ForSequenceClassification)}
+    return not heads.isdisjoint(backbone.config.architectures or ())
+
+
+def draw_task_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast) -> None:
+    """Gives the tokens that frame a task's texts embeddings of N(0, initializer_range), as published.
+
+    Pre-training reads none of them, and its softmax, which shares their embeddings, learns only that they never come
+    next: it drives all of them the same way, until start, delimiter and extract can hardly be told from each other.
+    """
+    rows = [tokenizer.bos_token_id, tokenizer.sep_token_id, tokenizer.cls_token_id]
+    table = model.get_input_embeddings().weight
+    with torch.no_grad():
+        table[rows] = torch.randn(len(rows), table.shape[1]) * model.config.initializer_range

@@ -397,12 +397,39 @@ def test_layers_are_transferred_from_the_first_and_the_others_start_at_random(pr
 
     def kept(**options):
         weights = model_of(pretrained, **options).state_dict()
-        return {name for name in matrices if torch.equal(weights[name], saved[name])}
+        # The tokens that frame texts, and padding, are the last rows of their table; see below.
+        table = {name: slice(None, -4) for name in matrices if "tokens_embed" in name}
+        return {
+            name
+            for name in matrices
+            if torch.equal(*(tensors[name][table.get(name, slice(None))] for tensors in (weights, saved)))
+        }
 
     assert kept() == kept(transferred_layers=2) == matrices
     assert kept(transferred_layers=1) == {name for name in matrices if "blocks.1" not in name}
     assert kept(transferred_layers=0) == {"model.tokens_embed.weight", "model.positions_embed.weight"}
     assert kept(from_scratch=True) == set()
+
+
+def test_tokens_that_frame_texts_are_drawn_anew_once(pretrained, tmp_path):
+    def table_of(model):
+        return model.get_input_embeddings().weight.detach()
+
+    backbone, tokenizer = load_pretrained(str(pretrained))
+    framing = [tokenizer.bos_token_id, tokenizer.sep_token_id, tokenizer.cls_token_id]
+    others = [row for row in range(len(tokenizer)) if row not in framing]
+    with torch.no_grad():
+        table_of(backbone)[framing] = 5.0  # what pre-training makes of tokens that it never reads
+    torch.manual_seed(0)
+    first = make_task_model(TASKS["sst2"], backbone, tokenizer)
+    rows = table_of(first)[framing]
+    assert 0.1 < rows.std() < 0.3 and abs(torch.corrcoef(rows) - torch.eye(3)).max() < 0.8
+    torch.testing.assert_close(table_of(first)[others], table_of(backbone)[others], rtol=0, atol=0)
+    # A task learns them, and a second task goes on from there.
+    first.save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    second = make_task_model(TASKS["mrpc"], *load_pretrained(str(tmp_path)))
+    torch.testing.assert_close(table_of(second)[framing], rows, rtol=0, atol=0)
 
 
 def test_a_regression_starts_at_the_mean_of_its_labels(pretrained):
