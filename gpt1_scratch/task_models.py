@@ -85,7 +85,8 @@ def make_task_model(
 
     Args:
         backbone: is left as it is.
-        tokenizer: with the template; tokens that the body has no embedding for get new ones.
+        tokenizer: with the template; tokens that the body has no embedding for get new ones, and so do
+            those that frame a text unless the body was fine-tuned before (see `draw_task_tokens`).
         from_scratch: whether to take the body's sizes alone and start at random.
         transferred_layers: blocks, from the first, that keep their weights, beside the embeddings (figure 2 of the
             paper); the others start at random. None: all.

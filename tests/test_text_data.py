@@ -87,15 +87,15 @@ def test_cutting_as_it_comes_equals_a_plain_reshape():
 
 def test_a_share_of_the_blocks_is_cut_and_every_token_stays():
     blocks = packed(rows_of(*[16] * 11), block_size=16).blocks
-    cut = PartlyCutBlocks(blocks, short_block_size=4, share=0.6, blocks_per_batch=2, seed=3)
+    cut = PartlyCutBlocks(blocks, short_block_size=4, share=0.7, blocks_per_batch=2, seed=3)
     examples = [cut[index]["input_ids"] for index in range(len(cut))]
-    # Six of eleven blocks would be 0.6; six is a multiple of 2.
+    # 0.7 would be seven of eleven blocks; six is a multiple of 2.
     assert sorted(map(len, examples)) == [4] * 24 + [16] * 5 == sorted(cut.lengths[:, 0].tolist())
     assert [len(example) for example in examples] == cut.lengths[:, 0].tolist()
     whole = [example for example in examples if len(example) == 16]
     joined = [sum(examples[start : start + 4], []) for start in range(0, 24, 4)]
     assert sorted(whole + joined) == sorted(blocks["input_ids"])
-    assert cut.places.tolist() != PartlyCutBlocks(blocks, 4, 0.6, 2, seed=4).places.tolist()
+    assert cut.places.tolist() != PartlyCutBlocks(blocks, 4, 0.7, 2, seed=4).places.tolist()
 
 
 @pytest.mark.parametrize("size", [1, 5, 16, 32])
