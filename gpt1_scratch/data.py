@@ -335,12 +335,21 @@ def pack_blocks(
     return packed
 
 
+# Tokens; below it there is more repetition than there is to find again.
+SHORTEST_PASSAGE = 8
+
+
 class PartlyCutBlocks(torch.utils.data.Dataset):
-    """Blocks of which a share is cut into shorter ones.
+    """Blocks of which a share is cut into shorter ones, and of these a share made to repeat itself.
 
     Most of what a small model can learn is within a few dozen tokens. In blocks that short a batch of as many tokens
     comes from more places, and the first positions are met more often; the blocks that stay whole train the others
     (BERT's pre-training does likewise with 128 and 512 tokens: Devlin et al. 2018, appendix A.2).
+
+    To find again what a text has said before takes two heads in a row (the induction heads of Olsson et al. 2022), and
+    they are worth little to a language model until both are there. A block that is one passage again and again is
+    worth much as soon as they begin to be, so that they come within a few hundred updates instead of after millions of
+    tokens. Tasks on pairs of texts ask for them.
 
     Args:
         blocks: of `pack_blocks`, without `position_ids`.
@@ -348,20 +357,36 @@ class PartlyCutBlocks(torch.utils.data.Dataset):
         share: of the blocks that are cut, at random.
         blocks_per_batch: of whole blocks; as many, or a multiple, are cut, so that no batch has blocks of both sizes.
         seed: of the choice.
+        repeated_share: of the short blocks, at random, that are filled with their first tokens again and again. How
+            many, from `SHORTEST_PASSAGE` to half a block, is drawn for each.
 
     Raises:
-        ValueError: a size that does not divide the blocks'.
+        ValueError: a size that does not divide the blocks', or is too small for a passage to repeat itself.
     """
 
-    def __init__(self, blocks: Dataset, short_block_size: int, share: float, blocks_per_batch: int, seed: int):
+    def __init__(
+        self,
+        blocks: Dataset,
+        short_block_size: int,
+        share: float,
+        blocks_per_batch: int,
+        seed: int,
+        repeated_share: float = 0.0,
+    ):
         size = len(blocks[0]["input_ids"])
         if not 2 <= short_block_size < size or size % short_block_size:
             raise ValueError(
                 f"short_block_size is {short_block_size}; it must be at least 2, less than the block_size, {size}, "
                 "and divide it."
             )
+        if repeated_share and short_block_size < 2 * SHORTEST_PASSAGE:
+            raise ValueError(
+                f"short_block_size is {short_block_size}; with repeated_block_share it must be at least "
+                f"{2 * SHORTEST_PASSAGE}, twice the shortest passage."
+            )
         cut = int(share * len(blocks)) // blocks_per_batch * blocks_per_batch
-        order = np.random.default_rng(seed).permutation(len(blocks))
+        generator = np.random.default_rng(seed)
+        order = generator.permutation(len(blocks))
         starts = np.arange(0, size, short_block_size)
         self.blocks = blocks
         # The block, and where in it, that an example begins.
@@ -373,13 +398,18 @@ class PartlyCutBlocks(torch.utils.data.Dataset):
         )
         self.lengths = np.full((len(self.places), 1), size)
         self.lengths[: cut * len(starts)] = short_block_size
+        # Tokens of the passage that fills an example: of most, all.
+        self.passages = self.lengths[:, 0].copy()
+        repeated = generator.permutation(cut * len(starts))[: int(repeated_share * cut * len(starts))]
+        self.passages[repeated] = generator.integers(SHORTEST_PASSAGE, short_block_size // 2 + 1, len(repeated))
 
     def __len__(self) -> int:
         return len(self.places)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         block, start = self.places[index].tolist()
-        return {"input_ids": self.blocks[block]["input_ids"][start : start + int(self.lengths[index, 0])]}
+        passage = self.blocks[block]["input_ids"][start : start + int(self.passages[index])]
+        return {"input_ids": np.resize(passage, int(self.lengths[index, 0]))}
 
 
 def _offsets(tokenized: Dataset) -> np.ndarray:

@@ -62,6 +62,9 @@ class TextSettings:
         default=None, metadata={"help": "Cut a share of the blocks into shorter ones, of so many tokens."}
     )
     short_block_share: float = field(default=0.9, metadata={"help": "Of the blocks that short_block_size cuts."})
+    repeated_block_share: float = field(
+        default=0.0, metadata={"help": "Of the short blocks, that are one passage again and again."}
+    )
     separate_documents: bool = field(default=False, metadata={"help": "No attention from one row of text to another."})
     per_device_train_batch_size: int = field(default=8, metadata={"help": "Blocks to a batch, on each process."})
     per_device_eval_batch_size: int = 8
@@ -78,8 +81,14 @@ class TextSettings:
         if self.short_block_size is not None and (self.streaming or self.separate_documents):
             other = "streaming" if self.streaming else "separate_documents"
             raise ValueError(f"short_block_size and {other} are both set. Set one, or choose a smaller block_size.")
-        if not 0 <= self.short_block_share <= 1:
-            raise ValueError(f"short_block_share is {self.short_block_share}; it must be from 0 to 1.")
+        for name in ("short_block_share", "repeated_block_share"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be from 0 to 1.")
+        if self.repeated_block_share and self.short_block_size is None:
+            raise ValueError(
+                f"repeated_block_share is {self.repeated_block_share}, a share of the short blocks, of which there are "
+                "none. Set short_block_size."
+            )
 
 
 @dataclass
@@ -300,7 +309,12 @@ def training_batches(
     lengths = np.full((len(blocks), 1), block_size)
     if text.short_block_size is not None:
         blocks = PartlyCutBlocks(
-            blocks, text.short_block_size, text.short_block_share, text.per_device_train_batch_size, training.seed
+            blocks,
+            text.short_block_size,
+            text.short_block_share,
+            text.per_device_train_batch_size,
+            training.seed,
+            text.repeated_block_share,
         )
         lengths = blocks.lengths
     return LengthBucketBatches(

@@ -88,7 +88,7 @@ def test_cutting_as_it_comes_equals_a_plain_reshape():
 def test_a_share_of_the_blocks_is_cut_and_every_token_stays():
     blocks = packed(rows_of(*[16] * 11), block_size=16).blocks
     cut = PartlyCutBlocks(blocks, short_block_size=4, share=0.7, blocks_per_batch=2, seed=3)
-    examples = [cut[index]["input_ids"] for index in range(len(cut))]
+    examples = [cut[index]["input_ids"].tolist() for index in range(len(cut))]
     # 0.7 would be seven of eleven blocks; six is a multiple of 2.
     assert sorted(map(len, examples)) == [4] * 24 + [16] * 5 == sorted(cut.lengths[:, 0].tolist())
     assert [len(example) for example in examples] == cut.lengths[:, 0].tolist()
@@ -96,6 +96,29 @@ def test_a_share_of_the_blocks_is_cut_and_every_token_stays():
     joined = [sum(examples[start : start + 4], []) for start in range(0, 24, 4)]
     assert sorted(whole + joined) == sorted(blocks["input_ids"])
     assert cut.places.tolist() != PartlyCutBlocks(blocks, 4, 0.7, 2, seed=4).places.tolist()
+
+
+def test_a_share_of_the_short_blocks_repeats_its_first_tokens():
+    blocks = Dataset.from_dict({"input_ids": np.arange(640).reshape(10, 64)})
+    plain, repeating = (PartlyCutBlocks(blocks, 32, 0.8, 1, seed=3, repeated_share=share) for share in (0.0, 0.25))
+    assert np.array_equal(plain.places, repeating.places)
+    periods = []
+    for before, after in zip(plain, repeating, strict=True):
+        before, after = before["input_ids"], after["input_ids"]
+        assert len(before) == len(after)
+        if not np.array_equal(before, after):
+            # No token comes twice in the text, so the first one's second place says how long the passage is.
+            period = int(np.flatnonzero(after == after[0])[1])
+            assert np.array_equal(after, before[np.arange(32) % period])
+            periods.append(period)
+    assert len(periods) == 4  # of 16
+    assert all(8 <= period <= 16 for period in periods) and len(set(periods)) > 1
+
+
+def test_blocks_too_short_for_a_passage_to_repeat_itself_are_refused():
+    blocks = packed(rows_of(32, 32), block_size=32).blocks
+    with pytest.raises(ValueError, match="short_block_size is 8; with repeated_block_share it must be at least 16"):
+        PartlyCutBlocks(blocks, 8, 1.0, 1, seed=0, repeated_share=0.5)
 
 
 @pytest.mark.parametrize("size", [1, 5, 16, 32])
