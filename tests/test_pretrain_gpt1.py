@@ -121,6 +121,16 @@ def test_short_and_whole_blocks_make_batches_of_as_many_tokens(pretrain):
     assert all(line["padding_percent"] == 0 for line in counts if line["kind"] == "train")
 
 
+def test_blocks_that_repeat_themselves_reach_the_model(pretrain):
+    options = "--short_block_size 16 --short_block_share 1 --separate_documents false --repeated_block_share".split()
+    tokenizer = ["--tokenizer_name", str(pretrain(name="tokenizer"))]  # learned twice it may differ
+    losses = []
+    for share in ("0", "0", "1"):
+        folder = pretrain(*options, share, *tokenizer, name=f"run_{len(losses)}")
+        losses.append(json.loads((folder / "all_results.json").read_text())["eval_loss"])
+    assert losses[0] == losses[1] != losses[2]
+
+
 def test_separate_documents_reach_the_model(pretrain, tmp_path):
     rows = Dataset.from_dict({"text": [f"row {index} of some text" for index in range(200)]})
     rows.to_parquet(tmp_path / "rows.parquet")
