@@ -12,7 +12,7 @@ from datasets import ClassLabel, Dataset
 from datasets.table import InMemoryTable
 from pyarrow import parquet
 
-from .data import check_text_file
+from .corpora import check_text_file
 
 EXTENSIONS = (".csv", ".tsv", ".jsonl", ".ndjson", ".json", ".parquet")
 

@@ -31,7 +31,8 @@ from engine.reporting import measure_matrix_peak, write_results, write_run_recor
 from engine.sharing import open_repository, prepare_output_dir, push_at_end, push_of_checkpoints
 from engine.training import TokenCounts, Trainer, TrainingSettings, checkpoint_to_resume, make_accelerator
 from gpt1_scratch.configuration_gpt1 import GPT1Config
-from gpt1_scratch.data import PackedTexts, PartlyCutBlocks, load_texts, pack_blocks, stream_blocks, tokenize_texts
+from gpt1_scratch.corpora import load_texts
+from gpt1_scratch.data import PackedTexts, PartlyCutBlocks, pack_blocks, stream_blocks, tokenize_texts
 from gpt1_scratch.modeling_gpt1 import GPT1ForCausalLM
 from gpt1_scratch.tokenization import published_tokenizer, train_tokenizer
 

@@ -9,12 +9,11 @@ from datasets import Dataset, load_dataset
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from gpt1_scratch import data
+from gpt1_scratch import corpora, data
+from gpt1_scratch.corpora import check_text_file, load_texts
 from gpt1_scratch.data import (
     PartlyCutBlocks,
-    check_text_file,
     cut_blocks,
-    load_texts,
     pack_blocks,
     stream_blocks,
     tokenize_texts,
@@ -269,7 +268,7 @@ def test_blocks_that_predict_nothing_are_refused(size):
 
 @pytest.mark.parametrize("before", [0, 1, 10, 13, 14, 15, 16, 17, 40])
 def test_wrong_bytes_are_named_with_their_offset(before, tmp_path, monkeypatch):
-    monkeypatch.setattr(data, "READ_SIZE", 16)
+    monkeypatch.setattr(corpora, "READ_SIZE", 16)
     path = tmp_path / "novel.txt"
     path.write_bytes(b"x" * before + "é".encode("latin-1") + b" and more")
     with pytest.raises(ValueError, match=rf"novel.txt: the byte at offset {before} \(0xe9\) is not UTF-8"):
