@@ -55,7 +55,7 @@ class GPT1Config(PreTrainedConfig):
     """
 
     model_type = "gpt1"
-    keys_to_ignore_at_inference = ["past_key_values"]
+    keys_to_ignore_at_inference = ["cache", "past_key_values"]
     attribute_map = {
         "n_positions": "max_position_embeddings",
         "n_embd": "hidden_size",

@@ -153,7 +153,7 @@ class TokenStep:
                 *map(_product, (block.mlp.expand, block.mlp.contract)),
                 _norm(block.mlp_norm),
             )
-            for block in model.model.blocks
+            for block in model.model.blocks[: model.config.num_hidden_layers]
         ]
         self.head_width = model.model.blocks[0].attention.head_width
         self.lm_head = _product(model.lm_head)
@@ -170,8 +170,8 @@ class TokenStep:
             and all(weight.device.type == "cpu" for weight in model.parameters())
         )
 
-    @staticmethod
     def takes_input(
+        self,
         input_ids: torch.Tensor | None,
         attention_mask: torch.Tensor | None,
         position_ids: torch.Tensor | None,
@@ -186,6 +186,7 @@ class TokenStep:
             and position_ids is not None
             and (attention_mask is None or attention_mask.dim() == 2)
             and isinstance(cache, DynamicCache)
+            and len(cache.layers) == len(self.blocks)
             and all(type(layer) is GrowingLayer and layer.is_initialized for layer in cache.layers)
             and not any(value is not None and value is not False for value in others.values())
             and not (torch.is_grad_enabled() or torch.is_autocast_enabled("cpu") or torch.compiler.is_compiling())

@@ -33,7 +33,7 @@ class LSTMBlock(GradientCheckpointingLayer):
         self,
         hidden_states: torch.Tensor,
         attention_mask: torch.Tensor | None = None,
-        past_key_values: Cache | None = None,
+        cache: Cache | None = None,
         **kwargs: Any,
     ) -> torch.Tensor:
         """Reads on from where the cache stands.
@@ -41,7 +41,7 @@ class LSTMBlock(GradientCheckpointingLayer):
         Args:
             hidden_states: (B, T, D).
             attention_mask: has nothing to say: the model keeps padding behind the tokens.
-            past_key_values: holds the outputs of all positions as keys, which gives it its length and lets a search
+            cache: holds the outputs of all positions as keys, which gives it its length and lets a search
                 reorder its rows; the last position's cells are the last of its values.
 
         Returns:
@@ -51,15 +51,17 @@ class LSTMBlock(GradientCheckpointingLayer):
             ValueError: a cache whose end is not where its last position is, or that rounds what it holds.
         """
         state = None
-        if past_key_values is not None and past_key_values.get_seq_length(self.layer_idx):
-            layer = past_key_values.layers[self.layer_idx]
+        if cache is not None and not isinstance(cache, Cache):
+            raise ValueError(f"A model with lstm_size cannot go on from a {type(cache).__name__}: use a DynamicCache.")
+        if cache is not None and cache.get_seq_length(self.layer_idx):
+            layer = cache.layers[self.layer_idx]
             state = tuple(states[:, 0, -1][None].contiguous() for states in (layer.keys, layer.values))  # (1, B, C)
         outputs, (_, cells) = self.lstm(hidden_states, state)
-        if past_key_values is not None:
+        if cache is not None:
             values = torch.zeros_like(outputs)
             values[:, -1] = cells[0]
-            past_key_values.update(outputs[:, None], values[:, None], self.layer_idx)
-            kind = type(past_key_values.layers[self.layer_idx])
+            cache.update(outputs[:, None], values[:, None], self.layer_idx)
+            kind = type(cache.layers[self.layer_idx])
             if kind not in (DynamicLayer, GrowingLayer):
                 raise ValueError(f"A model with lstm_size cannot go on from a {kind.__name__}: use a DynamicCache.")
         return self.output_projection(dropout(outputs, self.residual_dropout, self.training))

@@ -15,6 +15,7 @@ from transformers import GenerationConfig, PreTrainedModel
 from transformers import initialization as init
 from transformers.cache_utils import Cache, DynamicCache
 from transformers.generation import GenerationMixin
+from transformers.generation.continuous_batching.cache import PagedAttentionCache
 from transformers.masking_utils import create_causal_mask
 from transformers.modeling_flash_attention_utils import prepare_fa_kwargs_from_position_ids
 from transformers.modeling_layers import GradientCheckpointingLayer
@@ -32,6 +33,7 @@ from transformers.utils.output_capturing import capture_outputs
 from .configuration_gpt1 import GPT1Config
 from .fast_generation import Linear, TokenStep, give_room, packed_weights
 from .fast_paths import IGNORE_INDEX, blocked_attention_forward, dropout, gelu, linear_cross_entropy
+from .library_arguments import CACHE_NAME, name_cache_for_library, name_cache_for_peft, understand_arguments
 from .lstm_block import LSTMBlock, refuse_padding_before_text
 
 logger = logging.get_logger(__name__)
@@ -88,7 +90,7 @@ class GPT1Attention(nn.Module):
         self,
         hidden_states: torch.Tensor,
         attention_mask: torch.Tensor | None = None,
-        past_key_values: Cache | None = None,
+        cache: Cache | None = None,
         **kwargs: Any,
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Lets every position read itself and what came before.
@@ -96,7 +98,7 @@ class GPT1Attention(nn.Module):
         Args:
             hidden_states: (B, T, D).
             attention_mask: whatever the attention implementation expects; `None` for plain causal attention.
-            past_key_values: keys and values of earlier positions; this layer's are added.
+            cache: keys and values of earlier positions; this layer's are added.
 
         Returns:
             (B, T, D), and the attention weights (B, H, T, S) where the implementation has them.
@@ -104,13 +106,15 @@ class GPT1Attention(nn.Module):
         batch, length, width = hidden_states.shape
         states = self.query_key_value(hidden_states).view(batch, length, 3, -1, self.head_width)
         query, key, value = states.transpose(1, 3).unbind(2)  # (B, H, T, W)
-        if past_key_values is not None:
-            key, value = past_key_values.update(key, value, self.layer_idx)
+        if cache is not None:
+            key, value = cache.update(key, value, self.layer_idx, kwargs=kwargs)
         implementation = self.config._attn_implementation
-        attend: Callable = ALL_ATTENTION_FUNCTIONS.get_interface(implementation, eager_attention_forward)
+        attend: Callable = eager_attention_forward
+        if implementation != "paged|eager":  # that one would update the cache itself in versions before 5.24
+            attend = ALL_ATTENTION_FUNCTIONS.get_interface(implementation, eager_attention_forward)
         # In training whether or not gradients are on: the two forward passes of activation checkpointing must agree.
         learning = self.training or query.requires_grad
-        if implementation == "sdpa" and query.device.type == "cpu" and learning and past_key_values is None:
+        if implementation == "sdpa" and query.device.type == "cpu" and learning and cache is None:
             if attention_mask is None or attention_mask.dtype == torch.bool:
                 attend = blocked_attention_forward
         mixed, weights = attend(
@@ -158,13 +162,11 @@ class GPT1Block(GradientCheckpointingLayer):
         self,
         hidden_states: torch.Tensor,
         attention_mask: torch.Tensor | None = None,
-        past_key_values: Cache | None = None,
+        cache: Cache | None = None,
         **kwargs: Any,
     ) -> torch.Tensor:
         """(B, T, D) to (B, T, D); the other arguments are those of `GPT1Attention`."""
-        attended, _ = self.attention(
-            hidden_states, attention_mask=attention_mask, past_key_values=past_key_values, **kwargs
-        )
+        attended, _ = self.attention(hidden_states, attention_mask=attention_mask, cache=cache, **kwargs)
         attended = dropout(attended, self.residual_dropout, self.training)
         hidden_states = self.attention_norm(hidden_states + attended)
         transformed = dropout(self.mlp(hidden_states), self.residual_dropout, self.training)
@@ -178,7 +180,7 @@ class GPT1PreTrainedModel(PreTrainedModel):
     base_model_prefix = "model"
     supports_gradient_checkpointing = True
     _no_split_modules = ["GPT1Block", "LSTMBlock"]
-    _skip_keys_device_placement = ["past_key_values"]
+    _skip_keys_device_placement = ["cache", "past_key_values"]
     _supports_sdpa = True
     _supports_flash_attn = True
     _supports_flex_attn = True
@@ -234,13 +236,14 @@ class GPT1Model(GPT1PreTrainedModel):
     def set_input_embeddings(self, value: nn.Embedding) -> None:
         self.tokens_embed = value
 
+    @understand_arguments(Cache, PagedAttentionCache)
     @capture_outputs
     def forward(
         self,
         input_ids: torch.LongTensor | None = None,
         attention_mask: torch.Tensor | None = None,
         position_ids: torch.LongTensor | None = None,
-        past_key_values: Cache | None = None,
+        cache: Cache | None = None,
         inputs_embeds: torch.Tensor | None = None,
         use_cache: bool | None = None,
         **kwargs: Unpack[TransformersKwargs],
@@ -254,7 +257,7 @@ class GPT1Model(GPT1PreTrainedModel):
                 as it is.
             position_ids: (B, T), by default counted on from the cache. Where they restart within a row and neither
                 padding nor a filled cache is given, a new document begins, and nothing attends to the one before.
-            past_key_values: a cache to read and extend.
+            cache: a cache to read and extend.
             inputs_embeds: (B, T, D) in place of `input_ids`, without positions.
             use_cache: whether to return a cache; by default the config's `use_cache`, and not in training.
 
@@ -270,18 +273,15 @@ class GPT1Model(GPT1PreTrainedModel):
         if self.config.lstm_size is not None:
             refuse_padding_before_text(attention_mask)
         # Before a cache is made: the library looks for packed documents only where there is none.
+        # By position: the name of the cache differs between versions of the library. A paged cache brings its mask.
         causal_mask = create_causal_mask(
-            config=self.config,
-            inputs_embeds=inputs_embeds,
-            attention_mask=attention_mask,
-            past_key_values=past_key_values,
-            position_ids=position_ids,
+            self.config, inputs_embeds, attention_mask, cache if isinstance(cache, Cache) else None, position_ids
         )
         if (
             is_flash_attention_requested(self.config)
             and position_ids is not None
             and attention_mask is None
-            and past_key_values is None
+            and cache is None
         ):
             # FlashAttention finds the documents in a single row by itself, in several rows it has to be told.
             lengths, longest = prepare_fa_kwargs_from_position_ids(position_ids)
@@ -289,10 +289,12 @@ class GPT1Model(GPT1PreTrainedModel):
             kwargs.update(zip(("max_length_q", "max_length_k"), longest, strict=True))
         if use_cache is None:
             use_cache = self.config.use_cache and not self.training
-        if use_cache and past_key_values is None:
-            past_key_values = DynamicCache(config=self.config)
+        if self.gradient_checkpointing and self.training and torch.is_grad_enabled():
+            cache, use_cache = None, False  # a block that is run a second time must not extend it again
+        if use_cache and cache is None:
+            cache = DynamicCache(config=self.config)
         if position_ids is None:
-            position_ids = self._count_positions(inputs_embeds, past_key_values)
+            position_ids = self._count_positions(inputs_embeds, cache)
 
         hidden_states = inputs_embeds + self.positions_embed(position_ids)
         device_type = hidden_states.device.type
@@ -301,14 +303,13 @@ class GPT1Model(GPT1PreTrainedModel):
             # block normalises afresh, in the type of the matrix products and saves four conversions a block.
             hidden_states = hidden_states.to(torch.get_autocast_dtype("cpu"))
         hidden_states = dropout(hidden_states, self.config.embedding_dropout, self.training)
-        for block in self.blocks:
-            hidden_states = block(hidden_states, attention_mask=causal_mask, past_key_values=past_key_values, **kwargs)
-        return BaseModelOutputWithPast(
-            last_hidden_state=hidden_states, past_key_values=past_key_values if use_cache else None
-        )
+        # As many as the config says: early exit (`assistant_early_exit`) asks for fewer for a while.
+        for index in range(self.config.num_hidden_layers):
+            hidden_states = self.blocks[index](hidden_states, attention_mask=causal_mask, cache=cache, **kwargs)
+        return BaseModelOutputWithPast(last_hidden_state=hidden_states, **{CACHE_NAME: cache if use_cache else None})
 
-    def _count_positions(self, inputs_embeds: torch.Tensor, past_key_values: Cache | None) -> torch.Tensor:
-        seen = past_key_values.get_seq_length() if past_key_values is not None else 0
+    def _count_positions(self, inputs_embeds: torch.Tensor, cache: Cache | None) -> torch.Tensor:
+        seen = cache.get_seq_length() if cache is not None else 0
         length = inputs_embeds.shape[1]
         if isinstance(seen, int) and seen + length > self.config.max_position_embeddings:
             raise ValueError(
@@ -397,13 +398,14 @@ class GPT1ForCausalLM(GPT1PreTrainedModel, GenerationMixin):
         self.lm_head = Linear(config.hidden_size, config.vocab_size, bias=False)
         self.post_init()
 
+    @understand_arguments(Cache, PagedAttentionCache, also=("shift_labels",))
     @can_return_tuple
     def forward(
         self,
         input_ids: torch.LongTensor | None = None,
         attention_mask: torch.Tensor | None = None,
         position_ids: torch.LongTensor | None = None,
-        past_key_values: Cache | None = None,
+        cache: Cache | None = None,
         inputs_embeds: torch.Tensor | None = None,
         labels: torch.LongTensor | None = None,
         use_cache: bool | None = None,
@@ -414,7 +416,7 @@ class GPT1ForCausalLM(GPT1PreTrainedModel, GenerationMixin):
         """Predicts every next token.
 
         Args:
-            input_ids, attention_mask, position_ids, past_key_values, inputs_embeds, use_cache: as in
+            input_ids, attention_mask, position_ids, cache, inputs_embeds, use_cache: as in
                 `GPT1Model.forward`.
             labels: (B, T), usually `input_ids` with `-100` where nothing is to be learnt; see `next_token_loss`.
             logits_to_keep: how many of the last positions get logits, 0 for all; or the indices of those that do. The
@@ -430,17 +432,17 @@ class GPT1ForCausalLM(GPT1PreTrainedModel, GenerationMixin):
         to_learn = labels is not None or shift_labels is not None
         if not to_learn:
             refuse_loss_from_elsewhere(num_items_in_batch, "labels would not be shifted")
-            inputs = (input_ids, attention_mask, position_ids, past_key_values)
+            inputs = (input_ids, attention_mask, position_ids, cache)
             step = self._token_step  # looked at once: another thread's generate() may end meanwhile
             if step is not None and step.takes_input(*inputs, inputs_embeds=inputs_embeds, **kwargs):
-                return CausalLMOutputWithPast(logits=step(*inputs), past_key_values=past_key_values)
+                return CausalLMOutputWithPast(logits=step(*inputs), **{CACHE_NAME: cache})
         elif use_cache is None:
             use_cache = False
         outputs: BaseModelOutputWithPast = self.model(
             input_ids=input_ids,
             attention_mask=attention_mask,
             position_ids=position_ids,
-            past_key_values=past_key_values,
+            cache=cache,
             inputs_embeds=inputs_embeds,
             use_cache=use_cache,
             **kwargs,
@@ -454,13 +456,18 @@ class GPT1ForCausalLM(GPT1PreTrainedModel, GenerationMixin):
         return CausalLMOutputWithPast(
             loss=loss,
             logits=logits,
-            past_key_values=outputs.past_key_values,
+            **{CACHE_NAME: outputs.get(CACHE_NAME)},
             hidden_states=outputs.hidden_states,
             attentions=outputs.attentions,
         )
 
     @functools.wraps(GenerationMixin.generate)
     def generate(self, *args: Any, **kwargs: Any) -> Any:
+        kwargs = name_cache_for_library(kwargs)
+        layers, outer_step = self.config.num_hidden_layers, self._token_step
+        exit_layer = kwargs.get("assistant_early_exit")
+        if exit_layer is not None and not 1 <= exit_layer <= layers:
+            raise ValueError(f"assistant_early_exit is {exit_layer}; the model has {layers} layers.")
         with packed_weights(self):
             modules = (GPT1ForCausalLM, GPT1Model, PositionEmbedding, GPT1Block, GPT1Attention, GPT1MLP, Linear)
             if TokenStep.takes_model(self, modules):
@@ -468,14 +475,19 @@ class GPT1ForCausalLM(GPT1PreTrainedModel, GenerationMixin):
             try:
                 return super().generate(*args, **kwargs)
             finally:
-                self._token_step = None
+                # Early exit runs this again within itself, on the first layers alone, and an error would leave it so.
+                self.config.num_hidden_layers, self._token_step = layers, outer_step
+
+    @functools.wraps(GenerationMixin.prepare_inputs_for_generation)
+    def prepare_inputs_for_generation(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        return name_cache_for_peft(self, super().prepare_inputs_for_generation(*args, **kwargs))
 
     def _prepare_cache_for_generation(
         self, generation_config: GenerationConfig, model_kwargs: dict[str, Any], *args: Any, **kwargs: Any
     ) -> None:
-        given = model_kwargs.get("past_key_values")
+        given = model_kwargs.get(CACHE_NAME)
         super()._prepare_cache_for_generation(generation_config, model_kwargs, *args, **kwargs)
-        cache = model_kwargs.get("past_key_values")
+        cache = model_kwargs.get(CACHE_NAME)
         if cache is not given:
             give_room(cache)
 
@@ -640,6 +652,7 @@ class GPT1ForSequenceClassification(GPT1TaskModel):
         self.score = nn.Linear(config.hidden_size, config.num_labels)
         self.post_init()
 
+    @understand_arguments()
     @can_return_tuple
     def forward(
         self,
@@ -648,6 +661,7 @@ class GPT1ForSequenceClassification(GPT1TaskModel):
         position_ids: torch.LongTensor | None = None,
         inputs_embeds: torch.Tensor | None = None,
         labels: torch.Tensor | None = None,
+        use_cache: bool | None = None,
         num_items_in_batch: torch.Tensor | int | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> SequenceClassifierOutputWithPast:
@@ -662,6 +676,7 @@ class GPT1ForSequenceClassification(GPT1TaskModel):
             labels: (B,) classes, `-100` for examples that do not count; (B, L) floats of 0 and 1 where several labels
                 may hold; (B,) or (B, L) numbers for regression. Which of them, `config.problem_type` says; `None` is
                 replaced by what the first labels show.
+            use_cache: has no effect: a head reads whole sequences. Trainers that serve every model pass it.
             num_items_in_batch: the number of examples in the whole update. The summed loss is divided by it, so that
                 gradients over accumulated batches and several processes add up to one large batch's. Left out, the
                 loss is the mean over the batch's examples that count.
@@ -721,6 +736,7 @@ class GPT1ForMultipleChoice(GPT1TaskModel):
         self.choice_score = nn.Linear(config.hidden_size, 1)
         self.post_init()
 
+    @understand_arguments()
     @can_return_tuple
     def forward(
         self,
@@ -729,6 +745,7 @@ class GPT1ForMultipleChoice(GPT1TaskModel):
         position_ids: torch.LongTensor | None = None,
         inputs_embeds: torch.Tensor | None = None,
         labels: torch.LongTensor | None = None,
+        use_cache: bool | None = None,
         num_items_in_batch: torch.Tensor | int | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> MultipleChoiceModelOutput:
@@ -739,7 +756,7 @@ class GPT1ForMultipleChoice(GPT1TaskModel):
             attention_mask, position_ids: (B, K, T), as in `GPT1ForSequenceClassification.forward`.
             inputs_embeds: (B, K, T, D) in place of `input_ids`; not with the auxiliary loss.
             labels: (B,) the right answer's number, `-100` for examples that do not count.
-            num_items_in_batch: as in `GPT1ForSequenceClassification.forward`.
+            use_cache, num_items_in_batch: as in `GPT1ForSequenceClassification.forward`.
 
         Returns:
             The loss if there are labels, in training mode with the auxiliary loss; the scores (B, K) as logits; hidden

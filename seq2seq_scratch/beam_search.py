@@ -1,10 +1,13 @@
 """Beam search with the length normalisation of Wu et al. 2016, for `generate()`."""
 
+import functools
 from typing import Any
 
 import torch
-from transformers import GenerationMixin, generation
+from transformers import GenerationConfig, GenerationMixin, generation
 from transformers.generation import GenerateBeamEncoderDecoderOutput
+
+from .library_arguments import CACHE_NAME, name_cache_for_library, name_cache_for_peft
 
 # What stands behind a hypothesis while the search goes on: no token's id.
 UNWRITTEN = -1
@@ -114,6 +117,35 @@ class BeamSearchGenerationMixin(GenerationMixin):
     # Told apart by name: code that came with a model is a copy, of which `isinstance` knows nothing.
     beams_carry_scores = True
 
+    @functools.wraps(GenerationMixin.generate)
+    def generate(self, *args: Any, **kwargs: Any) -> Any:
+        return super().generate(*args, **name_cache_for_library(kwargs))
+
+    def _prepare_generation_config(
+        self, generation_config: GenerationConfig | None, **kwargs: Any
+    ) -> tuple[GenerationConfig, dict[str, Any]]:
+        """Lets a caller's `max_length` go before the `max_new_tokens` that a model was saved with."""
+        prepared, model_kwargs = super()._prepare_generation_config(generation_config, **kwargs)
+        asked = {
+            name: getattr(generation_config, name, None) if kwargs.get(name) is None else kwargs[name]
+            for name in ("max_length", "max_new_tokens")
+        }
+        if asked["max_length"] is not None and asked["max_new_tokens"] is None:
+            prepared.max_new_tokens = None
+        return prepared, model_kwargs
+
+    @functools.wraps(GenerationMixin.prepare_inputs_for_generation)
+    def prepare_inputs_for_generation(
+        self, input_ids: torch.Tensor, next_sequence_length: int | None = None, **kwargs: Any
+    ) -> dict[str, Any]:
+        cache = kwargs.get(CACHE_NAME)
+        seen = 0 if cache is None else cache.get_seq_length()
+        if next_sequence_length is None and 0 < seen < input_ids.shape[1]:
+            # The library would hand the whole prefix to a cache that has read most of it.
+            next_sequence_length = input_ids.shape[1] - seen
+        inputs = super().prepare_inputs_for_generation(input_ids, next_sequence_length, **kwargs)
+        return name_cache_for_peft(self, inputs)
+
     def _validate_generation_mode(self, generation_mode: Any, generation_config: Any, *args: Any) -> None:
         if generation_config.num_beams < 1:
             raise ValueError(
@@ -158,8 +190,8 @@ class BeamSearchGenerationMixin(GenerationMixin):
                     return sequences[:, : running.shape[1]]
                 open_sentences, running = open_sentences[still_open], running[still_open]
                 model_kwargs |= self._keep_sentences(still_open, 1, **model_kwargs)
-                if model_kwargs.get("past_key_values") is not None:
-                    self._reorder_cache(model_kwargs["past_key_values"], still_open)
+                if model_kwargs.get(CACHE_NAME) is not None:
+                    self._reorder_cache(model_kwargs[CACHE_NAME], still_open)
             outputs = self(**self._next_inputs(running, model_kwargs), return_dict=True)
 
     def _beam_search(
@@ -254,8 +286,8 @@ class BeamSearchGenerationMixin(GenerationMixin):
                     for tensor in (open_sentences, running, finished, running_scores, finished_scores, rows)
                 )
                 model_kwargs |= self._keep_sentences(still_open, beams, **model_kwargs)
-            if model_kwargs.get("past_key_values") is not None:
-                self._reorder_cache(model_kwargs["past_key_values"], rows.flatten())
+            if model_kwargs.get(CACHE_NAME) is not None:
+                self._reorder_cache(model_kwargs[CACHE_NAME], rows.flatten())
             outputs = self(**self._next_inputs(running[:, :, :length].flatten(0, 1), model_kwargs), return_dict=True)
 
         sequences = sequences[:, : config.num_return_sequences].flatten(0, 1)
@@ -271,10 +303,10 @@ class BeamSearchGenerationMixin(GenerationMixin):
         new_tokens = 1 if model_kwargs.get("use_cache") else None
         return self.prepare_inputs_for_generation(hypotheses, next_sequence_length=new_tokens, **model_kwargs)
 
-    def _reorder_cache(self, past_key_values: Any, rows: torch.Tensor) -> Any:
+    def _reorder_cache(self, cache: Any, rows: torch.Tensor) -> Any:
         """Takes for every hypothesis the cache of the one that it continues; rows that are not named go."""
-        past_key_values.reorder_cache(rows)
-        return past_key_values
+        cache.reorder_cache(rows)
+        return cache
 
     def _keep_sentences(
         self,

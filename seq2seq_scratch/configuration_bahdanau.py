@@ -33,6 +33,7 @@ class BahdanauConfig(TranslationConfig):
         ("AutoModelForSeq2SeqLM", "AutoModel"), "modeling_bahdanau.BahdanauForConditionalGeneration"
     )
     keys_to_ignore_at_inference = [
+        "cache",
         "past_key_values",
         "decoder_hidden_states",
         "cross_attentions",

@@ -34,6 +34,7 @@ class RNNSeq2SeqConfig(TranslationConfig):
         ("AutoModelForSeq2SeqLM", "AutoModel"), "modeling_rnn_seq2seq.RNNSeq2SeqForConditionalGeneration"
     )
     keys_to_ignore_at_inference = [
+        "cache",
         "past_key_values",
         "decoder_hidden_states",
         "encoder_last_hidden_state",

@@ -43,7 +43,7 @@ class TransformerConfig(TranslationConfig):
         "AutoModel": "modeling_transformer.TransformerModel",
         "AutoModelForSeq2SeqLM": "modeling_transformer.TransformerForConditionalGeneration",
     }
-    keys_to_ignore_at_inference = ["past_key_values", "encoder_last_hidden_state"]
+    keys_to_ignore_at_inference = ["cache", "past_key_values", "encoder_last_hidden_state"]
     attribute_map = {
         "hidden_size": "d_model",
         "num_attention_heads": "encoder_attention_heads",

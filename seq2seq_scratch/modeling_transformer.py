@@ -30,6 +30,7 @@ from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 
 from .beam_search import BeamSearchGenerationMixin, keep_rows
 from .configuration_transformer import TransformerConfig
+from .library_arguments import CACHE_NAME, understand_arguments
 from .seq2seq_common import Dropout, shift_tokens_right, target_token_loss
 
 
@@ -100,7 +101,7 @@ class MultiHeadAttention(nn.Module):
         hidden_states: torch.Tensor,
         attention_mask: Any = None,
         encoder_hidden_states: torch.Tensor | None = None,
-        past_key_values: EncoderDecoderCache | None = None,
+        cache: EncoderDecoderCache | None = None,
         **kwargs: Any,
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Section 3.2.3: attends from every position to its own sequence, or to the encoder's states where given.
@@ -110,7 +111,7 @@ class MultiHeadAttention(nn.Module):
             attention_mask: what the attention implementation takes as a mask, made once per forward pass.
             encoder_hidden_states: (B, S, D), whence keys and values in encoder-decoder attention; (B / n, S, D) where
                 n neighbouring rows share a source.
-            past_key_values: keys and values of earlier target positions, and those of the source, which are computed
+            cache: keys and values of earlier target positions, and those of the source, which are computed
                 at the first position only.
 
         Returns:
@@ -119,17 +120,17 @@ class MultiHeadAttention(nn.Module):
         query = self._split_heads(self.q_proj(hidden_states), self.d_k)
         if encoder_hidden_states is None:
             key, value = self._keys_and_values(hidden_states)
-            if past_key_values is not None:
-                key, value = past_key_values.self_attention_cache.update(key, value, self.layer_index)
-        elif past_key_values is None:
+            if cache is not None:
+                key, value = cache.self_attention_cache.update(key, value, self.layer_index)
+        elif cache is None:
             key, value = self._keys_and_values(encoder_hidden_states)
         else:
-            cache = past_key_values.cross_attention_cache
-            if past_key_values.is_updated.get(self.layer_index):
-                key, value = cache.layers[self.layer_index].keys, cache.layers[self.layer_index].values
+            source = cache.cross_attention_cache
+            if cache.is_updated.get(self.layer_index):
+                key, value = source.layers[self.layer_index].keys, source.layers[self.layer_index].values
             else:
-                key, value = cache.update(*self._keys_and_values(encoder_hidden_states), self.layer_index)
-                past_key_values.is_updated[self.layer_index] = True
+                key, value = source.update(*self._keys_and_values(encoder_hidden_states), self.layer_index)
+                cache.is_updated[self.layer_index] = True
         attention = ALL_ATTENTION_FUNCTIONS.get_interface(
             self.config._attn_implementation, scaled_dot_product_attention
         )
@@ -283,7 +284,7 @@ def hide_later_positions(
     config: TransformerConfig,
     queries: torch.Tensor,
     attention_mask: torch.Tensor | None,
-    past_key_values: EncoderDecoderCache | None,
+    cache: EncoderDecoderCache | None,
 ) -> Any:
     """Section 3.2.3: in the decoder's self-attention position t may look at positions up to t, and at no padding.
 
@@ -291,13 +292,13 @@ def hide_later_positions(
         config: names the attention implementation.
         queries: (B, T, D) states of the present target positions, for their shape and type.
         attention_mask: over cached and present positions, 1 for tokens and 0 for padding; `None` hides no padding.
-        past_key_values: tells how many positions came before.
+        cache: tells how many positions came before.
 
     Returns:
         As `hide_padding`, with cached and present positions for keys.
     """
-    cache = None if past_key_values is None else past_key_values.self_attention_cache
-    return create_causal_mask(config, queries, attention_mask, cache)
+    # By position: the argument's name differs between versions of the library.
+    return create_causal_mask(config, queries, attention_mask, None if cache is None else cache.self_attention_cache)
 
 
 class TransformerEncoderLayer(GradientCheckpointingLayer):
@@ -337,18 +338,18 @@ class TransformerDecoderLayer(GradientCheckpointingLayer):
         attention_mask: Any,
         encoder_hidden_states: torch.Tensor,
         encoder_attention_mask: Any,
-        past_key_values: EncoderDecoderCache | None = None,
+        cache: EncoderDecoderCache | None = None,
         **kwargs: Any,
     ) -> torch.Tensor:
         """(B, T, D) and encoder states (B, S, D) to (B, T, D)."""
         hidden_states = self.self_attention_add_norm(
             hidden_states,
-            lambda states: self.self_attention(states, attention_mask, past_key_values=past_key_values, **kwargs)[0],
+            lambda states: self.self_attention(states, attention_mask, cache=cache, **kwargs)[0],
         )
         hidden_states = self.cross_attention_add_norm(
             hidden_states,
             lambda states: self.cross_attention(
-                states, encoder_attention_mask, encoder_hidden_states, past_key_values, **kwargs
+                states, encoder_attention_mask, encoder_hidden_states, cache, **kwargs
             )[0],
         )
         return self.feed_forward_add_norm(hidden_states, lambda states: self.feed_forward(states))
@@ -375,6 +376,7 @@ class TransformerPreTrainedModel(PreTrainedModel):
     base_model_prefix = "model"
     supports_gradient_checkpointing = True
     _no_split_modules = ["TransformerEncoderLayer", "TransformerDecoderLayer"]
+    _skip_keys_device_placement = ["cache", "past_key_values"]
     _supports_sdpa = True
     _supports_flash_attn = True
     _supports_flex_attn = True
@@ -499,6 +501,7 @@ class TransformerDecoder(TransformerPreTrainedModel):
         self.gradient_checkpointing = False
         self.post_init()
 
+    @understand_arguments(EncoderDecoderCache)
     @merge_with_config_defaults
     @capture_outputs
     def forward(
@@ -507,7 +510,7 @@ class TransformerDecoder(TransformerPreTrainedModel):
         encoder_hidden_states: torch.Tensor,
         encoder_attention_mask: torch.Tensor | None = None,
         attention_mask: torch.Tensor | None = None,
-        past_key_values: Cache | None = None,
+        cache: Cache | None = None,
         use_cache: bool | None = None,
         **kwargs: Any,
     ) -> BaseModelOutputWithPastAndCrossAttentions:
@@ -519,15 +522,17 @@ class TransformerDecoder(TransformerPreTrainedModel):
             encoder_attention_mask: as many rows and S, 1 for source tokens and 0 for padding; `None` hides nothing.
             attention_mask: over the cached and the present target tokens, 1 for tokens and 0 for padding. Not needed
                 where padding is on the right: no token looks there.
-            past_key_values: keys and values so far; made here when `use_cache` asks for one.
+            cache: keys and values so far; made here when `use_cache` asks for one.
             use_cache: defaults to the config's.
 
         Returns:
             The last states (B, T, D) and the cache; on request the states and both attention weights of every layer.
         """
-        if use_cache and past_key_values is None:
-            past_key_values = EncoderDecoderCache(DynamicCache(config=self.config), DynamicCache(config=self.config))
-        past_length = 0 if past_key_values is None else past_key_values.get_seq_length()
+        if self.gradient_checkpointing and self.training and torch.is_grad_enabled():
+            cache = None  # a layer that is run a second time must not extend it again
+        elif use_cache and cache is None:
+            cache = EncoderDecoderCache(DynamicCache(config=self.config), DynamicCache(config=self.config))
+        past_length = 0 if cache is None else cache.get_seq_length()
         target_length = input_ids.shape[1]
         length = past_length + target_length
         if attention_mask is None or attention_mask.dim() != 2:
@@ -536,15 +541,13 @@ class TransformerDecoder(TransformerPreTrainedModel):
             position_ids = (attention_mask.cumsum(dim=1) - 1).clamp(min=0)[:, -target_length:]
         positions = self.embed_positions(position_ids, length)
         hidden_states = self.dropout(sum_in_compute_dtype(self.embed_tokens(input_ids), positions))
-        mask = hide_later_positions(self.config, hidden_states, attention_mask, past_key_values)
+        mask = hide_later_positions(self.config, hidden_states, attention_mask, cache)
         queries = hidden_states.reshape(encoder_hidden_states.shape[0], -1, self.config.d_model)  # (B / n, n * T, D)
         encoder_mask = hide_padding(self.config, queries, encoder_attention_mask, encoder_hidden_states)
         for layer in self.layers:
-            hidden_states = layer(
-                hidden_states, mask, encoder_hidden_states, encoder_mask, past_key_values=past_key_values, **kwargs
-            )
+            hidden_states = layer(hidden_states, mask, encoder_hidden_states, encoder_mask, cache=cache, **kwargs)
         return BaseModelOutputWithPastAndCrossAttentions(
-            last_hidden_state=self.final_norm(hidden_states), past_key_values=past_key_values
+            last_hidden_state=self.final_norm(hidden_states), **{CACHE_NAME: cache}
         )
 
 
@@ -571,6 +574,7 @@ class TransformerModel(TransformerPreTrainedModel):
         if self.config.share_encoder_decoder_embeddings:
             self.decoder.embed_tokens = value
 
+    @understand_arguments(EncoderDecoderCache)
     @can_return_tuple
     def forward(
         self,
@@ -579,7 +583,7 @@ class TransformerModel(TransformerPreTrainedModel):
         decoder_input_ids: torch.Tensor | None = None,
         decoder_attention_mask: torch.Tensor | None = None,
         encoder_outputs: TransformerEncoderOutput | None = None,
-        past_key_values: Cache | None = None,
+        cache: Cache | None = None,
         use_cache: bool | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> Seq2SeqModelOutput:
@@ -591,7 +595,7 @@ class TransformerModel(TransformerPreTrainedModel):
             decoder_input_ids: (B, T) target token ids, shifted right.
             decoder_attention_mask: over cached and present target tokens; see the decoder.
             encoder_outputs: what the encoder returned for this source.
-            past_key_values: keys and values of earlier target tokens.
+            cache: keys and values of earlier target tokens.
             use_cache: defaults to the config's.
 
         Returns:
@@ -606,13 +610,13 @@ class TransformerModel(TransformerPreTrainedModel):
             encoder_outputs.last_hidden_state,
             attention_mask,
             decoder_attention_mask,
-            past_key_values,
+            cache,
             use_cache=use_cache,
             **kwargs,
         )
         return Seq2SeqModelOutput(
             last_hidden_state=decoder_outputs.last_hidden_state,
-            past_key_values=decoder_outputs.past_key_values,
+            **{CACHE_NAME: decoder_outputs.get(CACHE_NAME)},
             decoder_hidden_states=decoder_outputs.hidden_states,
             decoder_attentions=decoder_outputs.attentions,
             cross_attentions=decoder_outputs.cross_attentions,
@@ -642,10 +646,10 @@ class TransformerForConditionalGeneration(TransformerPreTrainedModel, BeamSearch
     def set_input_embeddings(self, value: nn.Module) -> None:
         self.model.set_input_embeddings(value)
 
-    def _reorder_cache(self, past_key_values: EncoderDecoderCache, beam_idx: torch.Tensor) -> EncoderDecoderCache:
+    def _reorder_cache(self, cache: EncoderDecoderCache, beam_idx: torch.Tensor) -> EncoderDecoderCache:
         """Called as beam search drops and doubles hypotheses, which only happens among those of one source."""
-        past_key_values.self_attention_cache.reorder_cache(beam_idx)
-        return past_key_values
+        cache.self_attention_cache.reorder_cache(beam_idx)
+        return cache
 
     def _keep_sentences(
         self,
@@ -653,12 +657,11 @@ class TransformerForConditionalGeneration(TransformerPreTrainedModel, BeamSearch
         beams: int,
         encoder_outputs: TransformerEncoderOutput,
         attention_mask: torch.Tensor | None = None,
-        past_key_values: EncoderDecoderCache | None = None,
         **model_kwargs: Any,
     ) -> dict[str, Any]:
         """The source has one row for all its beams, in its keys and values too."""
-        if past_key_values is not None:
-            past_key_values.cross_attention_cache.reorder_cache(sentences)
+        if model_kwargs.get(CACHE_NAME) is not None:
+            model_kwargs[CACHE_NAME].cross_attention_cache.reorder_cache(sentences)
         return keep_rows(sentences, encoder_outputs, attention_mask)
 
     def _expand_inputs_for_generation(
@@ -680,6 +683,7 @@ class TransformerForConditionalGeneration(TransformerPreTrainedModel, BeamSearch
         """(B, T) labels to the (B, T) decoder input of teacher forcing."""
         return shift_tokens_right(labels, self.config.pad_token_id, self.config.decoder_start_token_id)
 
+    @understand_arguments(EncoderDecoderCache)
     @can_return_tuple
     def forward(
         self,
@@ -688,7 +692,7 @@ class TransformerForConditionalGeneration(TransformerPreTrainedModel, BeamSearch
         decoder_input_ids: torch.Tensor | None = None,
         decoder_attention_mask: torch.Tensor | None = None,
         encoder_outputs: TransformerEncoderOutput | None = None,
-        past_key_values: Cache | None = None,
+        cache: Cache | None = None,
         labels: torch.Tensor | None = None,
         use_cache: bool | None = None,
         smoothing: float = 0.0,
@@ -699,7 +703,7 @@ class TransformerForConditionalGeneration(TransformerPreTrainedModel, BeamSearch
         """Scores target tokens.
 
         Args:
-            input_ids, attention_mask, decoder_attention_mask, encoder_outputs, past_key_values: as in the model below.
+            input_ids, attention_mask, decoder_attention_mask, encoder_outputs, cache: as in the model below.
             decoder_input_ids: (B, T) target token ids; made from `labels` where left out.
             labels: (B, T) target token ids to predict, `-100` where none is.
             use_cache: defaults to the config's without `labels`, and to none with them.
@@ -723,7 +727,7 @@ class TransformerForConditionalGeneration(TransformerPreTrainedModel, BeamSearch
             decoder_input_ids,
             decoder_attention_mask,
             encoder_outputs,
-            past_key_values,
+            cache,
             use_cache=use_cache,
             **kwargs,
         )
@@ -741,7 +745,7 @@ class TransformerForConditionalGeneration(TransformerPreTrainedModel, BeamSearch
         return Seq2SeqLMOutput(
             loss=loss,
             logits=logits,
-            past_key_values=outputs.past_key_values,
+            **{CACHE_NAME: outputs.get(CACHE_NAME)},
             decoder_hidden_states=outputs.decoder_hidden_states,
             decoder_attentions=outputs.decoder_attentions,
             cross_attentions=outputs.cross_attentions,

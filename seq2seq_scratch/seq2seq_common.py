@@ -16,6 +16,7 @@ from transformers.modeling_outputs import ModelOutput, Seq2SeqLMOutput
 from transformers.utils import can_return_tuple
 
 from .beam_search import BeamSearchGenerationMixin
+from .library_arguments import CACHE_NAME, understand_arguments
 
 IGNORE_INDEX = -100
 
@@ -69,6 +70,8 @@ class RecurrentState(Cache):
     """
 
     is_compileable = False
+    # No layer of the library's linear attention, which would be handed the whole prefix again: only new tokens.
+    is_linear = (False,)
 
     def __init__(self, tensors: dict[str, torch.Tensor], seen_tokens: int = 0):
         super().__init__(layers=[])
@@ -322,6 +325,7 @@ class RecurrentTranslationModel(PreTrainedModel, BeamSearchGenerationMixin):
     """
 
     main_input_name = "input_ids"
+    _skip_keys_device_placement = ["cache", "past_key_values"]
     # A recurrent state cannot be cut back to an earlier position, which assisted decoding would need.
     _is_stateful = True
 
@@ -391,6 +395,7 @@ class RecurrentTranslationModel(PreTrainedModel, BeamSearchGenerationMixin):
     def prepare_decoder_input_ids_from_labels(self, labels: torch.Tensor) -> torch.Tensor:
         return shift_tokens_right(labels, self.config.pad_token_id, self.config.decoder_start_token_id)
 
+    @understand_arguments(RecurrentState)
     @can_return_tuple
     def forward(
         self,
@@ -399,7 +404,7 @@ class RecurrentTranslationModel(PreTrainedModel, BeamSearchGenerationMixin):
         decoder_input_ids: torch.LongTensor | None = None,
         decoder_attention_mask: torch.Tensor | None = None,
         encoder_outputs: ModelOutput | None = None,
-        past_key_values: RecurrentState | None = None,
+        cache: RecurrentState | None = None,
         labels: torch.LongTensor | None = None,
         use_cache: bool | None = None,
         output_attentions: bool | None = None,
@@ -417,9 +422,9 @@ class RecurrentTranslationModel(PreTrainedModel, BeamSearchGenerationMixin):
             decoder_input_ids: (B, T) target tokens so far; left out, `labels` moved one place to the right.
             decoder_attention_mask: (B, T). Target padding may only follow the tokens, where it changes nothing.
             encoder_outputs: what `encoder` gave for the source, instead of `input_ids`. It knows its own mask.
-            past_key_values: the state after earlier target positions; `decoder_input_ids` then holds the new ones.
+            cache: the state after earlier target positions; `decoder_input_ids` then holds the new ones.
             labels: (B, T) target token ids to predict, `-100` where nothing is.
-            use_cache: return the state as `past_key_values`; default `config.use_cache`, off where there are labels.
+            use_cache: return the state as `cache`; default `config.use_cache`, off where there are labels.
             output_attentions: return `cross_attentions`, one tensor (B, 1, T, S) over source positions, from a model
                 that attends.
             output_hidden_states: return the states of encoder (B, S, ...) and decoder (B, T, H), one tensor each.
@@ -453,13 +458,11 @@ class RecurrentTranslationModel(PreTrainedModel, BeamSearchGenerationMixin):
         if encoder_outputs is None:
             encoder_outputs = self.encoder(input_ids, attention_mask)
 
-        decoded = self.decoder(
-            decoder_input_ids, encoder_outputs, None if past_key_values is None else past_key_values["state"]
-        )
-        if past_key_values is not None:
-            past_key_values.advance(decoder_input_ids.shape[1], state=decoded.state)
+        decoded = self.decoder(decoder_input_ids, encoder_outputs, None if cache is None else cache["state"])
+        if cache is not None:
+            cache.advance(decoder_input_ids.shape[1], state=decoded.state)
         elif self.config.use_cache if use_cache is None else use_cache:
-            past_key_values = RecurrentState({"state": decoded.state}, seen_tokens=decoder_input_ids.shape[1])
+            cache = RecurrentState({"state": decoded.state}, seen_tokens=decoder_input_ids.shape[1])
 
         loss = None
         if labels is not None:
@@ -480,7 +483,7 @@ class RecurrentTranslationModel(PreTrainedModel, BeamSearchGenerationMixin):
         return Seq2SeqLMOutput(
             loss=loss,
             logits=logits,
-            past_key_values=past_key_values,
+            **{CACHE_NAME: cache},
             decoder_hidden_states=(decoded.last_hidden_state,) if output_hidden_states else None,
             cross_attentions=cross_attentions,
             encoder_last_hidden_state=encoder_outputs.last_hidden_state,

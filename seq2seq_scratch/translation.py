@@ -84,8 +84,8 @@ def _check_search(arguments: dict[str, Any], num_beams: int, do_sample: bool, nu
             f"length_penalty is {arguments['length_penalty']}, but num_beams is 1: it chooses among the beams. "
             "Raise num_beams, or leave length_penalty out."
         )
-    if "max_length" in arguments:
-        raise ValueError("max_length counts the start token too; set max_new_tokens instead.")
+    if arguments.get("max_length") is not None and arguments.get("max_new_tokens") is not None:
+        raise ValueError("max_length and max_new_tokens are both set. Set one: max_length counts the start token too.")
 
 
 def _length_limit(saved: GenerationConfig, max_new_tokens: int | None, source_length: int) -> dict[str, int]:
@@ -168,8 +168,9 @@ def translate(
             every step.
         progress: called after each batch with the number of sentences it finished.
         generate_kwargs: for `generate()`: `num_beams`, `length_penalty`, `do_sample`, `temperature`,
-            `max_new_tokens`, ... Without `max_new_tokens`, a batch may give 50 tokens more than its longest source
-            has (Vaswani et al. 2017, section 6.1), but no more than `generation_config` allows.
+            `max_new_tokens`, `max_length` (one more, since it counts the start token), ... Without either, a batch may
+            give 50 tokens more than its longest source has (Vaswani et al. 2017, section 6.1), but no more than
+            `generation_config` allows.
 
     Returns:
         For each sentence its translations: of a search the best first, samples as they were drawn.
@@ -187,7 +188,11 @@ def translate(
         # Our beams carry their scores; others are summed up from every step's.
         carried = num_beams > 1 and getattr(model, "beams_carry_scores", False)
         arguments |= {"return_dict_in_generate": True, "output_scores": not carried}
-    max_new_tokens = arguments.pop("max_new_tokens", None)
+    max_new_tokens, max_length = (arguments.pop(name, None) for name in ("max_new_tokens", "max_length"))
+    if max_length is not None:
+        if max_length < 2:
+            raise ValueError(f"max_length is {max_length}; it must be at least 2, since it counts the start token.")
+        max_new_tokens = max_length - 1
 
     results = [[Hypothesis("", 0.0 if with_scores else None)] * num_return_sequences for _ in sentences]
     with_text = [index for index, sentence in enumerate(sentences) if sentence.strip()]

@@ -137,3 +137,84 @@ def test_trl_trains_gpt1(lora, tmp_path):
             torch.testing.assert_close(
                 trained, parameter - parameter.grad, atol=2e-6, rtol=1e-4, msg=lambda m, k=key: k + m
             )
+
+
+@pytest.mark.parametrize("case", ["transformer", "causal_lm"])
+def test_prefix_tuning_generates_as_its_forward_predicts(case):
+    name = LORA[case][0]
+    sizes = {} if name == "causal_lm" else {"num_layers": 2, "token_dim": 8, "num_attention_heads": 2}
+    torch.manual_seed(1)
+    model = peft.get_peft_model(
+        tiny_model(name), peft.PrefixTuningConfig(task_type=LORA[case][1]["task_type"], num_virtual_tokens=3, **sizes)
+    )
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                parameter.mul_(3)
+    batch = tiny_batch(name)
+    model.train()(**batch).loss.backward()
+    assert all(parameter.grad.any() for parameter in model.parameters() if parameter.requires_grad)
+    rows = batch["attention_mask"][:, :3].all(dim=1)
+    inputs = {key: batch[key][rows, :3] for key in ("input_ids", "attention_mask")}
+    model.eval()
+    if name == "causal_lm":
+        generated = model.generate(**inputs, max_new_tokens=5, do_sample=False, eos_token_id=None)
+        tokens, mask = inputs["input_ids"], inputs["attention_mask"]
+        for _ in range(5):
+            chosen = model(input_ids=tokens, attention_mask=mask).logits[:, -1:].argmax(dim=-1)
+            tokens, mask = torch.cat([tokens, chosen], dim=1), torch.cat([mask, torch.ones_like(chosen)], dim=1)
+        assert generated.tolist() == tokens.tolist()
+        assert generated.tolist() != tiny_model(name).generate(**inputs, max_new_tokens=5, do_sample=False).tolist()
+    else:
+        assert model.generate(**inputs, max_new_tokens=5, do_sample=False, num_beams=3).shape[0] == rows.sum()
+
+
+TRL_ARGUMENTS = {
+    **{"use_cpu": True, "bf16": False, "report_to": "none", "save_strategy": "no", "disable_tqdm": True},
+    **{"per_device_train_batch_size": 2, "max_steps": 1, "optim": "sgd", "learning_rate": 1.0},
+    **{"lr_scheduler_type": "constant", "max_grad_norm": 0},
+}
+
+
+def test_trl_trains_a_reward_model(tmp_path):
+    trl = pytest.importorskip("trl", reason="trl is not installed; the extra `test` has it")
+    tokenizer = tiny_tokenizer()
+    model = tiny_model("classification", num_labels=1, auxiliary_loss_weight=0.0)
+    pairs = {"chosen": ["word4 word5", "word6"], "rejected": ["word8 word9", "word10 word11"]}
+    arguments = trl.RewardConfig(str(tmp_path), **TRL_ARGUMENTS, max_length=32)
+    trl.RewardTrainer(model, arguments, train_dataset=Dataset.from_dict(pairs), processing_class=tokenizer).train()
+
+    expected = tiny_model("classification", num_labels=1, auxiliary_loss_weight=0.0).train()
+
+    def rewards(texts):
+        rows = [tokenizer(text)["input_ids"] + [tokenizer.eos_token_id] for text in texts]
+        return torch.cat([expected(torch.tensor([ids])).logits[0] for ids in rows])
+
+    functional.softplus(rewards(pairs["rejected"]) - rewards(pairs["chosen"])).mean().backward()
+    for (key, parameter), trained in zip(expected.named_parameters(), model.parameters(), strict=True):
+        torch.testing.assert_close(
+            trained, parameter - parameter.grad, atol=2e-6, rtol=1e-4, msg=lambda m, k=key: k + m
+        )
+
+
+def test_trl_samples_and_trains_with_grpo(tmp_path):
+    trl = pytest.importorskip("trl", reason="trl is not installed; the extra `test` has it")
+    model, seen = tiny_model("causal_lm"), []
+
+    def reward(completions, **kwargs):
+        seen.extend(completions)
+        return [float(len(set(text.split()))) + index for index, text in enumerate(completions)]
+
+    arguments = trl.GRPOConfig(str(tmp_path), **TRL_ARGUMENTS, num_generations=2, max_completion_length=5)
+    trainer = trl.GRPOTrainer(
+        model,
+        reward,
+        args=arguments,
+        train_dataset=Dataset.from_dict({"prompt": ["word4 word5", "word6"]}),
+        processing_class=tiny_tokenizer(),
+    )
+    trainer.train()
+    assert len(seen) == 2
+    before = tiny_model("causal_lm")
+    changed = [(a - b).abs().max().item() for a, b in zip(model.parameters(), before.parameters(), strict=True)]
+    assert max(changed) > 1e-4

@@ -18,6 +18,7 @@ from gpt1_scratch.fast_generation import (
     packed_weights,
     packing_is_supported,
 )
+from gpt1_scratch.library_arguments import CACHE_NAME
 
 PROMPT = torch.randint(2, 61, (3, 5), generator=torch.Generator().manual_seed(1))
 PADDED = torch.tensor([[1] * 5, [0, 1, 1, 1, 1], [0, 0, 1, 1, 1]])
@@ -133,9 +134,9 @@ def test_steps_give_the_logits_of_the_modules(settings, attention_mask, dtype, m
 
 
 def test_a_cache_of_ours_goes_on_in_training_after_steps(model, steps):
-    cache = generate(model, return_dict_in_generate=True).past_key_values
+    cache = generate(model, return_dict_in_generate=True)[CACHE_NAME]
     assert steps
-    model(PROMPT[:, :2], past_key_values=cache, labels=None).logits.sum().backward()
+    model(PROMPT[:, :2], cache=cache, labels=None).logits.sum().backward()
     assert model.model.blocks[0].attention.query_key_value.weight.grad.abs().sum() > 0
 
 
@@ -145,7 +146,7 @@ def test_a_cache_of_ours_goes_on_in_training_after_steps(model, steps):
         {"output_hidden_states": True, "return_dict_in_generate": True},
         {"use_cache": False},
         {"cache_implementation": "static"},
-        {"past_key_values": DynamicCache()},
+        {"cache": DynamicCache()},
     ],
     ids=lambda settings: next(iter(settings)),
 )
@@ -231,7 +232,7 @@ def test_generation_keeps_the_cache_in_one_place(model, monkeypatch):
     assert len(places) == 20 and len(set(places)) == 3  # rooms for 10, 22 and 46 positions
     given = DynamicCache(config=model.config)
     seen.clear()
-    generate(model, past_key_values=given)
+    generate(model, cache=given)
     assert not seen and given.get_seq_length() == 24
 
 
@@ -271,10 +272,10 @@ def test_a_cache_goes_on_where_gradients_are_wanted(model):
     cache = DynamicCache(config=model.config)
     give_room(cache)
     with torch.inference_mode():
-        model(PROMPT[:, :3], past_key_values=cache)
+        model(PROMPT[:, :3], cache=cache)
     with torch.no_grad():
-        model(PROMPT[:, 3:4], past_key_values=cache)
-    logits = model(PROMPT[:, 4:], past_key_values=cache).logits
+        model(PROMPT[:, 3:4], cache=cache)
+    logits = model(PROMPT[:, 4:], cache=cache).logits
     torch.testing.assert_close(logits[:, -1], model(PROMPT).logits[:, -1], rtol=1e-4, atol=1e-5)
     logits.sum().backward()
     assert model.model.blocks[0].attention.query_key_value.weight.grad.abs().sum() > 0

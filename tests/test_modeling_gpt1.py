@@ -12,6 +12,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, DynamicCache, StaticC
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from gpt1_scratch import GPT1Config, GPT1ForCausalLM, GPT1Model, fast_paths, modeling_gpt1
+from gpt1_scratch.library_arguments import CACHE_NAME
 
 PADDING = 0
 
@@ -317,8 +318,8 @@ def test_cache_equals_no_cache(kind, implementation):
     cache = DynamicCache() if kind == "dynamic" else StaticCache(model.config, max_cache_len=16)
     with torch.no_grad():
         expected = model(input_ids, use_cache=False)
-        assert expected.past_key_values is None
-        pieces = [model(piece, past_key_values=cache).logits for piece in input_ids.split([6, 1, 1, 3], dim=1)]
+        assert expected.get(CACHE_NAME) is None
+        pieces = [model(piece, cache=cache).logits for piece in input_ids.split([6, 1, 1, 3], dim=1)]
     torch.testing.assert_close(torch.cat(pieces, dim=1), expected.logits)
 
 

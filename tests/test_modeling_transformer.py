@@ -9,6 +9,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from seq2seq_scratch.configuration_transformer import TransformerConfig
+from seq2seq_scratch.library_arguments import CACHE_NAME
 from seq2seq_scratch.modeling_transformer import (
     Dropout,
     TransformerForConditionalGeneration,
@@ -161,17 +162,17 @@ def test_incremental_decoding_equals_the_full_pass(attention, changes):
     decoder_input_ids = torch.randint(4, 40, (3, 7))
     with torch.no_grad():
         full = model(**source, decoder_input_ids=decoder_input_ids, use_cache=False)
-        assert full.past_key_values is None
+        assert full.get(CACHE_NAME) is None
         encoder_outputs, cache, pieces = model.get_encoder()(**source), None, []
         for columns in (slice(0, 3), slice(3, 4), slice(4, 5), slice(5, 7)):
             outputs = model(
                 encoder_outputs=encoder_outputs,
                 attention_mask=source["attention_mask"],
                 decoder_input_ids=decoder_input_ids[:, columns],
-                past_key_values=cache,
+                cache=cache,
                 use_cache=True,
             )
-            cache = outputs.past_key_values
+            cache = outputs[CACHE_NAME]
             pieces.append(outputs.logits)
     torch.testing.assert_close(torch.cat(pieces, dim=1), full.logits, atol=1e-5, rtol=1e-4)
 

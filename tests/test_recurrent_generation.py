@@ -8,6 +8,7 @@ from torch import nn
 
 from seq2seq_scratch.configuration_bahdanau import BahdanauConfig
 from seq2seq_scratch.configuration_rnn_seq2seq import RNNSeq2SeqConfig
+from seq2seq_scratch.library_arguments import CACHE_NAME
 from seq2seq_scratch.modeling_bahdanau import BahdanauForConditionalGeneration
 from seq2seq_scratch.modeling_rnn_seq2seq import RNNSeq2SeqForConditionalGeneration
 from seq2seq_scratch.seq2seq_common import RecurrentState
@@ -135,8 +136,8 @@ def test_cached_state_generates_what_reading_everything_again_does(model, strate
         )
 
     cached, again = generate(True), generate(False)
-    assert isinstance(cached.past_key_values, RecurrentState)
-    assert again.past_key_values is None
+    assert isinstance(cached[CACHE_NAME], RecurrentState)
+    assert again.get(CACHE_NAME) is None
     assert cached.sequences.tolist() == again.sequences.tolist()
     torch.testing.assert_close(cached.scores, again.scores, rtol=1e-4, atol=1e-5)
 
@@ -155,9 +156,9 @@ def test_state_holds_as_many_steps_as_were_read(model):
     source, target = torch.tensor(SOURCES[:1]), torch.tensor([[START, 4, 5, 4, 4]])
     whole = model(input_ids=source, decoder_input_ids=target)
     first = model(input_ids=source, decoder_input_ids=target[:, :2], use_cache=True)
-    assert first.past_key_values.get_seq_length() == 2
-    second = model(input_ids=source, decoder_input_ids=target[:, 2:], past_key_values=first.past_key_values)
-    assert second.past_key_values.get_seq_length() == 5
+    assert first[CACHE_NAME].get_seq_length() == 2
+    second = model(input_ids=source, decoder_input_ids=target[:, 2:], cache=first[CACHE_NAME])
+    assert second[CACHE_NAME].get_seq_length() == 5
     torch.testing.assert_close(torch.cat([first.logits, second.logits], dim=1), whole.logits)
 
 
@@ -215,7 +216,7 @@ def test_training_with_labels_holds_no_logits(model):
     batch = {"input_ids": pad(SOURCES), "labels": pad(TARGETS, value=-100)}
     evaluated = model(**batch)
     trained = model.train()(**batch)
-    assert trained.logits is None and trained.past_key_values is None
+    assert trained.logits is None and trained.get(CACHE_NAME) is None
     assert evaluated.logits.shape == (4, 4, 6)
     torch.testing.assert_close(trained.loss, evaluated.loss)
 

@@ -276,7 +276,8 @@ def test_nothing_translates_to_nothing(model, tokenizers):
         ({"num_return_sequences": 0}, "num_return_sequences is 0"),
         ({"num_return_sequences": 3, "num_beams": 2}, "num_return_sequences is 3, but num_beams is 2"),
         ({"length_penalty": 0.6}, "length_penalty is 0.6, but num_beams is 1"),
-        ({"max_length": 30}, "max_length.*max_new_tokens"),
+        ({"max_length": 30, "max_new_tokens": 29}, "max_length and max_new_tokens are both set"),
+        ({"max_length": 1}, "max_length is 1"),
     ],
 )
 def test_settings_that_do_not_go_together_are_named(model, tokenizers, arguments, message):
