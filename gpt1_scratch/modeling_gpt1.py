@@ -11,6 +11,7 @@ from typing import Any, NamedTuple, Unpack
 
 import torch
 from torch import nn
+from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 from transformers import GenerationConfig, PreTrainedModel
 from transformers import initialization as init
 from transformers.cache_utils import Cache, DynamicCache
@@ -374,7 +375,10 @@ def next_token_loss(
         The loss, a scalar in fp32.
     """
     targets = next_tokens(labels) if shift_labels is None else shift_labels
-    if type(lm_head) is nn.Linear and not lm_head.weight.is_meta:
+    weight_is_plain = type(lm_head) is nn.Linear and not (
+        lm_head.weight.is_meta or is_traceable_wrapper_subclass(lm_head.weight)
+    )
+    if weight_is_plain:
         loss = linear_cross_entropy(hidden_states.flatten(0, 1), lm_head.weight, targets.flatten())
     else:
         counted = targets != IGNORE_INDEX
