@@ -5,8 +5,9 @@ All hold for one call of `generate()`, in which the same weights meet a few new 
 Dimensions: B batch, H heads, T positions, S positions attended to, W width of a head, D hidden size, V vocabulary.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
+from types import NoneType
 from typing import Any
 
 import torch
@@ -18,30 +19,18 @@ from transformers.utils import output_capturing
 # A product of few rows is bound by its weights. oneDNN rearranges those of a plain matrix product every time, which
 # for so few rows takes as long as the product or longer. Packed weights are faster up to at least this many rows,
 # and making them costs about as much as so many calls save.
-ROWS_OF_A_SHORT_PRODUCT = 256
+MAX_ROWS_FOR_PACKED_MATMUL = 256
 CALLS_BEFORE_PACKING = 8
 
-PLAIN_MODULES = (nn.Embedding, nn.LayerNorm, nn.ModuleList)
+PLAIN_MODULES = (nn.Embedding, nn.LayerNorm, nn.Linear, nn.ModuleList)
 
 
-class Linear(nn.Linear):
-    """`nn.Linear`, which within `packed_weights` multiplies few rows with weights that are packed for it."""
+class PackedLinear:
+    """Takes the place of a layer's forward, and multiplies few bfloat16 rows with weights that are packed for it.
 
-    short_product: "ShortProduct | None" = None
-
-    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        """(..., in_features) to (..., out_features)."""
-        # Of rows that are not, PyTorch makes a batched product, and for that a copy of the weights for each sample.
-        hidden_states = hidden_states.contiguous()
-        short_product = self.short_product  # looked at once: another thread's generate() may end meanwhile
-        if short_product is not None and hidden_states.dtype == torch.bfloat16:
-            if hidden_states.numel() <= ROWS_OF_A_SHORT_PRODUCT * self.in_features:
-                return short_product(hidden_states)
-        return super().forward(hidden_states)
-
-
-class ShortProduct:
-    """A layer's product with bfloat16 weights that do not change while it lives."""
+    The layer itself stays a plain `nn.Linear`, the only type that quantisers replace. The weights must not change
+    while this lives.
+    """
 
     def __init__(self, layer: nn.Linear):
         self.weight, self.bias = layer.weight, layer.bias
@@ -50,30 +39,35 @@ class ShortProduct:
 
     def __call__(self, rows: torch.Tensor) -> torch.Tensor:
         """(..., in_features) to (..., out_features)."""
+        few = rows.numel() <= MAX_ROWS_FOR_PACKED_MATMUL * self.weight.shape[1]
+        if not few or rows.dtype != torch.bfloat16:
+            return functional.linear(rows, self.weight, self.bias)
         if self.packed is None:
             self.calls += 1
             if self.calls < CALLS_BEFORE_PACKING:
-                return nn.functional.linear(rows, self.weight, self.bias)
+                return functional.linear(rows, self.weight, self.bias)
             self.packed = torch.ops.mkldnn._reorder_linear_weight(self.weight)
         return torch.ops.mkldnn._linear_pointwise(rows, self.packed, self.bias, "none", [], "")
 
 
 @contextmanager
 def packed_weights(model: nn.Module) -> Iterator[None]:
-    """Packs the bfloat16 weights on CPU of the model's `Linear` layers, once they are used again and again.
+    """Packs the bfloat16 weights on CPU of the model's `nn.Linear` layers, once they are used again and again.
 
-    They must not change within. Layers whose weights come and go with every call (offloading) are left as they are.
+    They must not change within. Layers whose weights come and go with every call (offloading), whose weights are
+    quantised, or whose forward somebody else has replaced are left as they are. Several threads may be within at
+    once: the first to leave takes the packed weights from the others, whose products are slower from then on.
     """
     layers = []
     if packing_is_supported():
-        layers = [layer for layer in model.modules() if type(layer) is Linear and _can_be_packed(layer)]
+        layers = [layer for layer in model.modules() if type(layer) is nn.Linear and _can_be_packed(layer)]
     for layer in layers:
-        layer.short_product = ShortProduct(layer)
+        layer.forward = PackedLinear(layer)
     try:
         yield
     finally:
         for layer in layers:
-            layer.short_product = None
+            vars(layer).pop("forward", None)
 
 
 def packing_is_supported() -> bool:
@@ -86,9 +80,20 @@ def packing_is_supported() -> bool:
     )
 
 
-def _can_be_packed(layer: Linear) -> bool:
+def _can_be_packed(layer: nn.Linear) -> bool:
     weight = layer.weight
-    return weight.device.type == "cpu" and weight.dtype == torch.bfloat16 and not hasattr(layer, "_hf_hook")
+    return (
+        type(weight) is nn.Parameter  # a quantised one is of a subclass
+        and weight.device.type == "cpu"
+        and weight.dtype == torch.bfloat16
+        and not hasattr(layer, "_hf_hook")
+        and _has_own_forward(layer)
+    )
+
+
+def _has_own_forward(module: nn.Module) -> bool:
+    """Whether nobody but `packed_weights`, in this or another thread, has replaced the module's forward."""
+    return type(vars(module).get("forward")) in (NoneType, PackedLinear)
 
 
 class GrowingLayer(DynamicLayer):
@@ -148,15 +153,15 @@ class TokenStep:
         self.embeddings = [embed.weight for embed in (model.model.tokens_embed, model.model.positions_embed)]
         self.blocks = [
             (
-                *map(_product, (block.attention.query_key_value, block.attention.output_projection)),
+                *(layer.forward for layer in (block.attention.query_key_value, block.attention.output_projection)),
                 _norm(block.attention_norm),
-                *map(_product, (block.mlp.expand, block.mlp.contract)),
+                *(layer.forward for layer in (block.mlp.expand, block.mlp.contract)),
                 _norm(block.mlp_norm),
             )
             for block in model.model.blocks[: model.config.num_hidden_layers]
         ]
         self.head_width = model.model.blocks[0].attention.head_width
-        self.lm_head = _product(model.lm_head)
+        self.lm_head = model.lm_head.forward
 
     @staticmethod
     def takes_model(model: nn.Module, known: tuple[type, ...]) -> bool:
@@ -182,7 +187,7 @@ class TokenStep:
         return (
             input_ids is not None
             and input_ids.shape[1] == 1
-            and len(input_ids) <= ROWS_OF_A_SHORT_PRODUCT
+            and len(input_ids) <= MAX_ROWS_FOR_PACKED_MATMUL
             and position_ids is not None
             and (attention_mask is None or attention_mask.dim() == 2)
             and isinstance(cache, DynamicCache)
@@ -219,16 +224,12 @@ class TokenStep:
         return self.lm_head(states)
 
 
-def _product(layer: Linear) -> Callable[[torch.Tensor], torch.Tensor]:
-    return layer.short_product or layer.forward
-
-
 def _norm(layer: nn.LayerNorm) -> tuple[Any, ...]:
     return layer.normalized_shape, layer.weight, layer.bias, layer.eps
 
 
 def _is_plain(module: nn.Module) -> bool:
-    if module.training or "forward" in vars(module):
+    if module.training or not _has_own_forward(module):
         return False
     # The library's own hooks stay once hidden states were asked for, and do nothing unless they are again.
     hooks = [*module._forward_hooks.values(), *module._forward_pre_hooks.values()]

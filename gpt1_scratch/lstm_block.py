@@ -11,7 +11,7 @@ from transformers.cache_utils import Cache, DynamicLayer
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from .configuration_gpt1 import GPT1Config
-from .fast_generation import GrowingLayer, Linear
+from .fast_generation import GrowingLayer
 from .fast_paths import dropout
 
 
@@ -26,7 +26,7 @@ class LSTMBlock(GradientCheckpointingLayer):
         super().__init__()
         self.layer_idx = layer_idx
         self.lstm = nn.LSTM(config.hidden_size, config.lstm_size, batch_first=True)
-        self.output_projection = Linear(config.lstm_size, config.hidden_size)
+        self.output_projection = nn.Linear(config.lstm_size, config.hidden_size)
         self.residual_dropout = config.residual_dropout
 
     def forward(
@@ -64,7 +64,9 @@ class LSTMBlock(GradientCheckpointingLayer):
             kind = type(cache.layers[self.layer_idx])
             if kind not in (DynamicLayer, GrowingLayer):
                 raise ValueError(f"A model with lstm_size cannot go on from a {kind.__name__}: use a DynamicCache.")
-        return self.output_projection(dropout(outputs, self.residual_dropout, self.training))
+        # nn.LSTM's outputs are a transposed view. For rows that are not contiguous PyTorch may copy frozen weights for
+        # each sample, for a batched product.
+        return self.output_projection(dropout(outputs, self.residual_dropout, self.training).contiguous())
 
 
 def refuse_padding_before_text(attention_mask: torch.Tensor | None) -> None:

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple, Unpack
 
 import torch
 from torch import nn
+from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 from transformers import GenerationConfig, PreTrainedModel
 from transformers import initialization as init
 from transformers.cache_utils import Cache, DynamicCache
@@ -31,7 +32,7 @@ from transformers.utils.generic import is_flash_attention_requested
 from transformers.utils.output_capturing import capture_outputs
 
 from .configuration_gpt1 import GPT1Config
-from .fast_generation import Linear, TokenStep, give_room, packed_weights
+from .fast_generation import TokenStep, give_room, packed_weights
 from .fast_paths import IGNORE_INDEX, blocked_attention_forward, dropout, gelu, linear_cross_entropy
 from .library_arguments import CACHE_NAME, name_cache_for_library, name_cache_for_peft, understand_arguments
 from .lstm_block import LSTMBlock, refuse_padding_before_text
@@ -83,8 +84,8 @@ class GPT1Attention(nn.Module):
         self.scaling = self.head_width**-0.5
         self.is_causal = True
         self.dropout = config.attention_dropout
-        self.query_key_value = Linear(config.hidden_size, 3 * config.hidden_size)
-        self.output_projection = Linear(config.hidden_size, config.hidden_size)
+        self.query_key_value = nn.Linear(config.hidden_size, 3 * config.hidden_size)
+        self.output_projection = nn.Linear(config.hidden_size, config.hidden_size)
 
     def forward(
         self,
@@ -135,8 +136,8 @@ class GPT1MLP(nn.Module):
 
     def __init__(self, config: GPT1Config):
         super().__init__()
-        self.expand = Linear(config.hidden_size, config.intermediate_size)
-        self.contract = Linear(config.intermediate_size, config.hidden_size)
+        self.expand = nn.Linear(config.hidden_size, config.intermediate_size)
+        self.contract = nn.Linear(config.intermediate_size, config.hidden_size)
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
         """(B, T, D) to (B, T, D)."""
@@ -375,7 +376,10 @@ def next_token_loss(
         The loss, a scalar in fp32.
     """
     targets = next_tokens(labels) if shift_labels is None else shift_labels
-    if type(lm_head) is Linear and not lm_head.weight.is_meta:
+    weight_is_plain = type(lm_head) is nn.Linear and not (
+        lm_head.weight.is_meta or is_traceable_wrapper_subclass(lm_head.weight)
+    )
+    if weight_is_plain:
         loss = linear_cross_entropy(hidden_states.flatten(0, 1), lm_head.weight, targets.flatten())
     else:
         counted = targets != IGNORE_INDEX
@@ -395,7 +399,7 @@ class GPT1ForCausalLM(GPT1PreTrainedModel, GenerationMixin):
         self.model = GPT1Model(config)
         # Assisted generation takes tokens back, which an LSTM's state cannot.
         self._is_stateful = config.lstm_size is not None
-        self.lm_head = Linear(config.hidden_size, config.vocab_size, bias=False)
+        self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
         self.post_init()
 
     @understand_arguments(Cache, PagedAttentionCache, also=("shift_labels",))
@@ -452,7 +456,8 @@ class GPT1ForCausalLM(GPT1PreTrainedModel, GenerationMixin):
         if to_learn:
             loss = next_token_loss(hidden_states, self.lm_head, labels, num_items_in_batch, shift_labels)
         if not (to_learn and self.training):
-            logits = self.lm_head(slice_logits_to_keep(hidden_states, logits_to_keep))
+            # For rows that are not contiguous PyTorch may copy frozen weights for each sample, for a batched product.
+            logits = self.lm_head(slice_logits_to_keep(hidden_states, logits_to_keep).contiguous())
         return CausalLMOutputWithPast(
             loss=loss,
             logits=logits,
@@ -469,7 +474,7 @@ class GPT1ForCausalLM(GPT1PreTrainedModel, GenerationMixin):
         if exit_layer is not None and not 1 <= exit_layer <= layers:
             raise ValueError(f"assistant_early_exit is {exit_layer}; the model has {layers} layers.")
         with packed_weights(self):
-            modules = (GPT1ForCausalLM, GPT1Model, PositionEmbedding, GPT1Block, GPT1Attention, GPT1MLP, Linear)
+            modules = (GPT1ForCausalLM, GPT1Model, PositionEmbedding, GPT1Block, GPT1Attention, GPT1MLP)
             if TokenStep.takes_model(self, modules):
                 self._token_step = TokenStep(self)
             try:

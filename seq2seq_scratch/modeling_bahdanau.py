@@ -21,7 +21,14 @@ from transformers import initialization as init
 from transformers.modeling_outputs import ModelOutput
 
 from .configuration_bahdanau import BahdanauConfig
-from .seq2seq_common import Dropout, RecurrentDecoderOutput, RecurrentTranslationModel, align_left, product_dtype
+from .seq2seq_common import (
+    Dropout,
+    RecurrentDecoderOutput,
+    RecurrentTranslationModel,
+    align_left,
+    effective_weight,
+    product_dtype,
+)
 
 # Each a single pass: gradient * (1 - output^2), gradient * output * (1 - output).
 tanh_backward, sigmoid_backward = torch.ops.aten.tanh_backward, torch.ops.aten.sigmoid_backward
@@ -431,7 +438,11 @@ class BahdanauDecoder(nn.Module):
             state = torch.tanh(self.initial_state(encoder_outputs.first_backward_state))
         embedded = self.embedding_dropout(self.embed_tokens(decoder_input_ids.T))  # (T, B, E)
         dtype = product_dtype(embedded)
-        state_weight = torch.cat([self.attention.query.weight, self.state_gates.weight])
+        score_weight = effective_weight(self.attention.score, embedded)
+        candidate_weight = effective_weight(self.candidate, embedded)
+        state_weight = torch.cat(
+            [effective_weight(layer, embedded) for layer in (self.attention.query, self.state_gates)]
+        )
         states, weights = _AttentiveLoop.apply(
             state.to(encoder_outputs.attention_keys.dtype),
             self.input_gates(embedded),
@@ -439,8 +450,8 @@ class BahdanauDecoder(nn.Module):
             encoder_outputs.gate_values,
             encoder_outputs.source_mask,
             state_weight.to(dtype).T,
-            self.attention.score.weight[0].to(encoder_outputs.attention_keys.dtype),
-            self.candidate.weight.to(dtype).T,
+            score_weight[0].to(encoder_outputs.attention_keys.dtype),
+            candidate_weight.to(dtype).T,
         )
         # What is returned is what the features are made of: gradients of states and weights can be asked for.
         states, weights = states.transpose(0, 1), weights.transpose(0, 1)[:, None]  # (B, T, H), (B, 1, T, S)

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 from torch.autograd.function import once_differentiable
+from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 from transformers import PreTrainedModel
 from transformers.cache_utils import Cache
 from transformers.modeling_outputs import ModelOutput, Seq2SeqLMOutput
@@ -103,6 +104,36 @@ def product_dtype(tensor: torch.Tensor) -> torch.dtype:
     """The precision of matrix products on `tensor`: autocast's where it is on, else the tensor's own."""
     device_type = tensor.device.type
     return torch.get_autocast_dtype(device_type) if torch.is_autocast_enabled(device_type) else tensor.dtype
+
+
+def has_plain_weight(layer: nn.Module) -> bool:
+    """Whether the layer is `nn.Linear` itself and its weight a plain tensor, so that the weight is all there is to it.
+
+    False for the layer of an adapter or a quantiser, for one whose weight a quantiser has replaced by a tensor of its
+    own kind, and for one whose weight is loaded as the layer is called.
+    """
+    return type(layer) is nn.Linear and not (layer.weight.is_meta or is_traceable_wrapper_subclass(layer.weight))
+
+
+def effective_weight(layer: nn.Module, like: torch.Tensor) -> torch.Tensor:
+    """The matrix that a linear layer without a bias multiplies by, for loops that multiply without calling the layer.
+
+    Where the weight is not plain (see `has_plain_weight`), the layer is applied to the identity matrix. The result
+    includes what an adapter adds, is dequantised, and carries gradients to the parameters it is made of. An adapter's
+    dropout then drops the same features in every row of the batch.
+
+    Args:
+        layer: with an attribute `in_features`.
+        like: any tensor on the device and of the type of the layer's usual input without autocast.
+
+    Returns:
+        (out_features, in_features).
+    """
+    if has_plain_weight(layer):
+        return layer.weight
+    identity = torch.eye(layer.in_features, dtype=like.dtype, device=like.device)
+    with torch.autocast(like.device.type, enabled=False):  # as exact as a plain weight
+        return layer(identity).T
 
 
 class _QuickDropout(torch.autograd.Function):
@@ -279,8 +310,8 @@ def target_token_loss(
         targets = targets[: targets.numel() // 2].repeat_interleave(2)
     if num_items_in_batch is None:
         num_items_in_batch = max(targets.numel(), 1)
-    if type(output_projection) is not nn.Linear or output_projection.weight.is_meta:
-        # An adapter's layer, a quantised one, or one whose weight is loaded as it is called: its logits are needed.
+    if not has_plain_weight(output_projection):
+        # The logits of the layer itself are needed.
         logits = output_projection(hidden).float()
         loss = nn.functional.cross_entropy(logits, targets, reduction="sum", label_smoothing=label_smoothing)
         if r_drop_weight:

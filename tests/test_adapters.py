@@ -19,6 +19,8 @@ LORA = {
         {"task_type": "SEQ_2_SEQ_LM", "target_modules": [], "target_parameters": LSTM_WEIGHTS},
     ),
     "bahdanau": ("bahdanau", {"task_type": "SEQ_2_SEQ_LM", "target_modules": [], "target_parameters": GRU_WEIGHTS}),
+    # Four of these layers stand in the decoder's loop, which multiplies by their weights without calling them.
+    "bahdanau_linear": ("bahdanau", {"task_type": "SEQ_2_SEQ_LM", "target_modules": "all-linear"}),
     "causal_lm": ("causal_lm", {"task_type": "CAUSAL_LM", "target_modules": "all-linear"}),
     "classification": ("classification", {"task_type": "SEQ_CLS", "target_modules": "all-linear"}),
 }
@@ -66,7 +68,7 @@ def test_lora_trains_saves_and_loads(case, tmp_path):
             assert torch.equal(parameter, untrained.get_parameter(original)), key
 
 
-@pytest.mark.parametrize("case", ["transformer", "causal_lm"])
+@pytest.mark.parametrize("case", ["transformer", "bahdanau_linear", "causal_lm"])
 def test_an_adapted_model_generates_as_its_merged_weights_do(case):
     name, settings = LORA[case]
     model = with_adapter(name, **settings, init_lora_weights=False)
@@ -76,6 +78,19 @@ def test_an_adapted_model_generates_as_its_merged_weights_do(case):
     adapted = model.generate(**inputs, **search)
     assert adapted.tolist() != tiny_model(name).generate(**inputs, **search).tolist()
     assert adapted.tolist() == model.merge_and_unload().generate(**inputs, **search).tolist()
+
+
+def test_an_adapter_of_the_loops_layers_alone_changes_the_translation_as_its_merged_weights_do():
+    layers = ["attention.query", "attention.score", "state_gates", "candidate"]
+    model = with_adapter("bahdanau", target_modules=layers, init_lora_weights=False, use_dora=True)
+    batch = tiny_batch("bahdanau")
+    model.train()(**batch).loss.backward()
+    trained = {key: p.grad for key, p in model.named_parameters() if p.requires_grad}
+    assert len(trained) == 3 * len(layers) and all(gradient.any() for gradient in trained.values())
+    with torch.no_grad():
+        logits, untrained = model.eval()(**batch).logits, tiny_model("bahdanau")(**batch).logits
+        assert (logits - untrained).abs().max() > 0.01
+        torch.testing.assert_close(model.merge_and_unload()(**batch).logits, logits, atol=1e-5, rtol=1e-4)
 
 
 @pytest.mark.parametrize(

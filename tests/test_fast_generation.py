@@ -12,7 +12,7 @@ from transformers import DynamicCache, StaticCache
 from gpt1_scratch import GPT1Config, GPT1ForCausalLM, fast_generation
 from gpt1_scratch.fast_generation import (
     GrowingLayer,
-    Linear,
+    PackedLinear,
     TokenStep,
     give_room,
     packed_weights,
@@ -46,17 +46,15 @@ def generate(model, **given):
 @torch.no_grad()
 def test_products_are_those_of_a_plain_layer_before_and_after_packing(shape, bias):
     torch.manual_seed(0)
-    layer = Linear(48, 20, bias=bias).bfloat16()
-    plain = nn.Linear(48, 20, bias=bias).bfloat16()
-    plain.load_state_dict(layer.state_dict())
+    layer = nn.Linear(48, 20, bias=bias).bfloat16()
     rows = torch.randn(*shape, 2, 48).bfloat16()[:, :, -1]  # as the last of several positions lie in memory
+    expected = layer(rows)
     with packed_weights(nn.Sequential(layer)):
         for call in range(1, 12):
-            torch.testing.assert_close(layer(rows), plain(rows), rtol=0.02, atol=0.02)
-            few = rows.numel() <= fast_generation.ROWS_OF_A_SHORT_PRODUCT * 48
-            packed = layer.short_product and layer.short_product.packed is not None
-            expected = few and call >= fast_generation.CALLS_BEFORE_PACKING
-            assert bool(packed) == (expected and packing_is_supported())
+            torch.testing.assert_close(layer(rows), expected, rtol=0.02, atol=0.02)
+            few = rows.numel() <= fast_generation.MAX_ROWS_FOR_PACKED_MATMUL * 48
+            packed = packing_is_supported() and layer.forward.packed is not None
+            assert packed == (packing_is_supported() and few and call >= fast_generation.CALLS_BEFORE_PACKING)
 
 
 class Operators(TorchDispatchMode):
@@ -71,24 +69,41 @@ class Operators(TorchDispatchMode):
         return function(*args, **(kwargs or {}))
 
 
+@pytest.mark.parametrize("lstm_size", [None, 16])
 @torch.no_grad()
-def test_rows_that_are_not_contiguous_do_not_multiply_the_weights():
-    layer = Linear(48, 20).requires_grad_(False)
-    rows = torch.randn(3, 5, 48)[:, -1:]
-    for product, names in ((layer, {"addmm"}), (nn.Linear.forward.__get__(layer), {"bmm"})):
-        with Operators() as operators:
-            product(rows)
-        assert operators.names & {"addmm", "bmm"} == names
+def test_no_product_copies_frozen_weights_for_each_sample(lstm_size):
+    config = GPT1Config(vocab_size=61, hidden_size=24, num_hidden_layers=1, num_attention_heads=3, lstm_size=lstm_size)
+    model = GPT1ForCausalLM(config).eval().requires_grad_(False)
+    with Operators() as operators:
+        model(PROMPT, logits_to_keep=1)
+    assert "mm" in operators.names and "bmm" not in operators.names
+    with Operators() as operators:  # what the states would be multiplied by otherwise
+        model.lm_head(model.model(PROMPT).last_hidden_state[:, -1:])
+    assert "bmm" in operators.names
 
 
 def test_only_bfloat16_on_cpu_is_packed_and_only_within():
-    layers = nn.ModuleList([Linear(8, 8).bfloat16(), Linear(8, 8), Linear(8, 8, device="meta").bfloat16()])
-    layers.append(Linear(8, 8).bfloat16())
+    layers = nn.ModuleList([nn.Linear(8, 8, dtype=torch.bfloat16) for _ in range(5)])
+    layers[1].float()
+    layers[2].to("meta")
     layers[3]._hf_hook = object()  # comes and goes with every call
+    layers[4].forward = replaced = layers[4].forward
     with pytest.raises(RuntimeError, match="stop"), packed_weights(layers):
-        assert [layer.short_product is not None for layer in layers] == [packing_is_supported(), False, False, False]
+        packed = [isinstance(layer.forward, PackedLinear) for layer in layers]
+        assert packed == [packing_is_supported(), False, False, False, False]
         raise RuntimeError("stop")
-    assert all(layer.short_product is None for layer in layers)
+    assert all("forward" not in vars(layer) for layer in layers[:4]) and layers[4].forward is replaced
+
+
+def test_every_layer_is_of_the_type_that_quantizers_replace_in_and_out_of_generation(model):
+    model.bfloat16()
+    types = {module: type(module) for module in model.modules()}
+    assert len([module for module in types if type(module) is nn.Linear]) == 2 * 4 + 1
+    with packed_weights(model):
+        if packing_is_supported():
+            assert all(type(m.forward) is PackedLinear for m in types if type(m) is nn.Linear)
+        assert {module: type(module) for module in model.modules()} == types
+    assert not any("forward" in vars(module) for module in types)
 
 
 @pytest.mark.parametrize("num_beams", [1, 3])
@@ -177,7 +192,7 @@ def test_a_users_hook_and_a_layer_of_another_kind_are_not_passed_over(model, ste
     assert len(calls) == 20 and not steps
     assert torch.equal(generate(model), before) and len(steps) == 19
 
-    class Silent(Linear):
+    class Silent(nn.Linear):
         def forward(self, hidden_states):
             return 0 * super().forward(hidden_states)
 
