@@ -1,6 +1,7 @@
 """GPT-1 from scratch: model, tokenizer, text packing and the conversion of published weights.
 
-Importing the package registers the model with the library's Auto classes.
+Importing the package registers the model with the library's Auto classes, and its pipeline for `text-generation`,
+which makes the library's own for every other model.
 """
 
 from transformers import (
@@ -10,9 +11,11 @@ from transformers import (
     AutoModelForMultipleChoice,
     AutoModelForSequenceClassification,
 )
+from transformers.pipelines import PIPELINE_REGISTRY
 
 from .configuration_gpt1 import GPT1Config
 from .modeling_gpt1 import GPT1ForCausalLM, GPT1ForMultipleChoice, GPT1ForSequenceClassification, GPT1Model
+from .pipeline_text_generation import TASK, GPT1TextGenerationPipeline
 
 AutoConfig.register("gpt1", GPT1Config)
 AutoModel.register(GPT1Config, GPT1Model)
@@ -25,3 +28,9 @@ GPT1Model.register_for_auto_class("AutoModel")
 GPT1ForCausalLM.register_for_auto_class("AutoModelForCausalLM")
 GPT1ForMultipleChoice.register_for_auto_class("AutoModelForMultipleChoice")
 GPT1ForSequenceClassification.register_for_auto_class("AutoModelForSequenceClassification")
+
+# Taken out first, for the library warns of a task that is registered twice.
+_task = PIPELINE_REGISTRY.supported_tasks.pop(TASK)
+PIPELINE_REGISTRY.register_pipeline(
+    TASK, GPT1TextGenerationPipeline, pt_model=_task["pt"], default=_task["default"], type=_task["type"]
+)

@@ -5,6 +5,7 @@ from typing import Any
 
 from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
+from transformers.utils import TRANSFORMERS_DYNAMIC_MODULE_NAME
 
 # One checkpoint loads into every head: it carries the code of all of them.
 AUTO_MAP = {
@@ -87,19 +88,37 @@ class GPT1Config(PreTrainedConfig):
     delimiter_token_id: int | None = None
 
     def __post_init__(self, **kwargs: Any):
+        if self._is_installed():
+            # The installed package has registered its pipeline. `pipeline()` would not look for it, but ask whether
+            # to trust the model's own copy.
+            kwargs.pop("custom_pipelines", None)
         super().__post_init__(**kwargs)
         # Now that the other names of the sizes have been read.
         if self.intermediate_size is None:
             self.intermediate_size = 4 * self.hidden_size
 
+    def _is_installed(self) -> bool:
+        """Whether this is the package's code, not what a checkpoint brought along."""
+        return not type(self).__module__.startswith(f"{TRANSFORMERS_DYNAMIC_MODULE_NAME}.")
+
     def save_pretrained(self, save_directory: str | os.PathLike, push_to_hub: bool = False, **kwargs: Any) -> None:
         """Writes `config.json` with the classes of all heads, and the code, which the library copies beside it.
 
         Names as they were loaded may point to the repository on the Hub that a model came from; those written here
-        point into the folder itself.
+        point into the folder itself. A language model also names its pipeline for `text-generation`.
         """
+        # The library copies every file that the file of a saved class imports: so the pipeline goes along.
+        from .pipeline_text_generation import TASK, GPT1TextGenerationPipeline
+
         self.auto_map = dict(AUTO_MAP)
+        if self.architectures == ["GPT1ForCausalLM"]:
+            name = f"pipeline_text_generation.{GPT1TextGenerationPipeline.__name__}"
+            self.custom_pipelines = {TASK: {"impl": name, "pt": ["AutoModelForCausalLM"], "type": "text"}}
+        elif hasattr(self, "custom_pipelines"):  # of the checkpoint that a head for a task started from
+            del self.custom_pipelines
         super().save_pretrained(save_directory, push_to_hub=push_to_hub, **kwargs)
+        if self._is_installed() and hasattr(self, "custom_pipelines"):
+            del self.custom_pipelines
 
     def validate_sizes(self) -> None:
         for name in (

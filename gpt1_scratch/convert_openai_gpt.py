@@ -56,7 +56,8 @@ CONSTANTS = ("attn.bias", "position_ids")
 OTHER_HEADS = ("multiple_choice_head.", "score.")
 
 WEIGHTS, WEIGHTS_INDEX, PICKLE = "model.safetensors", "model.safetensors.index.json", "pytorch_model.bin"
-TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "vocab.json", "merges.txt")
+TOKENIZER_CONFIG = "tokenizer_config.json"
+TOKENIZER_FILES = ("tokenizer.json", TOKENIZER_CONFIG, "vocab.json", "merges.txt")
 
 
 def _names(layers: int) -> dict[str, str]:
@@ -209,6 +210,8 @@ def read_weights(folder: Path) -> dict[str, torch.Tensor]:
 def convert(source: str | Path, target: str | Path, to: str = "gpt1") -> None:
     """Converts a checkpoint and writes it, with its tokenizer's files, to a folder.
 
+    The tokenizer's `model_max_length` becomes the model's number of positions.
+
     Args:
         source: a checkpoint's folder or Hub name.
         target: a folder that does not exist yet, or is empty.
@@ -232,9 +235,14 @@ def convert(source: str | Path, target: str | Path, to: str = "gpt1") -> None:
     else:
         converted = to_openai_gpt(GPT1ForCausalLM.from_pretrained(folder))
     converted.save_pretrained(target)
-    for name in TOKENIZER_FILES:
-        if (folder / name).is_file():
-            shutil.copyfile(folder / name, target / name)
+    names = [name for name in TOKENIZER_FILES if (folder / name).is_file()]
+    for name in names:
+        shutil.copyfile(folder / name, target / name)
+    if names:
+        path = target / TOKENIZER_CONFIG
+        settings = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        settings["model_max_length"] = converted.config.max_position_embeddings
+        path.write_text(json.dumps(settings, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def main() -> None:

@@ -20,6 +20,8 @@ from .tokenization import WORD_END, add_task_template, published_tokenizer
 def load_pretrained(name: str, revision: str | None = None) -> tuple[GPT1Model, PreTrainedTokenizerFast]:
     """A pre-trained body, in float32, and its tokenizer with the tasks' template.
 
+    The tokenizer's `model_max_length` is the body's number of positions, so that `truncation=True` cuts to them.
+
     Args:
         name: folder or Hub id of a GPT-1 with any head or none, or of an `openai-gpt` checkpoint, which is converted.
         revision: a branch, tag or commit on the Hub.
@@ -52,6 +54,7 @@ def load_pretrained(name: str, revision: str | None = None) -> tuple[GPT1Model, 
     check_vocabulary(tokenizer, backbone.config.vocab_size, name)
     if tokenizer.cls_token is None:
         tokenizer = with_published_pipeline(tokenizer)
+    tokenizer.model_max_length = backbone.config.max_position_embeddings
     return backbone, add_task_template(tokenizer)
 
 

@@ -148,6 +148,7 @@ def main() -> None:
             make_tokenizer(train_texts, vocabulary).save_pretrained(output_dir)
         tokenizer = AutoTokenizer.from_pretrained(checkpoint or output_dir, trust_remote_code=False)
         config = make_config(model_settings, tokenizer)
+        tokenizer.model_max_length = config.max_position_embeddings
         block_size = text.block_size or config.max_position_embeddings
         if block_size > config.max_position_embeddings:
             raise ValueError(

@@ -216,6 +216,8 @@ def main() -> None:
 
     # Model
     config = make_config(choice, model_settings, source_tokenizer, target_tokenizer)
+    if getattr(config, "position_embedding_type", None) == "learned":  # nothing longer has an embedding
+        source_tokenizer.model_max_length = target_tokenizer.model_max_length = config.max_position_embeddings
     model = AutoModelForSeq2SeqLM.from_config(config)
     model.generation_config.update(max_new_tokens=decoding.max_new_tokens, num_beams=decoding.num_beams)
     if decoding.num_beams > 1:

@@ -8,10 +8,18 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForCausalLM, OpenAIGPTConfig, OpenAIGPTDoubleHeadsModel, OpenAIGPTLMHeadModel
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    OpenAIGPTConfig,
+    OpenAIGPTDoubleHeadsModel,
+    OpenAIGPTLMHeadModel,
+    OpenAIGPTTokenizer,
+)
 
 from gpt1_scratch import GPT1Config, GPT1ForCausalLM
 from gpt1_scratch.convert_openai_gpt import convert, from_openai_gpt, main, to_openai_gpt
+from gpt1_scratch.tokenization import train_tokenizer
 
 SMALL = {"vocab_size": 47, "n_positions": 20, "n_embd": 24, "n_layer": 2, "n_head": 3}
 
@@ -106,6 +114,27 @@ def test_the_command_converts_there_and_back(tmp_path, monkeypatch, capsys):
     with pytest.raises(SystemExit) as stopped:
         main()
     assert stopped.value.code == 2 and "error: " in (message := capsys.readouterr().err) and "'gpt1'" in message
+
+
+@pytest.mark.parametrize("saved", ["ours", "the library's", "without settings"])
+def test_a_converted_tokenizer_cuts_to_the_models_positions(saved, tmp_path):
+    vocabulary = ["<unk>", *"abc", *(f"{letter}</w>" for letter in "abc")]
+    vocabulary, merges = {token: number for number, token in enumerate(vocabulary)}, []
+    published_model().save_pretrained(tmp_path / "source")
+    if saved == "ours":
+        train_tokenizer(["a b c"] * 3, merges=4).save_pretrained(tmp_path / "source")
+    else:
+        OpenAIGPTTokenizer(vocab=vocabulary, merges=merges).save_pretrained(tmp_path / "source")
+    if saved == "without settings":
+        (tmp_path / "source" / "tokenizer_config.json").unlink()
+    before = AutoTokenizer.from_pretrained(tmp_path / "source")
+    convert(tmp_path / "source", tmp_path / "ours")
+    convert(tmp_path / "ours", tmp_path / "back", to="openai-gpt")
+    for name, auto_class in (("ours", GPT1ForCausalLM), ("back", OpenAIGPTLMHeadModel)):
+        tokenizer, model = AutoTokenizer.from_pretrained(tmp_path / name), auto_class.from_pretrained(tmp_path / name)
+        assert tokenizer("c a b").input_ids == before("c a b").input_ids
+        cut = tokenizer("c a b " * 20, truncation=True, return_tensors="pt").input_ids
+        assert cut.shape == (1, 20) and model(cut).logits.isfinite().all()
 
 
 def test_pickled_weights_are_refused(tmp_path):

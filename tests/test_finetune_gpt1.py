@@ -61,7 +61,7 @@ def write_csv(path, rows, header=("text", "label")):
 def pretrained(tmp_path_factory):
     """A model that was pre-trained as far as loading goes."""
     folder = tmp_path_factory.mktemp("pretrained")
-    tokenizer = train_tokenizer([text for text, _ in sentences(60)], merges=80, model_max_length=24)
+    tokenizer = train_tokenizer([text for text, _ in sentences(60)], merges=80)
     torch.manual_seed(0)
     ids = {f"{kind}_token_id": getattr(tokenizer, f"{kind}_token_id") for kind in ("pad", "bos", "eos")}
     config = GPT1Config(
@@ -152,6 +152,19 @@ def test_strings_in_a_csv_become_a_classifier_that_a_pipeline_uses(finetune, pre
         assert row[:2] == [str(index), answer["label"]]
         assert float(row[2]) == pytest.approx(answer["score"], abs=1e-4)
     assert [row[:2] for row in rows] == rows_of(folder / "test_predictions.tsv")
+
+
+def test_truncation_keeps_the_template_within_the_models_positions(finetune, files):
+    folder = finetune(*files, "--max_steps", 1)  # from a model of 24 positions with a tokenizer made for 512
+    classifier = pipeline("text-classification", model=str(folder), trust_remote_code=False)
+    for checked in (classifier.tokenizer, AutoTokenizer.from_pretrained(folder / "checkpoint-1")):
+        for texts in (["the kite " * 40], ["the kite " * 40, "shone " * 30]):
+            ids = checked(*texts, truncation=True).input_ids
+            assert len(ids) == 24 == classifier.model.config.max_position_embeddings
+            assert (ids[0], ids[-1]) == (checked.bos_token_id, checked.cls_token_id)
+            assert ids.count(checked.sep_token_id) == len(texts) - 1
+    (answer,) = classifier("the kite " * 40, truncation=True)
+    assert answer["label"] in ("good", "bad")
 
 
 def test_numbers_in_a_csv_become_classes_or_a_regression(finetune, predict, tmp_path):

@@ -61,6 +61,9 @@ def test_the_embedded_preset_runs_and_the_model_loads_and_generates(pretrain, mo
     assert 0 < lines[0]["model_flops_utilization_percent"] < 100
     tokenizer, model = AutoTokenizer.from_pretrained(folder), AutoModelForCausalLM.from_pretrained(folder)
     assert model.config.vocab_size == len(tokenizer)
+    for saved in (tokenizer, AutoTokenizer.from_pretrained(folder / "checkpoint-6")):
+        cut = saved("Once there were two friends . " * 20, truncation=True, return_tensors="pt")
+        assert cut.input_ids.shape == (1, 32) and model(**cut).logits.isfinite().all()  # of 32 positions
     capsys.readouterr()
     arguments = ["--model_name_or_path", str(folder), "--prompt", "Once there were", "--max_new_tokens", "5"]
     monkeypatch.setattr(sys, "argv", ["generate_text.py", *arguments, "--bf16", "false", "--do_sample", "false"])

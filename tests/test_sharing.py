@@ -242,6 +242,19 @@ def test_the_pipeline_that_comes_with_a_folder_translates_as_the_package_does(mo
     assert scores == [pytest.approx([h.score for h in pair], abs=1e-4) for pair in wanted]
 
 
+def test_generated_text_is_the_whole_sequence_decoded_where_our_packages_are_not(models, found):
+    tokenizer, model = AutoTokenizer.from_pretrained(models / "gpt1", trust_remote_code=False), live(models, "gpt1")
+    (result,) = found["gpt1"]["text-generation"]
+    sequence = model.generate(**tokenizer(TEXT, return_tensors="pt"), max_new_tokens=6, do_sample=False)[0]
+    added = tokenizer.decode(sequence, skip_special_tokens=True)[len(TEXT.replace(" ,", ",").replace(" .", ".")) :]
+    assert result["generated_text"] == TEXT + added and added[1:].strip()
+
+
+def test_only_a_language_model_names_a_pipeline_for_text_generation(models):
+    named = {name: "custom_pipelines" in json.loads((models / name / "config.json").read_text()) for name in GPTS}
+    assert named == {"gpt1": True, "sentiment": False, "similarity": False, "cloze": False}
+
+
 def test_nothing_complains_and_installed_pipelines_agree(models, found):
     assert found["log"] == ""
     complaints = []

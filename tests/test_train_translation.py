@@ -21,6 +21,7 @@ import translate
 from engine.arguments import run_script
 from seq2seq_scratch.numbers import load_numbers
 from seq2seq_scratch.tokenization import train_tokenizer
+from seq2seq_scratch.translation import load_translator
 
 ROOT = Path(__file__).parents[1]
 PRESET = ROOT / "recipes" / "presets" / "numbers" / "bahdanau.yaml"
@@ -174,6 +175,28 @@ def test_r_drop_reads_every_pair_twice_and_trains_as_ever_where_nothing_is_dropp
 def test_a_stream_trains(train, tmp_path):
     train("--streaming", "true")
     assert json.loads((tmp_path / "all_results.json").read_text())["train_updates"] == 4
+
+
+@pytest.mark.parametrize("positions", ["learned", "sinusoidal"])
+def test_tokenizers_promise_no_more_positions_than_are_learned(parallel_text, tmp_path, monkeypatch, positions):
+    settings = {"model_type": "transformer_seq2seq", "d_model": 8, "encoder_layers": 1, "decoder_layers": 1}
+    settings |= dict.fromkeys(("encoder_attention_heads", "decoder_attention_heads"), 2)
+    settings |= {"position_embedding_type": positions, "max_position_embeddings": 40, "vocab_size": 300}
+    settings |= {"share_vocabulary": False, "share_encoder_decoder_embeddings": False, "max_steps": 1}
+    settings |= {"max_new_tokens": 8, "bf16": False, "source_language": "en", "target_language": "de"}
+    settings |= {f"{split}_file": parallel_text / split for split in ("train", "validation", "test")}
+    settings["output_dir"] = tmp_path
+    monkeypatch.setattr(
+        sys, "argv", ["train_translation.py", *(f"--{name}={value}" for name, value in settings.items())]
+    )
+    train_translation.main()
+    model, *tokenizers = load_translator(str(tmp_path))
+    ids = [
+        tokenizer("word1 " * 60, truncation=positions == "learned", return_tensors="pt").input_ids
+        for tokenizer in tokenizers
+    ]
+    assert [len(each[0]) == 40 for each in ids] == [positions == "learned"] * 2
+    assert model(input_ids=ids[0], labels=ids[1]).loss.isfinite()
 
 
 def test_an_existing_tokenizer_is_taken_if_it_marks_the_end(train, tmp_path):
