@@ -521,18 +521,27 @@ def reading_order(attended: torch.BoolTensor, delimiters: torch.BoolTensor | Non
         `[start] b [delimiter] a [extract]` of `[start] a [delimiter] b [extract]`. The first delimiter counts; a row
         that has none is read twice as it is.
     """
-    own_order = (~attended).int().argsort(dim=1, stable=True)
+    own_order = order_by_rank((~attended).long(), ranks=2)
     if delimiters is None:
         return own_order[:, None]
     place = attended.cumsum(dim=1)  # 1 at the first token
     delimiters = delimiters & attended
     delimiters_so_far = delimiters.cumsum(dim=1)
     rank = torch.where(delimiters_so_far == 0, 3, 1)  # text a, and text b before it
-    rank[delimiters & (delimiters_so_far == 1)] = 2
-    rank[place == 1] = 0
-    rank[place == place[:, -1:]] = 4
-    rank[~attended] = 5
-    return torch.stack((own_order, rank.argsort(dim=1, stable=True)), dim=1)
+    rank = rank.masked_fill(delimiters & (delimiters_so_far == 1), 2)
+    rank = rank.masked_fill(place == 1, 0)
+    rank = rank.masked_fill(place == place[:, -1:], 4)
+    rank = rank.masked_fill(~attended, 5)
+    return torch.stack((own_order, order_by_rank(rank, ranks=6)), dim=1)
+
+
+def order_by_rank(rank: torch.LongTensor, ranks: int) -> torch.LongTensor:
+    """The stable `argsort` of a (B, T) tensor of integers below `ranks`, by counting: ONNX has no stable sort."""
+    members = rank[:, None] == torch.arange(ranks, device=rank.device)[:, None]  # (B, ranks, T)
+    # How many tokens have a lower rank, or the same one further left.
+    places = members.flatten(1).cumsum(dim=1).view_as(members).gather(1, rank[:, None])[:, 0] - 1
+    positions = torch.arange(rank.shape[1], device=rank.device).expand_as(rank)
+    return torch.zeros_like(rank).scatter(1, places, positions)
 
 
 class Reading(NamedTuple):

@@ -27,6 +27,7 @@ from .seq2seq_common import (
     RecurrentTranslationModel,
     align_left,
     effective_weight,
+    inverse_permutation,
     product_dtype,
 )
 
@@ -214,7 +215,7 @@ class BidirectionalGRU(nn.Module):
         )  # (2, S, B, H) by step
         states = states.to(dtype)
         first_backward_state = states[1, lengths - 1, row]
-        steps = orders.argsort(dim=2).permute(1, 2, 0)  # (B, S, 2) position to step
+        steps = inverse_permutation(orders).permute(1, 2, 0)  # (B, S, 2) position to step
         direction = torch.arange(2, device=mask.device)
         state_rows = (direction * length + steps) * batch_size + row[:, None, None]
         annotations = states.flatten(0, 2).index_select(0, state_rows.flatten())

@@ -12,7 +12,13 @@ from transformers import initialization as init
 from transformers.modeling_outputs import ModelOutput
 
 from .configuration_rnn_seq2seq import RNNSeq2SeqConfig
-from .seq2seq_common import Dropout, RecurrentDecoderOutput, RecurrentTranslationModel, align_left
+from .seq2seq_common import (
+    Dropout,
+    RecurrentDecoderOutput,
+    RecurrentTranslationModel,
+    align_left,
+    inverse_permutation,
+)
 
 
 @dataclass
@@ -61,7 +67,7 @@ def run_lstm_to_lengths(
         start, running = end, running - ending
         finished_states.append(torch.stack([hidden[:, running:], cell[:, running:]], dim=2))  # (L, ending, 2, H)
         state = hidden[:, :running].contiguous(), cell[:, :running].contiguous()
-    given_order = longest_first.argsort()
+    given_order = inverse_permutation(longest_first)
     outputs = nn.functional.pad(torch.cat(outputs, dim=1), (0, 0, 0, padded_length - start))
     final_state = torch.cat(finished_states[::-1], dim=1).transpose(0, 1)
     return outputs[given_order], final_state[given_order]
@@ -106,7 +112,7 @@ class LSTMEncoder(nn.Module):
         reading_order, lengths = align_left(attention_mask, reverse=self.reverse_source)
         embedded = self.dropout(self.embed_tokens(input_ids.gather(1, reading_order)))
         outputs, final_state = run_lstm_to_lengths(self.lstm, embedded, lengths)
-        step_of_position = reading_order.argsort(dim=1)
+        step_of_position = inverse_permutation(reading_order)
         return LSTMEncoderOutput(
             last_hidden_state=outputs.gather(1, step_of_position[:, :, None].expand_as(outputs)),
             final_state=final_state,

@@ -53,10 +53,21 @@ def align_left(attention_mask: torch.Tensor, reverse: bool = False) -> tuple[tor
         (B, S) indices for `torch.gather` along the sequence, and (B,) source lengths, at least 1 so that a row of
         nothing but padding still has a last state.
     """
-    positions = torch.arange(attention_mask.shape[1], device=attention_mask.device).expand_as(attention_mask)
-    # Real tokens sort by their position (its negative when reversed); padding sorts behind all of them.
-    keys = torch.where(attention_mask.bool(), -positions if reverse else positions, attention_mask.shape[1])
-    return keys.argsort(dim=1, stable=True), attention_mask.sum(dim=1).clamp(min=1)
+    # Counted rather than sorted: ONNX has no stable sort.
+    real = attention_mask.bool()
+    real_so_far = real.cumsum(dim=1)
+    count = real_so_far[:, -1:]
+    positions = torch.arange(real.shape[1], device=real.device)
+    steps = torch.where(
+        real, count - real_so_far if reverse else real_so_far - 1, count + positions - real_so_far
+    )  # (B, S) position to place in the result
+    return inverse_permutation(steps), attention_mask.sum(dim=1).clamp(min=1)
+
+
+def inverse_permutation(permutation: torch.Tensor) -> torch.Tensor:
+    """Where each index stands in the permutations (..., S) of 0 to S - 1: `argsort` without sorting."""
+    indices = torch.arange(permutation.shape[-1], device=permutation.device).expand_as(permutation)
+    return torch.zeros_like(permutation).scatter(-1, permutation, indices)
 
 
 class RecurrentState(Cache):

@@ -1,4 +1,4 @@
-"""`torch.export` and `torch.compile` of every model's forward pass, against the pass itself."""
+"""`torch.export`, ONNX and `torch.compile` of every model's forward pass, against the pass itself."""
 
 import pytest
 import torch
@@ -42,6 +42,37 @@ def test_the_exported_program_gives_what_the_model_gives(name):
             for repeats in (1,) if name in RECURRENT else (1, 2):
                 inputs = inputs_of(name, rows, repeats)
                 torch.testing.assert_close(program(**inputs, **settings_of(name)).logits, model(**inputs).logits)
+
+
+@pytest.mark.parametrize("both_orders", [False, True])
+@pytest.mark.parametrize("name", MODELS)
+def test_onnx_gives_what_the_model_gives_for_batches_of_any_size(name, both_orders, tmp_path):
+    pytest.importorskip("onnxscript")
+    onnxruntime = pytest.importorskip("onnxruntime")
+    if both_orders and name != "classification":
+        pytest.skip("only the classifier reads pairs in both orders")
+    model, inputs = one_layer(name), inputs_of(name)
+    if both_orders:
+        model.config.both_orders, model.config.delimiter_token_id = True, 7
+        assert (inputs["input_ids"] == 7).any()
+    sizes = {key: {0: Dim.DYNAMIC, value.dim() - 1: Dim.AUTO} for key, value in inputs.items()}
+    with torch.no_grad():
+        torch.onnx.export(
+            model,
+            (),
+            tmp_path / "model.onnx",
+            kwargs=inputs | settings_of(name),
+            dynamic_shapes=sizes | dict.fromkeys(settings_of(name)),
+            dynamo=True,
+            verbose=False,
+        )
+        session = onnxruntime.InferenceSession(tmp_path / "model.onnx")
+        for rows in (slice(None), slice(2, 5)):
+            for repeats in (1,) if name in RECURRENT else (1, 2):
+                inputs = inputs_of(name, rows, repeats)
+                logits = session.run(None, {key: value.numpy() for key, value in inputs.items()})[0]
+                expected = model(**inputs).logits
+                torch.testing.assert_close(torch.from_numpy(logits), expected, atol=1e-5, rtol=1e-4)
 
 
 @pytest.mark.parametrize("name", MODELS)

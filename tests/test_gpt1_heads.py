@@ -26,7 +26,7 @@ from gpt1_scratch import (
     GPT1ForSequenceClassification,
     fast_paths,
 )
-from gpt1_scratch.modeling_gpt1 import reading_order
+from gpt1_scratch.modeling_gpt1 import order_by_rank, reading_order
 from gpt1_scratch.tokenization import add_task_template, train_tokenizer
 
 PADDING, START, DELIMITER, EXTRACT = 0, 57, 58, 59
@@ -142,6 +142,11 @@ def test_orders_are_those_that_lists_give(side):
     assert read[:, 0].tolist() == pad(ROWS, "right")["input_ids"].tolist()
     assert read[:, 1].tolist() == pad(SWAPPED, "right")["input_ids"].tolist()
     assert torch.equal(order.sort(dim=2).values, torch.arange(15).expand(3, 2, -1))
+
+
+def test_order_by_rank_is_the_stable_sort():
+    rank = torch.randint(6, (50, 9), generator=torch.Generator().manual_seed(0))
+    assert torch.equal(order_by_rank(rank, ranks=6), rank.argsort(dim=1, stable=True))
 
 
 def test_a_single_text_is_read_twice_as_it_is_in_both_orders():

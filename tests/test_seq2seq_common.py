@@ -7,7 +7,14 @@ import torch
 from torch import nn
 
 from seq2seq_scratch import seq2seq_common
-from seq2seq_scratch.seq2seq_common import Dropout, RecurrentState, align_left, shift_tokens_right, target_token_loss
+from seq2seq_scratch.seq2seq_common import (
+    Dropout,
+    RecurrentState,
+    align_left,
+    inverse_permutation,
+    shift_tokens_right,
+    target_token_loss,
+)
 
 
 @pytest.fixture
@@ -158,6 +165,16 @@ def test_align_left_gathers_real_tokens_from_any_side():
     order, lengths = align_left(tokens != 0, reverse=True)
     assert tokens.gather(1, order).tolist() == [[7, 6, 5, 0, 0], [6, 5, 0, 0, 0], [7, 6, 5, 0, 0], [5, 4, 3, 2, 1]]
     assert lengths.tolist() == [3, 2, 3, 5]
+
+
+@pytest.mark.parametrize("reverse", [False, True])
+def test_align_left_is_the_stable_sort_of_any_mask_and_its_inverse_undoes_it(reverse):
+    mask = torch.rand(50, 9, generator=torch.Generator().manual_seed(0)) < 0.6
+    order, _ = align_left(mask, reverse)
+    positions = torch.arange(9)
+    keys = torch.where(mask, -positions if reverse else positions, 9)
+    assert torch.equal(order, keys.argsort(dim=1, stable=True))
+    assert torch.equal(order.gather(1, inverse_permutation(order)), positions.expand(50, 9))
 
 
 def test_align_left_gives_a_row_of_padding_one_state():
