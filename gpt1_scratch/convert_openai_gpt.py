@@ -57,7 +57,7 @@ OTHER_HEADS = ("multiple_choice_head.", "score.")
 
 WEIGHTS, WEIGHTS_INDEX, PICKLE = "model.safetensors", "model.safetensors.index.json", "pytorch_model.bin"
 TOKENIZER_CONFIG = "tokenizer_config.json"
-TOKENIZER_FILES = ("tokenizer.json", TOKENIZER_CONFIG, "vocab.json", "merges.txt")
+TOKENIZER_FILES = ("tokenizer.json", TOKENIZER_CONFIG, "chat_template.jinja", "vocab.json", "merges.txt")
 
 
 def _names(layers: int) -> dict[str, str]:
@@ -174,7 +174,7 @@ def find_checkpoint(source: str | Path, revision: str | None = None) -> Path:
     folder = Path(source)
     if not folder.is_dir():
         try:
-            patterns = ["*.json", "*.safetensors", "merges.txt"]
+            patterns = ["*.json", "*.jinja", "*.safetensors", "merges.txt"]
             folder = Path(snapshot_download(str(source), revision=revision, allow_patterns=patterns))
         except (HFValidationError, RepositoryNotFoundError, LocalEntryNotFoundError, HfHubHTTPError) as error:
             raise ValueError(f"{source} is neither a folder nor a model that the Hub lets us read: {error}") from error
