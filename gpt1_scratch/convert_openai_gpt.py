@@ -20,6 +20,7 @@ from safetensors import SafetensorError, safe_open
 from transformers import OpenAIGPTConfig, OpenAIGPTLMHeadModel
 
 from .configuration_gpt1 import GPT1Config
+from .file_modes import give_umask_permissions
 from .modeling_gpt1 import GPT1ForCausalLM
 
 # Ours and the published name of every layer in a block; a matrix of the published ones is ours transposed.
@@ -235,6 +236,7 @@ def convert(source: str | Path, target: str | Path, to: str = "gpt1") -> None:
     else:
         converted = to_openai_gpt(GPT1ForCausalLM.from_pretrained(folder))
     converted.save_pretrained(target)
+    give_umask_permissions(target)
     names = [name for name in TOKENIZER_FILES if (folder / name).is_file()]
     for name in names:
         shutil.copyfile(folder / name, target / name)

@@ -32,6 +32,7 @@ from transformers.utils.output_capturing import capture_outputs
 from .configuration_gpt1 import GPT1Config
 from .fast_generation import Linear, TokenStep, give_room, packed_weights
 from .fast_paths import IGNORE_INDEX, blocked_attention_forward, dropout, gelu, linear_cross_entropy
+from .file_modes import SavedWithUmask
 from .lstm_block import LSTMBlock, refuse_padding_before_text
 
 logger = logging.get_logger(__name__)
@@ -171,7 +172,7 @@ class GPT1Block(GradientCheckpointingLayer):
         return self.mlp_norm(hidden_states + transformed)
 
 
-class GPT1PreTrainedModel(PreTrainedModel):
+class GPT1PreTrainedModel(SavedWithUmask, PreTrainedModel):
     """Loading, saving and initialisation; N(0, 0.02) and zero biases are the library's own rule for most layers."""
 
     config: GPT1Config
