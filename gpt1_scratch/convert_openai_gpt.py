@@ -20,6 +20,7 @@ from safetensors import SafetensorError, safe_open
 from transformers import OpenAIGPTConfig, OpenAIGPTLMHeadModel
 
 from .configuration_gpt1 import GPT1Config
+from .file_modes import give_umask_permissions
 from .modeling_gpt1 import GPT1ForCausalLM
 
 # Ours and the published name of every layer in a block; a matrix of the published ones is ours transposed.
@@ -57,7 +58,7 @@ OTHER_HEADS = ("multiple_choice_head.", "score.")
 
 WEIGHTS, WEIGHTS_INDEX, PICKLE = "model.safetensors", "model.safetensors.index.json", "pytorch_model.bin"
 TOKENIZER_CONFIG = "tokenizer_config.json"
-TOKENIZER_FILES = ("tokenizer.json", TOKENIZER_CONFIG, "vocab.json", "merges.txt")
+TOKENIZER_FILES = ("tokenizer.json", TOKENIZER_CONFIG, "chat_template.jinja", "vocab.json", "merges.txt")
 
 
 def _names(layers: int) -> dict[str, str]:
@@ -174,7 +175,7 @@ def find_checkpoint(source: str | Path, revision: str | None = None) -> Path:
     folder = Path(source)
     if not folder.is_dir():
         try:
-            patterns = ["*.json", "*.safetensors", "merges.txt"]
+            patterns = ["*.json", "*.jinja", "*.safetensors", "merges.txt"]
             folder = Path(snapshot_download(str(source), revision=revision, allow_patterns=patterns))
         except (HFValidationError, RepositoryNotFoundError, LocalEntryNotFoundError, HfHubHTTPError) as error:
             raise ValueError(f"{source} is neither a folder nor a model that the Hub lets us read: {error}") from error
@@ -235,6 +236,7 @@ def convert(source: str | Path, target: str | Path, to: str = "gpt1") -> None:
     else:
         converted = to_openai_gpt(GPT1ForCausalLM.from_pretrained(folder))
     converted.save_pretrained(target)
+    give_umask_permissions(target)
     names = [name for name in TOKENIZER_FILES if (folder / name).is_file()]
     for name in names:
         shutil.copyfile(folder / name, target / name)

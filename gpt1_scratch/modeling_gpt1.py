@@ -34,6 +34,7 @@ from transformers.utils.output_capturing import capture_outputs
 from .configuration_gpt1 import GPT1Config
 from .fast_generation import TokenStep, give_room, packed_weights
 from .fast_paths import IGNORE_INDEX, blocked_attention_forward, dropout, gelu, linear_cross_entropy
+from .file_modes import SavedWithUmask
 from .library_arguments import CACHE_NAME, name_cache_for_library, name_cache_for_peft, understand_arguments
 from .lstm_block import LSTMBlock, refuse_padding_before_text
 
@@ -174,7 +175,7 @@ class GPT1Block(GradientCheckpointingLayer):
         return self.mlp_norm(hidden_states + transformed)
 
 
-class GPT1PreTrainedModel(PreTrainedModel):
+class GPT1PreTrainedModel(SavedWithUmask, PreTrainedModel):
     """Loading, saving and initialisation; N(0, 0.02) and zero biases are the library's own rule for most layers."""
 
     config: GPT1Config

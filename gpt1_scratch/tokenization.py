@@ -20,6 +20,10 @@ emoticons and addresses (URLs, e-mail), and two apostrophes in a row, which rece
 Against ftfy 6.3 and spaCy 3.8 (OpenAI used the versions of early 2018), 99.998 % of the words of English novels are
 the same, and 99.98 % of those of GLUE's sentences and Multi30k's captions.
 
+The tokenizer has a chat template, which writes a conversation as a play: `user: ...`, a line break, `assistant: ...`
+and `<start>`, which ends a reply. It serves to fine-tune on conversations and makes chat clients work. GPT-1 itself is
+no chat model: its pre-training has never shown it the format.
+
     >>> tokenizer = published_tokenizer("encoder_bpe_40000.json", "vocab_40000.bpe")
     >>> tokenizer.tokenize("Don't stop\\u2014Mr. Smith can't.")
     ['do</w>', "n't</w>", 'stop</w>', '-</w>', 'mr.</w>', 'smith</w>', 'ca</w>', "n't</w>", '.</w>']
@@ -121,6 +125,19 @@ _CHARACTERS = (
 _SPACE_BEFORE = r" (?=[.,:;!?)\]}%\n]|n't\b|'(?:s|m|d|ll|re|ve)\b)"
 _SPACE_AFTER = r"(?<=[(\[{\n]) "
 
+# `generation` marks what TRL's `assistant_only_loss` trains on. The tokens of a conversation begin with those of its
+# prompt, which TRL relies on: the word split takes "assistant:" apart with or without a reply behind it.
+CHAT_TEMPLATE = (
+    "{% for message in messages %}"
+    "{% if message['role'] == 'assistant' %}"
+    "assistant: {% generation %}{{ message['content'] + eos_token }}{% endgeneration %}"
+    "{% else %}"
+    "{{ message['role'] + ': ' + message['content'] + '\n' }}"
+    "{% endif %}"
+    "{% endfor %}"
+    "{% if add_generation_prompt %}assistant:{% endif %}"
+)
+
 
 def _normalizer() -> normalizers.Normalizer:
     steps = [normalizers.NFC()]
@@ -169,6 +186,7 @@ def _finish(vocab: dict[str, int], merges: list[tuple[str, str]], model_max_leng
         pad_token=PADDING,
         model_max_length=model_max_length,
         clean_up_tokenization_spaces=False,
+        chat_template=CHAT_TEMPLATE,
     )
 
 

@@ -198,7 +198,10 @@ def describe_language_model(run: Run) -> Description:
         for key, names in TEXT_SCORES.items()
         if f"eval_{key}" in run.results
     ]
-    limits = ["It goes on with text and follows no instructions. What it says need not be true or harmless."]
+    limits = [
+        "It goes on with text and follows no instructions. What it says need not be true or harmless.",
+        "It is no chat model. The tokenizer's chat template only sets a format to fine-tune it on conversations with.",
+    ]
     if embedded:
         limits.append("It knows the small world of short stories from a grammar, in a few hundred words.")
     return Description(

@@ -30,6 +30,7 @@ from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 
 from .beam_search import BeamSearchGenerationMixin, keep_rows
 from .configuration_transformer import TransformerConfig
+from .file_modes import SavedWithUmask
 from .library_arguments import CACHE_NAME, understand_arguments
 from .seq2seq_common import Dropout, shift_tokens_right, target_token_loss
 
@@ -369,7 +370,7 @@ class TransformerEncoderOutput(BaseModelOutput):
     attention_mask: torch.Tensor | None = None
 
 
-class TransformerPreTrainedModel(PreTrainedModel):
+class TransformerPreTrainedModel(SavedWithUmask, PreTrainedModel):
     """Initialisation and what the library needs to know of every part."""
 
     config: TransformerConfig

@@ -17,6 +17,7 @@ from transformers.modeling_outputs import ModelOutput, Seq2SeqLMOutput
 from transformers.utils import can_return_tuple
 
 from .beam_search import BeamSearchGenerationMixin
+from .file_modes import SavedWithUmask
 from .library_arguments import CACHE_NAME, understand_arguments
 
 IGNORE_INDEX = -100
@@ -355,7 +356,7 @@ class RecurrentDecoderOutput(ModelOutput):
     attention_weights: torch.Tensor | None = None
 
 
-class RecurrentTranslationModel(PreTrainedModel, BeamSearchGenerationMixin):
+class RecurrentTranslationModel(SavedWithUmask, PreTrainedModel, BeamSearchGenerationMixin):
     """What the recurrent translators share: forward around encoder and decoder, cached state, two vocabularies.
 
     A subclass has three modules:

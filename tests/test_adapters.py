@@ -6,6 +6,7 @@ from accelerate.state import AcceleratorState
 from datasets import Dataset
 from torch.nn import functional
 
+from gpt1_scratch.tokenization import train_tokenizer
 from tiny_models import row, tiny_batch, tiny_model, tiny_tokenizer
 
 peft = pytest.importorskip("peft", reason="peft is not installed; the extra `test` has it")
@@ -233,3 +234,36 @@ def test_trl_samples_and_trains_with_grpo(tmp_path):
     before = tiny_model("causal_lm")
     changed = [(a - b).abs().max().item() for a, b in zip(model.parameters(), before.parameters(), strict=True)]
     assert max(changed) > 1e-4
+
+
+@pytest.mark.parametrize("only_replies", [False, True])
+def test_trl_trains_gpt1_on_conversations(only_replies, tmp_path):
+    trl = pytest.importorskip("trl", reason="trl is not installed; the extra `test` has it")
+    conversations = [
+        [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
+        for question, answer in (("is it big?", "no."), ("who had it?", "anna had the big cake."))
+    ]
+    texts = [f"user: {question['content']}\nassistant: {answer['content']}" for question, answer in conversations]
+    tokenizer = train_tokenizer(texts * 3, merges=60)
+    vocabulary = {"vocab_size": len(tokenizer), "pad_token_id": tokenizer.pad_token_id}
+    model = tiny_model("causal_lm", **vocabulary)
+    arguments = trl.SFTConfig(
+        str(tmp_path),
+        **{"use_cpu": True, "bf16": False, "report_to": "none", "save_strategy": "no", "disable_tqdm": True},
+        **{"per_device_train_batch_size": 2, "max_steps": 1, "max_length": 64, "assistant_only_loss": only_replies},
+    )
+    trainer = trl.SFTTrainer(
+        model,
+        arguments,
+        train_dataset=Dataset.from_dict({"messages": conversations}),
+        processing_class=tokenizer,
+    )
+    trainer.train()
+
+    expected, losses = tiny_model("causal_lm", **vocabulary), []
+    for text, (_, answer) in zip(texts, conversations, strict=True):
+        ids = torch.tensor(tokenizer(text).input_ids + [tokenizer.eos_token_id])
+        start = len(ids) - len(tokenizer(answer["content"]).input_ids) - 1 if only_replies else 1
+        logits = expected(ids[None]).logits[0, start - 1 : -1]
+        losses += functional.cross_entropy(logits, ids[start:], reduction="none").tolist()
+    assert trainer.state.log_history[0]["train_loss"] == pytest.approx(sum(losses) / len(losses), rel=1e-4)

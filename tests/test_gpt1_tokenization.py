@@ -190,6 +190,25 @@ def test_saved_tokenizer_loads_without_code_of_ours(tiny, tmp_path):
     assert loaded.model_max_length == 77
 
 
+def test_a_conversation_is_written_as_a_play(tmp_path):
+    train_tokenizer(["user: low\n assistant: no. system: so"] * 3, merges=60).save_pretrained(tmp_path)
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path, trust_remote_code=False)
+    messages = [{"role": "system", "content": "so"}, {"role": "user", "content": "low"}]
+    reply = {"role": "assistant", "content": "no."}
+    prompt = tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
+    assert prompt == "system: so\nuser: low\nassistant:"
+    whole = tokenizer.apply_chat_template([*messages, reply, messages[1]], tokenize=False)
+    assert whole == "system: so\nuser: low\nassistant: no.<start>user: low\n"
+    ids = tokenizer.apply_chat_template(messages, add_generation_prompt=True)["input_ids"]
+    assert ids == tokenizer(prompt).input_ids
+    marked = tokenizer.apply_chat_template([*messages, reply], return_dict=True, return_assistant_tokens_mask=True)
+    assert marked["input_ids"][: len(ids)] == ids
+    said = [token for token, own in zip(marked["input_ids"], marked["assistant_masks"], strict=True) if own]
+    assert said == tokenizer("no.").input_ids + [tokenizer.eos_token_id]
+    prefilled = tokenizer.apply_chat_template([*messages, reply], continue_final_message=True, tokenize=False)
+    assert prefilled == "system: so\nuser: low\nassistant: no."
+
+
 CORPUS = ["The cat sat on the mat.", "A dog sat on the cat's mat, didn't it?", "The dog\nand the cat."] * 3
 
 

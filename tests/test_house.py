@@ -2,6 +2,7 @@
 
 import ast
 import configparser
+import json
 import re
 import shlex
 import shutil
@@ -21,7 +22,9 @@ import score_translation
 import share
 import train_translation
 import translate
+from cards import write_card
 from engine.arguments import parse_settings, read_settings, value_of
+from seq2seq_scratch import TRANSLATION_CONFIGS
 
 ROOT = Path(__file__).parents[1]
 PRESETS = sorted((ROOT / "recipes" / "presets").rglob("*.yaml"))
@@ -116,6 +119,38 @@ def readme_commands():
     return re.findall(
         r"^(?:\w+=\S+ )*(?:python|accelerate launch|torchrun[^\n]*?) (recipes/\w+\.py[^\n|<>#&]*)", readme, re.M
     )
+
+
+def examples_that_would_ask(text):
+    """Calls of a text's Python blocks that load a model or a tokenizer, but neither trust its code nor import ours."""
+    asking = []
+    for block in re.findall(r"```python\n(.*?)```", text, re.DOTALL):
+        for call in re.findall(r"\b(?:Auto\w+\.from_pretrained|pipeline)\([^()]*\)", block):
+            if "trust_remote_code=True" not in call and not re.search(r"^(?:import|from) \w+_scratch", block, re.M):
+                asking.append(call)
+    return asking
+
+
+def test_examples_do_not_ask_on_the_terminal_whether_to_trust_the_code(tmp_path):
+    asks = '```python\ntokenizer = AutoTokenizer.from_pretrained("runs/mine")\n```'
+    assert examples_that_would_ask(asks) and not examples_that_would_ask(
+        asks.replace("\n", "\nimport gpt1_scratch\n", 1)
+    )
+    texts = [(ROOT / "README.md").read_text(encoding="utf-8")]
+    tasks = {"classification": ["text"], "similarity": ["text", "other"], "multiple_choice": ["text", "answers"]}
+    configs = [{"model_type": name} for name in (*TRANSLATION_CONFIGS, "gpt1")]
+    configs += [
+        {
+            **{"model_type": "gpt1", "problem_type": "single_label_classification", "id2label": {"0": "a", "1": "b"}},
+            "finetuning_task": {"name": "mine", "kind": kind, "columns": columns},
+        }
+        for kind, columns in tasks.items()
+    ]
+    for config in configs:
+        (tmp_path / "config.json").write_text(json.dumps({"transformers_version": "5.23.0", **config}))
+        texts.append(write_card(tmp_path).read_text(encoding="utf-8"))
+    assert all("trust_remote_code=True" in text for text in texts)
+    assert [call for text in texts for call in examples_that_would_ask(text)] == []
 
 
 def parser_of(settings_class):

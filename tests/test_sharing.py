@@ -404,7 +404,8 @@ def test_a_spoilt_folder_is_refused_with_the_file_and_what_to_do(
             assert stopped.value.code == 2 and wanted in capsys.readouterr().err
 
 
-def test_both_packages_check_folders_alike():
+@pytest.mark.parametrize("name", ["checkpoint_files.py", "file_modes.py"])
+def test_both_packages_handle_folders_alike(name):
     """They do not import each other."""
-    first, second = (ROOT / package / "checkpoint_files.py" for package in ("seq2seq_scratch", "gpt1_scratch"))
+    first, second = (ROOT / package / name for package in ("seq2seq_scratch", "gpt1_scratch"))
     assert first.read_text() == second.read_text()

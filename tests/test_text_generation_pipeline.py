@@ -132,6 +132,20 @@ def test_batches_and_several_continuations(generator):
     assert len(several) == 3 and all(each["generated_text"].startswith("Anna was") for each in several)
 
 
+def test_chats_get_a_reply_and_a_prefilled_one_goes_on(generator, tokenizer):
+    chat = [{"role": "user", "content": "Who had a cake?"}]
+    (result,) = generator(chat, **dictated(tokenizer, "anna had."))
+    assert result["generated_text"] == [*chat, {"role": "assistant", "content": "anna had."}]
+    (new,) = generator(chat, **dictated(tokenizer, "anna had."), return_full_text=False)
+    assert new["generated_text"] == "anna had."
+    prefilled = [*chat, {"role": "assistant", "content": "Anna"}]
+    (result,) = generator(prefilled, **dictated(tokenizer, "had."))
+    assert result["generated_text"] == [*chat, {"role": "assistant", "content": "Anna had."}]
+    (result,) = generator(prefilled, **dictated(tokenizer, ", who had"))
+    assert result["generated_text"][-1]["content"] == "Anna, who had"
+    assert len(generator([chat, prefilled], max_new_tokens=3, batch_size=2)) == 2
+
+
 def test_streamers_print_what_decoding_the_whole_gives(generator, tokenizer, capsys):
     prompt, added = "anna was", "a big cake, who had (two) friends"
     wanted = "anna was a big cake, who had (two) friends"

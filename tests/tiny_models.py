@@ -68,7 +68,7 @@ def tiny_model(name: str, **settings) -> PreTrainedModel:
     torch.manual_seed(0)
     if name in TRANSLATORS:
         settings = {"decoder_vocab_size": VOCABULARY, **settings}
-    model = model_class(config_class(vocab_size=VOCABULARY, **{**sizes, **settings}))
+    model = model_class(config_class(**{"vocab_size": VOCABULARY, **sizes, **settings}))
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(0.3 * torch.randn_like(parameter))

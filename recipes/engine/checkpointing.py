@@ -152,6 +152,8 @@ def average_weights(checkpoints: list[Path], target: Path) -> None:
             total[name] = total.get(name, 0) + tensor.float() / len(checkpoints)
     mean = {name: tensor.to(dtypes[name]) for name, tensor in total.items()}
     save_file(mean, target / "model.safetensors", metadata=metadata)
+    # safetensors would leave a file that only its owner may read.
+    shutil.copymode(checkpoints[0] / "model.safetensors", target / "model.safetensors")
 
 
 def _random_state() -> dict[str, Any]:

@@ -32,7 +32,9 @@ INDEX_FILE = "model.safetensors.index.json"
 # What is shared of a folder; all else (checkpoints, logs, the record of the run) stays on the machine.
 SHARED_NAMES = frozenset(("config.json", "generation_config.json", INDEX_FILE, RESULTS_FILE, CARD_FILE, "LICENSE"))
 SHARED_SUFFIXES = frozenset((".safetensors", ".py", ".png", ".svg"))
-TOKENIZER_NAMES = frozenset(("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"))
+TOKENIZER_NAMES = frozenset(
+    ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja")
+)
 
 PICKLE_SUFFIXES = frozenset((".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle"))
 TOKEN = re.compile(rb"\bhf_[A-Za-z0-9]{20,}")
