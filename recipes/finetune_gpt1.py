@@ -125,7 +125,11 @@ class TaskSettings:
             raise ValueError(f"seeds is {self.seeds}: one stands there twice.")
         names = self.names()
         if self.train_file is not None and len(names) > 1:
-            raise ValueError(f"train_file is one task's data, but task names {len(names)}: {', '.join(names)}.")
+            raise ValueError(
+                f"train_file is one task's data, but task names {len(names)}: {', '.join(names)}. Unset task "
+                "for a task of your own (--task none), name the one that the file is for, or unset the file "
+                "(--train_file none)."
+            )
         if names == [None] and self.train_file is None:
             raise ValueError(f"Set train_file, or task to some of {', '.join(TASKS)}.")
 

@@ -72,8 +72,13 @@ class TextSettings:
     max_eval_blocks: int | None = field(default=None, metadata={"help": "Validate on the first so many blocks."})
 
     def __post_init__(self):
-        if (self.dataset_name is None) == (self.train_file is None):
-            raise ValueError("Set one of dataset_name and train_file.")
+        if self.dataset_name is None and self.train_file is None:
+            raise ValueError("There is no text to train on: set one of dataset_name and train_file.")
+        if self.dataset_name is not None and self.train_file is not None:
+            raise ValueError(
+                f"dataset_name is {self.dataset_name!r} and train_file is {self.train_file!r}, but a run takes one of "
+                "dataset_name and train_file. Unset the other: --dataset_name none, or --train_file none."
+            )
         if self.train_file is not None and self.validation_file is None:
             raise ValueError("train_file is set, but validation_file is not. Name the text to validate on.")
         for name in ("per_device_train_batch_size", "per_device_eval_batch_size"):

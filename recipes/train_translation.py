@@ -73,6 +73,14 @@ class DataSettings:
         default=4096, metadata={"help": "Rows times the longest row, on each side, on each process."}
     )
 
+    def __post_init__(self):
+        files = [name for name in ("train_file", "validation_file", "test_file") if getattr(self, name) is not None]
+        if self.dataset_name is not None and files:
+            raise ValueError(
+                f"dataset_name is {self.dataset_name!r}, but {' and '.join(files)} {'are' if files[1:] else 'is'} set "
+                "too. Unset the data set (--dataset_name none) to train on files, or leave the files out."
+            )
+
 
 @dataclass
 class TokenizerSettings:

@@ -17,6 +17,10 @@ class Settings:
     lowercase: bool = True
     optim: Literal["adam", "sgd"] = "adam"
     report_to: list[str] = field(default_factory=list)
+    layers: list[int] | None = None
+    bf16: bool | None = True
+    title: str = "untitled"
+    normalization: Literal["none", "layer"] = "layer"
 
 
 def parse(*arguments):
@@ -59,7 +63,9 @@ def test_all_mistakes_are_reported_together_with_place_and_nearest_name(preset):
     ("text", "expected"),
     [
         ("learning_rate: 1\nlearning_rate: 2\n", "written twice"),
-        ("learning_rate:\n", "has no value"),
+        ("learning_rate:\n", ":1: learning_rate is none, but it cannot be unset. It must be a value of type float"),
+        ("lowercase: []\n", ":1: lowercase takes one value, got \\[\\]"),
+        ("max_steps: []\n", ":1: max_steps takes one value, got \\[\\]"),
         ("learning_rate: {a: 1}\n", "one value or a list"),
         ("- learning_rate\n", "must be a list of `setting: value` lines"),
         ("learning_rate: [1\n", "not valid YAML"),
@@ -83,6 +89,54 @@ def test_a_value_without_a_setting_is_refused():
 def test_one_value_settings_refuse_several():
     with pytest.raises(ValueError, match="max_steps takes one value"):
         parse("--max_steps", "1", "2")
+
+
+@pytest.mark.parametrize("word", ["none", "None", "null", "NULL"])
+def test_none_on_the_command_line_takes_back_what_a_preset_sets(preset, word):
+    path = preset("max_steps: 3\nreport_to: [a, b]\nlayers: [1, 2]\nbf16: false\n")
+    unset = parse(path, *(f"--{name}={word}" for name in ("max_steps", "report_to", "layers", "bf16")))
+    assert (unset.max_steps, unset.report_to, unset.layers, unset.bf16) == (None, [], None, None)
+
+
+@pytest.mark.parametrize("null", ["null", "~", "", "none"])
+def test_null_in_a_preset_unsets_a_default(preset, null):
+    assert parse(preset(f"bf16: {null}\n")).bf16 is None
+
+
+def test_an_empty_list_is_not_the_same_as_an_unset_one(preset):
+    assert parse(preset("layers: []\nreport_to: []\n")) == Settings(layers=[])
+    assert parse(preset("layers: [3]\n"), "--layers").layers == []
+    assert parse(preset("layers: [3]\n"), "--layers", "none").layers is None
+
+
+def test_the_last_of_a_value_and_none_wins(preset):
+    path = preset("max_steps: none\nreport_to: none\nlowercase: true\n")
+    assert parse(path, "--max_steps", "4", "--report_to", "a") == Settings(max_steps=4, report_to=["a"])
+    assert parse("--max_steps", "4", "--max_steps", "none", "--max_steps", "5").max_steps == 5
+    assert parse(path, "--no_lowercase", "--lowercase", "true").lowercase is True
+    assert parse(path, "--lowercase", "true", "--no_lowercase").lowercase is False
+
+
+def test_none_is_a_value_where_it_is_one_of_the_choices():
+    assert parse("--normalization", "none").normalization == "none"
+    with pytest.raises(
+        ValueError, match="normalization is null, but it cannot be unset. It must be one of 'none', 'l"
+    ):
+        parse("--normalization", "null")
+
+
+def test_all_settings_that_cannot_be_unset_are_reported_together():
+    with pytest.raises(ValueError) as error:
+        parse("--learning_rate", "none", "--optim", "None", "--title", "none", "--lowercase", "null")
+    assert str(error.value).splitlines() == [
+        f"command line: {name} is {word}, but it cannot be unset. It must be {allowed}; leave it out for the default."
+        for name, word, allowed in (
+            ("learning_rate", "none", "a value of type float"),
+            ("optim", "None", "one of 'adam', 'sgd'"),
+            ("title", "none", "a value of type str"),
+            ("lowercase", "null", "a value of type bool"),
+        )
+    ]
 
 
 def test_value_of_gives_the_last_one_before_parsing(preset):

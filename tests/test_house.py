@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import get_args, get_origin, get_type_hints
 
 import pytest
 
@@ -157,20 +158,77 @@ def parser_of(settings_class):
     return lambda arguments: parse_settings(read_settings(arguments), settings_class, description="")
 
 
+PARSERS = {
+    "recipes/train_translation.py": train_translation.parse,
+    "recipes/pretrain_gpt1.py": pretrain_gpt1.parse,
+    "recipes/finetune_gpt1.py": finetune_gpt1.parse,
+    "recipes/ablate_gpt1.py": ablate_gpt1.parse,
+    "recipes/benchmark.py": benchmark.parse,
+    "recipes/share.py": share.parse,
+    "recipes/classify.py": parser_of(classify.ClassificationSettings),
+    "recipes/translate.py": parser_of(translate.TranslationSettings),
+    "recipes/score_translation.py": parser_of(score_translation.ScoringSettings),
+    "recipes/generate_text.py": parser_of(generate_text.GenerationSettings),
+}
+
+# The fewest arguments that each script takes, for every family of models that has settings of its own.
+LEAST_ARGUMENTS = [
+    *(
+        ("recipes/train_translation.py", [f"{ROOT}/recipes/presets/numbers/{family}.yaml"])
+        for family in ("bahdanau", "rnn_seq2seq", "transformer")
+    ),
+    ("recipes/pretrain_gpt1.py", [f"{ROOT}/recipes/presets/stories/gpt1_mini.yaml"]),
+    ("recipes/finetune_gpt1.py", [f"{ROOT}/recipes/presets/stories/sentiment.yaml"]),
+    ("recipes/ablate_gpt1.py", [f"{ROOT}/recipes/presets/stories/sentiment.yaml"]),
+    ("recipes/benchmark.py", []),
+    ("recipes/share.py", ["runs/mine"]),
+    *(
+        (f"recipes/{script}.py", ["--model_name_or_path", "runs/mine"])
+        for script in ("classify", "translate", "score_translation", "generate_text")
+    ),
+]
+
+
+def test_every_setting_of_every_recipe_can_be_unset_or_says_why_not():
+    """`none` gives None or an empty list by the setting's type; where it cannot, the message names the setting."""
+    assert {script for script, _ in LEAST_ARGUMENTS} == set(PARSERS)
+    for script, arguments in LEAST_ARGUMENTS:
+        for part in PARSERS[script](arguments):
+            for name, kind in get_type_hints(type(part)).items():
+                label = f"{script} --{name}"
+                allows_none, is_list = type(None) in get_args(kind), list in (kind, get_origin(kind))
+                if name == "model_type":  # decides which settings there are, before they are parsed
+                    continue
+                try:
+                    parsed = PARSERS[script]([*arguments, f"--{name}", "none"])
+                except ValueError as error:
+                    assert name in str(error), label
+                    assert ("cannot be unset" in str(error)) is not (allows_none or is_list), label
+                else:
+                    assert allows_none or is_list, label
+                    (value,) = (vars(settings)[name] for settings in parsed if name in vars(settings))
+                    assert value == (None if allows_none else []), label
+
+
+def test_files_of_ones_own_take_the_place_of_a_presets_data():
+    numbers, glue = (
+        str(ROOT / "recipes" / "presets" / name) for name in ("numbers/bahdanau.yaml", "glue/gpt1_small.yaml")
+    )
+    with pytest.raises(ValueError, match="--dataset_name none"):
+        train_translation.parse([numbers, "--train_file", "mine.jsonl"])
+    data = train_translation.parse([numbers, "--train_file", "mine.jsonl", "--dataset_name", "none"])[3]
+    assert (data.dataset_name, data.train_file) == (None, "mine.jsonl")
+    stories = str(ROOT / "recipes" / "presets" / "stories" / "gpt1_mini.yaml")
+    with pytest.raises(ValueError, match="--dataset_name none"):
+        pretrain_gpt1.parse([stories, *FILES])
+    assert pretrain_gpt1.parse([stories, *FILES, "--dataset_name", "none"])[2].train_file == "train.txt"
+    with pytest.raises(ValueError, match="--task none"):
+        finetune_gpt1.parse([glue, "--train_file", "mine.csv"])
+    assert finetune_gpt1.parse([glue, "--train_file", "mine.csv", "--task", "none"])[1].names() == [None]
+
+
 def test_every_command_of_the_readme_parses():
-    parsers = {
-        "recipes/train_translation.py": train_translation.parse,
-        "recipes/pretrain_gpt1.py": pretrain_gpt1.parse,
-        "recipes/finetune_gpt1.py": finetune_gpt1.parse,
-        "recipes/ablate_gpt1.py": ablate_gpt1.parse,
-        "recipes/benchmark.py": benchmark.parse,
-        "recipes/share.py": share.parse,
-        "recipes/classify.py": parser_of(classify.ClassificationSettings),
-        "recipes/translate.py": parser_of(translate.TranslationSettings),
-        "recipes/score_translation.py": parser_of(score_translation.ScoringSettings),
-        "recipes/generate_text.py": parser_of(generate_text.GenerationSettings),
-    }
     commands = [shlex.split(command) for command in readme_commands()]
-    assert {command[0] for command in commands} == set(parsers)
+    assert {command[0] for command in commands} == set(PARSERS)
     for script, *arguments in commands:
-        parsers[script]([argument.replace("recipes/", f"{ROOT / 'recipes'}/") for argument in arguments])
+        PARSERS[script]([argument.replace("recipes/", f"{ROOT / 'recipes'}/") for argument in arguments])
