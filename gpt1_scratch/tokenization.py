@@ -17,9 +17,6 @@ What agrees with the original pipeline, token for token:
 What does not: ftfy's repair of text decoded with the wrong encoding, full-width forms and HTML entities; spaCy's
 emoticons and addresses (URLs, e-mail), and two apostrophes in a row, which recent versions of spaCy join.
 
-Against ftfy 6.3 and spaCy 3.8 (OpenAI used the versions of early 2018), 99.998 % of the words of English novels are
-the same, and 99.98 % of those of GLUE's sentences and Multi30k's captions.
-
 The tokenizer has a chat template, which writes a conversation as a play: `user: ...`, a line break, `assistant: ...`
 and `<start>`, which ends a reply. It serves to fine-tune on conversations and makes chat clients work. GPT-1 itself is
 no chat model: its pre-training has never shown it the format.
