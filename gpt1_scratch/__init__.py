@@ -14,7 +14,8 @@ from transformers import (
 from transformers.pipelines import PIPELINE_REGISTRY
 
 from .configuration_gpt1 import GPT1Config
-from .modeling_gpt1 import GPT1ForCausalLM, GPT1ForMultipleChoice, GPT1ForSequenceClassification, GPT1Model
+from .modeling_gpt1 import GPT1ForCausalLM, GPT1Model
+from .modeling_gpt1_heads import GPT1ForMultipleChoice, GPT1ForSequenceClassification
 from .pipeline_text_generation import TASK, GPT1TextGenerationPipeline
 
 AutoConfig.register("gpt1", GPT1Config)

@@ -12,8 +12,8 @@ AUTO_MAP = {
     "AutoConfig": "configuration_gpt1.GPT1Config",
     "AutoModel": "modeling_gpt1.GPT1Model",
     "AutoModelForCausalLM": "modeling_gpt1.GPT1ForCausalLM",
-    "AutoModelForMultipleChoice": "modeling_gpt1.GPT1ForMultipleChoice",
-    "AutoModelForSequenceClassification": "modeling_gpt1.GPT1ForSequenceClassification",
+    "AutoModelForMultipleChoice": "modeling_gpt1_heads.GPT1ForMultipleChoice",
+    "AutoModelForSequenceClassification": "modeling_gpt1_heads.GPT1ForSequenceClassification",
 }
 
 

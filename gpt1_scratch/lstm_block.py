@@ -11,8 +11,8 @@ from transformers.cache_utils import Cache, DynamicLayer
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from .configuration_gpt1 import GPT1Config
-from .fast_generation import GrowingLayer
-from .fast_paths import dropout
+from .cpu_generation import GrowingLayer
+from .cpu_kernels import dropout
 
 
 class LSTMBlock(GradientCheckpointingLayer):

@@ -20,12 +20,15 @@ from typing import Any
 from datasets import disable_progress_bars
 from transformers.utils import logging as transformers_logging
 
-from engine.arguments import parse_settings, read_settings, run_script
-from engine.memory import FOR_BATCHES_OF_ROWS, keep_compiled_code
-from engine.reporting import write_results, write_run_record
-from engine.sharing import prepare_output_dir
-from engine.training import make_accelerator
-from finetune_gpt1 import (
+from gpt1_scratch.finetuning.models import load_pretrained
+from gpt1_scratch.finetuning.reports import format_score
+from gpt1_scratch.finetuning.tasks import Task
+from papers_to_gpt.engine.arguments import parse_settings, read_settings, run_script
+from papers_to_gpt.engine.hardware import FOR_BATCHES_OF_ROWS, keep_compiled_code
+from papers_to_gpt.engine.output_folder import prepare_output_dir
+from papers_to_gpt.engine.reporting import write_results, write_run_record
+from papers_to_gpt.engine.training import make_accelerator
+from papers_to_gpt.finetune_gpt1 import (
     FinetuningOptimization,
     FinetuningSettings,
     StartSettings,
@@ -34,9 +37,6 @@ from finetune_gpt1 import (
     load_data,
     run_series,
 )
-from gpt1_scratch.task_models import load_pretrained
-from gpt1_scratch.task_reports import format_score
-from gpt1_scratch.tasks import Task
 
 FULL = "full"
 TABLE_FILE, PLOT_FILE = "ablation.md", "ablation.png"

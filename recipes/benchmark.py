@@ -28,26 +28,15 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from benchmark_classifiers import prepare_examples, train_classifier
-
-from benchmark_gpts import generate, train_gpt
-from benchmark_translators import (
-    bahdanau_config,
-    decode_joeynmt,
-    decode_marian,
-    decode_ours,
-    joeynmt_recurrent,
-    joeynmt_transformer,
-    train_eole,
-    train_joeynmt,
-    train_marian,
-    train_model_to_decode,
-    train_ours,
-    transformer_config,
-    write_vocabulary,
-)
-from benchmark_workload import Workload
-from engine.arguments import parse_settings, read_settings, run_script
+from papers_to_gpt.benchmarks.classifiers import prepare_examples, train_classifier
+from papers_to_gpt.benchmarks.common import bahdanau_config, transformer_config, write_vocabulary
+from papers_to_gpt.benchmarks.eole import train_eole
+from papers_to_gpt.benchmarks.gpts import generate, train_gpt
+from papers_to_gpt.benchmarks.joeynmt import decode_joeynmt, joeynmt_recurrent, joeynmt_transformer, train_joeynmt
+from papers_to_gpt.benchmarks.marian import decode_marian, train_marian
+from papers_to_gpt.benchmarks.translators import decode_ours, train_model_to_decode, train_ours
+from papers_to_gpt.benchmarks.workload import Workload
+from papers_to_gpt.engine.arguments import parse_settings, read_settings, run_script
 
 # What is counted in each section.
 SECTIONS = {
@@ -190,16 +179,14 @@ def measure_one() -> None:
 
 def run_one(contender: Contender, work: Workload, folder: Path, threads: int) -> dict[str, Any]:
     """What a contender measures in a process of its own; `{"error": the last line it said}` if it fails."""
-    here = Path(__file__).parent
     environment = {
         **os.environ,
         "OMP_NUM_THREADS": str(threads),
-        "PYTHONPATH": os.pathsep.join([str(here), str(here.parent), *filter(None, [os.environ.get("PYTHONPATH")])]),
         "CUDA_VISIBLE_DEVICES": "",
         "HF_HUB_OFFLINE": "1",
     }
     job = json.dumps({"contender": contender.key, "workload": asdict(work), "folder": str(folder)})
-    command = [sys.executable, "-c", "from benchmark import measure_one; measure_one()"]
+    command = [sys.executable, "-c", "from papers_to_gpt.benchmark import measure_one; measure_one()"]
     process = subprocess.run(command, input=job, env=environment, capture_output=True, text=True)
     logging.getLogger(__name__).debug("%s", process.stderr)
     if process.returncode:
@@ -211,8 +198,8 @@ def prepare_pairs(settings: BenchmarkSettings, work: Workload, folder: Path) -> 
     """Writes what translators read: a vocabulary, token ids, subwords in lines, test sentences."""
     from datasets import disable_progress_bars
 
-    from seq2seq_scratch.corpora import load_parallel_data
-    from seq2seq_scratch.data import tokenize_parallel
+    from seq2seq_scratch.data.batches import tokenize_parallel
+    from seq2seq_scratch.data.corpora import load_parallel_data
     from seq2seq_scratch.tokenization import save_tokenizers, train_tokenizer
 
     disable_progress_bars()
@@ -326,7 +313,7 @@ def describe_setting(threads: int) -> dict[str, Any]:
     """The machine and the versions that the figures belong to."""
     from accelerate import Accelerator
 
-    from engine.reporting import describe_machine
+    from papers_to_gpt.engine.reporting import describe_machine
 
     versions = {}
     for package in ("torch", "transformers", "joeynmt", "eole"):

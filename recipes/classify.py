@@ -16,13 +16,13 @@ import torch
 from transformers import AutoConfig, AutoTokenizer, PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
-from engine.arguments import parse_settings, read_settings, run_script
 from gpt1_scratch import GPT1ForMultipleChoice, GPT1ForSequenceClassification
-from gpt1_scratch.checkpoint_files import check_folder, check_vocabulary
-from gpt1_scratch.task_data import TaskSplit, read_texts
-from gpt1_scratch.task_examples import predict, tokenize_task
-from gpt1_scratch.task_files import EXTENSIONS, Table, read_table
-from gpt1_scratch.tasks import Task, task_of_config
+from gpt1_scratch.finetuning.examples import predict, tokenize_task
+from gpt1_scratch.finetuning.loading import TaskSplit, read_texts
+from gpt1_scratch.finetuning.tables import EXTENSIONS, Table, read_table
+from gpt1_scratch.finetuning.tasks import Task, task_of_config
+from papers_to_gpt.engine.arguments import parse_settings, read_settings, run_script
+from papers_to_gpt.engine.model_folder import check_folder, check_vocabulary
 
 # What separates the texts of a pair, or a context and its choices, in lines.
 SEPARATOR = "\t"

@@ -22,24 +22,33 @@ from datasets import disable_progress_bars
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 from transformers.utils import logging as transformers_logging
 
-from cards import write_card
-from engine.arguments import parse_settings, read_settings, run_script
-from engine.batching import Batch, LengthBucketBatches
-from engine.checkpointing import checkpoints_in
-from engine.evaluation import map_across_processes
-from engine.hub import NOTHING_PUSHED
-from engine.memory import FOR_BATCHES_OF_ROWS, keep_compiled_code
-from engine.optimization import OptimizationSettings
-from engine.reporting import RESULTS_FILE, write_results, write_run_record
-from engine.sharing import open_repository, prepare_output_dir, push_at_end, push_of_checkpoints
-from engine.training import TokenCounts, Trainer, TrainingSettings, make_accelerator
 from gpt1_scratch import GPT1Model
-from gpt1_scratch.metrics import TaskMetric, confusion_matrix
-from gpt1_scratch.task_data import STORIES, OwnColumns, load_task
-from gpt1_scratch.task_examples import TaskExamples, collate_examples, predict, tokenize_task
-from gpt1_scratch.task_models import load_pretrained, make_task_model
-from gpt1_scratch.task_reports import describe_run, format_table, glue_average, score, summarize, write_predictions
-from gpt1_scratch.tasks import TASKS, Task, find_task
+from gpt1_scratch.finetuning.examples import TaskExamples, collate_examples, predict, tokenize_task
+from gpt1_scratch.finetuning.loading import STORIES, OwnColumns, load_task
+from gpt1_scratch.finetuning.metrics import TaskMetric, confusion_matrix
+from gpt1_scratch.finetuning.models import load_pretrained, make_task_model
+from gpt1_scratch.finetuning.reports import (
+    describe_run,
+    format_table,
+    glue_average,
+    score,
+    summarize,
+    write_predictions,
+)
+from gpt1_scratch.finetuning.tasks import TASKS, Task, find_task
+from papers_to_gpt.engine.arguments import parse_settings, read_settings, run_script
+from papers_to_gpt.engine.batching import Batch, LengthBucketBatches
+from papers_to_gpt.engine.checkpointing import checkpoints_in
+from papers_to_gpt.engine.evaluation import map_across_processes
+from papers_to_gpt.engine.hardware import FOR_BATCHES_OF_ROWS, keep_compiled_code
+from papers_to_gpt.engine.model_folder import check_folder
+from papers_to_gpt.engine.optimization import OptimizationSettings
+from papers_to_gpt.engine.output_folder import prepare_output_dir
+from papers_to_gpt.engine.reporting import RESULTS_FILE, write_results, write_run_record
+from papers_to_gpt.engine.training import TokenCounts, Trainer, TrainingSettings, make_accelerator
+from papers_to_gpt.publishing.cards import write_card
+from papers_to_gpt.publishing.hub import NOTHING_PUSHED
+from papers_to_gpt.publishing.sharing import open_repository, push_at_end, push_of_checkpoints
 
 TABLE_FILE = "results.md"
 
@@ -214,6 +223,7 @@ def main() -> None:
 
     # Data
     with accelerator.main_process_first():
+        check_folder(start.model_name_or_path)
         backbone, tokenizer = load_pretrained(start.model_name_or_path, start.revision)
         tasks = [load_data(name, data, backbone, tokenizer, accelerator.print) for name in data.names()]
 

@@ -22,9 +22,9 @@ from transformers import (
 from transformers.utils import logging as transformers_logging
 
 import gpt1_scratch  # noqa: F401  registers the model
-from engine.arguments import parse_settings, read_settings, run_script
-from engine.training import processor_has_bf16
-from gpt1_scratch.checkpoint_files import check_folder, check_vocabulary
+from papers_to_gpt.engine.arguments import parse_settings, read_settings, run_script
+from papers_to_gpt.engine.hardware import processor_has_bf16
+from papers_to_gpt.engine.model_folder import check_folder, check_vocabulary
 
 logger = logging.getLogger(__name__)
 

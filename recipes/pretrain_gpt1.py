@@ -22,19 +22,26 @@ from huggingface_hub.errors import StrictDataclassError
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerFast
 from transformers.utils import logging as transformers_logging
 
-from cards import write_card
-from engine.arguments import parse_settings, read_settings, run_script, settings_of_config
-from engine.batching import Batch, LengthBucketBatches, StreamBatches, batches_for_evaluation
-from engine.evaluation import evaluate_loss
-from engine.optimization import OptimizationSettings
-from engine.reporting import measure_matrix_peak, write_results, write_run_record
-from engine.sharing import open_repository, prepare_output_dir, push_at_end, push_of_checkpoints
-from engine.training import TokenCounts, Trainer, TrainingSettings, checkpoint_to_resume, make_accelerator
 from gpt1_scratch.configuration_gpt1 import GPT1Config
-from gpt1_scratch.corpora import load_texts
-from gpt1_scratch.data import PackedTexts, PartlyCutBlocks, pack_blocks, stream_blocks, tokenize_texts
 from gpt1_scratch.modeling_gpt1 import GPT1ForCausalLM
+from gpt1_scratch.pretraining.corpora import load_texts
+from gpt1_scratch.pretraining.packing import PackedTexts, PartlyCutBlocks, pack_blocks, stream_blocks, tokenize_texts
 from gpt1_scratch.tokenization import published_tokenizer, train_tokenizer
+from papers_to_gpt.engine.arguments import parse_settings, read_settings, run_script, settings_of_config
+from papers_to_gpt.engine.batching import Batch, LengthBucketBatches, StreamBatches, batches_for_evaluation
+from papers_to_gpt.engine.evaluation import evaluate_loss
+from papers_to_gpt.engine.optimization import OptimizationSettings
+from papers_to_gpt.engine.output_folder import prepare_output_dir
+from papers_to_gpt.engine.reporting import measure_matrix_peak, write_results, write_run_record
+from papers_to_gpt.engine.training import (
+    TokenCounts,
+    Trainer,
+    TrainingSettings,
+    checkpoint_to_resume,
+    make_accelerator,
+)
+from papers_to_gpt.publishing.cards import write_card
+from papers_to_gpt.publishing.sharing import open_repository, push_at_end, push_of_checkpoints
 
 # Follow from the tokenizer, are fixed by what the model is, or concern the heads for tasks alone.
 CONFIG_FIELDS_NOT_SET_BY_HAND = """vocab_size pad_token_id bos_token_id eos_token_id use_cache classifier_dropout

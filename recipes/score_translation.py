@@ -9,12 +9,11 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from engine.arguments import parse_settings, read_settings, run_script
-from seq2seq_scratch.corpora import load_parallel_data
-from seq2seq_scratch.metrics import TranslationMetric
+from papers_to_gpt.engine.arguments import parse_settings, read_settings, run_script
+from papers_to_gpt.translate import TranslationSettings, make_translator
+from seq2seq_scratch.data.corpora import load_parallel_data
+from seq2seq_scratch.data.metrics import SHOWN_SCORES, TranslationMetric
 from seq2seq_scratch.translation import TOKENS_PER_BATCH
-from train_translation import SHOWN_SCORES
-from translate import TranslationSettings, make_translator
 
 
 @dataclass

@@ -13,11 +13,12 @@ from pathlib import Path
 
 from transformers.utils import logging as transformers_logging
 
-from cards import write_card  # brings both packages, which register the models
-from engine.arguments import parse_settings, read_settings, run_script
-from engine.hub import HubRepository, RepositorySettings
-from engine.shared_folder import CARD_FILE, check_folder, shared_files
-from engine.sharing import share_folder
+from papers_to_gpt.engine.arguments import parse_settings, read_settings, run_script
+from papers_to_gpt.engine.reporting import CARD_FILE
+from papers_to_gpt.publishing.cards import write_card
+from papers_to_gpt.publishing.hub import HubRepository, RepositorySettings
+from papers_to_gpt.publishing.shared_folder import check_shared_folder, shared_files
+from papers_to_gpt.publishing.sharing import share_folder
 
 
 @dataclass
@@ -48,7 +49,7 @@ def main() -> None:
     transformers_logging.disable_progress_bar()
     folder = Path(settings.folder)
     # Before a repository is made for a folder that nobody could use.
-    checked = check_folder(folder)
+    checked = check_shared_folder(folder)
     if settings.hub_model_id is None:
         print(
             f"{folder} is complete: {type(checked.model).__name__} loads without this repository's packages and "

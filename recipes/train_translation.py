@@ -19,20 +19,28 @@ from huggingface_hub.errors import StrictDataclassError
 from transformers import AutoModelForSeq2SeqLM, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerFast
 from transformers.utils import logging as transformers_logging
 
-from cards import write_card
-from engine.arguments import Setting, parse_settings, read_settings, run_script, settings_of_config, value_of
-from engine.batching import LengthBucketBatches, StreamBatches, batches_for_evaluation
-from engine.evaluation import evaluate_loss, map_across_processes
-from engine.memory import FOR_BATCHES_OF_TOKENS, keep_compiled_code
-from engine.optimization import OptimizationSettings
-from engine.reporting import write_results, write_run_record
-from engine.sharing import open_repository, prepare_output_dir, push_at_end, push_of_checkpoints
-from engine.training import Trainer, TrainingSettings, checkpoint_to_resume, make_accelerator
+from papers_to_gpt.engine.arguments import (
+    Setting,
+    parse_settings,
+    read_settings,
+    run_script,
+    settings_of_config,
+    value_of,
+)
+from papers_to_gpt.engine.batching import LengthBucketBatches, StreamBatches, batches_for_evaluation
+from papers_to_gpt.engine.evaluation import evaluate_loss, map_across_processes
+from papers_to_gpt.engine.hardware import FOR_BATCHES_OF_TOKENS, keep_compiled_code
+from papers_to_gpt.engine.optimization import OptimizationSettings
+from papers_to_gpt.engine.output_folder import prepare_output_dir
+from papers_to_gpt.engine.reporting import write_results, write_run_record
+from papers_to_gpt.engine.training import Trainer, TrainingSettings, checkpoint_to_resume, make_accelerator
+from papers_to_gpt.publishing.cards import write_card
+from papers_to_gpt.publishing.sharing import open_repository, push_at_end, push_of_checkpoints
 from seq2seq_scratch import TRANSLATION_CONFIGS
-from seq2seq_scratch.bpe_dropout import RandomlySegmented, RandomSegmentation
-from seq2seq_scratch.corpora import load_parallel_data
-from seq2seq_scratch.data import collate, tokenize_parallel
-from seq2seq_scratch.metrics import TranslationMetric
+from seq2seq_scratch.data.batches import collate, tokenize_parallel
+from seq2seq_scratch.data.bpe_dropout import RandomlySegmented, RandomSegmentation
+from seq2seq_scratch.data.corpora import load_parallel_data
+from seq2seq_scratch.data.metrics import SHOWN_SCORES, TranslationMetric
 from seq2seq_scratch.tokenization import load_tokenizers, save_tokenizers, train_tokenizer
 from seq2seq_scratch.translation import translate
 
@@ -306,7 +314,6 @@ LOADING_SETTINGS = (
     "source_language target_language source_column target_column max_train_samples validation_size"
 ).split()
 
-SHOWN_SCORES = ("exact_match", "sacrebleu", "bleu_tokenized_lowercased", "chrf")
 
 HOW_TO_USE = """
 Done after {seconds:.0f} s. The model is in {folder}. To use it:

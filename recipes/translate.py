@@ -14,9 +14,10 @@ from typing import Any, TextIO
 import torch
 from transformers.utils import logging as transformers_logging
 
-from engine.arguments import parse_settings, read_settings, run_script
-from engine.training import processor_has_bf16
-from seq2seq_scratch.corpora import read_text_lines
+from papers_to_gpt.engine.arguments import parse_settings, read_settings, run_script
+from papers_to_gpt.engine.hardware import processor_has_bf16
+from papers_to_gpt.engine.model_folder import check_folder
+from seq2seq_scratch.data.readers import read_text_lines
 from seq2seq_scratch.translation import TOKENS_PER_BATCH, Hypothesis, load_translator, translate
 
 
@@ -75,6 +76,7 @@ def make_translator(settings: TranslationSettings) -> Callable[..., list[list[Hy
     """
     transformers_logging.disable_progress_bar()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    check_folder(settings.model_name_or_path, settings.trust_remote_code)
     model, source_tokenizer, target_tokenizer = load_translator(
         settings.model_name_or_path, revision=settings.revision, trust_remote_code=settings.trust_remote_code
     )

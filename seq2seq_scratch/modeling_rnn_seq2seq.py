@@ -12,13 +12,9 @@ from transformers import initialization as init
 from transformers.modeling_outputs import ModelOutput
 
 from .configuration_rnn_seq2seq import RNNSeq2SeqConfig
-from .seq2seq_common import (
-    Dropout,
-    RecurrentDecoderOutput,
-    RecurrentTranslationModel,
-    align_left,
-    inverse_permutation,
-)
+from .dropout import Dropout
+from .recurrent_common import RecurrentDecoderOutput, RecurrentTranslationModel, align_left
+from .seq2seq_common import inverse_permutation
 
 
 @dataclass

@@ -30,9 +30,11 @@ from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 
 from .beam_search import BeamSearchGenerationMixin, keep_rows
 from .configuration_transformer import TransformerConfig
+from .dropout import Dropout
 from .file_modes import SavedWithUmask
 from .library_arguments import CACHE_NAME, understand_arguments
-from .seq2seq_common import Dropout, shift_tokens_right, target_token_loss
+from .seq2seq_common import shift_tokens_right
+from .token_loss import target_token_loss
 
 
 def scaled_dot_product_attention(

@@ -8,7 +8,6 @@ from typing import Any
 import torch
 from transformers import AutoModelForSeq2SeqLM, GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-from .checkpoint_files import check_folder, check_vocabulary
 from .encoding import encode_sources, pad_right
 from .tokenization import load_tokenizers
 
@@ -47,10 +46,9 @@ def load_translator(
         trust_remote_code: whether code that comes with the model may run; this package's models need none.
 
     Raises:
-        ValueError: a local folder without a model or a tokenizer, or with those of two models.
+        ValueError: a folder without a tokenizer, or with that of another model.
         OSError: neither a local folder nor a model on the Hub.
     """
-    check_folder(folder_or_hub_id, trust_remote_code)
     model = AutoModelForSeq2SeqLM.from_pretrained(
         folder_or_hub_id, revision=revision, trust_remote_code=trust_remote_code, use_safetensors=True
     )
@@ -66,8 +64,15 @@ def check_vocabularies(
     source_size = model.config.vocab_size
     target_size = getattr(model.config, "decoder_vocab_size", None) or source_size
     name = model.name_or_path or "the model"
-    check_vocabulary(source_tokenizer, source_size, name, "source ")
-    check_vocabulary(target_tokenizer, target_size, name, "target ")
+    for side, tokenizer, size in (
+        ("source", source_tokenizer, source_size),
+        ("target", target_tokenizer, target_size),
+    ):
+        if len(tokenizer) > size:
+            raise ValueError(
+                f"The {side} tokenizer of {name} has {len(tokenizer):,} entries, but its model has only {size:,}: it "
+                "is another model's. Put the tokenizer files that this one was trained with into its folder."
+            )
 
 
 def _check_search(arguments: dict[str, Any], num_beams: int, do_sample: bool, num_return_sequences: int) -> None:

@@ -9,8 +9,8 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object
 from transformers import PreTrainedModel
 
-from engine.batching import Batch
-from engine.training import TokenCounts, count_tokens
+from papers_to_gpt.engine.batching import Batch
+from papers_to_gpt.engine.training import TokenCounts, count_tokens
 
 Item = TypeVar("Item")
 

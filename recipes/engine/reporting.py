@@ -163,3 +163,6 @@ class Reporter:
             return ""
         seconds = (time.perf_counter() - self.started) / done * (self.total_updates - update)
         return f"  left {int(seconds // 60)}:{int(seconds % 60):02d}"
+
+
+CARD_FILE = "README.md"

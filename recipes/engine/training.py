@@ -20,8 +20,8 @@ from accelerate import Accelerator
 from accelerate.utils import set_seed
 from transformers import PreTrainedModel
 
-from engine.batching import Batch
-from engine.checkpointing import (
+from papers_to_gpt.engine.batching import Batch
+from papers_to_gpt.engine.checkpointing import (
     Progress,
     average_weights,
     checkpoints_in,
@@ -29,10 +29,10 @@ from engine.checkpointing import (
     load_weights,
     save_checkpoint,
 )
-from engine.hub import HubSettings
-from engine.memory import return_freed_memory, use_memory_again
-from engine.optimization import OptimizationSettings, make_optimizer, make_schedule
-from engine.reporting import Reporter
+from papers_to_gpt.engine.hardware import processor_has_bf16, return_freed_memory, use_memory_again
+from papers_to_gpt.engine.optimization import OptimizationSettings, make_optimizer, make_schedule
+from papers_to_gpt.engine.reporting import Reporter
+from papers_to_gpt.publishing.hub import HubSettings
 
 IGNORE_INDEX = -100
 
@@ -131,14 +131,6 @@ def count_tokens(batch: Batch) -> TokenCounts:
     mask = batch.get("attention_mask")
     inputs = batch["input_ids"].numel() if mask is None else int(mask.sum())
     return TokenCounts(targets, targets + inputs, batch["labels"].numel() + batch["input_ids"].numel())
-
-
-def processor_has_bf16(use_cpu: bool = False) -> bool:
-    """Whether bf16 matrix products run on instructions made for them (AMX or AVX-512 on CPUs)."""
-    if torch.cuda.is_available() and not use_cpu:
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    capabilities = torch.cpu.get_capabilities()
-    return bool(capabilities.get("amx_bf16") or capabilities.get("avx512_bf16"))
 
 
 def make_accelerator(settings: TrainingSettings) -> Accelerator:

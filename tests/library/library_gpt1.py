@@ -8,13 +8,7 @@ from transformers_tests.test_configuration_common import ConfigTester
 from transformers_tests.test_modeling_common import ids_tensor, random_attention_mask
 from transformers_tests.test_training_mixin import TrainingTesterMixin
 
-from gpt1_scratch import (
-    GPT1Config,
-    GPT1ForCausalLM,
-    GPT1ForMultipleChoice,
-    GPT1ForSequenceClassification,
-    GPT1Model,
-)
+from gpt1_scratch import GPT1Config, GPT1ForCausalLM, GPT1ForMultipleChoice, GPT1ForSequenceClassification, GPT1Model
 
 # The library's tests find out by a class's name what it is for.
 modeling_auto.MODEL_MAPPING_NAMES["gpt1"] = "GPT1Model"

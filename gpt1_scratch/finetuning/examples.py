@@ -1,0 +1,149 @@
+"""A task's texts as token sequences: made once, kept in one array, padded batch by batch.
+
+The tokenizer's own template puts the start, delimiter and extract tokens (see `add_task_template`), so that a text and
+a pair are encoded here as they are wherever the tokenizer is used. Of multiple choice, each choice makes a pair with
+the context.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import Dataset
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
+
+from .loading import TaskSplit
+from .tasks import Task
+
+# An encoding takes some hundred bytes a token until its numbers are taken from it.
+SEQUENCES_AT_ONCE = 20_000
+
+Batch = dict[str, torch.Tensor]
+
+
+@dataclass(frozen=True)
+class TaskExamples(Dataset):
+    """Tokenised examples; one is `{"input_ids": [tokens of each sequence], "label": ...}`.
+
+    Attributes:
+        tokens: of all sequences, one after the other.
+        bounds: (sequences + 1,) where each begins in `tokens`.
+        choices: sequences to an example, or None if it is one that is no choice.
+        labels: (examples,) whole numbers, or floats for regression; None if there are none.
+        cut: examples of which a part is lost, being longer than the model's context.
+    """
+
+    tokens: np.ndarray
+    bounds: np.ndarray
+    choices: int | None
+    labels: np.ndarray | None
+    cut: int
+
+    def __len__(self) -> int:
+        return (len(self.bounds) - 1) // (self.choices or 1)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        width = self.choices or 1
+        places = range(index * width, (index + 1) * width)
+        example = {"input_ids": [self.tokens[self.bounds[place] : self.bounds[place + 1]] for place in places]}
+        return example if self.labels is None else example | {"label": self.labels[index]}
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """(examples, 1) tokens of each example's longest sequence."""
+        return np.diff(self.bounds).reshape(len(self), -1).max(axis=1, keepdims=True)
+
+
+def tokenize_task(task: Task, split: TaskSplit, tokenizer: PreTrainedTokenizerFast, max_length: int) -> TaskExamples:
+    """Encodes a split with the tokenizer's template.
+
+    Args:
+        max_length: tokens, special ones included; what is longer is cut by the tokenizer's own rule.
+    """
+    if task.kind == "multiple_choice":
+        sequences = [(context, choice) for context, *choices in split.texts for choice in choices]
+        choices = len(task.labels)
+    else:
+        sequences, choices = split.texts, None
+    pieces, lengths, cut = [], [], set()
+    for start in range(0, len(sequences), SEQUENCES_AT_ONCE):
+        texts = [list(column) for column in zip(*sequences[start : start + SEQUENCES_AT_ONCE], strict=True)]
+        encoded = _encode(tokenizer, texts)
+        long = [index for index, tokens in enumerate(encoded) if len(tokens) > max_length]
+        if long:
+            part = [[column[index] for index in long] for column in texts]
+            shortened = _encode(tokenizer, part, truncation=True, max_length=max_length)
+            for index, tokens in zip(long, shortened, strict=True):
+                encoded[index] = tokens
+                cut.add((start + index) // (choices or 1))
+        lengths += map(len, encoded)
+        pieces.append(np.concatenate([np.asarray(tokens, dtype=np.int32) for tokens in encoded]))
+    labels = None
+    if split.labels is not None:
+        labels = np.array(split.labels, dtype=np.float32 if task.is_regression else np.int64)
+    return TaskExamples(np.concatenate(pieces), np.cumsum([0, *lengths]), choices, labels, len(cut))
+
+
+def _encode(tokenizer: PreTrainedTokenizerFast, columns: list[list[str]], **options: Any) -> list[list[int]]:
+    options = {"return_attention_mask": False, "return_token_type_ids": False, "verbose": False} | options
+    return tokenizer(*columns, **options)["input_ids"]
+
+
+def collate_examples(examples: Sequence[dict[str, Any]], pad_token_id: int) -> Batch:
+    """Pads examples on the right to the longest of them.
+
+    Returns:
+        `input_ids` and `attention_mask` (B, T), or (B, K, T) of multiple choice, and `labels` (B,) if there are any.
+    """
+    sequences = [tokens for example in examples for tokens in example["input_ids"]]
+    input_ids = np.full((len(sequences), max(map(len, sequences))), pad_token_id, dtype=np.int64)
+    attention_mask = np.zeros_like(input_ids)
+    for row, tokens in enumerate(sequences):
+        input_ids[row, : len(tokens)] = tokens
+        attention_mask[row, : len(tokens)] = 1
+    choices = len(examples[0]["input_ids"])
+    batch = {"input_ids": torch.from_numpy(input_ids), "attention_mask": torch.from_numpy(attention_mask)}
+    if choices > 1:
+        batch = {name: tensor.view(len(examples), choices, -1) for name, tensor in batch.items()}
+    if "label" in examples[0]:
+        batch["labels"] = torch.from_numpy(np.array([example["label"] for example in examples]))
+    return batch
+
+
+def predict(
+    model: PreTrainedModel,
+    examples: TaskExamples,
+    pad_token_id: int,
+    batch_size: int = 32,
+    distribute: Callable[[Callable[[list], list], list], list] = lambda function, items: function(items),
+) -> np.ndarray:
+    """Logits of all examples, in their order.
+
+    Args:
+        model: in evaluation mode.
+        batch_size: examples to a batch; those of like lengths go together. It does not change the result.
+        distribute: applies a function of a list to the batches and returns its results in order; one that shares them
+            out over processes may be given.
+
+    Returns:
+        (examples, classes), (examples, choices) or (examples, 1), in float32.
+    """
+    # The class's own forward: in a model that is being trained `accelerate` has put another before it, which works in
+    # bfloat16, and rounding as coarse as that would let scores depend on how examples are batched.
+    forward = type(model).forward
+
+    @torch.no_grad()
+    def logits_of(batches: list[np.ndarray]) -> list[np.ndarray]:
+        results = []
+        for batch in batches:
+            inputs = collate_examples([examples[index] for index in batch], pad_token_id)
+            inputs.pop("labels", None)
+            outputs = forward(model, **{name: tensor.to(model.device) for name, tensor in inputs.items()})
+            results.append(outputs.logits.float().cpu().numpy())
+        return results
+
+    order = np.argsort(examples.lengths[:, 0], kind="stable")
+    batches = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
+    return np.concatenate(distribute(logits_of, batches))[np.argsort(order)]

@@ -1,0 +1,423 @@
+"""A task's examples, from files, a folder, the Hub or embedded, checked row by row; and tasks found out from files.
+
+Whatever a task comes from, its splits are lists of texts and labels:
+
+    task, splits = load_task("cola", data_dir="glue")
+    splits["train"].texts[0], splits["train"].labels[0]
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from random import Random
+from typing import Any, Literal
+
+from datasets import load_dataset
+
+from ..stories.tasks import load_story_task
+from .tables import Table, name_rows, read_table
+from .tasks import OWN, TASKS, Task, find_task
+
+# The embedded tasks, by how they begin.
+STORIES = "stories_"
+
+# The columns that an own file is searched for, in this order.
+LABEL_COLUMNS = ("label", "labels", "class", "category", "target", "score", "rating")
+PAIRS_OF_COLUMNS = (
+    ("text", "text_pair"),
+    ("sentence1", "sentence2"),
+    ("text1", "text2"),
+    ("premise", "hypothesis"),
+    ("question", "sentence"),
+    ("question1", "question2"),
+)
+SINGLE_COLUMNS = ("text", "sentence", "review", "content")
+ROWS_LOOKED_AT = 100
+
+
+@dataclass(frozen=True)
+class TaskSplit:
+    """Examples of one split.
+
+    Attributes:
+        texts: for each example its text, or its two texts; of multiple choice, the context and then the choices.
+        labels: for each its class's number, its right choice's number from 0, or the number to predict; None for a
+            split without labels.
+        notes: what was left out or looks wrong, to be reported.
+    """
+
+    texts: list[tuple[str, ...]]
+    labels: list[int] | list[float] | None
+    notes: tuple[str, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.texts)
+
+
+@dataclass(frozen=True)
+class OwnColumns:
+    """What the reader says about files of their own; None is found out."""
+
+    text_column: str | None = None
+    text_pair_column: str | None = None
+    label_column: str | None = None
+    problem_type: Literal["classification", "regression"] | None = None
+    both_orders: bool | None = None
+
+
+def load_task(
+    name: str | None = None,
+    *,
+    train_file: str | None = None,
+    validation_file: str | None = None,
+    test_file: str | None = None,
+    data_dir: str | Path | None = None,
+    own_columns: OwnColumns | None = None,
+    validation_share: float = 0.1,
+    seed: int = 42,
+) -> tuple[Task, dict[str, TaskSplit]]:
+    """Loads a task's splits: from files, from a folder, embedded, or from the Hub.
+
+    Args:
+        name: of the table; None for a task of the reader's own, which needs train_file.
+        train_file, validation_file, test_file: see `read_table`. For a task of the table they have its columns.
+        data_dir: holds `<task>/train.parquet` and so on, for every split of the Hub's.
+        own_columns: for a task of the reader's own; otherwise None.
+        validation_share: of the training rows, held out where files have no validation split.
+        seed: decides which rows are held out.
+
+    Returns:
+        The task and its splits: `train`, those for validation and, where there is one, those for testing.
+
+    Raises:
+        ValueError: settings that do not go together; what `read_table` raises; columns that are not there; a text
+            that is empty or missing in a file that was named; a label that is missing, unknown or, in validation,
+            never seen in training; a single class.
+    """
+    files = {"train": train_file, "validation": validation_file, "test": test_file}
+    files = {split: file for split, file in files.items() if file is not None}
+    if files and "train" not in files:
+        raise ValueError(f"{' and '.join(f'{split}_file' for split in files)} is set, but train_file is not.")
+    if files and data_dir is not None:
+        raise ValueError("data_dir and train_file are both set; set one.")
+    if name is None and not files:
+        raise ValueError(f"Set train_file, or a task: {', '.join(TASKS)}.")
+    if name is not None and own_columns is not None and own_columns != OwnColumns():
+        given = [setting for setting, value in vars(own_columns).items() if value is not None]
+        raise ValueError(f"{' and '.join(given)} is for a task of your own; {name} has its columns. Leave one out.")
+    if not 0 < validation_share < 1:
+        raise ValueError(f"validation_share is {validation_share}; it must be between 0 and 1.")
+    task = None if name is None else find_task(name)
+    if files:
+        tables = {split: read_table(file) for split, file in files.items()}
+        task = task or find_out_task(tables["train"], own_columns or OwnColumns())
+        task = replace(task, validation=("validation",), test=("test",), submissions=task.submissions[:1])
+    elif data_dir is not None:
+        tables = _tables_in_folder(task, Path(data_dir))
+    elif name.startswith(STORIES):
+        loaded = load_story_task(name.removeprefix(STORIES))
+        tables = {split: Table(f"{name}, {split}", rows) for split, rows in loaded.items()}
+    else:
+        tables = _tables_on_hub(task)
+
+    strict = bool(files)
+    where = tables["train"].where
+    train = _read_split(task, tables["train"], "train", strict)
+    if len(set(train.labels)) == 1:
+        label = train.labels[0] if task.is_regression else task.labels[train.labels[0]]
+        raise ValueError(f"{where}: every row has the label {label}. There is nothing to learn; give rows of others.")
+    splits = {"train": train}
+    for split, table in tables.items():
+        if split != "train":
+            splits[split] = _read_split(task, table, split, strict)
+            if not task.is_regression:
+                _check_seen(task, train, where, splits[split], table.where)
+    if task.validation[0] not in splits:
+        splits["train"], splits[task.validation[0]] = hold_out(train, validation_share, seed)
+    return task, splits
+
+
+def hold_out(split: TaskSplit, share: float, seed: int) -> tuple[TaskSplit, TaskSplit]:
+    """Parts a split in two: the rest, and a share of its rows (at least one) drawn at random."""
+    held_out = set(Random(seed).sample(range(len(split)), max(1, round(share * len(split)))))
+    note = f"{len(held_out):,} rows are held out for validation"
+    parts = []
+    for inside in (False, True):
+        rows = [index for index in range(len(split)) if (index in held_out) == inside]
+        notes = () if inside else (*split.notes, note)
+        parts.append(TaskSplit([split.texts[i] for i in rows], [split.labels[i] for i in rows], notes))
+    return parts[0], parts[1]
+
+
+def _tables_in_folder(task: Task, folder: Path) -> dict[str, Table]:
+    place = folder / task.name
+    if not place.is_dir():
+        there = sorted(path.name for path in folder.iterdir() if path.is_dir()) if folder.is_dir() else []
+        raise ValueError(
+            f"data_dir {folder} has no folder {task.name!r}; it has {', '.join(there) or 'no folder at all'}."
+        )
+    paths = {split: place / f"{split}.parquet" for split in ("train", *task.validation, *task.test)}
+    missing = [paths[split].name for split in ("train", *task.validation) if not paths[split].is_file()]
+    if missing:
+        raise ValueError(f"{place} has no {' and no '.join(missing)}.")
+    return {split: read_table(path) for split, path in paths.items() if path.is_file()}
+
+
+def _tables_on_hub(task: Task) -> dict[str, Table]:
+    if task.hub is None:
+        raise ValueError(
+            f"The task {task.name} cannot be downloaded. Ask its makers for it and set train_file and validation_file "
+            f"to files with the columns {', '.join((*task.columns, *task.choices, task.label_column))}."
+        )
+    dataset, configuration = task.hub
+    try:
+        loaded = load_dataset(dataset, configuration)
+    except OSError as error:  # no network, or no such data set any more
+        raise ValueError(f"{task.name}: {error} Give the data with data_dir or train_file instead.") from error
+    names = [split for split in ("train", *task.validation, *task.test) if split in loaded]
+    return {split: Table(f"{dataset}, {configuration or 'default'}, {split}", loaded[split]) for split in names}
+
+
+def find_out_task(table: Table, columns: OwnColumns) -> Task:
+    """The task that a file of the reader's own sets: which columns, classes or numbers, and which classes.
+
+    Labels that are numbers with a fraction are to be predicted as numbers; all others are names of classes. Two texts
+    with such a number are taken for a similarity, which has no order.
+
+    Raises:
+        ValueError: columns that are named but not there, or not to be found out; labels that are missing, or that
+            cannot be what problem_type says.
+    """
+    label_column = columns.label_column
+    if label_column is None:
+        lowered = {name.lower(): name for name in reversed(table.names)}
+        label_column = next((lowered[name] for name in LABEL_COLUMNS if name in lowered), None)
+        if label_column is None:
+            raise ValueError(
+                f"{table.where}: no column is called {' or '.join(LABEL_COLUMNS[:3])}; it has "
+                f"{', '.join(table.names)}. Set label_column."
+            )
+    _check_columns(table, [label_column], "label_column")
+    texts = _text_columns(table, columns, label_column)
+    values = _labels_in(table, label_column)
+    if values is None:
+        raise ValueError(f"{table.where}: there is no label in the column {label_column!r}.")
+    if columns.problem_type is None:
+        regression = all(isinstance(value, float) for value in values)
+    else:
+        regression = columns.problem_type == "regression"
+    names = None
+    if not regression:
+        declared = table.class_names(label_column)
+        all_numbers = all(isinstance(value, int) for value in values)
+        found = sorted(set(values), key=None if all_numbers else str)
+        names = tuple(declared or dict.fromkeys(map(_class_name, found)))
+    both_orders = columns.both_orders
+    if both_orders is None:
+        both_orders = regression and len(texts) == 2
+    if both_orders and len(texts) != 2:
+        raise ValueError(f"both_orders is set, but there is one text column, {texts[0]}. Set text_pair_column.")
+    return Task(
+        OWN,
+        "similarity" if both_orders else "classification",
+        texts,
+        names,
+        ("pearson", "spearmanr") if regression else ("accuracy", "f1_macro"),
+        label_column=label_column,
+    )
+
+
+def _check_columns(table: Table, names: Sequence[str], setting: str) -> None:
+    missing = [name for name in names if name not in table.names]
+    if missing:
+        raise ValueError(
+            f"{table.where}: there is no column {' and no '.join(map(repr, missing))} ({setting}); it has "
+            f"{', '.join(table.names)}."
+        )
+
+
+def _text_columns(table: Table, columns: OwnColumns, label_column: str) -> tuple[str, ...]:
+    named = {"text_column": columns.text_column, "text_pair_column": columns.text_pair_column}
+    for setting, name in named.items():
+        if name is not None:
+            _check_columns(table, [name], setting)
+    if columns.text_column is not None:
+        return tuple(name for name in named.values() if name is not None)
+    if columns.text_pair_column is not None:
+        raise ValueError("text_pair_column is set, but text_column is not.")
+    found = [name for name in table.names if name != label_column and _looks_like_text(table.values(name))]
+    if len(found) > 2:
+        lowered = {name.lower(): name for name in found}
+        for known in (*PAIRS_OF_COLUMNS, *((name,) for name in SINGLE_COLUMNS)):
+            if all(name in lowered for name in known):
+                return tuple(lowered[name] for name in known)
+    if not 1 <= len(found) <= 2:
+        what = f"several columns hold text ({', '.join(found)})" if found else "no column holds text"
+        raise ValueError(
+            f"{table.where}: {what}; it has {', '.join(table.names)}. Set text_column and, for a pair, "
+            "text_pair_column."
+        )
+    return tuple(found)
+
+
+def _looks_like_text(values: Sequence[Any]) -> bool:
+    some = [value for value in values[:ROWS_LOOKED_AT] if value is not None]
+    return bool(some) and all(isinstance(value, str) for value in some) and isinstance(_typed(some)[0], str)
+
+
+def _typed(values: Sequence[Any]) -> list[Any]:
+    """Strings as whole numbers or as numbers if all of them are; files such as CSV have no types."""
+    values = [value.strip() if isinstance(value, str) else value for value in values]
+    if values and all(isinstance(value, str) for value in values):
+        if all(value.removeprefix("-").isdecimal() and str(int(value)) == value for value in values):
+            return [int(value) for value in values]
+        numbers = [_number(value) for value in values]
+        # "nan" may be a number that is missing, or a name among names.
+        if all(number == number or value.lower() == "nan" for number, value in zip(numbers, values, strict=True)):
+            return numbers
+    return values
+
+
+def _is_missing(value: Any) -> bool:
+    return value is None or (isinstance(value, str) and not value.strip()) or (value != value)
+
+
+def _class_name(value: Any) -> str:
+    return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
+
+
+def _number(value: Any) -> float:
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        return math.nan
+
+
+def _labels_in(table: Table, column: str, skip_unlabelled: bool = False) -> list[Any] | None:
+    """A column of labels, typed; None if there is none at all.
+
+    Raises:
+        ValueError: some are missing, unless these are to be skipped: then they are None.
+    """
+    values = table.values(column)
+    # What a split without labels holds in their place: nothing, or -1 in every row.
+    if all(_is_missing(value) or value == -1 for value in values):
+        return None
+    if skip_unlabelled:
+        return [None if _is_missing(value) or value in (-1, "-") else value for value in values]
+    missing = [index for index, value in enumerate(_typed(values)) if _is_missing(value)]
+    if missing:
+        raise ValueError(
+            f"{table.where}: the label ({column}) is missing or not a number in {name_rows(missing)}. Fill it in, or "
+            "leave these rows out."
+        )
+    return _typed(values)
+
+
+def _read_split(task: Task, table: Table, split: str, strict: bool) -> TaskSplit:
+    """Texts and labels of a table, checked.
+
+    Args:
+        split: a test split need not have labels.
+        strict: whether an empty text is an error; published data sets have some, which are only noted.
+    """
+    is_test = split in task.test
+    needed = [*task.columns, *task.choices]
+    if not (is_test and task.label_column not in table.names):
+        needed.append(task.label_column)
+    _check_columns(table, needed, f"the task {task.name} reads it")
+    texts, notes = _texts_in(task, table, strict)
+    labels = None
+    if task.label_column in table.names:
+        values = _labels_in(table, task.label_column, skip_unlabelled=task.unlabelled_rows)
+        if values is not None:
+            kept = [index for index, value in enumerate(values) if value is not None]
+            if len(kept) < len(values):
+                notes.append(f"{len(values) - len(kept):,} rows without a label are left out")
+                texts = [texts[index] for index in kept]
+            labels = _read_labels(task, table, [values[index] for index in kept])
+    if labels is None and not is_test:
+        raise ValueError(f"{table.where}: there is no label in the column {task.label_column!r}.")
+    return TaskSplit(texts, labels, tuple(notes))
+
+
+def read_texts(task: Task, table: Table) -> list[tuple[str, ...]]:
+    """Texts alone, to predict from.
+
+    Raises:
+        ValueError: columns that are not there, or a text that is empty or missing.
+    """
+    _check_columns(table, [*task.columns, *task.choices], f"the task {task.name} reads it")
+    return _texts_in(task, table, strict=True)[0]
+
+
+def _texts_in(task: Task, table: Table, strict: bool) -> tuple[list[tuple[str, ...]], list[str]]:
+    columns = {name: table.values(name) for name in (*task.columns, *task.choices)}
+    notes = []
+    for name, values in columns.items():
+        if name in task.choices and len(task.choices) == 1:
+            continue
+        for index, value in enumerate(values):
+            if value is not None and not isinstance(value, str):
+                raise ValueError(
+                    f"{table.where}: the column {name!r} holds {type(value).__name__} in {name_rows([index])}; it "
+                    "must be text."
+                )
+        empty = [index for index, value in enumerate(values) if value is None or not value.strip()]
+        if empty:
+            message = f"{name} is empty or missing in {name_rows(empty)}"
+            if strict:
+                raise ValueError(f"{table.where}: {message}. Fill it in, or leave these rows out.")
+            notes.append(message)
+            columns[name] = [value or "" for value in values]
+    rows = list(zip(*(columns[name] for name in task.columns), strict=True))
+    if task.kind != "multiple_choice":
+        return rows, notes
+    if len(task.choices) == 1:
+        choices = columns[task.choices[0]]
+        for index, row in enumerate(choices):
+            if not isinstance(row, list) or len(row) != len(task.labels) or not all(isinstance(x, str) for x in row):
+                raise ValueError(
+                    f"{table.where}: {task.choices[0]} must be a list of {len(task.labels)} texts, which it is not in "
+                    f"{name_rows([index])}."
+                )
+    else:
+        choices = list(zip(*(columns[name] for name in task.choices), strict=True))
+    return [(" ".join(context), *row) for context, row in zip(rows, choices, strict=True)], notes
+
+
+def _read_labels(task: Task, table: Table, values: list[Any]) -> list[int] | list[float]:
+    """Numbers of classes, by their names or as they stand, or numbers to predict."""
+    where = f"{table.where}: the label ({task.label_column})"
+    if task.labels is None:
+        numbers = [_number(value) for value in values]
+        wrong = [index for index, number in enumerate(numbers) if not math.isfinite(number)]
+        if wrong:
+            raise ValueError(f"{where} is not a number in {name_rows(wrong)}: {values[wrong[0]]!r}.")
+        return numbers
+    numbers = {name: number for number, name in enumerate(task.labels)}
+    if task.name != OWN and not any(name.isdecimal() for name in task.labels):
+        # Published files number the classes, from 0, more often than they name them.
+        numbers |= {str(number): number for number in range(len(task.labels))}
+    found = [numbers.get(_class_name(value)) for value in values]
+    unknown = [index for index, number in enumerate(found) if number is None]
+    if unknown:
+        names = sorted({repr(_class_name(values[index])) for index in unknown})
+        source = "those that training shows" if task.name == OWN else f"the classes of {task.name}"
+        raise ValueError(
+            f"{where} is {', '.join(names[:5])} in {name_rows(unknown)}, which is none of {source}: "
+            f"{', '.join(task.labels)}."
+        )
+    return found
+
+
+def _check_seen(task: Task, train: TaskSplit, train_where: str, split: TaskSplit, where: str) -> None:
+    seen = set(train.labels)
+    unseen = [index for index, label in enumerate(split.labels or ()) if label not in seen]
+    if unseen:
+        labels = sorted({task.labels[split.labels[index]] for index in unseen})
+        raise ValueError(
+            f"{where}: the label is {', '.join(map(repr, labels))} in {name_rows(unseen)}, which training never "
+            f"shows: {train_where} has {', '.join(task.labels[number] for number in sorted(seen))}."
+        )

@@ -1,0 +1,301 @@
+"""Tasks to fine-tune on: GLUE's, the paper's others, and small embedded ones.
+
+A task says which columns hold the texts, how they become the model's input (figure 1 of the paper), what its labels
+are called and how it is scored.
+"""
+
+from dataclasses import KW_ONLY, dataclass
+from typing import Any, Literal
+
+from transformers import PreTrainedConfig
+
+GLUE = "nyu-mll/glue"
+
+# The name of the task that a reader's own files set.
+OWN = "own"
+
+
+@dataclass(frozen=True)
+class Task:
+    """What there is to learn from which columns.
+
+    Attributes:
+        name: for the command line.
+        kind: `classification` of a text or of an ordered pair; `similarity` of a pair, read in both orders;
+            `multiple_choice` among texts that may follow a context.
+        columns: the text, or the two; of multiple choice, what makes the context, joined by spaces.
+        labels: names of the classes, in the order of their numbers; of multiple choice, of the choices. None if a
+            number is to be predicted.
+        metrics: names in `gpt1_scratch.finetuning.metrics`; the first is the score that counts.
+        choices: of multiple choice, the columns of the texts to choose among, or one that holds them as a list.
+        label_column: the column with the label.
+        hub: the data set on the Hub and its configuration.
+        validation, test: names of the splits; scores are reported for all, and the first validation split decides.
+        unlabelled_rows: whether training and validation have rows that annotators could not agree on; these are left
+            out.
+        submissions: files of the test splits' predictions, as GLUE's leaderboard wants them.
+        submits_names: whether these hold the names of classes, not their numbers.
+        paper: the paper's score times 100, on the test set (tables 2 to 4).
+        paper_from_scratch: the same without pre-training (table 5).
+    """
+
+    name: str
+    kind: Literal["classification", "similarity", "multiple_choice"]
+    columns: tuple[str, ...]
+    labels: tuple[str, ...] | None
+    metrics: tuple[str, ...]
+    _: KW_ONLY
+    choices: tuple[str, ...] = ()
+    label_column: str = "label"
+    hub: tuple[str, str | None] | None = None
+    validation: tuple[str, ...] = ("validation",)
+    test: tuple[str, ...] = ("test",)
+    unlabelled_rows: bool = False
+    submissions: tuple[str, ...] = ()
+    submits_names: bool = False
+    paper: float | None = None
+    paper_from_scratch: float | None = None
+
+    @property
+    def is_regression(self) -> bool:
+        return self.labels is None
+
+    def suffix(self, split: str) -> str:
+        """What the names of a split's scores end in: nothing for the first split, `_mismatched` for MNLI's second."""
+        return "" if split in (self.validation[0], self.test[0]) else "_" + split.partition("_")[2]
+
+    def predictions_file(self, split: str) -> str:
+        """What a test split's predictions are called."""
+        return self.submissions[self.test.index(split)] if self.submissions else f"{split}_predictions.tsv"
+
+    def describe(self) -> str:
+        """One line on what is learnt from what."""
+        texts = " and ".join(self.columns)
+        if self.kind == "multiple_choice":
+            texts = f"{texts} followed by one of {', '.join(self.choices)}"
+        elif self.kind == "similarity":
+            texts += ", in both orders"
+        what = "a number" if self.labels is None else f"one of {', '.join(self.labels)}"
+        return f"{self.name}: {self.label_column} ({what}) from {texts}"
+
+
+_ACCEPTABILITY = ("unacceptable", "acceptable")
+_SENTIMENT = ("negative", "positive")
+_ENTAILMENT = ("entailment", "not_entailment")
+_ENTAILMENT_OR_NEUTRAL = ("entailment", "neutral", "contradiction")
+_SENTENCES = ("sentence1", "sentence2")
+
+TASKS = {
+    task.name: task
+    for task in (
+        Task(
+            "cola",
+            "classification",
+            ("sentence",),
+            _ACCEPTABILITY,
+            ("matthews_correlation",),
+            hub=(GLUE, "cola"),
+            submissions=("CoLA.tsv",),
+            paper=45.4,
+            paper_from_scratch=18.9,
+        ),
+        Task(
+            "sst2",
+            "classification",
+            ("sentence",),
+            _SENTIMENT,
+            ("accuracy",),
+            hub=(GLUE, "sst2"),
+            submissions=("SST-2.tsv",),
+            paper=91.3,
+            paper_from_scratch=84.0,
+        ),
+        Task(
+            "mrpc",
+            "similarity",
+            _SENTENCES,
+            ("not_equivalent", "equivalent"),
+            ("f1", "accuracy"),
+            hub=(GLUE, "mrpc"),
+            submissions=("MRPC.tsv",),
+            paper=82.3,
+            paper_from_scratch=79.4,
+        ),
+        Task(
+            "qqp",
+            "similarity",
+            ("question1", "question2"),
+            ("not_duplicate", "duplicate"),
+            ("f1", "accuracy"),
+            hub=(GLUE, "qqp"),
+            submissions=("QQP.tsv",),
+            paper=70.3,
+            paper_from_scratch=65.5,
+        ),
+        Task(
+            "stsb",
+            "similarity",
+            _SENTENCES,
+            None,
+            ("pearson", "spearmanr"),
+            hub=(GLUE, "stsb"),
+            submissions=("STS-B.tsv",),
+            paper=82.0,
+            paper_from_scratch=30.9,
+        ),
+        Task(
+            "mnli",
+            "classification",
+            ("premise", "hypothesis"),
+            _ENTAILMENT_OR_NEUTRAL,
+            ("accuracy",),
+            hub=(GLUE, "mnli"),
+            validation=("validation_matched", "validation_mismatched"),
+            test=("test_matched", "test_mismatched"),
+            submissions=("MNLI-m.tsv", "MNLI-mm.tsv"),
+            submits_names=True,
+            paper=82.1,
+            paper_from_scratch=75.7,
+        ),
+        Task(
+            "qnli",
+            "classification",
+            ("question", "sentence"),
+            _ENTAILMENT,
+            ("accuracy",),
+            hub=(GLUE, "qnli"),
+            submissions=("QNLI.tsv",),
+            submits_names=True,
+            paper=88.1,
+            paper_from_scratch=71.2,
+        ),
+        Task(
+            "rte",
+            "classification",
+            _SENTENCES,
+            _ENTAILMENT,
+            ("accuracy",),
+            hub=(GLUE, "rte"),
+            submissions=("RTE.tsv",),
+            submits_names=True,
+            paper=56.0,
+            paper_from_scratch=53.8,
+        ),
+        Task(
+            "wnli",
+            "classification",
+            _SENTENCES,
+            ("not_entailment", "entailment"),
+            ("accuracy",),
+            hub=(GLUE, "wnli"),
+            submissions=("WNLI.tsv",),
+        ),
+        Task(
+            "snli",
+            "classification",
+            ("premise", "hypothesis"),
+            _ENTAILMENT_OR_NEUTRAL,
+            ("accuracy",),
+            hub=("stanfordnlp/snli", None),
+            unlabelled_rows=True,
+            paper=89.9,
+        ),
+        Task(
+            "scitail",
+            "classification",
+            ("premise", "hypothesis"),
+            ("entails", "neutral"),
+            ("accuracy",),
+            hub=("allenai/scitail", "tsv_format"),
+            paper=88.3,
+        ),
+        Task(
+            "race",
+            "multiple_choice",
+            ("article", "question"),
+            ("A", "B", "C", "D"),
+            ("accuracy",),
+            choices=("options",),
+            label_column="answer",
+            hub=("ehovy/race", "all"),
+            paper=59.0,
+        ),
+        # As its makers hand it out on request; there is no copy to download.
+        Task(
+            "story_cloze",
+            "multiple_choice",
+            tuple(f"InputSentence{number}" for number in (1, 2, 3, 4)),
+            ("1", "2"),
+            ("accuracy",),
+            choices=("RandomFifthSentenceQuiz1", "RandomFifthSentenceQuiz2"),
+            label_column="AnswerRightEnding",
+            paper=86.5,
+        ),
+        Task(
+            "stories_acceptability",
+            "classification",
+            ("sentence",),
+            _ACCEPTABILITY,
+            ("matthews_correlation", "accuracy"),
+        ),
+        Task("stories_sentiment", "classification", ("sentence",), _SENTIMENT, ("accuracy",)),
+        Task("stories_entailment", "classification", ("premise", "hypothesis"), _ENTAILMENT, ("accuracy",)),
+        Task("stories_paraphrase", "similarity", _SENTENCES, ("not_paraphrase", "paraphrase"), ("accuracy", "f1")),
+        Task("stories_similarity", "similarity", _SENTENCES, None, ("pearson", "spearmanr")),
+        Task(
+            "stories_cloze",
+            "multiple_choice",
+            ("context",),
+            ("ending1", "ending2"),
+            ("accuracy",),
+            choices=("ending1", "ending2"),
+        ),
+    )
+}
+
+
+def find_task(name: str) -> Task:
+    """A task of the table.
+
+    Raises:
+        ValueError: there is none of that name; the message lists those there are.
+    """
+    if name not in TASKS:
+        raise ValueError(f"The task {name!r} is not known; known are {', '.join(TASKS)}.")
+    return TASKS[name]
+
+
+def config_of_task(task: Task) -> dict[str, Any]:
+    """What a model's configuration says of the task that it is fine-tuned on."""
+    names = task.labels or (task.label_column,)
+    return {
+        "id2label": dict(enumerate(names)),
+        "label2id": {name: number for number, name in enumerate(names)},
+        "problem_type": "regression" if task.is_regression else "single_label_classification",
+        "both_orders": task.kind == "similarity",
+        # For whoever reads files with the model: `task_of_config` turns it back into a task.
+        "finetuning_task": {
+            "name": task.name,
+            "kind": task.kind,
+            "columns": list(task.columns),
+            "choices": list(task.choices),
+            "label_column": task.label_column,
+        },
+    }
+
+
+def task_of_config(config: PreTrainedConfig) -> Task | None:
+    """The task that a model was fine-tuned on, as far as reading texts for it goes; None if its config has none."""
+    saved = getattr(config, "finetuning_task", None)
+    if not isinstance(saved, dict):
+        return None
+    labels = tuple(config.id2label[number] for number in range(len(config.id2label)))
+    return Task(
+        saved["name"],
+        saved["kind"],
+        tuple(saved["columns"]),
+        None if config.problem_type == "regression" else labels,
+        (),
+        choices=tuple(saved["choices"]),
+        label_column=saved["label_column"],
+    )

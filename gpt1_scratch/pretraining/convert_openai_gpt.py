@@ -1,0 +1,270 @@
+"""Published GPT-1 weights in and out: an `openai-gpt` checkpoint becomes a `GPT1ForCausalLM`, and back.
+
+    python -m gpt1_scratch.pretraining.convert_openai_gpt openai-community/openai-gpt gpt1-published
+    python -m gpt1_scratch.pretraining.convert_openai_gpt gpt1-trained openai-gpt-trained --to openai-gpt
+
+The two models compute the same; only the names of the weights differ, and the layout of their matrices, which OpenAI's
+have input first. Weights are read from safetensors alone: a pickle file runs whatever code it holds. The tokenizer's
+files beside a checkpoint are copied along.
+"""
+
+import argparse
+import json
+import shutil
+from pathlib import Path
+
+import torch
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, RepositoryNotFoundError
+from safetensors import SafetensorError, safe_open
+from transformers import OpenAIGPTConfig, OpenAIGPTLMHeadModel
+
+from ..configuration_gpt1 import GPT1Config
+from ..file_modes import give_umask_permissions
+from ..modeling_gpt1 import GPT1ForCausalLM
+
+# Ours and the published name of every layer in a block; a matrix of the published ones is ours transposed.
+BLOCK_LAYERS = {
+    "attention.query_key_value": "attn.c_attn",
+    "attention.output_projection": "attn.c_proj",
+    "attention_norm": "ln_1",
+    "mlp.expand": "mlp.c_fc",
+    "mlp.contract": "mlp.c_proj",
+    "mlp_norm": "ln_2",
+}
+EMBEDDINGS = {"tokens_embed.weight": "tokens_embed.weight", "positions_embed.weight": "positions_embed.weight"}
+
+# Settings that both configurations have, ours and theirs.
+SETTINGS = {
+    "vocab_size": "vocab_size",
+    "max_position_embeddings": "n_positions",
+    "hidden_size": "n_embd",
+    "num_hidden_layers": "n_layer",
+    "num_attention_heads": "n_head",
+    "embedding_dropout": "embd_pdrop",
+    "attention_dropout": "attn_pdrop",
+    "residual_dropout": "resid_pdrop",
+    "layer_norm_eps": "layer_norm_epsilon",
+    "initializer_range": "initializer_range",
+    "pad_token_id": "pad_token_id",
+    "bos_token_id": "bos_token_id",
+    "eos_token_id": "eos_token_id",
+}
+
+# Causal masks and position numbers, which some published files store although they are constants; and heads that are
+# not the language model's.
+CONSTANTS = ("attn.bias", "position_ids")
+OTHER_HEADS = ("multiple_choice_head.", "score.")
+
+WEIGHTS, WEIGHTS_INDEX, PICKLE = "model.safetensors", "model.safetensors.index.json", "pytorch_model.bin"
+TOKENIZER_CONFIG = "tokenizer_config.json"
+TOKENIZER_FILES = ("tokenizer.json", TOKENIZER_CONFIG, "chat_template.jinja", "vocab.json", "merges.txt")
+
+
+def _names(layers: int) -> dict[str, str]:
+    """Published tensor names by ours, without the prefix of either model."""
+    names = dict(EMBEDDINGS)
+    for layer in range(layers):
+        for ours, theirs in BLOCK_LAYERS.items():
+            for part in ("weight", "bias"):
+                names[f"blocks.{layer}.{ours}.{part}"] = f"h.{layer}.{theirs}.{part}"
+    return names
+
+
+def _is_matrix(name: str) -> bool:
+    return name.endswith(".weight") and not name.startswith(tuple(EMBEDDINGS)) and "norm" not in name
+
+
+def from_openai_gpt(config: OpenAIGPTConfig, weights: dict[str, torch.Tensor]) -> GPT1ForCausalLM:
+    """Our model with an `openai-gpt` model's weights.
+
+    Args:
+        config: the published model's.
+        weights: its tensors by name, as its checkpoint has them, with or without the prefix `transformer.`.
+
+    Returns:
+        The model in evaluation mode, in the weights' precision. Its logits are the published model's.
+
+    Raises:
+        ValueError: an activation other than the tanh form of GELU, tensors that are missing, unknown or of another
+            shape than the configuration says, or an output layer that differs from the token table.
+    """
+    if config.afn != "gelu":
+        raise ValueError(
+            f"The checkpoint's activation (afn) is {config.afn!r}; this model has GPT-1's 'gelu', in its tanh form."
+        )
+    weights = {name.removeprefix("transformer."): tensor for name, tensor in weights.items()}
+    # Of tied tensors a checkpoint has one, either one, or both.
+    output = weights.pop("lm_head.weight", None)
+    if output is not None and not torch.equal(output, weights.setdefault("tokens_embed.weight", output)):
+        raise ValueError(
+            "lm_head.weight differs from tokens_embed.weight; GPT-1's softmax is tied to its token table."
+        )
+    settings = {ours: getattr(config, theirs) for ours, theirs in SETTINGS.items()}
+    names = _names(config.n_layer)
+    unknown = [
+        name
+        for name in weights
+        if name not in names.values() and not name.endswith(CONSTANTS) and not name.startswith(OTHER_HEADS)
+    ]
+    missing = [name for name in names.values() if name not in weights]
+    if missing or unknown:
+        raise ValueError(
+            "The weights are not those of the language model that config.json describes. "
+            f"Missing: {_some(missing)}; unknown: {_some(unknown)}."
+        )
+    with torch.device("meta"):
+        model = GPT1ForCausalLM(GPT1Config(**settings))
+    converted = {}
+    for ours, theirs in names.items():
+        tensor = weights[theirs].T.contiguous() if _is_matrix(ours) else weights[theirs]
+        expected = model.model.get_parameter(ours).shape
+        if tensor.shape != expected:
+            raise ValueError(
+                f"{theirs} has the shape {tuple(weights[theirs].shape)}; by config.json it should be "
+                f"{tuple(expected[::-1] if _is_matrix(ours) else expected)}."
+            )
+        converted[f"model.{ours}"] = tensor
+    converted["lm_head.weight"] = converted["model.tokens_embed.weight"]
+    model.load_state_dict(converted, assign=True)
+    model.tie_weights()
+    return model.eval()
+
+
+def to_openai_gpt(model: GPT1ForCausalLM) -> OpenAIGPTLMHeadModel:
+    """An `openai-gpt` model of transformers with our model's weights, in evaluation mode.
+
+    Raises:
+        ValueError: the model is an LSTM, the feed-forward layers are not four times as wide as the model, as that
+            class fixes them, or the softmax is not tied to the token table.
+    """
+    config = model.config
+    if config.lstm_size is not None:
+        raise ValueError(f"lstm_size is {config.lstm_size}; an openai-gpt model is a Transformer.")
+    if config.intermediate_size != 4 * config.hidden_size:
+        raise ValueError(
+            f"intermediate_size is {config.intermediate_size}; an openai-gpt model's is always 4 x hidden_size, here "
+            f"{4 * config.hidden_size}."
+        )
+    if not config.tie_word_embeddings:
+        raise ValueError("tie_word_embeddings is False; an openai-gpt model's softmax is tied to its token table.")
+    converted = OpenAIGPTLMHeadModel(
+        OpenAIGPTConfig(**{theirs: getattr(config, ours) for ours, theirs in SETTINGS.items()})
+    )
+    converted.to(model.dtype)
+    with torch.no_grad():
+        for ours, theirs in _names(config.num_hidden_layers).items():
+            tensor = model.model.get_parameter(ours)
+            converted.transformer.get_parameter(theirs).copy_(tensor.T if _is_matrix(ours) else tensor)
+    return converted.eval()
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "") if names else "none"
+
+
+def find_checkpoint(source: str | Path, revision: str | None = None) -> Path:
+    """The folder of a checkpoint: the source itself, or a download of what bears its name on the Hub.
+
+    Args:
+        revision: a branch, tag or commit on the Hub.
+
+    Raises:
+        ValueError: neither exists, or it has no configuration, or no weights in safetensors.
+    """
+    folder = Path(source)
+    if not folder.is_dir():
+        try:
+            patterns = ["*.json", "*.jinja", "*.safetensors", "merges.txt"]
+            folder = Path(snapshot_download(str(source), revision=revision, allow_patterns=patterns))
+        except (HFValidationError, RepositoryNotFoundError, LocalEntryNotFoundError, HfHubHTTPError) as error:
+            raise ValueError(f"{source} is neither a folder nor a model that the Hub lets us read: {error}") from error
+    if not (folder / "config.json").is_file():
+        raise ValueError(f"{source} has no config.json, so it is no checkpoint.")
+    if not (folder / WEIGHTS).is_file() and not (folder / WEIGHTS_INDEX).is_file():
+        pickled = (
+            f" Its {PICKLE} is a pickle, which may run any code and is not read." if (folder / PICKLE).exists() else ""
+        )
+        raise ValueError(
+            f"{source} has no {WEIGHTS}.{pickled} Load the model with the library it was saved with and save it again "
+            "with save_pretrained, which writes safetensors."
+        )
+    return folder
+
+
+def read_weights(folder: Path) -> dict[str, torch.Tensor]:
+    """All tensors of a checkpoint folder, from one safetensors file or several."""
+    files = [folder / WEIGHTS]
+    if (folder / WEIGHTS_INDEX).is_file():
+        index = json.loads((folder / WEIGHTS_INDEX).read_text(encoding="utf-8"))
+        files = [folder / file for file in sorted(set(index["weight_map"].values()))]
+    weights = {}
+    for file in files:
+        try:
+            with safe_open(file, framework="pt") as tensors:
+                weights |= {name: tensors.get_tensor(name) for name in tensors.keys()}
+        except (SafetensorError, FileNotFoundError) as error:
+            raise ValueError(f"{file} cannot be read as safetensors: {error}") from error
+    return weights
+
+
+def convert(source: str | Path, target: str | Path, to: str = "gpt1") -> None:
+    """Converts a checkpoint and writes it, with its tokenizer's files, to a folder.
+
+    The tokenizer's `model_max_length` becomes the model's number of positions.
+
+    Args:
+        source: a checkpoint's folder or Hub name.
+        target: a folder that does not exist yet, or is empty.
+        to: "gpt1" from a checkpoint of `openai-gpt`, "openai-gpt" from one of ours.
+
+    Raises:
+        ValueError: the target has files, or the source is no checkpoint of the kind expected or cannot be converted.
+    """
+    target = Path(target)
+    if target.exists() and (not target.is_dir() or any(target.iterdir())):
+        raise ValueError(f"{target} exists already; name a new folder, lest a checkpoint is overwritten.")
+    folder = find_checkpoint(source)
+    expected = {"gpt1": OpenAIGPTConfig.model_type, OpenAIGPTConfig.model_type: GPT1Config.model_type}[to]
+    found = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("model_type")
+    if found != expected:
+        raise ValueError(
+            f"{source} is a checkpoint of model_type {found!r}; converting to {to} needs one of {expected!r}."
+        )
+    if to == "gpt1":
+        converted = from_openai_gpt(OpenAIGPTConfig.from_pretrained(folder), read_weights(folder))
+    else:
+        converted = to_openai_gpt(GPT1ForCausalLM.from_pretrained(folder))
+    converted.save_pretrained(target)
+    give_umask_permissions(target)
+    names = [name for name in TOKENIZER_FILES if (folder / name).is_file()]
+    for name in names:
+        shutil.copyfile(folder / name, target / name)
+    if names:
+        path = target / TOKENIZER_CONFIG
+        settings = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        settings["model_max_length"] = converted.config.max_position_embeddings
+        path.write_text(json.dumps(settings, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m gpt1_scratch.pretraining.convert_openai_gpt",
+        description="Converts an openai-gpt checkpoint to ours, or ours to openai-gpt.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("source", help="a checkpoint's folder, or its name on the Hub")
+    parser.add_argument("target", help="the folder to write, which must not exist yet")
+    parser.add_argument(
+        "--to", choices=("gpt1", "openai-gpt"), default="gpt1", help="what to convert to (default: gpt1)"
+    )
+    arguments = parser.parse_args()
+    try:
+        convert(arguments.source, arguments.target, arguments.to)
+    except ValueError as error:
+        parser.exit(2, f"{parser.prog}: error: {error}\n")
+    print(f"Wrote {arguments.target}.")
+
+
+if __name__ == "__main__":
+    main()

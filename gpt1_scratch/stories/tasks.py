@@ -1,0 +1,308 @@
+"""Labelled tasks about the world of the stories, generated: what to fine-tune on without a download.
+
+Six tasks of the kinds that GLUE and the Story Cloze Test have, in the language of `stories`, so that a model that has
+read stories comes prepared. Every label is true by construction, and what could give it away otherwise is drawn alike
+for all labels: a hypothesis or an ending by itself is as often true as not.
+
+    acceptability  a sentence as the stories have it, or with one mistake in its grammar
+    sentiment      something that happened to somebody, good or bad, which no word says outright; each split has
+                   happenings of its own, and the stories say of all how they make people feel
+    entailment     the beginning of a story, and a statement about who has or gave what, is where and feels how
+    paraphrase     two tellings of one deed, or of two that the same people do at the same place with the same thing
+    similarity     tellings of two deeds, and how many of five parts agree: who, what, which thing, with whom, where
+    cloze          a story without its ending, an ending that is true of its world and one that is not
+
+    >>> load_story_task("entailment")["train"][0]
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from random import Random
+from typing import Any
+
+from datasets import ClassLabel, Dataset, DatasetDict, Features, Value
+
+from .corpus import write_story
+from .mistakes import MISTAKES, make_mistake
+from .plots import Author
+from .scenes import PARTS, tell_happening, tell_two_deeds
+from .world import GLAD, JOYS, PLACES, SAD, THINGS, TROUBLES, Person, Place, Thing
+
+Row = dict[str, str | int | float]
+
+# So many draws in a row without anything new mean that there is nothing new left.
+VAIN_DRAWS = 20_000
+
+# What a story's world says at its end, told as a hypothesis. Some kinds come with their opposite.
+HYPOTHESES = {
+    "has": ("Now {p} had the {x}.", "In the end {p} had the {x}.", "Now the {x} {was} with {p}."),
+    "got": ("{p} got the {x} from {q}.", "{q} gave the {x} to {p}."),
+    "where": ("Now {p} was {at}.", "In the end {p} was {at}."),
+    "glad": ("Now {p} was glad.", "In the end {p} was happy."),
+    "sad": ("Now {p} was not glad.", "In the end {p} was not happy."),
+    "moved": ("In the end the {x} had a new owner.", "Now the {x} had a new owner."),
+    "stayed": ("In the end the {x} still had the old owner.", "Now the {x} still had the old owner."),
+    "eaten": ("Now nothing was left of the {x}.", "In the end the {x} had been eaten."),
+    "uneaten": ("Now nobody had eaten the {x}.", "In the end the {x} had not been eaten."),
+}
+# The same as the last sentence of a story.
+ENDINGS = {
+    "has": (
+        "In the end {p} had the {x}.",
+        "At the end of the day the {x} {was} with {p}.",
+        "From then on {p} took good care of the {x}.",
+        "That night {p} put the {x} beside {his} bed.",
+    ),
+    "got": ("So {p} got the {x} from {q}.", "It was {q} who gave the {x} to {p}."),
+    "where": ("In the evening {p} was still {at}.", "{p} was {at} until evening."),
+    "glad": ("In the end {p} was happy.", "{p} walked home and was glad."),
+    "sad": ("In the end {p} was not happy.", "{p} walked home and was not glad."),
+    "moved": ("So the {x} had a new owner.", "From then on the {x} had a new owner."),
+    "stayed": ("So the {x} still had the old owner.", "In the evening the {x} still had the old owner."),
+    "eaten": ("In the evening nothing was left of the {x}.", "So the {x} had been eaten."),
+    "uneaten": ("In the evening nobody had eaten the {x}.", "So the {x} had not been eaten."),
+}
+OPPOSITES = {"glad": "sad", "moved": "stayed", "eaten": "uneaten"}
+OPPOSITES |= {opposite: kind for kind, opposite in OPPOSITES.items()}
+
+
+@dataclass(frozen=True)
+class _Statement:
+    """A statement of one of the kinds of `HYPOTHESES`, and whether the world agrees."""
+
+    kind: str
+    true: bool
+    person: Person | None = None
+    thing: Thing | None = None
+    giver: Person | None = None
+    place: Place | None = None
+
+    def told(self, wordings: dict[str, tuple[str, ...]], random: Random) -> str:
+        roles = {}
+        if self.person:
+            roles |= {"p": self.person.name, "his": self.person.his}
+        if self.thing:
+            roles |= {"x": self.thing.noun, "was": "were" if self.thing.plural else "was"}
+        if self.giver:
+            roles["q"] = self.giver.name
+        if self.place:
+            roles["at"] = self.place.at
+        return random.choice(wordings[self.kind]).format(**roles)
+
+
+def _state(author: Author) -> list[_Statement]:
+    """What can be stated about who has and had the things of a story: true and false, alike but for who and what."""
+    world, statements = author.world, []
+    gifts = [event for event in world.events if event.kind == "give"]
+    for thing, holder in world.holder.items():
+        moves = [event for event in world.events if event.thing == thing and event.kind in ("give", "leave", "eat")]
+        if isinstance(holder, Person):
+            statements += [_Statement("has", person == holder, person, thing) for person in world.people]
+            # A thing of which the story does not speak, in place of one that it does.
+            nouns = {other.noun for other in world.things}
+            absent = author.random.choice([other for other in THINGS[thing.kind] if other.noun not in nouns])
+            statements += [_Statement("has", False, holder, absent)]
+            moved = bool(moves) and moves[0].actor != holder
+            statements += [_Statement("moved", moved, thing=thing), _Statement("stayed", not moved, thing=thing)]
+        if thing.kind == "food":
+            statements += [
+                _Statement("eaten", holder is None, thing=thing),
+                _Statement("uneaten", holder is not None, thing=thing),
+            ]
+        givers = [(gift.actor, gift.other) for gift in gifts if gift.thing == thing]
+        if len(givers) == 1:  # a thing lent and returned was given either way
+            giver, receiver = givers[0]
+            statements += [
+                _Statement("got", True, receiver, thing, giver),
+                _Statement("got", False, giver, thing, receiver),
+            ]
+    return statements
+
+
+def _begin_story(random: Random) -> tuple[str, list[_Statement]]:
+    """A story up to the end of its first plot, and what can be stated about its world.
+
+    What the world knows but the telling leaves open, as where people went when they parted, is not stated.
+    """
+    author = Author(random)
+    author.open()
+    plot = random.choice(author.plots())
+    plot()
+    met_again = random.random() < 0.25
+    if met_again:
+        author.next_day()
+    text, world = " ".join(author.telling.sentences), author.world
+
+    statements = _state(author)
+    places = [place for place in PLACES if place.name in text]
+    together = plot in (author.errand, author.race, author.theft)
+    if len(places) > 1 and (together or met_again):
+        for person in world.people if together else world.people[:2]:
+            statements += [
+                _Statement("where", place == world.location[person], person, place=place) for place in places
+            ]
+    for person, feeling in world.feelings.items():
+        if feeling.word in GLAD + SAD and not met_again:
+            glad = feeling.word in GLAD
+            statements += [_Statement("glad", glad, person), _Statement("sad", not glad, person)]
+    return text, statements
+
+
+# How the rows of each task are drawn: a source of randomness and what the row shall be go in; a row comes out and the
+# texts of it that must not come again, or `None` if what was drawn is no such row.
+_Drawn = tuple[Row, list[str]] | None
+
+
+def _acceptability(random: Random, kind: str, label: int) -> _Drawn:
+    # Sentences without a mistake are such as could have had it, so that the choice of sentences tells nothing.
+    pairs = [(sentence, make_mistake(sentence, kind, random)) for sentence in write_story(random).sentences]
+    pairs = [(sentence, mistaken) for sentence, mistaken in pairs if mistaken]
+    if not pairs:
+        return None
+    sentence, mistaken = random.choice(pairs)
+    return {"sentence": sentence if label else mistaken, "label": label}, [sentence, mistaken]
+
+
+def _sentiment(random: Random, happenings: tuple[str, ...], label: int) -> _Drawn:
+    text = tell_happening(random.choice(happenings), random)
+    return {"sentence": text, "label": label}, [text]
+
+
+def _happenings(all_of_them: tuple[str, ...], split: str) -> tuple[str, ...]:
+    """A quarter of them for the test, another for the validation and the rest to learn from."""
+    quarter = len(all_of_them) // 4
+    first, last = {"test": (0, quarter), "validation": (quarter, 2 * quarter), "train": (2 * quarter, None)}[split]
+    return all_of_them[first:last]
+
+
+def _entailment(random: Random, kind: str, label: int) -> _Drawn:
+    premise, statements = _begin_story(random)
+    fitting = [statement for statement in statements if statement.kind == kind and statement.true == (label == 0)]
+    if not fitting:
+        return None
+    hypothesis = random.choice(fitting).told(HYPOTHESES, random)
+    return {"premise": premise, "hypothesis": hypothesis, "label": label}, [premise]
+
+
+def _paraphrase(random: Random, label: int) -> _Drawn:
+    # Both tell of the same people, thing and place, so that only what the wordings mean can tell.
+    first, second = map(" ".join, tell_two_deeds(set() if label else {"what"}, random))
+    return {"sentence1": first, "sentence2": second, "label": label}, [first, second]
+
+
+def _similarity(random: Random, score: int) -> _Drawn:
+    first, second = map(" ".join, tell_two_deeds(set(random.sample(PARTS, len(PARTS) - score)), random))
+    return {"sentence1": first, "sentence2": second, "label": float(score)}, [first, second]
+
+
+def _cloze(random: Random, kind: str, label: int) -> _Drawn:
+    context, statements = _begin_story(random)
+    right = [statement for statement in statements if statement.kind == kind and statement.true]
+    if not right:
+        return None
+    right = random.choice(right)
+    if kind in OPPOSITES:
+        wrong = replace(right, kind=OPPOSITES[kind], true=False)
+    else:
+        wrong = random.choice([statement for statement in statements if statement.kind == kind and not statement.true])
+    endings = [right.told(ENDINGS, random), wrong.told(ENDINGS, random)]
+    if label:
+        endings.reverse()
+    return {"context": context, "ending1": endings[0], "ending2": endings[1], "label": label}, [context]
+
+
+@dataclass(frozen=True)
+class _Task:
+    """A function above, what it is to draw for a split (each as often as any other), and the columns."""
+
+    draw: Callable[..., _Drawn]
+    variants: Callable[[str], list[tuple]]
+    features: Features
+
+
+def _features(*texts: str, label: Any) -> Features:
+    return Features({**{text: Value("string") for text in texts}, "label": label})
+
+
+_TASKS = {
+    "acceptability": _Task(
+        _acceptability,
+        lambda _: [(kind, label) for kind in MISTAKES for label in (0, 1)],
+        _features("sentence", label=ClassLabel(names=["unacceptable", "acceptable"])),
+    ),
+    "sentiment": _Task(
+        _sentiment,
+        lambda split: [(_happenings(TROUBLES, split), 0), (_happenings(JOYS, split), 1)],
+        _features("sentence", label=ClassLabel(names=["negative", "positive"])),
+    ),
+    "entailment": _Task(
+        _entailment,
+        lambda _: [(kind, label) for kind in HYPOTHESES for label in (0, 1)],
+        _features("premise", "hypothesis", label=ClassLabel(names=["entailment", "not_entailment"])),
+    ),
+    "paraphrase": _Task(
+        _paraphrase,
+        lambda _: [(0,), (1,)],
+        _features("sentence1", "sentence2", label=ClassLabel(names=["not_paraphrase", "paraphrase"])),
+    ),
+    "similarity": _Task(
+        _similarity,
+        lambda _: [(score,) for score in range(len(PARTS) + 1)],
+        _features("sentence1", "sentence2", label=Value("float32")),
+    ),
+    "cloze": _Task(
+        _cloze,
+        lambda _: [(kind, label) for kind in ENDINGS for label in (0, 1)],
+        _features("context", "ending1", "ending2", label=Value("int64")),
+    ),
+}
+STORY_TASKS = tuple(_TASKS)
+
+
+def load_story_task(
+    name: str, train_size: int = 4_000, validation_size: int = 500, test_size: int = 500, seed: int = 42
+) -> DatasetDict:
+    """One of the tasks: as many different rows as asked for, the same ones for the same seed.
+
+    Labels are balanced, and so are the kinds of rows within each label (of mistakes, statements and differences). No
+    sentence, premise or context of one split occurs in another, and none twice; of acceptability, neither does the
+    right form of a wrong sentence.
+
+    Args:
+        name: one of `STORY_TASKS`.
+        train_size, validation_size, test_size: rows of each split.
+        seed: decides all rows. Those of `test` depend on no other size, those of `validation` not on `train_size`.
+
+    Returns:
+        `train`, `validation` and `test`. Columns: `sentence` (acceptability, sentiment), `premise` and `hypothesis`
+        (entailment), `sentence1` and `sentence2` (paraphrase, similarity), or `context`, `ending1` and `ending2`
+        (cloze); and `label`: 1 for what the task is called after (acceptable, positive, paraphrase), but 0 for
+        entailment as in GLUE; the number of parts that agree, 0.0 to 5.0 (similarity); 0 or 1 for the right ending.
+
+    Raises:
+        ValueError: an unknown name, a size of less than 1, or more rows than there are.
+    """
+    if name not in _TASKS:
+        raise ValueError(f"There is no story task {name!r}; choose one of {', '.join(STORY_TASKS)}.")
+    sizes = {"test": test_size, "validation": validation_size, "train": train_size}
+    for split, size in sizes.items():
+        if size < 1:
+            raise ValueError(f"{split}_size is {size}; ask for at least one row.")
+    task, splits, told = _TASKS[name], {}, set()
+    for split, size in sizes.items():
+        random, rows, vain = Random(f"{split} {name} {seed}"), [], 0
+        variants = task.variants(split)
+        while len(rows) < size:
+            drawn = task.draw(random, *variants[len(rows) % len(variants)])
+            if drawn is None or not told.isdisjoint(drawn[1]):
+                vain += 1
+                if vain == VAIN_DRAWS:
+                    raise ValueError(f"{split}_size is {size}, but {name} found no more than {len(rows)} rows for it.")
+                continue
+            row, texts = drawn
+            rows.append(row)
+            told.update(texts)
+            vain = 0
+        random.shuffle(rows)
+        splits[split] = Dataset.from_list(rows, features=task.features)
+    return DatasetDict({split: splits[split] for split in ("train", "validation", "test")})

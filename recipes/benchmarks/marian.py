@@ -1,0 +1,127 @@
+"""transformers' `MarianMTModel` as a contender of `benchmark.py`."""
+
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from papers_to_gpt.benchmarks.common import (
+    DECODING_BATCH_SIZE,
+    check_transplantable,
+    length_penalty_of,
+    measure_decoding,
+    renamed,
+    transformer_config,
+)
+from papers_to_gpt.benchmarks.workload import Stopwatch, Workload, count_padded
+
+
+def marian_of_size(config: Any) -> nn.Module:
+    """A new `MarianMTModel` of the sizes of our Transformer's configuration."""
+    from transformers import MarianConfig, MarianMTModel
+
+    same = """vocab_size d_model encoder_layers decoder_layers encoder_attention_heads decoder_attention_heads
+        encoder_ffn_dim decoder_ffn_dim activation_function max_position_embeddings dropout attention_dropout
+        activation_dropout pad_token_id bos_token_id eos_token_id decoder_start_token_id""".split()
+    sizes = {name: getattr(config, name) for name in same}
+    return MarianMTModel(MarianConfig(**sizes, scale_embedding=True, forced_eos_token_id=None))
+
+
+def train_marian(work: Workload, folder: Path, bf16: bool) -> dict[str, Any]:
+    from datasets import load_from_disk
+    from transformers import (
+        AutoTokenizer,
+        DataCollatorForSeq2Seq,
+        Seq2SeqTrainer,
+        Seq2SeqTrainingArguments,
+        TrainerCallback,
+        set_seed,
+    )
+
+    watch, counts = Stopwatch(), []
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    set_seed(42)
+    model = marian_of_size(transformer_config(work, len(tokenizer)))
+    pad = DataCollatorForSeq2Seq(tokenizer, model=model)
+
+    def collate(examples: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
+        batch = pad(examples)
+        counts.append(count_padded(batch["input_ids"], batch["labels"], tokenizer.pad_token_id, -100))
+        return batch
+
+    class Clock(TrainerCallback):
+        def on_step_end(self, args, state, control, **kwargs):
+            if state.global_step == work.warm_up_updates:
+                watch.start()
+            elif state.global_step == work.warm_up_updates + work.updates:
+                watch.stop()
+
+    with tempfile.TemporaryDirectory() as output_dir:
+        arguments = Seq2SeqTrainingArguments(
+            output_dir,
+            per_device_train_batch_size=work.marian_batch_size,
+            label_smoothing_factor=0.1,
+            max_steps=work.warm_up_updates + work.updates,
+            bf16=bf16,
+            use_cpu=True,
+            save_strategy="no",
+            report_to="none",
+            disable_tqdm=True,
+        )
+        train = load_from_disk(folder / "train").select_columns(["input_ids", "labels"])
+        Seq2SeqTrainer(model, arguments, train_dataset=train, data_collator=collate, callbacks=[Clock()]).train()
+    # Batches are made one ahead, so the last counts may be of a batch that no update saw.
+    for items, real, places in counts[work.warm_up_updates :][: work.updates]:
+        watch.count(items, real, places)
+    return watch.result(model)
+
+
+# Our modules' names and those of the others, in the order of replacement.
+MARIAN_NAMES = {
+    "cross_attention_add_norm.norm": "encoder_attn_layer_norm",
+    "self_attention_add_norm.norm": "self_attn_layer_norm",
+    "feed_forward_add_norm.norm": "final_layer_norm",
+    "cross_attention": "encoder_attn",
+    "self_attention": "self_attn",
+    "feed_forward.inner": "fc1",
+    "feed_forward.outer": "fc2",
+}
+
+
+def marian_with_weights(model: nn.Module) -> nn.Module:
+    """A `MarianMTModel` that computes what our Transformer computes."""
+    check_transplantable(model.config)
+    marian = marian_of_size(model.config)
+    weights = {renamed(name, MARIAN_NAMES): tensor for name, tensor in model.state_dict().items()}
+    # Marian's table has the same sines and cosines in other columns.
+    for stack in ("encoder", "decoder"):
+        weights[f"model.{stack}.embed_positions.weight"] = getattr(model.model, stack).embed_positions.table
+    missing, unexpected = marian.load_state_dict(weights, strict=False)
+    # The table of embeddings is tied, and the bias of the logits is zero.
+    assert not unexpected and set(missing) <= {"model.shared.weight", "final_logits_bias"}, (missing, unexpected)
+    return marian.eval()
+
+
+def decode_marian(work: Workload, folder: Path, num_beams: int) -> dict[str, Any]:
+    from seq2seq_scratch.translation import TOKENS_BEYOND_SOURCE, load_translator
+
+    model, tokenizer, _ = load_translator(work.model_name_or_path)
+    marian = marian_with_weights(model)
+    search = {"num_beams": num_beams}
+    if num_beams > 1:
+        search["length_penalty"] = length_penalty_of(model)
+    del model
+
+    @torch.inference_mode()
+    def translate_all(sentences: list[str]) -> list[str]:
+        translations = []
+        for start in range(0, len(sentences), DECODING_BATCH_SIZE):
+            batch = tokenizer(sentences[start : start + DECODING_BATCH_SIZE], padding=True, return_tensors="pt")
+            limit = batch["input_ids"].shape[1] + TOKENS_BEYOND_SOURCE
+            output = marian.generate(**batch, **search, max_new_tokens=limit)
+            translations += tokenizer.batch_decode(output, skip_special_tokens=True)
+        return translations
+
+    return measure_decoding(work, folder, marian, tokenizer, translate_all)

@@ -1,0 +1,131 @@
+"""Translators for `benchmark.py`: ours, transformers' `MarianMTModel`, JoeyNMT and eole.
+
+All get the same sentence pairs and vocabulary, models of the same sizes, dropout 0.1 and label smoothing 0.1. How they
+fill batches and step is theirs: ours run the recipe's loop, `MarianMTModel` the `Seq2SeqTrainer` of transformers'
+translation example, JoeyNMT its `TrainManager`, eole its `Trainer`. Where a peer leaves a choice, it is made in the
+peer's favour:
+
+- `MarianMTModel` trains on 96 sentences at a time, padded about as much as a batch of the others holds; the example's
+  command has 4.
+- eole makes its batches in the process that trains, most of it before the clock starts; the default is two processes
+  more, which would compete for the cores. Its bucket is the training set, of which a larger one holds copies.
+- eole, like ours and `MarianMTModel`, drops no attention weights. JoeyNMT has one rate for all.
+- JoeyNMT refuses half precision on CPUs. It gets the autocast region that it opens elsewhere.
+
+To decode, all have the weights of one trained Transformer of ours, so that they look for the same sentences.
+
+Each function imports what it needs, because peers are optional and nobody's memory should hold another's code.
+"""
+
+import itertools
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from papers_to_gpt.benchmarks.common import NEVER, measure_decoding, transformer_config
+from papers_to_gpt.benchmarks.workload import Stopwatch, Workload, count_padded
+
+
+class ClockedBatches:
+    """Our trainer's batches under a stopwatch, epoch after epoch in one."""
+
+    batches_per_epoch = None
+
+    def __init__(self, batches: Any, watch: Stopwatch, work: Workload, padding: int):
+        self.batches, self.watch, self.work, self.padding = batches, watch, work, padding
+
+    def epoch(self, epoch: int, skip: int = 0) -> Iterator[dict[str, torch.Tensor]]:
+        endless = itertools.chain.from_iterable(self.batches.epoch(number) for number in itertools.count())
+        return self.watch.over(
+            endless, self.work, lambda batch: count_padded(batch["input_ids"], batch["labels"], self.padding, -100)
+        )
+
+
+def run_recipe(
+    work: Workload, folder: Path, make_config: Callable, output_dir: Path, updates: int, watch: Stopwatch | None = None
+) -> nn.Module:
+    """Trains a translator of ours as `train_translation.py` does, and leaves it in `output_dir`."""
+    from accelerate.utils import set_seed
+    from datasets import load_from_disk
+    from transformers import AutoModelForSeq2SeqLM
+
+    from papers_to_gpt.engine.hardware import FOR_BATCHES_OF_TOKENS, keep_compiled_code
+    from papers_to_gpt.engine.optimization import OptimizationSettings
+    from papers_to_gpt.engine.training import Trainer, make_accelerator
+    from papers_to_gpt.train_translation import DataSettings, TranslationTraining, training_batches
+    from seq2seq_scratch.tokenization import load_tokenizers, save_tokenizers
+
+    training = TranslationTraining(
+        output_dir=str(output_dir),
+        max_steps=updates,
+        eval_steps=NEVER,
+        label_smoothing_factor=0.1,
+        bf16=True,
+        use_cpu=True,
+    )
+    optimization = OptimizationSettings(
+        optim="adam", adam_beta2=0.98, learning_rate=1e-3, lr_scheduler_type="inverse_sqrt", warmup_steps=100
+    )
+    keep_compiled_code(FOR_BATCHES_OF_TOKENS)
+    accelerator = make_accelerator(training)
+    set_seed(training.seed)
+    tokenizers = load_tokenizers(folder)
+    model = AutoModelForSeq2SeqLM.from_config(make_config(work, len(tokenizers[0])))
+    data = DataSettings(max_tokens_per_batch=work.max_tokens_per_batch)
+    batches = training_batches(load_from_disk(folder / "train"), tokenizers, 0.0, data, training, accelerator)
+
+    def evaluate(model: nn.Module) -> dict[str, float]:
+        # Called once, behind the last update: the trainer asks for no further batch.
+        if watch is not None:
+            watch.stop()
+        return {"loss": 0.0}
+
+    def save_model(target: Path) -> None:
+        model.save_pretrained(target)
+        save_tokenizers(target, *tokenizers)
+
+    Trainer(
+        accelerator,
+        model,
+        batches if watch is None else ClockedBatches(batches, watch, work, tokenizers[0].pad_token_id),
+        training,
+        optimization,
+        evaluate=evaluate,
+        save_model=save_model,
+        loss_arguments={"smoothing": training.label_smoothing_factor},
+    ).train()
+    return model
+
+
+def train_ours(work: Workload, folder: Path, make_config: Callable) -> dict[str, Any]:
+    watch = Stopwatch()
+    with tempfile.TemporaryDirectory() as output_dir:
+        updates = work.warm_up_updates + work.updates
+        model = run_recipe(work, folder, make_config, Path(output_dir), updates, watch)
+    return watch.result(model)
+
+
+def train_model_to_decode(work: Workload, folder: Path) -> dict[str, Any]:
+    """Leaves a model in `folder / "model"` that has learned to end its sentences."""
+    (folder / "model").mkdir()
+    run_recipe(work, folder, transformer_config, folder / "model", work.decoding_updates)
+    return {}
+
+
+# Decoding
+
+
+def decode_ours(work: Workload, folder: Path, num_beams: int, bf16: bool) -> dict[str, Any]:
+    from seq2seq_scratch.translation import load_translator, translate
+
+    translator = load_translator(work.model_name_or_path)
+
+    def translate_all(sentences: list[str]) -> list[str]:
+        with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+            return [best.text for best, *_ in translate(*translator, sentences, num_beams=num_beams)]
+
+    return measure_decoding(work, folder, *translator[:2], translate_all)

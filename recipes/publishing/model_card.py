@@ -1,0 +1,262 @@
+"""The model card, `README.md`: made from what a run recorded and from what its recipe says of the model."""
+
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+from huggingface_hub import EvalResult, ModelCard, ModelCardData
+
+from papers_to_gpt.engine.checkpointing import CHECKPOINT_PREFIX
+from papers_to_gpt.engine.reporting import CARD_FILE, LOG_FILE, RESULTS_FILE, read_run_record
+
+TEMPLATE = Path(__file__).with_name("model_card.md.jinja")
+
+# Stands for the model's identifier in the code of a description.
+MODEL_ID = "{model_id}"
+
+# Where a run was and how it was started say nothing about the model.
+NOT_SHOWN = frozenset(
+    """output_dir overwrite_output_dir resume_from_checkpoint push_to_hub hub_model_id hub_private_repo hub_strategy
+    overwrite_hub_repo report_to dataloader_num_workers logging_steps save_total_limit""".split()
+)
+
+# The sentence of `_where`.
+NAMED = re.compile(r"^`([^`\n]+)` is the (?:name of the model's folder|model's id on the Hub)[^.]*\.", re.MULTILINE)
+
+HUB_ID = re.compile(r"\w[\w.-]*(/[\w.-]+)?")
+CURVE_ROWS = 12
+BARS = "▁▂▃▄▅▆▇█"
+
+
+@dataclass(frozen=True)
+class Paper:
+    """What a model is from."""
+
+    authors: str
+    year: int
+    title: str
+    url: str
+
+    def __str__(self) -> str:
+        return f"{self.authors} ({self.year}): [{self.title}]({self.url})"
+
+
+@dataclass(frozen=True)
+class Run:
+    """What a run left in its folder, as far as it is there.
+
+    Attributes:
+        settings: of all parts of the run, by name.
+        record: all of `run.yaml`: settings, parameters, versions, machine.
+        results: `all_results.json`.
+        log: the lines of `train_log.jsonl`.
+    """
+
+    settings: dict[str, Any] = field(default_factory=dict)
+    record: dict[str, Any] = field(default_factory=dict)
+    results: dict[str, Any] = field(default_factory=dict)
+    log: list[dict[str, Any]] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Description:
+    """What a card says beside the records of the run.
+
+    Attributes:
+        title: one line.
+        summary: what the model is, in Markdown.
+        papers: where it comes from.
+        usage: code that runs as it stands once `{model_id}` is replaced.
+        data: what it was trained on.
+        scores: results on data that it was not trained on; `metric_args` may hold a signature.
+        curve: names of values in the log's evaluations, the loss excepted, to show over the updates.
+        limits: sentences.
+        licence: what may be done with the model.
+        metadata: for `ModelCardData`: license, language, pipeline_tag, tags, datasets, widget and so on.
+    """
+
+    title: str
+    summary: str
+    papers: Sequence[Paper]
+    usage: str
+    data: str
+    scores: Sequence[EvalResult]
+    curve: Sequence[str]
+    limits: Sequence[str]
+    licence: str
+    metadata: dict[str, Any]
+
+
+def read_run(folder: Path) -> Run:
+    """The records of the run that wrote a folder; of a checkpoint the run's settings, but no results; else nothing."""
+    record = read_run_record(folder)
+    if record is None:
+        record = read_run_record(folder.parent) if folder.name.startswith(CHECKPOINT_PREFIX) else None
+        return Run() if record is None else Run(settings=record["settings"], record=record)
+    results, log = folder / RESULTS_FILE, folder / LOG_FILE
+    return Run(
+        settings=record["settings"],
+        record=record,
+        results=json.loads(results.read_text(encoding="utf-8")) if results.is_file() else {},
+        log=[json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()] if log.is_file() else [],
+    )
+
+
+def without_folders(value: str) -> str:
+    """A path's last part, for where it lay is nobody's business; an id of the Hub, or anything else, as it is."""
+    if HUB_ID.fullmatch(value) or not re.search(r"[/\\]", value):
+        return value
+    return re.split(r"[/\\]", value.rstrip("/\\"))[-1]
+
+
+def write_card(folder: Path, run: Run, description: Description, model_id: str | None = None) -> Path:
+    """Writes a model's card into its folder.
+
+    Args:
+        run: see `read_run`.
+        model_id: what the card's code calls the model: its id on the Hub. Left out, the name of its folder, so that
+            the code runs where the folder lies.
+
+    Returns:
+        The card's path.
+    """
+    name = model_id or folder.resolve().name
+    usage = description.usage.replace(MODEL_ID, name)
+    data = ModelCardData(
+        library_name="transformers",
+        **(
+            {"model_name": name.rpartition("/")[2], "eval_results": list(description.scores)}
+            if description.scores
+            else {}
+        ),
+        **description.metadata,
+    )
+    card = ModelCard.from_template(
+        data,
+        template_path=str(TEMPLATE),
+        title=description.title,
+        summary=description.summary,
+        papers=description.papers,
+        usage=usage,
+        where=_where(name, on_hub=model_id is not None),
+        transformers_version=f">= {_saved_with(folder)}",
+        data=description.data,
+        score_rows=_score_table(description.scores),
+        training=_training(run) if run.record else None,
+        curve=_curve(run.log, description.curve),
+        settings=_settings(run.record),
+        limits="\n".join(f"- {limit}" for limit in description.limits),
+        licence=description.licence,
+    )
+    path = folder / CARD_FILE
+    path.write_text(re.sub(r"\n{3,}", "\n\n", str(card)).rstrip() + "\n", encoding="utf-8")
+    return path
+
+
+def name_on_hub(folder: Path, model_id: str) -> None:
+    """Makes a card of `write_card` call its model by its id on the Hub; all else stays, and so does another's card."""
+    path = folder / CARD_FILE
+    text = path.read_text(encoding="utf-8")
+    found = NAMED.search(text)
+    if found is not None:
+        text = text.replace(found[0], _where(model_id, on_hub=True))
+        text = re.sub(rf'(model=|from_pretrained\()"{re.escape(found[1])}"', rf'\1"{model_id}"', text)
+        text = re.sub(r"(?m)^(model-index:\n- name: ).*$", rf"\g<1>{model_id.rpartition('/')[2]}", text, count=1)
+        path.write_text(text, encoding="utf-8")
+
+
+def _where(name: str, on_hub: bool) -> str:
+    if on_hub:
+        return f"`{name}` is the model's id on the Hub."
+    return f"`{name}` is the name of the model's folder: run the code where that lies, or write the path in its place."
+
+
+def _saved_with(folder: Path) -> str:
+    return json.loads((folder / "config.json").read_text(encoding="utf-8"))["transformers_version"]
+
+
+def _score_table(scores: Sequence[EvalResult]) -> str:
+    rows = [(score.dataset_name, score.dataset_split, score.metric_name, f"{score.metric_value}") for score in scores]
+    signatures = {
+        f"{score.metric_name}: `{score.metric_args['signature']}`"
+        for score in scores
+        if "signature" in (score.metric_args or {})
+    }
+    # Not in the table, where the bars within a signature would end a cell.
+    return "\n\n".join([_table(("data", "split", "score", "value"), rows), *sorted(signatures)])
+
+
+def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    return "\n".join("| " + " | ".join(row) + " |" for row in (header, ["---"] * len(header), *rows)) if rows else ""
+
+
+def _training(run: Run) -> str:
+    """Size, amount, time and machine, in a sentence each."""
+    sentences = []
+    if "parameters" in run.record:
+        sentences.append(f"{run.record['parameters']:,} parameters.")
+    results, machine = run.results, run.record["machine"]
+    if "train_updates" in results:
+        sentences.append(f"{results['train_updates']:,} updates, {_count(results['train_epochs'], 'epoch')}.")
+    if averaged := results.get("averaged_checkpoints"):
+        sentences.append(f"The weights are the average of {len(averaged)} checkpoints, the last of the run.")
+    if "wall_seconds" in results:
+        minutes = results["wall_seconds"] / 60
+        time = f"{minutes:.1f} minutes" if minutes < 120 else f"{minutes / 60:.1f} hours"
+        sentences.append(f"{time[0].upper()}{time[1:]} from start to end, evaluation included.")
+    processes, threads = machine["processes"], _count(machine["threads"], "thread")
+    sentences.append(
+        f"Machine: {processes} x {machine['device']} ({threads}{' each' if processes > 1 else ''}), mixed precision: "
+        f"{machine['mixed_precision']}."
+    )
+    return " ".join(sentences)
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number:,} {what}" if number == 1 else f"{number:,} {what}s"
+
+
+def _curve(log: Sequence[dict[str, Any]], names: Sequence[str]) -> str:
+    """The course of training: a line of bars for each value, and a table of some updates."""
+    names = ("loss", *names)
+    points = [line for line in log if line["kind"] == "eval" and all(name in line for name in names)]
+    if len(points) < 2:
+        return ""
+    bars = [f"- `{_bars([point[name] for point in points])}` {name.replace('_', ' ')}" for name in names]
+    # The last is always among them.
+    step = -(-len(points) // CURVE_ROWS)
+    chosen = points[::-1][::step][::-1]
+    rows = [[f"{point['update']:,}", *(f"{point[name]:.4g}" for name in names)] for point in chosen]
+    return "\n".join(
+        [
+            f"On the validation data, from update {points[0]['update']:,} to {points[-1]['update']:,}:",
+            "",
+            *bars,
+            "",
+            _table(["update", *(name.replace("_", " ") for name in names)], rows),
+        ]
+    )
+
+
+def _bars(values: Sequence[float]) -> str:
+    low, high = min(values), max(values)
+    scale = (len(BARS) - 1) / (high - low) if high > low else 0.0
+    return "".join(BARS[round((value - low) * scale)] for value in values)
+
+
+def _settings(record: dict[str, Any]) -> str:
+    """What `run.yaml` says of the run, without the paths of the machine."""
+    if not record:
+        return ""
+    shown = {
+        name: without_folders(value) if isinstance(value, str) else value
+        for name, value in record["settings"].items()
+        if name not in NOT_SHOWN and value is not None
+    }
+    return yaml.safe_dump(
+        {"settings": shown, "versions": record["versions"]}, sort_keys=False, allow_unicode=True
+    ).rstrip()

@@ -1,0 +1,213 @@
+"""Sentence pairs to batches: tokenised once, filtered with a report, collated."""
+
+import hashlib
+import itertools
+import json
+import os
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import datasets
+import numpy as np
+import torch
+from datasets import Dataset, IterableDataset
+from transformers import PreTrainedTokenizerBase
+
+from ..encoding import encode_sources, pad_right
+from ..seq2seq_common import IGNORE_INDEX
+from ..tokenization import forget_last_call
+
+TOKENIZED_FEATURES = datasets.Features(
+    {
+        "input_ids": datasets.List(datasets.Value("int32")),
+        "labels": datasets.List(datasets.Value("int32")),
+        "source_length": datasets.Value("int32"),
+        "target_length": datasets.Value("int32"),
+    }
+)
+
+# Below, starting processes costs more than they save; a fast tokenizer encodes on all cores from one process anyway.
+PAIRS_WORTH_SEVERAL_PROCESSES = 500_000
+
+
+@dataclass
+class FilterReport:
+    """What became of the pairs of one split: counts, and one readable line as `str`.
+
+    Of a stream, the counts are those of the pairs read so far in this process.
+    """
+
+    max_source_length: int
+    max_target_length: int
+    drop_long: bool
+    read: int = 0
+    empty: int = 0
+    source_too_long: int = 0
+    target_too_long: int = 0
+    truncated: int = 0
+
+    @property
+    def kept(self) -> int:
+        return self.read - self.empty - self.source_too_long - self.target_too_long
+
+    def count(self, pairs: Mapping[str, Any]) -> np.ndarray:
+        """Adds pairs to the counts, each under one reason, and says which of them to keep.
+
+        Args:
+            pairs: columns as `_tokenize_batch` gives them.
+        """
+        empty, truncated = (np.asarray(pairs[name], dtype=bool) for name in ("empty", "truncated"))
+        self.read += len(empty)
+        self.truncated += int(truncated.sum())
+        if not self.drop_long:
+            return np.ones(len(empty), dtype=bool)
+        source_too_long = ~empty & (np.asarray(pairs["source_length"]) > self.max_source_length)
+        keep = ~(empty | source_too_long)
+        target_too_long = keep & (np.asarray(pairs["target_length"]) > self.max_target_length)
+        self.empty += int(empty.sum())
+        self.source_too_long += int(source_too_long.sum())
+        self.target_too_long += int(target_too_long.sum())
+        return keep & ~target_too_long
+
+    def __str__(self) -> str:
+        if not self.drop_long:
+            cut = f", {self.truncated:,} sources cut to {self.max_source_length} tokens" if self.truncated else ""
+            return f"{self.read:,} pairs{cut}"
+        reasons = (
+            (self.empty, "with an empty or missing side"),
+            (self.source_too_long, f"longer than max_source_length ({self.max_source_length} tokens)"),
+            (self.target_too_long, f"longer than max_target_length ({self.max_target_length} tokens)"),
+        )
+        left_out = ", ".join(f"{count:,} {reason}" for count, reason in reasons if count)
+        return f"{self.read:,} pairs, {self.kept:,} kept" + (f"; left out: {left_out}" if left_out else "")
+
+
+def _tokenize_batch(
+    batch: Mapping[str, list[str]],
+    source_tokenizer: PreTrainedTokenizerBase,
+    target_tokenizer: PreTrainedTokenizerBase,
+    truncate_to: int | None,
+) -> dict[str, list[Any]]:
+    sources, targets = batch["source"], batch["target"]
+    input_ids, truncated = encode_sources(source_tokenizer, sources, truncate_to)
+    labels = target_tokenizer(text_target=list(targets), return_attention_mask=False, verbose=False)["input_ids"]
+    return {
+        "input_ids": input_ids,
+        "labels": labels,
+        "source_length": [len(ids) for ids in input_ids],
+        "target_length": [len(ids) for ids in labels],
+        "empty": [not (source.strip() and target.strip()) for source, target in zip(sources, targets, strict=True)],
+        "truncated": truncated,
+    }
+
+
+def _digest_of_tokenizer(tokenizer: PreTrainedTokenizerBase) -> str:
+    """A hash of what the tokenizer saves; hashing the object would depend on what it encoded last."""
+    forget_last_call(tokenizer)
+    digest = hashlib.sha256()
+    with tempfile.TemporaryDirectory() as folder:
+        tokenizer.save_pretrained(folder)
+        for path in sorted(path for path in Path(folder).rglob("*") if path.is_file()):
+            content = path.read_bytes()
+            if path.name == "tokenizer_config.json":
+                # Where it was loaded from is saved too.
+                settings = json.loads(content)
+                content = json.dumps([item for item in settings.items() if "local" not in item[0]]).encode()
+            digest.update(path.name.encode() + content)
+    return digest.hexdigest()
+
+
+def tokenize_parallel(
+    dataset: Dataset | IterableDataset,
+    source_tokenizer: PreTrainedTokenizerBase,
+    target_tokenizer: PreTrainedTokenizerBase,
+    *,
+    max_source_length: int,
+    max_target_length: int,
+    drop_long: bool = True,
+    num_proc: int | None = None,
+) -> tuple[Dataset | IterableDataset, FilterReport]:
+    """Turns sentence pairs into token ids.
+
+    The result is cached on disk beside the data set's own cache, under a key made of the data, both tokenizers and
+    the settings that matter. A data set that is only in memory is tokenised anew.
+
+    Args:
+        dataset: columns `source` and `target`. A stream is tokenised as it is read.
+        source_tokenizer: encodes the source, with the end token.
+        target_tokenizer: encodes the target; the same one where the model shares it.
+        max_source_length: in tokens, the end token included.
+        max_target_length: likewise.
+        drop_long: for training: pairs with an empty side, and pairs longer than one of the limits, are left out. If
+            false, for evaluation: every pair stays, and sources are cut to max_source_length, targets not at all.
+        num_proc: processes; by default one, or as many as there are cores for a data set large enough to gain by it.
+
+    Returns:
+        The columns `input_ids` and `labels`, lists of ids, and `source_length` and `target_length`, their numbers of
+        tokens; and what was left out or cut.
+
+    Raises:
+        ValueError: no training pair is left.
+    """
+    report = FilterReport(max_source_length, max_target_length, drop_long)
+    truncate_to = None if drop_long else max_source_length
+    arguments = {
+        "source_tokenizer": source_tokenizer,
+        "target_tokenizer": target_tokenizer,
+        "truncate_to": truncate_to,
+    }
+    if isinstance(dataset, IterableDataset):
+
+        def tokenize_and_filter(batch: Mapping[str, list[str]]) -> dict[str, list[Any]]:
+            columns = _tokenize_batch(batch, **arguments)
+            keep = report.count(columns)
+            return {name: list(itertools.compress(columns[name], keep)) for name in TOKENIZED_FEATURES}
+
+        stream = dataset.map(
+            tokenize_and_filter, batched=True, remove_columns=["source", "target"], features=TOKENIZED_FEATURES
+        )
+        return stream, report
+
+    key = [dataset._fingerprint, *map(_digest_of_tokenizer, (source_tokenizer, target_tokenizer)), truncate_to]
+    if num_proc is None:
+        num_proc = len(os.sched_getaffinity(0)) if len(dataset) >= PAIRS_WORTH_SEVERAL_PROCESSES else None
+    tokenized = dataset.map(
+        _tokenize_batch,
+        batched=True,
+        fn_kwargs=arguments,
+        num_proc=num_proc,
+        remove_columns=dataset.column_names,
+        features=datasets.Features(
+            {**TOKENIZED_FEATURES, "empty": datasets.Value("bool"), "truncated": datasets.Value("bool")}
+        ),
+        new_fingerprint=hashlib.sha256(json.dumps(key).encode()).hexdigest()[:32],
+        desc="Tokenising",
+    )
+    notes = tokenized.select_columns(["source_length", "target_length", "empty", "truncated"])
+    keep = report.count(notes.with_format("numpy")[:])
+    tokenized = tokenized.select_columns(list(TOKENIZED_FEATURES))
+    if not keep.all():
+        tokenized = tokenized.select(np.flatnonzero(keep))
+    if drop_long and len(tokenized) == 0:
+        raise ValueError(f"No training pair is left: {report}.")
+    return tokenized, report
+
+
+def collate(examples: Sequence[Mapping[str, Any]], pad_token_id: int, copies: int = 1) -> dict[str, torch.Tensor]:
+    """Pads examples on the right to the longest of each side.
+
+    Args:
+        examples: B of them, each with lists `input_ids` and `labels`.
+        pad_token_id: fills `input_ids`; labels are filled with `-100`.
+        copies: how often all of them stand below each other, for a loss that compares; B is then so many times more.
+
+    Returns:
+        `input_ids` (B, S), `attention_mask` (B, S) with 1 for tokens and 0 for padding, `labels` (B, T), all int64.
+    """
+    input_ids, attention_mask = pad_right([example["input_ids"] for example in examples], pad_token_id)
+    labels, _ = pad_right([example["labels"] for example in examples], IGNORE_INDEX)
+    batch = {"input_ids": input_ids, "attention_mask": attention_mask.astype(np.int64), "labels": labels}
+    return {name: torch.from_numpy(rows).repeat(copies, 1) for name, rows in batch.items()}

@@ -1,0 +1,279 @@
+"""What the recurrent translators share: source alignment, the recurrent state, forward and generation.
+
+Dimensions: B batch, S source length, T target length, V target vocabulary, D model size, H recurrent state size.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import PreTrainedModel
+from transformers.cache_utils import Cache
+from transformers.modeling_outputs import ModelOutput, Seq2SeqLMOutput
+from transformers.utils import can_return_tuple
+
+from .beam_search import BeamSearchGenerationMixin
+from .file_modes import SavedWithUmask
+from .library_arguments import CACHE_NAME, understand_arguments
+from .seq2seq_common import inverse_permutation, shift_tokens_right
+from .token_loss import target_token_loss
+
+
+def align_left(attention_mask: torch.Tensor, reverse: bool = False) -> tuple[torch.Tensor, torch.Tensor]:
+    """Where to gather from so that every row's real tokens stand at its start, whichever side the padding is on.
+
+    Args:
+        attention_mask: (B, S) with 1 for real tokens and 0 for padding.
+        reverse: gives the real tokens in reverse order; padding still follows them.
+
+    Returns:
+        (B, S) indices for `torch.gather` along the sequence, and (B,) source lengths, at least 1 so that a row of
+        nothing but padding still has a last state.
+    """
+    # Counted rather than sorted: ONNX has no stable sort.
+    real = attention_mask.bool()
+    real_so_far = real.cumsum(dim=1)
+    count = real_so_far[:, -1:]
+    positions = torch.arange(real.shape[1], device=real.device)
+    steps = torch.where(
+        real, count - real_so_far if reverse else real_so_far - 1, count + positions - real_so_far
+    )  # (B, S) position to place in the result
+    return inverse_permutation(steps), attention_mask.sum(dim=1).clamp(min=1)
+
+
+class RecurrentState(Cache):
+    """What a recurrent decoder carries from one target position to the next, in the library's cache interface.
+
+    A key-value cache grows with every token; a recurrent state is replaced. `generate()` asks a cache for its length
+    and, in beam search, to reorder itself along the batch, so every tensor here is batch first.
+
+    Args:
+        tensors: by name, each (B, ...): the state itself and whatever depends on the source alone.
+        seen_tokens: target positions consumed so far.
+    """
+
+    is_compileable = False
+    # No layer of the library's linear attention, which would be handed the whole prefix again: only new tokens.
+    is_linear = (False,)
+
+    def __init__(self, tensors: dict[str, torch.Tensor], seen_tokens: int = 0):
+        super().__init__(layers=[])
+        self.tensors = tensors
+        self.seen_tokens = seen_tokens
+
+    def __getitem__(self, name: str) -> torch.Tensor:
+        return self.tensors[name]
+
+    def advance(self, steps: int, **tensors: torch.Tensor) -> None:
+        """Replaces the named tensors after `steps` more target positions."""
+        self.tensors.update(tensors)
+        self.seen_tokens += steps
+
+    def get_seq_length(self, layer_idx: int = 0) -> int:
+        return self.seen_tokens
+
+    def reorder_cache(self, beam_idx: torch.LongTensor) -> None:
+        self.batch_select_indices(beam_idx)
+
+    def batch_select_indices(self, indices: torch.Tensor) -> None:
+        self.tensors = {name: tensor.index_select(0, indices) for name, tensor in self.tensors.items()}
+
+    def batch_repeat_interleave(self, repeats: int) -> None:
+        self.tensors = {name: tensor.repeat_interleave(repeats, dim=0) for name, tensor in self.tensors.items()}
+
+
+@dataclass
+class RecurrentDecoderOutput(ModelOutput):
+    """One run of a recurrent decoder over T target positions.
+
+    Args:
+        features: (B, T, D) what the output projection reads.
+        last_hidden_state: (B, T, H) the (top layer's) state after each position.
+        state: (B, ...) everything the next position needs of the past.
+        attention_weights: (B, 1, T, S) over source positions, of a decoder that attends; the library has a place for
+            several heads.
+    """
+
+    features: torch.Tensor | None = None
+    last_hidden_state: torch.Tensor | None = None
+    state: torch.Tensor | None = None
+    attention_weights: torch.Tensor | None = None
+
+
+class RecurrentTranslationModel(SavedWithUmask, PreTrainedModel, BeamSearchGenerationMixin):
+    """What the recurrent translators share: forward around encoder and decoder, cached state, two vocabularies.
+
+    A subclass has three modules:
+
+    - `encoder(input_ids, attention_mask)`: a ModelOutput with `last_hidden_state` (B, S, ...) and all that the
+      decoder reads, each a batch-first tensor at the top level, so that `generate()` repeats it for every beam;
+    - `decoder(decoder_input_ids, encoder_outputs, state)`: a `RecurrentDecoderOutput`; `state` None means the start;
+    - `output_projection`: from the decoder's features to the target vocabulary.
+    """
+
+    main_input_name = "input_ids"
+    _skip_keys_device_placement = ["cache", "past_key_values"]
+    # A recurrent state cannot be cut back to an earlier position, which assisted decoding would need.
+    _is_stateful = True
+
+    @classmethod
+    def _supports_default_dynamic_cache(cls) -> bool:
+        """`generate()` must not hand in a key-value cache: forward makes the `RecurrentState`."""
+        return False
+
+    def get_input_embeddings(self) -> nn.Embedding:
+        return self.encoder.embed_tokens
+
+    def set_input_embeddings(self, value: nn.Embedding) -> None:
+        self.encoder.embed_tokens = value
+
+    def get_output_embeddings(self) -> nn.Linear:
+        return self.output_projection
+
+    def set_output_embeddings(self, value: nn.Linear) -> None:
+        self.output_projection = value
+
+    def resize_token_embeddings(
+        self,
+        new_num_tokens: int | None = None,
+        pad_to_multiple_of: int | None = None,
+        mean_resizing: bool = True,
+    ) -> nn.Embedding:
+        """Resizes source and target vocabulary alike, for models that use one tokenizer on both sides.
+
+        Raises:
+            ValueError: where the vocabularies differ in size, as one number cannot be right for both.
+        """
+        if new_num_tokens is None and pad_to_multiple_of is None:
+            return self.get_input_embeddings()
+        if self.config.vocab_size != self.config.decoder_vocab_size:
+            raise ValueError(
+                f"resize_token_embeddings cannot tell which vocabulary to resize: vocab_size is "
+                f"{self.config.vocab_size}, decoder_vocab_size is {self.config.decoder_vocab_size}. Call "
+                "resize_encoder_token_embeddings or resize_decoder_token_embeddings instead."
+            )
+        self.resize_decoder_token_embeddings(new_num_tokens, pad_to_multiple_of, mean_resizing)
+        return self.resize_encoder_token_embeddings(new_num_tokens, pad_to_multiple_of, mean_resizing)
+
+    def resize_encoder_token_embeddings(
+        self, new_num_tokens: int | None, pad_to_multiple_of: int | None = None, mean_resizing: bool = True
+    ) -> nn.Embedding:
+        """Resizes the source vocabulary; arguments as in `resize_token_embeddings`."""
+        self.encoder.embed_tokens = self._get_resized_embeddings(
+            self.encoder.embed_tokens, new_num_tokens, pad_to_multiple_of, mean_resizing
+        )
+        self.config.vocab_size = self.encoder.embed_tokens.num_embeddings
+        return self.encoder.embed_tokens
+
+    def resize_decoder_token_embeddings(
+        self, new_num_tokens: int | None, pad_to_multiple_of: int | None = None, mean_resizing: bool = True
+    ) -> nn.Embedding:
+        """Resizes the target vocabulary, in embeddings and softmax; arguments as in `resize_token_embeddings`."""
+        self.decoder.embed_tokens = self._get_resized_embeddings(
+            self.decoder.embed_tokens, new_num_tokens, pad_to_multiple_of, mean_resizing
+        )
+        self.config.decoder_vocab_size = self.decoder.embed_tokens.num_embeddings
+        self.output_projection = self._get_resized_lm_head(
+            self.output_projection, self.config.decoder_vocab_size, mean_resizing=mean_resizing
+        )
+        self.tie_weights()
+        return self.decoder.embed_tokens
+
+    def prepare_decoder_input_ids_from_labels(self, labels: torch.Tensor) -> torch.Tensor:
+        return shift_tokens_right(labels, self.config.pad_token_id, self.config.decoder_start_token_id)
+
+    @understand_arguments(RecurrentState)
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: torch.LongTensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        decoder_input_ids: torch.LongTensor | None = None,
+        decoder_attention_mask: torch.Tensor | None = None,
+        encoder_outputs: ModelOutput | None = None,
+        cache: RecurrentState | None = None,
+        labels: torch.LongTensor | None = None,
+        use_cache: bool | None = None,
+        output_attentions: bool | None = None,
+        output_hidden_states: bool | None = None,
+        smoothing: float = 0.0,
+        r_drop_weight: float = 0.0,
+        num_items_in_batch: torch.Tensor | int | None = None,
+        **kwargs: Any,
+    ) -> Seq2SeqLMOutput:
+        """Predicts each target token from the source and the target tokens before it.
+
+        Args:
+            input_ids: (B, S) source token ids, padded on either side.
+            attention_mask: (B, S) with 1 for real source tokens; left out, every token but `pad_token_id` is real.
+            decoder_input_ids: (B, T) target tokens so far; left out, `labels` moved one place to the right.
+            decoder_attention_mask: (B, T). Target padding may only follow the tokens, where it changes nothing.
+            encoder_outputs: what `encoder` gave for the source, instead of `input_ids`. It knows its own mask.
+            cache: the state after earlier target positions; `decoder_input_ids` then holds the new ones.
+            labels: (B, T) target token ids to predict, `-100` where nothing is.
+            use_cache: return the state as `cache`; default `config.use_cache`, off where there are labels.
+            output_attentions: return `cross_attentions`, one tensor (B, 1, T, S) over source positions, from a model
+                that attends.
+            output_hidden_states: return the states of encoder (B, S, ...) and decoder (B, T, H), one tensor each.
+            smoothing: label smoothing, see `target_token_loss`. The library's `Trainer` would take an argument with
+                "label" in its name for a column of labels.
+            r_drop_weight: see there too.
+            num_items_in_batch: see `target_token_loss`.
+
+        Returns:
+            `loss`, a scalar, where there are labels, and `logits` (B, T, V), except in training with labels: the
+            loss never holds them.
+
+        Raises:
+            ValueError: neither `decoder_input_ids` nor `labels` are given, or target padding stands before tokens.
+        """
+        output_attentions = self.config.output_attentions if output_attentions is None else output_attentions
+        output_hidden_states = (
+            self.config.output_hidden_states if output_hidden_states is None else output_hidden_states
+        )
+        if labels is not None:
+            use_cache = False
+            if decoder_input_ids is None:
+                decoder_input_ids = self.prepare_decoder_input_ids_from_labels(labels)
+        if decoder_input_ids is None:
+            raise ValueError("forward needs decoder_input_ids or labels; to translate, call generate()")
+        if decoder_attention_mask is not None and (decoder_attention_mask.diff(dim=1) > 0).any():
+            raise ValueError(
+                "decoder_attention_mask has padding before target tokens, which a recurrent decoder would read; "
+                "pad the target on the right"
+            )
+        if encoder_outputs is None:
+            encoder_outputs = self.encoder(input_ids, attention_mask)
+
+        decoded = self.decoder(decoder_input_ids, encoder_outputs, None if cache is None else cache["state"])
+        if cache is not None:
+            cache.advance(decoder_input_ids.shape[1], state=decoded.state)
+        elif self.config.use_cache if use_cache is None else use_cache:
+            cache = RecurrentState({"state": decoded.state}, seen_tokens=decoder_input_ids.shape[1])
+
+        loss = None
+        if labels is not None:
+            loss = target_token_loss(
+                decoded.features,
+                self.output_projection,
+                labels,
+                label_smoothing=smoothing,
+                r_drop_weight=r_drop_weight,
+                num_items_in_batch=num_items_in_batch,
+            )
+        logits = None
+        if labels is None or not self.training:
+            logits = self.output_projection(decoded.features)
+        cross_attentions = None
+        if output_attentions and decoded.attention_weights is not None:
+            cross_attentions = (decoded.attention_weights,)
+        return Seq2SeqLMOutput(
+            loss=loss,
+            logits=logits,
+            **{CACHE_NAME: cache},
+            decoder_hidden_states=(decoded.last_hidden_state,) if output_hidden_states else None,
+            cross_attentions=cross_attentions,
+            encoder_last_hidden_state=encoder_outputs.last_hidden_state,
+            encoder_hidden_states=(encoder_outputs.last_hidden_state,) if output_hidden_states else None,
+        )

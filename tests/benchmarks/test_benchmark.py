@@ -1,0 +1,343 @@
+"""The benchmark: every contender does the same work, is measured as it says, and takes its turn."""
+
+import importlib.util
+import itertools
+import json
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from functools import partial
+
+import numpy
+import pytest
+import torch
+from accelerate.state import AcceleratorState
+from datasets import Dataset
+
+from papers_to_gpt import benchmark
+from papers_to_gpt.benchmark import BenchmarkSettings, Contender
+from papers_to_gpt.benchmarks import classifiers, translators
+from papers_to_gpt.benchmarks.workload import Stopwatch, Workload, count_padded, peak_memory_gb
+from papers_to_gpt.engine.reporting import measure_matrix_peak
+from seq2seq_scratch import TransformerConfig, TransformerForConditionalGeneration
+from seq2seq_scratch.tokenization import load_tokenizers
+
+TINY = Workload(
+    updates=2,
+    warm_up_updates=1,
+    vocab_size=300,
+    d_model=16,
+    d_ff=24,
+    num_layers=1,
+    num_heads=2,
+    embedding_size=8,
+    hidden_size=12,
+    max_tokens_per_batch=10_000,
+    marian_batch_size=30,
+    decoding_updates=2,
+    max_sentences=5,
+    gpt_vocab_size=50,
+    gpt_hidden_size=16,
+    gpt_layers=1,
+    gpt_heads=2,
+    context=24,
+    gpt_batch_size=3,
+    prompt_tokens=4,
+    new_tokens=6,
+)
+ROWS = benchmark.table()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def fresh_accelerate_state():
+    """A process has one precision for good. Here rows share one that other tests' precision may have been set in."""
+    AcceleratorState._reset_state(reset_partial_state=True)
+    yield
+    AcceleratorState._reset_state(reset_partial_state=True)
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory):
+    """Thirty pairs of all lengths, all in one batch, and a model that has seen them twice."""
+    folder = tmp_path_factory.mktemp("benchmark")
+    for split, count in (("train", 30), ("validation", 4), ("test", 7)):
+        lines = [" ".join(f"word{index * place % 11}" for place in range(1, 2 + index % 9)) for index in range(count)]
+        (folder / f"{split}.en").write_text("\n".join(lines) + "\n")
+        (folder / f"{split}.de").write_text("\n".join(f"und {line}" for line in lines) + "\n")
+    files = {f"{split}_file": str(folder / split) for split in ("train", "validation", "test")}
+    benchmark.prepare_pairs(BenchmarkSettings(**files), TINY, folder)
+    benchmark.MODEL_TO_DECODE.measure(TINY, folder)
+    return folder, replace(TINY, model_name_or_path=str(folder / "model"))
+
+
+def skip_where_missing(row):
+    if row.needs is not None and row.needs != "nanogpt_dir" and importlib.util.find_spec(row.needs) is None:
+        pytest.skip(f"{row.needs} is not installed")
+
+
+def rows_of(section):
+    # nanoGPT is no package, and compiling takes half a minute.
+    rows = [
+        row for row in ROWS if row.section == section and row.needs != "nanogpt_dir" and "compiled" not in row.name
+    ]
+    assert rows
+    return pytest.mark.parametrize("row", rows, ids=lambda row: f"{row.group}, {row.name}")
+
+
+@rows_of("translation_training")
+def test_translators_train_on_the_same_tokens_and_count_them_alike(row, prepared):
+    """All pairs are one batch, so the counts of an update are those of the data set, taken here from its text."""
+    skip_where_missing(row)
+    folder, work = prepared
+    tokenizer = load_tokenizers(folder)[0]
+    lengths = {
+        side: [len(tokenizer(line)["input_ids"]) for line in (folder / f"train.{side}").read_text().splitlines()]
+        for side in ("en", "de")
+    }
+    if row.needs == "eole":  # puts no end token behind the source
+        lengths["en"] = [length - 1 for length in lengths["en"]]
+    measured = row.measure(work, folder)
+    assert measured["items"] == work.updates * sum(lengths["de"])
+    places = 30 * sum(map(max, lengths.values()))
+    assert measured["padding_percent"] == pytest.approx(100 * (1 - sum(map(sum, lengths.values())) / places))
+
+
+@rows_of("translation_decoding")
+def test_every_translator_decodes_all_sentences(row, prepared):
+    skip_where_missing(row)
+    folder, work = prepared
+    measured = row.measure(work, folder)
+    assert measured["items"] == 5 and measured["mean_output_tokens"] >= 1
+
+
+@rows_of("gpt_training")
+def test_language_models_count_the_tokens_they_read(row, tmp_path, monkeypatch):
+    monkeypatch.setattr("papers_to_gpt.engine.reporting.measure_matrix_peak", partial(measure_matrix_peak, size=512))
+    measured = row.measure(TINY, tmp_path)
+    assert measured["items"] == 2 * 3 * 24
+    assert 0 < measured["model_flops_utilization_percent"] < 100
+
+
+@rows_of("gpt_generation")
+def test_language_models_count_the_tokens_they_generate(row, tmp_path):
+    assert row.measure(TINY, tmp_path)["items"] == 6 * int(row.group.removeprefix("batch "))
+
+
+@pytest.fixture(scope="module")
+def task_folder(tmp_path_factory):
+    """Twelve short and twelve long sentences, of which a measurement takes six."""
+    folder = tmp_path_factory.mktemp("task")
+    (folder / "sst2").mkdir()
+    texts = [" ".join(f"word{index * place % 7}" for place in range(1, 4 + index % 12)) for index in range(24)]
+    rows = {"sentence": texts, "label": [index % 2 for index in range(24)]}
+    Dataset.from_dict(rows).to_parquet(folder / "sst2" / "train.parquet")
+    Dataset.from_dict(rows).to_parquet(folder / "sst2" / "validation.parquet")
+    return replace(TINY, task="sst2", data_dir=str(folder), task_batch_size=3), folder
+
+
+@rows_of("gpt_finetuning")
+def test_classifiers_read_the_same_examples(row, task_folder):
+    work, folder = task_folder
+    benchmark.prepare_examples(work, folder)
+    stored = numpy.load(folder / classifiers.EXAMPLES_FILE)
+    measured = row.measure(work, folder)
+    assert measured["items"] == len(stored["labels"]) == 2 * 3
+    if "128" in row.name:
+        assert measured["padding_percent"] == pytest.approx(100 * (1 - len(stored["tokens"]) / (6 * TINY.context)))
+    elif row.name.startswith("ours"):
+        lengths = sorted(numpy.diff(stored["bounds"]))
+        places = 3 * (lengths[2] + lengths[5])
+        assert measured["padding_percent"] == pytest.approx(100 * (1 - len(stored["tokens"]) / places))
+
+
+def test_what_no_classifier_can_learn_is_refused(task_folder):
+    work, folder = task_folder
+    with pytest.raises(ValueError, match="task is stories_similarity"):
+        benchmark.prepare_examples(replace(work, task="stories_similarity", data_dir=None), folder)
+    with pytest.raises(ValueError, match="updates x task_batch_size is 300, but sst2 has 24"):
+        benchmark.prepare_examples(replace(work, updates=100), folder)
+
+
+def wide_transformer():
+    """Random weights wide enough for logits that tell sentences apart, and a batch with padding."""
+    torch.manual_seed(0)
+    config = TransformerConfig(
+        vocab_size=40,
+        d_model=16,
+        encoder_layers=2,
+        decoder_layers=2,
+        encoder_attention_heads=2,
+        decoder_attention_heads=2,
+        encoder_ffn_dim=24,
+        decoder_ffn_dim=24,
+    )
+    model = TransformerForConditionalGeneration(config).eval()
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
+    source, target = torch.randint(4, 40, (3, 7)), torch.randint(4, 40, (3, 5))
+    source[1, 4:] = source[2, 6:] = config.pad_token_id
+    return model, source, target
+
+
+@torch.no_grad()
+def test_marian_with_our_weights_computes_our_logits():
+    model, source, target = wide_transformer()
+    inputs = {"input_ids": source, "attention_mask": (source != 1).long(), "decoder_input_ids": target}
+    ours = model(**inputs).logits
+    theirs = translators.marian_with_weights(model)(**inputs).logits
+    torch.testing.assert_close(theirs, ours, rtol=1e-4, atol=1e-5)
+
+
+@torch.no_grad()
+def test_joeynmt_with_our_weights_computes_our_logits(tmp_path):
+    data = pytest.importorskip("joeynmt.data")
+    model, source, target = wide_transformer()
+    ours = model(input_ids=source, attention_mask=(source != 1).long(), decoder_input_ids=target).logits
+    entries = ["<unk>", "<pad>", "<s>", "</s>", *(f"piece{index}" for index in range(36))]
+    (tmp_path / "vocabulary.txt").write_text("\n".join(entries) + "\n")
+    settings = translators.joeynmt_settings(
+        TINY, tmp_path, str(tmp_path), translators.joeynmt_transformer(model.config), {"test": ""}
+    )
+    vocabulary, *_ = data.load_data(settings.data, datasets=["stream"])
+    theirs = translators.joeynmt_with_weights(model, settings, vocabulary)
+    logits, *_ = theirs._encode_decode(
+        src=source,
+        trg_input=target,
+        src_mask=(source != 1)[:, None],
+        src_length=(source != 1).sum(1),
+        trg_mask=torch.ones(3, 1, 5, dtype=torch.bool),
+    )
+    torch.testing.assert_close(logits, ours, rtol=1e-4, atol=1e-5)
+
+
+def test_a_model_whose_weights_mean_something_else_is_refused():
+    model = TransformerForConditionalGeneration(
+        TransformerConfig(
+            vocab_size=40, d_model=16, encoder_attention_heads=2, decoder_attention_heads=2, pre_norm=True
+        )
+    )
+    with pytest.raises(ValueError, match="pre_norm.*True.*must have.*False"):
+        translators.marian_with_weights(model)
+
+
+def test_the_stopwatch_leaves_out_the_warm_up():
+    watch = Stopwatch()
+    work = replace(TINY, warm_up_updates=2, updates=3)
+    for batch in watch.over(itertools.count(1), work, lambda batch: (batch, 2 * batch, 4 * batch)):
+        time.sleep(0.2 if batch <= 2 else 0.01)
+    measured = watch.result(torch.nn.Linear(10, 10))
+    assert batch == 5 and measured["items"] == 3 + 4 + 5
+    assert measured["padding_percent"] == 50 and measured["millions_of_parameters"] == 110e-6
+    assert 0.03 <= measured["seconds"] < 0.2
+    assert measured["cpu_seconds"] < measured["seconds"]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_the_stopwatch_tells_its_own_work_from_that_of_others():
+    spin = "import time\nprint(flush=True)\nstart = time.time()\nwhile time.time() < start + 5: pass"
+    watch = Stopwatch()
+    with subprocess.Popen([sys.executable, "-c", spin], stdout=subprocess.PIPE) as other:
+        other.stdout.readline()
+        watch.start()
+        begun = time.process_time()
+        while time.process_time() < begun + 0.2:
+            pass
+        time.sleep(0.3)
+        watch.stop()
+        other.kill()
+    assert watch.clocked["cpu_seconds"] == pytest.approx(0.2, abs=0.05)
+    assert watch.clocked["cores_busy_with_others"] > 0.2
+
+
+def test_peak_memory_is_of_this_process_and_never_falls():
+    before = peak_memory_gb()
+    block = torch.ones(150_000_000)
+    during = peak_memory_gb()
+    del block
+    # The system counts pages by the thread and adds up a little late.
+    assert during > before + 0.1 and peak_memory_gb() > during - 0.02
+
+
+def test_padding_is_counted_on_both_sides():
+    labels = torch.tensor([[5, 6, -100], [5, -100, -100]])
+    assert count_padded(torch.tensor([[4, 4], [4, 1]]), labels, padding=1, ignored=-100) == (3, 6, 10)
+
+
+@pytest.fixture
+def scripted(monkeypatch):
+    """Contenders whose rates are given, and the order in which they were asked."""
+    rates = {"ours": [100.0, 300.0, 200.0], "peer": [50.0, 60.0, 50.0], "broken": [10.0]}
+    asked = []
+
+    def run_one(contender, work, folder, threads):
+        asked.append((contender.name, threads))
+        turn = sum(name == contender.name for name, _ in asked) - 1
+        if turn == len(rates[contender.name]):
+            return {"error": "RuntimeError: out of luck"}
+        rate = rates[contender.name][turn]
+        return {"items": 2 * rate, "seconds": 2.0, "cpu_seconds": 4.0, "peak_memory_gb": 1.5}
+
+    rows = [Contender("gpt_training", "all", name, None) for name in rates]
+    rows.append(Contender("gpt_training", "all", "absent", None, "no_such_package"))
+    monkeypatch.setattr(benchmark, "run_one", run_one)
+    monkeypatch.setattr(benchmark, "table", lambda: rows)
+    return asked
+
+
+def start(monkeypatch, *arguments):
+    monkeypatch.setattr(sys, "argv", ["benchmark.py", *map(str, arguments)])
+    benchmark.main()
+
+
+def test_contenders_take_turns_and_the_table_has_medians(scripted, tmp_path, monkeypatch, capsys):
+    output = tmp_path / "figures.json"
+    with pytest.raises(SystemExit) as stopped:
+        start(monkeypatch, "--sections", "gpt_training", "--threads", 3, "--output_file", output)
+    assert stopped.value.code == 1  # one of them failed
+    names = ["ours", "peer", "broken"] * 2 + ["ours", "peer"]
+    assert scripted == [(name, 3) for name in names]
+    record = json.loads(output.read_text())
+    figures = {key.split(": ")[-1]: row for key, row in record["sections"]["gpt_training"]["summary"].items()}
+    assert figures["ours"]["rate"] == 200 and figures["ours"]["lowest"] == 100 and figures["ours"]["highest"] == 300
+    assert figures["peer"]["rate_of_cpu_time"] == 25
+    assert figures["peer"]["ours_times"] == 4  # the median of 2, 5 and 4, not the medians' quotient only
+    measured = record["sections"]["gpt_training"]["measurements"]
+    assert [len(rounds) for rounds in measured.values()] == [3, 3, 1]
+    printed = capsys.readouterr().out
+    assert "broken: failed: RuntimeError: out of luck" in printed
+    assert "absent: the package no_such_package is not installed" in printed
+    (line,) = [line for line in printed.splitlines() if line.startswith("  peer")]
+    assert line.split() == ["peer", "50.0", "50.0", "60.0", "25.0", "4.00", "1.50"]
+
+
+def test_a_measurement_in_its_own_process(tmp_path):
+    """What it prints besides is not taken for its result, and what stops it is told."""
+    row = next(row for row in ROWS if row.section == "gpt_generation")
+    measured = benchmark.run_one(row, TINY, tmp_path, threads=1)
+    assert measured["items"] == 6
+    broken = next(row for row in ROWS if row.measure.func is translators.decode_ours)
+    failure = benchmark.run_one(broken, replace(TINY, model_name_or_path=str(tmp_path)), tmp_path, threads=1)
+    assert "holds no model" in failure["error"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--sections", "gpt"], "sections names gpt; there are translation_training"),
+        (["--rounds", "0"], "rounds is 0; it must be at least 1"),
+        (["--updates", "0"], "updates is 0; it must be at least 1"),
+        (["--new_tokens", "600"], "go beyond the context of 512"),
+        (["--nanogpt_dir", "nowhere"], "nanogpt_dir is nowhere, which holds no model.py"),
+        (["--contenders", "fairseq"], "fairseq.*matches no row.*MarianMTModel"),
+    ],
+)
+def test_wrong_settings_are_named(arguments, message, monkeypatch):
+    with pytest.raises(ValueError, match=message):
+        start(monkeypatch, *arguments)
+
+
+def test_decoding_without_test_sentences_is_refused_before_anything_runs(prepared, monkeypatch):
+    folder, _ = prepared
+    with pytest.raises(ValueError, match="translation_decoding needs test sentences: set test_file"):
+        start(monkeypatch, "--sections", "translation_decoding", "--train_file", folder / "train")

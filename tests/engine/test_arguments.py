@@ -1,0 +1,172 @@
+"""Settings from presets and the command line."""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+import pytest
+from huggingface_hub.dataclasses import strict
+from transformers import PreTrainedConfig
+
+from papers_to_gpt.engine.arguments import parse_settings, read_settings, run_script, settings_of_config, value_of
+
+
+@dataclass
+class Settings:
+    learning_rate: float = 1.0
+    max_steps: int | None = None
+    lowercase: bool = True
+    optim: Literal["adam", "sgd"] = "adam"
+    report_to: list[str] = field(default_factory=list)
+    layers: list[int] | None = None
+    bf16: bool | None = True
+    title: str = "untitled"
+    normalization: Literal["none", "layer"] = "layer"
+
+
+def parse(*arguments):
+    (settings,) = parse_settings(read_settings(list(arguments)), Settings, description="test")
+    return settings
+
+
+@pytest.fixture
+def preset(tmp_path):
+    def write(text):
+        path = tmp_path / "preset.yaml"
+        path.write_text(text)
+        return str(path)
+
+    return write
+
+
+def test_preset_values_get_their_types_and_the_command_line_wins(preset):
+    path = preset("learning_rate: 3e-4  # paper\nlowercase: false\nreport_to: [a, b]\nmax_steps: 10\n")
+    assert parse(path, "--max_steps", "20") == Settings(3e-4, 20, False, "adam", ["a", "b"])
+
+
+def test_negative_numbers_and_equals_signs_are_values():
+    assert parse("--learning_rate", "-1e-3").learning_rate == -1e-3
+    assert parse("--learning-rate=2").learning_rate == 2
+
+
+def test_all_mistakes_are_reported_together_with_place_and_nearest_name(preset):
+    path = preset("lerning_rate: 1\nmax_steps: many\n")
+    with pytest.raises(ValueError) as error:
+        parse(path, "--optim", "lion", "--lowercase", "perhaps")
+    message = str(error.value)
+    assert f"{path}:1: unknown setting 'lerning_rate'. Did you mean 'learning_rate'?" in message
+    assert f"{path}:2: max_steps: invalid int value: 'many'" in message
+    assert "command line: optim: invalid choice: 'lion'" in message and "'adam', 'sgd'" in message
+    assert "command line: lowercase" in message
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("learning_rate: 1\nlearning_rate: 2\n", "written twice"),
+        ("learning_rate:\n", ":1: learning_rate is none, but it cannot be unset. It must be a value of type float"),
+        ("lowercase: []\n", ":1: lowercase takes one value, got \\[\\]"),
+        ("max_steps: []\n", ":1: max_steps takes one value, got \\[\\]"),
+        ("learning_rate: {a: 1}\n", "one value or a list"),
+        ("- learning_rate\n", "must be a list of `setting: value` lines"),
+        ("learning_rate: [1\n", "not valid YAML"),
+    ],
+)
+def test_a_malformed_preset_is_refused(preset, text, expected):
+    with pytest.raises(ValueError, match=expected):
+        parse(preset(text))
+
+
+def test_a_missing_preset_is_named():
+    with pytest.raises(ValueError, match="'nowhere.yaml' is not a file"):
+        parse("nowhere.yaml")
+
+
+def test_a_value_without_a_setting_is_refused():
+    with pytest.raises(ValueError, match="'-x' on the command line stands behind no --setting"):
+        read_settings(["-x", "20"])
+
+
+def test_one_value_settings_refuse_several():
+    with pytest.raises(ValueError, match="max_steps takes one value"):
+        parse("--max_steps", "1", "2")
+
+
+@pytest.mark.parametrize("word", ["none", "None", "null", "NULL"])
+def test_none_on_the_command_line_takes_back_what_a_preset_sets(preset, word):
+    path = preset("max_steps: 3\nreport_to: [a, b]\nlayers: [1, 2]\nbf16: false\n")
+    unset = parse(path, *(f"--{name}={word}" for name in ("max_steps", "report_to", "layers", "bf16")))
+    assert (unset.max_steps, unset.report_to, unset.layers, unset.bf16) == (None, [], None, None)
+
+
+@pytest.mark.parametrize("null", ["null", "~", "", "none"])
+def test_null_in_a_preset_unsets_a_default(preset, null):
+    assert parse(preset(f"bf16: {null}\n")).bf16 is None
+
+
+def test_an_empty_list_is_not_the_same_as_an_unset_one(preset):
+    assert parse(preset("layers: []\nreport_to: []\n")) == Settings(layers=[])
+    assert parse(preset("layers: [3]\n"), "--layers").layers == []
+    assert parse(preset("layers: [3]\n"), "--layers", "none").layers is None
+
+
+def test_the_last_of_a_value_and_none_wins(preset):
+    path = preset("max_steps: none\nreport_to: none\nlowercase: true\n")
+    assert parse(path, "--max_steps", "4", "--report_to", "a") == Settings(max_steps=4, report_to=["a"])
+    assert parse("--max_steps", "4", "--max_steps", "none", "--max_steps", "5").max_steps == 5
+    assert parse(path, "--no_lowercase", "--lowercase", "true").lowercase is True
+    assert parse(path, "--lowercase", "true", "--no_lowercase").lowercase is False
+
+
+def test_none_is_a_value_where_it_is_one_of_the_choices():
+    assert parse("--normalization", "none").normalization == "none"
+    with pytest.raises(
+        ValueError, match="normalization is null, but it cannot be unset. It must be one of 'none', 'l"
+    ):
+        parse("--normalization", "null")
+
+
+def test_all_settings_that_cannot_be_unset_are_reported_together():
+    with pytest.raises(ValueError) as error:
+        parse("--learning_rate", "none", "--optim", "None", "--title", "none", "--lowercase", "null")
+    assert str(error.value).splitlines() == [
+        f"command line: {name} is {word}, but it cannot be unset. It must be {allowed}; leave it out for the default."
+        for name, word, allowed in (
+            ("learning_rate", "none", "a value of type float"),
+            ("optim", "None", "one of 'adam', 'sgd'"),
+            ("title", "none", "a value of type str"),
+            ("lowercase", "null", "a value of type bool"),
+        )
+    ]
+
+
+def test_value_of_gives_the_last_one_before_parsing(preset):
+    settings = read_settings([preset("optim: adam\n"), "--optim", "sgd"])
+    assert value_of(settings, "optim") == "sgd"
+    assert value_of(settings, "learning_rate") is None
+
+
+def test_a_models_configuration_becomes_settings():
+    @strict
+    class ToyConfig(PreTrainedConfig):
+        model_type = "toy"
+        vocab_size: int = 10
+        dropout: float | int = 0.1
+        reverse: bool = True
+        inner_size: int | None = None
+
+    settings_class = settings_of_config(ToyConfig, excluded=["vocab_size"])
+    (settings,) = parse_settings(
+        read_settings(["--dropout", "0", "--reverse", "false"]), settings_class, description="test"
+    )
+    assert vars(settings) == {"dropout": 0.0, "reverse": False, "inner_size": None}
+    assert ToyConfig(**vars(settings)).dropout == 0.0
+
+
+def test_user_errors_end_a_script_with_a_message_and_status_2(capsys):
+    def main():
+        raise ValueError("max_steps is -1; it must be positive.")
+
+    with pytest.raises(SystemExit) as stop:
+        run_script(main)
+    assert stop.value.code == 2
+    assert capsys.readouterr().err == "error: max_steps is -1; it must be positive.\n"

@@ -1,0 +1,547 @@
+"""GPT-1's heads for tasks and the template that frames their texts, against runs and sums made by hand."""
+
+import json
+import logging
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+from torch.nn import functional
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForMultipleChoice,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    OpenAIGPTTokenizer,
+    PreTrainedTokenizerFast,
+    pipeline,
+)
+
+from gpt1_scratch import (
+    GPT1Config,
+    GPT1ForCausalLM,
+    GPT1ForMultipleChoice,
+    GPT1ForSequenceClassification,
+    token_loss,
+)
+from gpt1_scratch.modeling_gpt1 import order_by_rank
+from gpt1_scratch.modeling_gpt1_heads import reading_order
+from gpt1_scratch.tokenization import add_task_template, train_tokenizer
+
+PADDING, START, DELIMITER, EXTRACT = 0, 57, 58, 59
+SIZES = {
+    "vocab_size": 61,
+    "max_position_embeddings": 40,
+    "hidden_size": 24,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 3,
+    "pad_token_id": PADDING,
+    "delimiter_token_id": DELIMITER,
+    **dict.fromkeys(("embedding_dropout", "attention_dropout", "residual_dropout", "classifier_dropout"), 0.0),
+}
+CLASSIFICATION, SIMILARITY, CHOICE = "classification", "similarity", "multiple choice"
+
+
+def tiny_head(head_class=GPT1ForSequenceClassification, **settings):
+    torch.manual_seed(0)
+    model = head_class(GPT1Config(**{**SIZES, **settings}))
+    with torch.no_grad():
+        for parameter in model.parameters():  # far from symmetric, so that a wrong term shows
+            parameter.add_(0.2 * torch.randn_like(parameter))
+    return model.eval()
+
+
+def words(count: int, seed: int) -> list[int]:
+    return torch.randint(1, 57, (count,), generator=torch.Generator().manual_seed(seed)).tolist()
+
+
+def framed(*texts: list[int]) -> list[int]:
+    pieces = [texts[0], *([DELIMITER, *text] for text in texts[1:])]
+    return [START, *(token for piece in pieces for token in piece), EXTRACT]
+
+
+PAIRS = [(words(3, 1), words(6, 2)), (words(5, 3), words(1, 4)), (words(2, 5), words(2, 6))]
+# A delimiter within the second text is a word like another.
+PAIRS[0][1][2] = DELIMITER
+ROWS = [framed(*pair) for pair in PAIRS]
+SWAPPED = [framed(second, first) for first, second in PAIRS]
+
+
+def pad(rows: list[list[int]], side: str, length: int = 15) -> dict[str, torch.Tensor]:
+    """(B, length) tokens and mask."""
+    batch = {"input_ids": [], "attention_mask": []}
+    for row in rows:
+        padding, ones = [PADDING] * (length - len(row)), [1] * len(row)
+        batch["input_ids"].append(row + padding if side == "right" else padding + row)
+        batch["attention_mask"].append(ones + padding if side == "right" else padding + ones)
+    return {name: torch.tensor(numbers) for name, numbers in batch.items()}
+
+
+def state_at_the_end(model, row: list[int]) -> torch.Tensor:
+    """(D,) of the backbone alone, run over one sequence without padding."""
+    return model.model(torch.tensor([row])).last_hidden_state[0, -1]
+
+
+def mean_token_loss(model, row: list[int]) -> torch.Tensor:
+    """Of a sequence's next tokens, all of them."""
+    states = model.model(torch.tensor([row])).last_hidden_state[0]
+    return functional.cross_entropy(states[:-1] @ model.model.tokens_embed.weight.T, torch.tensor(row[1:]))
+
+
+def gradients(model, loss: torch.Tensor) -> dict[str, torch.Tensor]:
+    model.zero_grad()
+    loss.backward()
+    return {name: parameter.grad.clone() for name, parameter in model.named_parameters()}
+
+
+# Reading
+
+
+@pytest.mark.parametrize("mask", ["given", "derived"])
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_the_state_at_the_last_token_is_read_wherever_padding_stands(side, mask):
+    model, inputs = tiny_head(num_labels=3), pad(ROWS, side)
+    if mask == "derived":
+        del inputs["attention_mask"]
+    expected = torch.stack([model.score(state_at_the_end(model, row)) for row in ROWS])
+    assert expected.shape == (3, 3)
+    torch.testing.assert_close(model(**inputs).logits, expected)
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_given_positions_and_embeddings_are_read_in_the_same_places(side):
+    model, inputs = tiny_head(auxiliary_loss_weight=0), pad(ROWS, side)
+    expected = model(**inputs).logits
+    positions = (inputs["attention_mask"].cumsum(1) - 1).clamp(min=0)
+    torch.testing.assert_close(model(**inputs, position_ids=positions).logits, expected)
+    assert not torch.allclose(model(**inputs, position_ids=positions + 3).logits, expected)
+    embeddings = model.get_input_embeddings()(inputs["input_ids"])
+    mask = inputs["attention_mask"]
+    torch.testing.assert_close(model(inputs_embeds=embeddings, attention_mask=mask).logits, expected)
+    row = torch.tensor([ROWS[1]])
+    torch.testing.assert_close(model(inputs_embeds=model.get_input_embeddings()(row)).logits, model(row).logits)
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_both_orders_are_read_as_if_alone_and_their_states_added(side):
+    model, inputs = tiny_head(both_orders=True), pad(ROWS, side)
+    sums = [
+        state_at_the_end(model, row) + state_at_the_end(model, other) for row, other in zip(ROWS, SWAPPED, strict=True)
+    ]
+    torch.testing.assert_close(model(**inputs).logits, model.score(torch.stack(sums)))
+    # A text split at its first delimiter comes back when it is swapped twice, unless it holds another one.
+    torch.testing.assert_close(model(**pad(SWAPPED[1:], side)).logits, model(**pad(ROWS[1:], side)).logits)
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_orders_are_those_that_lists_give(side):
+    inputs = pad(ROWS, side)
+    order = reading_order(inputs["attention_mask"].bool(), inputs["input_ids"] == DELIMITER)
+    read = inputs["input_ids"][torch.arange(3)[:, None, None], order]
+    assert read[:, 0].tolist() == pad(ROWS, "right")["input_ids"].tolist()
+    assert read[:, 1].tolist() == pad(SWAPPED, "right")["input_ids"].tolist()
+    assert torch.equal(order.sort(dim=2).values, torch.arange(15).expand(3, 2, -1))
+
+
+def test_order_by_rank_is_the_stable_sort():
+    rank = torch.randint(6, (50, 9), generator=torch.Generator().manual_seed(0))
+    assert torch.equal(order_by_rank(rank, ranks=6), rank.argsort(dim=1, stable=True))
+
+
+def test_a_single_text_is_read_twice_as_it_is_in_both_orders():
+    model, row = tiny_head(both_orders=True), framed(words(4, 1))
+    expected = model.score(2 * state_at_the_end(model, row))
+    torch.testing.assert_close(model(**pad([row], "left")).logits[0], expected)
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_choices_are_scored_one_by_one_and_the_softmax_runs_over_them(side):
+    model = tiny_head(GPT1ForMultipleChoice)
+    inputs = {name: tensor.unflatten(0, (2, 3)) for name, tensor in pad([*ROWS, *SWAPPED], side).items()}
+    labels = torch.tensor([2, 0])
+    outputs = model(**inputs, labels=labels)
+    expected = torch.stack([model.choice_score(state_at_the_end(model, row)) for row in [*ROWS, *SWAPPED]]).view(2, 3)
+    torch.testing.assert_close(outputs.logits, expected)
+    probabilities = expected.exp() / expected.exp().sum(1, keepdim=True)
+    torch.testing.assert_close(outputs.loss, -(probabilities[0, 2].log() + probabilities[1, 0].log()) / 2)
+    embeddings = model.get_input_embeddings()(inputs["input_ids"])
+    again = model(inputs_embeds=embeddings, attention_mask=inputs["attention_mask"])
+    torch.testing.assert_close(again.logits, expected)
+
+
+def test_classifier_dropout_acts_in_training_alone_and_alike_on_all_choices():
+    inputs = pad([ROWS[0]] * 4, "right")
+    model = tiny_head(classifier_dropout=0.5)
+    logits = model(**inputs).logits
+    torch.testing.assert_close(logits, tiny_head()(**inputs).logits)
+    dropped = model.train()(**inputs).logits
+    assert len(dropped.unique(dim=0)) == 4
+    model = tiny_head(GPT1ForMultipleChoice, classifier_dropout=0.5)
+    logits = model(**{name: tensor.view(2, 2, -1) for name, tensor in inputs.items()}).logits
+    dropped = model.train()(**{name: tensor.view(2, 2, -1) for name, tensor in inputs.items()}).logits
+    torch.testing.assert_close(dropped[:, 0], dropped[:, 1])
+    assert dropped[0, 0] != dropped[1, 0] and dropped[0, 0] != logits[0, 0]
+
+
+# Losses
+
+
+def joint_loss_by_hand(
+    model, kind: str, examples: list[tuple], labels: list[int], weight: float
+) -> list[torch.Tensor]:
+    """Every example's loss, from single sequences and torch's cross-entropy."""
+    losses = []
+    for (first, second), label in zip(examples, labels, strict=True):
+        own, swapped = framed(first, second), framed(second, first)
+        sequences = {CLASSIFICATION: [own], SIMILARITY: [own, swapped], CHOICE: [own, swapped]}[kind]
+        states = torch.stack([state_at_the_end(model, sequence) for sequence in sequences])
+        scores = model.choice_score(states)[:, 0] if kind == CHOICE else model.score(states.sum(0))
+        language = sum(mean_token_loss(model, sequence) for sequence in sequences) / len(sequences)
+        losses.append(functional.cross_entropy(scores, torch.tensor(label)) + weight * language)
+    return losses
+
+
+def head_and_inputs(kind: str, side: str = "right", **settings):
+    if kind == CHOICE:
+        model = tiny_head(GPT1ForMultipleChoice, **settings)
+        rows = [row for pair in zip(ROWS, SWAPPED, strict=True) for row in pair]
+        return model, {name: tensor.unflatten(0, (-1, 2)) for name, tensor in pad(rows, side).items()}
+    return tiny_head(num_labels=4, both_orders=kind == SIMILARITY, **settings), pad(ROWS, side)
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+@pytest.mark.parametrize("kind", [CLASSIFICATION, SIMILARITY, CHOICE])
+def test_training_adds_the_language_models_loss_of_every_example(kind, side, monkeypatch):
+    monkeypatch.setattr(token_loss, "LOGIT_ROWS_PER_CHUNK", {"cpu": 7})
+    model, inputs = head_and_inputs(kind, side, auxiliary_loss_weight=0.7)
+    labels = [1, 0, 1]
+    for num_items_in_batch, items in ((None, 3), (5, 5), (torch.tensor(5), 5)):
+        loss = model.train()(**inputs, labels=torch.tensor(labels), num_items_in_batch=num_items_in_batch).loss
+        expected = sum(joint_loss_by_hand(model, kind, PAIRS, labels, weight=0.7)) / items
+        torch.testing.assert_close(loss, expected)
+        torch.testing.assert_close(gradients(model, loss), gradients(model, expected))
+    # Without it in evaluation, and where its weight is 0.
+    task_alone = sum(joint_loss_by_hand(model, kind, PAIRS, labels, weight=0)) / 3
+    torch.testing.assert_close(model.eval()(**inputs, labels=torch.tensor(labels)).loss, task_alone)
+    model.config.auxiliary_loss_weight = 0
+    torch.testing.assert_close(model.train()(**inputs, labels=torch.tensor(labels)).loss, task_alone)
+
+
+@pytest.mark.parametrize("kind", [CLASSIFICATION, SIMILARITY, CHOICE])
+def test_uneven_batches_add_up_to_one_large_one(kind):
+    model, inputs = head_and_inputs(kind)
+    labels = torch.tensor([0, 1, 1])
+    whole = model.train()(**inputs, labels=labels).loss
+    expected = whole.detach(), gradients(model, whole)
+    model.zero_grad()
+    total = 0.0
+    for part in (slice(0, 1), slice(1, 3)):
+        batch = {name: tensor[part] for name, tensor in inputs.items()}
+        loss = model(**batch, labels=labels[part], num_items_in_batch=torch.tensor(3)).loss
+        loss.backward()
+        total = total + loss.detach()
+    found = {name: parameter.grad for name, parameter in model.named_parameters()}
+    torch.testing.assert_close((total, found), expected)
+
+
+@pytest.mark.parametrize("kind", [CLASSIFICATION, SIMILARITY, CHOICE])
+def test_examples_without_a_label_count_in_neither_loss(kind):
+    model, inputs = head_and_inputs(kind)
+    loss = model.train()(**inputs, labels=torch.tensor([1, -100, 0])).loss
+    losses = joint_loss_by_hand(model, kind, [PAIRS[0], PAIRS[2]], [1, 0], weight=0.5)
+    torch.testing.assert_close(loss, sum(losses) / 2)
+    assert model(**inputs, labels=torch.full((3,), -100)).loss.item() == 0
+
+
+@pytest.mark.parametrize("numbers", [1, 2])
+def test_regression_is_the_mean_squared_error(numbers):
+    model, inputs = tiny_head(num_labels=numbers, problem_type="regression"), pad(ROWS, "right")
+    labels = torch.tensor([[0.5, 1.0], [-2.0, 4.0], [3.0, 0.0]])[:, :numbers]
+    outputs = model(**inputs, labels=labels.squeeze(-1))
+    torch.testing.assert_close(outputs.loss, ((outputs.logits - labels) ** 2).mean())
+    halves = [
+        model(
+            **{name: tensor[part] for name, tensor in inputs.items()}, labels=labels[part], num_items_in_batch=3
+        ).loss
+        for part in (slice(0, 2), slice(2, 3))
+    ]
+    torch.testing.assert_close(sum(halves), outputs.loss)
+
+
+def test_several_labels_at_once_have_their_own_sigmoids():
+    model, inputs = tiny_head(num_labels=2), pad(ROWS, "right")
+    labels = torch.tensor([[0.0, 1.0], [1.0, 1.0], [0.0, 0.0]])
+    outputs = model(**inputs, labels=labels)
+    probabilities = torch.sigmoid(outputs.logits)
+    torch.testing.assert_close(outputs.loss, -torch.where(labels == 1, probabilities, 1 - probabilities).log().mean())
+
+
+@pytest.mark.parametrize(
+    ("num_labels", "labels", "problem_type"),
+    [
+        (1, [0.5, 1.0, 2.0], "regression"),
+        (3, [0, 1, 2], "single_label_classification"),
+        (2, [[0.0, 1.0], [1.0, 1.0], [0.0, 0.0]], "multi_label_classification"),
+    ],
+)
+def test_the_kind_of_problem_is_read_from_the_first_labels_and_kept(num_labels, labels, problem_type):
+    model, inputs = tiny_head(num_labels=num_labels), pad(ROWS, "right")
+    loss = model(**inputs, labels=torch.tensor(labels)).loss
+    assert model.config.problem_type == problem_type
+    named = tiny_head(num_labels=num_labels, problem_type=problem_type)
+    torch.testing.assert_close(named(**inputs, labels=torch.tensor(labels)).loss, loss)
+
+
+def test_losses_and_scores_under_autocast_are_close_and_not_rounded():
+    model, inputs = tiny_head(both_orders=True), pad(ROWS, "right")
+    labels = torch.tensor([0, 1, 1])
+    exact = model.train()(**inputs, labels=labels)
+    with torch.autocast("cpu", torch.bfloat16):
+        rounded = model(**inputs, labels=labels)
+    assert rounded.logits.dtype == rounded.loss.dtype == torch.float32
+    assert not torch.equal(rounded.logits, rounded.logits.bfloat16().float())
+    assert rounded.loss.item() == pytest.approx(exact.loss.item(), rel=0.02)
+    found, expected = gradients(model, rounded.loss), gradients(model, exact.loss)
+    for name in found:
+        assert functional.cosine_similarity(found[name].flatten(), expected[name].flatten(), dim=0) > 0.98, name
+
+
+@pytest.mark.parametrize("kind", [SIMILARITY, CHOICE])
+def test_gradient_checkpointing_changes_nothing(kind):
+    model, inputs = head_and_inputs(kind, residual_dropout=0.2, classifier_dropout=0.2)
+    results = []
+    for checkpointing in (False, True):
+        if checkpointing:
+            model.activation_checkpointing_enable({"use_reentrant": False})
+        torch.manual_seed(5)
+        loss = model.train()(**inputs, labels=torch.tensor([0, 1, 1])).loss
+        results.append((loss.detach(), gradients(model, loss)))
+    torch.testing.assert_close(results[0], results[1])
+
+
+def test_training_step_compiles_into_one_graph():
+    torch._dynamo.reset()
+    model, inputs = head_and_inputs(
+        SIMILARITY, "left", problem_type="single_label_classification", num_hidden_layers=1
+    )
+    inputs["labels"] = torch.tensor([0, -100, 1])
+    compiled = torch.compile(model.train(), backend="aot_eager", fullgraph=True)
+    loss, expected = compiled(**inputs).loss, model(**inputs).loss
+    torch.testing.assert_close(loss, expected)
+    torch.testing.assert_close(gradients(model, loss), gradients(model, expected))
+
+
+def test_what_cannot_be_read_or_trained_is_refused():
+    model, inputs = tiny_head(), pad(ROWS, "right")
+    embeddings = model.get_input_embeddings()(inputs["input_ids"])
+    labels = torch.tensor([0, 1, 1])
+    with pytest.raises(ValueError, match="exactly one"):
+        model(**inputs, inputs_embeds=embeddings)
+    with pytest.raises(ValueError, match="exactly one"):
+        tiny_head(GPT1ForMultipleChoice)(labels=labels)
+    with pytest.raises(ValueError, match="auxiliary_loss_weight is 0.5.*Give input_ids"):
+        model.train()(inputs_embeds=embeddings, labels=labels)
+    with pytest.raises(ValueError, match="auxiliary_loss_weight is 0.5.*tie_word_embeddings"):
+        tiny_head(tie_word_embeddings=False).train()(**inputs, labels=labels)
+    with pytest.raises(ValueError, match="both_orders.*give input_ids"):
+        tiny_head(both_orders=True)(inputs_embeds=embeddings)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"both_orders": True, "delimiter_token_id": None}, "both_orders needs delimiter_token_id"),
+        ({"auxiliary_loss_weight": -0.5}, "auxiliary_loss_weight is -0.5"),
+        ({"classifier_dropout": 1.0}, "classifier_dropout is 1.0"),
+    ],
+)
+def test_impossible_settings_are_refused(settings, message):
+    with pytest.raises(Exception, match=message):
+        GPT1Config(**{**SIZES, **settings})
+
+
+# Checkpoints
+
+
+@pytest.mark.parametrize(
+    ("auto_class", "head_class", "layer", "settings"),
+    [
+        (AutoModelForSequenceClassification, GPT1ForSequenceClassification, "score", {"num_labels": 5}),
+        (AutoModelForMultipleChoice, GPT1ForMultipleChoice, "choice_score", {}),
+    ],
+)
+def test_one_checkpoint_loads_into_every_head_and_back(auto_class, head_class, layer, settings, tmp_path):
+    sizes = {**SIZES, "hidden_size": 384, "num_attention_heads": 6}
+    pretrained = GPT1ForCausalLM(GPT1Config(**sizes)).eval()
+    pretrained.save_pretrained(tmp_path / "pretrained")
+    head = auto_class.from_pretrained(tmp_path / "pretrained", trust_remote_code=False, **settings)
+    assert type(head) is head_class
+    weights = head.state_dict()
+    for name, tensor in pretrained.model.state_dict().items():
+        assert torch.equal(weights.pop(f"model.{name}"), tensor), name
+    assert set(weights) == {f"{layer}.weight", f"{layer}.bias"}
+    scores = settings.get("num_labels", 1)
+    assert weights[f"{layer}.weight"].shape == (scores, 384) and weights[f"{layer}.bias"].tolist() == [0] * scores
+    assert weights[f"{layer}.weight"].std().item() == pytest.approx(0.02, rel=0.15)
+    head.save_pretrained(tmp_path / "head")
+    again = auto_class.from_pretrained(tmp_path / "head", trust_remote_code=False)
+    assert torch.equal(again.state_dict()[f"{layer}.weight"], weights[f"{layer}.weight"])
+    back = AutoModelForCausalLM.from_pretrained(tmp_path / "head", trust_remote_code=False).eval()
+    row = torch.tensor([ROWS[0]])
+    assert torch.equal(back(row).logits, pretrained(row).logits)
+
+
+def test_settings_given_while_loading_are_checked(tmp_path):
+    GPT1ForCausalLM(GPT1Config(**{**SIZES, "delimiter_token_id": None})).save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="both_orders needs delimiter_token_id"):
+        GPT1ForSequenceClassification.from_pretrained(tmp_path, both_orders=True)
+
+
+# The template
+
+
+CORPUS = ["a cat sat on the mat and a dog ran to the cat", "is the dog on the mat or is the cat"] * 3
+
+
+@pytest.fixture(scope="module")
+def plain_tokenizer():
+    return train_tokenizer(CORPUS, merges=60, model_max_length=40)
+
+
+@pytest.fixture(scope="module")
+def tokenizer(plain_tokenizer):
+    return add_task_template(plain_tokenizer)
+
+
+def split(tokenizer, *texts, **settings) -> str:
+    return " ".join(tokenizer.convert_ids_to_tokens(tokenizer(*texts, **settings).input_ids)).replace("</w>", "")
+
+
+def test_texts_and_pairs_are_framed_and_the_original_is_left_alone(plain_tokenizer, tokenizer):
+    assert split(tokenizer, "The cat") == "<start> the cat <extract>"
+    assert split(tokenizer, "The cat", "a dog") == "<start> the cat <delimiter> a dog <extract>"
+    assert split(plain_tokenizer, "The cat", "a dog") == "the cat a dog"
+    assert tokenizer("The cat", "a dog").keys() == {"input_ids", "attention_mask"}
+
+
+def test_the_template_is_saved_with_the_tokenizer(tokenizer, tmp_path):
+    tokenizer.save_pretrained(tmp_path)
+    loaded = AutoTokenizer.from_pretrained(tmp_path, trust_remote_code=False)
+    assert isinstance(loaded, PreTrainedTokenizerFast) and loaded.padding_side == "right"
+    texts, others = ["The cat", "a dog ran to the mat"], ["a dog", "the cat"]
+    assert loaded(texts, others, padding=True).data == tokenizer(texts, others, padding=True).data
+    assert split(loaded, "The cat", "a dog") == "<start> the cat <delimiter> a dog <extract>"
+    assert loaded.model_max_length == 40
+
+
+def test_truncation_keeps_special_tokens_and_cuts_the_longer_text_first(tokenizer):
+    long, short = "a dog ran to the cat and sat", "the mat"
+    cut = {"truncation": True, "max_length": 8}
+    assert split(tokenizer, long, **cut) == "<start> a dog ran to the cat <extract>"
+    assert split(tokenizer, long, short, **cut) == "<start> a dog ran <delimiter> the mat <extract>"
+    assert split(tokenizer, short, long, **cut) == "<start> the mat <delimiter> a dog ran <extract>"
+    assert split(tokenizer, long, long, **cut | {"max_length": 7}) == "<start> a dog <delimiter> a dog <extract>"
+
+
+def test_a_tokenizer_without_the_special_tokens_is_refused_until_they_are_added(tmp_path):
+    vocabulary = {"<unk>": 0, "t": 1, "h": 2, "e</w>": 3, "th": 4, "the</w>": 5}
+    published = OpenAIGPTTokenizer(vocab=vocabulary, merges=[("t", "h"), ("th", "e</w>")])
+    published.add_special_tokens({"pad_token": "<pad>"})
+    with pytest.raises(
+        ValueError, match="no bos_token, sep_token, cls_token, which.*resize_token_embeddings"
+    ) as error:
+        add_task_template(published)
+    told = str(error.value).split("add_special_tokens(")[1].split(")")[0]
+    assert published.add_special_tokens(json.loads(told.replace("'", '"'))) == 3
+    add_task_template(published).save_pretrained(tmp_path)
+    loaded = AutoTokenizer.from_pretrained(tmp_path, trust_remote_code=False)
+    assert split(loaded, "the", "the the") == "<start> the <delimiter> the the <extract>"
+
+
+# Pipelines
+
+
+@pytest.fixture
+def fine_tuned(tokenizer, tmp_path):
+    """A folder with a small model and its tokenizer; for pairs, read in both orders."""
+
+    def save(both_orders: bool, **settings) -> tuple[str, GPT1ForSequenceClassification]:
+        ids = {"pad_token_id": tokenizer.pad_token_id, "delimiter_token_id": tokenizer.sep_token_id}
+        model = tiny_head(vocab_size=len(tokenizer), both_orders=both_orders, **ids, **settings)
+        model.save_pretrained(tmp_path / "model")
+        tokenizer.save_pretrained(tmp_path / "model")
+        return str(tmp_path / "model"), model
+
+    return save
+
+
+@pytest.mark.parametrize("both_orders", [False, True])
+def test_pipeline_on_texts_and_pairs_gives_the_models_scores_and_no_warning(
+    both_orders, fine_tuned, tokenizer, caplog, monkeypatch
+):
+    folder, model = fine_tuned(both_orders, id2label={0: "no", 1: "yes", 2: "maybe"})
+    monkeypatch.setattr(logging.getLogger("transformers"), "propagate", True)
+    with caplog.at_level(logging.WARNING):
+        classify = pipeline("text-classification", model=folder, trust_remote_code=False, device="cpu")
+        pair = {"text": "The cat sat", "text_pair": "a dog ran to the mat"}
+        found = [
+            classify(pair, top_k=None),
+            *classify(["The cat", "a dog ran to the cat"], top_k=None, batch_size=2),
+            classify("a dog and a cat " * 20, top_k=None, truncation=True),
+        ]
+    assert not caplog.records
+    texts = [
+        ("The cat sat", "a dog ran to the mat"),
+        ("The cat",),
+        ("a dog ran to the cat",),
+        ("a dog and a cat " * 20,),
+    ]
+    for scores, text in zip(found, texts, strict=True):
+        inputs = tokenizer(*text, truncation=True, return_tensors="pt")
+        expected = model(**inputs).logits.softmax(-1)[0].tolist()
+        expected = dict(zip(["no", "yes", "maybe"], expected, strict=True))
+        assert {score["label"]: score["score"] for score in scores} == pytest.approx(expected, abs=1e-6)
+
+
+def test_pipeline_gives_a_regressions_number_as_it_is(fine_tuned, tokenizer):
+    folder, model = fine_tuned(True, num_labels=1, problem_type="regression")
+    classify = pipeline("text-classification", model=folder, trust_remote_code=False, device="cpu")
+    expected = model(**tokenizer("The cat", "a dog", return_tensors="pt")).logits.item()
+    assert classify({"text": "The cat", "text_pair": "a dog"})["score"] == pytest.approx(expected, abs=1e-6)
+
+
+FRESH = """
+import json, sys
+sys.modules["gpt1_scratch"] = None  # as if it were not installed
+from transformers import AutoModelForCausalLM, pipeline
+from transformers.utils import logging
+folder = sys.argv[1]
+logging.disable_progress_bar()
+classify = pipeline("text-classification", model=folder, trust_remote_code=True, device="cpu")
+pair = classify({"text": "The cat sat", "text_pair": "a dog"}, top_k=None)
+single = classify("The cat sat", top_k=None)
+logging.set_verbosity_error()  # of the head that the language model has no use for
+model = AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=True)
+print(json.dumps([[pair, single], type(model).__name__, type(model).__module__]))
+"""
+
+
+def test_a_fresh_process_without_the_package_classifies_with_the_code_shipped(fine_tuned, tmp_path):
+    folder, _ = fine_tuned(True, num_labels=3)
+    environment = {**os.environ, "HF_MODULES_CACHE": str(tmp_path / "modules"), "HF_HUB_OFFLINE": "1"}
+    result = subprocess.run(
+        [sys.executable, "-c", FRESH, folder], cwd=tmp_path, env=environment, capture_output=True, text=True
+    )
+    assert (result.returncode, result.stderr) == (0, "")
+    scores, name, module = json.loads(result.stdout.splitlines()[-1])
+    classify = pipeline("text-classification", model=folder, trust_remote_code=False, device="cpu")
+    expected = [
+        classify({"text": "The cat sat", "text_pair": "a dog"}, top_k=None),
+        classify("The cat sat", top_k=None),
+    ]
+    for found, wanted in zip(scores, expected, strict=True):
+        assert [score["label"] for score in found] == [score["label"] for score in wanted]
+        assert [score["score"] for score in found] == pytest.approx([score["score"] for score in wanted], abs=1e-6)
+    assert name == "GPT1ForCausalLM" and module.startswith("transformers_modules.")

@@ -1,0 +1,526 @@
+"""GPT-1's backbone and language model, against plain PyTorch and against themselves."""
+
+import logging
+import math
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional
+from torch.utils._python_dispatch import TorchDispatchMode
+from transformers import AutoConfig, AutoModelForCausalLM, DynamicCache, StaticCache
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+from gpt1_scratch import GPT1Config, GPT1ForCausalLM, GPT1Model, cpu_kernels, modeling_gpt1, token_loss
+from gpt1_scratch.library_arguments import CACHE_NAME
+
+PADDING = 0
+
+
+def tiny_model(dropout: float = 0.0, **settings) -> GPT1ForCausalLM:
+    torch.manual_seed(0)
+    sizes = {"vocab_size": 61, "max_position_embeddings": 40, "hidden_size": 24, "num_hidden_layers": 2}
+    rates = dict.fromkeys(("embedding_dropout", "attention_dropout", "residual_dropout"), dropout)
+    config = GPT1Config(**{**sizes, "num_attention_heads": 3, "pad_token_id": PADDING, **rates, **settings})
+    model = GPT1ForCausalLM(config)
+    with torch.no_grad():
+        for parameter in model.parameters():  # far from symmetric, so that a wrong term shows
+            parameter.add_(0.2 * torch.randn_like(parameter))
+    return model.eval()
+
+
+def tokens(batch: int, length: int, seed: int = 1) -> torch.Tensor:
+    return torch.randint(1, 61, (batch, length), generator=torch.Generator().manual_seed(seed))
+
+
+def gradients(model: nn.Module, loss: torch.Tensor) -> dict[str, torch.Tensor]:
+    model.zero_grad()
+    loss.backward()
+    return {name: parameter.grad.clone() for name, parameter in model.named_parameters()}
+
+
+@pytest.fixture
+def small_blocks(monkeypatch):
+    """Attention in blocks of 8 queries, one sample at a time, and logits in chunks of 7 rows."""
+    monkeypatch.setattr(cpu_kernels, "QUERIES_PER_BLOCK", 8)
+    monkeypatch.setattr(cpu_kernels, "ATTENTION_WEIGHTS_AT_ONCE", 1)
+    monkeypatch.setattr(token_loss, "LOGIT_ROWS_PER_CHUNK", {"cpu": 7})
+
+
+def test_default_config_counts_the_published_parameters():
+    with torch.device("meta"):
+        model = GPT1ForCausalLM(GPT1Config())
+    assert sum(parameter.numel() for parameter in model.parameters()) == 116_534_784
+
+
+def test_initial_weights_follow_the_paper():
+    model = GPT1ForCausalLM(GPT1Config(hidden_size=192, num_hidden_layers=1, vocab_size=500))
+    for name, parameter in model.named_parameters():
+        if name.endswith("bias"):
+            assert parameter.abs().max() == 0, name
+        elif "norm" in name:
+            assert (parameter == 1).all(), name
+        else:
+            assert parameter.mean().abs() < 1e-3, name
+            assert parameter.std().item() == pytest.approx(0.02, rel=0.03), name
+
+
+def test_positions_may_start_as_sinusoids_and_are_learned(tmp_path):
+    config = GPT1Config(hidden_size=24, num_hidden_layers=1, num_attention_heads=2, vocab_size=50)
+    config.sinusoidal_positions = True
+    model = GPT1ForCausalLM(config)
+    table = model.model.positions_embed.weight
+    assert table.requires_grad and table.square().mean().sqrt().item() == pytest.approx(0.02, rel=0.01)
+    # Vaswani et al. 2017, section 3.5, with the sines before the cosines.
+    for position, rate in ((0, 0), (7, 0), (100, 5), (511, 11)):
+        angle = position / 10_000 ** (2 * rate / 24)
+        expected = 0.02 * 2**0.5 * torch.tensor([math.sin(angle), math.cos(angle)])
+        torch.testing.assert_close(table[position, [rate, 12 + rate]].detach(), expected, atol=1e-6, rtol=1e-4)
+    with torch.no_grad():
+        table.add_(1)
+    model.save_pretrained(tmp_path)
+    for loaded in (GPT1ForCausalLM.from_pretrained(tmp_path).model, GPT1Model.from_pretrained(tmp_path)):
+        torch.testing.assert_close(loaded.positions_embed.weight, table, rtol=0, atol=0)
+
+
+def test_forward_is_the_equations_of_the_paper():
+    model, input_ids = tiny_model(), tokens(2, 9)
+    states = model.model.tokens_embed.weight[input_ids] + model.model.positions_embed.weight[:9]
+    causal = torch.ones(9, 9, dtype=torch.bool).tril()
+    for block in model.model.blocks:
+        query, key, value = (
+            part.view(2, 9, 3, 8).transpose(1, 2) for part in block.attention.query_key_value(states).chunk(3, dim=-1)
+        )
+        scores = (query @ key.mT / 8**0.5).masked_fill(~causal, -torch.inf)
+        attended = block.attention.output_projection((scores.softmax(-1) @ value).transpose(1, 2).reshape(2, 9, 24))
+        states = block.attention_norm(states + attended)
+        inner = block.mlp.expand(states)
+        inner = 0.5 * inner * (1 + torch.tanh((2 / torch.pi) ** 0.5 * (inner + 0.044715 * inner**3)))
+        states = block.mlp_norm(states + block.mlp.contract(inner))
+    torch.testing.assert_close(model(input_ids).logits, states @ model.model.tokens_embed.weight.T)
+
+
+@pytest.mark.parametrize("padding", ["none", "left", "right", "packed"])
+def test_attention_in_blocks_equals_eager_attention(padding, small_blocks):
+    model, input_ids = tiny_model(), tokens(3, 21)
+    labels, inputs = input_ids.clone(), {}
+    if padding in ("left", "right"):
+        inputs["attention_mask"] = torch.ones_like(input_ids)
+        hidden = slice(0, 6) if padding == "left" else slice(15, 21)
+        inputs["attention_mask"][1, hidden] = 0
+        labels[1, hidden] = -100
+        inputs["position_ids"] = (inputs["attention_mask"].cumsum(1) - 1).clamp(min=0)
+        if padding == "left":  # what stands before the first real token predicts nothing
+            labels[1, 6] = -100
+    elif padding == "packed":
+        inputs["position_ids"] = torch.cat([torch.arange(10), torch.arange(11)]).expand(3, -1)
+    results = []
+    for implementation in ("sdpa", "eager"):
+        model.set_attn_implementation(implementation)
+        loss = model.train()(input_ids, labels=labels, **inputs).loss
+        results.append((loss.detach(), gradients(model, loss)))
+    torch.testing.assert_close(results[0], results[1])
+
+
+def test_blocks_are_used_in_training_on_cpu_and_only_there(monkeypatch):
+    model, input_ids, calls = tiny_model(), tokens(2, 5), []
+    blocked = modeling_gpt1.blocked_attention_forward
+    monkeypatch.setattr(
+        modeling_gpt1, "blocked_attention_forward", lambda *args, **kwargs: calls.append(1) or blocked(*args, **kwargs)
+    )
+    model.train()(input_ids, labels=input_ids)
+    assert len(calls) == model.config.num_hidden_layers
+    with torch.no_grad():
+        model.eval()(input_ids)
+    assert len(calls) == model.config.num_hidden_layers
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_attention_dropout_equals_plain_attention_with_the_same_mask(dtype, monkeypatch):
+    torch.manual_seed(0)
+    query, key, value = (torch.randn(2, 3, 10, 4, dtype=dtype, requires_grad=True) for _ in range(3))
+    kept = torch.rand(6, 10, 10) > 0.3
+    integers = kept.to(cpu_kernels.SAME_SIZE_INTEGER[query.element_size()])
+    monkeypatch.setattr(cpu_kernels, "draw_kept", lambda *_: integers)
+    output, _ = cpu_kernels.blocked_attention_forward(None, query, key, value, None, scaling=0.5, dropout=0.3)
+    incoming = torch.randn_like(output)
+    found = [output, *torch.autograd.grad(output, (query, key, value), incoming)]
+
+    scores = (query @ key.mT * 0.5).masked_fill(torch.ones(10, 10).triu(1).bool(), -torch.inf)
+    weights = scores.softmax(-1) * kept.view(2, 3, 10, 10) / 0.7
+    output = (weights.to(dtype) @ value).transpose(1, 2)
+    expected = [output, *torch.autograd.grad(output, (query, key, value), incoming)]
+    tolerance = {"atol": 0.05, "rtol": 0.05} if dtype == torch.bfloat16 else {}
+    torch.testing.assert_close(found, expected, **tolerance)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_quick_gelu_is_no_less_exact_than_the_library(dtype, monkeypatch):
+    monkeypatch.setattr(cpu_kernels, "ELEMENTS_OF_GELU_AT_ONCE", 100)  # the last piece is not full
+    numbers = torch.cat([torch.linspace(-12, 12, 2001), torch.tensor([-1e4, 0.0, 1e4])]).to(dtype)
+    incoming = torch.ones(3, 668)
+
+    def value_and_slope(activation, dtype):
+        leaf = numbers.to(dtype).view(668, 3).T.requires_grad_()  # not contiguous
+        result = activation(leaf)
+        return torch.stack([result, *torch.autograd.grad(result, leaf, incoming.to(dtype))]).double()
+
+    def plain(states):
+        return torch.nn.functional.gelu(states, approximate="tanh")
+
+    expected = value_and_slope(plain, torch.float64)
+    largest_error = {}
+    for name, activation in {"quick": cpu_kernels.gelu, "plain": plain}.items():
+        errors = (value_and_slope(activation, dtype) - expected).abs() / (expected.abs() + 1e-3)
+        largest_error[name] = errors.amax((1, 2))
+    assert (largest_error["quick"] <= largest_error["plain"] * 1.01).all(), largest_error
+    assert cpu_kernels.gelu(numbers.requires_grad_()).grad_fn.name().startswith("_Gelu")
+
+
+@pytest.mark.parametrize("probability", [0.1, 0.5, 0.003])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_dropout_keeps_the_right_share_and_scales_it(probability, dtype):
+    torch.manual_seed(0)
+    count = 400_001  # not a multiple of the four numbers in a word
+    ones = torch.ones(count, dtype=dtype, requires_grad=True)
+    dropped = cpu_kernels.dropout(ones, probability, training=True)
+    survivors = dropped.detach() != 0
+    deviation = (probability * (1 - probability) / count) ** 0.5
+    assert abs(survivors.double().mean().item() - (1 - probability)) < 5 * deviation
+    torch.testing.assert_close(dropped[survivors], torch.full_like(dropped[survivors], 1 / (1 - probability)))
+    # Neighbours, and numbers a word apart, are independent.
+    zeros = (~survivors).double() - probability
+    for distance in (1, 2, 3, 4, 8):
+        correlation = (zeros[:-distance] * zeros[distance:]).mean().item() / (probability * (1 - probability))
+        assert abs(correlation) < 5 / count**0.5, distance
+    (gradient,) = torch.autograd.grad(dropped.sum(), ones)
+    torch.testing.assert_close(gradient, dropped.detach())
+
+
+def test_dropout_follows_the_generator_state():
+    numbers = torch.ones(1000, requires_grad=True)
+    torch.manual_seed(3)
+    first = cpu_kernels.dropout(numbers, 0.2, training=True)
+    state = torch.get_rng_state()
+    second = cpu_kernels.dropout(numbers, 0.2, training=True)
+    assert not torch.equal(first, second)
+    torch.set_rng_state(state)
+    assert torch.equal(cpu_kernels.dropout(numbers, 0.2, training=True), second)
+    torch.manual_seed(3)
+    assert torch.equal(cpu_kernels.dropout(numbers, 0.2, training=True), first)
+
+
+def test_dropout_does_nothing_outside_training():
+    numbers = torch.randn(100)
+    assert cpu_kernels.dropout(numbers, 0.5, training=False) is numbers
+    model, input_ids = tiny_model(dropout=0.5), tokens(2, 8)
+    torch.testing.assert_close(model(input_ids).logits, tiny_model()(input_ids).logits)
+    assert not torch.equal(model.train()(input_ids).logits, model(input_ids).logits)
+
+
+@pytest.mark.parametrize("num_items_in_batch", [None, 17, torch.tensor(17)])
+def test_loss_and_gradients_equal_cross_entropy(num_items_in_batch, small_blocks):
+    model, input_ids = tiny_model(), tokens(3, 12)
+    labels = input_ids.clone()
+    labels[0, :5] = -100
+    labels[2] = -100
+    loss = model.train()(input_ids, labels=labels, num_items_in_batch=num_items_in_batch).loss
+    found = gradients(model, loss)
+    logits = model(input_ids).logits[:, :-1].flatten(0, 1)
+    expected = functional.cross_entropy(logits, labels[:, 1:].flatten(), reduction="sum")
+    expected = expected / (num_items_in_batch or (labels[:, 1:] != -100).sum())
+    torch.testing.assert_close(loss, expected)
+    torch.testing.assert_close(found, gradients(model, expected))
+
+
+def test_loss_without_any_label_is_zero():
+    model, input_ids = tiny_model(), tokens(2, 6)
+    loss = model.train()(input_ids, labels=torch.full_like(input_ids, -100)).loss
+    assert loss.item() == 0
+    assert all(gradient.abs().max() == 0 for gradient in gradients(model, loss).values())
+
+
+def softmax_layer(vocabulary, width):
+    layer = torch.nn.Linear(width, vocabulary, bias=False)
+    torch.nn.init.normal_(layer.weight)
+    return layer
+
+
+def test_bfloat16_loss_is_close_to_the_exact_one():
+    torch.manual_seed(0)
+    states, head = torch.randn(4, 100, 64), softmax_layer(300, 64)
+    labels = torch.randint(300, (4, 100))
+    exact = modeling_gpt1.next_token_loss(states, head, labels)
+    (exact_gradient,) = torch.autograd.grad(exact, head.weight)
+    with torch.autocast("cpu", torch.bfloat16):
+        rounded = modeling_gpt1.next_token_loss(states, head, labels)
+    (gradient,) = torch.autograd.grad(rounded, head.weight)
+    assert rounded.dtype == torch.float32
+    assert rounded.item() == pytest.approx(exact.item(), rel=2e-3)
+    assert functional.cosine_similarity(gradient.flatten(), exact_gradient.flatten(), dim=0) > 0.999
+
+
+class LargestTensors(TorchDispatchMode):
+    """Records the rows of every matrix product with the vocabulary and the largest tensor made."""
+
+    def __init__(self, vocab_size: int):
+        super().__init__()
+        self.vocab_size, self.logit_rows, self.largest = vocab_size, 0, 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        result = function(*args, **(kwargs or {}))
+        if isinstance(result, torch.Tensor):
+            self.largest = max(self.largest, result.numel())
+            if function is torch.ops.aten.mm.default and result.shape[1] == self.vocab_size:
+                self.logit_rows += result.shape[0]
+        return result
+
+
+def test_loss_never_holds_all_logits_and_ignored_labels_cost_nothing(small_blocks):
+    states, head = torch.randn(4, 50, 8), softmax_layer(300, 8)
+    labels = torch.randint(300, (4, 50))
+    labels[:, 10:] = -100
+    with LargestTensors(vocab_size=300) as record:
+        modeling_gpt1.next_token_loss(states, head, labels).backward()
+    assert record.logit_rows == 4 * 9
+    assert record.largest == max(7 * 300, head.weight.numel())
+
+
+def test_labels_that_are_shifted_already_are_taken_as_they_are():
+    """As the library's training over sequences split between devices hands them in."""
+    model, input_ids = tiny_model().train(), tokens(2, 6)
+    shifted = functional.pad(input_ids[:, 1:], (0, 1), value=-100)
+    expected = model(input_ids, labels=input_ids).loss
+    torch.testing.assert_close(model(input_ids, shift_labels=shifted).loss, expected)
+    outputs = model(input_ids, labels=torch.zeros_like(input_ids), shift_labels=shifted)
+    torch.testing.assert_close(outputs.loss, expected)
+    assert outputs.logits is None
+
+
+def test_logits_are_returned_where_they_are_wanted():
+    model, input_ids = tiny_model(), tokens(2, 6)
+    assert model.train()(input_ids, labels=input_ids).logits is None
+    assert model(input_ids).logits.shape == (2, 6, 61)
+    full = model.eval()(input_ids, labels=input_ids)
+    assert full.logits.shape == (2, 6, 61)
+    last = model(input_ids, labels=input_ids, logits_to_keep=1)
+    torch.testing.assert_close(last.logits, full.logits[:, -1:])
+    torch.testing.assert_close(last.loss, full.loss)
+    chosen = model(input_ids, logits_to_keep=torch.tensor([1, 4])).logits
+    torch.testing.assert_close(chosen, full.logits[:, [1, 4]])
+
+
+@pytest.mark.parametrize("implementation", ["sdpa", "eager"])
+@pytest.mark.parametrize("kind", ["dynamic", "static"])
+def test_cache_equals_no_cache(kind, implementation):
+    model, input_ids = tiny_model(), tokens(2, 11)
+    model.set_attn_implementation(implementation)
+    cache = DynamicCache() if kind == "dynamic" else StaticCache(model.config, max_cache_len=16)
+    with torch.no_grad():
+        expected = model(input_ids, use_cache=False)
+        assert expected.get(CACHE_NAME) is None
+        pieces = [model(piece, cache=cache).logits for piece in input_ids.split([6, 1, 1, 3], dim=1)]
+    torch.testing.assert_close(torch.cat(pieces, dim=1), expected.logits)
+
+
+@pytest.mark.parametrize("implementation", ["sdpa", "eager"])
+def test_left_padding_does_not_change_logits_or_generation(implementation):
+    model, short, long = tiny_model(), tokens(1, 4), tokens(1, 9, seed=2)
+    model.set_attn_implementation(implementation)
+    padded = torch.cat([torch.cat([torch.full((1, 5), PADDING), short], dim=1), long])
+    mask = torch.ones_like(padded)
+    mask[0, :5] = 0
+    positions = (mask.cumsum(1) - 1).clamp(min=0)
+    logits = model(padded, attention_mask=mask, position_ids=positions).logits
+    torch.testing.assert_close(logits[:1, 5:], model(short).logits)
+    torch.testing.assert_close(logits[1:], model(long).logits)
+    settings = {"max_new_tokens": 8, "do_sample": False}
+    together = model.generate(padded, attention_mask=mask, **settings)
+    assert together[0, 9:].tolist() == model.generate(short, **settings)[0, 4:].tolist()
+    assert together[1, 9:].tolist() == model.generate(long, **settings)[0, 9:].tolist()
+
+
+def test_generation_is_the_same_with_every_cache_and_with_none():
+    model, prompt = tiny_model(), tokens(2, 5)
+    settings = {"max_new_tokens": 10, "do_sample": False}
+    expected = model.generate(prompt, use_cache=False, **settings)
+    assert torch.equal(model.generate(prompt, **settings), expected)
+    assert torch.equal(model.generate(prompt, cache_implementation="static", **settings), expected)
+    beams = model.generate(prompt, num_beams=3, **settings)
+    assert torch.equal(model.generate(prompt, num_beams=3, use_cache=False, **settings), beams)
+
+
+@pytest.mark.parametrize("mode", ["train", "eval"])
+@pytest.mark.parametrize("implementation", ["sdpa", "eager"])
+def test_packed_documents_equal_separate_ones(mode, implementation):
+    model, first, second = tiny_model(), tokens(2, 7), tokens(2, 9, seed=2)
+    model.set_attn_implementation(implementation)
+    getattr(model, mode)()
+    packed = torch.cat([first, second], dim=1)
+    position_ids = torch.cat([torch.arange(7), torch.arange(9)]).expand(2, -1)
+    logits = model(packed, position_ids=position_ids).logits
+    torch.testing.assert_close(logits[:, :7], model(first).logits)
+    torch.testing.assert_close(logits[:, 7:], model(second).logits)
+    crossing = model(packed).logits
+    assert not torch.allclose(crossing[:, 7:], logits[:, 7:])
+
+
+def test_flash_attention_is_told_where_documents_begin_in_every_row(monkeypatch):
+    """FlashAttention itself needs a GPU: a stand-in attends within what it is told, sequence by sequence."""
+
+    def attend(module, query, key, value, attention_mask, scaling, cu_seq_lens_q, max_length_q, **kwargs):
+        rows = [states.transpose(1, 2).flatten(0, 1) for states in (query, key, value)]  # (B x T, H, W)
+        lengths = cu_seq_lens_q.diff().tolist()
+        assert max(lengths) == max_length_q
+        pieces = []
+        for q, k, v in zip(*(states.split(lengths) for states in rows), strict=True):
+            mixed = functional.scaled_dot_product_attention(
+                q.transpose(0, 1), k.transpose(0, 1), v.transpose(0, 1), is_causal=True, scale=scaling
+            )
+            pieces.append(mixed.transpose(0, 1))
+        return torch.cat(pieces).unflatten(0, (query.shape[0], -1)), None
+
+    model, packed = tiny_model(), tokens(2, 16)
+    position_ids = torch.stack(
+        [torch.cat([torch.arange(7), torch.arange(9)]), torch.cat([torch.arange(12), torch.arange(4)])]
+    )
+    expected = model(packed, position_ids=position_ids).logits
+    monkeypatch.setitem(ALL_ATTENTION_FUNCTIONS._local_mapping, "flash_attention_2", attend)
+    model.config._attn_implementation_internal = "flash_attention_2"
+    torch.testing.assert_close(model(packed, position_ids=position_ids, use_cache=False).logits, expected)
+
+
+def test_flex_attention_equals_sdpa():
+    model, input_ids = tiny_model(hidden_size=48), tokens(2, 9)
+    # Uncompiled, for a compiled kernel takes half a minute to build.
+    with torch.no_grad(), torch.compiler.set_stance("force_eager"):
+        expected = model(input_ids, use_cache=False).logits
+        model.set_attn_implementation("flex_attention")
+        torch.testing.assert_close(model(input_ids, use_cache=False).logits, expected)
+
+
+@pytest.mark.parametrize("use_reentrant", [True, False])
+def test_gradient_checkpointing_changes_nothing(use_reentrant):
+    model, input_ids = tiny_model(dropout=0.2).train(), tokens(2, 12)
+    results = []
+    for checkpointing in (False, True):
+        if checkpointing:
+            model.activation_checkpointing_enable({"use_reentrant": use_reentrant})
+        torch.manual_seed(5)
+        loss = model(input_ids, labels=input_ids).loss
+        results.append((loss.detach(), gradients(model, loss)))
+    torch.testing.assert_close(results[0], results[1])
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.1])
+def test_training_step_compiles_into_one_graph(dropout):
+    torch._dynamo.reset()
+    model, input_ids = tiny_model(dropout=dropout).train(), tokens(2, 12)
+    labels = input_ids.clone()
+    labels[0, :4] = -100
+    compiled = torch.compile(model, backend="aot_eager", fullgraph=True)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert compiled(input_ids, labels=labels).loss.isfinite()
+    loss = compiled(input_ids, labels=labels).loss
+    found = gradients(model, loss)
+    if not dropout:
+        expected = model(input_ids, labels=labels).loss
+        torch.testing.assert_close(loss, expected)
+        torch.testing.assert_close(found, gradients(model, expected))
+
+
+def test_padded_inference_compiles_into_one_graph():
+    torch._dynamo.reset()
+    model, input_ids = tiny_model(), tokens(2, 12)
+    inputs = {"attention_mask": torch.ones_like(input_ids), "use_cache": False}
+    inputs["attention_mask"][0, 8:] = 0
+    compiled = torch.compile(model, backend="aot_eager", fullgraph=True)
+    with torch.no_grad():
+        torch.testing.assert_close(compiled(input_ids, **inputs).logits, model(input_ids, **inputs).logits)
+
+
+def test_autocast_keeps_the_residual_stream_in_bfloat16():
+    model, input_ids = tiny_model(), tokens(2, 12)
+    expected = model(input_ids, labels=input_ids)
+    with torch.autocast("cpu", torch.bfloat16):
+        outputs = model(input_ids, labels=input_ids, output_hidden_states=True)
+    assert {states.dtype for states in outputs.hidden_states} == {torch.bfloat16}
+    assert outputs.loss.dtype == torch.float32
+    assert outputs.loss.item() == pytest.approx(expected.loss.item(), rel=0.02)
+
+
+def test_hidden_states_and_attention_weights_are_returned():
+    model, input_ids = tiny_model(), tokens(2, 7)
+    model.set_attn_implementation("eager")
+    outputs = model(input_ids, output_hidden_states=True, output_attentions=True)
+    assert [states.shape for states in outputs.hidden_states] == [(2, 7, 24)] * 3
+    assert [weights.shape for weights in outputs.attentions] == [(2, 3, 7, 7)] * 2
+    for weights in outputs.attentions:
+        torch.testing.assert_close(weights, weights.tril())
+        torch.testing.assert_close(weights.sum(-1), torch.ones(2, 3, 7))
+
+
+def test_embeddings_in_place_of_tokens():
+    model, input_ids = tiny_model(), tokens(2, 7)
+    embeddings = model.get_input_embeddings()(input_ids)
+    torch.testing.assert_close(model(inputs_embeds=embeddings).logits, model(input_ids).logits)
+    with pytest.raises(ValueError, match="exactly one"):
+        model(input_ids, inputs_embeds=embeddings)
+    with pytest.raises(ValueError, match="exactly one"):
+        model()
+
+
+def test_saved_model_loads_through_the_auto_classes(tmp_path):
+    model, input_ids = tiny_model(), tokens(2, 7)
+    model.save_pretrained(tmp_path)
+    assert AutoConfig.from_pretrained(tmp_path, trust_remote_code=False).model_type == "gpt1"
+    loaded = AutoModelForCausalLM.from_pretrained(tmp_path, trust_remote_code=False)
+    assert loaded.lm_head.weight is loaded.model.tokens_embed.weight
+    torch.testing.assert_close(loaded(input_ids).logits, model(input_ids).logits)
+    backbone = GPT1Model.from_pretrained(tmp_path)
+    torch.testing.assert_close(
+        backbone(input_ids).last_hidden_state, model(input_ids, output_hidden_states=True).hidden_states[-1]
+    )
+
+
+def test_added_tokens_resize_both_ends():
+    model, input_ids = tiny_model(), tokens(2, 7)
+    before = model(input_ids).logits
+    model.resize_token_embeddings(64, mean_resizing=False)
+    after = model(input_ids).logits
+    assert after.shape[-1] == model.config.vocab_size == 64
+    torch.testing.assert_close(after[..., :61], before)
+
+
+def test_generation_stops_at_the_last_position_and_says_so(caplog):
+    model, prompt = tiny_model(), tokens(1, 30)
+    logging.getLogger("transformers").propagate = True
+    with caplog.at_level(logging.WARNING):
+        generated = model.generate(prompt, max_new_tokens=100, do_sample=False)
+    assert generated.shape == (1, 40)
+    assert "max_position_embeddings, 40" in caplog.text
+
+
+def test_sequence_beyond_the_last_position_is_refused():
+    with pytest.raises(ValueError, match="41 tokens.*max_position_embeddings is 40"):
+        tiny_model()(tokens(1, 41))
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"hidden_size": 25}, "multiple of num_attention_heads"),
+        ({"num_hidden_layers": 0}, "num_hidden_layers is 0"),
+        ({"attention_dropout": 1.0}, "attention_dropout is 1.0"),
+        ({"vocab_size": "many"}, "vocab_size"),
+    ],
+)
+def test_impossible_settings_are_refused(settings, message):
+    with pytest.raises(Exception, match=message):
+        GPT1Config(**{"num_attention_heads": 3, "hidden_size": 24, **settings})
+
+
+def test_sizes_by_the_librarys_other_names_are_the_same_model():
+    ours = GPT1Config(hidden_size=96, num_hidden_layers=2, num_attention_heads=3)
+    assert ours.intermediate_size == 384
+    assert GPT1Config(n_embd=96, n_layer=2, n_head=3).to_dict() == ours.to_dict()

@@ -1,0 +1,467 @@
+"""Tasks: the table, files of every kind, what is found out of them, what is refused, and what becomes of texts."""
+
+import csv
+import json
+import re
+
+import numpy as np
+import pytest
+import torch
+from datasets import ClassLabel, Dataset, Features, Value
+
+from gpt1_scratch import GPT1Config, GPT1ForMultipleChoice, GPT1ForSequenceClassification
+from gpt1_scratch.finetuning.examples import collate_examples, predict, tokenize_task
+from gpt1_scratch.finetuning.loading import OwnColumns, TaskSplit, load_task, read_texts
+from gpt1_scratch.finetuning.metrics import TaskMetric
+from gpt1_scratch.finetuning.tables import read_table
+from gpt1_scratch.finetuning.tasks import TASKS, find_task
+from gpt1_scratch.tokenization import add_task_template, train_tokenizer
+
+ROWS = [
+    ("a fine day", "good"),
+    ('he said "no", twice', "bad"),
+    ("two\nlines", "good"),
+    ("None", "bad"),
+    ("NA", "good"),
+]
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    texts = ["the red kite was in the tree by the mill", "anna and tom went to the old mill", "a b c d e f g h i j"]
+    return add_task_template(train_tokenizer(texts * 3, merges=60, model_max_length=12))
+
+
+def write(path, rows, header=("text", "label")):
+    """Rows as the file's extension says."""
+    if path.suffix == ".jsonl":
+        lines = [json.dumps(dict(zip(header, row, strict=True))) for row in rows]
+        path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    elif path.suffix == ".parquet":
+        Dataset.from_dict({name: [row[place] for row in rows] for place, name in enumerate(header)}).to_parquet(path)
+    elif path.suffix == ".tsv":
+        path.write_text("".join("\t".join(map(str, row)) + "\n" for row in (header, *rows)), encoding="utf-8")
+    else:
+        with open(path, "w", newline="", encoding="utf-8") as file:
+            csv.writer(file).writerows([header, *rows])
+    return str(path)
+
+
+@pytest.fixture
+def own(tmp_path):
+    """Loads an own task from rows for training and validation."""
+
+    def load(train, validation=None, header=("text", "label"), extension=".csv", test=None, **columns):
+        files = {"train": train, "validation": validation, "test": test}
+        paths = {
+            f"{split}_file": write(tmp_path / f"{split}{extension}", rows, header)
+            for split, rows in files.items()
+            if rows is not None
+        }
+        return load_task(**paths, own_columns=OwnColumns(**columns))
+
+    return load
+
+
+# The table
+
+
+def test_the_table_is_consistent():
+    assert {"cola", "sst2", "mrpc", "qqp", "stsb", "mnli", "qnli", "rte", "wnli"} < set(TASKS)
+    assert {"snli", "scitail", "race", "story_cloze", "stories_similarity"} < set(TASKS)
+    for task in TASKS.values():
+        assert TaskMetric(task.metrics).of_numbers == task.is_regression, task.name
+        assert len(task.columns) == {"similarity": 2}.get(task.kind, len(task.columns)), task.name
+        assert bool(task.choices) == (task.kind == "multiple_choice"), task.name
+        assert len(task.submissions) in (0, len(task.test)), task.name
+
+
+def test_an_unknown_task_lists_those_there_are():
+    with pytest.raises(ValueError, match="The task 'coala' is not known; known are cola, sst2, mrpc"):
+        find_task("coala")
+
+
+def test_glue_files_in_a_folder_are_read_by_the_tables_columns(tmp_path):
+    features = Features({"sentence": Value("string"), "label": ClassLabel(names=["unacceptable", "acceptable"])})
+    (tmp_path / "cola").mkdir()
+    for split, labels in (("train", [1, 0, 1]), ("validation", [0, 1, 1]), ("test", [-1, -1, -1])):
+        rows = Dataset.from_dict({"sentence": [f"{split} {i}" for i in range(3)], "label": labels}, features=features)
+        rows.to_parquet(tmp_path / "cola" / f"{split}.parquet")
+    task, splits = load_task("cola", data_dir=tmp_path)
+    assert task is TASKS["cola"]
+    assert splits["train"] == TaskSplit([("train 0",), ("train 1",), ("train 2",)], [1, 0, 1])
+    assert splits["test"].labels is None
+    with pytest.raises(ValueError, match="has no folder 'sst2'; it has cola"):
+        load_task("sst2", data_dir=tmp_path)
+    (tmp_path / "cola" / "validation.parquet").unlink()
+    with pytest.raises(ValueError, match="has no validation.parquet"):
+        load_task("cola", data_dir=tmp_path)
+
+
+def test_labels_of_a_known_task_may_be_names_or_numbers(tmp_path):
+    header = ("sentence1", "sentence2", "label")
+    names = write(tmp_path / "names.jsonl", [("a", "b", "not_entailment"), ("c", "d", "entailment")], header)
+    numbers = write(tmp_path / "numbers.csv", [("a", "b", 1), ("c", "d", 0)], header)
+    for file in (names, numbers):
+        _, splits = load_task("rte", train_file=file, validation_file=file)
+        assert splits["train"] == TaskSplit([("a", "b"), ("c", "d")], [1, 0])
+
+
+def test_multiple_choice_reads_columns_or_lists(tmp_path):
+    header = (*TASKS["story_cloze"].columns, *TASKS["story_cloze"].choices, "AnswerRightEnding")
+    file = write(tmp_path / "cloze.csv", [(*"abcd", "e", "f", 2), (*"ghij", "k", "l", 1)], header)
+    _, splits = load_task("story_cloze", train_file=file, validation_file=file)
+    assert splits["train"] == TaskSplit([("a b c d", "e", "f"), ("g h i j", "k", "l")], [1, 0])
+    header = ("article", "question", "options", "answer")
+    rows = [("x", "why ?", ["a", "b", "c", "d"], "C"), ("y", "who ?", ["e", "f", "g", "h"], "A")]
+    file = write(tmp_path / "race.jsonl", rows, header)
+    _, splits = load_task("race", train_file=file, validation_file=file)
+    assert splits["train"].texts[0] == ("x why ?", "a", "b", "c", "d")
+    assert splits["train"].labels == [2, 0]
+    file = write(tmp_path / "short.jsonl", [("x", "why ?", ["a", "b"], "C")], header)
+    with pytest.raises(ValueError, match="options must be a list of 4 texts, which it is not in row 1"):
+        load_task("race", train_file=file)
+
+
+def test_rows_without_agreement_are_left_out_and_noted(tmp_path):
+    header = ("premise", "hypothesis", "label")
+    file = write(tmp_path / "snli.jsonl", [("a", "b", 0), ("c", "d", -1), ("e", "f", 2)], header)
+    _, splits = load_task("snli", train_file=file, validation_file=file)
+    assert splits["train"].labels == [0, 2] and splits["train"].texts == [("a", "b"), ("e", "f")]
+    assert splits["train"].notes == ("1 rows without a label are left out",)
+
+
+def test_a_task_without_a_download_says_what_to_do():
+    with pytest.raises(ValueError, match="cannot be downloaded.*InputSentence1.*AnswerRightEnding"):
+        load_task("story_cloze")
+
+
+def test_without_a_network_a_downloaded_task_says_how_to_go_on(monkeypatch):
+    def refuse(*arguments):
+        raise ConnectionError("Couldn't reach the Hub.")
+
+    monkeypatch.setattr("gpt1_scratch.finetuning.loading.load_dataset", refuse)
+    with pytest.raises(ValueError, match="cola: Couldn't reach the Hub. Give the data with data_dir or train_file"):
+        load_task("cola")
+
+
+# The reader's own files
+
+
+@pytest.mark.parametrize("extension", [".csv", ".tsv", ".jsonl", ".parquet"])
+def test_every_kind_of_file_gives_the_same_task(own, extension):
+    rows = [row for row in ROWS if "\n" not in row[0]] if extension == ".tsv" else ROWS
+    task, splits = own(rows, rows, extension=extension)
+    assert (task.kind, task.columns, task.labels) == ("classification", ("text",), ("bad", "good"))
+    assert splits["train"].texts == [(text,) for text, _ in rows]
+    assert splits["validation"].labels == [int(label == "good") for _, label in rows]
+
+
+@pytest.mark.parametrize(
+    ("labels", "names", "numbers"),
+    [
+        (["b", "a", "b"], ("a", "b"), [1, 0, 1]),
+        ([10, 9, 10], ("9", "10"), [1, 0, 1]),  # as numbers: 9 before 10
+        ([-1, 1, -1], ("-1", "1"), [0, 1, 0]),
+        (["1.5", "x", "1.5"], ("1.5", "x"), [0, 1, 0]),
+    ],
+)
+@pytest.mark.parametrize("extension", [".csv", ".jsonl"])
+def test_strings_and_whole_numbers_are_classes(own, labels, names, numbers, extension):
+    rows = [(f"text {index}", label) for index, label in enumerate(labels)]
+    task, splits = own(rows, rows, extension=extension)
+    assert task.labels == names and splits["train"].labels == numbers
+
+
+@pytest.mark.parametrize("extension", [".csv", ".jsonl"])
+def test_numbers_with_a_fraction_are_to_be_predicted_and_pairs_of_them_have_no_order(own, extension):
+    rows = [("a", "b", 0.5), ("c", "d", 3.0), ("e", "f", 4.25)]
+    task, splits = own(rows, rows, header=("premise", "hypothesis", "score"), extension=extension)
+    assert task.is_regression and task.kind == "similarity" and task.metrics == ("pearson", "spearmanr")
+    assert splits["train"].labels == [0.5, 3.0, 4.25]
+    assert "score (a number) from premise and hypothesis, in both orders" in task.describe()
+
+
+def test_what_is_found_out_can_be_forced(own):
+    rows = [("a", "b", 1), ("c", "d", 2), ("e", "f", 3)]
+    header = ("sentence1", "sentence2", "label")
+    task, splits = own(rows, rows, header=header, problem_type="regression", both_orders=False)
+    assert task.is_regression and task.kind == "classification" and splits["train"].labels == [1.0, 2.0, 3.0]
+    task, splits = own([("a", 1.0), ("b", 2.0)], [("a", 2.0)], problem_type="classification")
+    assert task.labels == ("1", "2") and splits["validation"].labels == [1]
+    with pytest.raises(ValueError, match="label .label. is not a number in row 2 .*: 'x'"):
+        own([("a", 1), ("b", "x")], problem_type="regression")
+
+
+def test_columns_are_found_among_others_or_named(own):
+    rows = [(7, "a", "b", "x", "yes"), (8, "c", "d", "y", "no")]
+    header = ("idx", "Sentence1", "Sentence2", "comment", "Label")
+    task, _ = own(rows, rows, header=header)
+    assert (task.columns, task.label_column) == (("Sentence1", "Sentence2"), "Label")
+    task, _ = own(rows, rows, header=header, text_column="comment", label_column="Sentence1")
+    assert (task.columns, task.label_column) == (("comment",), "Sentence1")
+
+
+def test_without_a_validation_file_a_tenth_is_held_out(own):
+    rows = [(f"text {index}", "ab"[index % 2]) for index in range(50)]
+    _, splits = own(rows)
+    held_out, kept = splits["validation"], splits["train"]
+    assert len(held_out) == 5 and len(kept) == 45
+    assert sorted(held_out.texts + kept.texts) == sorted((text,) for text, _ in rows)
+    assert all(
+        ("ab"[int(text.split()[1]) % 2] == "b") == label
+        for (text,), label in zip(kept.texts, kept.labels, strict=True)
+    )
+    assert "5 rows are held out for validation" in kept.notes
+
+
+def test_declared_classes_keep_their_order(tmp_path):
+    features = Features({"text": Value("string"), "label": ClassLabel(names=["zebra", "ant"])})
+    rows = Dataset.from_dict({"text": ["a", "b"], "label": [0, 1]}, features=features)
+    rows.to_parquet(tmp_path / "rows.parquet")
+    task, splits = load_task(train_file=str(tmp_path / "rows.parquet"), validation_file=str(tmp_path / "rows.parquet"))
+    assert task.labels == ("zebra", "ant") and splits["train"].labels == [0, 1]
+
+
+# Bad input
+
+GOOD = [("a", "x"), ("b", "y")]
+
+
+@pytest.mark.parametrize(
+    ("train", "validation", "header", "columns", "expected"),
+    [
+        (
+            GOOD,
+            GOOD,
+            ("text", "tag"),
+            {},
+            r"train.csv: no column is called label .*it has text, tag. Set label_column",
+        ),
+        (GOOD, GOOD, ("text", "label"), {"label_column": "lable"}, "train.csv: .*no column 'lable'.*has text, label"),
+        (GOOD, GOOD, ("text", "label"), {"text_column": "txt"}, r"no column 'txt' \(text_column\).*has text, label"),
+        ([(1, "x"), (2, "y")], GOOD, ("text", "label"), {}, "no column holds text; it has text, label"),
+        ([("a", "b", "c", "x")], GOOD, ("p", "q", "r", "label"), {}, r"several columns hold text \(p, q, r\)"),
+        (GOOD, [("c", "x"), ("d", "z")], None, {}, r"validation.csv: the label \(label\) is 'z' in row 2 .*: x, y"),
+        ([("a", "x"), ("b", "x")], GOOD, None, {}, "train.csv: every row has the label x. There is nothing to learn"),
+        ([("a", 1.5), ("b", 1.5)], GOOD, None, {}, "train.csv: every row has the label 1.5"),
+        ([("a", "x"), ("  ", "y")], GOOD, None, {}, "train.csv: text is empty or missing in row 2 "),
+        (GOOD, [("", "x")] * 9, None, {}, "validation.csv: text is empty.* in rows 1, 2, 3, 4, 5 and 4 more"),
+        ([("a", "x"), ("b", "")], GOOD, None, {}, r"train.csv: the label \(label\) is missing .*row 2 "),
+        ([("a", "1.5"), ("b", "nan")], GOOD, None, {}, "missing or not a number in row 2 "),
+        ([("a", "1.5"), ("b", "inf")], GOOD, None, {}, "not a number in row 2 .*: inf"),
+        ([("a", 1.5), ("b", 2.5)], [("c", "x")], None, {}, "validation.csv: .*not a number in row 1 .*: 'x'"),
+        (GOOD, GOOD, None, {"both_orders": True}, "both_orders is set, but there is one text column, text"),
+        (GOOD, GOOD, None, {"text_pair_column": "text"}, "text_pair_column is set, but text_column is not"),
+    ],
+)
+def test_bad_rows_and_columns_are_named(own, train, validation, header, columns, expected):
+    if validation is GOOD and header and len(header) != 2:
+        validation = None
+    with pytest.raises(ValueError, match=expected):
+        own(train, validation, header=header or ("text", "label"), **columns)
+
+
+@pytest.mark.parametrize("extension", [".jsonl", ".parquet"])
+def test_missing_values_of_typed_files_are_named(own, extension):
+    with pytest.raises(ValueError, match=r"text is empty or missing in row 1 "):
+        own([(None, "x"), ("b", "y")], extension=extension)
+    with pytest.raises(ValueError, match=r"the label \(label\) is missing or not a number in rows 2, 3 "):
+        own([("a", 0.5), ("b", float("nan")), ("c", None), ("d", 1.5)], extension=extension)
+
+
+def test_a_known_class_that_training_never_shows_is_refused(tmp_path):
+    header = ("premise", "hypothesis", "label")
+    train = write(tmp_path / "train.csv", [("a", "b", "entailment"), ("c", "d", "neutral")], header)
+    validation = write(tmp_path / "validation.csv", [("a", "b", "neutral"), ("e", "f", "contradiction")], header)
+    with pytest.raises(
+        ValueError, match=r"validation.csv: the label is 'contradiction' in row 2 .*, which training never"
+    ):
+        load_task("snli", train_file=train, validation_file=validation)
+
+
+def test_misnamed_columns_of_a_known_task_list_the_files(tmp_path):
+    file = write(tmp_path / "rte.csv", [("a", "b", 1)], ("premise", "hypothesis", "label"))
+    with pytest.raises(
+        ValueError, match="no column 'sentence1' and no 'sentence2'.*rte.*it has premise, hypothesis, label"
+    ):
+        load_task("rte", train_file=file)
+
+
+def test_empty_texts_of_published_sets_are_only_noted(tmp_path):
+    (tmp_path / "qqp").mkdir()
+    for split in ("train", "validation"):
+        columns = {"question1": ["a", ""], "question2": ["b", None], "label": [0, 1]}
+        Dataset.from_dict(columns).to_parquet(tmp_path / "qqp" / f"{split}.parquet")
+    _, splits = load_task("qqp", data_dir=tmp_path)
+    assert splits["train"].texts == [("a", "b"), ("", "")]
+    assert splits["train"].notes[1].startswith("question2 is empty or missing in row 2 ")
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ({}, "Set train_file, or a task: cola"),
+        ({"name": "cola", "train_file": "x.csv", "data_dir": "y"}, "data_dir and train_file are both set"),
+        ({"name": "cola", "validation_file": "x.csv"}, "validation_file is set, but train_file is not"),
+        ({"name": "cola", "own_columns": OwnColumns("text", both_orders=True)}, "text_column and both_orders is for"),
+        ({"train_file": "nowhere.csv"}, "There is no file nowhere.csv"),
+        ({"train_file": "nowhere.csv", "validation_share": 1.0}, "validation_share is 1.0"),
+    ],
+)
+def test_settings_that_do_not_go_together_are_named(settings, expected):
+    with pytest.raises(ValueError, match=expected):
+        load_task(**settings)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "expected"),
+    [
+        ("a.xlsx", b"x", "a.xlsx ends in none of .csv"),
+        ("a.csv", b"", "a.csv has no rows"),
+        ("a.csv", b"text,label\n", "a.csv has no rows"),
+        ("a.csv", b"text,label\na,x\nb\n", "a.csv, line 3: has 1 fields, but the first line names 2 columns"),
+        ("a.csv", b'text,label\n"a,x\n', "a.csv, line 2: unexpected end of data"),
+        ("a.csv", b"text,text\na,b\n", "names a column twice"),
+        ("a.csv", "text,label\né,x\n".encode("latin-1"), "a.csv: the byte at offset 11 .0xe9. is not UTF-8"),
+        ("a.jsonl", b'{"text": "a"}\n{"text": \n', "a.jsonl, line 2: not valid JSON"),
+        ("a.jsonl", b"[1]\n", "a.jsonl, line 1: holds list"),
+        ("a.parquet", b"PAR", "a.parquet is not a parquet file"),
+    ],
+)
+def test_malformed_files_are_named(tmp_path, name, content, expected):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(ValueError, match=expected):
+        read_table(tmp_path / name)
+
+
+def test_excel_and_editors_leave_marks_that_do_not_count(tmp_path):
+    (tmp_path / "a.csv").write_bytes("\ufefftext,label\r\na,x\r\n\r\nb,y\r\n".encode())
+    assert read_table(tmp_path / "a.csv").columns == {"text": ["a", "b"], "label": ["x", "y"]}
+
+
+# Texts to tokens
+
+
+def texts_of(tokenizer, ids):
+    return tokenizer.decode(ids)
+
+
+def test_texts_pairs_and_choices_get_the_papers_delimiters(tokenizer):
+    def frame(task, *texts):
+        examples = tokenize_task(TASKS[task], TaskSplit([texts], None), tokenizer, max_length=50)
+        return [tokenizer.convert_ids_to_tokens(tokens) for tokens in examples[0]["input_ids"]]
+
+    def plain(text):
+        return tokenizer.tokenize(text)
+
+    assert frame("sst2", "the mill") == [["<start>", *plain("the mill"), "<extract>"]]
+    pair = ["<start>", *plain("the mill"), "<delimiter>", *plain("anna"), "<extract>"]
+    assert frame("rte", "the mill", "anna") == [pair]
+    # The model itself reads a pair in the other order.
+    assert frame("stsb", "the mill", "anna") == [pair]
+    choices = frame("stories_cloze", "the mill", "anna", "tom")
+    assert choices == [pair, ["<start>", *plain("the mill"), "<delimiter>", *plain("tom"), "<extract>"]]
+
+
+def test_long_texts_are_cut_and_counted_and_keep_their_frame(tokenizer):
+    texts = [("a",), (" ".join("abcdefghij"),), (" ".join("abcdefghijabcdefghij"),)]
+    examples = tokenize_task(TASKS["sst2"], TaskSplit(texts, [0, 1, 1]), tokenizer, max_length=12)
+    assert examples.cut == 1
+    assert examples.lengths.tolist() == [[3], [12], [12]]
+    last = examples[2]["input_ids"][0]
+    assert last.tolist() == [*examples[1]["input_ids"][0][:11], tokenizer.cls_token_id]
+    pairs = [("a b c d e f g h i j", "a b"), ("a b", "a b c d e f g h i j"), ("a", "b")]
+    examples = tokenize_task(TASKS["rte"], TaskSplit(pairs, [0, 1, 1]), tokenizer, max_length=9)
+    assert examples.cut == 2
+    # 9 places, 3 of them special: the shorter text stays whole.
+    for index, expected in ((0, "<start> a b c d <delimiter> a b <extract>"), (1, "<start> a b <delimiter> a b c d")):
+        tokens = tokenizer.convert_ids_to_tokens(examples[index]["input_ids"][0])
+        assert " ".join(tokens).replace("</w>", "").startswith(expected)
+    choices = tokenize_task(
+        TASKS["stories_cloze"], TaskSplit([("a", "b", "a b c d e f g h"), ("a", "b", "c")], [0, 1]), tokenizer, 9
+    )
+    assert choices.cut == 1 and choices.lengths.tolist() == [[9], [5]]
+
+
+def test_batches_are_padded_to_their_longest_and_labels_have_the_heads_type(tokenizer):
+    split = TaskSplit([("a b c",), ("a",)], [1, 0])
+    examples = tokenize_task(TASKS["sst2"], split, tokenizer, max_length=12)
+    batch = collate_examples([examples[0], examples[1]], tokenizer.pad_token_id)
+    reference = tokenizer(["a b c", "a"], padding=True, return_tensors="pt")
+    assert torch.equal(batch["input_ids"], reference.input_ids)
+    assert torch.equal(batch["attention_mask"], reference.attention_mask)
+    assert batch["labels"].dtype == torch.int64 and batch["labels"].tolist() == [1, 0]
+    numbers = tokenize_task(TASKS["stsb"], TaskSplit([("a", "b")], [2.5]), tokenizer, max_length=12)
+    assert collate_examples([numbers[0]], 0)["labels"].dtype == torch.float32
+    cloze = tokenize_task(TASKS["stories_cloze"], TaskSplit([("a", "b", "c d e")] * 3, None), tokenizer, max_length=12)
+    batch = collate_examples([cloze[index] for index in range(3)], tokenizer.pad_token_id)
+    assert batch["input_ids"].shape == (3, 2, 7) and "labels" not in batch
+    assert batch["attention_mask"].sum(dim=-1).tolist() == [[5, 7]] * 3
+
+
+def test_many_texts_are_encoded_as_one_by_one(tokenizer, monkeypatch):
+    monkeypatch.setattr("gpt1_scratch.finetuning.examples.SEQUENCES_AT_ONCE", 7)
+    words = np.random.default_rng(0).choice(list("abcdefghij"), size=(40, 9))
+    texts = [(" ".join(row[: 1 + index % 9]),) for index, row in enumerate(words)]
+    examples = tokenize_task(TASKS["sst2"], TaskSplit(texts, None), tokenizer, max_length=8)
+    assert len(examples) == 40
+    for index, (text,) in enumerate(texts):
+        assert examples[index]["input_ids"][0].tolist() == tokenizer(text, truncation=True, max_length=8).input_ids
+    assert examples.cut == sum(len(text.split()) > 6 for (text,) in texts)
+
+
+# Predictions
+
+
+def tiny_config(tokenizer, **settings):
+    torch.manual_seed(0)
+    return GPT1Config(
+        vocab_size=len(tokenizer),
+        max_position_embeddings=32,
+        hidden_size=16,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        pad_token_id=tokenizer.pad_token_id,
+        initializer_range=0.5,
+        **settings,
+    )
+
+
+@pytest.mark.parametrize("kind", ["classification", "similarity", "multiple_choice"])
+def test_predictions_come_in_order_and_do_not_depend_on_the_batch_size(tokenizer, kind):
+    generator = np.random.default_rng(0)
+    words = [" ".join(generator.choice(list("abcdefghij"), size=size)) for size in generator.integers(1, 9, size=33)]
+    task = {"classification": "sst2", "similarity": "stsb", "multiple_choice": "stories_cloze"}[kind]
+    texts = [
+        {"sst2": (a,), "stsb": (a, b), "stories_cloze": (a, b, c)}[task]
+        for a, b, c in zip(words[::3], words[1::3], words[2::3], strict=True)
+    ]
+    settings = {"both_orders": True, "delimiter_token_id": tokenizer.sep_token_id} if kind == "similarity" else {}
+    head = GPT1ForMultipleChoice if kind == "multiple_choice" else GPT1ForSequenceClassification
+    model = head(tiny_config(tokenizer, **settings)).eval()
+    examples = tokenize_task(TASKS[task], TaskSplit(texts, None), tokenizer, max_length=32)
+    one_by_one = []
+    for text in texts:
+        pairs = [(text[0], choice) for choice in text[1:]] if kind == "multiple_choice" else [text]
+        inputs = tokenizer(*(list(column) for column in zip(*pairs, strict=True)), return_tensors="pt", padding=True)
+        inputs = {name: tensor[None] if kind == "multiple_choice" else tensor for name, tensor in inputs.items()}
+        one_by_one.append(model(**inputs).logits[0].tolist())
+    for batch_size in (1, 4, 100):
+        logits = predict(model, examples, tokenizer.pad_token_id, batch_size)
+        np.testing.assert_allclose(logits, one_by_one, atol=1e-5)
+    shares = predict(
+        model,
+        examples,
+        tokenizer.pad_token_id,
+        4,
+        distribute=lambda function, items: function(items[:1]) + function(items[1:]),
+    )
+    np.testing.assert_array_equal(shares, predict(model, examples, tokenizer.pad_token_id, 4))
+
+
+def test_texts_to_predict_from_need_no_label(tmp_path):
+    file = write(tmp_path / "texts.csv", [("a", "1"), ("b", "2")], ("sentence", "id"))
+    assert read_texts(TASKS["sst2"], read_table(file)) == [("a",), ("b",)]
+    with pytest.raises(ValueError, match=re.escape("no column 'sentence1' and no 'sentence2'")):
+        read_texts(TASKS["rte"], read_table(file))

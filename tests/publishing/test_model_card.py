@@ -1,0 +1,156 @@
+"""The card of a run: metadata that the Hub reads, code with the right name, and nothing of the machine."""
+
+import json
+
+import pytest
+import yaml
+from huggingface_hub import ModelCard
+
+from papers_to_gpt.publishing.cards import write_card
+from papers_to_gpt.publishing.model_card import name_on_hub
+
+SIGNATURE = "nrefs:1|case:mixed|eff:no|tok:13a|smooth:exp|version:2.6.0"
+MACHINE = {"device": "Some Processor", "processes": 2, "threads": 3, "mixed_precision": "bf16"}
+TRANSLATION = {
+    "model_type": "transformer_seq2seq",
+    "d_model": 256,
+    "lowercase": True,
+    "dataset_name": None,
+    "train_file": "/secret/home/data/train.parquet",
+    "validation_file": "../private/validation.parquet",
+    "test_file": "/secret/home/data/test_2016.parquet",
+    "tokenizer_name": "user/tokenizer",
+    "source_language": "de",
+    "target_language": "en",
+    "output_dir": "/secret/home/runs/mine",
+}
+TRANSLATION_RESULTS = {
+    "train_updates": 6000,
+    "train_epochs": 1,
+    "wall_seconds": 4298.3,
+    "averaged_checkpoints": ["checkpoint-1", "checkpoint-2"],
+    "test_sacrebleu": 41.37533,
+    "test_sacrebleu_signature": SIGNATURE,
+    "test_bleu_tokenized_lowercased": 41.784,
+    "test_chrf": 60.6444,
+    "test_exact_match": 5.0,
+}
+
+
+def folder_of_run(folder, config, settings, results, log=()):
+    """What a recipe leaves of its records."""
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text(json.dumps({"transformers_version": "5.23.0", **config}))
+    record = {"settings": settings, "parameters": 7320576, "versions": {"torch": "2.13.0"}, "machine": MACHINE}
+    (folder / "run.yaml").write_text(yaml.safe_dump(record))
+    (folder / "all_results.json").write_text(json.dumps(results))
+    (folder / "train_log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in log))
+    return folder
+
+
+@pytest.fixture
+def translation_run(tmp_path):
+    log = [{"update": 100, "kind": "train", "loss": 7.0}]
+    log += [
+        {"update": 100 * number, "kind": "eval", "loss": 5 - 0.1 * number, "sacrebleu": 1.5 * number}
+        for number in range(1, 31)
+    ]
+    return folder_of_run(
+        tmp_path / "mine", {"model_type": "transformer_seq2seq"}, TRANSLATION, TRANSLATION_RESULTS, log
+    )
+
+
+def test_metadata_of_a_translator_hold_scores_signature_and_languages(translation_run):
+    data = ModelCard.load(write_card(translation_run)).data
+    assert data.language == ["de", "en"] and data.pipeline_tag == "translation" and data.library_name == "transformers"
+    assert data.license == "unknown" and data.model_name == "mine" and "transformer_seq2seq" in data.tags
+    scores = {result.metric_type: result for result in data.eval_results}
+    assert {name: result.metric_value for name, result in scores.items()} == {
+        "sacrebleu": 41.38,
+        "bleu": 41.78,
+        "chrf": 60.64,
+    }
+    assert scores["sacrebleu"].metric_args == {"signature": SIGNATURE}
+    assert {(result.dataset_name, result.dataset_split) for result in data.eval_results} == {
+        ("test_2016.parquet", "test")
+    }
+
+
+def test_text_has_paper_machine_time_curve_and_limits_but_no_folder_of_the_machine(translation_run):
+    text = write_card(translation_run).read_text()
+    for wanted in (
+        "[Attention Is All You Need](https://arxiv.org/abs/1706.03762)",
+        "7,320,576 parameters. 6,000 updates, 1 epoch.",
+        "average of 2 checkpoints",
+        "71.6 minutes",
+        "2 x Some Processor (3 threads each), mixed precision: bf16",
+        f"sacreBLEU: `{SIGNATURE}`",
+        "writes lower case only",
+        "train_file: train.parquet",
+        "tokenizer_name: user/tokenizer",
+        "`transformers` >= 5.23.0",
+    ):
+        assert wanted in text, wanted
+    assert "secret" not in text and "private" not in text and "output_dir" not in text
+    rows = [line for line in text.splitlines() if line.startswith("| ") and line[2].isdigit()]
+    assert 5 <= len(rows) <= 12 and rows[-1] == "| 3,000 | 2 | 45 |"
+    assert "`█" in text and text.count("▁") >= 2
+
+
+def test_the_hubs_id_replaces_the_folders_name_in_the_code_and_leaves_the_rest(tmp_path):
+    # A folder that is called as something else in the code.
+    folder = folder_of_run(
+        tmp_path / "translation", {"model_type": "bahdanau"}, {**TRANSLATION, "lowercase": False}, TRANSLATION_RESULTS
+    )
+    path = write_card(folder)
+    path.write_text(path.read_text().replace("license: unknown", "license: mit"))
+    name_on_hub(folder, "user/other")
+    text = path.read_text()
+    assert 'pipeline("translation", model="user/other", trust_remote_code=True)' in text
+    assert "`user/other` is the model's id on the Hub. It takes `torch`" in text and "license: mit" in text
+    assert ModelCard(text).data.model_name == "other"
+    name_on_hub(folder, "user/third")
+    assert "user/other" not in path.read_text() and 'model="user/third"' in path.read_text()
+    path.write_text("# My own card")
+    name_on_hub(folder, "user/other")
+    assert path.read_text() == "# My own card"
+
+
+def test_a_checkpoint_has_the_runs_settings_but_not_its_final_scores(translation_run):
+    checkpoint = translation_run / "checkpoint-100"
+    checkpoint.mkdir()
+    (checkpoint / "config.json").write_text((translation_run / "config.json").read_text())
+    card = ModelCard.load(write_card(checkpoint))
+    assert card.data.language == ["de", "en"] and card.data.eval_results is None
+    assert "None are recorded." in card.text and "d_model: 256" in card.text and "minutes" not in card.text
+
+
+def test_cards_of_gpt1_name_the_metric_and_the_licence_of_embedded_data(tmp_path):
+    settings = {"dataset_name": "stories", "max_position_embeddings": 256}
+    folder = folder_of_run(tmp_path / "mini", {"model_type": "gpt1"}, settings, {"eval_bits_per_byte": 0.25391})
+    data = ModelCard.load(write_card(folder)).data
+    assert data.license == "apache-2.0" and data.pipeline_tag == "text-generation" and data.language == ["en"]
+    assert [(each.metric_type, each.metric_value) for each in data.eval_results] == [("bits_per_byte", 0.2539)]
+
+    config = {
+        "model_type": "gpt1",
+        "problem_type": "single_label_classification",
+        "id2label": {"0": "unacceptable", "1": "acceptable"},
+        "finetuning_task": {"name": "cola", "kind": "classification", "columns": ["sentence"]},
+    }
+    settings = {"model_name_or_path": "/secret/home/mini", "task": ["cola"], "train_file": None}
+    folder = folder_of_run(tmp_path / "cola", config, settings, {"eval_matthews_correlation": 0.454})
+    card = ModelCard.load(write_card(folder))
+    (result,) = card.data.eval_results
+    assert (result.dataset_type, result.dataset_config, result.dataset_split) == ("nyu-mll/glue", "cola", "validation")
+    assert (result.metric_type, result.metric_value) == ("matthews_correlation", 0.454)
+    assert card.data.datasets == ["nyu-mll/glue"] and card.data.license == "unknown"
+    assert "fine-tuned from `mini`" in card.text and "secret" not in card.text
+
+
+def test_folders_without_a_model_of_ours_are_refused(tmp_path):
+    with pytest.raises(ValueError, match="holds no model: config.json is not there"):
+        write_card(tmp_path)
+    (tmp_path / "config.json").write_text('{"model_type": "bert"}')
+    with pytest.raises(ValueError, match="model_type is 'bert'"):
+        write_card(tmp_path)

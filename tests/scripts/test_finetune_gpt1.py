@@ -1,0 +1,609 @@
+"""Fine-tuning and prediction as a user runs them, in small."""
+
+import io
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from accelerate.state import AcceleratorState
+from datasets import Dataset
+from safetensors.torch import load_file
+from transformers import (
+    AutoConfig,
+    AutoModelForMultipleChoice,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    OpenAIGPTConfig,
+    OpenAIGPTLMHeadModel,
+    OpenAIGPTTokenizer,
+    pipeline,
+)
+
+from gpt1_scratch import GPT1Config, GPT1ForCausalLM
+from gpt1_scratch.finetuning.metrics import TaskMetric
+from gpt1_scratch.finetuning.models import load_pretrained, make_task_model
+from gpt1_scratch.finetuning.reports import glue_average, score, write_predictions
+from gpt1_scratch.finetuning.tasks import TASKS
+from gpt1_scratch.tokenization import published_tokenizer, train_tokenizer
+from papers_to_gpt import classify, finetune_gpt1
+from papers_to_gpt.engine.arguments import run_script
+
+ROOT = Path(__file__).parents[2]
+NOUNS = "kite lamp mill tree boat song".split()
+TINY = """--num_train_epochs 2 --per_device_train_batch_size 8 --learning_rate 1e-2 --bf16 false --logging_steps 4
+    --save_total_limit 0""".split()
+
+
+def sentences(count, seed=0):
+    """Sentences that are good or bad by one word."""
+    generator = np.random.default_rng(seed)
+    rows = []
+    for index in range(count):
+        nouns = " and the ".join(generator.choice(NOUNS, size=generator.integers(1, 5)))
+        rows.append((f"the {nouns} {'shone' if index % 2 else 'broke'}", "good" if index % 2 else "bad"))
+    return rows
+
+
+def write_csv(path, rows, header=("text", "label")):
+    path.write_text("\n".join(",".join(map(str, row)) for row in (header, *rows)) + "\n")
+    return str(path)
+
+
+@pytest.fixture(scope="module")
+def pretrained(tmp_path_factory):
+    """A model that was pre-trained as far as loading goes."""
+    folder = tmp_path_factory.mktemp("pretrained")
+    tokenizer = train_tokenizer([text for text, _ in sentences(60)], merges=80)
+    torch.manual_seed(0)
+    ids = {f"{kind}_token_id": getattr(tokenizer, f"{kind}_token_id") for kind in ("pad", "bos", "eos")}
+    config = GPT1Config(
+        vocab_size=len(tokenizer),
+        max_position_embeddings=24,
+        hidden_size=16,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        initializer_range=0.2,
+        embedding_dropout=0.0,
+        attention_dropout=0.0,
+        residual_dropout=0.0,
+        **ids,
+    )
+    GPT1ForCausalLM(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("files")
+    for split, count, seed in (("train", 71, 1), ("validation", 23, 2), ("test", 10, 3)):
+        write_csv(folder / f"{split}.csv", sentences(count, seed))
+    return [f"--{split}_file={folder / split}.csv" for split in ("train", "validation", "test")]
+
+
+@pytest.fixture
+def finetune(tmp_path, pretrained, monkeypatch):
+    """The script in this process; gives the folder of the model."""
+
+    def start(*arguments, name="run"):
+        folder = tmp_path / name
+        settings = ["--model_name_or_path", str(pretrained), *TINY, "--output_dir", str(folder), *map(str, arguments)]
+        monkeypatch.setattr(sys, "argv", ["finetune_gpt1.py", *settings])
+        finetune_gpt1.main()
+        return folder
+
+    return start
+
+
+@pytest.fixture
+def predict(monkeypatch, capsys):
+    """The prediction script in this process; gives the rows that it prints."""
+
+    def start(folder, *arguments, lines=None):
+        monkeypatch.setattr(sys, "argv", ["classify.py", "--model_name_or_path", str(folder), *map(str, arguments)])
+        monkeypatch.setattr(sys, "stdin", io.StringIO("".join(f"{line}\n" for line in lines or ())))
+        capsys.readouterr()
+        classify.main()
+        return [line.split("\t") for line in capsys.readouterr().out.splitlines()]
+
+    return start
+
+
+def results_of(folder):
+    return json.loads((folder / "all_results.json").read_text())
+
+
+def rows_of(path):
+    return [line.split("\t") for line in Path(path).read_text().splitlines()]
+
+
+# What a run leaves
+
+
+def test_strings_in_a_csv_become_a_classifier_that_a_pipeline_uses(finetune, predict, files, capsys):
+    folder = finetune(*files, "--num_train_epochs", 4)
+    shown = capsys.readouterr().out
+    assert "own: label (one of bad, good) from text" in shown and "train: 71 examples" in shown
+    results = results_of(folder)
+    assert results["eval_accuracy"] == results["test_accuracy"] == 1.0  # one word decides
+    assert results["eval_confusion_matrix"] == [[12, 0], [0, 11]]
+    assert "true \\ predicted  bad  good" in shown
+    # 71 examples make nine batches of 8 or fewer.
+    assert (results["train_updates"], results["train_examples"]) == (36, 4 * 71)
+    model = AutoModelForSequenceClassification.from_pretrained(folder)
+    assert model.config.id2label == {0: "bad", 1: "good"} and model.config.label2id == {"bad": 0, "good": 1}
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    ids = tokenizer("the kite shone").input_ids
+    assert (ids[0], ids[-1]) == (tokenizer.bos_token_id, tokenizer.cls_token_id)
+
+    texts = [text for text, _ in sentences(10, 3)]
+    answers = pipeline("text-classification", model=str(folder), trust_remote_code=False)(texts)
+    rows = predict(folder, lines=texts)
+    assert rows[0] == ["index", "prediction", "probability"]
+    for index, (row, answer) in enumerate(zip(rows[1:], answers, strict=True)):
+        assert row[:2] == [str(index), answer["label"]]
+        assert float(row[2]) == pytest.approx(answer["score"], abs=1e-4)
+    assert [row[:2] for row in rows] == rows_of(folder / "test_predictions.tsv")
+
+
+def test_truncation_keeps_the_template_within_the_models_positions(finetune, files):
+    folder = finetune(*files, "--max_steps", 1)  # from a model of 24 positions with a tokenizer made for 512
+    classifier = pipeline("text-classification", model=str(folder), trust_remote_code=False)
+    for checked in (classifier.tokenizer, AutoTokenizer.from_pretrained(folder / "checkpoint-1")):
+        for texts in (["the kite " * 40], ["the kite " * 40, "shone " * 30]):
+            ids = checked(*texts, truncation=True).input_ids
+            assert len(ids) == 24 == classifier.model.config.max_position_embeddings
+            assert (ids[0], ids[-1]) == (checked.bos_token_id, checked.cls_token_id)
+            assert ids.count(checked.sep_token_id) == len(texts) - 1
+    (answer,) = classifier("the kite " * 40, truncation=True)
+    assert answer["label"] in ("good", "bad")
+
+
+def test_numbers_in_a_csv_become_classes_or_a_regression(finetune, predict, tmp_path):
+    rows = [(text, 3 + (label == "good")) for text, label in sentences(40)]
+    folder = finetune("--train_file", write_csv(tmp_path / "stars.csv", rows, ("review", "rating")), name="stars")
+    assert AutoModelForSequenceClassification.from_pretrained(folder).config.id2label == {0: "3", 1: "4"}
+    assert sum(map(sum, results_of(folder)["eval_confusion_matrix"])) == 4  # a tenth held out
+
+    rows = [(text, "the lamp broke", 1.5 + 2 * (label == "good")) for text, label in sentences(64)]
+    file = write_csv(tmp_path / "pairs.csv", rows, ("sentence1", "sentence2", "score"))
+    folder = finetune("--train_file", file, "--num_train_epochs", 4, name="regression")
+    results = results_of(folder)
+    assert results["eval_pearson"] > 0.5 and "eval_confusion_matrix" not in results
+    model = AutoModelForSequenceClassification.from_pretrained(folder)
+    assert (model.config.num_labels, model.config.problem_type) == (1, "regression")
+    assert model.config.both_orders
+    printed = predict(folder, lines=["the kite shone\tthe lamp broke", "the lamp broke\tthe kite shone"])
+    assert printed[0] == ["index", "prediction"]
+    # Both orders are read, so the order says nothing.
+    assert float(printed[1][1]) == pytest.approx(float(printed[2][1]), abs=1e-4)
+    answer = pipeline("text-classification", model=str(folder), trust_remote_code=False)(
+        {"text": "the kite shone", "text_pair": "the lamp broke"}
+    )
+    assert answer["score"] == pytest.approx(float(printed[1][1]), abs=1e-4)
+
+
+def test_multiple_choice_learns_and_predicts(finetune, predict, tmp_path):
+    generator = np.random.default_rng(0)
+    rows = []
+    for text, _ in sentences(48):
+        right = int(generator.integers(2))
+        endings = ["it broke", "it broke"]
+        endings[right] = "it shone"
+        rows.append((text, *endings, right))
+    file = write_csv(tmp_path / "cloze.csv", rows, ("context", "ending1", "ending2", "label"))
+    folder = finetune("--task", "stories_cloze", "--train_file", file, "--num_train_epochs", 8)
+    assert results_of(folder)["eval_accuracy"] == 1.0
+    assert AutoModelForMultipleChoice.from_pretrained(folder).choice_score.out_features == 1
+    lines = ["the kite\tit shone\tit broke", "the kite\tit broke\tit shone"]
+    assert [row[1] for row in predict(folder, lines=lines)[1:]] == ["ending1", "ending2"]
+
+
+def test_the_best_epochs_model_is_kept_by_the_tasks_first_score(finetune, files):
+    folder = finetune(*files, "--learning_rate", "3e-2", "--num_train_epochs", 4)
+    lines = [json.loads(line) for line in (folder / "train_log.jsonl").read_text().splitlines()]
+    evaluations = [line for line in lines if line["kind"] == "eval"]
+    assert [line["update"] for line in evaluations] == [9, 18, 27, 36]
+    results = results_of(folder)
+    best = max(evaluations, key=lambda line: line["accuracy"])
+    assert results["best_update"] == best["update"] and results["eval_accuracy"] == pytest.approx(best["accuracy"])
+    weights = load_file(folder / f"checkpoint-{best['update']}" / "model.safetensors")
+    for name, tensor in load_file(folder / "model.safetensors").items():
+        assert torch.equal(tensor, weights[name])
+
+
+# GLUE
+
+
+def glue_folder(folder, task, splits):
+    (folder / task).mkdir(parents=True)
+    for split, columns in splits.items():
+        Dataset.from_dict(columns).to_parquet(folder / task / f"{split}.parquet")
+
+
+def test_test_sets_are_predicted_in_the_leaderboards_format(finetune, tmp_path):
+    texts = [text for text, _ in sentences(36)]
+    pair = {"premise": texts, "hypothesis": texts[::-1]}
+    labelled, unlabelled = {**pair, "label": [0, 1, 2] * 12}, {**pair, "label": [-1] * 36}
+    splits = {"train": labelled, "validation_matched": labelled, "validation_mismatched": labelled}
+    splits |= {"test_matched": unlabelled, "test_mismatched": unlabelled}
+    glue_folder(tmp_path / "glue", "mnli", splits)
+    cola = {"sentence": texts, "label": [0, 1] * 18}
+    glue_folder(tmp_path / "glue", "cola", {"train": cola, "validation": cola, "test": {**cola, "label": [-1] * 36}})
+    similar = {"sentence1": texts, "sentence2": texts[::-1], "label": [index / 5 for index in range(36)]}
+    glue_folder(tmp_path / "glue", "stsb", {"train": similar, "validation": similar, "test": similar})
+
+    folder = finetune("--task", "all", "--data_dir", tmp_path / "glue", "--num_train_epochs", 1)
+    for name in ("MNLI-m", "MNLI-mm"):
+        rows = rows_of(folder / "mnli" / f"{name}.tsv")
+        assert rows[0] == ["index", "prediction"] and [row[0] for row in rows[1:]] == [str(i) for i in range(36)]
+        assert {row[1] for row in rows[1:]} <= {"entailment", "neutral", "contradiction"}
+    assert {row[1] for row in rows_of(folder / "cola" / "CoLA.tsv")[1:]} <= {"0", "1"}
+    numbers = [row[1] for row in rows_of(folder / "stsb" / "STS-B.tsv")[1:]]
+    assert all(re.fullmatch(r"[0-4]\.\d{3}|5\.000", number) for number in numbers)
+
+    results = results_of(folder)
+    assert set(results["tasks"]) == {"cola", "stsb", "mnli"}
+    mnli = results["tasks"]["mnli"]
+    assert mnli["eval_accuracy"] == mnli["eval_accuracy_mismatched"]  # the same rows
+    assert "test_accuracy" not in mnli
+    assert results["glue_average_of"] == ["cola", "stsb", "mnli"]
+    table = (folder / "results.md").read_text()
+    assert table.splitlines()[0].startswith("| task | score | validation |")
+    assert re.search(r"\| mnli \| accuracy \| \d+\.\d \|  \| 82.1 \| 75.7 \| 36 \|", table)
+    assert f"| average of 3 of GLUE |  | {results['glue_average']:.1f} |" in table
+
+
+def test_numbers_are_cut_to_the_range_of_similarity_and_classes_are_numbered_or_named(tmp_path):
+    def written(task, logits):
+        write_predictions(tmp_path / "x.tsv", TASKS[task], np.array(logits))
+        return rows_of(tmp_path / "x.tsv")[1:]
+
+    assert written("stsb", [[-0.3], [2.34567], [7.0]]) == [["0", "0.000"], ["1", "2.346"], ["2", "5.000"]]
+    assert written("stories_similarity", [[-0.3], [7.0]]) == [["0", "-0.300"], ["1", "7.000"]]
+    assert written("mrpc", [[0.0, 1.0], [1.0, 0.0]]) == [["0", "1"], ["1", "0"]]
+    assert written("rte", [[0.0, 1.0], [1.0, 0.0]]) == [["0", "not_entailment"], ["1", "entailment"]]
+
+
+def test_the_average_is_the_leaderboards():
+    """MRPC counts by the mean of F1 and accuracy, MNLI by the mean of both sets; other tasks do not count."""
+    summaries = {
+        "cola": {"eval_matthews_correlation": 0.4, "eval_loss": 0.9},
+        "mrpc": {"eval_f1": 0.8, "eval_accuracy": 0.7},
+        "mnli": {"eval_accuracy": 0.6, "eval_accuracy_mismatched": 0.5},
+        "stories_cloze": {"eval_accuracy": 1.0},
+    }
+    average = glue_average(summaries)
+    assert average["glue_average"] == pytest.approx((40 + 75 + 55) / 3)
+    assert average["glue_average_of"] == ["cola", "mrpc", "mnli"]
+
+
+def test_the_loss_is_torchs():
+    logits, labels = np.random.default_rng(0).normal(size=(9, 3)).astype(np.float32) * 50, np.arange(9) % 3
+    loss = torch.nn.functional.cross_entropy(torch.from_numpy(logits), torch.from_numpy(labels))
+    assert score(TASKS["mnli"], TaskMetric(("accuracy",)), logits, labels)["loss"] == pytest.approx(loss.item())
+    numbers = labels.astype(np.float32)
+    scores = score(TASKS["stsb"], TaskMetric(("pearson",)), logits[:, :1], numbers)
+    assert scores["loss"] == pytest.approx(np.mean((logits[:, 0] - numbers) ** 2))
+
+
+# Runs
+
+
+def test_a_resumed_run_equals_an_uninterrupted_one(finetune, files):
+    whole = finetune(*files, name="whole")
+    # The same run, which lost its end.
+    parts = whole.parent / "parts"
+    shutil.copytree(whole, parts)
+    shutil.rmtree(parts / "checkpoint-18")
+    finetune(*files, "--resume_from_checkpoint", "last", name="parts")
+    expected = load_file(whole / "checkpoint-18" / "model.safetensors")
+    for name, tensor in load_file(parts / "checkpoint-18" / "model.safetensors").items():
+        assert torch.equal(tensor, expected[name]), name
+    assert results_of(parts)["eval_loss"] == results_of(whole)["eval_loss"]
+
+
+def test_seeds_are_runs_with_median_and_spread_and_a_resumed_series_goes_on(finetune, files, capsys):
+    folder = finetune(*files, "--seeds", 1, 2, 3)
+    results = results_of(folder)
+    summary = results["tasks"]["own"]
+    runs = {f"seed_{seed}": results_of(folder / f"seed_{seed}") for seed in (1, 2, 3)}
+    accuracies = sorted(run["eval_accuracy"] for run in runs.values())
+    names = ("eval_accuracy_min", "eval_accuracy", "eval_accuracy_max")
+    assert [summary[name] for name in names] == accuracies
+    assert runs[summary["median_run"]]["eval_accuracy"] == summary["eval_accuracy"]
+    assert len({run["eval_loss"] for run in runs.values()}) == 3
+    assert AutoModelForSequenceClassification.from_pretrained(folder / summary["median_run"])
+    assert not list(folder.rglob("checkpoint-*"))
+    low, median, high = (f"{100 * accuracy:.1f}" for accuracy in accuracies)
+    table = (folder / "results.md").read_text()
+    assert f"| own | accuracy | {median} ({low} to {high}) |" in table
+    assert table.startswith("| task | score | validation | test | examples | seconds |\n")
+    # A run of a series is the run that it would be alone.
+    alone = results_of(finetune(*files, "--seed", 2, name="alone"))
+    assert alone["eval_loss"] == runs["seed_2"]["eval_loss"]
+
+    shutil.rmtree(folder / "seed_2")
+    untouched = (folder / "seed_1" / "model.safetensors").stat().st_mtime_ns
+    finetune(*files, "--seeds", 1, 2, 3, "--resume_from_checkpoint", "last")
+    assert (folder / "seed_1" / "model.safetensors").stat().st_mtime_ns == untouched
+    assert results_of(folder)["tasks"]["own"]["eval_loss"] == summary["eval_loss"]
+    with pytest.raises(ValueError, match="holds another run"):
+        finetune(*files, "--seeds", 1, 2, 3)
+    with pytest.raises(ValueError, match="but there are several runs. Resume them all"):
+        finetune(*files, "--seeds", 1, 2, 3, "--resume_from_checkpoint", folder / "seed_1")
+
+
+def test_two_processes_train_and_score_as_one_that_accumulates(tmp_path, pretrained, files):
+    def start(name, *arguments, launcher=()):
+        settings = ["--model_name_or_path", pretrained, *TINY, *files, "--output_dir", tmp_path / name, *arguments]
+        settings += ["--classifier_dropout", 0, "--dropout", 0, "--per_device_eval_batch_size", 5]
+        # Adam divides by the gradient's size: where that is rounding, an epsilon below it would make steps of noise.
+        settings += ["--adam_epsilon", 1e-3]
+        command = [sys.executable, *launcher, ROOT / "recipes" / "finetune_gpt1.py", *settings]
+        environment = {**os.environ, "HF_HUB_OFFLINE": "1", "ACCELERATE_USE_CPU": "true", "PYTHONPATH": str(ROOT)}
+        run = subprocess.run([*map(str, command)], capture_output=True, text=True, env=environment, cwd=ROOT)
+        assert run.returncode == 0, run.stdout + run.stderr
+        return results_of(tmp_path / name), load_file(tmp_path / name / "model.safetensors")
+
+    # Batches of 9: eight an epoch, of which two processes have four each.
+    one, one_weights = start(
+        "one", "--per_device_train_batch_size", 9, "--gradient_accumulation_steps", 2, "--max_steps", 4
+    )
+    two, two_weights = start(
+        "two",
+        *("--per_device_train_batch_size", 9, "--max_steps", 4),
+        launcher=("-m", "torch.distributed.run", "--nproc_per_node=2", "--standalone"),
+    )
+    for name, tensor in one_weights.items():
+        torch.testing.assert_close(tensor, two_weights[name], atol=2e-5, rtol=1e-3)
+    # 23 validation rows over two processes: five batches, the last uneven.
+    assert one["train_examples"] == two["train_examples"]
+    assert (
+        one["eval_accuracy"] == two["eval_accuracy"] and one["eval_confusion_matrix"] == two["eval_confusion_matrix"]
+    )
+    assert one["eval_loss"] == pytest.approx(two["eval_loss"], rel=1e-4)
+    assert rows_of(tmp_path / "one" / "test_predictions.tsv") == rows_of(tmp_path / "two" / "test_predictions.tsv")
+
+
+def test_scores_are_those_of_the_saved_model_in_float32_for_any_batch_size(finetune, files, monkeypatch):
+    AcceleratorState._reset_state(reset_partial_state=True)
+    try:
+        folders = [
+            finetune(*files, "--bf16", "true", "--per_device_eval_batch_size", size, name=f"batch{size}")
+            for size in (1, 23)
+        ]
+    finally:
+        AcceleratorState._reset_state(reset_partial_state=True)
+    results = [results_of(folder) for folder in folders]
+    assert results[0]["eval_loss"] == pytest.approx(results[1]["eval_loss"], rel=1e-6)
+    assert results[0]["eval_accuracy"] == results[1]["eval_accuracy"]
+    model = AutoModelForSequenceClassification.from_pretrained(folders[0]).eval()
+    tokenizer = AutoTokenizer.from_pretrained(folders[0])
+    texts, labels = zip(*sentences(23, 2), strict=True)
+    with torch.no_grad():
+        logits = model(**tokenizer(list(texts), padding=True, return_tensors="pt")).logits
+    loss = torch.nn.functional.cross_entropy(logits, torch.tensor([int(label == "good") for label in labels]))
+    assert results[0]["eval_loss"] == pytest.approx(loss.item(), rel=1e-5)
+
+
+# Where weights come from
+
+
+def model_of(pretrained, **options):
+    backbone, tokenizer = load_pretrained(str(pretrained))
+    torch.manual_seed(1)
+    return make_task_model(TASKS["sst2"], backbone, tokenizer, **options)
+
+
+def test_layers_are_transferred_from_the_first_and_the_others_start_at_random(pretrained):
+    saved = load_file(pretrained / "model.safetensors")
+    matrices = {name for name, tensor in saved.items() if tensor.std() > 0}
+
+    def kept(**options):
+        weights = model_of(pretrained, **options).state_dict()
+        # The tokens that frame texts, and padding, are the last rows of their table; see below.
+        table = {name: slice(None, -4) for name in matrices if "tokens_embed" in name}
+        return {
+            name
+            for name in matrices
+            if torch.equal(*(tensors[name][table.get(name, slice(None))] for tensors in (weights, saved)))
+        }
+
+    assert kept() == kept(transferred_layers=2) == matrices
+    assert kept(transferred_layers=1) == {name for name in matrices if "blocks.1" not in name}
+    assert kept(transferred_layers=0) == {"model.tokens_embed.weight", "model.positions_embed.weight"}
+    assert kept(from_scratch=True) == set()
+
+
+def test_tokens_that_frame_texts_are_drawn_anew_once(pretrained, tmp_path):
+    def table_of(model):
+        return model.get_input_embeddings().weight.detach()
+
+    backbone, tokenizer = load_pretrained(str(pretrained))
+    framing = [tokenizer.bos_token_id, tokenizer.sep_token_id, tokenizer.cls_token_id]
+    others = [row for row in range(len(tokenizer)) if row not in framing]
+    with torch.no_grad():
+        table_of(backbone)[framing] = 5.0  # what pre-training makes of tokens that it never reads
+    torch.manual_seed(0)
+    first = make_task_model(TASKS["sst2"], backbone, tokenizer)
+    rows = table_of(first)[framing]
+    assert 0.1 < rows.std() < 0.3 and abs(torch.corrcoef(rows) - torch.eye(3)).max() < 0.8
+    torch.testing.assert_close(table_of(first)[others], table_of(backbone)[others], rtol=0, atol=0)
+    # A task learns them, and a second task goes on from there.
+    first.save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    second = make_task_model(TASKS["mrpc"], *load_pretrained(str(tmp_path)))
+    torch.testing.assert_close(table_of(second)[framing], rows, rtol=0, atol=0)
+
+
+def test_a_regression_starts_at_the_mean_of_its_labels(pretrained):
+    backbone, tokenizer = load_pretrained(str(pretrained))
+    model = make_task_model(TASKS["stsb"], backbone, tokenizer, mean_label=2.5).eval()
+    inputs = tokenizer("the kite", "the mill", return_tensors="pt")
+    with torch.no_grad():
+        by_chance = model(**inputs).logits.item()
+        model.score.weight.zero_()
+        assert model(**inputs).logits.item() == 2.5 != by_chance
+
+
+def test_settings_of_the_head_reach_the_saved_model(finetune, files):
+    arguments = ["--auxiliary_loss_weight", "0.2", "--classifier_dropout", "0.3", "--dropout", "0.05"]
+    config = AutoConfig.from_pretrained(finetune(*files, "--max_steps", 1, *arguments))
+    assert (config.auxiliary_loss_weight, config.classifier_dropout, config.residual_dropout) == (0.2, 0.3, 0.05)
+    config = AutoConfig.from_pretrained(finetune(*files, "--max_steps", 1, name="defaults"))
+    assert (config.auxiliary_loss_weight, config.classifier_dropout, config.residual_dropout) == (0.5, 0.1, 0.0)
+
+
+def test_defaults_are_the_papers(pretrained):
+    _, data, optimization, training = finetune_gpt1.parse(
+        ["--model_name_or_path", str(pretrained), "--task", "sst2", "--output_dir", "x"]
+    )
+    assert (training.num_train_epochs, data.per_device_train_batch_size) == (3, 32)
+    assert (optimization.learning_rate, optimization.warmup_steps, optimization.max_grad_norm) == (6.25e-5, 0.002, 1.0)
+    assert (optimization.lr_scheduler_type, optimization.weight_decay) == ("linear", 0.01)
+
+
+@pytest.fixture
+def openai_gpt(tmp_path):
+    """A checkpoint of the library's model, as published, but small."""
+    letters = "abcdefghijklmnopqrstuvwxyz"
+    vocab = [
+        "<unk>",
+        *letters,
+        *(f"{letter}</w>" for letter in letters),
+        ".</w>",
+        "n't</w>",
+        "th",
+        "the</w>",
+        "\n</w>",
+    ]
+    merges = [("t", "h"), ("th", "e</w>")]
+    folder = tmp_path / "openai-gpt"
+    torch.manual_seed(0)
+    config = OpenAIGPTConfig(vocab_size=len(vocab), n_positions=32, n_embd=16, n_layer=2, n_head=2)
+    OpenAIGPTLMHeadModel(config).save_pretrained(folder)
+    tokenizer = OpenAIGPTTokenizer(vocab={token: number for number, token in enumerate(vocab)}, merges=merges)
+    tokenizer.save_pretrained(folder)
+    (tmp_path / "vocab.json").write_text(json.dumps({token: number for number, token in enumerate(vocab)}))
+    (tmp_path / "merges.txt").write_text("".join(" ".join(pair) + "\n" for pair in merges))
+    return folder
+
+
+def test_an_openai_gpt_checkpoint_is_converted_and_fine_tuned(finetune, openai_gpt, files, tmp_path):
+    folder = finetune(*files, "--model_name_or_path", openai_gpt, "--max_steps", 2, "--learning_rate", "1e-9")
+    weights, saved = load_file(folder / "model.safetensors"), load_file(openai_gpt / "model.safetensors")
+    torch.testing.assert_close(
+        weights["model.blocks.1.mlp.expand.weight"], saved["transformer.h.1.mlp.c_fc.weight"].T, atol=1e-6, rtol=0
+    )
+    table, published = weights["model.tokens_embed.weight"], saved["transformer.tokens_embed.weight"]
+    torch.testing.assert_close(table[: len(published)], published, atol=1e-6, rtol=0)
+    # <start>, <delimiter>, <extract> and <pad>, drawn from N(0, 0.02).
+    assert len(table) == len(published) + 4
+    assert 0.005 < table[len(published) :].std() < 0.04
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    expected = published_tokenizer(tmp_path / "vocab.json", tmp_path / "merges.txt")
+    text = "The mill didn't\nturn."
+    ids = [tokenizer.bos_token_id, *expected(text).input_ids, tokenizer.cls_token_id]
+    assert tokenizer(text).input_ids == ids
+    assert tokenizer.convert_tokens_to_ids("<start>") == len(published)
+
+
+# Bad input
+
+
+def failure(start, *arguments):
+    """What a script that cannot go on says, and its exit status."""
+    with pytest.raises(SystemExit) as stop:
+        run_script(lambda: start(*arguments))
+    return stop.value.code
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["--task", "coala"], "The task 'coala' is not known; known are cola, sst2"),
+        ([], "Set train_file, or task to some of cola"),
+        (["--task", "cola", "sst2", "--train_file", "x.csv"], "train_file is one task's data, but task names 2"),
+        (["--train_file", "nowhere.csv"], "There is no file nowhere.csv"),
+        (["--task", "cola", "--data_dir", "nowhere"], "data_dir nowhere has no folder 'cola'"),
+        (["--task", "all", "--data_dir", "nowhere"], "holds no folder of a known task"),
+        (["FILES", "--label_column", "lable"], "no column 'lable' (label_column); it has text, label"),
+        (["FILES", "--max_length", "100"], "max_length is 100; it must be from 5 to max_position_embeddings, 24"),
+        (["FILES", "--seeds", "1", "1"], "seeds is [1, 1]: one stands there twice"),
+        (["FILES", "--transferred_layers", "3"], "transferred_layers is 3;"),
+        (["FILES", "--transferred_layers", "1", "--from_scratch", "true"], "are both set. Set one"),
+        (["FILES", "--metric_for_best_model", "f1"], "metric_for_best_model is 'f1', which the evaluation does not"),
+        (["FILES", "--model_name_or_path", "EMPTY"], "holds no model: config.json is not there"),
+        (["FILES", "--model_name_or_path", "recipes/mini"], "There is no folder recipes/mini. Correct the path"),
+        (["FILES", "--model_name_or_path", "./mini"], "There is no folder ./mini. Correct the path"),
+        (["FILES", "--model_name_or_path", "runs/of/mine"], "There is no folder runs/of/mine. Correct the path"),
+        (
+            ["FILES", "--model_name_or_path", "NO_TOKENIZER"],
+            "has no tokenizer that can be loaded. Copy the tokenizer.js",
+        ),
+        (["FILES", "--learning_rat", "1"], "unknown setting 'learning_rat'. Did you mean 'learning_rate'?"),
+        (["FILES", "--label_smoothing_factor", "0.1"], "unknown setting 'label_smoothing_factor'"),
+    ],
+)
+def test_wrong_input_ends_the_script_with_a_message(
+    finetune, pretrained, files, tmp_path, capsys, arguments, expected
+):
+    (tmp_path / "empty").mkdir()
+    without = tmp_path / "without"
+    without.mkdir()
+    for name in ("config.json", "model.safetensors"):
+        (without / name).symlink_to(pretrained / name)
+    places = {"EMPTY": [tmp_path / "empty"], "NO_TOKENIZER": [without], "FILES": files}
+    arguments = [value for argument in arguments for value in places.get(argument, [argument])]
+    assert failure(finetune, *arguments) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ") and expected in error and "Traceback" not in error
+
+
+def test_wrong_rows_end_the_script_with_their_numbers(finetune, tmp_path, capsys):
+    rows = [("a", "x"), ("", "y"), ("c", "x")]
+    assert failure(finetune, "--train_file", write_csv(tmp_path / "bad.csv", rows)) == 2
+    assert f"{tmp_path}/bad.csv: text is empty or missing in row 2" in capsys.readouterr().err
+
+
+def test_texts_longer_than_the_context_are_counted(finetune, tmp_path, capsys):
+    rows = [(" ".join(NOUNS * (10 if index == 7 else 1)), "xy"[index % 2]) for index in range(20)]
+    finetune("--train_file", write_csv(tmp_path / "long.csv", rows), "--max_steps", 1)
+    assert re.search(
+        r"train: 1\d examples;.*1 are longer than 24 tokens and cut|validation: .*1 are longer",
+        capsys.readouterr().out,
+    )
+
+
+def test_prediction_from_files_and_lines_is_checked(finetune, predict, files, pretrained, tmp_path):
+    folder = finetune(*files, "--max_steps", 2)
+    file = write_csv(tmp_path / "texts.csv", [(text, 0) for text, _ in sentences(9)], ("text", "other"))
+    renamed = write_csv(tmp_path / "renamed.csv", [(text, 0) for text, _ in sentences(9)], ("body", "other"))
+    lines = tmp_path / "texts.txt"
+    lines.write_text("".join(f"{text}\n" for text, _ in sentences(9)))
+    rows = predict(folder, "--input_file", file)
+    assert len(rows) == 10
+    assert rows == predict(folder, "--input_file", lines)
+    assert rows == predict(folder, "--input_file", renamed, "--text_column", "body", "--batch_size", 2)
+    predict(folder, "--input_file", lines, "--output_file", tmp_path / "out.tsv")
+    assert rows_of(tmp_path / "out.tsv") == rows
+    for arguments, typed, expected in (
+        (["--input_file", renamed], (), r"no column 'text' .*it has body, other"),
+        (["--input_file", "nowhere.txt"], (), "There is no file nowhere.txt"),
+        (["--text_column", "a", "--text_pair_column", "b"], (), "trained on 1 columns of text, not 2"),
+        ([], ["a\tb"], "line 1: has 2 texts; it must have 1"),
+        ([], ["a", " "], "text is empty or missing in row 2"),
+        ([], [], "has no line"),
+        (["--model_name_or_path", pretrained], ["a"], "is not fine-tuned for a task"),
+        (["--model_name_or_path", tmp_path], ["a"], "holds no model"),
+    ):
+        with pytest.raises(ValueError, match=expected):
+            predict(folder, *arguments, lines=typed)

@@ -1,0 +1,192 @@
+"""Pre-training and generation as a user runs them, in small."""
+
+import json
+import math
+import shutil
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from datasets import Dataset
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from gpt1_scratch.stories.corpus import load_stories
+from papers_to_gpt import generate_text, pretrain_gpt1
+
+PRESET = Path(__file__).parents[2] / "recipes" / "presets" / "stories" / "gpt1_mini.yaml"
+TINY = """--hidden_size 16 --num_hidden_layers 2 --num_attention_heads 2 --max_position_embeddings 32 --num_merges 100
+    --per_device_train_batch_size 4 --max_steps 6 --eval_steps 3 --logging_steps 3 --warmup_steps 1 --bf16 false
+    --max_eval_blocks 8 --sample_new_tokens 5 --residual_dropout 0.1 --save_total_limit 0""".split()
+
+
+@pytest.fixture(scope="module")
+def books(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("books")
+    for split, stories in load_stories(train_size=60, validation_size=12).items():
+        (folder / f"{split}.txt").write_text("\n\n".join(stories["text"]))
+    return folder
+
+
+@pytest.fixture
+def pretrain(tmp_path, books, monkeypatch):
+    """The script in this process; gives the folder of the model."""
+
+    def start(*arguments, name="run", embedded=False):
+        folder = tmp_path / name
+        preset = tmp_path / "preset.yaml"
+        preset.write_text(PRESET.read_text() if embedded else PRESET.read_text().replace("dataset_name: stories", ""))
+        files = [] if embedded else [f"--{split}_file={books / split}.txt" for split in ("train", "validation")]
+        monkeypatch.setattr(
+            sys, "argv", ["pretrain_gpt1.py", str(preset), *TINY, *files, "--output_dir", str(folder), *arguments]
+        )
+        pretrain_gpt1.main()
+        return folder
+
+    return start
+
+
+def test_the_embedded_preset_runs_and_the_model_loads_and_generates(pretrain, monkeypatch, capsys):
+    folder = pretrain(embedded=True)
+    results = json.loads((folder / "all_results.json").read_text())
+    assert results["eval_perplexity"] == pytest.approx(math.exp(results["eval_loss"]))
+    assert results["train_updates"] == 6
+    # 6 updates of 4 blocks, each predicting all but its first token.
+    assert results["train_target_tokens"] == 6 * 4 * 31
+    assert (folder / "samples.txt").read_text().count("----") == 3
+    lines = [json.loads(line) for line in (folder / "train_log.jsonl").read_text().splitlines()]
+    assert 0 < lines[0]["model_flops_utilization_percent"] < 100
+    tokenizer, model = AutoTokenizer.from_pretrained(folder), AutoModelForCausalLM.from_pretrained(folder)
+    assert model.config.vocab_size == len(tokenizer)
+    for saved in (tokenizer, AutoTokenizer.from_pretrained(folder / "checkpoint-6")):
+        cut = saved("Once there were two friends . " * 20, truncation=True, return_tensors="pt")
+        assert cut.input_ids.shape == (1, 32) and model(**cut).logits.isfinite().all()  # of 32 positions
+    capsys.readouterr()
+    arguments = ["--model_name_or_path", str(folder), "--prompt", "Once there were", "--max_new_tokens", "5"]
+    monkeypatch.setattr(sys, "argv", ["generate_text.py", *arguments, "--bf16", "false", "--do_sample", "false"])
+    generate_text.main()
+    ids = tokenizer("Once there were", return_tensors="pt").input_ids
+    expected = model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=5, do_sample=False)
+    assert capsys.readouterr().out.strip() == tokenizer.decode(expected[0], skip_special_tokens=True).strip()
+
+
+def test_scores_per_word_and_per_byte_are_those_of_the_whole_text(pretrain, books):
+    folder = pretrain("--max_eval_blocks", "1000")
+    results = json.loads((folder / "all_results.json").read_text())
+    text = (books / "validation.txt").read_text()
+    tokenizer, model = AutoTokenizer.from_pretrained(folder), AutoModelForCausalLM.from_pretrained(folder)
+    ids = tokenizer(text, verbose=False).input_ids
+    blocks = torch.tensor(ids[: len(ids) // 32 * 32]).view(-1, 32)
+    with torch.no_grad():
+        logits = model(blocks).logits[:, :-1]
+    loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), blocks[:, 1:].flatten()).item()
+    assert results["eval_loss"] == pytest.approx(loss, rel=1e-4)
+    assert results["eval_bits_per_byte"] == pytest.approx(loss * len(ids) / len(text.encode()) / math.log(2), rel=1e-4)
+    assert results["eval_word_perplexity"] == pytest.approx(math.exp(loss * len(ids) / len(text.split())), rel=1e-3)
+
+
+def test_a_resumed_run_equals_an_uninterrupted_one(pretrain):
+    whole = pretrain(name="whole")
+    # The same run, which lost its end: all but its first checkpoint.
+    folder = whole.parent / "parts"
+    shutil.copytree(whole, folder)
+    shutil.rmtree(folder / "checkpoint-6")
+    pretrain("--resume_from_checkpoint", "last", name="parts")
+    weights = load_file(whole / "checkpoint-6" / "model.safetensors")
+    for name, tensor in load_file(folder / "checkpoint-6" / "model.safetensors").items():
+        assert torch.equal(tensor, weights[name]), name
+
+
+def test_resuming_with_another_vocabulary_or_block_size_is_refused(pretrain):
+    pretrain()
+    for setting, value in (("num_merges", "90"), ("block_size", "16")):
+        with pytest.raises(ValueError, match=f"cannot go on with other settings: {setting}"):
+            pretrain(f"--{setting}", value, "--resume_from_checkpoint", "last")
+
+
+def test_a_stream_trains_on_the_same_blocks(pretrain):
+    results = json.loads((pretrain("--streaming", "true") / "all_results.json").read_text())
+    assert results["train_target_tokens"] == 6 * 4 * 31
+
+
+def test_short_and_whole_blocks_make_batches_of_as_many_tokens(pretrain):
+    options = "--short_block_size 8 --short_block_share 0.5 --separate_documents false --max_steps 12"
+    folder = pretrain(*options.split())
+    counts = [json.loads(line) for line in (folder / "train_log.jsonl").read_text().splitlines()]
+    results = json.loads((folder / "all_results.json").read_text())
+    # 4 blocks of 32, or 16 of 8, each predicting all but its first token; both kinds come up.
+    whole, short = 4 * 31, 16 * 7
+    assert 12 * short < results["train_target_tokens"] < 12 * whole
+    assert results["train_target_tokens"] in {n * short + (12 - n) * whole for n in range(1, 12)}
+    assert all(line["padding_percent"] == 0 for line in counts if line["kind"] == "train")
+
+
+def test_blocks_that_repeat_themselves_reach_the_model(pretrain):
+    options = """--short_block_size 16 --short_block_share 1 --separate_documents false --max_steps 2 --eval_steps 2
+        --num_samples 0""".split()
+    losses, tokenizer = [], []
+    for share in ("0", "0", "1"):
+        folder = pretrain(*options, *tokenizer, "--repeated_block_share", share, name=f"run_{len(losses)}")
+        losses.append(json.loads((folder / "all_results.json").read_text())["eval_loss"])
+        tokenizer = ["--tokenizer_name", str(folder)]  # learned twice it may differ
+    assert losses[0] == losses[1] != losses[2]
+
+
+def test_separate_documents_reach_the_model(pretrain, tmp_path):
+    rows = Dataset.from_dict({"text": [f"row {index} of some text" for index in range(200)]})
+    rows.to_parquet(tmp_path / "rows.parquet")
+    files = ["--train_file", str(tmp_path / "rows.parquet"), "--validation_file", str(tmp_path / "rows.parquet")]
+    apart = json.loads((pretrain(*files, name="apart") / "all_results.json").read_text())
+    together = json.loads(
+        (pretrain(*files, "--separate_documents", "false", name="together") / "all_results.json").read_text()
+    )
+    assert apart["eval_loss"] != together["eval_loss"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["--hidden_size", "15"], "hidden_size .15. must be a multiple of num_attention_heads"),
+        (["--block_size", "64"], "block_size is 64, but max_position_embeddings is 32"),
+        (["--dataset_name", "stories"], "one of dataset_name and train_file"),
+        (["--vocabulary_file", "a.json"], "vocabulary_file and merges_file go together"),
+        (["--train_file", "nowhere.txt"], "nowhere.txt"),
+        (["--short_block_size", "5", "--separate_documents", "false"], "short_block_size is 5; it must be at least 2"),
+        (["--short_block_size", "8", "--separate_documents", "true"], "short_block_size and separate_documents are"),
+        (["--short_block_size", "8", "--streaming", "true"], "short_block_size and streaming are both set"),
+        (["--short_block_share", "2"], "short_block_share is 2"),
+        (["--repeated_block_share", "-1"], "repeated_block_share is -1"),
+        (["--repeated_block_share", "0.5"], "repeated_block_share is 0.5, a share of the short blocks, but there"),
+        (["--label_smoothing_factor", "0.1"], "unknown setting 'label_smoothing_factor'"),
+    ],
+)
+def test_wrong_settings_are_named(pretrain, arguments, expected):
+    with pytest.raises(ValueError, match=expected):
+        pretrain(*arguments)
+
+
+def test_a_prompt_longer_than_the_context_keeps_its_end_with_a_warning(pretrain, monkeypatch, capsys, caplog):
+    folder = pretrain()
+    words = " ".join(np.random.default_rng(0).choice(["anna", "kite", "river"], size=60))
+    arguments = ["--model_name_or_path", str(folder), "--prompt", words, "--max_new_tokens", "40", "--bf16", "false"]
+    monkeypatch.setattr(sys, "argv", ["generate_text.py", *arguments])
+    generate_text.main()
+    assert "only its last 16 are read" in caplog.text
+    assert "the model's positions end after 16" in caplog.text
+    assert capsys.readouterr().out.strip()
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ({"max_new_tokens": 0}, "max_new_tokens is 0"),
+        ({"prompt": "a", "prompt_file": "b"}, "prompt and prompt_file are both set"),
+        ({"do_sample": False, "num_return_sequences": 2}, "num_return_sequences is 2"),
+        ({"top_p": 0.0}, "top_p"),
+    ],
+)
+def test_impossible_generation_settings_are_refused(settings, expected):
+    with pytest.raises(ValueError, match=expected):
+        generate_text.GenerationSettings(**({"model_name_or_path": "x"} | settings))
