@@ -1,5 +1,7 @@
 """PEFT's LoRA on every family and TRL's `SFTTrainer` on GPT-1: what trains, is saved, and loads to the same."""
 
+import math
+
 import pytest
 import torch
 from accelerate.state import AcceleratorState
@@ -267,3 +269,31 @@ def test_trl_trains_gpt1_on_conversations(only_replies, tmp_path):
         logits = expected(ids[None]).logits[0, start - 1 : -1]
         losses += functional.cross_entropy(logits, ids[start:], reduction="none").tolist()
     assert trainer.state.log_history[0]["train_loss"] == pytest.approx(sum(losses) / len(losses), rel=1e-4)
+
+
+@pytest.mark.parametrize("by_name", [False, True])
+def test_trls_dpo_trains_gpt1_with_a_reference_model(by_name, tmp_path):
+    """By the name of a folder, TRL loads both models; a live model brings its reference along."""
+    trl = pytest.importorskip("trl", reason="trl is not installed; the extra `test` has it")
+    tokenizer = train_tokenizer(["is it big? no. yes, anna had the big cake."] * 3, merges=60)
+    vocabulary = {"vocab_size": len(tokenizer), "pad_token_id": tokenizer.pad_token_id}
+    folder = tmp_path / "model"
+    tiny_model("causal_lm", **vocabulary).save_pretrained(folder)
+    arguments = trl.DPOConfig(
+        str(tmp_path),
+        **{"use_cpu": True, "bf16": False, "report_to": "none", "save_strategy": "no", "disable_tqdm": True},
+        **{"per_device_train_batch_size": 2, "max_steps": 2, "learning_rate": 0.1, "logging_steps": 1},
+        **({"model_init_kwargs": {"trust_remote_code": True}} if by_name else {}),
+    )
+    rows = {"prompt": ["is it big?"] * 4, "chosen": [" yes, anna."] * 4, "rejected": [" no."] * 4}
+    trainer = trl.DPOTrainer(
+        str(folder) if by_name else tiny_model("causal_lm", **vocabulary),
+        None if by_name else tiny_model("causal_lm", **vocabulary),
+        arguments,
+        train_dataset=Dataset.from_dict(rows),
+        processing_class=tokenizer,
+    )
+    trainer.train()
+    first, second = (line["loss"] for line in trainer.state.log_history[:2])
+    # As long as the model is its own reference, each answer is as likely as before: -log sigmoid(0).
+    assert first == pytest.approx(math.log(2), abs=1e-4) and second < first - 0.01
