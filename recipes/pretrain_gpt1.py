@@ -130,9 +130,26 @@ class SampleSettings:
     top_k: int = 50
 
 
+@dataclass
+class PretrainingSettings(TrainingSettings):
+    """As for every run."""
+
+    project: str = field(
+        default="papers-to-gpt-pretraining",
+        metadata={"help": "The project that trackers put all runs of a recipe into."},
+    )
+
+
 def parse(arguments: list[str] | None = None) -> tuple[Any, ...]:
     """Reads preset and command line."""
-    parts = (ModelSettings, VocabularySettings, TextSettings, SampleSettings, OptimizationSettings, TrainingSettings)
+    parts = (
+        ModelSettings,
+        VocabularySettings,
+        TextSettings,
+        SampleSettings,
+        OptimizationSettings,
+        PretrainingSettings,
+    )
     parsed = parse_settings(read_settings(arguments), *parts, description=__doc__.splitlines()[0])
     make_config(parsed[0])
     return parsed
