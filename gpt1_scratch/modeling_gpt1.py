@@ -32,6 +32,7 @@ from transformers.utils.output_capturing import capture_outputs
 from .configuration_gpt1 import GPT1Config
 from .fast_generation import Linear, TokenStep, give_room, packed_weights
 from .fast_paths import IGNORE_INDEX, blocked_attention_forward, dropout, gelu, linear_cross_entropy
+from .library_version import check_generation
 from .lstm_block import LSTMBlock, refuse_padding_before_text
 
 logger = logging.get_logger(__name__)
@@ -461,6 +462,7 @@ class GPT1ForCausalLM(GPT1PreTrainedModel, GenerationMixin):
 
     @functools.wraps(GenerationMixin.generate)
     def generate(self, *args: Any, **kwargs: Any) -> Any:
+        check_generation(self, args, kwargs)
         with packed_weights(self):
             modules = (GPT1ForCausalLM, GPT1Model, PositionEmbedding, GPT1Block, GPT1Attention, GPT1MLP, Linear)
             if TokenStep.takes_model(self, modules):

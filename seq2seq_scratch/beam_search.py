@@ -1,10 +1,13 @@
 """Beam search with the length normalisation of Wu et al. 2016, for `generate()`."""
 
+import functools
 from typing import Any
 
 import torch
 from transformers import GenerationMixin, generation
 from transformers.generation import GenerateBeamEncoderDecoderOutput
+
+from .library_version import check_generation
 
 # What stands behind a hypothesis while the search goes on: no token's id.
 UNWRITTEN = -1
@@ -113,6 +116,11 @@ class BeamSearchGenerationMixin(GenerationMixin):
 
     # Told apart by name: code that came with a model is a copy, of which `isinstance` knows nothing.
     beams_carry_scores = True
+
+    @functools.wraps(GenerationMixin.generate)
+    def generate(self, *args: Any, **kwargs: Any) -> Any:
+        check_generation(self, args, kwargs)
+        return super().generate(*args, **kwargs)
 
     def _validate_generation_mode(self, generation_mode: Any, generation_config: Any, *args: Any) -> None:
         if generation_config.num_beams < 1:
