@@ -2,6 +2,7 @@
 
 python recipes/share.py runs/numbers_bahdanau
 python recipes/share.py runs/numbers_bahdanau --hub_model_id user/name --hub_private_repo true
+python recipes/share.py runs/numbers_bahdanau --refresh_code true
 
 Without hub_model_id it only checks, and needs no network. The token is that of HF_TOKEN in the environment, or
 of `hf auth login`.
@@ -16,7 +17,7 @@ from transformers.utils import logging as transformers_logging
 from cards import write_card  # brings both packages, which register the models
 from engine.arguments import parse_settings, read_settings, run_script
 from engine.hub import HubRepository, RepositorySettings
-from engine.shared_folder import CARD_FILE, check_folder, shared_files
+from engine.shared_folder import CARD_FILE, check_folder, refresh_code, shared_files
 from engine.sharing import share_folder
 
 
@@ -27,6 +28,10 @@ class SharingSettings(RepositorySettings):
     folder: str | None = field(
         default=None,
         metadata={"help": "Of a finished run, or a checkpoint of one; may stand first, without its name."},
+    )
+    refresh_code: bool = field(
+        default=False,
+        metadata={"help": "Replace the code in the folder by the installed package's; the weights stay as they are."},
     )
 
     def __post_init__(self):
@@ -47,6 +52,12 @@ def main() -> None:
     (settings,) = parse()
     transformers_logging.disable_progress_bar()
     folder = Path(settings.folder)
+    repository = None
+    if settings.refresh_code:
+        if settings.hub_model_id is not None:
+            # Known by the configuration that the folder has now: the new code may write another.
+            repository = HubRepository(settings, folder.resolve().name, folder)
+        refresh_code(folder)
     # Before a repository is made for a folder that nobody could use.
     checked = check_folder(folder)
     if settings.hub_model_id is None:
@@ -56,7 +67,7 @@ def main() -> None:
             f"That would push {', '.join(shared_files(folder))}."
         )
         return
-    repository = HubRepository(settings, folder.resolve().name, folder)
+    repository = repository or HubRepository(settings, folder.resolve().name, folder)
     if not (folder / CARD_FILE).is_file():
         write_card(folder)
     share_folder(repository, checked)
