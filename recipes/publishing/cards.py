@@ -10,6 +10,7 @@ from huggingface_hub import EvalResult
 from gpt1_scratch.configuration_gpt1 import GPT1Config
 from gpt1_scratch.finetuning.loading import STORIES
 from gpt1_scratch.finetuning.tasks import TASKS
+from gpt1_scratch.library_version import requirement
 from papers_to_gpt.publishing import model_card
 from papers_to_gpt.publishing.model_card import Description, Paper, Run, read_run, without_folders
 from seq2seq_scratch import TRANSLATION_CONFIGS
@@ -120,7 +121,7 @@ def write_card(folder: Path, model_id: str | None = None) -> Path:
         description = describe_task_model(config, run)
     else:
         description = describe_language_model(run)
-    return model_card.write_card(folder, run, description, model_id)
+    return model_card.write_card(folder, run, description, requirement(), model_id)
 
 
 def describe_translator(model_type: str, run: Run) -> Description:

@@ -7,11 +7,12 @@ from pathlib import Path
 import finetune_gpt1
 import pretrain_gpt1
 import pytest
-import train_translation
 import yaml
 from accelerate.tracking import get_available_trackers
 
-PRESETS = Path(__file__).parents[1] / "recipes" / "presets"
+from papers_to_gpt import train_translation
+
+PRESETS = Path(__file__).parents[2] / "recipes" / "presets"
 TINY = """--embedding_size 8 --hidden_size 12 --attention_size 8 --maxout_size 6 --vocab_size 300 --max_steps 2
     --eval_steps 1 --logging_steps 1 --num_beams 1 --max_new_tokens 4 --bf16 false --use_cpu true
     --dataset_name none --average_last_checkpoints 0""".split()
