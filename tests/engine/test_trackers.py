@@ -4,13 +4,11 @@ import json
 import sys
 from pathlib import Path
 
-import finetune_gpt1
-import pretrain_gpt1
 import pytest
 import yaml
 from accelerate.tracking import get_available_trackers
 
-from papers_to_gpt import train_translation
+from papers_to_gpt import finetune_gpt1, pretrain_gpt1, train_translation
 
 PRESETS = Path(__file__).parents[2] / "recipes" / "presets"
 TINY = """--embedding_size 8 --hidden_size 12 --attention_size 8 --maxout_size 6 --vocab_size 300 --max_steps 2
