@@ -13,7 +13,7 @@ import huggingface_hub.constants
 import pytest
 import torch
 import yaml
-from hub_server import OTHER_TOKEN, READ_TOKEN, WRITE_TOKEN, LoopbackHub
+from hub_server import OTHER_TOKEN, READ_TOKEN, WRITE_TOKEN, Blob, LoopbackHub
 from safetensors.torch import load_file, save_file
 
 from gpt1_scratch import GPT1Config, GPT1ForCausalLM
@@ -569,3 +569,33 @@ def test_settings_of_the_hub_that_have_no_effect_are_told():
         finetune_gpt1.parse([*some, "cola", "sst2"])
     with pytest.raises(ValueError, match="there are several seeds"):
         finetune_gpt1.parse([*some, "cola", "--seeds", "1", "2", "--hub_strategy", "every_save"])
+
+
+def test_pretraining_streams_a_data_set_of_the_hub_at_the_revision_named(hub, tmp_path):
+    def rows(word, number):
+        return "".join(json.dumps({"text": f"{word} {index} " * 8}) + "\n" for index in range(number)).encode()
+
+    first = {"train.jsonl": rows("gull", 40), "validation.jsonl": rows("gull", 4)}
+    books = hub.add("datasets/reader/books", first)
+    books.branches["first"] = books.branches["main"]
+    later = {name: Blob(content.replace(b"gull", b"wolf"), False) for name, content in first.items()}
+    books.commit("main", later, "other animals")
+
+    folder = tmp_path / "run"
+    arguments = f"""--dataset_name reader/books --dataset_revision first --streaming true --output_dir {folder}
+        --hidden_size 8 --num_hidden_layers 1 --num_attention_heads 2 --max_position_embeddings 16 --num_merges 20
+        --per_device_train_batch_size 2 --max_steps 2 --eval_steps 2 --logging_steps 1 --bf16 false --use_cpu true
+        --num_samples 0""".split()
+    # In a process of its own: the libraries read the Hub's address when they are imported.
+    command = [sys.executable, str(ROOT / "recipes" / "pretrain_gpt1.py"), *arguments]
+    ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert ended.returncode == 0, ended.stderr
+    # The vocabulary is learned from the training text, so it tells which text was read.
+    vocabulary = " ".join(json.loads((folder / "tokenizer.json").read_text())["model"]["vocab"])
+    assert "gu" in vocabulary and "wo" not in vocabulary
+    assert json.loads((folder / "all_results.json").read_text())["train_updates"] == 2
+    assert yaml.safe_load((folder / "run.yaml").read_text())["settings"]["dataset_revision"] == "first"
+    # The training text is stored nowhere, not by way of the validation split either.
+    assert not [
+        path for path in (tmp_path / "hf_home").rglob("*") if path.is_file() and b"gull 39" in path.read_bytes()
+    ]
