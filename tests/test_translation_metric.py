@@ -202,7 +202,7 @@ def test_scores_see_text_as_the_tokenizer_normalises_it():
     spaces = [chr(code) for code in range(sys.maxunicode) if chr(code).isspace() and chr(code) > "\x1f"]
     texts = [" a ▁b ", "a\r\n\tb", "Ｅ\u0301 ﬁ Å e\u0301\u0323", *REFERENCES, FRENCH]
     texts += [f"a{space}b" for space in spaces]
-    normalizer = train_tokenizer(texts, vocab_size=400).backend_tokenizer.normalizer
+    normalizer = train_tokenizer(texts, kind="bpe", vocab_size=400).backend_tokenizer.normalizer
     assert normalize_for_scores(texts) == [normalizer.normalize_str(text) for text in texts]
 
 
