@@ -14,6 +14,7 @@ from gpt1_scratch.library_version import requirement
 from papers_to_gpt.publishing import model_card
 from papers_to_gpt.publishing.model_card import Description, Paper, Run, read_run, without_folders
 from seq2seq_scratch import TRANSLATION_CONFIGS
+from seq2seq_scratch.data.languages import resolve_language
 
 LSTM_PAPER = Paper(
     "Ilya Sutskever, Oriol Vinyals, Quoc V. Le",
@@ -129,7 +130,7 @@ def describe_translator(model_type: str, run: Run) -> Description:
     name, what, paper = TRANSLATORS[model_type]
     settings = run.settings
     codes = [settings[side] for side in ("source_language", "target_language") if side in settings]
-    languages = [LANGUAGES.get(code, code) for code in codes]
+    languages = [LANGUAGES.get(resolve_language(code).language, code) for code in codes]
     direction = " to ".join(languages)
     embedded = settings.get("dataset_name") == "numbers"
     example = NUMBERS_EXAMPLE if embedded and codes[0] == "en" else EXAMPLES.get("".join(codes[:1]), EXAMPLES["en"])
@@ -350,6 +351,6 @@ def score(
 
 
 def iso_codes(codes: Iterable[str]) -> list[str] | None:
-    """Language codes as the Hub takes them."""
-    bases = [code.replace("-", "_").split("_")[0].lower() for code in codes]
-    return [base for base in bases if base.isalpha() and len(base) in (2, 3)] or None
+    """Language codes as the Hub takes them: ISO 639, of two letters where there are any."""
+    bases = [resolve_language(code).language for code in codes]
+    return [base for base in bases if base and base.isalpha() and len(base) in (2, 3)] or None
