@@ -13,15 +13,18 @@ import pytest
 
 import ablate_gpt1
 import benchmark
+import cards
 import classify
 import finetune_gpt1
 import generate_text
 import pretrain_gpt1
 import score_translation
 import share
+import tiny_models
 import train_translation
 import translate
 from engine.arguments import parse_settings, read_settings, value_of
+from seq2seq_scratch import TRANSLATION_CONFIGS
 
 ROOT = Path(__file__).parents[1]
 PRESETS = sorted((ROOT / "recipes" / "presets").rglob("*.yaml"))
@@ -110,32 +113,46 @@ def test_readme_names_every_preset_and_only_files_that_exist():
         assert (ROOT / name).is_file(), name
 
 
-def readme_commands():
-    """Every `python recipes/...` command of the README, with continued lines joined."""
-    readme = (ROOT / "README.md").read_text(encoding="utf-8").replace("\\\n", " ")
-    return re.findall(
-        r"^(?:\w+=\S+ )*(?:python|accelerate launch|torchrun[^\n]*?) (recipes/\w+\.py[^\n|<>#&]*)", readme, re.M
-    )
-
-
 def parser_of(settings_class):
     return lambda arguments: parse_settings(read_settings(arguments), settings_class, description="")
 
 
+PARSERS = {
+    "recipes/train_translation.py": train_translation.parse,
+    "recipes/pretrain_gpt1.py": pretrain_gpt1.parse,
+    "recipes/finetune_gpt1.py": finetune_gpt1.parse,
+    "recipes/ablate_gpt1.py": ablate_gpt1.parse,
+    "recipes/benchmark.py": benchmark.parse,
+    "recipes/share.py": share.parse,
+    "recipes/classify.py": parser_of(classify.ClassificationSettings),
+    "recipes/translate.py": parser_of(translate.TranslationSettings),
+    "recipes/score_translation.py": parser_of(score_translation.ScoringSettings),
+    "recipes/generate_text.py": parser_of(generate_text.GenerationSettings),
+}
+
+
+def commands_of(path):
+    """Every `python recipes/...` command of a document as a list of words, with continued lines joined."""
+    text = path.read_text(encoding="utf-8").replace("\\\n", " ")
+    command = r"^(?:\w+=\S+ )*(?:python|accelerate launch|torchrun[^\n]*?) (recipes/\w+\.py[^\n|<>#&]*)"
+    return [shlex.split(found) for found in re.findall(command, text, re.M)]
+
+
+def parse_command(script, *arguments):
+    """What the recipe reads from a documented command."""
+    return PARSERS[script]([argument.replace("recipes/", f"{ROOT / 'recipes'}/") for argument in arguments])
+
+
 def test_every_command_of_the_readme_parses():
-    parsers = {
-        "recipes/train_translation.py": train_translation.parse,
-        "recipes/pretrain_gpt1.py": pretrain_gpt1.parse,
-        "recipes/finetune_gpt1.py": finetune_gpt1.parse,
-        "recipes/ablate_gpt1.py": ablate_gpt1.parse,
-        "recipes/benchmark.py": benchmark.parse,
-        "recipes/share.py": share.parse,
-        "recipes/classify.py": parser_of(classify.ClassificationSettings),
-        "recipes/translate.py": parser_of(translate.TranslationSettings),
-        "recipes/score_translation.py": parser_of(score_translation.ScoringSettings),
-        "recipes/generate_text.py": parser_of(generate_text.GenerationSettings),
-    }
-    commands = [shlex.split(command) for command in readme_commands()]
-    assert {command[0] for command in commands} == set(parsers)
-    for script, *arguments in commands:
-        parsers[script]([argument.replace("recipes/", f"{ROOT / 'recipes'}/") for argument in arguments])
+    commands = commands_of(ROOT / "README.md")
+    assert {command[0] for command in commands} == set(PARSERS)
+    for command in commands:
+        parse_command(*command)
+
+
+def test_every_translator_has_an_entry_for_its_card():
+    assert set(cards.TRANSLATORS) == set(TRANSLATION_CONFIGS)
+
+
+def test_every_translator_is_tested_in_small():
+    assert {config for _, config, _ in tiny_models.TRANSLATORS.values()} == set(TRANSLATION_CONFIGS.values())
