@@ -209,7 +209,8 @@ def test_every_file_that_a_document_names_exists(document):
     text = (ROOT / document).read_text(encoding="utf-8")
     for name in re.findall(r"(?:recipes|tests|seq2seq_scratch|gpt1_scratch)/[a-z\d_./-]+\.(?:py|yaml|md)\b", text):
         assert (ROOT / name).is_file(), name
-    for link in re.findall(r"\]\(([^)#:]+)\)", text):
+    prose = re.sub(r"^```.*?^```$", "", text, flags=re.M | re.S)
+    for link in re.findall(r"\]\(([^)#:]+)\)", prose):
         assert (ROOT / document).parent.joinpath(link).exists(), link
 
 
