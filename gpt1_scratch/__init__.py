@@ -4,6 +4,9 @@ Importing the package registers the model with the library's Auto classes, and i
 which makes the library's own for every other model.
 """
 
+# First: what is imported below may have another name in the versions that this refuses.
+from .library_version import check_version  # noqa: F401  # isort: skip
+
 from transformers import (
     AutoConfig,
     AutoModel,

@@ -1,5 +1,8 @@
 """Settings of GPT-1 (Radford et al. 2018, "Improving Language Understanding by Generative Pre-Training")."""
 
+# First: what is imported below may have another name in the versions that this refuses.
+from .library_version import check_version  # noqa: F401  # isort: skip
+
 import os
 from typing import Any
 

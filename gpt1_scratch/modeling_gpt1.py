@@ -33,6 +33,7 @@ from .cpu_generation import TokenStep, give_room
 from .cpu_kernels import blocked_attention_forward, dropout, gelu
 from .file_modes import SavedWithUmask
 from .library_arguments import CACHE_NAME, name_cache_for_library, name_cache_for_peft, understand_arguments
+from .library_version import check_generation
 from .lstm_block import LSTMBlock, refuse_padding_before_text
 from .packed_linear import packed_weights
 from .token_loss import next_token_loss, refuse_loss_from_elsewhere
@@ -399,6 +400,7 @@ class GPT1ForCausalLM(GPT1PreTrainedModel, GenerationMixin):
     @functools.wraps(GenerationMixin.generate)
     def generate(self, *args: Any, **kwargs: Any) -> Any:
         kwargs = name_cache_for_library(kwargs)
+        check_generation(self, args, kwargs)
         layers, outer_step = self.config.num_hidden_layers, self._token_step
         exit_layer = kwargs.get("assistant_early_exit")
         if exit_layer is not None and not 1 <= exit_layer <= layers:

@@ -2,6 +2,7 @@
 
 python recipes/share.py runs/numbers_bahdanau
 python recipes/share.py runs/numbers_bahdanau --hub_model_id user/name --hub_private_repo true
+python recipes/share.py runs/numbers_bahdanau --refresh_code true
 
 Without hub_model_id it only checks, and needs no network. The token is that of HF_TOKEN in the environment, or
 of `hf auth login`.
@@ -17,7 +18,7 @@ from papers_to_gpt.engine.arguments import parse_settings, read_settings, run_sc
 from papers_to_gpt.engine.reporting import CARD_FILE
 from papers_to_gpt.publishing.cards import write_card
 from papers_to_gpt.publishing.hub import HubRepository, RepositorySettings
-from papers_to_gpt.publishing.shared_folder import check_shared_folder, shared_files
+from papers_to_gpt.publishing.shared_folder import check_shared_folder, refresh_code, shared_files
 from papers_to_gpt.publishing.sharing import share_folder
 
 
@@ -28,6 +29,10 @@ class SharingSettings(RepositorySettings):
     folder: str | None = field(
         default=None,
         metadata={"help": "Of a finished run, or a checkpoint of one; may stand first, without its name."},
+    )
+    refresh_code: bool = field(
+        default=False,
+        metadata={"help": "Replace the code in the folder by the installed package's; the weights stay as they are."},
     )
 
     def __post_init__(self):
@@ -48,6 +53,12 @@ def main() -> None:
     (settings,) = parse()
     transformers_logging.disable_progress_bar()
     folder = Path(settings.folder)
+    repository = None
+    if settings.refresh_code:
+        if settings.hub_model_id is not None:
+            # Known by the configuration that the folder has now: the new code may write another.
+            repository = HubRepository(settings, folder.resolve().name, folder)
+        refresh_code(folder)
     # Before a repository is made for a folder that nobody could use.
     checked = check_shared_folder(folder)
     if settings.hub_model_id is None:
@@ -57,7 +68,7 @@ def main() -> None:
             f"That would push {', '.join(shared_files(folder))}."
         )
         return
-    repository = HubRepository(settings, folder.resolve().name, folder)
+    repository = repository or HubRepository(settings, folder.resolve().name, folder)
     if not (folder / CARD_FILE).is_file():
         write_card(folder)
     share_folder(repository, checked)

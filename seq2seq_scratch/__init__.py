@@ -4,6 +4,9 @@ Importing this package registers the models, so that transformers' auto classes 
 task `translation` of its `pipeline()`.
 """
 
+# First: what is imported below may have another name in the versions that this refuses.
+from .library_version import check_version  # noqa: F401  # isort: skip
+
 from transformers import AutoConfig, AutoModel, AutoModelForSeq2SeqLM
 from transformers.pipelines import PIPELINE_REGISTRY, REMOVED_TASKS
 

@@ -8,6 +8,7 @@ from transformers import GenerationConfig, GenerationMixin, generation
 from transformers.generation import GenerateBeamEncoderDecoderOutput
 
 from .library_arguments import CACHE_NAME, name_cache_for_library, name_cache_for_peft
+from .library_version import check_generation
 
 # What stands behind a hypothesis while the search goes on: no token's id.
 UNWRITTEN = -1
@@ -119,7 +120,9 @@ class BeamSearchGenerationMixin(GenerationMixin):
 
     @functools.wraps(GenerationMixin.generate)
     def generate(self, *args: Any, **kwargs: Any) -> Any:
-        return super().generate(*args, **name_cache_for_library(kwargs))
+        kwargs = name_cache_for_library(kwargs)
+        check_generation(self, args, kwargs)
+        return super().generate(*args, **kwargs)
 
     def _prepare_generation_config(
         self, generation_config: GenerationConfig | None, **kwargs: Any

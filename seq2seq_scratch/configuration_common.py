@@ -1,5 +1,8 @@
 """What the settings of all translators have in common: a saved one tells where the code that it needs is."""
 
+# First: what is imported below may have another name in the versions that this refuses.
+from .library_version import check_version  # noqa: F401  # isort: skip
+
 import os
 from typing import Any, ClassVar
 

@@ -4,7 +4,8 @@
         HfApi(endpoint=hub.url, token=WRITE_TOKEN).create_repo("writer/model")
 
 Files are kept in memory. Weights go the way of large files (an LFS batch, then a PUT of each blob that is not there
-yet), all others travel inside the commit. Faults are switched on by setting an attribute.
+yet), all others travel inside the commit. Faults are switched on by setting an attribute. Data sets can be read; they
+are added without the client, as "datasets/user/name".
 """
 
 import base64
@@ -24,6 +25,7 @@ WRITE_TOKEN, READ_TOKEN, OTHER_TOKEN = (f"hf_{kind}" + "x" * 30 for kind in ("wr
 USERS = {WRITE_TOKEN: ("writer", "write"), READ_TOKEN: ("writer", "read"), OTHER_TOKEN: ("other", "write")}
 
 MODEL = r"(?:/api/models)?/(?P<repo>[\w.-]+/[\w.-]+?)"
+DATASET = r"(?:/api)?/(?P<repo>datasets/[\w.-]+/[\w.-]+?)"
 
 
 @dataclass(frozen=True)
@@ -282,7 +284,12 @@ class _Handler(BaseHTTPRequestHandler):
         headers = {"X-Repo-Commit": sha, "ETag": f'"{blob.oid}"', "Content-Type": "application/octet-stream"}
         if blob.is_large:
             headers |= {"X-Linked-ETag": f'"{blob.sha256}"', "X-Linked-Size": str(len(blob.content))}
-        self._send(blob.content, headers=headers)
+        content, status = blob.content, 200
+        if wanted := re.fullmatch(r"bytes=(\d+)-(\d+)", self.headers.get("Range", "")):
+            start, last = int(wanted[1]), min(int(wanted[2]), len(content) - 1)
+            headers["Content-Range"] = f"bytes {start}-{last}/{len(content)}"
+            content, status = content[start : last + 1], 206
+        self._send(content, status=status, headers=headers)
 
     def preupload(self, repo: str, revision: str) -> None:
         files = self._repository(repo, write=True).commits[self.hub.repositories[repo].branches[revision]]
@@ -360,4 +367,8 @@ ROUTES = [
     ("GET HEAD", rf"{MODEL}/resolve/(?P<revision>[^/]+)/(?P<path>.+)", _Handler.resolve),
     ("GET", rf"{MODEL}/revision/(?P<revision>.+)", _Handler.describe),
     ("GET", r"/api/models/(?P<repo>[\w.-]+/[\w.-]+)", _Handler.describe),
+    ("GET", rf"{DATASET}/tree/(?P<revision>[^/]+)(?:/(?P<folder>.+))?", _Handler.list_tree),
+    ("GET HEAD", rf"{DATASET}/resolve/(?P<revision>[^/]+)/(?P<path>.+)", _Handler.resolve),
+    ("GET", rf"{DATASET}/revision/(?P<revision>.+)", _Handler.describe),
+    ("GET", DATASET, _Handler.describe),
 ]

@@ -1,7 +1,8 @@
-"""The rules of the house: who imports whom, style, presets that parse, a README whose commands exist."""
+"""The rules of the house: who imports whom, style, presets that parse, documents whose commands parse."""
 
 import ast
 import json
+import math
 import re
 import shlex
 import shutil
@@ -29,10 +30,22 @@ from papers_to_gpt.publishing.cards import write_card
 from seq2seq_scratch import TRANSLATION_CONFIGS
 
 ROOT = Path(__file__).parents[1]
-PRESETS = sorted((ROOT / "recipes" / "presets").rglob("*.yaml"))
+PRESETS_DIR = ROOT / "recipes" / "presets"
+PRESETS = sorted(PRESETS_DIR.rglob("*.yaml"))
+DOCUMENTS = [
+    str(path.relative_to(ROOT))
+    for folder in (".", "recipes", "recipes/presets", "seq2seq_scratch", "gpt1_scratch")
+    for path in sorted((ROOT / folder).glob("*.md"))
+]
 
 # What a user would add to a preset that brings no data.
 FILES = ["--train_file", "train.txt", "--validation_file", "validation.txt"]
+
+# Settings that change neither the model nor its training, and words that count lines in a preset's comments.
+BOOKKEEPING = """
+    eval_steps logging_steps save_steps save_total_limit max_eval_blocks max_new_tokens dataloader_num_workers
+""".split()
+COUNTS = {word: count for count, word in enumerate("one two three four five six seven eight nine".split(), 1)}
 
 
 def parse_preset(path):
@@ -135,28 +148,76 @@ def test_every_preset_parses_and_names_its_output():
         assert training.output_dir == f"runs/{path.parent.name}_{path.stem}", path
 
 
-def test_every_number_of_a_preset_has_its_source():
-    """Each line of a preset that holds a number of training or model size stands under a comment or carries one."""
+def lines_without_a_source(preset):
+    """The `setting: number` lines of a preset's text about which no comment says anything.
+
+    A comment at the end of a line speaks of that line, and with "as (for) the next two" of two more; "as everything
+    below" speaks of the rest of its paragraph. A comment on a line of its own speaks of what follows in its paragraph.
+    """
+    lines = []
+    for paragraph in preset.split("\n\n"):
+        commented = 0
+        for line in paragraph.strip().splitlines():
+            setting, _, comment = line.partition("#")
+            if comment.strip():
+                following = re.search(r"as (?:for )?the next (\w+)|(as everything below)", comment)
+                more = COUNTS[following[1]] if following and following[1] else 0
+                commented = math.inf if not setting or commented == math.inf or (following and following[2]) else more
+            elif commented:
+                commented -= 1
+            elif re.search(r": +[\d.]", setting) and setting.partition(":")[0] not in BOOKKEEPING:
+                lines.append(line)
+    return lines
+
+
+def test_every_number_of_training_and_model_size_in_a_preset_has_a_comment_with_its_source_or_reason():
+    unexplained = {str(path.relative_to(PRESETS_DIR)): lines_without_a_source(path.read_text()) for path in PRESETS}
+    assert not {name: lines for name, lines in unexplained.items() if lines}
+
+
+def test_a_number_without_a_comment_is_found():
+    preset = "a: 1  # PAPER\nb: 2\n\n# section 3\nc: 3\n\nd: 4  # PAPER, as the next one\ne: 5\nf: 6\neval_steps: 7"
+    assert lines_without_a_source(preset) == ["b: 2", "f: 6"]
+
+
+def test_every_preset_names_the_publication_that_it_follows():
     for path in PRESETS:
-        assert re.search(r"^# .*(20\d\d|embedded)", path.read_text(), flags=re.MULTILINE), path
+        comments = [line for line in path.read_text().splitlines() if line.startswith("#")]
+        assert re.search(r"\b20\d\d\b", " ".join(comments)), path
 
 
-def test_readme_names_every_preset_and_only_files_that_exist():
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    for path in PRESETS:
-        assert str(path.relative_to(ROOT / "recipes")) in readme, path
-    named = re.findall(r"(?:recipes|tests|seq2seq_scratch|gpt1_scratch)/[\w./-]+\.(?:py|yaml)", readme)
-    assert named
-    for name in named:
-        assert (ROOT / name).is_file(), name
-
-
-def readme_commands():
-    """Every `python recipes/...` command of the README, with continued lines joined."""
-    readme = (ROOT / "README.md").read_text(encoding="utf-8").replace("\\\n", " ")
-    return re.findall(
-        r"^(?:\w+=\S+ )*(?:python|accelerate launch|torchrun[^\n]*?) (recipes/\w+\.py[^\n|<>#&]*)", readme, re.M
+def documented_commands(document):
+    """The arguments of every `python recipes/...` command of a document, continued lines joined."""
+    text = (ROOT / document).read_text(encoding="utf-8").replace("\\\n", " ")
+    commands = re.findall(
+        r"^(?:\w+=\S+ )*(?:python|accelerate launch|torchrun[^\n]*?) (recipes/\w+\.py[^\n|<>#&]*)", text, re.M
     )
+    return [shlex.split(command) for command in commands]
+
+
+def test_every_preset_stands_in_a_command_of_the_presets_readme_and_in_its_table():
+    text = (PRESETS_DIR / "README.md").read_text(encoding="utf-8")
+    commands = documented_commands("recipes/presets/README.md")
+    for path in PRESETS:
+        assert any(str(path.relative_to(ROOT)) in command for command in commands), path
+        assert re.search(rf"^\| `{path.relative_to(PRESETS_DIR)}` \|", text, re.M), path
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_every_file_that_a_document_names_exists(document):
+    text = (ROOT / document).read_text(encoding="utf-8")
+    for name in re.findall(r"(?:recipes|tests|seq2seq_scratch|gpt1_scratch)/[\w./-]+\.(?:py|yaml|md)", text):
+        assert (ROOT / name).is_file(), name
+    for link in re.findall(r"\]\(([^)#:]+)\)", text):
+        assert (ROOT / document).parent.joinpath(link).exists(), link
+
+
+def test_every_row_of_the_results_names_a_command_that_is_there():
+    text = (ROOT / "recipes" / "RESULTS.md").read_text(encoding="utf-8")
+    rows = set(re.findall(r"^\| ([A-Z]\d+) \|", text, re.M))
+    headings = re.findall(r"^# ([A-Z]\d+.*)", text, re.M)
+    labels = {label for heading in headings for label in re.findall(r"\b[A-Z]\d+\b", heading)}
+    assert rows and rows <= labels
 
 
 def examples_that_would_ask(text):
@@ -264,8 +325,16 @@ def test_files_of_ones_own_take_the_place_of_a_presets_data():
     assert finetune_gpt1.parse([glue, "--train_file", "mine.csv", "--task", "none"])[1].names() == [None]
 
 
-def test_every_command_of_the_readme_parses():
-    commands = [shlex.split(command) for command in readme_commands()]
-    assert {command[0] for command in commands} == set(PARSERS)
-    for script, *arguments in commands:
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_every_command_of_a_document_parses(document):
+    for script, *arguments in documented_commands(document):
         PARSERS[script]([argument.replace("recipes/", f"{ROOT / 'recipes'}/") for argument in arguments])
+
+
+def test_the_documents_show_a_command_of_every_script():
+    shown = {command[0] for document in DOCUMENTS for command in documented_commands(document)}
+    assert shown == set(PARSERS)
+
+
+def test_the_readme_is_short():
+    assert len((ROOT / "README.md").read_text(encoding="utf-8").splitlines()) <= 150

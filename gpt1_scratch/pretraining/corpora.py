@@ -38,6 +38,7 @@ def load_texts(
     split: str = "train",
     *,
     name: str | None = None,
+    revision: str | None = None,
     text_column: str = "text",
     row: Literal["document", "line"] = "document",
     streaming: bool = False,
@@ -49,6 +50,7 @@ def load_texts(
             lines, CSV); or a data set's name on the Hub.
         split: "train" and so on; of files there is only "train". A slice such as "train[:95%]" works unless streaming.
         name: the configuration of a data set on the Hub that has several.
+        revision: a branch, tag or commit of a data set on the Hub; default: its main branch.
         text_column: the column with the text.
         row: what becomes a row of a plain text file: the whole file, or a line. Other files come in rows.
         streaming: reads as it goes instead of copying the whole to the cache.
@@ -79,10 +81,12 @@ def load_texts(
         )
     else:
         where = f"the data set {source}"
-        if name is None and len(names := get_dataset_config_names(source)) > 1 and "default" not in names:
+        names = get_dataset_config_names(source, revision=revision) if name is None else []
+        if len(names) > 1 and "default" not in names:
             raise ValueError(f"{where} has several configurations; choose one of {', '.join(names)}.")
-        _check_name("split", split.split("[")[0], get_dataset_split_names(source, name), where)
-        texts = load_dataset(source, name, split=split, streaming=streaming)
+        splits = get_dataset_split_names(source, name, revision=revision)
+        _check_name("split", split.split("[")[0], splits, where)
+        texts = load_dataset(source, name, split=split, revision=revision, streaming=streaming)
     if texts.column_names is not None:
         _check_name("column", text_column, texts.column_names, where)
     texts = texts.select_columns([text_column])

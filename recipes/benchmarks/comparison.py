@@ -333,7 +333,8 @@ def main() -> None:
     settings, work = parse()
     if work.nanogpt_dir is not None and not Path(work.nanogpt_dir, "model.py").is_file():
         raise ValueError(f"nanogpt_dir is {work.nanogpt_dir}, which holds no model.py. Name a checkout of nanoGPT.")
-    threads = settings.threads or len(os.sched_getaffinity(0))
+    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    threads = settings.threads or usable
     chosen = [
         row
         for row in table()

@@ -1,6 +1,5 @@
 """What every contender of `benchmark.py` is given to do, and the stopwatch that measures it doing so."""
 
-import resource
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -73,6 +72,8 @@ def peak_memory_gb() -> float:
         # `ru_maxrss` would count the parent's memory, which a process holds until it turns to another program.
         lines = dict(line.split(":", 1) for line in status.read_text().splitlines())
         return int(lines["VmHWM"].split()[0]) * 1024 / 1e9
+    import resource  # not everywhere
+
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1e9 if sys.platform == "darwin" else 1e6)
 
 

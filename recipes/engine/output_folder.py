@@ -22,7 +22,7 @@ from papers_to_gpt.engine.training import TrainingSettings
 FREE_ON_RESUME = frozenset(
     """output_dir overwrite_output_dir resume_from_checkpoint max_steps num_train_epochs max_train_minutes
     logging_steps eval_steps save_steps save_total_limit early_stopping_patience average_last_checkpoints
-    dataloader_num_workers report_to use_cpu push_to_hub hub_model_id hub_private_repo hub_strategy
+    dataloader_num_workers report_to project run_name use_cpu push_to_hub hub_model_id hub_private_repo hub_strategy
     overwrite_hub_repo""".split()
 )
 

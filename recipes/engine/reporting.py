@@ -6,6 +6,7 @@ import os
 import platform
 import sys
 import time
+from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -13,11 +14,14 @@ from typing import Any
 import torch
 import yaml
 from accelerate import Accelerator
+from accelerate.tracking import LOGGER_TYPE_TO_CLASS, get_available_trackers
 from tqdm import tqdm
 
 LOG_FILE = "train_log.jsonl"
 RESULTS_FILE = "all_results.json"
 RUN_FILE = "run.yaml"
+TRACKERS = tuple(sorted(LOGGER_TYPE_TO_CLASS))
+TRACKERS_OF_THE_EXTRA = ("tensorboard", "trackio")  # what `tracking` in setup.cfg installs
 LIBRARIES = "torch transformers datasets tokenizers accelerate evaluate sacrebleu scikit-learn scipy".split()
 
 
@@ -91,6 +95,49 @@ def write_results(output_dir: Path, results: dict[str, Any]) -> None:
     os.replace(partial, path)
 
 
+def check_trackers(names: Sequence[str]) -> None:
+    """Makes sure that all trackers are known and installed; accelerate leaves out what is not, with a warning at most.
+
+    Raises:
+        ValueError: one is not; the message lists what is allowed, or says how to install it.
+    """
+    installed = set(map(str, get_available_trackers()))
+    for name in names:
+        if name not in TRACKERS:
+            raise ValueError(f"report_to is {name!r}; it must be some of {', '.join(TRACKERS)}, or none.")
+        if name not in installed:
+            install = '-e ".[tracking]"' if name in TRACKERS_OF_THE_EXTRA else name
+            raise ValueError(
+                f"report_to is {name!r}, which is not installed. Install it (pip install {install}), or leave it out."
+            )
+
+
+def tracker_arguments(output_dir: Path, run_name: str) -> dict[str, dict[str, Any]]:
+    """By tracker, what it takes beside the project: the run's name, and where it writes unless accelerate says it."""
+    return {
+        "wandb": {"name": run_name, "dir": str(output_dir.resolve())},
+        "trackio": {"name": run_name},
+        "mlflow": {"run_name": run_name},
+    }
+
+
+def tracked_config(output_dir: Path) -> dict[str, str | int | float | bool]:
+    """What `write_run_record` wrote, in the form that every tracker takes: no nesting, lists or None.
+
+    Settings have their own names, the rest is `versions/torch`, `machine/device` and so on; what is not set is left
+    out. No setting holds a token, so none reaches a tracker.
+    """
+    record = dict(read_run_record(output_dir) or {})
+    flat = dict(record.pop("settings", {}))
+    for name, value in record.items():
+        flat |= {f"{name}/{key}": entry for key, entry in value.items()} if isinstance(value, dict) else {name: value}
+    return {
+        name: ", ".join(map(str, value)) if isinstance(value, list) else value
+        for name, value in flat.items()
+        if value is not None
+    }
+
+
 class Reporter:
     """Says the same values on the console, in `train_log.jsonl` and to the trackers; silent but on the main process.
 
@@ -100,9 +147,20 @@ class Reporter:
             so that a resumed run's log reads as one.
         total_updates: for the bar and the time left, if known.
         first_update: the update that the run starts behind.
+        project: the trackers' project, which runs of one recipe share.
+        run_name: the run's name in trackers; default: the output folder's.
     """
 
-    def __init__(self, accelerator: Accelerator, output_dir: Path, total_updates: int | None, first_update: int = 0):
+    def __init__(
+        self,
+        accelerator: Accelerator,
+        output_dir: Path,
+        total_updates: int | None,
+        first_update: int = 0,
+        *,
+        project: str,
+        run_name: str | None = None,
+    ):
         self.accelerator, self.path, self.total_updates = accelerator, output_dir / LOG_FILE, total_updates
         self.is_main = accelerator.is_main_process
         self.started, self.first_update = time.perf_counter(), first_update
@@ -111,7 +169,11 @@ class Reporter:
             kept = [line for line in lines if json.loads(line)["update"] <= first_update]
             self.path.write_text("".join(kept))
         if accelerator.log_with:
-            accelerator.init_trackers(project_name=output_dir.name)
+            accelerator.init_trackers(
+                project,
+                config=tracked_config(output_dir),
+                init_kwargs=tracker_arguments(output_dir, run_name or output_dir.resolve().name),
+            )
         # The bar goes to a person's terminal only; log files get the lines.
         self.bar = tqdm(
             total=total_updates,

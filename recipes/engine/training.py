@@ -31,7 +31,7 @@ from papers_to_gpt.engine.checkpointing import (
 )
 from papers_to_gpt.engine.hardware import processor_has_bf16, return_freed_memory, use_memory_again
 from papers_to_gpt.engine.optimization import OptimizationSettings, make_optimizer, make_schedule
-from papers_to_gpt.engine.reporting import Reporter
+from papers_to_gpt.engine.reporting import TRACKERS, Reporter, check_trackers
 from papers_to_gpt.publishing.hub import HubSettings
 
 IGNORE_INDEX = -100
@@ -79,7 +79,16 @@ class TrainingSettings(HubSettings):
         default=0, metadata={"help": "The final model is the mean of so many checkpoints; 0: the best checkpoint."}
     )
     dataloader_num_workers: int = 0
-    report_to: list[str] = field(default_factory=list, metadata={"help": "Trackers: tensorboard, trackio, ..."})
+    report_to: list[str] = field(
+        default_factory=list,
+        metadata={"help": f"Log the run with one or several of the trackers {', '.join(TRACKERS)}."},
+    )
+    project: str = field(
+        default="papers-to-gpt", metadata={"help": "The project that trackers put all runs of a recipe into."}
+    )
+    run_name: str | None = field(
+        default=None, metadata={"help": "The name of the run in trackers; default: the name of output_dir."}
+    )
 
     def __post_init__(self):
         super().__post_init__()
@@ -87,6 +96,7 @@ class TrainingSettings(HubSettings):
             raise ValueError("output_dir is not set. Name the folder that the run writes to.")
         if self.max_steps is None and self.num_train_epochs is None:
             raise ValueError("Neither max_steps nor num_train_epochs is set. Say how long to train.")
+        check_trackers(self.report_to)
         for name in ("max_steps", "num_train_epochs", "max_train_minutes", "save_steps", "early_stopping_patience"):
             value = getattr(self, name)
             if value is not None and value <= 0:
@@ -237,7 +247,14 @@ class Trainer:
         checkpoint = checkpoint_to_resume(self.settings)
         if checkpoint is not None:
             self.progress = load_checkpoint(self.accelerator, checkpoint, self.raw_model, self.optimizer)
-        reporter = Reporter(self.accelerator, self.output_dir, self.total_updates, self.progress.update)
+        reporter = Reporter(
+            self.accelerator,
+            self.output_dir,
+            self.total_updates,
+            self.progress.update,
+            project=self.settings.project,
+            run_name=self.settings.run_name,
+        )
         self._started = time.perf_counter() - self.progress.elapsed_seconds
         try:
             self._run(reporter)

@@ -178,6 +178,10 @@ class FinetuningSettings(TrainingSettings):
     num_train_epochs: float | None = field(default=3, metadata={"help": "Epochs in all, if max_steps is not set."})
     eval_steps: int | None = field(default=None, metadata={"help": "Updates between evaluations; default: an epoch."})
     metric_for_best_model: str | None = field(default=None, metadata={"help": "Default: the task's first score."})
+    project: str = field(
+        default="papers-to-gpt-finetuning",
+        metadata={"help": "The project that trackers put all runs of a recipe into."},
+    )
 
 
 Settings = tuple[StartSettings, TaskSettings, FinetuningOptimization, FinetuningSettings]
@@ -312,7 +316,9 @@ def run_in_folder(data: TaskData, settings: Settings, folder: Path, seed: int) -
     """One of several runs; of a resumed series, one that is finished is only read, and one that is not goes on."""
     start, task_settings, optimization, training = settings
     # Of a series it is the median run that is pushed, once it is known.
-    training = dataclasses.replace(training, output_dir=str(folder), seed=seed, **NOTHING_PUSHED)
+    top = Path(training.output_dir)
+    run_name = "-".join((training.run_name or top.resolve().name, *folder.relative_to(top).parts))
+    training = dataclasses.replace(training, output_dir=str(folder), seed=seed, run_name=run_name, **NOTHING_PUSHED)
     if training.resume_from_checkpoint:
         if training.resume_from_checkpoint != "last":
             raise ValueError(

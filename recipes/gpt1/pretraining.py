@@ -24,7 +24,7 @@ from transformers.utils import logging as transformers_logging
 
 from gpt1_scratch.configuration_gpt1 import GPT1Config
 from gpt1_scratch.modeling_gpt1 import GPT1ForCausalLM
-from gpt1_scratch.pretraining.corpora import load_texts
+from gpt1_scratch.pretraining.corpora import STORIES, load_texts
 from gpt1_scratch.pretraining.packing import PackedTexts, PartlyCutBlocks, pack_blocks, stream_blocks, tokenize_texts
 from gpt1_scratch.tokenization import published_tokenizer, train_tokenizer
 from papers_to_gpt.engine.arguments import parse_settings, read_settings, run_script, settings_of_config
@@ -56,6 +56,9 @@ class TextSettings:
 
     dataset_name: str | None = field(default=None, metadata={"help": "`stories` (embedded) or a Hub id."})
     dataset_config_name: str | None = None
+    dataset_revision: str | None = field(
+        default=None, metadata={"help": "The branch, tag or commit of a data set on the Hub."}
+    )
     train_split: str = "train"
     validation_split: str = "validation"
     train_file: str | None = field(
@@ -85,6 +88,11 @@ class TextSettings:
             raise ValueError(
                 f"dataset_name is {self.dataset_name!r} and train_file is {self.train_file!r}, but a run takes one of "
                 "dataset_name and train_file. Unset the other: --dataset_name none, or --train_file none."
+            )
+        if self.dataset_revision is not None and self.dataset_name in (None, STORIES):
+            raise ValueError(
+                f"dataset_revision is {self.dataset_revision!r}, but dataset_name is {self.dataset_name!r}: only a "
+                "data set on the Hub has revisions. Leave dataset_revision out, or name such a data set."
             )
         if self.train_file is not None and self.validation_file is None:
             raise ValueError("train_file is set, but validation_file is not. Name the text to validate on.")
@@ -130,9 +138,26 @@ class SampleSettings:
     top_k: int = 50
 
 
+@dataclass
+class PretrainingSettings(TrainingSettings):
+    """As for every run."""
+
+    project: str = field(
+        default="papers-to-gpt-pretraining",
+        metadata={"help": "The project that trackers put all runs of a recipe into."},
+    )
+
+
 def parse(arguments: list[str] | None = None) -> tuple[Any, ...]:
     """Reads preset and command line."""
-    parts = (ModelSettings, VocabularySettings, TextSettings, SampleSettings, OptimizationSettings, TrainingSettings)
+    parts = (
+        ModelSettings,
+        VocabularySettings,
+        TextSettings,
+        SampleSettings,
+        OptimizationSettings,
+        PretrainingSettings,
+    )
     parsed = parse_settings(read_settings(arguments), *parts, description=__doc__.splitlines()[0])
     make_config(parsed[0])
     return parsed
@@ -243,10 +268,15 @@ python recipes/generate_text.py --model_name_or_path {folder} --prompt "Once upo
 def load_corpus(text: TextSettings) -> tuple[Dataset | IterableDataset, Dataset]:
     """Rows of text to train and to validate on."""
     row = "line" if text.row_is_line else "document"
-    load = partial(load_texts, name=text.dataset_config_name, text_column=text.text_column, row=row)
+    load = partial(load_texts, text_column=text.text_column, row=row)
     if text.dataset_name is not None:
-        train = load(text.dataset_name, text.train_split, streaming=text.streaming)
-        return train, load(text.dataset_name, text.validation_split)
+        load = partial(load, text.dataset_name, name=text.dataset_config_name, revision=text.dataset_revision)
+        train = load(text.train_split, streaming=text.streaming)
+        # The library stores all splits of a data set to give one, so the validation split is read from a stream too.
+        # It cannot stream a slice.
+        if text.streaming and "[" not in text.validation_split:
+            return train, Dataset.from_list(list(load(text.validation_split, streaming=True)))
+        return train, load(text.validation_split)
     return load(text.train_file, streaming=text.streaming), load(text.validation_file)
 
 

@@ -10,9 +10,11 @@ from huggingface_hub import EvalResult
 from gpt1_scratch.configuration_gpt1 import GPT1Config
 from gpt1_scratch.finetuning.loading import STORIES
 from gpt1_scratch.finetuning.tasks import TASKS
+from gpt1_scratch.library_version import requirement
 from papers_to_gpt.publishing import model_card
 from papers_to_gpt.publishing.model_card import Description, Paper, Run, read_run, without_folders
 from seq2seq_scratch import TRANSLATION_CONFIGS
+from seq2seq_scratch.data.languages import resolve_language
 
 LSTM_PAPER = Paper(
     "Ilya Sutskever, Oriol Vinyals, Quoc V. Le",
@@ -120,7 +122,7 @@ def write_card(folder: Path, model_id: str | None = None) -> Path:
         description = describe_task_model(config, run)
     else:
         description = describe_language_model(run)
-    return model_card.write_card(folder, run, description, model_id)
+    return model_card.write_card(folder, run, description, requirement(), model_id)
 
 
 def describe_translator(model_type: str, run: Run) -> Description:
@@ -128,7 +130,7 @@ def describe_translator(model_type: str, run: Run) -> Description:
     name, what, paper = TRANSLATORS[model_type]
     settings = run.settings
     codes = [settings[side] for side in ("source_language", "target_language") if side in settings]
-    languages = [LANGUAGES.get(code, code) for code in codes]
+    languages = [LANGUAGES.get(resolve_language(code).language, code) for code in codes]
     direction = " to ".join(languages)
     embedded = settings.get("dataset_name") == "numbers"
     example = NUMBERS_EXAMPLE if embedded and codes[0] == "en" else EXAMPLES.get("".join(codes[:1]), EXAMPLES["en"])
@@ -349,6 +351,6 @@ def score(
 
 
 def iso_codes(codes: Iterable[str]) -> list[str] | None:
-    """Language codes as the Hub takes them."""
-    bases = [code.replace("-", "_").split("_")[0].lower() for code in codes]
-    return [base for base in bases if base.isalpha() and len(base) in (2, 3)] or None
+    """Language codes as the Hub takes them: ISO 639, of two letters where there are any."""
+    bases = [resolve_language(code).language for code in codes]
+    return [base for base in bases if base and base.isalpha() and len(base) in (2, 3)] or None

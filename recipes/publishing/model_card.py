@@ -113,11 +113,14 @@ def without_folders(value: str) -> str:
     return re.split(r"[/\\]", value.rstrip("/\\"))[-1]
 
 
-def write_card(folder: Path, run: Run, description: Description, model_id: str | None = None) -> Path:
+def write_card(
+    folder: Path, run: Run, description: Description, transformers_versions: str, model_id: str | None = None
+) -> Path:
     """Writes a model's card into its folder.
 
     Args:
         run: see `read_run`.
+        transformers_versions: those that the code in the folder is for, as pip takes them.
         model_id: what the card's code calls the model: its id on the Hub. Left out, the name of its folder, so that
             the code runs where the folder lies.
 
@@ -143,7 +146,7 @@ def write_card(folder: Path, run: Run, description: Description, model_id: str |
         papers=description.papers,
         usage=usage,
         where=_where(name, on_hub=model_id is not None),
-        transformers_version=f">= {_saved_with(folder)}",
+        transformers_versions=transformers_versions,
         data=description.data,
         score_rows=_score_table(description.scores),
         training=_training(run) if run.record else None,
@@ -173,10 +176,6 @@ def _where(name: str, on_hub: bool) -> str:
     if on_hub:
         return f"`{name}` is the model's id on the Hub."
     return f"`{name}` is the name of the model's folder: run the code where that lies, or write the path in its place."
-
-
-def _saved_with(folder: Path) -> str:
-    return json.loads((folder / "config.json").read_text(encoding="utf-8"))["transformers_version"]
 
 
 def _score_table(scores: Sequence[EvalResult]) -> str:

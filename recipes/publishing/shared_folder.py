@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import tempfile
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ import yaml
 from huggingface_hub import get_token
 from safetensors import SafetensorError, safe_open
 from transformers import CONFIG_MAPPING, AutoConfig, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
-from transformers.dynamic_module_utils import get_relative_import_files
+from transformers.dynamic_module_utils import custom_object_save, get_relative_import_files
 
 from papers_to_gpt.engine.reporting import CARD_FILE, RESULTS_FILE, RUN_FILE
 from papers_to_gpt.publishing.fresh_process import (
@@ -86,6 +87,29 @@ def check_shared_folder(folder: Path) -> CheckedFolder:
     (elsewhere,) = computed_elsewhere([folder], [package], offline=True)
     compare_computed(elsewhere, computed, f"{folder}, loaded without {package}")
     return CheckedFolder(folder, model, tokenizer, computed, (package,))
+
+
+def refresh_code(folder: Path) -> None:
+    """Replaces the code beside a model's weights by the installed package's.
+
+    Of the other files `config.json` alone is written anew, as it names the classes.
+
+    Raises:
+        ValueError: for a folder without a model of ours.
+    """
+    _check_config(folder)
+    config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+    auto_class = auto_class_of(config)
+    if auto_class is None:
+        raise ValueError(f"{folder / 'config.json'}: its auto_map does not name its architecture. {SAVE_AGAIN}")
+    with torch.device("meta"):  # without weights, for the class alone
+        model = getattr(transformers, auto_class).from_config(config, trust_remote_code=False)
+    with tempfile.TemporaryDirectory() as fresh:
+        custom_object_save(model, fresh)
+        config.save_pretrained(fresh)
+        # The configuration last: it may name files that were not there before.
+        for path in sorted(Path(fresh).iterdir(), key=lambda path: path.name == "config.json"):
+            shutil.copyfile(path, folder / path.name)
 
 
 def _check_config(folder: Path) -> dict[str, Any]:

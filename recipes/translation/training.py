@@ -155,6 +155,10 @@ class TranslationTraining(TrainingSettings):
             "difference of the two predictions to the loss (R-Drop, Liang et al. 2021); 0: once."
         },
     )
+    project: str = field(
+        default="papers-to-gpt-translation",
+        metadata={"help": "The project that trackers put all runs of a recipe into."},
+    )
 
     def __post_init__(self):
         super().__post_init__()

@@ -173,7 +173,8 @@ def tokenize_parallel(
 
     key = [dataset._fingerprint, *map(_digest_of_tokenizer, (source_tokenizer, target_tokenizer)), truncate_to]
     if num_proc is None:
-        num_proc = len(os.sched_getaffinity(0)) if len(dataset) >= PAIRS_WORTH_SEVERAL_PROCESSES else None
+        usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+        num_proc = usable if len(dataset) >= PAIRS_WORTH_SEVERAL_PROCESSES else None
     tokenized = dataset.map(
         _tokenize_batch,
         batched=True,

@@ -16,7 +16,7 @@ RECIPES = Path(__file__).parents[2] / "recipes"
 FAULTS = """
 import resource, sys
 import torch
-from engine.memory import return_freed_memory, use_memory_again
+from papers_to_gpt.engine.hardware import return_freed_memory, use_memory_again
 if "again" in sys.argv:
     use_memory_again()
 def make():
@@ -51,7 +51,7 @@ def test_freed_memory_is_used_again_until_it_is_returned():
 # Multiplies matrices of six shapes, twice each; oneDNN prints a line for each product that it compiles.
 PRODUCTS = """
 import sys
-from engine.memory import keep_compiled_code
+from papers_to_gpt.engine.hardware import keep_compiled_code
 keep_compiled_code(int(sys.argv[1]))
 import torch
 for rows in 2 * [16, 17, 18, 19, 20, 21]:

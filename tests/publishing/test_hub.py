@@ -13,7 +13,7 @@ import huggingface_hub.constants
 import pytest
 import torch
 import yaml
-from hub_server import OTHER_TOKEN, READ_TOKEN, WRITE_TOKEN, LoopbackHub
+from hub_server import OTHER_TOKEN, READ_TOKEN, WRITE_TOKEN, Blob, LoopbackHub
 from safetensors.torch import load_file, save_file
 
 from gpt1_scratch import GPT1Config, GPT1ForCausalLM
@@ -22,9 +22,9 @@ from gpt1_scratch.stories.corpus import load_stories
 from papers_to_gpt import finetune_gpt1, generate_text, pretrain_gpt1, share
 from papers_to_gpt.engine.arguments import run_script
 from papers_to_gpt.publishing import fresh_process, shared_folder
-from papers_to_gpt.publishing.fresh_process import compare_computed, computed_by
+from papers_to_gpt.publishing.fresh_process import compare_computed, computed_by, computed_elsewhere
 from papers_to_gpt.publishing.hub import HubRepository, RepositorySettings
-from papers_to_gpt.publishing.shared_folder import check_shared_folder
+from papers_to_gpt.publishing.shared_folder import check_shared_folder, refresh_code
 from seq2seq_scratch import TRANSLATION_CONFIGS, TRANSLATION_MODELS
 from seq2seq_scratch import tokenization as seq2seq_tokenization
 from seq2seq_scratch.translation import load_translator
@@ -185,6 +185,44 @@ def test_a_translator_of_the_hub_loads_again_without_the_network(family, hub, or
     for there, here in zip(online[1:], offline[1:], strict=True):
         assert there.get_vocab() == here.get_vocab()
     assert (offline[1] is offline[2]) == (family == "transformer_seq2seq")
+
+
+def make_code_stale(folder):
+    """Code as of an earlier version, which the installed library breaks; gives the files that are to stay."""
+    (folder / "library_version.py").unlink()
+    for path in folder.glob("*.py"):
+        path.write_text(path.read_text() + "\nraise RuntimeError('written for another library')\n")
+    config = json.loads((folder / "config.json").read_text())
+    config["transformers_version"] = "5.22.0"
+    (folder / "config.json").write_text(json.dumps(config))
+    kept = [path for path in folder.rglob("*") if path.is_file() and path.suffix != ".py"]
+    return {path: path.read_bytes() for path in kept if path.name != "config.json"}
+
+
+def test_stale_code_is_refreshed_and_the_folder_loads_with_nothing_else_changed(originals, tmp_path):
+    folders = [shutil.copytree(original, tmp_path / family) for family, (original, _) in originals.items()]
+    for folder in folders:
+        kept = make_code_stale(folder)
+        refresh_code(folder)
+        assert {path: path.read_bytes() for path in kept} == kept
+        assert {path.name for path in folder.glob("*.py")} >= {"library_version.py"}
+    found = computed_elsewhere(folders, ["seq2seq_scratch", "gpt1_scratch"], offline=True)
+    for each, (_, expected) in zip(found, originals.values(), strict=True):
+        torch.testing.assert_close(each, expected, atol=1e-5, rtol=1e-5)
+
+
+def test_the_code_of_a_repository_is_refreshed_in_one_commit(hub, folder, monkeypatch, capsys):
+    make_code_stale(folder)
+    HubRepository(RepositorySettings(hub_model_id=REPOSITORY), "x", folder).push(folder, "a model")
+    before = hub.repositories[REPOSITORY].files()
+    with pytest.raises(ValueError, match="lacks library_version.py"):
+        run_share(monkeypatch, folder)
+    run_share(monkeypatch, folder, "--refresh_code", "true", "--hub_model_id", REPOSITORY)
+    assert "downloaded again and compared" in capsys.readouterr().out
+    repository = hub.repositories[REPOSITORY]
+    after = repository.files()
+    changed = {name for name in after if after[name] != before.get(name)}
+    assert changed == {"config.json", *(name for name in after if name.endswith(".py"))}
 
 
 def test_the_script_checks_pushes_one_commit_and_verifies(hub, folder, monkeypatch, capsys):
@@ -531,3 +569,33 @@ def test_settings_of_the_hub_that_have_no_effect_are_told():
         finetune_gpt1.parse([*some, "cola", "sst2"])
     with pytest.raises(ValueError, match="there are several seeds"):
         finetune_gpt1.parse([*some, "cola", "--seeds", "1", "2", "--hub_strategy", "every_save"])
+
+
+def test_pretraining_streams_a_data_set_of_the_hub_at_the_revision_named(hub, tmp_path):
+    def rows(word, number):
+        return "".join(json.dumps({"text": f"{word} {index} " * 8}) + "\n" for index in range(number)).encode()
+
+    first = {"train.jsonl": rows("gull", 40), "validation.jsonl": rows("gull", 4)}
+    books = hub.add("datasets/reader/books", first)
+    books.branches["first"] = books.branches["main"]
+    later = {name: Blob(content.replace(b"gull", b"wolf"), False) for name, content in first.items()}
+    books.commit("main", later, "other animals")
+
+    folder = tmp_path / "run"
+    arguments = f"""--dataset_name reader/books --dataset_revision first --streaming true --output_dir {folder}
+        --hidden_size 8 --num_hidden_layers 1 --num_attention_heads 2 --max_position_embeddings 16 --num_merges 20
+        --per_device_train_batch_size 2 --max_steps 2 --eval_steps 2 --logging_steps 1 --bf16 false --use_cpu true
+        --num_samples 0""".split()
+    # In a process of its own: the libraries read the Hub's address when they are imported.
+    command = [sys.executable, str(ROOT / "recipes" / "pretrain_gpt1.py"), *arguments]
+    ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert ended.returncode == 0, ended.stderr
+    # The vocabulary is learned from the training text, so it tells which text was read.
+    vocabulary = " ".join(json.loads((folder / "tokenizer.json").read_text())["model"]["vocab"])
+    assert "gu" in vocabulary and "wo" not in vocabulary
+    assert json.loads((folder / "all_results.json").read_text())["train_updates"] == 2
+    assert yaml.safe_load((folder / "run.yaml").read_text())["settings"]["dataset_revision"] == "first"
+    # The training text is stored nowhere, not by way of the validation split either.
+    assert not [
+        path for path in (tmp_path / "hf_home").rglob("*") if path.is_file() and b"gull 39" in path.read_bytes()
+    ]

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import yaml
 from accelerate.state import AcceleratorState
 from datasets import Dataset
 from safetensors.torch import load_file
@@ -322,6 +323,9 @@ def test_seeds_are_runs_with_median_and_spread_and_a_resumed_series_goes_on(fine
     assert len({run["eval_loss"] for run in runs.values()}) == 3
     assert AutoModelForSequenceClassification.from_pretrained(folder / summary["median_run"])
     assert not list(folder.rglob("checkpoint-*"))
+    # Trackers tell the runs of a series apart by names that say which series it is.
+    names = [yaml.safe_load((folder / run / "run.yaml").read_text())["settings"]["run_name"] for run in runs]
+    assert names == [f"{folder.name}-{run}" for run in runs]
     low, median, high = (f"{100 * accuracy:.1f}" for accuracy in accuracies)
     table = (folder / "results.md").read_text()
     assert f"| own | accuracy | {median} ({low} to {high}) |" in table

@@ -151,6 +151,10 @@ def test_separate_documents_reach_the_model(pretrain, tmp_path):
         (["--hidden_size", "15"], "hidden_size .15. must be a multiple of num_attention_heads"),
         (["--block_size", "64"], "block_size is 64, but max_position_embeddings is 32"),
         (["--dataset_name", "stories"], "one of dataset_name and train_file"),
+        (
+            ["--dataset_revision", "v1"],
+            "dataset_revision is 'v1', but dataset_name is None: only a data set on the Hub",
+        ),
         (["--vocabulary_file", "a.json"], "vocabulary_file and merges_file go together"),
         (["--train_file", "nowhere.txt"], "nowhere.txt"),
         (["--short_block_size", "5", "--separate_documents", "false"], "short_block_size is 5; it must be at least 2"),

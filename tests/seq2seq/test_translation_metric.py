@@ -1,7 +1,10 @@
 """Scores against sacrebleu and sacremoses called directly, and against BLEU counted by hand."""
 
+import logging
 import math
 import random
+import sys
+import unicodedata
 from collections import Counter
 
 import datasets
@@ -10,7 +13,14 @@ import pytest
 import sacrebleu
 from sacremoses import MosesPunctNormalizer, MosesTokenizer
 
-from seq2seq_scratch.data.metrics import TranslationMetric, bleu_by_source_length, lowercase_and_moses_tokenize
+from papers_to_gpt.publishing.cards import iso_codes
+from seq2seq_scratch.data.metrics import (
+    TranslationMetric,
+    bleu_by_source_length,
+    lowercase_and_moses_tokenize,
+    normalize_for_scores,
+)
+from seq2seq_scratch.tokenization import train_tokenizer
 
 REFERENCES = [
     "A well-known man's hat isn't \"big\" & red , is it ?",
@@ -156,5 +166,150 @@ def test_nothing_to_score_and_unequal_lists_are_named():
         compute([], [])
     with pytest.raises(ValueError, match="predictions.*5.*references.*4"):
         compute(references=REFERENCES[:4])
+    with pytest.raises(TypeError, match=r"references\[1\] is None, of type NoneType"):
+        compute(["a", "b"], ["a", None])
+    with pytest.raises(TypeError, match="predictions is 'a b'.*list"):
+        compute("a b", ["a", "b", "c"])
     with pytest.raises(ValueError, match="4 sources, 5 predictions and 5 references"):
         compute(sources=SOURCES[:4])
+
+
+FRENCH = "Le café coûte 5 € à Orléans , très cher ?"
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        unicodedata.normalize("NFD", FRENCH),
+        FRENCH.replace(" €", "\u00a0€").replace(" ?", "\u202f?"),
+        FRENCH.replace(" ", "  ") + "\n",
+        FRENCH.replace(" ", "\t\u3000"),
+        "\ufeff" + FRENCH,
+        FRENCH.replace("coûte", "coû\u00adte"),
+        FRENCH.replace("Orléans", "Or\u200blé\u200dans\u200c\u2060"),
+        "\u200e" + FRENCH + "\u200f",
+    ],
+    ids=["NFD", "no-break spaces", "double spaces", "other spaces", "BOM", "soft hyphen", "zero width", "direction"],
+)
+def test_a_form_that_a_model_cannot_write_does_not_change_a_score(other):
+    expected = compute([FRENCH], [FRENCH], language="fr", sources=["a"])
+    assert expected["exact_match"] == 100.0
+    assert compute([FRENCH], [other], language="fr", sources=["a"]) == expected
+    assert compute([other], [FRENCH], language="fr", sources=["a"]) == expected
+
+
+def test_scores_see_text_as_the_tokenizer_normalises_it():
+    spaces = [chr(code) for code in range(sys.maxunicode) if chr(code).isspace() and chr(code) > "\x1f"]
+    texts = [" a ▁b ", "a\r\n\tb", "Ｅ\u0301 ﬁ Å e\u0301\u0323", *REFERENCES, FRENCH]
+    texts += [f"a{space}b" for space in spaces]
+    normalizer = train_tokenizer(texts, kind="bpe", vocab_size=400).backend_tokenizer.normalizer
+    assert normalize_for_scores(texts) == [normalizer.normalize_str(text) for text in texts]
+
+
+def test_joiners_stay_where_they_belong_to_the_spelling():
+    texts = ["می\u200cروم", "क्\u200dष", "👩\u200d👩\u200d👧"]
+    assert normalize_for_scores(texts) == texts
+
+
+@pytest.mark.parametrize(
+    ("codes", "tokenizer", "iso"),
+    [
+        ("zh zh-CN zh_TW zho zho_Hans zho_Hant cmn cn chi zh_CN.UTF-8", "zh", "zh"),
+        ("yue yue_Hant", "zh", "yue"),
+        ("ja ja_JP jpn jpn_Jpan jp", "char", "ja"),
+        ("th tha tha_Thai", "char", "th"),
+        ("km khm_Khmr", "char", "km"),
+        ("lo lao_Laoo", "char", "lo"),
+        ("my mya_Mymr bur", "char", "my"),
+        ("bo bod_Tibt tib", "char", "bo"),
+        ("dz dzo_Tibt", "char", "dz"),
+        ("shn shn_Mymr", "char", "shn"),
+        ("ko kor kor_Hang", "13a", "ko"),
+        ("de deu ger deu_Latn de-AT de_DE.UTF-8 de_somethingelse", "13a", "de"),
+        ("ja_Latn", "13a", "ja"),
+        ("hr hrv_Latn", "13a", "hr"),
+        ("xx", "13a", "xx"),
+        ("english", "13a", None),
+    ],
+)
+def test_every_form_of_a_code_is_one_language(codes, tokenizer, iso):
+    text = "今天天气很好我们去公园"
+    for code in codes.split():
+        assert f"tok:{tokenizer}|" in compute([text], [text], language=code)["sacrebleu_signature"], code
+        assert iso_codes([code]) == (iso and [iso]), code
+
+
+def test_no_language_is_one_with_spaces():
+    assert compute(language=None) == compute(language="en")
+
+
+@pytest.mark.parametrize(
+    ("language", "prediction", "reference"),
+    [
+        ("zho_Hans", "今天天气很好我们去公园", "今天天气不错我们去公园"),
+        ("jpn", "今日は良い天気です公園に行きます", "今日はとても良い天気です公園に行きます"),
+        ("khm_Khmr", "ខ្ញុំស្រលាញ់ភាសាខ្មែរណាស់", "ខ្ញុំស្រលាញ់ភាសាខ្មែរ"),
+    ],
+)
+def test_text_without_spaces_has_no_whole_sentence_as_a_word(language, prediction, reference):
+    scores = compute([prediction], [reference], language=language)
+    by_character = multi_bleu([" ".join(prediction)], [" ".join(reference)])
+    assert scores["sacrebleu"] == pytest.approx(by_character)
+    assert scores["bleu_tokenized_lowercased"] == pytest.approx(by_character)
+
+
+def test_turkish_has_two_lower_case_letters_i():
+    assert lowercase_and_moses_tokenize(["IŞIK İki i\u0307ki"], "tur_Latn") == ["ışık iki iki"]
+    assert lowercase_and_moses_tokenize(["IN"], "en") == ["in"]
+
+
+@pytest.mark.parametrize(
+    ("language", "references", "note"),
+    [
+        ("en", ["can &apos;t", "say &quot;no&quot; go @-@ on"], "2 of 2 lines hold &apos; &quot; or @-@"),
+        ("en", ["a wo@@ rd", "plain"], "1 of 2 lines hold @@"),
+        ("en", ["plain", "broken \ufffd", "half \ud800 a pair"], "2 of 3 references hold U+FFFD"),
+        ("xx", ["今天天气很好我们去公园", "今天天气"], "hardly have spaces (2 words in 2 lines"),
+        ("en", ["ខ្ញុំស្រលាញ់ភាសាខ្មែរ"], "hardly have spaces"),
+    ],
+)
+def test_references_that_spoil_scores_are_told_of_once(caplog, language, references, note):
+    metric = TranslationMetric(language)
+    with caplog.at_level(logging.WARNING, logger="seq2seq_scratch"):
+        for _ in range(2):
+            metric.compute(predictions=references, references=references)
+    (record,) = caplog.records
+    assert note in record.getMessage()
+
+
+@pytest.mark.parametrize(
+    ("language", "references"),
+    [
+        ("de", ["zweihundertachttausendsechshundertachtzehn"]),
+        ("xx", ["今天 天气 很 好"]),
+        ("ko", ["오늘은 날씨가 아주 좋습니다"]),
+        ("zh", ["今天天气很好我们去公园"]),
+        ("en", ["mail me@@home or user@example.com, R&D; AT&T"]),
+        ("en", ["one line with &amp; from a web page"] + ["plain"] * 100),
+        ("en", REFERENCES),
+    ],
+)
+def test_ordinary_references_draw_no_warning(caplog, language, references):
+    with caplog.at_level(logging.WARNING, logger="seq2seq_scratch"):
+        compute(references, references, language=language)
+    assert not caplog.records
+
+
+@pytest.mark.parametrize(
+    ("predictions", "references", "matches"),
+    [
+        (["a b c d"], [""], 0.0),
+        ([" \u00a0\t"], ["a b c d"], 0.0),
+        (["\u200b"], [" "], 100.0),
+        (["a\udc80b"], ["a b"], 0.0),
+        (["\ud83d\ude00"], ["😀"], 100.0),
+    ],
+)
+@pytest.mark.parametrize("language", ["en", "zh", "km"])
+def test_empty_and_broken_lines_are_scored(predictions, references, matches, language):
+    assert compute(predictions, references, language=language, sources=[""])["exact_match"] == matches
