@@ -1,15 +1,4 @@
-"""Compares our models with their peers in one run, side by side: training and decoding speed, padding, memory.
-
-    python recipes/benchmark.py --train_file train.parquet --validation_file validation.parquet \\
-        --test_file test.parquet --source_language de --target_language en --nanogpt_dir nanoGPT
-    python recipes/benchmark.py --sections gpt_training gpt_generation gpt_finetuning
-
-Every measurement has a process of its own, on the CPU. Contenders take turns, round after round, so that all of them
-meet the machine's better and worse minutes; the table has medians. Beside each stands how many cores other processes
-kept busy meanwhile: unless that is about zero, trust the rates per second of CPU time, and those with one thread
-(`--threads 1`), since threads that wait for each other lose far more than their share. Peers that are not installed
-are skipped with a note.
-"""
+"""The comparison of all contenders: the table of who measures what, and the rounds in which they take turns."""
 
 import itertools
 import json
@@ -21,7 +10,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Sequence
 from contextlib import redirect_stdout
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
@@ -35,48 +24,7 @@ from papers_to_gpt.benchmarks.gpts import generate, train_gpt
 from papers_to_gpt.benchmarks.joeynmt import decode_joeynmt, joeynmt_recurrent, joeynmt_transformer, train_joeynmt
 from papers_to_gpt.benchmarks.marian import decode_marian, train_marian
 from papers_to_gpt.benchmarks.translators import decode_ours, train_model_to_decode, train_ours
-from papers_to_gpt.benchmarks.workload import Workload
-from papers_to_gpt.engine.arguments import parse_settings, read_settings, run_script
-
-# What is counted in each section.
-SECTIONS = {
-    "translation_training": "target tokens, without padding,",
-    "translation_decoding": "sentences",
-    "gpt_training": "tokens",
-    "gpt_generation": "new tokens",
-    "gpt_finetuning": "examples",
-}
-
-
-@dataclass
-class BenchmarkSettings:
-    """What is compared, on which data, and how often."""
-
-    sections: list[str] = field(
-        default_factory=lambda: list(SECTIONS), metadata={"help": f"Some of {', '.join(SECTIONS)}."}
-    )
-    contenders: list[str] = field(
-        default_factory=list, metadata={"help": "Only rows whose group or name contains one of these; case counts."}
-    )
-    rounds: int = field(default=3, metadata={"help": "Measurements of each contender."})
-    threads: int | None = field(default=None, metadata={"help": "OMP_NUM_THREADS of all; left out: every core."})
-    train_file: str | None = field(
-        default=None, metadata={"help": "Sentence pairs, as in train_translation.py; left out: the embedded numbers."}
-    )
-    validation_file: str | None = None
-    test_file: str | None = None
-    source_language: str = "en"
-    target_language: str = "de"
-    output_file: str | None = field(default=None, metadata={"help": "Every measurement, as JSON."})
-
-    def __post_init__(self):
-        unknown = [name for name in self.sections if name not in SECTIONS]
-        if unknown:
-            raise ValueError(f"sections names {', '.join(unknown)}; there are {', '.join(SECTIONS)}.")
-        for name in ("rounds", "threads"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ValueError(f"{name} is {value}; it must be at least 1.")
+from papers_to_gpt.settings.benchmarking import SECTIONS, BenchmarkSettings, Workload
 
 
 @dataclass(frozen=True)
@@ -186,7 +134,7 @@ def run_one(contender: Contender, work: Workload, folder: Path, threads: int) ->
         "HF_HUB_OFFLINE": "1",
     }
     job = json.dumps({"contender": contender.key, "workload": asdict(work), "folder": str(folder)})
-    command = [sys.executable, "-c", "from papers_to_gpt.benchmark import measure_one; measure_one()"]
+    command = [sys.executable, "-c", "from papers_to_gpt.benchmarks.comparison import measure_one; measure_one()"]
     process = subprocess.run(command, input=job, env=environment, capture_output=True, text=True)
     logging.getLogger(__name__).debug("%s", process.stderr)
     if process.returncode:
@@ -324,13 +272,8 @@ def describe_setting(threads: int) -> dict[str, Any]:
     return {"machine": describe_machine(Accelerator(cpu=True))["device"], "threads": threads, "versions": versions}
 
 
-def parse(arguments: list[str] | None = None) -> tuple[BenchmarkSettings, Workload]:
-    """Reads the command line."""
-    return parse_settings(read_settings(arguments), BenchmarkSettings, Workload, description=__doc__.splitlines()[0])
-
-
-def main() -> None:
-    settings, work = parse()
+def run(settings: BenchmarkSettings, work: Workload) -> None:
+    """Measures all contenders that are asked for, and prints a table for each section."""
     if work.nanogpt_dir is not None and not Path(work.nanogpt_dir, "model.py").is_file():
         raise ValueError(f"nanogpt_dir is {work.nanogpt_dir}, which holds no model.py. Name a checkout of nanoGPT.")
     usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
@@ -384,7 +327,3 @@ def main() -> None:
         print(f"\nskipped {key}: {note}")
     if any(note.startswith("failed") for note in notes.values()):
         raise SystemExit(1)
-
-
-if __name__ == "__main__":
-    run_script(main)

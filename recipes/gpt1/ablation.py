@@ -1,18 +1,9 @@
-"""Takes GPT-1's fine-tuning apart, as the paper does in table 5 and figure 2: one table, one plot.
-
-python recipes/ablate_gpt1.py recipes/presets/stories/entailment.yaml --output_dir runs/ablation
-python recipes/ablate_gpt1.py recipes/presets/stories/entailment.yaml --lstm_model_name_or_path runs/stories_lstm_mini
-python recipes/ablate_gpt1.py recipes/presets/glue/gpt1.yaml --data_dir glue --task cola sst2 --seeds 1 2 3
-
-Every variant is a run of recipes/finetune_gpt1.py, whose settings all hold; the folder of each is beside the others.
-The plot needs matplotlib, which the extra `plots` installs.
-"""
+"""Takes GPT-1's fine-tuning apart: a series of runs for each part that is left out."""
 
 import dataclasses
 import statistics
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -23,20 +14,12 @@ from transformers.utils import logging as transformers_logging
 from gpt1_scratch.finetuning.models import load_pretrained
 from gpt1_scratch.finetuning.reports import format_score
 from gpt1_scratch.finetuning.tasks import Task
-from papers_to_gpt.engine.arguments import parse_settings, read_settings, run_script
 from papers_to_gpt.engine.hardware import FOR_BATCHES_OF_ROWS, keep_compiled_code
 from papers_to_gpt.engine.output_folder import prepare_output_dir
 from papers_to_gpt.engine.reporting import write_results, write_run_record
 from papers_to_gpt.engine.training import make_accelerator
-from papers_to_gpt.finetune_gpt1 import (
-    FinetuningOptimization,
-    FinetuningSettings,
-    StartSettings,
-    TaskData,
-    TaskSettings,
-    load_data,
-    run_series,
-)
+from papers_to_gpt.gpt1.finetuning import TaskData, load_data, run_series
+from papers_to_gpt.settings.finetuning import AblationSettings, TaskSettings
 
 FULL = "full"
 TABLE_FILE, PLOT_FILE = "ablation.md", "ablation.png"
@@ -51,36 +34,13 @@ LSTM = "lstm"
 LAYERS = "layers_{}"
 
 
-@dataclass
-class AblationSettings:
-    """What is left out, one after the other."""
+def run(settings: tuple[Any, ...]) -> None:
+    """Runs every variant, and writes the table and the plot.
 
-    layers: list[int] | None = field(
-        default=None, metadata={"help": "Figure 2: how many blocks keep what they learnt; default: each number."}
-    )
-    lstm_model_name_or_path: str | None = field(
-        default=None, metadata={"help": "Pre-trained with lstm_size, for the row of the LSTM; default: no such row."}
-    )
-
-
-def parse(arguments: list[str] | None = None) -> tuple[Any, ...]:
-    """Reads preset and command line."""
-    parts = (AblationSettings, StartSettings, TaskSettings, FinetuningOptimization, FinetuningSettings)
-    parsed = parse_settings(read_settings(arguments), *parts, description=__doc__.splitlines()[0])
-    start, training = parsed[1], parsed[-1]
-    if training.push_to_hub:
-        raise ValueError("push_to_hub is true, but an ablation leaves no model to share.")
-    if start.from_scratch or start.transferred_layers is not None or start.auxiliary_loss_weight == 0:
-        raise ValueError(
-            "from_scratch, transferred_layers and an auxiliary_loss_weight of 0 are what this script varies. Leave "
-            "them out."
-        )
-    return parsed
-
-
-def main() -> None:
-    settings = parse()
-    ablation, start, data, optimization, training = settings
+    Args:
+        settings: from `papers_to_gpt.settings.finetuning.parse_ablation`.
+    """
+    ablation, start, data, optimization, training, hub = settings
     keep_compiled_code(FOR_BATCHES_OF_ROWS)
     accelerator = make_accelerator(training)
     output_dir = prepare_output_dir(accelerator, training, settings)
@@ -107,7 +67,7 @@ def main() -> None:
     # Training and evaluation
     summaries = {}
     for name, changes in variants.items():
-        changed = (dataclasses.replace(start, **changes), data, optimization, training)
+        changed = (dataclasses.replace(start, **changes), data, optimization, training, hub)
         summaries[name] = run_series(lstm_tasks if name == LSTM else tasks, changed, output_dir / name)
 
     # Sharing
@@ -187,7 +147,3 @@ def plot_layers(
     axes.set_ylabel("score on validation, times 100")
     axes.legend()
     figure.savefig(path, dpi=150)
-
-
-if __name__ == "__main__":
-    run_script(main)

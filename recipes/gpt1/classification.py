@@ -1,13 +1,9 @@
-"""Predicts with a fine-tuned model: from a file or standard input to lines of number, prediction and probability.
-
-python recipes/classify.py --model_name_or_path runs/mine --input_file texts.csv --output_file predictions.tsv
-python recipes/classify.py --model_name_or_path runs/mine < texts.txt
-"""
+"""Predicts with a fine-tuned model."""
 
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TextIO
 
@@ -21,42 +17,15 @@ from gpt1_scratch.finetuning.examples import predict, tokenize_task
 from gpt1_scratch.finetuning.loading import TaskSplit, read_texts
 from gpt1_scratch.finetuning.tables import EXTENSIONS, Table, read_table
 from gpt1_scratch.finetuning.tasks import Task, task_of_config
-from papers_to_gpt.engine.arguments import parse_settings, read_settings, run_script
 from papers_to_gpt.engine.model_folder import check_folder, check_vocabulary
+from papers_to_gpt.settings.classification import ClassificationSettings
 
 # What separates the texts of a pair, or a context and its choices, in lines.
 SEPARATOR = "\t"
 
 
-@dataclass
-class ClassificationSettings:
-    """Which model predicts from what."""
-
-    model_name_or_path: str | None = field(default=None, metadata={"help": "Folder or Hub id of a fine-tuned model."})
-    revision: str | None = None
-    input_file: str | None = field(
-        default=None,
-        metadata={
-            "help": f"{', '.join(EXTENSIONS)} with the columns the model was trained on, or else an example a line, "
-            "the texts of one separated by a tab; default standard input, as such lines."
-        },
-    )
-    output_file: str | None = field(default=None, metadata={"help": "Default standard output."})
-    text_column: str | None = field(default=None, metadata={"help": "Where it is called otherwise than in training."})
-    text_pair_column: str | None = None
-    batch_size: int = 64
-
-    def __post_init__(self):
-        if not self.model_name_or_path:
-            raise ValueError("model_name_or_path is not set. Name the folder or Hub id of a fine-tuned model.")
-        if self.batch_size < 1:
-            raise ValueError(f"batch_size is {self.batch_size}; it must be at least 1.")
-        if self.text_pair_column is not None and self.text_column is None:
-            raise ValueError("text_pair_column is set, but text_column is not.")
-
-
-def main() -> None:
-    (settings,) = parse_settings(read_settings(), ClassificationSettings, description=__doc__.splitlines()[0])
+def run(settings: ClassificationSettings) -> None:
+    """Predicts for the input file, for standard input, or for what a person types."""
     transformers_logging.disable_progress_bar()
     task, logits_of = load_classifier(settings)
     with (
@@ -164,7 +133,3 @@ def write(task: Task, logits: np.ndarray, output: TextIO) -> None:
         for index, row in enumerate(probabilities):
             print(index, task.labels[int(row.argmax())], f"{float(row.max()):.4f}", sep="\t", file=output)
     output.flush()
-
-
-if __name__ == "__main__":
-    run_script(main)

@@ -1,20 +1,14 @@
-"""Fine-tunes GPT-1 on tasks: GLUE's, the paper's others, small embedded ones, or files of your own.
-
-python recipes/finetune_gpt1.py recipes/presets/stories/sentiment.yaml
-python recipes/finetune_gpt1.py --model_name_or_path runs/mini --train_file mine.csv --output_dir runs/mine
-python recipes/finetune_gpt1.py recipes/presets/glue/gpt1.yaml --data_dir glue --task cola mrpc --seeds 1 2 3
-accelerate launch recipes/finetune_gpt1.py PRESET.yaml
-"""
+"""Fine-tunes GPT-1 on tasks: one run, or a run for each task and seed with a table of the scores."""
 
 import dataclasses
 import json
 import shutil
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from accelerate import Accelerator
 from accelerate.utils import set_seed
@@ -24,7 +18,7 @@ from transformers.utils import logging as transformers_logging
 
 from gpt1_scratch import GPT1Model
 from gpt1_scratch.finetuning.examples import TaskExamples, collate_examples, predict, tokenize_task
-from gpt1_scratch.finetuning.loading import STORIES, OwnColumns, load_task
+from gpt1_scratch.finetuning.loading import OwnColumns, load_task
 from gpt1_scratch.finetuning.metrics import TaskMetric, confusion_matrix
 from gpt1_scratch.finetuning.models import load_pretrained, make_task_model
 from gpt1_scratch.finetuning.reports import (
@@ -35,173 +29,21 @@ from gpt1_scratch.finetuning.reports import (
     summarize,
     write_predictions,
 )
-from gpt1_scratch.finetuning.tasks import TASKS, Task, find_task
-from papers_to_gpt.engine.arguments import parse_settings, read_settings, run_script
+from gpt1_scratch.finetuning.tasks import Task
 from papers_to_gpt.engine.batching import Batch, LengthBucketBatches
 from papers_to_gpt.engine.checkpointing import checkpoints_in
 from papers_to_gpt.engine.evaluation import map_across_processes
 from papers_to_gpt.engine.hardware import FOR_BATCHES_OF_ROWS, keep_compiled_code
 from papers_to_gpt.engine.model_folder import check_folder
-from papers_to_gpt.engine.optimization import OptimizationSettings
 from papers_to_gpt.engine.output_folder import prepare_output_dir
 from papers_to_gpt.engine.reporting import RESULTS_FILE, write_results, write_run_record
-from papers_to_gpt.engine.training import TokenCounts, Trainer, TrainingSettings, make_accelerator
+from papers_to_gpt.engine.training import TokenCounts, TrainingLoop, make_accelerator
 from papers_to_gpt.publishing.cards import write_card
-from papers_to_gpt.publishing.hub import NOTHING_PUSHED
 from papers_to_gpt.publishing.sharing import open_repository, push_at_end, push_of_checkpoints
+from papers_to_gpt.settings.finetuning import Settings, TaskSettings
+from papers_to_gpt.settings.hub import HubSettings
 
 TABLE_FILE = "results.md"
-
-
-@dataclass
-class StartSettings:
-    """The model to begin with."""
-
-    model_name_or_path: str | None = field(
-        default=None, metadata={"help": "A pre-trained GPT-1, ours or OpenAI's (openai-gpt): folder or Hub id."}
-    )
-    revision: str | None = None
-    from_scratch: bool = field(default=False, metadata={"help": "Its sizes and tokenizer, but weights at random."})
-    transferred_layers: int | None = field(
-        default=None, metadata={"help": "Blocks, from the first, that keep what they learnt, beside the embeddings."}
-    )
-    dropout: float | None = field(
-        default=None, metadata={"help": "Of embeddings, attention and residuals; default: as in pre-training."}
-    )
-    classifier_dropout: float = 0.1
-    auxiliary_loss_weight: float = field(default=0.5, metadata={"help": "Lambda, the language model's share; 0: off."})
-
-    def __post_init__(self):
-        if not self.model_name_or_path:
-            raise ValueError("model_name_or_path is not set. Name the folder or Hub id of a pre-trained model.")
-        if self.from_scratch and self.transferred_layers is not None:
-            raise ValueError("from_scratch and transferred_layers are both set. Set one.")
-        for name in ("dropout", "classifier_dropout"):
-            if getattr(self, name) is not None and not 0 <= getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 0 and less than 1.")
-        if self.auxiliary_loss_weight < 0:
-            raise ValueError(f"auxiliary_loss_weight is {self.auxiliary_loss_weight}; it must not be negative.")
-
-    def of_config(self) -> dict[str, float]:
-        """What of it is the configuration's."""
-        changes = {name: getattr(self, name) for name in ("classifier_dropout", "auxiliary_loss_weight")}
-        if self.dropout is not None:
-            changes |= dict.fromkeys(("embedding_dropout", "attention_dropout", "residual_dropout"), self.dropout)
-        return changes
-
-
-@dataclass
-class TaskSettings:
-    """What is learnt, from which data, and how it is batched."""
-
-    task: list[str] = field(
-        default_factory=list,
-        metadata={
-            "help": f"One or several of {', '.join(TASKS)}; `stories`: all embedded ones; `all`: those that data_dir "
-            "holds, or GLUE's. Leave it out for files of your own."
-        },
-    )
-    data_dir: str | None = field(
-        default=None, metadata={"help": "A folder with TASK/train.parquet and so on; default: the Hub."}
-    )
-    train_file: str | None = field(default=None, metadata={"help": "CSV, TSV, JSON lines or parquet."})
-    validation_file: str | None = field(default=None, metadata={"help": "Default: part of train_file."})
-    test_file: str | None = field(default=None, metadata={"help": "To predict; scored if it has labels."})
-    text_column: str | None = field(default=None, metadata={"help": "Of files of your own; default: found out."})
-    text_pair_column: str | None = None
-    label_column: str | None = None
-    problem_type: Literal["classification", "regression"] | None = field(
-        default=None, metadata={"help": "Default: regression if the labels are numbers with a fraction."}
-    )
-    both_orders: bool | None = field(
-        default=None, metadata={"help": "Read a pair in both orders; default: if its label is such a number."}
-    )
-    validation_share: float = field(default=0.1, metadata={"help": "Of train_file, where there is no other."})
-    max_length: int | None = field(
-        default=None, metadata={"help": "Tokens, beyond which texts are cut; default: the model's positions."}
-    )
-    per_device_train_batch_size: int = field(default=32, metadata={"help": "Examples to a batch, on each process."})
-    per_device_eval_batch_size: int = 64
-    seeds: list[int] = field(
-        default_factory=list, metadata={"help": "A run for each, with median and spread; default: the one seed."}
-    )
-
-    def __post_init__(self):
-        for name in ("per_device_train_batch_size", "per_device_eval_batch_size"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1.")
-        if len(set(self.seeds)) < len(self.seeds):
-            raise ValueError(f"seeds is {self.seeds}: one stands there twice.")
-        names = self.names()
-        if self.train_file is not None and len(names) > 1:
-            raise ValueError(
-                f"train_file is one task's data, but task names {len(names)}: {', '.join(names)}. Unset task "
-                "for a task of your own (--task none), name the one that the file is for, or unset the file "
-                "(--train_file none)."
-            )
-        if names == [None] and self.train_file is None:
-            raise ValueError(f"Set train_file, or task to some of {', '.join(TASKS)}.")
-
-    def names(self) -> list[str | None]:
-        """The tasks of the table that are asked for; None is that of the reader's own file."""
-        groups = {
-            "stories": [name for name in TASKS if name.startswith(STORIES)],
-            "all": [
-                name
-                for name, task in TASKS.items()
-                if ((Path(self.data_dir) / name).is_dir() if self.data_dir else task.submissions)
-            ],
-        }
-        if "all" in self.task and not groups["all"]:
-            raise ValueError(f"task is all, but data_dir {self.data_dir} holds no folder of a known task.")
-        names: list[str | None] = []
-        for name in self.task:
-            names += groups.get(name) or [find_task(name).name]
-        return list(dict.fromkeys(names)) or [None]
-
-
-@dataclass
-class FinetuningOptimization(OptimizationSettings):
-    """The paper's fine-tuning (section 4.1)."""
-
-    learning_rate: float = 6.25e-5
-    weight_decay: float = 0.01
-    warmup_steps: float = field(
-        default=0.002, metadata={"help": "Updates from 0 to the peak, along a line; below 1: a share of the run's."}
-    )
-
-
-@dataclass
-class FinetuningSettings(TrainingSettings):
-    """As for every run, but by epochs: the paper's three, each with an evaluation."""
-
-    num_train_epochs: float | None = field(default=3, metadata={"help": "Epochs in all, if max_steps is not set."})
-    eval_steps: int | None = field(default=None, metadata={"help": "Updates between evaluations; default: an epoch."})
-    metric_for_best_model: str | None = field(default=None, metadata={"help": "Default: the task's first score."})
-    project: str = field(
-        default="papers-to-gpt-finetuning",
-        metadata={"help": "The project that trackers put all runs of a recipe into."},
-    )
-
-
-Settings = tuple[StartSettings, TaskSettings, FinetuningOptimization, FinetuningSettings]
-
-
-def parse(arguments: list[str] | None = None) -> Settings:
-    """Reads preset and command line."""
-    parts = (StartSettings, TaskSettings, FinetuningOptimization, FinetuningSettings)
-    parsed = parse_settings(read_settings(arguments), *parts, description=__doc__.splitlines()[0])
-    _, data, _, training = parsed
-    if training.push_to_hub and len(data.names()) > 1:
-        raise ValueError(
-            "push_to_hub shares one model, but task names several. Leave it out, and share the folders that you want "
-            "afterwards: recipes/share.py."
-        )
-    if training.hub_strategy == "every_save" and len(data.seeds) > 1:
-        raise ValueError(
-            "hub_strategy is every_save, but there are several seeds: their median run is pushed at the end."
-        )
-    return parsed
 
 
 @dataclass(frozen=True)
@@ -214,12 +56,16 @@ class TaskData:
     backbone: GPT1Model
 
 
-def main() -> None:
-    settings = parse()
-    start, data, _, training = settings
+def run(settings: Settings) -> None:
+    """Runs one fine-tuning or a series of them, from data to sharing.
+
+    Args:
+        settings: from `papers_to_gpt.settings.finetuning.parse`.
+    """
+    start, data, _, training, hub = settings
     keep_compiled_code(FOR_BATCHES_OF_ROWS)
     accelerator = make_accelerator(training)
-    repository = open_repository(accelerator, training)
+    repository = open_repository(accelerator, hub, training)
     output_dir = prepare_output_dir(accelerator, training, settings)
     started = time.perf_counter()
     disable_progress_bars()
@@ -234,9 +80,7 @@ def main() -> None:
     # Model, training, evaluation: see `finetune`
     if len(tasks) == 1 and len(data.seeds) < 2:
         (seed,) = data.seeds or [training.seed]
-        results = finetune(
-            accelerator, tasks[0], settings, output_dir, seed, push_of_checkpoints(repository, training)
-        )
+        results = finetune(accelerator, tasks[0], settings, output_dir, seed, push_of_checkpoints(repository, hub))
         report, chosen = describe_run(tasks[0].task, results), output_dir
     else:
         if accelerator.is_main_process:
@@ -300,7 +144,7 @@ def load_data(
 
 def run_series(tasks: Sequence[TaskData], settings: Settings, output_dir: Path) -> dict[str, dict[str, Any]]:
     """A run for each task and seed, in subfolders; gives each task's summary (see `summarize`)."""
-    _, task_settings, _, training = settings
+    _, task_settings, _, training, _ = settings
     seeds = task_settings.seeds or [training.seed]
     summaries = {}
     for data in tasks:
@@ -314,11 +158,10 @@ def run_series(tasks: Sequence[TaskData], settings: Settings, output_dir: Path) 
 
 def run_in_folder(data: TaskData, settings: Settings, folder: Path, seed: int) -> dict[str, Any]:
     """One of several runs; of a resumed series, one that is finished is only read, and one that is not goes on."""
-    start, task_settings, optimization, training = settings
-    # Of a series it is the median run that is pushed, once it is known.
+    start, task_settings, optimization, training, _ = settings
     top = Path(training.output_dir)
     run_name = "-".join((training.run_name or top.resolve().name, *folder.relative_to(top).parts))
-    training = dataclasses.replace(training, output_dir=str(folder), seed=seed, run_name=run_name, **NOTHING_PUSHED)
+    training = dataclasses.replace(training, output_dir=str(folder), seed=seed, run_name=run_name)
     if training.resume_from_checkpoint:
         if training.resume_from_checkpoint != "last":
             raise ValueError(
@@ -332,7 +175,8 @@ def run_in_folder(data: TaskData, settings: Settings, folder: Path, seed: int) -
     task_settings = dataclasses.replace(
         task_settings, task=[data.task.name] if task_settings.task else [], seeds=[seed]
     )
-    settings = (start, task_settings, optimization, training)
+    # Of a series it is the median run that is pushed, once it is known.
+    settings = (start, task_settings, optimization, training, HubSettings())
     accelerator = make_accelerator(training)
     prepare_output_dir(accelerator, training, settings)
     accelerator.print(f"\n{folder}")
@@ -354,7 +198,7 @@ def finetune(
     after_save: Callable[[Path], None] | None = None,
 ) -> dict[str, Any]:
     """One run: one task, one seed. Leaves the best checkpoint's model with its scores in the folder."""
-    start, task_settings, optimization, training = settings
+    start, task_settings, optimization, training, _ = settings
     task, examples = data.task, data.examples
     started = time.perf_counter()
 
@@ -400,7 +244,7 @@ def finetune(
     )
     scores_of = partial(score, task, TaskMetric(task.metrics))
     metric = training.metric_for_best_model or task.metrics[0]
-    trainer = Trainer(
+    loop = TrainingLoop(
         accelerator,
         model,
         batches,
@@ -412,7 +256,7 @@ def finetune(
         count_tokens=count_examples,
         counted="examples",
     )
-    results = trainer.train()
+    results = loop.train()
 
     # Evaluation
     model.eval()
@@ -458,7 +302,3 @@ def evaluate(
 def count_examples(batch: Batch) -> TokenCounts:
     """The loss is a sum over examples."""
     return TokenCounts(len(batch["labels"]), int(batch["attention_mask"].sum()), batch["input_ids"].numel())
-
-
-if __name__ == "__main__":
-    run_script(main)

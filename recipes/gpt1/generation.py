@@ -1,13 +1,8 @@
-"""Continues text with a trained GPT-1, token by token as it comes.
-
-python recipes/generate_text.py --model_name_or_path runs/stories_gpt1_mini --prompt "Anna had a red kite ."
-python recipes/generate_text.py --model_name_or_path runs/stories_gpt1_mini --prompt_file openings.txt
-"""
+"""Continues text with a trained GPT-1."""
 
 import logging
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -22,51 +17,15 @@ from transformers import (
 from transformers.utils import logging as transformers_logging
 
 import gpt1_scratch  # noqa: F401  registers the model
-from papers_to_gpt.engine.arguments import parse_settings, read_settings, run_script
 from papers_to_gpt.engine.hardware import processor_has_bf16
 from papers_to_gpt.engine.model_folder import check_folder, check_vocabulary
+from papers_to_gpt.settings.generation import GenerationSettings
 
 logger = logging.getLogger(__name__)
 
 
-@dataclass
-class GenerationSettings:
-    """Which model goes on with what, and how."""
-
-    model_name_or_path: str | None = field(default=None, metadata={"help": "Folder or Hub id of a trained model."})
-    revision: str | None = None
-    trust_remote_code: bool = field(default=False, metadata={"help": "Run code that comes with the model."})
-    prompt: str | None = field(default=None, metadata={"help": "Default: standard input, or a prompt to type at."})
-    prompt_file: str | None = field(default=None, metadata={"help": "A prompt a line, UTF-8."})
-    max_new_tokens: int = 200
-    num_return_sequences: int = 1
-    do_sample: bool = field(default=True, metadata={"help": "false: the likeliest token each time, or beams."})
-    temperature: float = 1.0
-    top_k: int = field(default=50, metadata={"help": "Sample from so many likeliest tokens; 0: from all."})
-    top_p: float = field(default=1.0, metadata={"help": "Sample from the likeliest tokens of so much probability."})
-    num_beams: int = 1
-    seed: int | None = None
-    bf16: bool | None = field(default=None, metadata={"help": "Left out: yes where the processor has it."})
-
-    def __post_init__(self):
-        if not self.model_name_or_path:
-            raise ValueError("model_name_or_path is not set. Name the folder or Hub id of a trained model.")
-        if self.prompt is not None and self.prompt_file is not None:
-            raise ValueError("prompt and prompt_file are both set. Set one.")
-        for name in ("max_new_tokens", "num_return_sequences", "num_beams"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1.")
-        if self.temperature <= 0 or not 0 < self.top_p <= 1 or self.top_k < 0:
-            raise ValueError("temperature must be above 0, top_p above 0 and up to 1, top_k at least 0.")
-        if self.num_return_sequences > self.num_beams and not self.do_sample:
-            raise ValueError(
-                f"num_return_sequences is {self.num_return_sequences}, but without do_sample there are only "
-                f"{self.num_beams} (num_beams)."
-            )
-
-
-def main() -> None:
-    (settings,) = parse_settings(read_settings(), GenerationSettings, description=__doc__.splitlines()[0])
+def run(settings: GenerationSettings) -> None:
+    """Continues the prompts of the settings, of standard input, or of a person who types them."""
     transformers_logging.disable_progress_bar()
     check_folder(settings.model_name_or_path, settings.trust_remote_code)
     source = {"revision": settings.revision, "trust_remote_code": settings.trust_remote_code}
@@ -145,7 +104,3 @@ def continue_text(
     if not single:
         for sequence in output:
             print(tokenizer.decode(sequence, skip_special_tokens=True), flush=True)
-
-
-if __name__ == "__main__":
-    run_script(main)

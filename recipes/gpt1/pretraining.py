@@ -1,14 +1,8 @@
-"""Pre-trains GPT-1 from scratch on contiguous text: vocabulary, blocks, training, evaluation, samples.
-
-python recipes/pretrain_gpt1.py recipes/presets/stories/gpt1_mini.yaml
-python recipes/pretrain_gpt1.py PRESET.yaml --train_file books/ --validation_file held_out.txt --output_dir runs/mine
-accelerate launch recipes/pretrain_gpt1.py PRESET.yaml
-"""
+"""Pre-trains GPT-1 on contiguous text: vocabulary, blocks, training, evaluation, samples."""
 
 import logging
 import math
 import time
-from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -24,150 +18,38 @@ from transformers.utils import logging as transformers_logging
 
 from gpt1_scratch.configuration_gpt1 import GPT1Config
 from gpt1_scratch.modeling_gpt1 import GPT1ForCausalLM
-from gpt1_scratch.pretraining.corpora import STORIES, load_texts
+from gpt1_scratch.pretraining.corpora import load_texts
 from gpt1_scratch.pretraining.packing import PackedTexts, PartlyCutBlocks, pack_blocks, stream_blocks, tokenize_texts
 from gpt1_scratch.tokenization import published_tokenizer, train_tokenizer
-from papers_to_gpt.engine.arguments import parse_settings, read_settings, run_script, settings_of_config
 from papers_to_gpt.engine.batching import Batch, LengthBucketBatches, StreamBatches, batches_for_evaluation
 from papers_to_gpt.engine.evaluation import evaluate_loss
-from papers_to_gpt.engine.optimization import OptimizationSettings
 from papers_to_gpt.engine.output_folder import prepare_output_dir
 from papers_to_gpt.engine.reporting import measure_matrix_peak, write_results, write_run_record
 from papers_to_gpt.engine.training import (
     TokenCounts,
-    Trainer,
-    TrainingSettings,
+    TrainingLoop,
     checkpoint_to_resume,
     make_accelerator,
 )
 from papers_to_gpt.publishing.cards import write_card
 from papers_to_gpt.publishing.sharing import open_repository, push_at_end, push_of_checkpoints
-
-# Follow from the tokenizer, are fixed by what the model is, or concern the heads for tasks alone.
-CONFIG_FIELDS_NOT_SET_BY_HAND = """vocab_size pad_token_id bos_token_id eos_token_id use_cache classifier_dropout
-    auxiliary_loss_weight both_orders delimiter_token_id""".split()
-
-ModelSettings = settings_of_config(GPT1Config, CONFIG_FIELDS_NOT_SET_BY_HAND)
+from papers_to_gpt.settings.pretraining import ModelSettings, SampleSettings, TextSettings, VocabularySettings
+from papers_to_gpt.settings.training import TrainingSettings
 
 
-@dataclass
-class TextSettings:
-    """The corpus and how it is cut into blocks."""
+def run(settings: tuple[Any, ...]) -> None:
+    """Runs a pre-training from data to sharing.
 
-    dataset_name: str | None = field(default=None, metadata={"help": "`stories` (embedded) or a Hub id."})
-    dataset_config_name: str | None = None
-    dataset_revision: str | None = field(
-        default=None, metadata={"help": "The branch, tag or commit of a data set on the Hub."}
-    )
-    train_split: str = "train"
-    validation_split: str = "validation"
-    train_file: str | None = field(
-        default=None, metadata={"help": "Text, parquet, JSON lines or CSV: a file or a folder of files."}
-    )
-    validation_file: str | None = None
-    text_column: str = "text"
-    row_is_line: bool = field(default=False, metadata={"help": "Of text files: a row a line, not a row a file."})
-    streaming: bool = field(default=False, metadata={"help": "Never store the training text; needs max_steps."})
-    block_size: int | None = field(default=None, metadata={"help": "Tokens; default: the model's positions."})
-    short_block_size: int | None = field(
-        default=None, metadata={"help": "Cut a share of the blocks into shorter ones, of so many tokens."}
-    )
-    short_block_share: float = field(default=0.9, metadata={"help": "Of the blocks that short_block_size cuts."})
-    repeated_block_share: float = field(
-        default=0.0, metadata={"help": "Of the short blocks, that are one passage again and again."}
-    )
-    separate_documents: bool = field(default=False, metadata={"help": "No attention from one row of text to another."})
-    per_device_train_batch_size: int = field(default=8, metadata={"help": "Blocks to a batch, on each process."})
-    per_device_eval_batch_size: int = 8
-    max_eval_blocks: int | None = field(default=None, metadata={"help": "Validate on the first so many blocks."})
+    Args:
+        settings: from `papers_to_gpt.settings.pretraining.parse`.
 
-    def __post_init__(self):
-        if self.dataset_name is None and self.train_file is None:
-            raise ValueError("There is no text to train on: set one of dataset_name and train_file.")
-        if self.dataset_name is not None and self.train_file is not None:
-            raise ValueError(
-                f"dataset_name is {self.dataset_name!r} and train_file is {self.train_file!r}, but a run takes one of "
-                "dataset_name and train_file. Unset the other: --dataset_name none, or --train_file none."
-            )
-        if self.dataset_revision is not None and self.dataset_name in (None, STORIES):
-            raise ValueError(
-                f"dataset_revision is {self.dataset_revision!r}, but dataset_name is {self.dataset_name!r}: only a "
-                "data set on the Hub has revisions. Leave dataset_revision out, or name such a data set."
-            )
-        if self.train_file is not None and self.validation_file is None:
-            raise ValueError("train_file is set, but validation_file is not. Name the text to validate on.")
-        for name in ("per_device_train_batch_size", "per_device_eval_batch_size"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1.")
-        if self.short_block_size is not None and (self.streaming or self.separate_documents):
-            other = "streaming" if self.streaming else "separate_documents"
-            raise ValueError(f"short_block_size and {other} are both set. Set one, or choose a smaller block_size.")
-        for name in ("short_block_share", "repeated_block_share"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be from 0 to 1.")
-        if self.repeated_block_share and self.short_block_size is None:
-            raise ValueError(
-                f"repeated_block_share is {self.repeated_block_share}, a share of the short blocks, but there are "
-                "none. Set short_block_size."
-            )
-
-
-@dataclass
-class VocabularySettings:
-    """The vocabulary: learned from the training text unless an existing one is named."""
-
-    num_merges: int = field(default=40_000, metadata={"help": "Byte-pair merges to learn."})
-    tokenizer_samples: int = field(default=100_000, metadata={"help": "Rows of text to learn from; the first ones."})
-    tokenizer_name: str | None = field(default=None, metadata={"help": "An existing tokenizer: folder or Hub id."})
-    vocabulary_file: str | None = field(default=None, metadata={"help": "OpenAI's encoder_bpe_40000.json."})
-    merges_file: str | None = field(default=None, metadata={"help": "OpenAI's vocab_40000.bpe, with vocabulary_file."})
-
-    def __post_init__(self):
-        if (self.vocabulary_file is None) != (self.merges_file is None):
-            raise ValueError("vocabulary_file and merges_file go together: set both or none.")
-
-
-@dataclass
-class SampleSettings:
-    """Texts that the model continues at every evaluation, to read how it gets on."""
-
-    num_samples: int = field(default=3, metadata={"help": "Openings of validation texts to go on with."})
-    sample_prompt_tokens: int = 8
-    sample_new_tokens: int = 100
-    temperature: float = 0.8
-    top_k: int = 50
-
-
-@dataclass
-class PretrainingSettings(TrainingSettings):
-    """As for every run."""
-
-    project: str = field(
-        default="papers-to-gpt-pretraining",
-        metadata={"help": "The project that trackers put all runs of a recipe into."},
-    )
-
-
-def parse(arguments: list[str] | None = None) -> tuple[Any, ...]:
-    """Reads preset and command line."""
-    parts = (
-        ModelSettings,
-        VocabularySettings,
-        TextSettings,
-        SampleSettings,
-        OptimizationSettings,
-        PretrainingSettings,
-    )
-    parsed = parse_settings(read_settings(arguments), *parts, description=__doc__.splitlines()[0])
-    make_config(parsed[0])
-    return parsed
-
-
-def main() -> None:
-    settings = parse()
-    model_settings, vocabulary, text, sampling, optimization, training = settings
+    Raises:
+        ValueError: for settings that make no model, text that cannot be read, and what the training loop refuses.
+    """
+    model_settings, vocabulary, text, sampling, optimization, training, hub = settings
+    make_config(model_settings)  # before data loads
     accelerator = make_accelerator(training)
-    repository = open_repository(accelerator, training)
+    repository = open_repository(accelerator, hub, training)
     output_dir = prepare_output_dir(accelerator, training, settings)
     started = time.perf_counter()
     disable_progress_bars()
@@ -221,7 +103,7 @@ def main() -> None:
 
     peak = measure_matrix_peak(accelerator) * accelerator.num_processes
     flops_per_token = training_flops_per_token(model, block_size)
-    trainer = Trainer(
+    loop = TrainingLoop(
         accelerator,
         model,
         training_batches(blocks, block_size, text, training, accelerator),
@@ -237,16 +119,16 @@ def main() -> None:
             ),
         ),
         save_model=save_model,
-        after_save=push_of_checkpoints(repository, training),
+        after_save=push_of_checkpoints(repository, hub),
         count_tokens=count_predicted_tokens,
         rates=lambda tokens_per_second: {
             "model_flops_utilization_percent": 100 * tokens_per_second * flops_per_token / peak
         },
     )
-    results = trainer.train()
+    results = loop.train()
 
     # Evaluation
-    final = trainer.scores(model)
+    final = loop.scores(model)
     results |= {f"eval_{name}": value for name, value in final.items()}
     results["wall_seconds"] = round(time.perf_counter() - started, 1)
 
@@ -290,7 +172,7 @@ def make_tokenizer(train: Dataset | IterableDataset, settings: VocabularySetting
     return train_tokenizer((row["text"] for row in rows), merges=settings.num_merges)
 
 
-def make_config(model_settings: Any, tokenizer: PreTrainedTokenizerFast | None = None) -> GPT1Config:
+def make_config(model_settings: ModelSettings, tokenizer: PreTrainedTokenizerFast | None = None) -> GPT1Config:
     """The model's configuration; without a tokenizer, one to see whether the settings make a model at all.
 
     Raises:
@@ -328,7 +210,7 @@ def collate_blocks(examples: list[dict[str, Any]]) -> Batch:
 def count_predicted_tokens(batch: Batch) -> TokenCounts:
     """Each block's first token has nothing before it and is not predicted; nothing is padding."""
     rows, length = batch["input_ids"].shape
-    return TokenCounts(targets=rows * (length - 1), real=rows * length, places=rows * length)
+    return TokenCounts(target_tokens=rows * (length - 1), tokens=rows * length, slots=rows * length)
 
 
 def training_batches(
@@ -439,7 +321,3 @@ def write_samples(
         blocks.append(f"[{opening}] {going_on}")
     with (output_dir / "samples.txt").open("a", encoding="utf-8") as file:
         file.write("\n\n".join(blocks) + "\n\n----\n\n")
-
-
-if __name__ == "__main__":
-    run_script(main)

@@ -226,8 +226,8 @@ def _add_option(group: Any, each: dataclasses.Field, annotation: Any) -> None:
     default = each.default if each.default_factory is dataclasses.MISSING else each.default_factory()
     help = each.metadata.get("help", "")
     if default is not None and default != []:
-        words = default if isinstance(default, list) else [str(default).lower() if isinstance(default, bool) else default]
-        help += f" (default: {' '.join(map(str, words))})"
+        shown = " ".join(map(str, default)) if isinstance(default, list) else str(default)
+        help += f" (default: {shown.lower() if isinstance(default, bool) else shown})"
     (kind, *_) = (member for member in _members(annotation) if member is not types.NoneType)
     arguments: dict[str, Any] = {"type": kind, "metavar": getattr(kind, "__name__", None)}
     if get_origin(kind) is Literal:

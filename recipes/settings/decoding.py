@@ -54,9 +54,7 @@ class ScoringSettings:
     trust_remote_code: bool = option(False, "Run the code that comes with the model.", "model")
     output_dir: str | None = option(None, "Folder for the scores; left out, the folder of the model.", "output")
     dataset_name: str | None = option(None, "Data set: `numbers` (embedded), a Hub id or a local folder.", "data")
-    dataset_config_name: str | None = option(
-        None, "Configuration of the data set, such as a language pair.", "data"
-    )
+    dataset_config_name: str | None = option(None, "Configuration of the data set, such as a language pair.", "data")
     dataset_revision: str | None = option(None, "Branch, tag or commit of the data set on the Hub.", "data")
     test_file: str | None = option(None, "Test file of the kinds that train_translation.py reads.", "data")
     split: list[str] = option(["test"], "Splits to translate and score.", "data")

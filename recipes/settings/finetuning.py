@@ -6,10 +6,10 @@ from typing import Any, Literal
 
 from papers_to_gpt.settings.arguments import option, parse_settings, read_settings
 from papers_to_gpt.settings.hub import HubSettings
-from papers_to_gpt.settings.training import OptimizationSettings, TrainingSettings
+from papers_to_gpt.settings.training import OUTPUT, OptimizationSettings, TrainingSettings
 
-# The names in `gpt1_scratch.finetuning.tasks.TASKS`, whose package imports torch: GLUE's, the paper's others, and those
-# embedded in the package.
+# The names of `gpt1_scratch.finetuning.tasks`, whose package imports torch: GLUE's tasks, the paper's others, and
+# those embedded in the package.
 GLUE_TASKS = ("cola", "sst2", "mrpc", "qqp", "stsb", "mnli", "qnli", "rte", "wnli")
 EMBEDDED_TASKS = tuple(
     f"stories_{name}" for name in ("acceptability", "sentiment", "entailment", "paraphrase", "similarity", "cloze")
@@ -154,6 +154,7 @@ class FinetuningSettings(TrainingSettings):
     metric_for_best_model: str | None = option(
         None, "Evaluation score that selects the best checkpoint; left out, the first score of the task."
     )
+    project: str = option("papers-to-gpt-finetuning", "Project in trackers, shared by all runs of a recipe.", OUTPUT)
 
 
 @dataclass

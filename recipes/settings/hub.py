@@ -55,6 +55,11 @@ class SharingSettings(RepositorySettings):
     folder: str | None = option(
         None, "Folder of a finished run or of one of its checkpoints; it may stand first, without its name.", "model"
     )
+    refresh_code: bool = option(
+        False,
+        "Replace the code in the folder by that of the installed package, and keep the weights.",
+        "model",
+    )
 
     def __post_init__(self):
         super().__post_init__()

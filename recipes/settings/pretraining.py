@@ -5,7 +5,10 @@ from typing import Any
 
 from papers_to_gpt.settings.arguments import option, parse_settings, read_settings
 from papers_to_gpt.settings.hub import HubSettings
-from papers_to_gpt.settings.training import OptimizationSettings, TrainingSettings
+from papers_to_gpt.settings.training import OUTPUT, OptimizationSettings, TrainingSettings
+
+# The data set that is embedded in `gpt1_scratch.pretraining.corpora`, whose package imports torch.
+STORIES = "stories"
 
 
 @dataclass
@@ -60,6 +63,7 @@ class TextSettings:
 
     dataset_name: str | None = option(None, "Data set: `stories` (embedded) or a Hub id.")
     dataset_config_name: str | None = option(None, "Configuration of the data set.")
+    dataset_revision: str | None = option(None, "Branch, tag or commit of the data set on the Hub.")
     train_split: str = option("train", "Split to train on.")
     validation_split: str = option("validation", "Split to validate on.")
     train_file: str | None = option(
@@ -85,6 +89,11 @@ class TextSettings:
             raise ValueError(
                 f"dataset_name is {self.dataset_name!r} and train_file is {self.train_file!r}, but a run takes one of "
                 "dataset_name and train_file. Unset the other: --dataset_name none, or --train_file none."
+            )
+        if self.dataset_revision is not None and self.dataset_name in (None, STORIES):
+            raise ValueError(
+                f"dataset_revision is {self.dataset_revision!r}, but dataset_name is {self.dataset_name!r}: only a "
+                "data set on the Hub has revisions. Leave dataset_revision out, or name such a data set."
             )
         if self.train_file is not None and self.validation_file is None:
             raise ValueError("train_file is set, but validation_file is not. Name the text to validate on.")
@@ -117,6 +126,13 @@ class SampleSettings:
     top_k: int = option(50, "Sample from this many most probable tokens.")
 
 
+@dataclass
+class PretrainingSettings(TrainingSettings):
+    """The settings of every run."""
+
+    project: str = option("papers-to-gpt-pretraining", "Project in trackers, shared by all runs of a recipe.", OUTPUT)
+
+
 def parse(arguments: list[str] | None = None, description: str = "") -> tuple[Any, ...]:
     """Reads preset and command line."""
     return parse_settings(
@@ -126,7 +142,7 @@ def parse(arguments: list[str] | None = None, description: str = "") -> tuple[An
         TextSettings,
         SampleSettings,
         OptimizationSettings,
-        TrainingSettings,
+        PretrainingSettings,
         HubSettings,
         description=description,
     )

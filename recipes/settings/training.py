@@ -8,6 +8,9 @@ from papers_to_gpt.settings.arguments import option
 
 OUTPUT = "output"
 
+# Those that accelerate knows; importing it would import torch.
+TRACKERS = "aim clearml comet_ml dvclive mlflow swanlab tensorboard trackio wandb".split()
+
 
 @dataclass
 class OptimizationSettings:
@@ -85,11 +88,16 @@ class TrainingSettings:
         0, "Number of newest checkpoints whose mean becomes the final model; 0 takes the best checkpoint."
     )
     dataloader_num_workers: int = option(0, "Processes that prepare batches; 0 prepares them in the main process.")
-    report_to: list[str] = option([], "Trackers that receive the log, such as tensorboard and trackio.", OUTPUT)
+    report_to: list[str] = option([], f"Trackers that receive the log: some of {', '.join(TRACKERS)}.", OUTPUT)
+    project: str = option("papers-to-gpt", "Project in trackers, shared by all runs of a recipe.", OUTPUT)
+    run_name: str | None = option(None, "Name of the run in trackers; left out, the name of output_dir.", OUTPUT)
 
     def __post_init__(self):
         if not self.output_dir:
             raise ValueError("output_dir is not set. Name the folder that the run writes to.")
+        for name in self.report_to:
+            if name not in TRACKERS:
+                raise ValueError(f"report_to is {name!r}; it must be some of {', '.join(TRACKERS)}, or none.")
         if self.max_steps is None and self.num_train_epochs is None:
             raise ValueError("Neither max_steps nor num_train_epochs is set. Say how long to train.")
         for name in ("max_steps", "num_train_epochs", "max_train_minutes", "save_steps", "early_stopping_patience"):

@@ -5,7 +5,7 @@ from typing import Any, Literal
 
 from papers_to_gpt.settings.arguments import Setting, option, parse_settings, read_settings, value_of
 from papers_to_gpt.settings.hub import HubSettings
-from papers_to_gpt.settings.training import OptimizationSettings, TrainingSettings
+from papers_to_gpt.settings.training import OUTPUT, OptimizationSettings, TrainingSettings
 
 
 @dataclass
@@ -197,6 +197,7 @@ class TranslationTraining(TrainingSettings):
         "divergence (0 = off; doubles the compute).",
         "optimization",
     )
+    project: str = option("papers-to-gpt-translation", "Project in trackers, shared by all runs of a recipe.", OUTPUT)
 
     def __post_init__(self):
         super().__post_init__()

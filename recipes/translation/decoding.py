@@ -1,55 +1,23 @@
-"""Translates lines with a trained model: from a file or standard input to standard output, or at a prompt.
-
-python recipes/translate.py --model_name_or_path runs/numbers_bahdanau < numbers.en > numbers.de
-python recipes/translate.py --model_name_or_path runs/numbers_bahdanau --num_return_sequences 5 --num_beams 5
-"""
+"""Translates lines with a trained model."""
 
 import logging
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
-from dataclasses import dataclass, field
 from typing import Any, TextIO
 
 import torch
 from transformers.utils import logging as transformers_logging
 
-from papers_to_gpt.engine.arguments import parse_settings, read_settings, run_script
 from papers_to_gpt.engine.hardware import processor_has_bf16
 from papers_to_gpt.engine.model_folder import check_folder
+from papers_to_gpt.settings.decoding import TranslationSettings
 from seq2seq_scratch.data.readers import read_text_lines
-from seq2seq_scratch.translation import TOKENS_PER_BATCH, Hypothesis, load_translator, translate
+from seq2seq_scratch.translation import Hypothesis, load_translator, translate
 
 
-@dataclass
-class TranslationSettings:
-    """Which model translates what, and how."""
-
-    model_name_or_path: str | None = field(default=None, metadata={"help": "Folder or Hub id of a trained model."})
-    revision: str | None = None
-    trust_remote_code: bool = field(default=False, metadata={"help": "Run code that comes with the model."})
-    input_file: str | None = field(
-        default=None, metadata={"help": "A sentence a line, UTF-8; default standard input."}
-    )
-    output_file: str | None = field(default=None, metadata={"help": "Default standard output."})
-    num_beams: int | None = field(default=None, metadata={"help": "Default: what the model was saved with."})
-    length_penalty: float | None = None
-    num_return_sequences: int = field(
-        default=1, metadata={"help": "Above 1, or with_scores: lines of sentence number, score and text, by tabs."}
-    )
-    with_scores: bool = False
-    max_source_length: int = field(default=256, metadata={"help": "Tokens; longer sentences are cut, with a warning."})
-    max_new_tokens: int | None = field(default=None, metadata={"help": "Default: the source's length plus 50."})
-    max_tokens_per_batch: int = TOKENS_PER_BATCH
-    bf16: bool | None = field(default=None, metadata={"help": "Left out: yes where the processor has it."})
-
-    def __post_init__(self):
-        if not self.model_name_or_path:
-            raise ValueError("model_name_or_path is not set. Name the folder or Hub id of a trained model.")
-
-
-def main() -> None:
-    (settings,) = parse_settings(read_settings(), TranslationSettings, description=__doc__.splitlines()[0])
+def run(settings: TranslationSettings) -> None:
+    """Translates the input file, standard input, or what a person types."""
     logging.getLogger("seq2seq_scratch").setLevel(logging.WARNING)
     translate_lines = make_translator(settings)
     with (
@@ -120,7 +88,3 @@ def write(translations: list[list[Hypothesis]], settings: TranslationSettings, o
                 score = "" if hypothesis.score is None else f"{hypothesis.score:.4f}"
                 print(number, score, hypothesis.text, sep="\t", file=output)
     output.flush()
-
-
-if __name__ == "__main__":
-    run_script(main)

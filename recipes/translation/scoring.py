@@ -1,48 +1,17 @@
-"""Translates a test set with a trained model, scores it, and writes hypotheses and scores beside each other.
-
-    python recipes/score_translation.py --model_name_or_path runs/multi30k_bahdanau --num_beams 1 5 \\
-        --test_file test.parquet --source_language de --target_language en
-"""
+"""Translates test sets with a trained model and scores the translations."""
 
 import json
 import time
-from dataclasses import dataclass, field
 from pathlib import Path
 
-from papers_to_gpt.engine.arguments import parse_settings, read_settings, run_script
-from papers_to_gpt.translate import TranslationSettings, make_translator
+from papers_to_gpt.settings.decoding import ScoringSettings, TranslationSettings
+from papers_to_gpt.translation.decoding import make_translator
 from seq2seq_scratch.data.corpora import load_parallel_data
 from seq2seq_scratch.data.metrics import SHOWN_SCORES, TranslationMetric
-from seq2seq_scratch.translation import TOKENS_PER_BATCH
 
 
-@dataclass
-class ScoringSettings:
-    """Which model, on which test set, and how."""
-
-    model_name_or_path: str | None = field(default=None, metadata={"help": "Folder or Hub id of a trained model."})
-    revision: str | None = None
-    trust_remote_code: bool = field(default=False, metadata={"help": "Run code that comes with the model."})
-    output_dir: str | None = field(default=None, metadata={"help": "Default: the model's folder."})
-    dataset_name: str | None = field(default=None, metadata={"help": "`numbers`, a Hub id or a local folder."})
-    dataset_config_name: str | None = None
-    dataset_revision: str | None = None
-    test_file: str | None = field(default=None, metadata={"help": "As in train_translation.py."})
-    split: list[str] = field(default_factory=lambda: ["test"])
-    source_language: str = "en"
-    target_language: str = "de"
-    source_column: str | None = None
-    target_column: str | None = None
-    num_beams: list[int] = field(default_factory=lambda: [5], metadata={"help": "One score for each width."})
-    length_penalty: float | None = field(default=None, metadata={"help": "Default: what the model was saved with."})
-    max_source_length: int = 256
-    max_new_tokens: int | None = field(default=None, metadata={"help": "Default: the source's length plus 50."})
-    max_tokens_per_batch: int = TOKENS_PER_BATCH
-    bf16: bool | None = None
-
-
-def main() -> None:
-    (settings,) = parse_settings(read_settings(), ScoringSettings, description=__doc__.splitlines()[0])
+def run(settings: ScoringSettings) -> None:
+    """Scores every split with every number of beams, and writes hypotheses and scores beside each other."""
     output_dir = Path(settings.output_dir or settings.model_name_or_path or "")
     if not settings.output_dir and not output_dir.is_dir():
         raise ValueError(
@@ -84,6 +53,3 @@ LOADING_SETTINGS = (
 DECODING_SETTINGS = (
     "model_name_or_path revision trust_remote_code max_source_length max_new_tokens max_tokens_per_batch bf16"
 ).split()
-
-if __name__ == "__main__":
-    run_script(main)

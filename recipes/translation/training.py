@@ -1,15 +1,9 @@
-"""Trains one of the translation models from scratch, scores it and leaves it where `from_pretrained` loads it.
-
-python recipes/train_translation.py recipes/presets/numbers/bahdanau.yaml
-python recipes/train_translation.py PRESET.yaml --learning_rate 3e-4 --output_dir runs/mine
-accelerate launch recipes/train_translation.py PRESET.yaml
-"""
+"""Trains a translator: data, model, training, evaluation, sharing."""
 
 import time
-from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from accelerate import Accelerator
@@ -19,23 +13,15 @@ from huggingface_hub.errors import StrictDataclassError
 from transformers import AutoModelForSeq2SeqLM, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerFast
 from transformers.utils import logging as transformers_logging
 
-from papers_to_gpt.engine.arguments import (
-    Setting,
-    parse_settings,
-    read_settings,
-    run_script,
-    settings_of_config,
-    value_of,
-)
 from papers_to_gpt.engine.batching import LengthBucketBatches, StreamBatches, batches_for_evaluation
 from papers_to_gpt.engine.evaluation import evaluate_loss, map_across_processes
 from papers_to_gpt.engine.hardware import FOR_BATCHES_OF_TOKENS, keep_compiled_code
-from papers_to_gpt.engine.optimization import OptimizationSettings
 from papers_to_gpt.engine.output_folder import prepare_output_dir
 from papers_to_gpt.engine.reporting import write_results, write_run_record
-from papers_to_gpt.engine.training import Trainer, TrainingSettings, checkpoint_to_resume, make_accelerator
+from papers_to_gpt.engine.training import TrainingLoop, checkpoint_to_resume, make_accelerator
 from papers_to_gpt.publishing.cards import write_card
 from papers_to_gpt.publishing.sharing import open_repository, push_at_end, push_of_checkpoints
+from papers_to_gpt.settings.translation import DataSettings, ModelChoice, TokenizerSettings, TranslationTraining
 from seq2seq_scratch import TRANSLATION_CONFIGS
 from seq2seq_scratch.data.batches import collate, tokenize_parallel
 from seq2seq_scratch.data.bpe_dropout import RandomlySegmented, RandomSegmentation
@@ -44,164 +30,21 @@ from seq2seq_scratch.data.metrics import SHOWN_SCORES, TranslationMetric
 from seq2seq_scratch.tokenization import load_tokenizers, save_tokenizers, train_tokenizer
 from seq2seq_scratch.translation import translate
 
-# Follow from the tokenizer, or are fixed by what the model is.
-CONFIG_FIELDS_NOT_SET_BY_HAND = (
-    "vocab_size decoder_vocab_size pad_token_id bos_token_id eos_token_id decoder_start_token_id "
-    "is_encoder_decoder use_cache keys_to_ignore_at_inference attribute_map"
-).split()
 
+def run(settings: tuple[Any, ...]) -> None:
+    """Runs a training from data to sharing.
 
-@dataclass
-class DataSettings:
-    """The sentence pairs, from a data set or from files."""
+    Args:
+        settings: from `papers_to_gpt.settings.translation.parse`.
 
-    dataset_name: str | None = field(
-        default=None, metadata={"help": "`numbers` (embedded), a Hub id, or a folder that `load_dataset` takes."}
-    )
-    dataset_config_name: str | None = None
-    dataset_revision: str | None = None
-    streaming: bool = field(default=False, metadata={"help": "Read the training split as it comes; needs max_steps."})
-    train_file: str | None = field(
-        default=None,
-        metadata={"help": "Parquet, JSON lines, CSV or TSV; or the common start of two line-aligned text files."},
-    )
-    validation_file: str | None = None
-    test_file: str | None = None
-    source_language: str = "en"
-    target_language: str = "de"
-    source_column: str | None = field(default=None, metadata={"help": "If there is no `translation` column."})
-    target_column: str | None = None
-    max_source_length: int = field(default=256, metadata={"help": "Tokens; longer training pairs are left out."})
-    max_target_length: int = 256
-    max_train_samples: int | None = None
-    validation_size: int = field(
-        default=1000, metadata={"help": "Training pairs held out where there is no validation split; at most a tenth."}
-    )
-    max_tokens_per_batch: int = field(
-        default=4096, metadata={"help": "Rows times the longest row, on each side, on each process."}
-    )
-
-    def __post_init__(self):
-        files = [name for name in ("train_file", "validation_file", "test_file") if getattr(self, name) is not None]
-        if self.dataset_name is not None and files:
-            raise ValueError(
-                f"dataset_name is {self.dataset_name!r}, but {' and '.join(files)} {'are' if files[1:] else 'is'} set "
-                "too. Unset the data set (--dataset_name none) to train on files, or leave the files out."
-            )
-
-
-@dataclass
-class TokenizerSettings:
-    """The vocabulary, trained on the training split unless tokenizer_name is given."""
-
-    tokenizer_name: str | None = field(default=None, metadata={"help": "An existing tokenizer: folder or Hub id."})
-    tokenizer_type: Literal["bpe", "word"] = "bpe"
-    vocab_size: int = field(
-        default=8000, metadata={"help": "Entries, special ones included; of each side if separate."}
-    )
-    decoder_vocab_size: int | None = field(default=None, metadata={"help": "Of the target side, if it differs."})
-    share_vocabulary: bool = field(default=True, metadata={"help": "One vocabulary for both languages."})
-    lowercase: bool = False
-    bpe_dropout: float = field(
-        default=0.0, metadata={"help": "Share of merges skipped in training: other subwords at every epoch."}
-    )
-    tokenizer_samples: int = field(
-        default=1_000_000, metadata={"help": "Training pairs that the vocabulary is learned from; the first ones."}
-    )
-
-    def __post_init__(self):
-        if not 0 <= self.bpe_dropout < 1:
-            raise ValueError(f"bpe_dropout is {self.bpe_dropout}; it must be at least 0 and below 1.")
-
-
-@dataclass
-class DecodingSettings:
-    """How the trained model translates; saved with it."""
-
-    num_beams: int = 5
-    length_penalty: float = field(
-        default=1.0, metadata={"help": "Alpha of Wu et al. 2016: 0 ranks by probability; higher favours longer."}
-    )
-    early_stopping: Literal["never", "false", "true"] = field(
-        default="never",
-        metadata={"help": "When a search ends. never: once nothing better can come; true: at num_beams hypotheses."},
-    )
-    max_new_tokens: int = 256
-    eval_num_beams: int = field(default=1, metadata={"help": "Beams for the scores during training."})
-
-    def __post_init__(self):
-        for name in ("num_beams", "eval_num_beams", "max_new_tokens"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1.")
-        if self.num_beams == 1 and self.length_penalty != 1.0:
-            raise ValueError(
-                f"length_penalty is {self.length_penalty}, but num_beams is 1: it chooses among the beams. "
-                "Raise num_beams, or leave length_penalty out."
-            )
-
-
-@dataclass
-class TranslationTraining(TrainingSettings):
-    """As for every run, and what the loss of translation can do besides."""
-
-    label_smoothing_factor: float = field(
-        default=0.0,
-        metadata={"help": "Share of the target that all tokens have in equal parts; 0: the right one all."},
-    )
-    r_drop_weight: float = field(
-        default=0.0,
-        metadata={
-            "help": "Reads every batch twice under other dropout (twice the time and memory) and adds so much of the "
-            "difference of the two predictions to the loss (R-Drop, Liang et al. 2021); 0: once."
-        },
-    )
-    project: str = field(
-        default="papers-to-gpt-translation",
-        metadata={"help": "The project that trackers put all runs of a recipe into."},
-    )
-
-    def __post_init__(self):
-        super().__post_init__()
-        if self.r_drop_weight < 0:
-            raise ValueError(f"r_drop_weight is {self.r_drop_weight}; it must be at least 0.")
-        if not 0 <= self.label_smoothing_factor < 1:
-            raise ValueError(f"label_smoothing_factor is {self.label_smoothing_factor}; it must be in [0, 1).")
-
-
-def parse(arguments: list[str] | None = None) -> tuple[Any, ...]:
-    """Reads preset and command line; which model it is decides which model settings there are."""
-    settings: list[Setting] = read_settings(arguments)
-    model_type = value_of(settings, "model_type")
-    if model_type not in TRANSLATION_CONFIGS and not any(setting.key == "help" for setting in settings):
-        raise ValueError(f"model_type is {model_type!r}; it must be one of {', '.join(TRANSLATION_CONFIGS)}.")
-
-    @dataclass
-    class ModelChoice:
-        model_type: Literal[tuple(TRANSLATION_CONFIGS)] = "bahdanau"
-
-    model_settings = settings_of_config(
-        TRANSLATION_CONFIGS.get(model_type, TRANSLATION_CONFIGS["bahdanau"]), CONFIG_FIELDS_NOT_SET_BY_HAND
-    )
-    parts = (ModelChoice, model_settings, TokenizerSettings, DataSettings, DecodingSettings)
-    parsed = parse_settings(
-        settings, *parts, OptimizationSettings, TranslationTraining, description=__doc__.splitlines()[0]
-    )
-    make_config(*parsed[:2])
-    _, _, tokenizer_settings, data, *_ = parsed
-    if tokenizer_settings.bpe_dropout and data.streaming:
-        raise ValueError(
-            f"bpe_dropout is {tokenizer_settings.bpe_dropout}, but streaming is true: it needs examples that can be "
-            "read by number. Leave one of them out."
-        )
-    return parsed
-
-
-def main() -> None:
-    settings = parse()
-    choice, model_settings, tokenizer_settings, data, decoding, optimization, training = settings
+    Raises:
+        ValueError: for settings that make no model, data that cannot be read, and what the training loop refuses.
+    """
+    choice, model_settings, tokenizer_settings, data, decoding, optimization, training, hub = settings
+    make_config(choice, model_settings)  # before data loads
     keep_compiled_code(FOR_BATCHES_OF_TOKENS)
     accelerator = make_accelerator(training)
-    repository = open_repository(accelerator, training)
+    repository = open_repository(accelerator, hub, training)
     output_dir = prepare_output_dir(accelerator, training, settings)
     started = time.perf_counter()
     say = accelerator.print
@@ -254,7 +97,7 @@ def main() -> None:
 
     decode = partial(decode_sentences, accelerator, source_tokenizer, target_tokenizer, data)
     metric = TranslationMetric(target_language=data.target_language)
-    trainer = Trainer(
+    loop = TrainingLoop(
         accelerator,
         model,
         training_batches(
@@ -278,14 +121,14 @@ def main() -> None:
             max_tokens_per_batch=data.max_tokens_per_batch,
         ),
         save_model=save_model,
-        after_save=push_of_checkpoints(repository, training),
+        after_save=push_of_checkpoints(repository, hub),
         loss_arguments={"smoothing": training.label_smoothing_factor, "r_drop_weight": training.r_drop_weight},
     )
-    results = trainer.train()
+    results = loop.train()
 
     # Evaluation
     model.eval()
-    final = trainer.scores(model)
+    final = loop.scores(model)
     results |= {f"eval_{name}": value for name, value in final.items()}
     for split in [name for name in pairs if name.startswith("test")]:
         begin = time.perf_counter()
@@ -362,7 +205,7 @@ def check_tokenizer(tokenizer: PreTrainedTokenizerFast, name: str) -> None:
 
 
 def make_config(
-    choice: Any,
+    choice: ModelChoice,
     model_settings: Any,
     source_tokenizer: PreTrainedTokenizerFast | None = None,
     target_tokenizer: PreTrainedTokenizerFast | None = None,
@@ -476,7 +319,3 @@ def evaluate(
     hypotheses = decode(model, texts["source"])
     decoded = metric.compute(predictions=hypotheses, references=texts["target"])
     return scores | {name: decoded[name] for name in SHOWN_SCORES}
-
-
-if __name__ == "__main__":
-    run_script(main)
