@@ -4,147 +4,16 @@ python recipes/generate_text.py --model_name_or_path runs/stories_gpt1_mini --pr
 python recipes/generate_text.py --model_name_or_path runs/stories_gpt1_mini --prompt_file openings.txt
 """
 
-import logging
-import sys
-from collections.abc import Iterator
-from dataclasses import dataclass, field
-from pathlib import Path
-
-import torch
-from transformers import (
-    AutoModelForCausalLM,
-    AutoTokenizer,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-    TextStreamer,
-    set_seed,
-)
-from transformers.utils import logging as transformers_logging
-
-import gpt1_scratch  # noqa: F401  registers the model
-from papers_to_gpt.engine.arguments import parse_settings, read_settings, run_script
-from papers_to_gpt.engine.hardware import processor_has_bf16
-from papers_to_gpt.engine.model_folder import check_folder, check_vocabulary
-
-logger = logging.getLogger(__name__)
-
-
-@dataclass
-class GenerationSettings:
-    """Which model goes on with what, and how."""
-
-    model_name_or_path: str | None = field(default=None, metadata={"help": "Folder or Hub id of a trained model."})
-    revision: str | None = None
-    trust_remote_code: bool = field(default=False, metadata={"help": "Run code that comes with the model."})
-    prompt: str | None = field(default=None, metadata={"help": "Default: standard input, or a prompt to type at."})
-    prompt_file: str | None = field(default=None, metadata={"help": "A prompt a line, UTF-8."})
-    max_new_tokens: int = 200
-    num_return_sequences: int = 1
-    do_sample: bool = field(default=True, metadata={"help": "false: the likeliest token each time, or beams."})
-    temperature: float = 1.0
-    top_k: int = field(default=50, metadata={"help": "Sample from so many likeliest tokens; 0: from all."})
-    top_p: float = field(default=1.0, metadata={"help": "Sample from the likeliest tokens of so much probability."})
-    num_beams: int = 1
-    seed: int | None = None
-    bf16: bool | None = field(default=None, metadata={"help": "Left out: yes where the processor has it."})
-
-    def __post_init__(self):
-        if not self.model_name_or_path:
-            raise ValueError("model_name_or_path is not set. Name the folder or Hub id of a trained model.")
-        if self.prompt is not None and self.prompt_file is not None:
-            raise ValueError("prompt and prompt_file are both set. Set one.")
-        for name in ("max_new_tokens", "num_return_sequences", "num_beams"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1.")
-        if self.temperature <= 0 or not 0 < self.top_p <= 1 or self.top_k < 0:
-            raise ValueError("temperature must be above 0, top_p above 0 and up to 1, top_k at least 0.")
-        if self.num_return_sequences > self.num_beams and not self.do_sample:
-            raise ValueError(
-                f"num_return_sequences is {self.num_return_sequences}, but without do_sample there are only "
-                f"{self.num_beams} (num_beams)."
-            )
+from papers_to_gpt.settings.arguments import run_script
+from papers_to_gpt.settings.generation import parse
 
 
 def main() -> None:
-    (settings,) = parse_settings(read_settings(), GenerationSettings, description=__doc__.splitlines()[0])
-    transformers_logging.disable_progress_bar()
-    check_folder(settings.model_name_or_path, settings.trust_remote_code)
-    source = {"revision": settings.revision, "trust_remote_code": settings.trust_remote_code}
-    bf16 = processor_has_bf16() if settings.bf16 is None else settings.bf16
-    # Generation is bound by reading the weights: half the bytes take half the time.
-    dtype = torch.bfloat16 if bf16 else torch.float32
-    model = AutoModelForCausalLM.from_pretrained(
-        settings.model_name_or_path, dtype=dtype, use_safetensors=True, **source
-    )
-    tokenizer = AutoTokenizer.from_pretrained(settings.model_name_or_path, **source)
-    check_vocabulary(tokenizer, model.config.vocab_size, settings.model_name_or_path)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    model.to(device).eval()
-    if settings.seed is not None:
-        set_seed(settings.seed)
-    for prompt in prompts(settings):
-        continue_text(model, tokenizer, prompt, settings)
+    (settings,) = parse(description=__doc__.splitlines()[0])
+    # After parsing: these imports take seconds.
+    from papers_to_gpt.gpt1.generation import run
 
-
-def prompts(settings: GenerationSettings) -> Iterator[str]:
-    """The prompts, one after the other; typed ones as they come."""
-    if settings.prompt is not None:
-        yield settings.prompt
-    elif settings.prompt_file is not None:
-        path = Path(settings.prompt_file)
-        if not path.is_file():
-            raise ValueError(f"prompt_file {path} is not a file.")
-        yield from path.read_text(encoding="utf-8").splitlines()
-    elif sys.stdin.isatty():
-        while True:
-            try:
-                yield input("> ")
-            except EOFError:
-                return
-    else:
-        yield sys.stdin.read()
-
-
-@torch.inference_mode()
-def continue_text(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompt: str, settings: GenerationSettings
-) -> None:
-    """Prints the prompt and its continuation, as it comes where there is only one.
-
-    A prompt that leaves no room within the model's positions is cut at its start, with a warning.
-    """
-    ids = tokenizer(prompt, return_tensors="pt", verbose=False).input_ids
-    if ids.shape[1] == 0:
-        raise ValueError("The prompt has no text. Give at least a word.")
-    positions = model.config.max_position_embeddings
-    kept = max(1, positions - min(settings.max_new_tokens, positions // 2))
-    if ids.shape[1] > kept:
-        logger.warning(
-            "The prompt has %d tokens and the model %d positions: only its last %d are read.",
-            ids.shape[1],
-            positions,
-            kept,
-        )
-        ids = ids[:, -kept:]
-    room = positions - ids.shape[1]
-    if settings.max_new_tokens > room:
-        logger.warning("max_new_tokens is %d; the model's positions end after %d.", settings.max_new_tokens, room)
-    single = settings.num_return_sequences == 1 and settings.num_beams == 1
-    sampling = {"temperature": settings.temperature, "top_k": settings.top_k, "top_p": settings.top_p}
-    ids = ids.to(model.device)
-    output = model.generate(
-        ids,
-        attention_mask=torch.ones_like(ids),
-        max_new_tokens=min(settings.max_new_tokens, room),
-        num_beams=settings.num_beams,
-        num_return_sequences=settings.num_return_sequences,
-        do_sample=settings.do_sample,
-        streamer=TextStreamer(tokenizer, skip_special_tokens=True) if single else None,
-        **(sampling if settings.do_sample else {}),
-    )
-    if not single:
-        for sequence in output:
-            print(tokenizer.decode(sequence, skip_special_tokens=True), flush=True)
+    run(settings)
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ from papers_to_gpt import (
     ablate_gpt1,
     benchmark,
     classify,
+    convert_openai_gpt,
     finetune_gpt1,
     generate_text,
     pretrain_gpt1,
@@ -26,8 +27,8 @@ from papers_to_gpt import (
     train_translation,
     translate,
 )
-from papers_to_gpt.engine.arguments import parse_settings, read_settings, value_of
 from papers_to_gpt.publishing.cards import TRANSLATORS, write_card
+from papers_to_gpt.settings.arguments import read_settings, value_of
 from seq2seq_scratch import TRANSLATION_CONFIGS
 
 ROOT = Path(__file__).parents[1]
@@ -90,12 +91,25 @@ def module_names(path):
 SCRIPTS = {f"papers_to_gpt.{path.stem}" for path in (ROOT / "recipes").glob("*.py") if path.stem[0] != "_"}
 PACKAGES = {"gpt1_scratch", "seq2seq_scratch"}
 
+# Scripts are what a user runs, and no room imports one.
+ROOMS = {"settings", "engine", "publishing", "translation", "gpt1", "benchmarks"}
+HEAVY = {"accelerate", "datasets", "evaluate", "numpy", "torch", "transformers"}
+
+
+def rooms_above(*below):
+    return {f"papers_to_gpt.{room}" for room in ROOMS.difference(below)} | SCRIPTS
+
+
 # Rooms from the lowest floor up, with what they must not import.
 FORBIDDEN = {
     "gpt1_scratch": {"seq2seq_scratch", "papers_to_gpt", "accelerate"},
     "seq2seq_scratch": {"gpt1_scratch", "papers_to_gpt", "accelerate"},
-    "recipes/engine": {*PACKAGES, "papers_to_gpt.publishing", "papers_to_gpt.benchmarks", *SCRIPTS},
-    "recipes/publishing": {"papers_to_gpt.benchmarks", *SCRIPTS},
+    "recipes/settings": {*PACKAGES, *HEAVY, *rooms_above("settings")},
+    "recipes/engine": {*PACKAGES, *rooms_above("settings", "engine")},
+    "recipes/publishing": rooms_above("settings", "engine", "publishing"),
+    "recipes/translation": rooms_above("settings", "engine", "publishing", "translation"),
+    "recipes/gpt1": rooms_above("settings", "engine", "publishing", "gpt1"),
+    "recipes/benchmarks": SCRIPTS,
 }
 
 
@@ -145,7 +159,7 @@ def test_style():
 def test_every_preset_parses_and_names_its_output():
     assert PRESETS
     for path in PRESETS:
-        *_, training = parse_preset(path)
+        *_, training, _ = parse_preset(path)
         assert training.output_dir == f"runs/{path.parent.name}_{path.stem}", path
 
 
@@ -254,10 +268,6 @@ def test_examples_do_not_ask_on_the_terminal_whether_to_trust_the_code(tmp_path)
     assert [call for text in texts for call in examples_that_would_ask(text)] == []
 
 
-def parser_of(settings_class):
-    return lambda arguments: parse_settings(read_settings(arguments), settings_class, description="")
-
-
 PARSERS = {
     "recipes/train_translation.py": train_translation.parse,
     "recipes/pretrain_gpt1.py": pretrain_gpt1.parse,
@@ -265,10 +275,11 @@ PARSERS = {
     "recipes/ablate_gpt1.py": ablate_gpt1.parse,
     "recipes/benchmark.py": benchmark.parse,
     "recipes/share.py": share.parse,
-    "recipes/classify.py": parser_of(classify.ClassificationSettings),
-    "recipes/translate.py": parser_of(translate.TranslationSettings),
-    "recipes/score_translation.py": parser_of(score_translation.ScoringSettings),
-    "recipes/generate_text.py": parser_of(generate_text.GenerationSettings),
+    "recipes/convert_openai_gpt.py": convert_openai_gpt.parse,
+    "recipes/classify.py": classify.parse,
+    "recipes/translate.py": translate.parse,
+    "recipes/score_translation.py": score_translation.parse,
+    "recipes/generate_text.py": generate_text.parse,
 }
 
 # The fewest arguments that each script takes, for every family of models that has settings of its own.
@@ -282,6 +293,7 @@ LEAST_ARGUMENTS = [
     ("recipes/ablate_gpt1.py", [f"{ROOT}/recipes/presets/stories/sentiment.yaml"]),
     ("recipes/benchmark.py", []),
     ("recipes/share.py", ["runs/mine"]),
+    ("recipes/convert_openai_gpt.py", ["openai-community/openai-gpt", "runs/mine"]),
     *(
         (f"recipes/{script}.py", ["--model_name_or_path", "runs/mine"])
         for script in ("classify", "translate", "score_translation", "generate_text")

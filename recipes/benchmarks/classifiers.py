@@ -16,7 +16,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from papers_to_gpt.benchmarks.workload import Stopwatch, Workload
+from papers_to_gpt.benchmarks.workload import Stopwatch
+from papers_to_gpt.settings.benchmarking import Workload
 
 EXAMPLES_FILE = "examples.npz"
 

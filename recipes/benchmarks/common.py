@@ -7,7 +7,8 @@ from typing import Any
 
 from torch import nn
 
-from papers_to_gpt.benchmarks.workload import Stopwatch, Workload
+from papers_to_gpt.benchmarks.workload import Stopwatch
+from papers_to_gpt.settings.benchmarking import Workload
 
 # Of Marian and JoeyNMT, whose default it is: test sentences translated together, in the order of the file.
 DECODING_BATCH_SIZE = 64

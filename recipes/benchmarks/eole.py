@@ -5,7 +5,8 @@ from typing import Any
 
 import torch
 
-from papers_to_gpt.benchmarks.workload import Stopwatch, Workload, count_padded
+from papers_to_gpt.benchmarks.workload import Stopwatch, count_padded
+from papers_to_gpt.settings.benchmarking import Workload
 
 
 def train_eole(work: Workload, folder: Path, bf16: bool) -> dict[str, Any]:

@@ -14,7 +14,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from papers_to_gpt.benchmarks.workload import Stopwatch, Workload
+from papers_to_gpt.benchmarks.workload import Stopwatch
+from papers_to_gpt.settings.benchmarking import Workload
 
 
 def gpt(work: Workload, kind: str, dropout: float = 0.0) -> nn.Module:
@@ -76,7 +77,7 @@ def model_flops_utilization(work: Workload, result: dict[str, Any]) -> float:
     from accelerate import Accelerator
 
     from papers_to_gpt.engine.reporting import measure_matrix_peak
-    from papers_to_gpt.pretrain_gpt1 import training_flops_per_token
+    from papers_to_gpt.gpt1.pretraining import training_flops_per_token
 
     with torch.device("meta"):
         flops_per_token = training_flops_per_token(gpt(work, "ours"), work.context)

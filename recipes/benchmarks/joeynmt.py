@@ -19,7 +19,8 @@ from papers_to_gpt.benchmarks.common import (
     subwords,
     write_vocabulary,
 )
-from papers_to_gpt.benchmarks.workload import Stopwatch, Workload, count_padded
+from papers_to_gpt.benchmarks.workload import Stopwatch, count_padded
+from papers_to_gpt.settings.benchmarking import Workload
 
 
 def joeynmt_settings(

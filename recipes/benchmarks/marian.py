@@ -15,7 +15,8 @@ from papers_to_gpt.benchmarks.common import (
     renamed,
     transformer_config,
 )
-from papers_to_gpt.benchmarks.workload import Stopwatch, Workload, count_padded
+from papers_to_gpt.benchmarks.workload import Stopwatch, count_padded
+from papers_to_gpt.settings.benchmarking import Workload
 
 
 def marian_of_size(config: Any) -> nn.Module:

@@ -27,7 +27,8 @@ import torch
 from torch import nn
 
 from papers_to_gpt.benchmarks.common import NEVER, measure_decoding, transformer_config
-from papers_to_gpt.benchmarks.workload import Stopwatch, Workload, count_padded
+from papers_to_gpt.benchmarks.workload import Stopwatch, count_padded
+from papers_to_gpt.settings.benchmarking import Workload
 
 
 class ClockedBatches:
@@ -54,9 +55,10 @@ def run_recipe(
     from transformers import AutoModelForSeq2SeqLM
 
     from papers_to_gpt.engine.hardware import FOR_BATCHES_OF_TOKENS, keep_compiled_code
-    from papers_to_gpt.engine.optimization import OptimizationSettings
-    from papers_to_gpt.engine.training import Trainer, make_accelerator
-    from papers_to_gpt.train_translation import DataSettings, TranslationTraining, training_batches
+    from papers_to_gpt.engine.training import TrainingLoop, make_accelerator
+    from papers_to_gpt.settings.training import OptimizationSettings
+    from papers_to_gpt.settings.translation import DataSettings, TranslationTraining
+    from papers_to_gpt.translation.training import training_batches
     from seq2seq_scratch.tokenization import load_tokenizers, save_tokenizers
 
     training = TranslationTraining(
@@ -88,7 +90,7 @@ def run_recipe(
         model.save_pretrained(target)
         save_tokenizers(target, *tokenizers)
 
-    Trainer(
+    TrainingLoop(
         accelerator,
         model,
         batches if watch is None else ClockedBatches(batches, watch, work, tokenizers[0].pad_token_id),

@@ -34,7 +34,7 @@ def evaluate_loss(
     # Sums, not means of batches: batches hold different numbers of tokens.
     sums = torch.zeros(2, dtype=torch.float32, device=accelerator.device)
     for batch in batches:
-        sums[1] += count_tokens(batch).targets
+        sums[1] += count_tokens(batch).target_tokens
         batch = {name: tensor.to(accelerator.device) for name, tensor in batch.items()}
         sums[0] += model(**batch, num_items_in_batch=1, **(loss_arguments or {})).loss
     loss, targets = accelerator.reduce(sums, "sum").tolist()

@@ -2,51 +2,11 @@
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import Literal
 
 import torch
 from torch import nn
 
-
-@dataclass
-class OptimizationSettings:
-    """How weights change. The defaults are those of `transformers.TrainingArguments` where it has the setting."""
-
-    learning_rate: float = field(default=5e-5, metadata={"help": "The peak; a factor on the formula for noam."})
-    optim: Literal["adamw", "adam", "sgd", "adadelta", "muon"] = field(
-        default="adamw",
-        metadata={
-            "help": "Plain torch optimizers, fused where torch has a fused kernel; muon: for the matrices of layers, "
-            "and adamw for the rest."
-        },
-    )
-    adam_beta1: float = 0.9
-    adam_beta2: float = 0.999
-    adam_epsilon: float = 1e-8
-    adadelta_rho: float = 0.95
-    adadelta_epsilon: float = 1e-6
-    weight_decay: float = field(
-        default=0.0, metadata={"help": "Applied to matrices only; decoupled from the gradient with adamw."}
-    )
-    max_grad_norm: float = field(default=1.0, metadata={"help": "Largest L2 norm of an update's gradient; 0 is off."})
-    lr_scheduler_type: Literal["constant", "linear", "cosine", "inverse_sqrt", "noam", "halving"] = "linear"
-    warmup_steps: float = field(
-        default=0, metadata={"help": "Updates from 0 to the peak, along a line; below 1: a share of the run's."}
-    )
-    halving_start_step: int = field(default=0, metadata={"help": "halving: updates before the first halving."})
-    halving_every_steps: int = field(default=0, metadata={"help": "halving: updates between halvings."})
-
-    def __post_init__(self):
-        if self.learning_rate <= 0:
-            raise ValueError(f"learning_rate is {self.learning_rate}; it must be positive.")
-        if self.lr_scheduler_type == "noam" and self.warmup_steps < 1:
-            raise ValueError("lr_scheduler_type noam needs warmup_steps of at least 1 (the paper has 4000).")
-        if self.lr_scheduler_type == "halving" and self.halving_every_steps < 1:
-            raise ValueError("lr_scheduler_type halving needs halving_every_steps of at least 1.")
-        for name in ("warmup_steps", "halving_start_step", "weight_decay", "max_grad_norm"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must not be negative.")
+from papers_to_gpt.settings.training import OptimizationSettings
 
 
 class Muon(torch.optim.Optimizer):

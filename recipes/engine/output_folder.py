@@ -16,7 +16,7 @@ from papers_to_gpt.engine.reporting import (
     flatten_settings,
     read_run_record,
 )
-from papers_to_gpt.engine.training import TrainingSettings
+from papers_to_gpt.settings.training import TrainingSettings
 
 # May differ between a run and its resumption: they change how long and where it runs, not what it computes.
 FREE_ON_RESUME = frozenset(

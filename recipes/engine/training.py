@@ -11,7 +11,7 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -30,92 +30,14 @@ from papers_to_gpt.engine.checkpointing import (
     save_checkpoint,
 )
 from papers_to_gpt.engine.hardware import processor_has_bf16, return_freed_memory, use_memory_again
-from papers_to_gpt.engine.optimization import OptimizationSettings, make_optimizer, make_schedule
-from papers_to_gpt.engine.reporting import TRACKERS, Reporter, check_trackers
-from papers_to_gpt.publishing.hub import HubSettings
+from papers_to_gpt.engine.optimization import make_optimizer, make_schedule
+from papers_to_gpt.engine.reporting import Reporter, check_trackers
+from papers_to_gpt.settings.training import OptimizationSettings, TrainingSettings
 
 IGNORE_INDEX = -100
 
 # Costs nothing that can be measured, and keeps a process from holding more than about twice what it uses.
 UPDATES_BETWEEN_TRIMS = 10
-
-
-@dataclass
-class TrainingSettings(HubSettings):
-    """How long a run is, what it writes and shares, and when. Names are those of `transformers.TrainingArguments`."""
-
-    output_dir: str | None = field(
-        default=None, metadata={"help": "Folder of the model, its scores, logs and checkpoints."}
-    )
-    overwrite_output_dir: bool = field(default=False, metadata={"help": "Replace the run that output_dir holds."})
-    resume_from_checkpoint: str | None = field(
-        default=None, metadata={"help": "Go on from a checkpoint folder, or from the newest one: last."}
-    )
-    seed: int = 42
-    max_steps: int | None = field(
-        default=None, metadata={"help": "Updates in all. Needed unless num_train_epochs is set."}
-    )
-    num_train_epochs: float | None = field(default=None, metadata={"help": "Epochs in all, if max_steps is not set."})
-    max_train_minutes: float | None = field(
-        default=None, metadata={"help": "Stop after so many minutes of updates and evaluations."}
-    )
-    gradient_accumulation_steps: int = field(default=1, metadata={"help": "Batches to an update, on each process."})
-    bf16: bool | None = field(
-        default=None,
-        metadata={"help": "Products in bfloat16. Left out: yes where the processor has instructions for it."},
-    )
-    use_cpu: bool = field(default=False, metadata={"help": "Train on the CPU although there is an accelerator."})
-    logging_steps: int = 50
-    eval_steps: int | None = field(
-        default=500, metadata={"help": "Updates between evaluations; each writes a checkpoint. None: an epoch."}
-    )
-    save_steps: int | None = field(default=None, metadata={"help": "Updates between further checkpoints."})
-    save_total_limit: int = field(default=1, metadata={"help": "Newest checkpoints to keep, beside the best; 0: all."})
-    metric_for_best_model: str = field(default="loss", metadata={"help": "A value that the evaluation reports."})
-    early_stopping_patience: int | None = field(
-        default=None, metadata={"help": "Stop after so many evaluations without a better score."}
-    )
-    average_last_checkpoints: int = field(
-        default=0, metadata={"help": "The final model is the mean of so many checkpoints; 0: the best checkpoint."}
-    )
-    dataloader_num_workers: int = 0
-    report_to: list[str] = field(
-        default_factory=list,
-        metadata={"help": f"Log the run with one or several of the trackers {', '.join(TRACKERS)}."},
-    )
-    project: str = field(
-        default="papers-to-gpt", metadata={"help": "The project that trackers put all runs of a recipe into."}
-    )
-    run_name: str | None = field(
-        default=None, metadata={"help": "The name of the run in trackers; default: the name of output_dir."}
-    )
-
-    def __post_init__(self):
-        super().__post_init__()
-        if not self.output_dir:
-            raise ValueError("output_dir is not set. Name the folder that the run writes to.")
-        if self.max_steps is None and self.num_train_epochs is None:
-            raise ValueError("Neither max_steps nor num_train_epochs is set. Say how long to train.")
-        check_trackers(self.report_to)
-        for name in ("max_steps", "num_train_epochs", "max_train_minutes", "save_steps", "early_stopping_patience"):
-            value = getattr(self, name)
-            if value is not None and value <= 0:
-                raise ValueError(f"{name} is {value}; it must be positive.")
-        for name in ("gradient_accumulation_steps", "logging_steps", "eval_steps"):
-            if getattr(self, name) is not None and getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1.")
-        if self.average_last_checkpoints > self.save_total_limit > 0:
-            raise ValueError(
-                f"average_last_checkpoints is {self.average_last_checkpoints}, but save_total_limit keeps "
-                f"{self.save_total_limit}. Keep at least as many as are averaged."
-            )
-        intervals = [every for every in (self.eval_steps, self.save_steps) if every]
-        written = math.ceil(self.max_steps / min(intervals)) if self.max_steps and intervals else math.inf
-        if self.average_last_checkpoints > written:
-            raise ValueError(
-                f"average_last_checkpoints is {self.average_last_checkpoints}, but a run of {self.max_steps} updates "
-                f"with a checkpoint every {min(intervals)} writes {written}."
-            )
 
 
 class TrainBatches(Protocol):
@@ -128,11 +50,11 @@ class TrainBatches(Protocol):
 
 @dataclass(frozen=True)
 class TokenCounts:
-    """Of a batch: tokens to predict, tokens that are not padding, and places in its tensors."""
+    """Counts of a batch: tokens to predict, tokens that are not padding, and slots in its tensors."""
 
-    targets: int
-    real: int
-    places: int
+    target_tokens: int
+    tokens: int
+    slots: int
 
 
 def count_tokens(batch: Batch) -> TokenCounts:
@@ -144,7 +66,12 @@ def count_tokens(batch: Batch) -> TokenCounts:
 
 
 def make_accelerator(settings: TrainingSettings) -> Accelerator:
-    """The accelerator of a run. What `accelerate launch` was told goes before the guess about bf16."""
+    """The accelerator of a run. What `accelerate launch` was told goes before the guess about bf16.
+
+    Raises:
+        ValueError: a tracker of report_to is not installed.
+    """
+    check_trackers(settings.report_to)
     use_memory_again()
     bf16 = processor_has_bf16(settings.use_cpu) if settings.bf16 is None else settings.bf16
     chosen_at_launch = settings.bf16 is None and "ACCELERATE_MIXED_PRECISION" in os.environ
@@ -175,7 +102,7 @@ def checkpoint_to_resume(settings: TrainingSettings) -> Path | None:
     return checkpoints[-1]
 
 
-class Trainer:
+class TrainingLoop:
     """Trains one model from its first update, or from a checkpoint, to its last.
 
     Args:
@@ -187,7 +114,7 @@ class Trainer:
         evaluate: from the model (in evaluation mode, on every process) to scores, the same on every process.
         save_model: writes the shareable model to a folder; called on the main process.
         count_tokens: for losses that do not predict every label.
-        counted: what the loss is a sum over and `TokenCounts.targets` counts; names the rates.
+        counted: what the loss is a sum over and `TokenCounts.target_tokens` counts; names the rates.
         loss_arguments: passed to the model's forward in training.
         rates: further values for the log line, from what is counted per second.
         after_save: called with every new checkpoint's folder on the main process; must not keep training waiting.
@@ -264,14 +191,14 @@ class Trainer:
 
     def _run(self, reporter: Reporter) -> None:
         settings, progress = self.settings, self.progress
-        interval = _Interval()
+        window = LogWindow()
         updates = self._updates()
         out_of_time = False
         while progress.update < self.total_updates and not (out_of_time or self._out_of_patience()):
             started = time.perf_counter()
             group = next(updates)
             loss, gradient_norm, counts = self._update(group)
-            interval.add(loss, gradient_norm, counts)
+            window.add(loss, gradient_norm, counts)
             reporter.advance()
             out_of_time = self._out_of_time()
             last = progress.update == self.total_updates or out_of_time
@@ -280,17 +207,17 @@ class Trainer:
                 for every in (settings.logging_steps, self.eval_steps, settings.save_steps)
             )
             if log or evaluate or save:
-                self._check_finite(interval)
+                self._check_finite(window)
             if progress.update % UPDATES_BETWEEN_TRIMS == 0 or evaluate:
                 return_freed_memory()
             seconds = time.perf_counter() - started
-            interval.seconds += seconds
+            window.seconds += seconds
             progress.train_seconds += seconds
             if log:
-                values = interval.values(self.accelerator, self.counted)
+                values = window.values(self.accelerator, self.counted)
                 values["learning_rate"] = self.learning_rate(progress.update)
                 reporter.log(progress.update, values | self.rates(values[f"{self.counted}_per_second"]), "train")
-                interval = _Interval()
+                window = LogWindow()
             if evaluate:
                 self._evaluate(reporter)
             if evaluate or save:
@@ -312,7 +239,7 @@ class Trainer:
         accelerator = self.accelerator
         self.model.train()
         counts = [self.count_tokens(batch) for batch in group]
-        targets = torch.tensor(sum(count.targets for count in counts), device=accelerator.device)
+        targets = torch.tensor(sum(count.target_tokens for count in counts), device=accelerator.device)
         targets = accelerator.reduce(targets, "sum")  # of this update, over all processes
         self.progress.target_tokens += int(targets)
         total_loss = torch.zeros((), device=accelerator.device)
@@ -379,11 +306,11 @@ class Trainer:
         out = torch.tensor(time.perf_counter() - self._started > 60 * limit, device=self.accelerator.device)
         return bool(torch.any(self.accelerator.gather(out[None])))
 
-    def _check_finite(self, interval: "_Interval") -> None:
-        if not interval.is_finite():
+    def _check_finite(self, window: "LogWindow") -> None:
+        if not window.is_finite():
             raise ValueError(
                 f"The loss or its gradient is not finite at update {self.progress.update} or up to "
-                f"{interval.updates - 1} updates before. Checkpoints in {self.output_dir} are from before. Lower "
+                f"{window.updates - 1} updates before. Checkpoints in {self.output_dir} are from before. Lower "
                 "learning_rate, raise warmup_steps, or lower max_grad_norm."
             )
 
@@ -414,13 +341,13 @@ class Trainer:
         }
 
 
-class _Interval:
-    """What happened since the last log line. Losses stay on the device until they are asked for."""
+class LogWindow:
+    """The updates since the last log line. Losses stay on the device until they are asked for."""
 
     def __init__(self):
         self.losses: list[torch.Tensor] = []
         self.norms: list[torch.Tensor] = []
-        self.targets = self.real = self.places = 0
+        self.target_tokens = self.tokens = self.slots = 0
         self.seconds = 0.0
 
     @property
@@ -430,9 +357,9 @@ class _Interval:
     def add(self, loss: torch.Tensor, norm: torch.Tensor, counts: list[TokenCounts]) -> None:
         self.losses.append(loss)
         self.norms.append(norm)
-        self.targets += sum(count.targets for count in counts)
-        self.real += sum(count.real for count in counts)
-        self.places += sum(count.places for count in counts)
+        self.target_tokens += sum(count.target_tokens for count in counts)
+        self.tokens += sum(count.tokens for count in counts)
+        self.slots += sum(count.slots for count in counts)
 
     def is_finite(self) -> bool:
         return not self.losses or bool(torch.stack([*self.losses, *self.norms]).isfinite().all())
@@ -440,14 +367,14 @@ class _Interval:
     def values(self, accelerator: Accelerator, counted: str) -> dict[str, float]:
         """Sums over processes turned into means and rates."""
         sums = torch.tensor(
-            [float(torch.stack(self.losses).sum()), self.targets, self.real, self.places],
+            [float(torch.stack(self.losses).sum()), self.target_tokens, self.tokens, self.slots],
             dtype=torch.float64 if accelerator.device.type == "cpu" else torch.float32,
             device=accelerator.device,
         )
-        loss, targets, real, places = accelerator.reduce(sums, "sum").tolist()
+        loss, target_tokens, tokens, slots = accelerator.reduce(sums, "sum").tolist()
         return {
-            "loss": loss / targets,
+            "loss": loss / target_tokens,
             "gradient_norm": float(torch.stack(self.norms).mean()),
-            f"{counted}_per_second": targets / self.seconds,
-            "padding_percent": 100 * (1 - real / places),
+            f"{counted}_per_second": target_tokens / self.seconds,
+            "padding_percent": 100 * (1 - tokens / slots),
         }

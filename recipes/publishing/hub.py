@@ -12,22 +12,20 @@ import tempfile
 from collections.abc import Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
-from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Literal
 
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, get_token
 from huggingface_hub.errors import (
     HfHubHTTPError,
-    HFValidationError,
     HTTPError,
     OfflineModeIsEnabled,
     RepositoryNotFoundError,
 )
-from huggingface_hub.utils import disable_progress_bars, validate_repo_id
+from huggingface_hub.utils import disable_progress_bars
 
 from papers_to_gpt.publishing.fresh_process import compare_computed, computed_elsewhere
 from papers_to_gpt.publishing.shared_folder import CheckedFolder, refuse_private, shared_files
+from papers_to_gpt.settings.hub import RepositorySettings
 
 logger = logging.getLogger(__name__)
 
@@ -38,47 +36,6 @@ HOW_TO_GET_A_TOKEN = (
     "Make a token with write access at https://huggingface.co/settings/tokens, and set HF_TOKEN to it or run "
     "`hf auth login`."
 )
-
-
-@dataclass
-class RepositorySettings:
-    """Where on the Hub a model goes. Names are those of `transformers.TrainingArguments`, where it has them."""
-
-    hub_model_id: str | None = field(default=None, metadata={"help": "The model's id on the Hub: user/name."})
-    hub_private_repo: bool | None = field(
-        default=None, metadata={"help": "Whether a new repository is private; default: as the account has it."}
-    )
-    overwrite_hub_repo: bool = field(
-        default=False, metadata={"help": "Replace what the repository holds, if that is another model."}
-    )
-
-    def __post_init__(self):
-        if self.hub_model_id is not None:
-            try:
-                validate_repo_id(self.hub_model_id)
-            except HFValidationError as error:
-                raise ValueError(f"hub_model_id is {self.hub_model_id!r}. It must be user/name: {error}") from error
-
-
-@dataclass
-class HubSettings(RepositorySettings):
-    """What a run shares, and when."""
-
-    push_to_hub: bool = field(
-        default=False, metadata={"help": "Share the model on the Hub at the end; needs HF_TOKEN or `hf auth login`."}
-    )
-    hub_strategy: Literal["end", "every_save"] = field(
-        default="end", metadata={"help": "every_save: each checkpoint's model too, while training goes on."}
-    )
-
-    def __post_init__(self):
-        super().__post_init__()
-        idle = [name for name, default in NOTHING_PUSHED.items() if getattr(self, name) != default]
-        if idle and not self.push_to_hub:
-            raise ValueError(f"{' and '.join(idle)} is set, but nothing is pushed. Add --push_to_hub true.")
-
-
-NOTHING_PUSHED = {each.name: each.default for each in fields(HubSettings)}
 
 
 class HubRepository:

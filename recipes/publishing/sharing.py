@@ -5,17 +5,19 @@ from collections.abc import Callable
 from pathlib import Path
 
 from accelerate import Accelerator
+from transformers.utils import logging as transformers_logging
 
-from papers_to_gpt.engine.reporting import (
-    CARD_FILE,
-)
-from papers_to_gpt.engine.training import TrainingSettings, checkpoint_to_resume
+from papers_to_gpt.engine.reporting import CARD_FILE
+from papers_to_gpt.engine.training import checkpoint_to_resume
+from papers_to_gpt.publishing.cards import write_card
 from papers_to_gpt.publishing.hub import HubRepository
 from papers_to_gpt.publishing.model_card import name_on_hub
-from papers_to_gpt.publishing.shared_folder import CheckedFolder, check_shared_folder
+from papers_to_gpt.publishing.shared_folder import CheckedFolder, check_shared_folder, refresh_code, shared_files
+from papers_to_gpt.settings.hub import HubSettings, SharingSettings
+from papers_to_gpt.settings.training import TrainingSettings
 
 
-def open_repository(accelerator: Accelerator, training: TrainingSettings) -> HubRepository | None:
+def open_repository(accelerator: Accelerator, hub: HubSettings, training: TrainingSettings) -> HubRepository | None:
     """The repository of the Hub that the run's model goes to, on the main process, if it is to be pushed.
 
     Called before anything is computed, so that an hour of training is not spent on a model that cannot be pushed.
@@ -23,14 +25,14 @@ def open_repository(accelerator: Accelerator, training: TrainingSettings) -> Hub
     Raises:
         ValueError: for an id, a token or a repository that will not do (see `HubRepository`).
     """
-    if not (training.push_to_hub and accelerator.is_main_process):
+    if not (hub.push_to_hub and accelerator.is_main_process):
         return None
-    return HubRepository(training, Path(training.output_dir).resolve().name, checkpoint_to_resume(training))
+    return HubRepository(hub, Path(training.output_dir).resolve().name, checkpoint_to_resume(training))
 
 
-def push_of_checkpoints(repository: HubRepository | None, training: TrainingSettings) -> Callable[[Path], None] | None:
-    """What to do with a checkpoint once it is written, for `Trainer`."""
-    if repository is None or training.hub_strategy == "end":
+def push_of_checkpoints(repository: HubRepository | None, hub: HubSettings) -> Callable[[Path], None] | None:
+    """What to do with a checkpoint once it is written, for `TrainingLoop`."""
+    if repository is None or hub.hub_strategy == "end":
         return None
     return repository.push_in_background
 
@@ -67,3 +69,28 @@ def share_folder(repository: HubRepository, checked: CheckedFolder) -> None:
     commit = repository.push(folder, f"{type(checked.model).__name__} and its tokenizer")
     repository.verify(checked, commit)
     print(f"Pushed to {repository.url}, downloaded again and compared: it computes what {folder} does.")
+
+
+def run(settings: SharingSettings) -> None:
+    """Checks a folder, and pushes it if the settings name a repository."""
+    transformers_logging.disable_progress_bar()
+    folder = Path(settings.folder)
+    repository = None
+    if settings.refresh_code:
+        if settings.hub_model_id is not None:
+            # Known by the configuration that the folder has now: the new code may write another.
+            repository = HubRepository(settings, folder.resolve().name, folder)
+        refresh_code(folder)
+    # Before a repository is made for a folder that nobody could use.
+    checked = check_shared_folder(folder)
+    if settings.hub_model_id is None:
+        print(
+            f"{folder} is complete: {type(checked.model).__name__} loads without this repository's packages and "
+            "computes the same. To share it: --hub_model_id user/name. "
+            f"That would push {', '.join(shared_files(folder))}."
+        )
+        return
+    repository = repository or HubRepository(settings, folder.resolve().name, folder)
+    if not (folder / CARD_FILE).is_file():
+        write_card(folder)
+    share_folder(repository, checked)

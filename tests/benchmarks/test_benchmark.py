@@ -16,10 +16,11 @@ from accelerate.state import AcceleratorState
 from datasets import Dataset
 
 from papers_to_gpt import benchmark
-from papers_to_gpt.benchmark import BenchmarkSettings, Contender
-from papers_to_gpt.benchmarks import classifiers, translators
-from papers_to_gpt.benchmarks.workload import Stopwatch, Workload, count_padded, peak_memory_gb
+from papers_to_gpt.benchmarks import classifiers, comparison, translators
+from papers_to_gpt.benchmarks.comparison import Contender
+from papers_to_gpt.benchmarks.workload import Stopwatch, count_padded, peak_memory_gb
 from papers_to_gpt.engine.reporting import measure_matrix_peak
+from papers_to_gpt.settings.benchmarking import BenchmarkSettings, Workload
 from seq2seq_scratch import TransformerConfig, TransformerForConditionalGeneration
 from seq2seq_scratch.tokenization import load_tokenizers
 
@@ -46,7 +47,7 @@ TINY = Workload(
     prompt_tokens=4,
     new_tokens=6,
 )
-ROWS = benchmark.table()
+ROWS = comparison.table()
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -66,8 +67,8 @@ def prepared(tmp_path_factory):
         (folder / f"{split}.en").write_text("\n".join(lines) + "\n")
         (folder / f"{split}.de").write_text("\n".join(f"und {line}" for line in lines) + "\n")
     files = {f"{split}_file": str(folder / split) for split in ("train", "validation", "test")}
-    benchmark.prepare_pairs(BenchmarkSettings(**files), TINY, folder)
-    benchmark.MODEL_TO_DECODE.measure(TINY, folder)
+    comparison.prepare_pairs(BenchmarkSettings(**files), TINY, folder)
+    comparison.MODEL_TO_DECODE.measure(TINY, folder)
     return folder, replace(TINY, model_name_or_path=str(folder / "model"))
 
 
@@ -139,7 +140,7 @@ def task_folder(tmp_path_factory):
 @rows_of("gpt_finetuning")
 def test_classifiers_read_the_same_examples(row, task_folder):
     work, folder = task_folder
-    benchmark.prepare_examples(work, folder)
+    classifiers.prepare_examples(work, folder)
     stored = numpy.load(folder / classifiers.EXAMPLES_FILE)
     measured = row.measure(work, folder)
     assert measured["items"] == len(stored["labels"]) == 2 * 3
@@ -154,9 +155,9 @@ def test_classifiers_read_the_same_examples(row, task_folder):
 def test_what_no_classifier_can_learn_is_refused(task_folder):
     work, folder = task_folder
     with pytest.raises(ValueError, match="task is stories_similarity"):
-        benchmark.prepare_examples(replace(work, task="stories_similarity", data_dir=None), folder)
+        classifiers.prepare_examples(replace(work, task="stories_similarity", data_dir=None), folder)
     with pytest.raises(ValueError, match="updates x task_batch_size is 300, but sst2 has 24"):
-        benchmark.prepare_examples(replace(work, updates=100), folder)
+        classifiers.prepare_examples(replace(work, updates=100), folder)
 
 
 def wide_transformer():
@@ -280,8 +281,8 @@ def scripted(monkeypatch):
 
     rows = [Contender("gpt_training", "all", name, None) for name in rates]
     rows.append(Contender("gpt_training", "all", "absent", None, "no_such_package"))
-    monkeypatch.setattr(benchmark, "run_one", run_one)
-    monkeypatch.setattr(benchmark, "table", lambda: rows)
+    monkeypatch.setattr(comparison, "run_one", run_one)
+    monkeypatch.setattr(comparison, "table", lambda: rows)
     return asked
 
 
@@ -314,10 +315,10 @@ def test_contenders_take_turns_and_the_table_has_medians(scripted, tmp_path, mon
 def test_a_measurement_in_its_own_process(tmp_path):
     """What it prints besides is not taken for its result, and what stops it is told."""
     row = next(row for row in ROWS if row.section == "gpt_generation")
-    measured = benchmark.run_one(row, TINY, tmp_path, threads=1)
+    measured = comparison.run_one(row, TINY, tmp_path, threads=1)
     assert measured["items"] == 6
     broken = next(row for row in ROWS if row.measure.func is translators.decode_ours)
-    failure = benchmark.run_one(broken, replace(TINY, model_name_or_path=str(tmp_path)), tmp_path, threads=1)
+    failure = comparison.run_one(broken, replace(TINY, model_name_or_path=str(tmp_path)), tmp_path, threads=1)
     assert "holds no model" in failure["error"]
 
 

@@ -4,10 +4,8 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 import pytest
-from huggingface_hub.dataclasses import strict
-from transformers import PreTrainedConfig
 
-from papers_to_gpt.engine.arguments import parse_settings, read_settings, run_script, settings_of_config, value_of
+from papers_to_gpt.settings.arguments import parse_settings, read_settings, run_script, value_of
 
 
 @dataclass
@@ -143,23 +141,6 @@ def test_value_of_gives_the_last_one_before_parsing(preset):
     settings = read_settings([preset("optim: adam\n"), "--optim", "sgd"])
     assert value_of(settings, "optim") == "sgd"
     assert value_of(settings, "learning_rate") is None
-
-
-def test_a_models_configuration_becomes_settings():
-    @strict
-    class ToyConfig(PreTrainedConfig):
-        model_type = "toy"
-        vocab_size: int = 10
-        dropout: float | int = 0.1
-        reverse: bool = True
-        inner_size: int | None = None
-
-    settings_class = settings_of_config(ToyConfig, excluded=["vocab_size"])
-    (settings,) = parse_settings(
-        read_settings(["--dropout", "0", "--reverse", "false"]), settings_class, description="test"
-    )
-    assert vars(settings) == {"dropout": 0.0, "reverse": False, "inner_size": None}
-    assert ToyConfig(**vars(settings)).dropout == 0.0
 
 
 def test_user_errors_end_a_script_with_a_message_and_status_2(capsys):

@@ -4,7 +4,8 @@ import pytest
 import torch
 from transformers import TrainingArguments, get_scheduler
 
-from papers_to_gpt.engine.optimization import OptimizationSettings, make_optimizer, make_schedule
+from papers_to_gpt.engine.optimization import make_optimizer, make_schedule
+from papers_to_gpt.settings.training import OptimizationSettings
 
 
 def schedule(total=100, model_size=None, **settings):

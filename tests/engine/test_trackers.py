@@ -124,8 +124,8 @@ def test_runs_of_a_recipe_share_a_project_that_a_setting_names():
         (pretrain_gpt1, "stories/gpt1_mini.yaml"),
         (finetune_gpt1, "stories/sentiment.yaml"),
     ):
-        projects[recipe.__name__.rpartition(".")[2]] = recipe.parse([str(PRESETS / preset)])[-1].project
-        assert recipe.parse([str(PRESETS / preset), "--project", "mine"])[-1].project == "mine"
+        projects[recipe.__name__.rpartition(".")[2]] = recipe.parse([str(PRESETS / preset)])[-2].project
+        assert recipe.parse([str(PRESETS / preset), "--project", "mine"])[-2].project == "mine"
     assert projects == {
         "train_translation": "papers-to-gpt-translation",
         "pretrain_gpt1": "papers-to-gpt-pretraining",

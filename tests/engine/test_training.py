@@ -11,8 +11,8 @@ from safetensors.torch import load_file, save_file
 
 from papers_to_gpt.engine.batching import LengthBucketBatches
 from papers_to_gpt.engine.checkpointing import average_weights, checkpoints_in, load_weights
-from papers_to_gpt.engine.optimization import OptimizationSettings
-from papers_to_gpt.engine.training import TokenCounts, Trainer, TrainingSettings, make_accelerator
+from papers_to_gpt.engine.training import TokenCounts, TrainingLoop, make_accelerator
+from papers_to_gpt.settings.training import OptimizationSettings, TrainingSettings
 from seq2seq_scratch import RNNSeq2SeqConfig, RNNSeq2SeqForConditionalGeneration
 
 LENGTHS = np.random.default_rng(0).integers(2, 7, size=(64, 2))
@@ -52,7 +52,7 @@ def make_trainer(examples, tmp_path):
         Path(training.output_dir).mkdir(exist_ok=True)
         model = model or tiny_model()
         accelerator = make_accelerator(training)
-        return Trainer(
+        return TrainingLoop(
             accelerator,
             model,
             LengthBucketBatches(examples, LENGTHS, collate, max_tokens_per_batch=max_tokens, seed=3),

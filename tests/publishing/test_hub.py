@@ -20,11 +20,12 @@ from gpt1_scratch import GPT1Config, GPT1ForCausalLM
 from gpt1_scratch import tokenization as gpt1_tokenization
 from gpt1_scratch.stories.corpus import load_stories
 from papers_to_gpt import finetune_gpt1, generate_text, pretrain_gpt1, share
-from papers_to_gpt.engine.arguments import run_script
 from papers_to_gpt.publishing import fresh_process, shared_folder
 from papers_to_gpt.publishing.fresh_process import compare_computed, computed_by, computed_elsewhere
-from papers_to_gpt.publishing.hub import HubRepository, RepositorySettings
+from papers_to_gpt.publishing.hub import HubRepository
 from papers_to_gpt.publishing.shared_folder import check_shared_folder, refresh_code
+from papers_to_gpt.settings.arguments import run_script
+from papers_to_gpt.settings.hub import RepositorySettings
 from seq2seq_scratch import TRANSLATION_CONFIGS, TRANSLATION_MODELS
 from seq2seq_scratch import tokenization as seq2seq_tokenization
 from seq2seq_scratch.translation import load_translator

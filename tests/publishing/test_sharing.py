@@ -27,8 +27,8 @@ from gpt1_scratch.finetuning.tasks import TASKS
 from gpt1_scratch.tokenization import add_task_template
 from gpt1_scratch.tokenization import train_tokenizer as train_gpt1_tokenizer
 from papers_to_gpt import classify, generate_text
-from papers_to_gpt.engine.arguments import run_script
 from papers_to_gpt.publishing.cards import write_card
+from papers_to_gpt.settings.arguments import run_script
 from seq2seq_scratch.tokenization import save_tokenizers, train_tokenizer
 from seq2seq_scratch.translation import load_translator, translate
 

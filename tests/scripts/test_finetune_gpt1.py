@@ -34,7 +34,7 @@ from gpt1_scratch.finetuning.reports import glue_average, score, write_predictio
 from gpt1_scratch.finetuning.tasks import TASKS
 from gpt1_scratch.tokenization import published_tokenizer, train_tokenizer
 from papers_to_gpt import classify, finetune_gpt1
-from papers_to_gpt.engine.arguments import run_script
+from papers_to_gpt.settings.arguments import run_script
 
 ROOT = Path(__file__).parents[2]
 NOUNS = "kite lamp mill tree boat song".split()
@@ -467,7 +467,7 @@ def test_settings_of_the_head_reach_the_saved_model(finetune, files):
 
 
 def test_defaults_are_the_papers(pretrained):
-    _, data, optimization, training = finetune_gpt1.parse(
+    _, data, optimization, training, _ = finetune_gpt1.parse(
         ["--model_name_or_path", str(pretrained), "--task", "sst2", "--output_dir", "x"]
     )
     assert (training.num_train_epochs, data.per_device_train_batch_size) == (3, 32)

@@ -15,6 +15,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from gpt1_scratch.stories.corpus import load_stories
 from papers_to_gpt import generate_text, pretrain_gpt1
+from papers_to_gpt.settings.generation import GenerationSettings
 
 PRESET = Path(__file__).parents[2] / "recipes" / "presets" / "stories" / "gpt1_mini.yaml"
 TINY = """--hidden_size 16 --num_hidden_layers 2 --num_attention_heads 2 --max_position_embeddings 32 --num_merges 100
@@ -193,4 +194,4 @@ def test_a_prompt_longer_than_the_context_keeps_its_end_with_a_warning(pretrain,
 )
 def test_impossible_generation_settings_are_refused(settings, expected):
     with pytest.raises(ValueError, match=expected):
-        generate_text.GenerationSettings(**({"model_name_or_path": "x"} | settings))
+        GenerationSettings(**({"model_name_or_path": "x"} | settings))

@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 from tokenizers.processors import TemplateProcessing
 
 from papers_to_gpt import train_translation, translate
-from papers_to_gpt.engine.arguments import run_script
+from papers_to_gpt.settings.arguments import run_script
 from seq2seq_scratch.data.numbers import load_numbers
 from seq2seq_scratch.tokenization import train_tokenizer
 from seq2seq_scratch.translation import load_translator

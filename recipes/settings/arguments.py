@@ -20,12 +20,29 @@ from pathlib import Path
 from typing import Any, Literal, NoReturn, Union, get_args, get_origin, get_type_hints
 
 import yaml
-from transformers import HfArgumentParser
 
 # A preset writes a YAML null, or one of these words; the command line one of the words.
 WORDS_FOR_NO_VALUE = ("none", "null")
 
 COMMAND_LINE = "command line"
+
+TRUE_WORDS, FALSE_WORDS = ("yes", "true", "t", "y", "1"), ("no", "false", "f", "n", "0")
+
+PRESETS = Path(__file__).resolve().parents[1] / "presets"
+
+
+def option(default: Any, help: str, group: str | None = None) -> Any:
+    """A field of a dataclass of settings.
+
+    Args:
+        default: a list is copied for every instance.
+        help: a sentence for `--help`, which adds the default unless it is None or an empty list.
+        group: the heading in `--help`; None takes the attribute `group` of the dataclass.
+    """
+    metadata = {"help": help} | ({} if group is None else {"group": group})
+    if isinstance(default, list):
+        return dataclasses.field(default_factory=lambda: list(default), metadata=metadata)
+    return dataclasses.field(default=default, metadata=metadata)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,6 +64,7 @@ def read_settings(arguments: Sequence[str] | None = None) -> list[Setting]:
         ValueError: for a preset that cannot be read and for a command line that is no list of `--key value`.
     """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
+    arguments = ["--help" if argument == "-h" else argument for argument in arguments]
     settings = []
     if arguments and not arguments[0].startswith("-"):
         settings += _read_preset(arguments.pop(0))
@@ -60,14 +78,37 @@ def read_settings(arguments: Sequence[str] | None = None) -> list[Setting]:
         else:
             raise ValueError(
                 f"{argument!r} on the command line stands behind no --setting. "
-                "Usage: SCRIPT.py [PRESET.yaml] [--setting value ...]; --help lists the settings."
+                "Usage: SCRIPT.py [PRESET] [--setting value ...]; --help lists the settings."
             )
     return settings
 
 
-def _read_preset(path: str) -> list[Setting]:
-    if not Path(path).is_file():
-        raise ValueError(f"The preset {path!r} is not a file. Presets that come with the recipes: recipes/presets/.")
+def find_preset(name: str) -> str:
+    """The path of a preset: a file's own, or that of the packaged preset of this name.
+
+    Args:
+        name: a path, or `numbers/bahdanau` for `recipes/presets/numbers/bahdanau.yaml`, with or without `.yaml` and
+            the folders above it.
+
+    Raises:
+        ValueError: if there is neither.
+    """
+    if Path(name).is_file():
+        return name
+    packaged = {"/".join(path.with_suffix("").parts[-2:]): path for path in sorted(PRESETS.glob("*/*.yaml"))}
+    short = name.removeprefix("recipes/").removeprefix("presets/").removesuffix(".yaml")
+    if short in packaged:
+        return str(packaged[short])
+    nearest = difflib.get_close_matches(short, packaged, n=1)
+    hint = f" Did you mean {nearest[0]!r}?" if nearest else ""
+    raise ValueError(
+        f"The preset {name!r} is not a file and not the name of a packaged preset.{hint} The packaged presets are "
+        f"{', '.join(packaged)}."
+    )
+
+
+def _read_preset(name: str) -> list[Setting]:
+    path = find_preset(name)
     try:
         root = yaml.compose(Path(path).read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
@@ -102,7 +143,7 @@ def value_of(settings: Sequence[Setting], key: str) -> str | None:
     return next((setting.values[0] for setting in reversed(settings) if setting.key == key and setting.values), None)
 
 
-def parse_settings(settings: Sequence[Setting], *dataclass_types: type, description: str) -> tuple[Any, ...]:
+def parse_settings(settings: Sequence[Setting], *dataclass_types: type, description: str = "") -> tuple[Any, ...]:
     """Turns settings into one instance of each dataclass.
 
     Raises:
@@ -110,19 +151,12 @@ def parse_settings(settings: Sequence[Setting], *dataclass_types: type, descript
             `none` for a setting that must have a value.
         SystemExit: after printing the settings, if `--help` is among them.
     """
-    # The parser takes None out of the types in the fields, so they are read from the annotations.
     annotations = {name: kind for part in dataclass_types for name, kind in get_type_hints(part).items()}
-    parser = HfArgumentParser(
-        dataclass_types,
-        description=description,
-        epilog=f"The value {WORDS_FOR_NO_VALUE[0]} unsets a setting that may be None, and empties a list.",
-        allow_abbrev=False,
-        exit_on_error=False,
-    )
-    known = {option[2:].replace("-", "_") for option in parser._option_string_actions if option.startswith("--")}
+    parser = make_parser(dataclass_types, description)
     if any(setting.key == "help" for setting in settings):
         parser.print_help()
         raise SystemExit(0)
+    known = {name.removeprefix("--") for name in parser._option_string_actions}
     problems, pairs, unset = [], {}, {}
     for setting in settings:
         if setting.key not in known:
@@ -153,8 +187,65 @@ def parse_settings(settings: Sequence[Setting], *dataclass_types: type, descript
         pairs[setting.key] = pair
     if problems:
         raise ValueError("\n".join(problems))
-    parser.set_defaults(**unset)
-    return parser.parse_args_into_dataclasses(list(itertools.chain(*pairs.values())), look_for_args_file=False)
+    given = unset | vars(parser.parse_args(list(itertools.chain(*pairs.values()))))
+    return tuple(
+        part(**{each.name: given[each.name] for each in dataclasses.fields(part) if each.name in given})
+        for part in dataclass_types
+    )
+
+
+def make_parser(dataclass_types: Sequence[type], description: str = "") -> argparse.ArgumentParser:
+    """A parser with an option for every field of the dataclasses, under the headings that their `group` names.
+
+    Options that are not given are left out of the result, so that the defaults of the dataclasses hold.
+    """
+    parser = argparse.ArgumentParser(
+        usage="%(prog)s [PRESET] [--setting value ...]",
+        description=description,
+        epilog="PRESET is a YAML file of settings, or the name of a packaged one such as numbers/bahdanau. The value "
+        f"{WORDS_FOR_NO_VALUE[0]} unsets a setting that may be None, and empties a list. A setting that is true or "
+        "false needs no value to be true.",
+        argument_default=argparse.SUPPRESS,
+        allow_abbrev=False,
+        exit_on_error=False,
+        add_help=False,
+    )
+    groups: dict[str, Any] = {}
+    for part in dataclass_types:
+        annotations = get_type_hints(part)
+        for each in dataclasses.fields(part):
+            title = each.metadata.get("group", getattr(part, "group", "settings"))
+            if title not in groups:
+                groups[title] = parser.add_argument_group(title)
+            _add_option(groups[title], each, annotations[each.name])
+    return parser
+
+
+def _add_option(group: Any, each: dataclasses.Field, annotation: Any) -> None:
+    """Adds `--name`, and `--no_name` for a setting that is true by default."""
+    default = each.default if each.default_factory is dataclasses.MISSING else each.default_factory()
+    help = each.metadata.get("help", "")
+    if default is not None and default != []:
+        shown = " ".join(map(str, default)) if isinstance(default, list) else str(default)
+        help += f" (default: {shown.lower() if isinstance(default, bool) else shown})"
+    (kind, *_) = (member for member in _members(annotation) if member is not types.NoneType)
+    arguments: dict[str, Any] = {"type": kind, "metavar": getattr(kind, "__name__", None)}
+    if get_origin(kind) is Literal:
+        arguments = {"type": str, "choices": get_args(kind)}
+    elif get_origin(kind) is list:
+        (kind,) = get_args(kind)
+        arguments = {"type": kind, "metavar": kind.__name__, "nargs": "+"}
+    elif kind is bool:
+        arguments = {"type": _read_bool, "metavar": "true/false", "nargs": "?", "const": True}
+    group.add_argument(f"--{each.name}", help=help.replace("%", "%%"), **arguments)
+    if kind is bool and default is True:
+        group.add_argument(f"--no_{each.name}", dest=each.name, action="store_false", help=argparse.SUPPRESS)
+
+
+def _read_bool(word: str) -> bool:
+    if word.lower() not in TRUE_WORDS + FALSE_WORDS:
+        raise argparse.ArgumentTypeError(f"invalid bool value: {word!r} (choose from 'true', 'false')")
+    return word.lower() in TRUE_WORDS
 
 
 def _has_no_value(setting: Setting, annotation: Any) -> bool:
@@ -202,30 +293,6 @@ def _choices(annotation: Any) -> tuple[Any, ...]:
 def _members(annotation: Any) -> tuple[Any, ...]:
     """The types of a union, or the one type."""
     return get_args(annotation) if get_origin(annotation) in (Union, types.UnionType) else (annotation,)
-
-
-def settings_of_config(config_class: type, excluded: Sequence[str], **defaults: Any) -> type:
-    """A dataclass with the fields that a model's configuration class declares itself, for the parser.
-
-    Args:
-        config_class: a `PreTrainedConfig` with annotated fields.
-        excluded: fields that follow from the data, such as the vocabulary's size.
-        **defaults: replaces the class's own defaults.
-    """
-    fields = []
-    for name, annotation in config_class.__annotations__.items():
-        if name not in excluded and name != "model_type" and not name.startswith("_"):
-            default = defaults.get(name, getattr(config_class, name))
-            fields.append((name, _parsable(annotation), dataclasses.field(default=default)))
-    return dataclasses.make_dataclass(f"{config_class.__name__.removesuffix('Config')}Settings", fields)
-
-
-def _parsable(annotation: Any) -> Any:
-    """`float | int` as `float`: the parser converts to one type, and every whole number is a float's value too."""
-    members = _members(annotation)
-    alternatives = [member for member in members if member is not types.NoneType]
-    chosen = float if float in alternatives else alternatives[0]
-    return chosen | None if types.NoneType in members else chosen
 
 
 def run_script(main: Callable[[], None]) -> None:

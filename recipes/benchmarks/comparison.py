@@ -1,0 +1,329 @@
+"""The comparison of all contenders: the table of who measures what, and the rounds in which they take turns."""
+
+import itertools
+import json
+import logging
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+from contextlib import redirect_stdout
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from papers_to_gpt.benchmarks.classifiers import prepare_examples, train_classifier
+from papers_to_gpt.benchmarks.common import bahdanau_config, transformer_config, write_vocabulary
+from papers_to_gpt.benchmarks.eole import train_eole
+from papers_to_gpt.benchmarks.gpts import generate, train_gpt
+from papers_to_gpt.benchmarks.joeynmt import decode_joeynmt, joeynmt_recurrent, joeynmt_transformer, train_joeynmt
+from papers_to_gpt.benchmarks.marian import decode_marian, train_marian
+from papers_to_gpt.benchmarks.translators import decode_ours, train_model_to_decode, train_ours
+from papers_to_gpt.settings.benchmarking import SECTIONS, BenchmarkSettings, Workload
+
+
+@dataclass(frozen=True)
+class Contender:
+    """One row of a table.
+
+    Attributes:
+        section: its table.
+        group: rows of one group are compared with the first of ours among them.
+        name: within the group.
+        measure: from the workload and the folder of the data to what was measured.
+        needs: the package, or the setting, without which it is skipped.
+    """
+
+    section: str
+    group: str
+    name: str
+    measure: Callable[[Workload, Path], dict[str, Any]]
+    needs: str | None = None
+
+    @property
+    def key(self) -> str:
+        return f"{self.section}: {self.group}: {self.name}"
+
+    def missing(self, work: Workload) -> str | None:
+        """Why it cannot run here, or None."""
+        if self.needs == "nanogpt_dir":
+            return None if work.nanogpt_dir else "nanogpt_dir is not set"
+        return None if self.needs is None or find_spec(self.needs) else f"the package {self.needs} is not installed"
+
+
+def table() -> list[Contender]:
+    """All rows, in their order."""
+    rows: list[Contender] = []
+
+    def row(section: str, group: str, name: str, measure: Callable, needs: str | None = None, **options: Any) -> None:
+        rows.append(Contender(section, group, name, partial(measure, **options), needs))
+
+    precisions = {"fp32": False, "bf16": True}
+    transformer = partial(row, "translation_training", "Transformer")
+    recurrent = partial(row, "translation_training", "attention of 2014")
+    transformer("ours, bf16", train_ours, make_config=transformer_config)
+    for precision, bf16 in precisions.items():
+        transformer(f"MarianMTModel, {precision}", train_marian, bf16=bf16)
+    for precision, bf16 in precisions.items():
+        make = {"make_config": transformer_config, "make_model": joeynmt_transformer}
+        transformer(f"JoeyNMT, {precision}", train_joeynmt, "joeynmt", **make, bf16=bf16)
+    for precision, bf16 in precisions.items():
+        transformer(f"eole, {precision}", train_eole, "eole", bf16=bf16)
+    recurrent("ours, bf16", train_ours, make_config=bahdanau_config)
+    for precision, bf16 in precisions.items():
+        make = {"make_config": bahdanau_config, "make_model": joeynmt_recurrent}
+        recurrent(f"JoeyNMT, {precision}", train_joeynmt, "joeynmt", **make, bf16=bf16)
+
+    for group, num_beams in {"greedy": 1, "beam 5": 5}.items():
+        decoding = partial(row, "translation_decoding", group, num_beams=num_beams)
+        decoding("ours, bf16", decode_ours, bf16=True)
+        decoding("ours, fp32", decode_ours, bf16=False)
+        decoding("MarianMTModel, fp32", decode_marian)
+        decoding("JoeyNMT, fp32", decode_joeynmt, "joeynmt")
+
+    dropped = partial(row, "gpt_training", "dropout 0.1, bf16", measure=train_gpt, dropout=0.1)
+    dropped("ours", kind="ours")
+    dropped("OpenAIGPTLMHeadModel", kind="openai-gpt")
+    dropped("GPT2LMHeadModel", kind="gpt2")
+    plain = partial(row, "gpt_training", "no dropout, bf16", measure=train_gpt, dropout=0.0)
+    plain("ours", kind="ours")
+    plain("ours, compiled", kind="ours", compiled=True)
+    plain("GPT2LMHeadModel", kind="gpt2")
+    plain("nanoGPT", kind="nanogpt", needs="nanogpt_dir")
+    plain("nanoGPT, compiled", kind="nanogpt", needs="nanogpt_dir", compiled=True)
+
+    for batch_size in (1, 16):
+        generation = partial(row, "gpt_generation", f"batch {batch_size}", measure=generate, batch_size=batch_size)
+        for precision, bf16 in precisions.items():
+            generation(f"ours, {precision}", kind="ours", bf16=bf16)
+        generation("OpenAIGPTLMHeadModel, fp32, no cache", kind="openai-gpt", bf16=False)
+        for precision, bf16 in precisions.items():
+            generation(f"GPT2LMHeadModel, {precision}", kind="gpt2", bf16=bf16)
+
+    finetuning = partial(row, "gpt_finetuning", "classification, bf16", measure=train_classifier)
+    finetuning("ours", kind="ours")
+    finetuning("ours, with the auxiliary loss", kind="ours", auxiliary_loss_weight=0.5)
+    finetuning("OpenAIGPTForSequenceClassification", kind="openai-gpt")
+    finetuning("OpenAIGPTForSequenceClassification, 128", kind="openai-gpt", pad_to=128)
+    return rows
+
+
+MODEL_TO_DECODE = Contender("preparation", "Transformer", "the model to decode with", train_model_to_decode)
+
+
+def measure_one() -> None:
+    """A measurement's process: its job comes on standard input, what it measured goes to the last line of output."""
+    job = json.load(sys.stdin)
+    contender = {row.key: row for row in (*table(), MODEL_TO_DECODE)}[job["contender"]]
+    with redirect_stdout(sys.stderr):
+        measured = contender.measure(Workload(**job["workload"]), Path(job["folder"]))
+    print(json.dumps(measured))
+
+
+def run_one(contender: Contender, work: Workload, folder: Path, threads: int) -> dict[str, Any]:
+    """What a contender measures in a process of its own; `{"error": the last line it said}` if it fails."""
+    environment = {
+        **os.environ,
+        "OMP_NUM_THREADS": str(threads),
+        "CUDA_VISIBLE_DEVICES": "",
+        "HF_HUB_OFFLINE": "1",
+    }
+    job = json.dumps({"contender": contender.key, "workload": asdict(work), "folder": str(folder)})
+    command = [sys.executable, "-c", "from papers_to_gpt.benchmarks.comparison import measure_one; measure_one()"]
+    process = subprocess.run(command, input=job, env=environment, capture_output=True, text=True)
+    logging.getLogger(__name__).debug("%s", process.stderr)
+    if process.returncode:
+        return {"error": next(reversed(process.stderr.strip().splitlines()), f"exit status {process.returncode}")}
+    return json.loads(process.stdout.splitlines()[-1])
+
+
+def prepare_pairs(settings: BenchmarkSettings, work: Workload, folder: Path) -> None:
+    """Writes what translators read: a vocabulary, token ids, subwords in lines, test sentences."""
+    from datasets import disable_progress_bars
+
+    from seq2seq_scratch.data.batches import tokenize_parallel
+    from seq2seq_scratch.data.corpora import load_parallel_data
+    from seq2seq_scratch.tokenization import save_tokenizers, train_tokenizer
+
+    disable_progress_bars()
+    files = {f"{split}_file": getattr(settings, f"{split}_file") for split in ("train", "validation", "test")}
+    pairs = load_parallel_data(
+        dataset_name=None if any(files.values()) else "numbers",
+        **files,
+        source_language=settings.source_language,
+        target_language=settings.target_language,
+    )
+    if "translation_decoding" in settings.sections:
+        if "test" not in pairs:
+            raise ValueError("translation_decoding needs test sentences: set test_file.")
+        sentences = [sentence for sentence in pairs["test"]["source"] if sentence.strip()]
+        (folder / "test_sentences.json").write_text(json.dumps(sentences), encoding="utf-8")
+    if "translation_training" not in settings.sections and work.model_name_or_path is not None:
+        return
+    if "train" not in pairs:
+        raise ValueError("Training needs sentence pairs: set train_file, or model_name_or_path and only decode.")
+    train = pairs["train"]
+    tokenizer = train_tokenizer([*train["source"], *train["target"]], kind="bpe", vocab_size=work.vocab_size)
+    save_tokenizers(folder, tokenizer, tokenizer)
+    write_vocabulary(folder / "vocabulary.txt", tokenizer)
+    for split in ("train", "validation"):
+        tokenized, _ = tokenize_parallel(
+            pairs[split], tokenizer, tokenizer, max_source_length=256, max_target_length=256
+        )
+        tokenized.save_to_disk(folder / split)
+        for side, column in (("source", "input_ids"), ("target", "labels")):
+            lines = [" ".join(tokenizer.convert_ids_to_tokens(ids[:-1])) for ids in tokenized[column]]
+            (folder / f"{split}.{side}").write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+
+
+def run_rounds(
+    rows: Sequence[Contender], settings: BenchmarkSettings, work: Workload, folder: Path, threads: int
+) -> tuple[dict[str, list[dict[str, Any]]], dict[str, str]]:
+    """All contenders once, then all again, and so on.
+
+    Returns:
+        What each measured, round by round, and what went wrong with those that failed, which take no further turn.
+    """
+    measured: dict[str, list[dict[str, Any]]] = {row.key: [] for row in rows}
+    failed: dict[str, str] = {}
+    for number in range(1, settings.rounds + 1):
+        for row in rows:
+            if row.key in failed:
+                continue
+            print(f"round {number} of {settings.rounds}: {row.key}", file=sys.stderr, flush=True)
+            load = os.getloadavg()[0]
+            result = run_one(row, work, folder, threads)
+            if "error" in result:
+                failed[row.key] = result["error"]
+            else:
+                measured[row.key].append(result | {"load_average_before": load})
+    return measured, failed
+
+
+def summary(own: list[dict[str, Any]], reference: list[dict[str, Any]]) -> dict[str, float]:
+    """One row's figures: medians over its rounds, and how many times as fast the reference was in the same rounds."""
+    rates = [result["items"] / result["seconds"] for result in own]
+    figures = {
+        "rate": statistics.median(rates),
+        "lowest": min(rates),
+        "highest": max(rates),
+        "rate_of_cpu_time": statistics.median(result["items"] / result["cpu_seconds"] for result in own),
+    }
+    for name in (*EXTRA_COLUMNS, "peak_memory_gb", "cores_busy_with_others"):
+        values = [result[name] for result in own if result.get(name) is not None]
+        if values:
+            figures[name] = statistics.median(values)
+    pairs = zip(reference, rates, strict=False)
+    ratios = [result["items"] / result["seconds"] / rate for result, rate in pairs]
+    if ratios:
+        figures["ours_times"] = statistics.median(ratios)
+    return figures
+
+
+EXTRA_COLUMNS = {
+    "millions_of_parameters": ("M parameters", ".1f"),
+    "padding_percent": ("padding %", ".1f"),
+    "model_flops_utilization_percent": ("FLOPs util. %", ".1f"),
+    "mean_output_tokens": ("output tokens", ".1f"),
+}
+COLUMNS = {
+    "rate": ("median/s", ".1f"),
+    "lowest": ("lowest", ".1f"),
+    "highest": ("highest", ".1f"),
+    "rate_of_cpu_time": ("/CPU s", ".1f"),
+    "ours_times": ("ours is x", ".2f"),
+    **EXTRA_COLUMNS,
+    "peak_memory_gb": ("memory GB", ".2f"),
+    "cores_busy_with_others": ("others' cores", ".2f"),
+}
+
+
+def format_table(rows: Sequence[Contender], figures: dict[str, dict[str, float]]) -> str:
+    """Lines of one section: a header for each group, then its rows."""
+    columns = [name for name in COLUMNS if any(name in row for row in figures.values())]
+    width = max(len(row.name) for row in rows) + 3
+    lines = []
+    for group, members in itertools.groupby((row for row in rows if row.key in figures), key=lambda row: row.group):
+        lines.append(f"{group:{width}}" + "".join(f"{COLUMNS[name][0]:>15}" for name in columns))
+        for member in members:
+            values = figures[member.key]
+            cells = [format(values[name], COLUMNS[name][1]) if name in values else "" for name in columns]
+            lines.append(f"{'  ' + member.name:{width}}" + "".join(f"{cell:>15}" for cell in cells))
+    return "\n".join(lines)
+
+
+def describe_setting(threads: int) -> dict[str, Any]:
+    """The machine and the versions that the figures belong to."""
+    from accelerate import Accelerator
+
+    from papers_to_gpt.engine.reporting import describe_machine
+
+    versions = {}
+    for package in ("torch", "transformers", "joeynmt", "eole"):
+        try:
+            versions[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return {"machine": describe_machine(Accelerator(cpu=True))["device"], "threads": threads, "versions": versions}
+
+
+def run(settings: BenchmarkSettings, work: Workload) -> None:
+    """Measures all contenders that are asked for, and prints a table for each section."""
+    if work.nanogpt_dir is not None and not Path(work.nanogpt_dir, "model.py").is_file():
+        raise ValueError(f"nanogpt_dir is {work.nanogpt_dir}, which holds no model.py. Name a checkout of nanoGPT.")
+    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    threads = settings.threads or usable
+    chosen = [
+        row
+        for row in table()
+        if row.section in settings.sections
+        and (not settings.contenders or any(text in row.key for text in settings.contenders))
+    ]
+    if not chosen:
+        raise ValueError(
+            f"contenders {settings.contenders} matches no row of {', '.join(settings.sections)}. Rows: "
+            + "; ".join(row.key for row in table() if row.section in settings.sections)
+        )
+    notes = {row.key: reason for row in chosen if (reason := row.missing(work))}
+    chosen = [row for row in chosen if row.key not in notes]
+    record = {"setting": describe_setting(threads), "settings": asdict(settings) | asdict(work), "sections": {}}
+    print(json.dumps(record["setting"]))
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        if any(section.startswith("translation") for section in settings.sections):
+            prepare_pairs(settings, work, folder)
+        if "gpt_finetuning" in settings.sections:
+            prepare_examples(work, folder)
+        if "translation_decoding" in settings.sections and work.model_name_or_path is None:
+            print(f"training {MODEL_TO_DECODE.name}", file=sys.stderr, flush=True)
+            failure = run_one(MODEL_TO_DECODE, work, folder, threads).get("error")
+            if failure:
+                raise ValueError(f"The model to decode with could not be trained: {failure}")
+            work = replace(work, model_name_or_path=str(folder / "model"))
+        for section in settings.sections:
+            rows = [row for row in chosen if row.section == section]
+            measured, failed = run_rounds(rows, settings, work, folder, threads)
+            notes |= {key: f"failed: {error}" for key, error in failed.items()}
+            references: dict[str, list[dict[str, Any]]] = {}
+            for row in rows:
+                if row.name.startswith("ours"):
+                    references.setdefault(row.group, measured[row.key])
+            figures = {
+                row.key: summary(measured[row.key], references.get(row.group, [])) for row in rows if measured[row.key]
+            }
+            if figures:
+                print(f"\n{section}: {SECTIONS[section]} per second; rounds: {settings.rounds}")
+                print(format_table(rows, figures), flush=True)
+            record["sections"][section] = {"summary": figures, "measurements": measured}
+            if settings.output_file:
+                record["notes"] = notes
+                Path(settings.output_file).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+    for key, note in notes.items():
+        print(f"\nskipped {key}: {note}")
+    if any(note.startswith("failed") for note in notes.values()):
+        raise SystemExit(1)

@@ -1,0 +1,149 @@
+"""Takes GPT-1's fine-tuning apart: a series of runs for each part that is left out."""
+
+import dataclasses
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from datasets import disable_progress_bars
+from transformers.utils import logging as transformers_logging
+
+from gpt1_scratch.finetuning.models import load_pretrained
+from gpt1_scratch.finetuning.reports import format_score
+from gpt1_scratch.finetuning.tasks import Task
+from papers_to_gpt.engine.hardware import FOR_BATCHES_OF_ROWS, keep_compiled_code
+from papers_to_gpt.engine.output_folder import prepare_output_dir
+from papers_to_gpt.engine.reporting import write_results, write_run_record
+from papers_to_gpt.engine.training import make_accelerator
+from papers_to_gpt.gpt1.finetuning import TaskData, load_data, run_series
+from papers_to_gpt.settings.finetuning import AblationSettings, TaskSettings
+
+FULL = "full"
+TABLE_FILE, PLOT_FILE = "ablation.md", "ablation.png"
+
+# Rows of table 5 by what they change.
+VARIANTS: dict[str, dict[str, Any]] = {
+    FULL: {},
+    "no_pretraining": {"from_scratch": True},
+    "no_auxiliary_loss": {"auxiliary_loss_weight": 0.0},
+}
+LSTM = "lstm"
+LAYERS = "layers_{}"
+
+
+def run(settings: tuple[Any, ...]) -> None:
+    """Runs every variant, and writes the table and the plot.
+
+    Args:
+        settings: from `papers_to_gpt.settings.finetuning.parse_ablation`.
+    """
+    ablation, start, data, optimization, training, hub = settings
+    keep_compiled_code(FOR_BATCHES_OF_ROWS)
+    accelerator = make_accelerator(training)
+    output_dir = prepare_output_dir(accelerator, training, settings)
+    started = time.perf_counter()
+    disable_progress_bars()
+    transformers_logging.disable_progress_bar()
+
+    # Data
+    with accelerator.main_process_first():
+        tasks = load_tasks(start.model_name_or_path, start.revision, data, accelerator.print)
+        blocks = len(tasks[0].backbone.blocks)
+        variants = plan(ablation, blocks)
+        lstm_tasks = []
+        if ablation.lstm_model_name_or_path is not None:
+            lstm_tasks = load_tasks(ablation.lstm_model_name_or_path, None, data, accelerator.print)
+            if lstm_tasks[0].backbone.config.lstm_size is None:
+                raise ValueError(
+                    f"lstm_model_name_or_path is {ablation.lstm_model_name_or_path}, which is a Transformer. Name a "
+                    "model that recipes/pretrain_gpt1.py has trained with lstm_size."
+                )
+    if accelerator.is_main_process:
+        write_run_record(output_dir, accelerator, settings)
+
+    # Training and evaluation
+    summaries = {}
+    for name, changes in variants.items():
+        changed = (dataclasses.replace(start, **changes), data, optimization, training, hub)
+        summaries[name] = run_series(lstm_tasks if name == LSTM else tasks, changed, output_dir / name)
+
+    # Sharing
+    names = [part.task for part in tasks]
+    table = format_table(names, summaries)
+    if accelerator.is_main_process:
+        write_results(output_dir, {"variants": summaries, "wall_seconds": round(time.perf_counter() - started, 1)})
+        (output_dir / TABLE_FILE).write_text(table + "\n", encoding="utf-8")
+        if find_spec("matplotlib") is None:
+            accelerator.print('There is no plot, for matplotlib is not installed: pip install -e ".[plots]"')
+        else:
+            plot_layers(names, summaries, blocks, output_dir / PLOT_FILE)
+    accelerator.print(f"\n{table}\n\nDone after {time.perf_counter() - started:.0f} s. All is in {output_dir}.")
+
+
+def load_tasks(model: str, revision: str | None, data: TaskSettings, say: Callable[[str], None]) -> list[TaskData]:
+    """The tasks as a pre-trained model's tokenizer writes them."""
+    backbone, tokenizer = load_pretrained(model, revision)
+    return [load_data(name, data, backbone, tokenizer, say) for name in data.names()]
+
+
+def plan(settings: AblationSettings, blocks: int) -> dict[str, dict[str, Any]]:
+    """What each variant changes in `StartSettings`. All blocks are transferred in the full model already.
+
+    Raises:
+        ValueError: a number of layers that the model does not have.
+    """
+    layers = range(blocks) if settings.layers is None else settings.layers
+    wrong = [number for number in layers if not 0 <= number <= blocks]
+    if wrong:
+        raise ValueError(f"layers is {wrong[0]}; the model has {blocks} blocks.")
+    lstm = settings.lstm_model_name_or_path
+    return (
+        VARIANTS
+        | ({} if lstm is None else {LSTM: {"model_name_or_path": lstm, "revision": None}})
+        | {LAYERS.format(number): {"transferred_layers": number} for number in layers if number < blocks}
+    )
+
+
+def format_table(tasks: Sequence[Task], summaries: dict[str, dict[str, dict[str, Any]]]) -> str:
+    """Markdown in the form of table 5: a line for each variant, with the first score of each task times 100."""
+    several = any(len(part["runs"]) > 1 for summary in summaries.values() for part in summary.values())
+    lines = [
+        ["variant", "average", *(f"{task.name} ({task.metrics[0]})" for task in tasks)],
+        ["---"] * (2 + len(tasks)),
+    ]
+    for variant, summary in summaries.items():
+        names = [f"eval_{task.metrics[0]}" for task in tasks]
+        scores = [format_score(summary[task.name], name, several) for task, name in zip(tasks, names, strict=True)]
+        average = statistics.mean(summary[task.name][name] for task, name in zip(tasks, names, strict=True))
+        lines.append([variant.replace("_", " "), f"{100 * average:.1f}", *scores])
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def plot_layers(
+    tasks: Sequence[Task], summaries: dict[str, dict[str, dict[str, Any]]], blocks: int, path: Path
+) -> None:
+    """Figure 2, left: each task's score against the number of transferred blocks, dotted without pre-training."""
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
+
+    variants = {LAYERS.format(number): number for number in range(blocks)} | {FULL: blocks}
+    points = sorted((variants[name], name) for name in summaries if name in variants)
+    figure = Figure(figsize=(6, 4), layout="constrained")
+    axes = figure.subplots()
+    for task in tasks:
+        name = f"eval_{task.metrics[0]}"
+        low, median, high = (
+            [100 * summaries[variant][task.name][name + end] for _, variant in points] for end in ("_min", "", "_max")
+        )
+        layers = [number for number, _ in points]
+        (line,) = axes.plot(layers, median, marker="o", label=f"{task.name}, {task.metrics[0]}")
+        axes.fill_between(layers, low, high, color=line.get_color(), alpha=0.2, linewidth=0)
+        axes.axhline(100 * summaries["no_pretraining"][task.name][name], color=line.get_color(), linestyle=":")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.set_xlabel("transferred blocks (dotted: no pre-training)")
+    axes.set_ylabel("score on validation, times 100")
+    axes.legend()
+    figure.savefig(path, dpi=150)

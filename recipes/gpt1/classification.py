@@ -1,0 +1,135 @@
+"""Predicts with a fine-tuned model."""
+
+import sys
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from dataclasses import replace
+from pathlib import Path
+from typing import TextIO
+
+import numpy as np
+import torch
+from transformers import AutoConfig, AutoTokenizer, PreTrainedModel
+from transformers.utils import logging as transformers_logging
+
+from gpt1_scratch import GPT1ForMultipleChoice, GPT1ForSequenceClassification
+from gpt1_scratch.finetuning.examples import predict, tokenize_task
+from gpt1_scratch.finetuning.loading import TaskSplit, read_texts
+from gpt1_scratch.finetuning.tables import EXTENSIONS, Table, read_table
+from gpt1_scratch.finetuning.tasks import Task, task_of_config
+from papers_to_gpt.engine.model_folder import check_folder, check_vocabulary
+from papers_to_gpt.settings.classification import ClassificationSettings
+
+# What separates the texts of a pair, or a context and its choices, in lines.
+SEPARATOR = "\t"
+
+
+def run(settings: ClassificationSettings) -> None:
+    """Predicts for the input file, for standard input, or for what a person types."""
+    transformers_logging.disable_progress_bar()
+    task, logits_of = load_classifier(settings)
+    with (
+        open(settings.output_file, "w", encoding="utf-8")
+        if settings.output_file
+        else nullcontext(sys.stdout) as output
+    ):
+        if settings.input_file is None and sys.stdin.isatty():
+            while True:
+                try:
+                    texts = texts_of_lines(task, [input("> ")], "The input")
+                except EOFError:
+                    return
+                write(task, logits_of(texts), output)
+        elif settings.input_file is None:
+            write(task, logits_of(texts_of_lines(task, sys.stdin.read().splitlines(), "The input")), output)
+        else:
+            write(task, logits_of(texts_of_file(task, settings.input_file)), output)
+
+
+def load_classifier(settings: ClassificationSettings) -> tuple[Task, Callable[[list[tuple[str, ...]]], np.ndarray]]:
+    """The task that a model was fine-tuned on, and a function from texts to logits (see `predict`).
+
+    Raises:
+        ValueError: a folder without a model, or a model that is not fine-tuned for a task.
+    """
+    name, source = settings.model_name_or_path, {"revision": settings.revision, "trust_remote_code": False}
+    check_folder(name)
+    config = AutoConfig.from_pretrained(name, **source)
+    task = task_of_config(config)
+    if task is None:
+        raise ValueError(f"{name} is not fine-tuned for a task. Fine-tune it with recipes/finetune_gpt1.py.")
+    if settings.text_column is not None:
+        if task.kind == "multiple_choice":
+            raise ValueError(f"text_column is set, but {name} chooses among texts: name the columns as in training.")
+        columns = (settings.text_column, settings.text_pair_column)
+        columns = tuple(column for column in columns if column is not None)
+        if len(columns) != len(task.columns):
+            raise ValueError(f"{name} was trained on {len(task.columns)} columns of text, not {len(columns)}.")
+        task = replace(task, columns=columns)
+    tokenizer = AutoTokenizer.from_pretrained(name, **source)
+    check_vocabulary(tokenizer, config.vocab_size, name)
+    head = GPT1ForMultipleChoice if task.kind == "multiple_choice" else GPT1ForSequenceClassification
+    # In float32, as it was scored.
+    model: PreTrainedModel = head.from_pretrained(
+        name, revision=settings.revision, dtype=torch.float32, use_safetensors=True
+    )
+    model.to("cuda" if torch.cuda.is_available() else "cpu").eval()
+
+    def logits_of(texts: list[tuple[str, ...]]) -> np.ndarray:
+        examples = tokenize_task(task, TaskSplit(texts, None), tokenizer, config.max_position_embeddings)
+        if examples.cut:
+            print(
+                f"{examples.cut} texts are longer than the model's {config.max_position_embeddings} tokens and cut.",
+                file=sys.stderr,
+            )
+        return predict(model, examples, tokenizer.pad_token_id, settings.batch_size)
+
+    return task, logits_of
+
+
+def texts_of_file(task: Task, name: str) -> list[tuple[str, ...]]:
+    """Texts of a file with columns, or of lines."""
+    path = Path(name)
+    if path.suffix.lower() in EXTENSIONS:
+        return read_texts(task, read_table(path))
+    if not path.is_file():
+        raise ValueError(f"There is no file {path}.")
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is not UTF-8: {error}. Convert it to UTF-8.") from error
+    return texts_of_lines(task, lines, name)
+
+
+def texts_of_lines(task: Task, lines: Sequence[str], where: str) -> list[tuple[str, ...]]:
+    """The texts of each line: one, a pair, or a context and its choices.
+
+    Raises:
+        ValueError: no line, one with too few or too many texts, or an empty text.
+    """
+    names = task.columns if task.kind != "multiple_choice" else ("the context", *task.labels)
+    rows = [line.split(SEPARATOR) for line in lines]
+    wrong = next((number for number, row in enumerate(rows, start=1) if len(row) != len(names)), None)
+    if wrong is not None:
+        raise ValueError(
+            f"{where}, line {wrong}: has {len(rows[wrong - 1])} texts; it must have {len(names)}, separated by a tab: "
+            f"{', '.join(names)}."
+        )
+    if not rows:
+        raise ValueError(f"{where} has no line.")
+    plain = replace(task, kind="classification", columns=names, choices=())
+    return read_texts(plain, Table(where, dict(zip(names, map(list, zip(*rows, strict=True)), strict=True))))
+
+
+def write(task: Task, logits: np.ndarray, output: TextIO) -> None:
+    """A line for each example: its number from 0, the class and its probability; of regression the number alone."""
+    if task.is_regression:
+        print("index", "prediction", sep="\t", file=output)
+        for index, number in enumerate(logits[:, 0]):
+            print(index, f"{number:.6g}", sep="\t", file=output)
+    else:
+        probabilities = torch.from_numpy(logits).softmax(dim=1)
+        print("index", "prediction", "probability", sep="\t", file=output)
+        for index, row in enumerate(probabilities):
+            print(index, task.labels[int(row.argmax())], f"{float(row.max()):.4f}", sep="\t", file=output)
+    output.flush()

@@ -1,0 +1,106 @@
+"""Continues text with a trained GPT-1."""
+
+import logging
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    TextStreamer,
+    set_seed,
+)
+from transformers.utils import logging as transformers_logging
+
+import gpt1_scratch  # noqa: F401  registers the model
+from papers_to_gpt.engine.hardware import processor_has_bf16
+from papers_to_gpt.engine.model_folder import check_folder, check_vocabulary
+from papers_to_gpt.settings.generation import GenerationSettings
+
+logger = logging.getLogger(__name__)
+
+
+def run(settings: GenerationSettings) -> None:
+    """Continues the prompts of the settings, of standard input, or of a person who types them."""
+    transformers_logging.disable_progress_bar()
+    check_folder(settings.model_name_or_path, settings.trust_remote_code)
+    source = {"revision": settings.revision, "trust_remote_code": settings.trust_remote_code}
+    bf16 = processor_has_bf16() if settings.bf16 is None else settings.bf16
+    # Generation is bound by reading the weights: half the bytes take half the time.
+    dtype = torch.bfloat16 if bf16 else torch.float32
+    model = AutoModelForCausalLM.from_pretrained(
+        settings.model_name_or_path, dtype=dtype, use_safetensors=True, **source
+    )
+    tokenizer = AutoTokenizer.from_pretrained(settings.model_name_or_path, **source)
+    check_vocabulary(tokenizer, model.config.vocab_size, settings.model_name_or_path)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    model.to(device).eval()
+    if settings.seed is not None:
+        set_seed(settings.seed)
+    for prompt in prompts(settings):
+        continue_text(model, tokenizer, prompt, settings)
+
+
+def prompts(settings: GenerationSettings) -> Iterator[str]:
+    """The prompts, one after the other; typed ones as they come."""
+    if settings.prompt is not None:
+        yield settings.prompt
+    elif settings.prompt_file is not None:
+        path = Path(settings.prompt_file)
+        if not path.is_file():
+            raise ValueError(f"prompt_file {path} is not a file.")
+        yield from path.read_text(encoding="utf-8").splitlines()
+    elif sys.stdin.isatty():
+        while True:
+            try:
+                yield input("> ")
+            except EOFError:
+                return
+    else:
+        yield sys.stdin.read()
+
+
+@torch.inference_mode()
+def continue_text(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompt: str, settings: GenerationSettings
+) -> None:
+    """Prints the prompt and its continuation, as it comes where there is only one.
+
+    A prompt that leaves no room within the model's positions is cut at its start, with a warning.
+    """
+    ids = tokenizer(prompt, return_tensors="pt", verbose=False).input_ids
+    if ids.shape[1] == 0:
+        raise ValueError("The prompt has no text. Give at least a word.")
+    positions = model.config.max_position_embeddings
+    kept = max(1, positions - min(settings.max_new_tokens, positions // 2))
+    if ids.shape[1] > kept:
+        logger.warning(
+            "The prompt has %d tokens and the model %d positions: only its last %d are read.",
+            ids.shape[1],
+            positions,
+            kept,
+        )
+        ids = ids[:, -kept:]
+    room = positions - ids.shape[1]
+    if settings.max_new_tokens > room:
+        logger.warning("max_new_tokens is %d; the model's positions end after %d.", settings.max_new_tokens, room)
+    single = settings.num_return_sequences == 1 and settings.num_beams == 1
+    sampling = {"temperature": settings.temperature, "top_k": settings.top_k, "top_p": settings.top_p}
+    ids = ids.to(model.device)
+    output = model.generate(
+        ids,
+        attention_mask=torch.ones_like(ids),
+        max_new_tokens=min(settings.max_new_tokens, room),
+        num_beams=settings.num_beams,
+        num_return_sequences=settings.num_return_sequences,
+        do_sample=settings.do_sample,
+        streamer=TextStreamer(tokenizer, skip_special_tokens=True) if single else None,
+        **(sampling if settings.do_sample else {}),
+    )
+    if not single:
+        for sequence in output:
+            print(tokenizer.decode(sequence, skip_special_tokens=True), flush=True)

@@ -1,0 +1,100 @@
+"""Settings of the benchmark: what is compared, on which data and models, and how often."""
+
+from dataclasses import dataclass
+
+from papers_to_gpt.settings.arguments import option, parse_settings, read_settings
+
+# What is counted in each section.
+SECTIONS = {
+    "translation_training": "target tokens, without padding,",
+    "translation_decoding": "sentences",
+    "gpt_training": "tokens",
+    "gpt_generation": "new tokens",
+    "gpt_finetuning": "examples",
+}
+
+
+@dataclass
+class BenchmarkSettings:
+    """What is compared, on which data, and how often."""
+
+    group = "data"
+
+    sections: list[str] = option(list(SECTIONS), "Sections to measure.", "measurement")
+    contenders: list[str] = option(
+        [], "Measure only rows whose group or name contains one of these texts; case matters.", "measurement"
+    )
+    rounds: int = option(3, "Measurements of each contender.", "measurement")
+    threads: int | None = option(
+        None, "Value of OMP_NUM_THREADS for every contender; left out, the number of cores.", "measurement"
+    )
+    train_file: str | None = option(
+        None, "Sentence pairs, as train_translation.py reads them; left out, the embedded numbers."
+    )
+    validation_file: str | None = option(None, "Sentence pairs to validate on.")
+    test_file: str | None = option(None, "Sentence pairs to translate.")
+    source_language: str = option("en", "Language code of the source.")
+    target_language: str = option("de", "Language code of the target.")
+    output_file: str | None = option(None, "File for every measurement as JSON.", "output")
+
+    def __post_init__(self):
+        unknown = [name for name in self.sections if name not in SECTIONS]
+        if unknown:
+            raise ValueError(f"sections names {', '.join(unknown)}; there are {', '.join(SECTIONS)}.")
+        for name in ("rounds", "threads"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"{name} is {value}; it must be at least 1.")
+
+
+@dataclass
+class Workload:
+    """How much is measured, and on models of what size. The defaults are those of the published figures."""
+
+    group = "model"
+
+    updates: int = option(20, "Training updates that are measured.", "measurement")
+    warm_up_updates: int = option(5, "Training updates before the measurement starts.", "measurement")
+    vocab_size: int = option(8000, "Vocabulary size of the translators, shared by both languages.")
+    d_model: int = option(256, "Size of the embeddings of the translating Transformers.")
+    d_ff: int = option(1024, "Inner size of the feed-forward layers of the translating Transformers.")
+    num_layers: int = option(3, "Layers of the encoder, and of the decoder, of the translating Transformers.")
+    num_heads: int = option(4, "Attention heads in each layer of the translating Transformers.")
+    embedding_size: int = option(256, "Size of the embeddings of the recurrent translators.")
+    hidden_size: int = option(512, "Units of the recurrent translators.")
+    max_tokens_per_batch: int = option(
+        4096, "Maximum number of rows times longest row in a batch, for translators that batch by tokens.", "data"
+    )
+    marian_batch_size: int = option(96, "Sentences per update of MarianMTModel.", "data")
+    model_name_or_path: str | None = option(
+        None, "Folder of a trained Transformer to decode with; left out, one is trained first."
+    )
+    decoding_updates: int = option(400, "Training updates of the Transformer that is trained to decode with.")
+    max_sentences: int = option(1000, "Test sentences to translate, from the first.", "data")
+    gpt_vocab_size: int = option(10_000, "Vocabulary size of the GPTs.")
+    gpt_hidden_size: int = option(384, "Size of the embeddings of the GPTs.")
+    gpt_layers: int = option(6, "Layers of the GPTs.")
+    gpt_heads: int = option(6, "Attention heads in each layer of the GPTs.")
+    context: int = option(512, "Positions of the GPTs, and tokens of a training sequence.")
+    gpt_batch_size: int = option(8, "Sequences per training batch of the GPTs.", "data")
+    prompt_tokens: int = option(16, "Tokens of the prompt that a GPT continues.", "data")
+    new_tokens: int = option(256, "Tokens that a GPT generates after the prompt.", "measurement")
+    task: str = option("stories_sentiment", "Task that the GPTs are fine-tuned on, such as sst2.", "data")
+    data_dir: str | None = option(None, "Folder of the task, as finetune_gpt1.py reads it.", "data")
+    task_batch_size: int = option(32, "Examples per update of a classifier.", "data")
+    nanogpt_dir: str | None = option(None, "Checkout of nanoGPT; left out, nanoGPT is skipped.")
+
+    def __post_init__(self):
+        for name, value in vars(self).items():
+            if isinstance(value, int) and value < 1:
+                raise ValueError(f"{name} is {value}; it must be at least 1.")
+        if self.prompt_tokens + self.new_tokens > self.context:
+            raise ValueError(
+                f"prompt_tokens {self.prompt_tokens} and new_tokens {self.new_tokens} go beyond the context of "
+                f"{self.context} positions. Lower one, or raise context."
+            )
+
+
+def parse(arguments: list[str] | None = None, description: str = "") -> tuple[BenchmarkSettings, Workload]:
+    """Reads the command line."""
+    return parse_settings(read_settings(arguments), BenchmarkSettings, Workload, description=description)

@@ -1,0 +1,39 @@
+"""Settings of the script that predicts with a fine-tuned model."""
+
+from dataclasses import dataclass
+
+from papers_to_gpt.settings.arguments import option, parse_settings, read_settings
+
+
+@dataclass
+class ClassificationSettings:
+    """Which model predicts from what."""
+
+    group = "data"
+
+    model_name_or_path: str | None = option(None, "Folder or Hub id of a fine-tuned model.", "model")
+    revision: str | None = option(None, "Branch, tag or commit of the model on the Hub.", "model")
+    input_file: str | None = option(
+        None,
+        "CSV, TSV, JSON lines or Parquet file with the columns that the model was trained on, or any other file with "
+        "an example on each line and tabs between its texts; left out, such lines from standard input.",
+    )
+    output_file: str | None = option(None, "File for the predictions; left out, standard output.", "output")
+    text_column: str | None = option(None, "Column of the text, if its name differs from that in training.")
+    text_pair_column: str | None = option(
+        None, "Column of the second text, if its name differs from that in training."
+    )
+    batch_size: int = option(64, "Examples per batch.")
+
+    def __post_init__(self):
+        if not self.model_name_or_path:
+            raise ValueError("model_name_or_path is not set. Name the folder or Hub id of a fine-tuned model.")
+        if self.batch_size < 1:
+            raise ValueError(f"batch_size is {self.batch_size}; it must be at least 1.")
+        if self.text_pair_column is not None and self.text_column is None:
+            raise ValueError("text_pair_column is set, but text_column is not.")
+
+
+def parse(arguments: list[str] | None = None, description: str = "") -> tuple[ClassificationSettings]:
+    """Reads the command line."""
+    return parse_settings(read_settings(arguments), ClassificationSettings, description=description)

@@ -1,0 +1,38 @@
+"""Settings of the script that converts published weights."""
+
+import sys
+from dataclasses import dataclass
+from typing import Literal
+
+from papers_to_gpt.settings.arguments import option, parse_settings, read_settings
+
+
+@dataclass
+class ConversionSettings:
+    """Which checkpoint becomes which."""
+
+    group = "model"
+
+    source: str | None = option(
+        None, "Folder or Hub id of the checkpoint to convert; it may stand first, without its name."
+    )
+    target: str | None = option(
+        None, "Folder to write, which must be new or empty; it may stand second, without its name.", "output"
+    )
+    to: Literal["gpt1", "openai-gpt"] = option("gpt1", "Kind of checkpoint to write.")
+
+    def __post_init__(self):
+        for name in ("source", "target"):
+            if getattr(self, name) is None:
+                raise ValueError(f"{name} is not set. Name both folders: convert_openai_gpt.py SOURCE TARGET.")
+
+
+def parse(arguments: list[str] | None = None, description: str = "") -> tuple[ConversionSettings]:
+    """Reads the command line; the first two arguments without a name are source and target."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    for position, name in enumerate(("source", "target")):
+        if len(arguments) > position and not arguments[position].startswith("-"):
+            arguments[position] = f"--{name}={arguments[position]}"
+        else:
+            break
+    return parse_settings(read_settings(arguments), ConversionSettings, description=description)

@@ -1,0 +1,86 @@
+"""Settings of the scripts that translate with a trained model."""
+
+from dataclasses import dataclass
+
+from papers_to_gpt.settings.arguments import option, parse_settings, read_settings
+
+# `seq2seq_scratch.translation` has the same number; importing it would import torch.
+TOKENS_PER_BATCH = 16384
+
+
+@dataclass
+class TranslationSettings:
+    """Which model translates what, and how."""
+
+    group = "decoding"
+
+    model_name_or_path: str | None = option(None, "Folder or Hub id of a trained model.", "model")
+    revision: str | None = option(None, "Branch, tag or commit of the model on the Hub.", "model")
+    trust_remote_code: bool = option(False, "Run the code that comes with the model.", "model")
+    input_file: str | None = option(
+        None, "UTF-8 file with a sentence on each line; left out, standard input or a prompt.", "data"
+    )
+    output_file: str | None = option(None, "File for the translations; left out, standard output.", "output")
+    num_beams: int | None = option(None, "Beams of the search; left out, the number saved with the model.")
+    length_penalty: float | None = option(
+        None, "Exponent of the length normalization; left out, the number saved with the model."
+    )
+    num_return_sequences: int = option(
+        1, "Translations of each sentence; above 1, each line holds sentence number, score and text.", "output"
+    )
+    with_scores: bool = option(False, "Write sentence number, score and text, separated by tabs.", "output")
+    max_source_length: int = option(256, "Maximum source tokens; longer sentences are cut with a warning.", "data")
+    max_new_tokens: int | None = option(
+        None, "Maximum number of tokens of a translation; left out, the length of the source plus 50."
+    )
+    max_tokens_per_batch: int = option(TOKENS_PER_BATCH, "Maximum number of rows times longest row in a batch.")
+    bf16: bool | None = option(
+        None, "Compute in bfloat16 by autocast; left out, it is on where the processor has bfloat16 instructions."
+    )
+
+    def __post_init__(self):
+        if not self.model_name_or_path:
+            raise ValueError("model_name_or_path is not set. Name the folder or Hub id of a trained model.")
+
+
+@dataclass
+class ScoringSettings:
+    """Which model is scored, on which test set, and how."""
+
+    group = "decoding"
+
+    model_name_or_path: str | None = option(None, "Folder or Hub id of a trained model.", "model")
+    revision: str | None = option(None, "Branch, tag or commit of the model on the Hub.", "model")
+    trust_remote_code: bool = option(False, "Run the code that comes with the model.", "model")
+    output_dir: str | None = option(None, "Folder for the scores; left out, the folder of the model.", "output")
+    dataset_name: str | None = option(None, "Data set: `numbers` (embedded), a Hub id or a local folder.", "data")
+    dataset_config_name: str | None = option(None, "Configuration of the data set, such as a language pair.", "data")
+    dataset_revision: str | None = option(None, "Branch, tag or commit of the data set on the Hub.", "data")
+    test_file: str | None = option(None, "Test file of the kinds that train_translation.py reads.", "data")
+    split: list[str] = option(["test"], "Splits to translate and score.", "data")
+    source_language: str = option("en", "Language code of the source.", "data")
+    target_language: str = option("de", "Language code of the target.", "data")
+    source_column: str | None = option(None, "Column of the source, if there is no column `translation`.", "data")
+    target_column: str | None = option(None, "Column of the target, if there is no column `translation`.", "data")
+    num_beams: list[int] = option([5], "Beams of the search; each number gives a score of its own.")
+    length_penalty: float | None = option(
+        None, "Exponent of the length normalization; left out, the number saved with the model."
+    )
+    max_source_length: int = option(256, "Maximum source tokens; longer sentences are cut with a warning.", "data")
+    max_new_tokens: int | None = option(
+        None, "Maximum number of tokens of a translation; left out, the length of the source plus 50."
+    )
+    max_tokens_per_batch: int = option(TOKENS_PER_BATCH, "Maximum number of rows times longest row in a batch.")
+    bf16: bool | None = option(
+        None, "Compute in bfloat16 by autocast; left out, it is on where the processor has bfloat16 instructions."
+    )
+
+
+def parse_translation(arguments: list[str] | None = None, description: str = "") -> tuple[TranslationSettings]:
+    """Reads the command line of translate.py."""
+    return parse_settings(read_settings(arguments), TranslationSettings, description=description)
+
+
+def parse_scoring(arguments: list[str] | None = None, description: str = "") -> tuple[ScoringSettings]:
+    """Reads the command line of score_translation.py."""
+    return parse_settings(read_settings(arguments), ScoringSettings, description=description)

@@ -1,0 +1,205 @@
+"""Settings for fine-tuning GPT-1 on tasks, and for the ablation that is made of such runs."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from papers_to_gpt.settings.arguments import option, parse_settings, read_settings
+from papers_to_gpt.settings.hub import HubSettings
+from papers_to_gpt.settings.training import OUTPUT, OptimizationSettings, TrainingSettings
+
+# The names of `gpt1_scratch.finetuning.tasks`, whose package imports torch: GLUE's tasks, the paper's others, and
+# those embedded in the package.
+GLUE_TASKS = ("cola", "sst2", "mrpc", "qqp", "stsb", "mnli", "qnli", "rte", "wnli")
+EMBEDDED_TASKS = tuple(
+    f"stories_{name}" for name in ("acceptability", "sentiment", "entailment", "paraphrase", "similarity", "cloze")
+)
+TASK_NAMES = (*GLUE_TASKS, "snli", "scitail", "race", "story_cloze", *EMBEDDED_TASKS)
+
+
+@dataclass
+class StartSettings:
+    """The model to begin with."""
+
+    group = "model"
+
+    model_name_or_path: str | None = option(
+        None, "Folder or Hub id of a pre-trained GPT-1, ours or OpenAI's (openai-gpt)."
+    )
+    revision: str | None = option(None, "Branch, tag or commit of the model on the Hub.")
+    from_scratch: bool = option(False, "Keep the sizes and the tokenizer of the model, but not its weights.")
+    transferred_layers: int | None = option(
+        None, "Number of blocks, from the first, that keep their weights besides the embeddings; left out, all."
+    )
+    dropout: float | None = option(
+        None, "Dropout on embeddings, attention and residuals; left out, that of pre-training."
+    )
+    classifier_dropout: float = option(0.1, "Dropout on the state that the head for the task reads.")
+    auxiliary_loss_weight: float = option(
+        0.5, "Weight of the auxiliary language modeling loss (lambda in the paper; 0 = off)."
+    )
+
+    def __post_init__(self):
+        if not self.model_name_or_path:
+            raise ValueError("model_name_or_path is not set. Name the folder or Hub id of a pre-trained model.")
+        if self.from_scratch and self.transferred_layers is not None:
+            raise ValueError("from_scratch and transferred_layers are both set. Set one.")
+        for name in ("dropout", "classifier_dropout"):
+            if getattr(self, name) is not None and not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 0 and less than 1.")
+        if self.auxiliary_loss_weight < 0:
+            raise ValueError(f"auxiliary_loss_weight is {self.auxiliary_loss_weight}; it must not be negative.")
+
+    def of_config(self) -> dict[str, float]:
+        """Those of the settings that belong to the configuration of the model, by the names they have there."""
+        changes = {name: getattr(self, name) for name in ("classifier_dropout", "auxiliary_loss_weight")}
+        if self.dropout is not None:
+            changes |= dict.fromkeys(("embedding_dropout", "attention_dropout", "residual_dropout"), self.dropout)
+        return changes
+
+
+@dataclass
+class TaskSettings:
+    """The tasks, their data, and how it is batched."""
+
+    group = "data"
+
+    task: list[str] = option(
+        [],
+        f"One or several of {', '.join(TASK_NAMES)}; `stories` for all embedded ones; `all` for those that data_dir "
+        "holds, or those of GLUE. Leave it out for files of your own.",
+    )
+    data_dir: str | None = option(
+        None, "Folder with TASK/train.parquet and the other splits; left out, data sets come from the Hub."
+    )
+    train_file: str | None = option(None, "CSV, TSV, JSON lines or Parquet file to train on.")
+    validation_file: str | None = option(None, "File to validate on; left out, part of train_file.")
+    test_file: str | None = option(None, "File to predict; it is scored if it has labels.")
+    text_column: str | None = option(
+        None, "Column of the text in files of your own; left out, it is inferred from the columns."
+    )
+    text_pair_column: str | None = option(
+        None, "Column of the second text in files of your own; left out, it is inferred from the columns."
+    )
+    label_column: str | None = option(
+        None, "Column of the label in files of your own; left out, it is inferred from the columns."
+    )
+    problem_type: Literal["classification", "regression"] | None = option(
+        None, "Kind of the task; left out, regression if the labels are numbers with a fraction."
+    )
+    both_orders: bool | None = option(
+        None, "Read a pair of texts in both orders, as for similarity; left out, only in regression."
+    )
+    validation_share: float = option(0.1, "Fraction of train_file to validate on if there is no validation_file.")
+    max_length: int | None = option(
+        None, "Maximum number of tokens, beyond which texts are cut; left out, the positions of the model."
+    )
+    per_device_train_batch_size: int = option(32, "Examples per training batch on each process.")
+    per_device_eval_batch_size: int = option(64, "Examples per evaluation batch on each process.")
+    seeds: list[int] = option(
+        [], "Seeds of several runs, reported with median and spread; left out, one run with seed.", "training"
+    )
+
+    def __post_init__(self):
+        for name in ("per_device_train_batch_size", "per_device_eval_batch_size"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1.")
+        if len(set(self.seeds)) < len(self.seeds):
+            raise ValueError(f"seeds is {self.seeds}: one stands there twice.")
+        names = self.names()
+        if self.train_file is not None and len(names) > 1:
+            raise ValueError(
+                f"train_file is one task's data, but task names {len(names)}: {', '.join(names)}. Unset task "
+                "for a task of your own (--task none), name the one that the file is for, or unset the file "
+                "(--train_file none)."
+            )
+        if names == [None] and self.train_file is None:
+            raise ValueError(f"Set train_file, or task to some of {', '.join(TASK_NAMES)}.")
+
+    def names(self) -> list[str | None]:
+        """The names of the tasks that are asked for; None stands for a task of the user's own files."""
+        in_data_dir = [name for name in TASK_NAMES if self.data_dir and (Path(self.data_dir) / name).is_dir()]
+        groups = {"stories": EMBEDDED_TASKS, "all": in_data_dir if self.data_dir else GLUE_TASKS}
+        if "all" in self.task and not groups["all"]:
+            raise ValueError(f"task is all, but data_dir {self.data_dir} holds no folder of a known task.")
+        names: list[str | None] = []
+        for name in self.task:
+            if name not in groups and name not in TASK_NAMES:
+                raise ValueError(f"The task {name!r} is not known; known are {', '.join(TASK_NAMES)}.")
+            names += groups.get(name, [name])
+        return list(dict.fromkeys(names)) or [None]
+
+
+@dataclass
+class FinetuningOptimization(OptimizationSettings):
+    """The optimization of the paper's fine-tuning (section 4.1)."""
+
+    learning_rate: float = option(6.25e-5, "Peak learning rate; with noam, a factor on the formula of the paper.")
+    weight_decay: float = option(
+        0.01, "Weight decay of matrices, never of biases and gains; decoupled from the gradient with adamw and muon."
+    )
+    warmup_steps: float = option(
+        0.002, "Updates of linear warmup from 0 to the peak; a number below 1 is a fraction of the run."
+    )
+
+
+@dataclass
+class FinetuningSettings(TrainingSettings):
+    """The settings of every run, by epochs: the paper's three, each with an evaluation."""
+
+    num_train_epochs: float | None = option(3, "Number of epochs, used if max_steps is not set.")
+    eval_steps: int | None = option(
+        None, "Updates between evaluations, each of which writes a checkpoint; left out, an epoch."
+    )
+    metric_for_best_model: str | None = option(
+        None, "Evaluation score that selects the best checkpoint; left out, the first score of the task."
+    )
+    project: str = option("papers-to-gpt-finetuning", "Project in trackers, shared by all runs of a recipe.", OUTPUT)
+
+
+@dataclass
+class AblationSettings:
+    """What is left out, one part after the other."""
+
+    group = "ablation"
+
+    layers: list[int] | None = option(
+        None, "Numbers of transferred blocks to compare, as in figure 2 of the paper; left out, every number."
+    )
+    lstm_model_name_or_path: str | None = option(
+        None, "Model pre-trained with lstm_size, for the row of the LSTM; left out, there is no such row."
+    )
+
+
+Settings = tuple[StartSettings, TaskSettings, FinetuningOptimization, FinetuningSettings, HubSettings]
+PARTS = (StartSettings, TaskSettings, FinetuningOptimization, FinetuningSettings, HubSettings)
+
+
+def parse(arguments: list[str] | None = None, description: str = "") -> Settings:
+    """Reads preset and command line of finetune_gpt1.py."""
+    parsed = parse_settings(read_settings(arguments), *PARTS, description=description)
+    _, data, _, _, hub = parsed
+    if hub.push_to_hub and len(data.names()) > 1:
+        raise ValueError(
+            "push_to_hub shares one model, but task names several. Leave it out, and share the folders that you want "
+            "afterwards: recipes/share.py."
+        )
+    if hub.hub_strategy == "every_save" and len(data.seeds) > 1:
+        raise ValueError(
+            "hub_strategy is every_save, but there are several seeds: their median run is pushed at the end."
+        )
+    return parsed
+
+
+def parse_ablation(arguments: list[str] | None = None, description: str = "") -> tuple[Any, ...]:
+    """Reads preset and command line of ablate_gpt1.py."""
+    parsed = parse_settings(read_settings(arguments), AblationSettings, *PARTS, description=description)
+    _, start, *_, hub = parsed
+    if hub.push_to_hub:
+        raise ValueError("push_to_hub is true, but an ablation leaves no model to share.")
+    if start.from_scratch or start.transferred_layers is not None or start.auxiliary_loss_weight == 0:
+        raise ValueError(
+            "from_scratch, transferred_layers and an auxiliary_loss_weight of 0 are what this script varies. Leave "
+            "them out."
+        )
+    return parsed

@@ -1,0 +1,75 @@
+"""Where on the Hub a model goes, and when."""
+
+import sys
+from dataclasses import dataclass, fields
+from typing import Literal
+
+from huggingface_hub.errors import HFValidationError
+from huggingface_hub.utils import validate_repo_id
+
+from papers_to_gpt.settings.arguments import option, parse_settings, read_settings
+
+
+@dataclass
+class RepositorySettings:
+    """Where on the Hub a model goes. Names are those of `transformers.TrainingArguments`, where it has them."""
+
+    group = "Hub"
+
+    hub_model_id: str | None = option(None, "Id of the model on the Hub, as user/name.")
+    hub_private_repo: bool | None = option(
+        None, "Make a new repository private; left out, the default of the account decides."
+    )
+    overwrite_hub_repo: bool = option(False, "Replace the content of the repository if it is another model.")
+
+    def __post_init__(self):
+        if self.hub_model_id is not None:
+            try:
+                validate_repo_id(self.hub_model_id)
+            except HFValidationError as error:
+                raise ValueError(f"hub_model_id is {self.hub_model_id!r}. It must be user/name: {error}") from error
+
+
+@dataclass
+class HubSettings(RepositorySettings):
+    """What a run shares, and when."""
+
+    push_to_hub: bool = option(
+        False, "Push the trained model to the Hub; needs the token HF_TOKEN or a login with `hf auth login`."
+    )
+    hub_strategy: Literal["end", "every_save"] = option(
+        "end", "Push at the end of the run only, or also the model of each checkpoint while training goes on."
+    )
+
+    def __post_init__(self):
+        super().__post_init__()
+        changed = [each.name for each in fields(self) if getattr(self, each.name) != each.default]
+        if changed and not self.push_to_hub:
+            raise ValueError(f"{' and '.join(changed)} is set, but nothing is pushed. Add --push_to_hub true.")
+
+
+@dataclass
+class SharingSettings(RepositorySettings):
+    """What is shared, and where."""
+
+    folder: str | None = option(
+        None, "Folder of a finished run or of one of its checkpoints; it may stand first, without its name.", "model"
+    )
+    refresh_code: bool = option(
+        False,
+        "Replace the code in the folder by that of the installed package, and keep the weights.",
+        "model",
+    )
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.folder is None:
+            raise ValueError("folder is not set. Name the folder of a trained model: share.py FOLDER.")
+
+
+def parse_sharing(arguments: list[str] | None = None, description: str = "") -> tuple[SharingSettings]:
+    """Reads the command line; a first argument without a name is the folder."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    if arguments and not arguments[0].startswith("-"):
+        arguments[0] = f"--folder={arguments[0]}"
+    return parse_settings(read_settings(arguments), SharingSettings, description=description)

@@ -1,0 +1,148 @@
+"""Settings for pre-training GPT-1: model, tokenizer, text and samples."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from papers_to_gpt.settings.arguments import option, parse_settings, read_settings
+from papers_to_gpt.settings.hub import HubSettings
+from papers_to_gpt.settings.training import OUTPUT, OptimizationSettings, TrainingSettings
+
+# The data set that is embedded in `gpt1_scratch.pretraining.corpora`, whose package imports torch.
+STORIES = "stories"
+
+
+@dataclass
+class ModelSettings:
+    """`GPT1Config` without what the tokenizer decides and without the heads for tasks."""
+
+    group = "model"
+
+    max_position_embeddings: int = option(512, "Rows of the learned table of positions: the maximum length.")
+    hidden_size: int = option(768, "Size of the embeddings and of the residual stream.")
+    num_hidden_layers: int = option(12, "Transformer blocks.")
+    num_attention_heads: int = option(12, "Attention heads in each block.")
+    intermediate_size: int | None = option(
+        None, "Inner size of the feed-forward layers; left out, 4 times hidden_size."
+    )
+    embedding_dropout: float = option(0.1, "Dropout on the sum of token and position embeddings.")
+    attention_dropout: float = option(0.1, "Dropout on the attention weights.")
+    residual_dropout: float = option(0.1, "Dropout on the outputs of attention and feed-forward layers.")
+    layer_norm_eps: float = option(1e-5, "Term added to the variance in layer normalization.")
+    initializer_range: float = option(0.02, "Standard deviation of the initial weights.")
+    sinusoidal_positions: bool = option(False, "Initialize the learned table of positions with sinusoids.")
+    tie_word_embeddings: bool = option(True, "Use the token embeddings as the softmax matrix.")
+    lstm_size: int | None = option(
+        None, "Cells of the LSTM layer that replaces every block, as in table 5 of the paper; left out, Transformer."
+    )
+
+
+@dataclass
+class VocabularySettings:
+    """The vocabulary: learned from the training text unless an existing one is named."""
+
+    group = "tokenizer"
+
+    num_merges: int = option(40_000, "Number of byte-pair merges to learn.")
+    tokenizer_samples: int = option(100_000, "Rows of text, from the first, to train the tokenizer on.")
+    tokenizer_name: str | None = option(
+        None, "Folder or Hub id of an existing tokenizer; left out, one is trained on the training text."
+    )
+    vocabulary_file: str | None = option(None, "OpenAI's file encoder_bpe_40000.json; needs merges_file.")
+    merges_file: str | None = option(None, "OpenAI's file vocab_40000.bpe; needs vocabulary_file.")
+
+    def __post_init__(self):
+        if (self.vocabulary_file is None) != (self.merges_file is None):
+            raise ValueError("vocabulary_file and merges_file go together: set both or none.")
+
+
+@dataclass
+class TextSettings:
+    """The corpus and how it is cut into blocks."""
+
+    group = "data"
+
+    dataset_name: str | None = option(None, "Data set: `stories` (embedded) or a Hub id.")
+    dataset_config_name: str | None = option(None, "Configuration of the data set.")
+    dataset_revision: str | None = option(None, "Branch, tag or commit of the data set on the Hub.")
+    train_split: str = option("train", "Split to train on.")
+    validation_split: str = option("validation", "Split to validate on.")
+    train_file: str | None = option(
+        None, "Text, Parquet, JSON lines or CSV file to train on, or a folder of such files."
+    )
+    validation_file: str | None = option(None, "File or folder to validate on, of the kinds of train_file.")
+    text_column: str = option("text", "Column that holds the text.")
+    row_is_line: bool = option(False, "Treat each line of a text file as a document, instead of the file.")
+    streaming: bool = option(False, "Read the training text as a stream without storing it; needs max_steps.")
+    block_size: int | None = option(None, "Tokens of a training sequence; left out, max_position_embeddings.")
+    short_block_size: int | None = option(None, "Cut some of the blocks into shorter ones of this many tokens.")
+    short_block_share: float = option(0.9, "Fraction of the blocks that are cut to short_block_size.")
+    repeated_block_share: float = option(0.0, "Fraction of the short blocks that repeat a single passage.")
+    separate_documents: bool = option(False, "Mask attention between different documents in a block.")
+    per_device_train_batch_size: int = option(8, "Blocks per training batch on each process.")
+    per_device_eval_batch_size: int = option(8, "Blocks per evaluation batch on each process.")
+    max_eval_blocks: int | None = option(None, "Validate on only this many blocks, from the first.")
+
+    def __post_init__(self):
+        if self.dataset_name is None and self.train_file is None:
+            raise ValueError("There is no text to train on: set one of dataset_name and train_file.")
+        if self.dataset_name is not None and self.train_file is not None:
+            raise ValueError(
+                f"dataset_name is {self.dataset_name!r} and train_file is {self.train_file!r}, but a run takes one of "
+                "dataset_name and train_file. Unset the other: --dataset_name none, or --train_file none."
+            )
+        if self.dataset_revision is not None and self.dataset_name in (None, STORIES):
+            raise ValueError(
+                f"dataset_revision is {self.dataset_revision!r}, but dataset_name is {self.dataset_name!r}: only a "
+                "data set on the Hub has revisions. Leave dataset_revision out, or name such a data set."
+            )
+        if self.train_file is not None and self.validation_file is None:
+            raise ValueError("train_file is set, but validation_file is not. Name the text to validate on.")
+        for name in ("per_device_train_batch_size", "per_device_eval_batch_size"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1.")
+        if self.short_block_size is not None and (self.streaming or self.separate_documents):
+            other = "streaming" if self.streaming else "separate_documents"
+            raise ValueError(f"short_block_size and {other} are both set. Set one, or choose a smaller block_size.")
+        for name in ("short_block_share", "repeated_block_share"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be from 0 to 1.")
+        if self.repeated_block_share and self.short_block_size is None:
+            raise ValueError(
+                f"repeated_block_share is {self.repeated_block_share}, a fraction of the short blocks, but there are "
+                "none. Set short_block_size."
+            )
+
+
+@dataclass
+class SampleSettings:
+    """Texts that the model continues at every evaluation, for a person to read."""
+
+    group = "decoding"
+
+    num_samples: int = option(3, "Validation texts to continue at every evaluation.")
+    sample_prompt_tokens: int = option(8, "Tokens of each text that the model is given.")
+    sample_new_tokens: int = option(100, "Tokens that the model adds.")
+    temperature: float = option(0.8, "Temperature of sampling.")
+    top_k: int = option(50, "Sample from this many most probable tokens.")
+
+
+@dataclass
+class PretrainingSettings(TrainingSettings):
+    """The settings of every run."""
+
+    project: str = option("papers-to-gpt-pretraining", "Project in trackers, shared by all runs of a recipe.", OUTPUT)
+
+
+def parse(arguments: list[str] | None = None, description: str = "") -> tuple[Any, ...]:
+    """Reads preset and command line."""
+    return parse_settings(
+        read_settings(arguments),
+        ModelSettings,
+        VocabularySettings,
+        TextSettings,
+        SampleSettings,
+        OptimizationSettings,
+        PretrainingSettings,
+        HubSettings,
+        description=description,
+    )

@@ -1,0 +1,235 @@
+"""Settings for training a translator: model, tokenizer, data, decoding and loss."""
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from papers_to_gpt.settings.arguments import Setting, option, parse_settings, read_settings, value_of
+from papers_to_gpt.settings.hub import HubSettings
+from papers_to_gpt.settings.training import OUTPUT, OptimizationSettings, TrainingSettings
+
+
+@dataclass
+class ModelChoice:
+    """Which of the three papers the model is of."""
+
+    group = "model"
+
+    model_type: Literal["rnn_seq2seq", "bahdanau", "transformer_seq2seq"] = option(
+        "bahdanau", "Model family; the settings under this heading are those of the family that is chosen."
+    )
+
+
+@dataclass
+class RNNSeq2SeqSettings:
+    """`RNNSeq2SeqConfig` without what the tokenizer decides."""
+
+    group = "model"
+
+    embedding_size: int = option(1000, "Size of the source and target embeddings.")
+    hidden_size: int = option(1000, "Cells of each LSTM layer.")
+    num_hidden_layers: int = option(4, "LSTM layers in the encoder, and in the decoder.")
+    reverse_source: bool = option(True, "Read the source from its last token to its first.")
+    dropout: float = option(0.0, "Dropout on the embeddings and between the layers.")
+    initializer_range: float = option(0.08, "Weights are drawn uniformly from minus this number to this number.")
+    forget_gate_bias: float = option(0.0, "Initial bias of the forget gates.")
+    tie_word_embeddings: bool = option(False, "Use the target embeddings as the softmax matrix.")
+
+
+@dataclass
+class BahdanauSettings:
+    """`BahdanauConfig` without what the tokenizer decides."""
+
+    group = "model"
+
+    embedding_size: int = option(620, "Size of the source and target embeddings (m in the paper).")
+    hidden_size: int = option(1000, "Units of each encoder direction and of the decoder (n in the paper).")
+    attention_size: int = option(1000, "Units of the alignment model (n' in the paper).")
+    maxout_size: int = option(500, "Maxout units of the readout (l in the paper).")
+    embedding_dropout: float = option(0.0, "Dropout on the source and target embeddings.")
+    encoder_dropout: float = option(0.0, "Dropout on the source states that the attention reads.")
+    readout_dropout: float = option(0.0, "Dropout on the readout before the softmax.")
+    initializer_std: float = option(0.01, "Standard deviation of the initial weights.")
+    attention_initializer_std: float = option(0.001, "Standard deviation of the initial W_a and U_a of the attention.")
+
+
+@dataclass
+class TransformerSettings:
+    """`TransformerConfig` without what the tokenizer decides."""
+
+    group = "model"
+
+    share_encoder_decoder_embeddings: bool = option(
+        True, "Use one table of embeddings for source and target; needs share_vocabulary and tie_word_embeddings."
+    )
+    tie_word_embeddings: bool = option(True, "Use the target embeddings as the softmax matrix.")
+    d_model: int = option(512, "Size of the embeddings and of the output of every sub-layer.")
+    encoder_layers: int = option(6, "Layers of the encoder.")
+    decoder_layers: int = option(6, "Layers of the decoder.")
+    encoder_attention_heads: int = option(8, "Attention heads in each layer of the encoder.")
+    decoder_attention_heads: int = option(8, "Attention heads in each layer of the decoder.")
+    encoder_ffn_dim: int = option(2048, "Inner size of the feed-forward sub-layers of the encoder.")
+    decoder_ffn_dim: int = option(2048, "Inner size of the feed-forward sub-layers of the decoder.")
+    d_k: int | None = option(None, "Size of a head's queries and keys; left out, d_model divided by the heads.")
+    d_v: int | None = option(None, "Size of a head's values; left out, d_model divided by the heads.")
+    activation_function: str = option(
+        "relu", "Activation of the feed-forward sub-layers, by its name in the transformers library."
+    )
+    pre_norm: bool = option(False, "Normalize before each sub-layer and not after it, as the paper does.")
+    position_embedding_type: Literal["sinusoidal", "learned"] = option("sinusoidal", "Position embeddings.")
+    max_position_embeddings: int = option(1024, "Rows of the table of positions; sinusoidal tables grow on demand.")
+    dropout: float = option(0.1, "Dropout on the output of each sub-layer and on the sum of embeddings.")
+    attention_dropout: float = option(0.0, "Dropout on the attention weights.")
+    activation_dropout: float = option(0.0, "Dropout inside the feed-forward sub-layers.")
+
+
+MODEL_SETTINGS = {
+    "rnn_seq2seq": RNNSeq2SeqSettings,
+    "bahdanau": BahdanauSettings,
+    "transformer_seq2seq": TransformerSettings,
+}
+
+
+@dataclass
+class TokenizerSettings:
+    """The vocabulary, trained on the training split unless tokenizer_name is given."""
+
+    group = "tokenizer"
+
+    tokenizer_name: str | None = option(
+        None, "Folder or Hub id of an existing tokenizer; left out, one is trained on the training split."
+    )
+    tokenizer_type: Literal["bpe", "word"] = option("bpe", "Split text into byte-pair subwords or into words.")
+    vocab_size: int = option(
+        8000, "Vocabulary size including special tokens; of each language if share_vocabulary is false."
+    )
+    decoder_vocab_size: int | None = option(None, "Vocabulary size of the target; left out, vocab_size.")
+    share_vocabulary: bool = option(True, "Train one vocabulary for both languages.")
+    lowercase: bool = option(False, "Convert text to lower case.")
+    bpe_dropout: float = option(
+        0.0, "Probability of skipping a merge in training, which segments words differently in every epoch."
+    )
+    tokenizer_samples: int = option(1_000_000, "Number of training pairs, from the first, to train the tokenizer on.")
+
+    def __post_init__(self):
+        if not 0 <= self.bpe_dropout < 1:
+            raise ValueError(f"bpe_dropout is {self.bpe_dropout}; it must be at least 0 and below 1.")
+
+
+@dataclass
+class DataSettings:
+    """The sentence pairs, from a data set or from files."""
+
+    group = "data"
+
+    dataset_name: str | None = option(
+        None, "Data set: `numbers` (embedded), a Hub id, or a folder that `load_dataset` reads."
+    )
+    dataset_config_name: str | None = option(None, "Configuration of the data set, such as a language pair.")
+    dataset_revision: str | None = option(None, "Branch, tag or commit of the data set on the Hub.")
+    streaming: bool = option(False, "Read the training split as a stream; needs max_steps.")
+    train_file: str | None = option(
+        None, "Parquet, JSON lines, CSV or TSV file, or the common prefix of two line-aligned text files."
+    )
+    validation_file: str | None = option(
+        None, "File to validate on, of the kinds of train_file; left out, part of the training pairs."
+    )
+    test_file: str | None = option(None, "File to translate and score at the end, of the kinds of train_file.")
+    source_language: str = option("en", "Language code of the source.")
+    target_language: str = option("de", "Language code of the target.")
+    source_column: str | None = option(None, "Column of the source, if there is no column `translation`.")
+    target_column: str | None = option(None, "Column of the target, if there is no column `translation`.")
+    max_source_length: int = option(256, "Maximum source tokens; longer training pairs are left out.")
+    max_target_length: int = option(256, "Maximum target tokens; longer training pairs are left out.")
+    max_train_samples: int | None = option(None, "Use only this many training pairs, from the first.")
+    validation_size: int = option(
+        1000, "Training pairs held out if there is no validation split, at most a tenth of them."
+    )
+    max_tokens_per_batch: int = option(
+        4096, "Maximum number of rows times longest row in a batch, on each side and on each process."
+    )
+
+    def __post_init__(self):
+        files = [name for name in ("train_file", "validation_file", "test_file") if getattr(self, name) is not None]
+        if self.dataset_name is not None and files:
+            raise ValueError(
+                f"dataset_name is {self.dataset_name!r}, but {' and '.join(files)} {'are' if files[1:] else 'is'} set "
+                "too. Unset the data set (--dataset_name none) to train on files, or leave the files out."
+            )
+
+
+@dataclass
+class DecodingSettings:
+    """How the trained model translates; saved with it."""
+
+    group = "decoding"
+
+    num_beams: int = option(5, "Beams of the search on the test set, saved with the model.")
+    length_penalty: float = option(
+        1.0, "Exponent of the length normalization of Wu et al. 2016; 0 turns it off, higher values prefer longer."
+    )
+    early_stopping: Literal["never", "false", "true"] = option(
+        "never", "End of a search: never stops once nothing better can follow, true stops at num_beams hypotheses."
+    )
+    max_new_tokens: int = option(256, "Maximum number of tokens of a translation.")
+    eval_num_beams: int = option(1, "Beams for the scores during training.")
+
+    def __post_init__(self):
+        for name in ("num_beams", "eval_num_beams", "max_new_tokens"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1.")
+        if self.num_beams == 1 and self.length_penalty != 1.0:
+            raise ValueError(
+                f"length_penalty is {self.length_penalty}, but num_beams is 1: it chooses among the beams. "
+                "Raise num_beams, or leave length_penalty out."
+            )
+
+
+@dataclass
+class TranslationTraining(TrainingSettings):
+    """The settings of every run, and those of the loss of translation."""
+
+    label_smoothing_factor: float = option(
+        0.0, "Label smoothing: probability mass spread uniformly over the vocabulary (0 = off).", "optimization"
+    )
+    r_drop_weight: float = option(
+        0.0,
+        "R-Drop weight: run each batch twice with different dropout masks and add this multiple of their symmetric KL "
+        "divergence (0 = off; doubles the compute).",
+        "optimization",
+    )
+    project: str = option("papers-to-gpt-translation", "Project in trackers, shared by all runs of a recipe.", OUTPUT)
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.r_drop_weight < 0:
+            raise ValueError(f"r_drop_weight is {self.r_drop_weight}; it must be at least 0.")
+        if not 0 <= self.label_smoothing_factor < 1:
+            raise ValueError(f"label_smoothing_factor is {self.label_smoothing_factor}; it must be in [0, 1).")
+
+
+def parse(arguments: list[str] | None = None, description: str = "") -> tuple[Any, ...]:
+    """Reads preset and command line. The model family decides which settings of the model there are."""
+    settings: list[Setting] = read_settings(arguments)
+    model_type = value_of(settings, "model_type")
+    asks_for_help = any(setting.key == "help" for setting in settings)
+    if model_type not in MODEL_SETTINGS and not asks_for_help:
+        raise ValueError(f"model_type is {model_type!r}; it must be one of {', '.join(MODEL_SETTINGS)}.")
+    parsed = parse_settings(
+        settings,
+        ModelChoice,
+        MODEL_SETTINGS.get(model_type, BahdanauSettings),
+        TokenizerSettings,
+        DataSettings,
+        DecodingSettings,
+        OptimizationSettings,
+        TranslationTraining,
+        HubSettings,
+        description=description,
+    )
+    _, _, tokenizer, data, *_ = parsed
+    if tokenizer.bpe_dropout and data.streaming:
+        raise ValueError(
+            f"bpe_dropout is {tokenizer.bpe_dropout}, but streaming is true: it needs examples that can be read by "
+            "number. Leave one of them out."
+        )
+    return parsed

@@ -1,0 +1,1 @@
+"""Translators: training, decoding and scoring."""

@@ -1,0 +1,90 @@
+"""Translates lines with a trained model."""
+
+import logging
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
+from typing import Any, TextIO
+
+import torch
+from transformers.utils import logging as transformers_logging
+
+from papers_to_gpt.engine.hardware import processor_has_bf16
+from papers_to_gpt.engine.model_folder import check_folder
+from papers_to_gpt.settings.decoding import TranslationSettings
+from seq2seq_scratch.data.readers import read_text_lines
+from seq2seq_scratch.translation import Hypothesis, load_translator, translate
+
+
+def run(settings: TranslationSettings) -> None:
+    """Translates the input file, standard input, or what a person types."""
+    logging.getLogger("seq2seq_scratch").setLevel(logging.WARNING)
+    translate_lines = make_translator(settings)
+    with (
+        open(settings.output_file, "w", encoding="utf-8")
+        if settings.output_file
+        else nullcontext(sys.stdout) as output
+    ):
+        if settings.input_file is None and sys.stdin.isatty():
+            for line in prompt_lines():
+                write([translate_lines([line])[0]], settings, output)
+        else:
+            lines = (
+                read_text_lines(settings.input_file)
+                if settings.input_file
+                else [line.rstrip("\n") for line in sys.stdin]
+            )
+            write(translate_lines(lines), settings, output)
+
+
+def make_translator(settings: TranslationSettings) -> Callable[..., list[list[Hypothesis]]]:
+    """The loaded model as a function from sentences to hypotheses, best first.
+
+    Further arguments of the function are `generate()`'s and go before the settings.
+    """
+    transformers_logging.disable_progress_bar()
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    check_folder(settings.model_name_or_path, settings.trust_remote_code)
+    model, source_tokenizer, target_tokenizer = load_translator(
+        settings.model_name_or_path, revision=settings.revision, trust_remote_code=settings.trust_remote_code
+    )
+    model.to(device)
+    bf16 = processor_has_bf16() if settings.bf16 is None else settings.bf16
+    given = {name: getattr(settings, name) for name in ("num_beams", "length_penalty", "max_new_tokens")}
+
+    def translate_lines(lines: list[str], **generate_arguments: Any) -> list[list[Hypothesis]]:
+        with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
+            return translate(
+                model,
+                source_tokenizer,
+                target_tokenizer,
+                lines,
+                max_source_length=settings.max_source_length,
+                max_tokens_per_batch=settings.max_tokens_per_batch,
+                num_return_sequences=settings.num_return_sequences,
+                with_scores=settings.with_scores or settings.num_return_sequences > 1,
+                **{name: value for name, value in given.items() if value is not None} | generate_arguments,
+            )
+
+    return translate_lines
+
+
+def prompt_lines() -> Iterator[str]:
+    """Lines that a person types, until the input ends."""
+    while True:
+        try:
+            yield input("> ")
+        except EOFError:
+            return
+
+
+def write(translations: list[list[Hypothesis]], settings: TranslationSettings, output: TextIO) -> None:
+    """One best translation a line, or numbered n-best lists with their scores (log-probabilities)."""
+    for number, hypotheses in enumerate(translations):
+        if settings.num_return_sequences == 1 and not settings.with_scores:
+            print(hypotheses[0].text, file=output)
+        else:
+            for hypothesis in hypotheses:
+                score = "" if hypothesis.score is None else f"{hypothesis.score:.4f}"
+                print(number, score, hypothesis.text, sep="\t", file=output)
+    output.flush()

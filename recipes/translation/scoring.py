@@ -1,0 +1,55 @@
+"""Translates test sets with a trained model and scores the translations."""
+
+import json
+import time
+from pathlib import Path
+
+from papers_to_gpt.settings.decoding import ScoringSettings, TranslationSettings
+from papers_to_gpt.translation.decoding import make_translator
+from seq2seq_scratch.data.corpora import load_parallel_data
+from seq2seq_scratch.data.metrics import SHOWN_SCORES, TranslationMetric
+
+
+def run(settings: ScoringSettings) -> None:
+    """Scores every split with every number of beams, and writes hypotheses and scores beside each other."""
+    output_dir = Path(settings.output_dir or settings.model_name_or_path or "")
+    if not settings.output_dir and not output_dir.is_dir():
+        raise ValueError(
+            "output_dir is not set, and the model is not in a local folder. Name a folder for the scores."
+        )
+    splits = load_parallel_data(**{name: getattr(settings, name) for name in LOADING_SETTINGS})
+    missing = [name for name in settings.split if name not in splits]
+    if missing:
+        raise ValueError(f"split names {', '.join(missing)}; the data has {', '.join(splits)}.")
+    output_dir.mkdir(parents=True, exist_ok=True)
+    metric = TranslationMetric(target_language=settings.target_language)
+    translate_lines = make_translator(
+        TranslationSettings(**{name: getattr(settings, name) for name in DECODING_SETTINGS})
+    )
+    for num_beams in settings.num_beams:
+        search = {"num_beams": num_beams}
+        if num_beams > 1 and settings.length_penalty is not None:
+            search["length_penalty"] = settings.length_penalty
+        for name in settings.split:
+            texts = splits[name]
+            started = time.perf_counter()
+            hypotheses = [best.text for best, *_ in translate_lines(texts["source"], **search)]
+            seconds = time.perf_counter() - started
+            scores = metric.compute(predictions=hypotheses, references=texts["target"], sources=texts["source"])
+            scores |= {"num_beams": num_beams, "decoding_seconds": round(seconds, 2)}
+            stem = f"{name}_beam{num_beams}"
+            (output_dir / f"{stem}_hypotheses.txt").write_text("\n".join(hypotheses) + "\n", encoding="utf-8")
+            (output_dir / f"{stem}_scores.json").write_text(json.dumps(scores, indent=2) + "\n")
+            shown = "  ".join(f"{key} {scores[key]:.2f}" for key in SHOWN_SCORES)
+            print(f"{name}, beam {num_beams}: {shown}  {seconds:.1f} s")
+    print(f"{scores['sacrebleu_signature']}\nHypotheses and scores are in {output_dir}.")
+
+
+LOADING_SETTINGS = (
+    "dataset_name dataset_config_name dataset_revision test_file "
+    "source_language target_language source_column target_column"
+).split()
+
+DECODING_SETTINGS = (
+    "model_name_or_path revision trust_remote_code max_source_length max_new_tokens max_tokens_per_batch bf16"
+).split()
