@@ -3,10 +3,9 @@
 import torch
 
 from .cpu_kernels import fast_dropout
-from .plain_forms import has_fast_form
+from .plain_forms import use_plain_forms
 
 
-@has_fast_form(fast_dropout)
 def dropout(hidden_states: torch.Tensor, probability: float, training: bool) -> torch.Tensor:
     """In training, sets each element to zero with the given probability and multiplies the others by 1 / (1 - p).
 
@@ -20,6 +19,8 @@ def dropout(hidden_states: torch.Tensor, probability: float, training: bool) -> 
     Returns:
         A tensor of the same shape.
     """
+    if not use_plain_forms():
+        return fast_dropout(hidden_states, probability, training)
     if not training or probability == 0:
         return hidden_states
     kept = torch.rand(hidden_states.shape, device=hidden_states.device) >= probability
