@@ -13,7 +13,7 @@ from .seq2seq_common import IGNORE_INDEX, has_plain_weight, product_dtype
 
 # Rows of logits alive at once in the loss: enough to keep the matrix products at full speed, few enough that the
 # passes over them partly run in a CPU's cache.
-LOGIT_ROWS_PER_CHUNK = 512
+LOGIT_CHUNK_SIZE = 512
 
 
 def _add_disagreement(log_probabilities: torch.Tensor, probabilities: torch.Tensor, weight: float) -> torch.Tensor:
@@ -58,13 +58,13 @@ class _LinearCrossEntropy(torch.autograd.Function):
         bias_cast = None if bias is None else bias.to(dtype)
         # Fresh tensors of this size come from the system page by page, on CPUs at more than the cost of the arithmetic
         # in them; so every chunk works in the same ones.
-        rows_at_once = min(LOGIT_ROWS_PER_CHUNK, hidden.shape[0])
+        rows_at_once = min(LOGIT_CHUNK_SIZE, hidden.shape[0])
         logits_buffer = hidden_cast.new_empty(rows_at_once, vocabulary)
         float_buffer = torch.empty_like(logits_buffer, dtype=torch.float32)
         pairs_buffer = torch.empty_like(float_buffer) if r_drop_weight else None
         weight_buffer = torch.empty_like(weight_cast) if needs_gradient else None
-        for start in range(0, hidden.shape[0], LOGIT_ROWS_PER_CHUNK):
-            rows = slice(start, start + LOGIT_ROWS_PER_CHUNK)
+        for start in range(0, hidden.shape[0], LOGIT_CHUNK_SIZE):
+            rows = slice(start, start + LOGIT_CHUNK_SIZE)
             target_column = targets[rows, None]
             logits, log_probabilities = (buffer[: target_column.shape[0]] for buffer in (logits_buffer, float_buffer))
             if bias is None:
@@ -108,7 +108,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
 
 def target_token_loss(
     hidden_states: torch.Tensor,
-    output_projection: nn.Linear,
+    lm_head: nn.Linear,
     labels: torch.Tensor,
     *,
     label_smoothing: float = 0.0,
@@ -123,7 +123,7 @@ def target_token_loss(
 
     Args:
         hidden_states: (B, T, D) what the output projection reads.
-        output_projection: D to V, with or without a bias.
+        lm_head: D to V, with or without a bias.
         labels: (B, T) target token ids; positions that hold `-100` do not count and cost nothing.
         label_smoothing: between 0 and 1.
         r_drop_weight: alpha of Liang et al. 2021, "R-Drop: Regularized Dropout for Neural Networks"
@@ -153,9 +153,9 @@ def target_token_loss(
         targets = targets[: targets.numel() // 2].repeat_interleave(2)
     if num_items_in_batch is None:
         num_items_in_batch = max(targets.numel(), 1)
-    if not has_plain_weight(output_projection):
+    if not has_plain_weight(lm_head):
         # The logits of the layer itself are needed.
-        logits = output_projection(hidden).float()
+        logits = lm_head(hidden).float()
         loss = nn.functional.cross_entropy(logits, targets, reduction="sum", label_smoothing=label_smoothing)
         if r_drop_weight:
             log_p, log_q = logits.log_softmax(dim=-1).unflatten(0, (-1, 2)).unbind(1)
@@ -164,6 +164,6 @@ def target_token_loss(
     dtype = product_dtype(hidden)
     with torch.autocast(hidden.device.type, enabled=False):
         loss = _LinearCrossEntropy.apply(
-            hidden, output_projection.weight, output_projection.bias, targets, label_smoothing, r_drop_weight, dtype
+            hidden, lm_head.weight, lm_head.bias, targets, label_smoothing, r_drop_weight, dtype
         )
     return loss / num_items_in_batch
