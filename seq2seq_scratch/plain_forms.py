@@ -1,39 +1,59 @@
-"""A switch from the fast forms of a model's computation to the plain ones of its modeling file.
+"""A switch between the plain and the fast form of what a model computes.
+
+The model files write the papers' equations in plain form: a few lines that can be followed in a debugger. Files beside
+them hold faster forms of some of these, and tests compare the results. The fast forms run by default.
+
+    from gpt1_scratch import plain_forms  # seq2seq_scratch has its own
 
     with plain_forms():
-        model(**batch).loss.backward()    # a debugger steps through the paper's equations
+        model(input_ids, labels=input_ids).loss.backward()
+        model.generate(input_ids)
 
-The modeling file writes each computation as its paper does. Files beside it compute the same faster, with fused loops,
-packed weights or kernels of their own. Inside `plain_forms()` the whole model runs in its plain forms, in training as
-in `generate()`. The results are the same up to rounding, and dropout draws other random numbers.
-
-Both packages hold this file, since neither imports the other; a test keeps the two equal.
+The packages do not import each other, and each has this file; a test compares them.
 """
 
-from collections.abc import Iterator
+import functools
+import threading
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from contextvars import ContextVar
 
-import torch
-
-_PLAIN = ContextVar("plain_forms", default=False)
+# Blocks of `plain_forms()` that are entered and not left, in all threads together: blocks of several threads may
+# overlap, so the value before a block says nothing about the value after it.
+_open_blocks = 0
+_lock = threading.Lock()
 
 
 @contextmanager
 def plain_forms() -> Iterator[None]:
-    """Runs the models of this package in their plain forms until the block ends.
+    """Runs models in their plain forms: forward, backward and `generate()`.
 
-    The switch belongs to the thread that enters the block, so models in other threads keep their fast forms. No config
-    and no checkpoint holds it. On a GPU, gradient checkpointing recomputes layers in a thread of autograd's own: turn
-    it off inside the block.
+    The results are those of the fast forms up to rounding, except that dropout draws other random numbers. No config
+    saves the setting. It holds for all threads of the process, since `generate()` may run in a thread of its own, as
+    backward does on GPUs, and ends when the last thread leaves its block. A compiled model is compiled again.
     """
-    token = _PLAIN.set(True)
+    global _open_blocks
+    with _lock:
+        _open_blocks += 1
     try:
         yield
     finally:
-        _PLAIN.reset(token)
+        with _lock:
+            _open_blocks -= 1
 
 
-def use_plain_forms() -> bool:
-    """True inside `plain_forms()`; always False in code that `torch.compile` or `torch.export` traces."""
-    return not torch.compiler.is_compiling() and _PLAIN.get()
+def plain_forms_are_on() -> bool:
+    """True inside `plain_forms()`."""
+    return _open_blocks > 0
+
+
+def has_fast_form(fast: Callable) -> Callable[[Callable], Callable]:
+    """Decorates a function in plain form: outside `plain_forms()`, calls run `fast` with the same arguments."""
+
+    def decorate(plain: Callable) -> Callable:
+        @functools.wraps(plain)
+        def wrapper(*args, **kwargs):
+            return plain(*args, **kwargs) if plain_forms_are_on() else fast(*args, **kwargs)
+
+        return wrapper
+
+    return decorate
