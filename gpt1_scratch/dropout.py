@@ -3,9 +3,10 @@
 import torch
 
 from .cpu_kernels import fast_dropout
-from .plain_forms import use_plain_forms
+from .plain_forms import has_fast_form
 
 
+@has_fast_form(fast_dropout)
 def dropout(hidden_states: torch.Tensor, probability: float, training: bool) -> torch.Tensor:
     """In training, sets each element to zero with the given probability and multiplies the others by 1 / (1 - p).
 
@@ -19,8 +20,6 @@ def dropout(hidden_states: torch.Tensor, probability: float, training: bool) -> 
     Returns:
         A tensor of the same shape.
     """
-    if not use_plain_forms():
-        return fast_dropout(hidden_states, probability, training)
     if not training or probability == 0:
         return hidden_states
     kept = torch.rand(hidden_states.shape, device=hidden_states.device) >= probability

@@ -14,7 +14,7 @@ from transformers.utils import logging
 from .cpu_generation import TokenStep, preallocate_cache
 from .library_arguments import CACHE_NAME, name_cache_for_library, name_cache_for_peft
 from .packed_linear import packed_weights
-from .plain_forms import use_plain_forms
+from .plain_forms import plain_forms_are_on
 
 logger = logging.get_logger(__name__)
 
@@ -41,7 +41,7 @@ class GPT1GenerationMixin(GenerationMixin):
                 f"assistant_early_exit is {exit_layer}; it must be from 1 to {layers}, the model's number of layers."
             )
         try:
-            if use_plain_forms():
+            if plain_forms_are_on():
                 return super().generate(*args, **kwargs)
             with packed_weights(self):
                 self._token_step = self.make_token_step()
@@ -62,7 +62,7 @@ class GPT1GenerationMixin(GenerationMixin):
         given = model_kwargs.get(CACHE_NAME)
         super()._prepare_cache_for_generation(generation_config, model_kwargs, *args, **kwargs)
         cache = model_kwargs.get(CACHE_NAME)
-        if cache is not given and not use_plain_forms():
+        if cache is not given and not plain_forms_are_on():
             preallocate_cache(cache)
 
     def _prepare_generated_length(

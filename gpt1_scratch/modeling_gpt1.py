@@ -51,7 +51,7 @@ from .generation_gpt1 import GPT1GenerationMixin
 from .library_arguments import CACHE_NAME, understand_arguments
 from .lstm_block import LSTMBlock, refuse_left_padding
 from .old_keys import LoadsOldKeys
-from .plain_forms import use_plain_forms
+from .plain_forms import has_fast_form, plain_forms_are_on
 from .token_loss import next_token_loss, refuse_external_loss
 
 
@@ -108,13 +108,12 @@ def causal_mask(length: int, attended: int) -> torch.BoolTensor:
     return torch.ones(length, attended, dtype=torch.bool).tril(attended - length)
 
 
+@has_fast_form(fast_gelu)
 def gelu(x: torch.Tensor) -> torch.Tensor:
     """The Gaussian error linear unit x P(X <= x), X ~ N(0, 1), in the tanh form that OpenAI's code uses; any shape.
 
     It passes large values, blocks very negative ones, and is smooth in between (Hendrycks and Gimpel 2016).
     """
-    if not use_plain_forms():
-        return fast_gelu(x)
     return 0.5 * x * (1 + torch.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)))
 
 
@@ -175,7 +174,7 @@ class GPT1Attention(nn.Module):
     ) -> Callable:
         implementation = self.config._attn_implementation
         if implementation == "sdpa":
-            if use_plain_forms():
+            if plain_forms_are_on():
                 return eager_attention_forward
             # The two forward passes of activation checkpointing must agree, and the first one has no gradients: so
             # the training mode counts as well.

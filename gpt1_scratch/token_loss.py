@@ -11,7 +11,7 @@ from torch import nn
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from .chunked_cross_entropy import IGNORE_INDEX, fast_linear_cross_entropy
-from .plain_forms import use_plain_forms
+from .plain_forms import has_fast_form
 
 
 def next_tokens(labels: torch.LongTensor) -> torch.LongTensor:
@@ -23,6 +23,7 @@ def next_tokens(labels: torch.LongTensor) -> torch.LongTensor:
     return nn.functional.pad(labels[:, 1:], (0, 1), value=IGNORE_INDEX)
 
 
+@has_fast_form(fast_linear_cross_entropy)
 def linear_cross_entropy(
     hidden_states: torch.Tensor,
     weight: torch.Tensor,
@@ -40,8 +41,6 @@ def linear_cross_entropy(
     Returns:
         The sum, a scalar in fp32. Under autocast, the logits are in autocast's precision.
     """
-    if not use_plain_forms():
-        return fast_linear_cross_entropy(hidden_states, weight, targets, row_weights)
     logits = nn.functional.linear(hidden_states, weight).float()  # N D -> N V
     losses = nn.functional.cross_entropy(logits, targets, ignore_index=IGNORE_INDEX, reduction="none")  # N
     return losses.sum() if row_weights is None else (losses * row_weights).sum()
