@@ -66,7 +66,7 @@ def test_a_device_map_leaves_the_attention_models_decoder_in_one_place():
     # On the first device the library leaves room for whatever layer has to come in: here it gets nothing.
     memory = {0: 0, 1: int(0.7 * size), 2: size}
     device_map = infer_auto_device_map(model, memory, no_split_module_classes=model._no_split_modules)
-    assert device_map == {"encoder": 1, "decoder": 2, "output_projection": 2}
+    assert device_map == {"encoder": 1, "decoder": 2, "lm_head": 2}
 
 
 # The attention model's decoder reads weights of its layers without calling them, so they have to be in memory.
