@@ -11,8 +11,8 @@ import evaluate
 from sacrebleu.metrics import BLEU, CHRF
 from sacremoses import MosesPunctNormalizer, MosesTokenizer
 
+from ..tokenization import WORD_START
 from .languages import language_of_script, resolve_language
-from .tokenization import WORD_START
 
 logger = logging.getLogger(__name__)
 

@@ -124,7 +124,7 @@ def test_runs_of_a_recipe_share_a_project_that_a_setting_names():
         (pretrain_gpt1, "stories/gpt1_mini.yaml"),
         (finetune_gpt1, "stories/sentiment.yaml"),
     ):
-        projects[recipe.__name__] = recipe.parse([str(PRESETS / preset)])[-2].project
+        projects[recipe.__name__.rpartition(".")[2]] = recipe.parse([str(PRESETS / preset)])[-2].project
         assert recipe.parse([str(PRESETS / preset), "--project", "mine"])[-2].project == "mine"
     assert projects == {
         "train_translation": "papers-to-gpt-translation",
