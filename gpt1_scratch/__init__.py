@@ -1,7 +1,7 @@
 """GPT-1 from scratch: model, tokenizer, text packing and the conversion of published weights.
 
-Importing the package registers the model with the library's Auto classes, and its pipeline for `text-generation`,
-which makes the library's own for every other model.
+Importing the package registers the models with the library's Auto classes, and a pipeline for `text-generation`. For
+every other model, that pipeline's class returns the library's own pipeline.
 """
 
 # First: what is imported below may have another name in the versions that this refuses.
@@ -20,6 +20,7 @@ from .configuration_gpt1 import GPT1Config
 from .modeling_gpt1 import GPT1ForCausalLM, GPT1Model
 from .modeling_gpt1_heads import GPT1ForMultipleChoice, GPT1ForSequenceClassification
 from .pipeline_text_generation import TASK, GPT1TextGenerationPipeline
+from .plain_forms import plain_forms
 
 AutoConfig.register("gpt1", GPT1Config)
 AutoModel.register(GPT1Config, GPT1Model)
@@ -33,8 +34,18 @@ GPT1ForCausalLM.register_for_auto_class("AutoModelForCausalLM")
 GPT1ForMultipleChoice.register_for_auto_class("AutoModelForMultipleChoice")
 GPT1ForSequenceClassification.register_for_auto_class("AutoModelForSequenceClassification")
 
-# Taken out first, for the library warns of a task that is registered twice.
+# The library warns if a task is registered twice, so its own entry is removed first.
 _task = PIPELINE_REGISTRY.supported_tasks.pop(TASK)
 PIPELINE_REGISTRY.register_pipeline(
     TASK, GPT1TextGenerationPipeline, pt_model=_task["pt"], default=_task["default"], type=_task["type"]
 )
+
+__all__ = [
+    "GPT1Config",
+    "GPT1ForCausalLM",
+    "GPT1ForMultipleChoice",
+    "GPT1ForSequenceClassification",
+    "GPT1Model",
+    "GPT1TextGenerationPipeline",
+    "plain_forms",
+]

@@ -10,15 +10,6 @@ from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
 from transformers.utils import TRANSFORMERS_DYNAMIC_MODULE_NAME
 
-# One checkpoint loads into every head: it carries the code of all of them.
-AUTO_MAP = {
-    "AutoConfig": "configuration_gpt1.GPT1Config",
-    "AutoModel": "modeling_gpt1.GPT1Model",
-    "AutoModelForCausalLM": "modeling_gpt1.GPT1ForCausalLM",
-    "AutoModelForMultipleChoice": "modeling_gpt1_heads.GPT1ForMultipleChoice",
-    "AutoModelForSequenceClassification": "modeling_gpt1_heads.GPT1ForSequenceClassification",
-}
-
 
 @strict
 class GPT1Config(PreTrainedConfig):
@@ -101,22 +92,35 @@ class GPT1Config(PreTrainedConfig):
             self.intermediate_size = 4 * self.hidden_size
 
     def _is_installed(self) -> bool:
-        """Whether this is the package's code, not what a checkpoint brought along."""
+        """Whether this class comes from the installed package and not from a checkpoint's folder."""
         return not type(self).__module__.startswith(f"{TRANSFORMERS_DYNAMIC_MODULE_NAME}.")
 
     def save_pretrained(self, save_directory: str | os.PathLike, push_to_hub: bool = False, **kwargs: Any) -> None:
-        """Writes `config.json` with the classes of all heads, and the code, which the library copies beside it.
+        """Writes `config.json`, and beside it the code of all classes, since a checkpoint loads into every head.
 
-        Names as they were loaded may point to the repository on the Hub that a model came from; those written here
-        point into the folder itself. A language model also names its pipeline for `text-generation`.
+        The names of classes in a loaded config may point to the repository on the Hub that the model came from. The
+        names written here point into the folder itself. A language model also names its pipeline for
+        `text-generation`.
         """
-        # The library copies every file that the file of a saved class imports: so the pipeline goes along.
+        # The library copies every file that the file of a saved class imports, within functions too. These imports
+        # make it copy the code of all classes, whichever of them is saved.
+        from .modeling_gpt1 import GPT1ForCausalLM, GPT1Model
+        from .modeling_gpt1_heads import GPT1ForMultipleChoice, GPT1ForSequenceClassification
         from .pipeline_text_generation import TASK, GPT1TextGenerationPipeline
 
-        self.auto_map = dict(AUTO_MAP)
+        def name_of(code: type) -> str:
+            return f"{code.__module__.rpartition('.')[2]}.{code.__name__}"
+
+        self.auto_map = {
+            "AutoConfig": name_of(type(self)),
+            "AutoModel": name_of(GPT1Model),
+            "AutoModelForCausalLM": name_of(GPT1ForCausalLM),
+            "AutoModelForMultipleChoice": name_of(GPT1ForMultipleChoice),
+            "AutoModelForSequenceClassification": name_of(GPT1ForSequenceClassification),
+        }
         if self.architectures == ["GPT1ForCausalLM"]:
-            name = f"pipeline_text_generation.{GPT1TextGenerationPipeline.__name__}"
-            self.custom_pipelines = {TASK: {"impl": name, "pt": ["AutoModelForCausalLM"], "type": "text"}}
+            pipeline = {"impl": name_of(GPT1TextGenerationPipeline), "pt": ["AutoModelForCausalLM"], "type": "text"}
+            self.custom_pipelines = {TASK: pipeline}
         elif hasattr(self, "custom_pipelines"):  # of the checkpoint that a head for a task started from
             del self.custom_pipelines
         super().save_pretrained(save_directory, push_to_hub=push_to_hub, **kwargs)

@@ -1,9 +1,12 @@
-"""Steps of GPT-1's training in quicker forms: dropout, GELU, causal attention and the vocabulary's loss.
+"""Fast forms of GPT-1's training steps on CPU: dropout, GELU and causal attention.
 
-`modeling_gpt1.py` says what is computed; here stands how. Each gives what its plain form would, up to rounding and to
-the random numbers that dropout draws.
+Skip this file on first reading. `dropout.py` and `modeling_gpt1.py` have the plain forms, and tests hold both to the
+same results, up to rounding and the random numbers of dropout. `plain_forms()` turns the fast ones off.
 
-Dimensions: B batch, T positions, D hidden size, H heads, W width of a head, V vocabulary, N rows of hidden states.
+The translators' package has a fast dropout of its own, since the packages do not import each other; a test compares
+the two.
+
+Dimensions: B batch, T positions, H heads, W width of a head.
 """
 
 import math
@@ -14,24 +17,24 @@ import torch
 from torch import nn
 from torch.autograd.function import once_differentiable
 
-# Queries that attend together on CPU, and how many attention weights are worked on at a time: 2 MB of bfloat16, so
-# that one pass over them leaves them in a core's cache for the next.
-QUERIES_PER_BLOCK = 128
-ATTENTION_WEIGHTS_AT_ONCE = 2**20
+# Number of queries that attend together, and number of attention weights per chunk: 2 MB of bfloat16, which stay in a
+# core's cache from one pass over them to the next.
+QUERY_BLOCK_SIZE = 128
+ATTENTION_CHUNK_SIZE = 2**20
 
-# Elements of GELU that one thread works on at a time: its fp32 buffers fill half of a core's cache.
-ELEMENTS_OF_GELU_AT_ONCE = 2**16
+# Number of elements of GELU per chunk and thread: their fp32 buffers fill half of a core's cache.
+GELU_CHUNK_SIZE = 2**16
 GELU_SLOPE = 2 * math.sqrt(2 / math.pi)
 
 SAME_SIZE_INTEGER = {2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
 def draw_kept(shape: torch.Size, probability: float, like: torch.Tensor) -> torch.Tensor:
-    """Which elements survive dropout, as integers 0 and 1 of the width of `like`'s numbers.
+    """Draws which elements dropout keeps: integers 0 and 1, as wide as the numbers of `like`, in the given shape.
 
-    On CPU `bernoulli_` draws one number at a time and takes as long as the layer it follows. Here four 16-bit numbers
-    come out of each 64-bit word of the default generator, so `torch.manual_seed` decides them as it decides all else.
-    The probability is exact to 1/65536.
+    On CPU, `bernoulli_` draws one number at a time and takes as long as the layer before it. Here each 64-bit word of
+    the default generator, which `torch.manual_seed` seeds, gives four 16-bit numbers. The probability is exact to
+    1/65536.
     """
     count = math.prod(shape)
     words = torch.randint(-(2**63), 2**63 - 1, ((count + 3) // 4,))
@@ -40,15 +43,15 @@ def draw_kept(shape: torch.Size, probability: float, like: torch.Tensor) -> torc
 
 
 def keep(numbers: torch.Tensor, kept: torch.Tensor) -> torch.Tensor:
-    """`numbers` where `kept` is 1, zero where it is 0.
+    """Returns `numbers` where `kept` is 1 and zero where it is 0; both have the same shape.
 
-    Multiplying the bit patterns does that in one vectorised pass; a Boolean mask costs ten times as much on CPU.
+    The bit patterns are multiplied, in one vectorised pass. A Boolean mask takes ten times as long on CPU.
     """
     return (numbers.view(kept.dtype) * kept).view(numbers.dtype)
 
 
 class _Dropout(torch.autograd.Function):
-    """Inverted dropout with the generator of `draw_kept`."""
+    """Dropout with the random numbers of `draw_kept`."""
 
     @staticmethod
     def forward(ctx: Any, hidden_states, probability):
@@ -64,8 +67,8 @@ class _Dropout(torch.autograd.Function):
         return keep(gradient.contiguous(), kept) * ctx.scale, None
 
 
-def dropout(hidden_states: torch.Tensor, probability: float, training: bool) -> torch.Tensor:
-    """Inverted dropout of any shape: `nn.functional.dropout`, with quicker random numbers on CPU."""
+def fast_dropout(hidden_states: torch.Tensor, probability: float, training: bool) -> torch.Tensor:
+    """Computes `dropout` for a tensor of any shape, with faster random numbers on CPU."""
     if not training or probability == 0:
         return hidden_states
     if hidden_states.device.type == "cpu":
@@ -74,19 +77,19 @@ def dropout(hidden_states: torch.Tensor, probability: float, training: bool) -> 
 
 
 class _Gelu(torch.autograd.Function):
-    """The tanh form of GELU, which keeps its derivative for the way back instead of its input.
+    """The tanh form of GELU; forward computes the derivative as well and saves it in place of the input.
 
-    It is `x sigmoid(z)` with `z = 2 sqrt(2 / pi) (x + 0.044715 x^3)`, and its derivative
-    `sigmoid(z) + sigmoid(z) (1 - sigmoid(z)) (3 z - 4 sqrt(2 / pi) x)`. PyTorch's kernels take a hyperbolic tangent in
-    either direction, and each as long as the matrix product before it. Here both come out of one sigmoid, in fp32, a
-    piece at a time that stays in a core's cache.
+    GELU is `x sigmoid(z)` with `z = 2 sqrt(2 / pi) (x + 0.044715 x^3)`, and its derivative is
+    `sigmoid(z) + sigmoid(z) (1 - sigmoid(z)) (3 z - 4 sqrt(2 / pi) x)`. PyTorch's kernels compute a hyperbolic tangent
+    both in forward and in backward, and each takes as long as the matrix product before it. Here one sigmoid gives
+    both, in fp32, for one chunk at a time, which stays in a core's cache.
     """
 
     @staticmethod
     def forward(ctx: Any, hidden_states):
         result, derivative = (torch.empty(hidden_states.shape, dtype=hidden_states.dtype) for _ in range(2))
         pieces = (states.view(-1) for states in (hidden_states.contiguous(), result, derivative))
-        size = ELEMENTS_OF_GELU_AT_ONCE * torch.get_num_threads()
+        size = GELU_CHUNK_SIZE * torch.get_num_threads()
         slope = torch.tensor(GELU_SLOPE)
         for piece, result_piece, derivative_piece in zip(*(states.split(size) for states in pieces), strict=True):
             x = piece.float()
@@ -106,8 +109,8 @@ class _Gelu(torch.autograd.Function):
         return gradient * derivative
 
 
-def gelu(hidden_states: torch.Tensor) -> torch.Tensor:
-    """GELU in its tanh form, of any shape: `nn.functional.gelu`, quicker in training in low precision on CPU."""
+def fast_gelu(hidden_states: torch.Tensor) -> torch.Tensor:
+    """Computes the tanh form of GELU for a tensor of any shape; fastest in training in low precision on CPU."""
     learning = hidden_states.requires_grad and torch.is_grad_enabled() and not torch.compiler.is_compiling()
     if learning and hidden_states.device.type == "cpu" and hidden_states.dtype in (torch.bfloat16, torch.float16):
         return _Gelu.apply(hidden_states)
@@ -117,16 +120,16 @@ def gelu(hidden_states: torch.Tensor) -> torch.Tensor:
 class _BlockedAttention(torch.autograd.Function):
     """Causal attention with dropout on its weights, for training on CPU.
 
-    PyTorch's fused kernel spends most of its time coming back, and six times as much once weights are dropped. Plain
-    matrix products around a softmax are faster there, if they leave out the keys that a block of queries cannot see
-    and work on few enough weights for the cache.
+    PyTorch's fused kernel spends most of its time in backward, and six times as much if it drops weights. Matrix
+    products and a softmax are faster, provided that they skip the keys after a block of queries and that the weights
+    of a chunk fit the cache.
     """
 
     @staticmethod
     def forward(ctx: Any, query, key, value, attention_mask, scaling, probability):
         heads = query.shape[1]
         lowest = torch.finfo(query.dtype).min
-        future = torch.full((QUERIES_PER_BLOCK, QUERIES_PER_BLOCK), lowest, dtype=query.dtype).triu(1)
+        future = torch.full((QUERY_BLOCK_SIZE, QUERY_BLOCK_SIZE), lowest, dtype=query.dtype).triu(1)
         output = torch.empty_like(query)
         saved = []
         for samples, queries, keys in attention_blocks(query.shape):
@@ -171,7 +174,7 @@ class _BlockedAttention(torch.autograd.Function):
             query_gradient[samples, :, queries] = torch.bmm(scores_gradient, k * ctx.scaling).unflatten(0, (-1, heads))
             k_gradient = torch.bmm(scores_gradient.transpose(1, 2), q).unflatten(0, (-1, heads))
             v_gradient = torch.bmm(kept_weights.transpose(1, 2), g).unflatten(0, (-1, heads))
-            if keys.stop == key.shape[2]:  # a sample's first block: see `attention_blocks`
+            if keys.stop == key.shape[2]:  # the first block of its samples: see `attention_blocks`
                 key_gradient[samples], value_gradient[samples] = k_gradient, v_gradient
             else:
                 key_gradient[samples, :, keys] += k_gradient
@@ -180,23 +183,23 @@ class _BlockedAttention(torch.autograd.Function):
 
 
 def attention_blocks(shape: torch.Size) -> Iterator[tuple[slice, slice, slice]]:
-    """Cuts causal attention of queries of shape (B, H, T, W) into blocks: samples, queries, and the keys they see.
+    """Splits causal attention for queries of shape (B, H, T, W) into blocks: samples, queries and their keys.
 
-    The last queries of a sample come first: they see all its keys, so that backward writes every gradient before it
-    adds to any.
+    The last queries of a sample come first. They attend to all its keys, so backward writes every element of the
+    gradients before it adds to any.
     """
     batch, heads, length, _ = shape
-    samples = max(1, ATTENTION_WEIGHTS_AT_ONCE // (heads * min(length, QUERIES_PER_BLOCK) * length))
-    if torch.compiler.is_compiling():  # each block becomes operations of its own in the graph
+    samples = max(1, ATTENTION_CHUNK_SIZE // (heads * min(length, QUERY_BLOCK_SIZE) * length))
+    if torch.compiler.is_compiling():  # every block adds operations to the graph
         samples = batch
     for first in range(0, batch, samples):
-        for start in reversed(range(0, length, QUERIES_PER_BLOCK)):
-            stop = min(start + QUERIES_PER_BLOCK, length)
+        for start in reversed(range(0, length, QUERY_BLOCK_SIZE)):
+            stop = min(start + QUERY_BLOCK_SIZE, length)
             yield slice(first, first + samples), slice(start, stop), slice(0, stop)
 
 
 def head_rows(states: torch.Tensor) -> torch.Tensor:
-    """(samples, H, positions, W) to a contiguous (samples x H, positions, W), as batched matrix products want it."""
+    """Merges (samples, H, positions, W) into a contiguous (samples x H, positions, W) for batched matrix products."""
     return states.flatten(0, 1).contiguous()
 
 
@@ -210,17 +213,19 @@ def blocked_attention_forward(
     dropout: float = 0.0,
     **kwargs: Any,
 ) -> tuple[torch.Tensor, None]:
-    """Training on CPU in the form of the library's attention functions; see `_BlockedAttention`.
+    """Computes attention in training on CPU; has the signature of the library's attention functions.
 
     Args:
         module: the calling layer.
-        query, key, value: (B, H, T, W), the same T: there is no cache in training.
-        attention_mask: (B, 1, T, T) Boolean, true where a query sees a key and false for all later keys. `None` stands
-            for the causal mask.
+        query, key, value: (B, H, T, W) each; in training there is no cache, so all have the same T.
+        attention_mask: (B, 1, T, T) Boolean, true where a query may attend to a key and false for all later keys.
+            `None` means the causal mask.
         scaling: factor on the scores.
-        dropout: share of the attention weights set to zero.
+        dropout: share of the attention weights that are set to zero.
 
     Returns:
-        (B, T, H, W) mixed values, and `None` in place of the attention weights.
+        The mixed values, (B, T, H, W), and `None` in place of the attention weights.
     """
-    return _BlockedAttention.apply(query, key, value, attention_mask, scaling, dropout).transpose(1, 2), None
+    return _BlockedAttention.apply(query, key, value, attention_mask, scaling, dropout).transpose(
+        1, 2
+    ), None  # B H T W -> B T H W

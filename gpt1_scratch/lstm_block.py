@@ -11,8 +11,8 @@ from transformers.cache_utils import Cache, DynamicLayer
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from .configuration_gpt1 import GPT1Config
-from .cpu_generation import GrowingLayer
-from .cpu_kernels import dropout
+from .cpu_generation import PreallocatedLayer
+from .dropout import dropout
 
 
 class LSTMBlock(GradientCheckpointingLayer):
@@ -26,7 +26,7 @@ class LSTMBlock(GradientCheckpointingLayer):
         super().__init__()
         self.layer_idx = layer_idx
         self.lstm = nn.LSTM(config.hidden_size, config.lstm_size, batch_first=True)
-        self.output_projection = nn.Linear(config.lstm_size, config.hidden_size)
+        self.out_proj = nn.Linear(config.lstm_size, config.hidden_size)
         self.residual_dropout = config.residual_dropout
 
     def forward(
@@ -62,11 +62,11 @@ class LSTMBlock(GradientCheckpointingLayer):
             values[:, -1] = cells[0]
             cache.update(outputs[:, None], values[:, None], self.layer_idx)
             kind = type(cache.layers[self.layer_idx])
-            if kind not in (DynamicLayer, GrowingLayer):
+            if kind not in (DynamicLayer, PreallocatedLayer):
                 raise ValueError(f"A model with lstm_size cannot go on from a {kind.__name__}: use a DynamicCache.")
         # nn.LSTM's outputs are a transposed view. For rows that are not contiguous PyTorch may copy frozen weights for
         # each sample, for a batched product.
-        return self.output_projection(dropout(outputs, self.residual_dropout, self.training).contiguous())
+        return self.out_proj(dropout(outputs, self.residual_dropout, self.training).contiguous())
 
 
 def refuse_padding_before_text(attention_mask: torch.Tensor | None) -> None:

@@ -1,20 +1,34 @@
 """GPT-1 (Radford et al. 2018, "Improving Language Understanding by Generative Pre-Training").
 
-Dimensions: B batch, T positions of the input, S positions attended to (the cached ones and the input's), D hidden
-size, H heads, W width of a head, V vocabulary, L labels of a task, K choices.
+A language model is trained on unlabelled tokens u_1 ... u_n to maximise (equation 1)
+
+    L1(U) = sum_i log P(u_i | u_{i-k}, ..., u_{i-1})
+
+which `next_token_loss` in `token_loss.py` computes. The model is a stack of Transformer decoder blocks (equation 2)
+
+    h_0  = U W_e + W_p                      GPT1Model: token and position embeddings
+    h_l  = transformer_block(h_{l-1})       GPT1Block, for l = 1 ... n
+    P(u) = softmax(h_n W_e^T)               GPT1ForCausalLM
+
+Equations 3 to 5 add a head for a task: see `modeling_gpt1_heads.py`.
+
+The code here is in plain form. Files beside it hold faster forms: `cpu_kernels.py` for training, `cpu_generation.py`
+and `packed_linear.py` for `generate()`. Run a model inside `plain_forms()` to step through the plain forms in a
+debugger.
+
+Dimensions: B batch, T positions of the input, S positions attended to (the cached ones and the input's), H heads,
+W width of a head, D model width, F inner width of the feed-forward layer, V vocabulary.
 """
 
-import functools
 import math
 from collections.abc import Callable
 from typing import Any, Unpack
 
 import torch
 from torch import nn
-from transformers import GenerationConfig, PreTrainedModel
+from transformers import PreTrainedModel
 from transformers import initialization as init
 from transformers.cache_utils import Cache, DynamicCache
-from transformers.generation import GenerationMixin
 from transformers.generation.continuous_batching.cache import PagedAttentionCache
 from transformers.masking_utils import create_causal_mask
 from transformers.modeling_flash_attention_utils import prepare_fa_kwargs_from_position_ids
@@ -24,21 +38,21 @@ from transformers.modeling_outputs import (
     CausalLMOutputWithPast,
 )
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS, slice_logits_to_keep
-from transformers.utils import TransformersKwargs, can_return_tuple, logging
+from transformers.utils import TransformersKwargs, can_return_tuple
 from transformers.utils.generic import is_flash_attention_requested
 from transformers.utils.output_capturing import capture_outputs
 
 from .configuration_gpt1 import GPT1Config
-from .cpu_generation import TokenStep, give_room
-from .cpu_kernels import blocked_attention_forward, dropout, gelu
+from .cpu_generation import TokenStep
+from .cpu_kernels import blocked_attention_forward, fast_gelu
+from .dropout import dropout
 from .file_modes import SavedWithUmask
-from .library_arguments import CACHE_NAME, name_cache_for_library, name_cache_for_peft, understand_arguments
-from .library_version import check_generation
+from .generation_gpt1 import GPT1GenerationMixin
+from .library_arguments import CACHE_NAME, understand_arguments
 from .lstm_block import LSTMBlock, refuse_padding_before_text
-from .packed_linear import packed_weights
-from .token_loss import next_token_loss, refuse_loss_from_elsewhere
-
-logger = logging.get_logger(__name__)
+from .old_keys import LoadsOldKeys
+from .plain_forms import has_fast_form, plain_forms_are_on
+from .token_loss import next_token_loss, refuse_external_loss
 
 
 def eager_attention_forward(
@@ -51,29 +65,60 @@ def eager_attention_forward(
     dropout: float = 0.0,
     **kwargs: Any,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Attention written out; the only form that returns its weights.
+    """Computes softmax(Q K^T / sqrt(W)) V in plain form; the only form that returns the attention weights.
 
     Args:
         module: the calling layer.
         query: (B, H, T, W).
         key, value: (B, H, S, W).
-        attention_mask: (B, 1, T, S), added to the scores.
-        scaling: factor on the scores.
-        dropout: share of the attention weights set to zero.
+        attention_mask: (B, 1, T, S), Boolean with true where a position may be attended to, or floats that are added
+            to the scores. `None` means the causal mask.
+        scaling: factor on the scores, 1 / sqrt(W). The dot product of two vectors of W independent elements with mean
+            0 and variance 1 has variance W; the factor brings it back to 1. Without it, a wide head would start with
+            a softmax close to 0 or 1, where gradients vanish.
+        dropout: share of the attention weights that are set to zero.
 
     Returns:
-        (B, T, H, W) mixed values and (B, H, T, S) attention weights.
+        The mixed values, (B, T, H, W), and the attention weights, (B, H, T, S).
     """
-    scores = query @ key.transpose(2, 3) * scaling
-    if attention_mask is not None:
+    scores = query @ key.transpose(2, 3) * scaling  # B H T W, B H W S -> B H T S
+    if attention_mask is None:
+        attention_mask = causal_mask(query.shape[2], key.shape[2]).to(scores.device)  # T S
+    if attention_mask.dtype == torch.bool:
+        # The lowest number, not -inf: the softmax of a row of -inf, which padding on the left makes, is NaN.
+        scores = scores.masked_fill(~attention_mask, torch.finfo(scores.dtype).min)
+    else:
         scores = scores + attention_mask
     weights = nn.functional.softmax(scores, dim=-1, dtype=torch.float32).to(query.dtype)
     weights = nn.functional.dropout(weights, dropout)
-    return (weights @ value).transpose(1, 2), weights
+    return (weights @ value).transpose(1, 2), weights  # B H T S, B H S W -> B H T W -> B T H W
+
+
+def causal_mask(length: int, attended: int) -> torch.BoolTensor:
+    """Returns the (T, S) mask that lets a position attend to itself and to those before it: a triangle.
+
+    The input's T positions are the last of the S positions attended to.
+
+        >>> causal_mask(4, 4).int()
+        tensor([[1, 0, 0, 0],
+                [1, 1, 0, 0],
+                [1, 1, 1, 0],
+                [1, 1, 1, 1]], dtype=torch.int32)
+    """
+    return torch.ones(length, attended, dtype=torch.bool).tril(attended - length)
+
+
+@has_fast_form(fast_gelu)
+def gelu(x: torch.Tensor) -> torch.Tensor:
+    """The Gaussian error linear unit x P(X <= x), X ~ N(0, 1), in the tanh form that OpenAI's code uses; any shape.
+
+    It passes large values, blocks very negative ones, and is smooth in between (Hendrycks and Gimpel 2016).
+    """
+    return 0.5 * x * (1 + torch.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)))
 
 
 class GPT1Attention(nn.Module):
-    """Masked multi-head self-attention."""
+    """Masked multi-head self-attention: a position attends to itself and to those before it."""
 
     def __init__(self, config: GPT1Config, layer_idx: int):
         super().__init__()
@@ -83,8 +128,8 @@ class GPT1Attention(nn.Module):
         self.scaling = self.head_width**-0.5
         self.is_causal = True
         self.dropout = config.attention_dropout
-        self.query_key_value = nn.Linear(config.hidden_size, 3 * config.hidden_size)
-        self.output_projection = nn.Linear(config.hidden_size, config.hidden_size)
+        self.query_key_value = nn.Linear(config.hidden_size, 3 * config.hidden_size)  # one product for all three
+        self.out_proj = nn.Linear(config.hidden_size, config.hidden_size)
 
     def forward(
         self,
@@ -93,30 +138,25 @@ class GPT1Attention(nn.Module):
         cache: Cache | None = None,
         **kwargs: Any,
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Lets every position read itself and what came before.
+        """Mixes the values of the positions that each position attends to.
 
         Args:
             hidden_states: (B, T, D).
-            attention_mask: whatever the attention implementation expects; `None` for plain causal attention.
-            cache: keys and values of earlier positions; this layer's are added.
+            attention_mask: (B, 1, T, S) or the attention implementation's own kind; `None` for the causal mask.
+            cache: keys and values of earlier positions, (B, H, S - T, W) each; this layer's are appended.
+            kwargs: passed on to the attention implementation.
 
         Returns:
-            (B, T, D), and the attention weights (B, H, T, S) where the implementation has them.
+            The output, (B, T, D), and the attention weights, (B, H, T, S), or `None` if the implementation does not
+            return them.
         """
         batch, length, width = hidden_states.shape
-        states = self.query_key_value(hidden_states).view(batch, length, 3, -1, self.head_width)
-        query, key, value = states.transpose(1, 3).unbind(2)  # (B, H, T, W)
+        states = self.query_key_value(hidden_states)  # B T D -> B T 3D
+        states = states.view(batch, length, 3, -1, self.head_width)  # B T 3 H W
+        query, key, value = states.transpose(1, 3).unbind(2)  # B H T W each
         if cache is not None:
-            key, value = cache.update(key, value, self.layer_idx, kwargs=kwargs)
-        implementation = self.config._attn_implementation
-        attend: Callable = eager_attention_forward
-        if implementation != "paged|eager":  # that one would update the cache itself in versions before 5.24
-            attend = ALL_ATTENTION_FUNCTIONS.get_interface(implementation, eager_attention_forward)
-        # In training whether or not gradients are on: the two forward passes of activation checkpointing must agree.
-        learning = self.training or query.requires_grad
-        if implementation == "sdpa" and query.device.type == "cpu" and learning and cache is None:
-            if attention_mask is None or attention_mask.dtype == torch.bool:
-                attend = blocked_attention_forward
+            key, value = cache.update(key, value, self.layer_idx, kwargs=kwargs)  # B H S W each
+        attend = self._attention_function(query, attention_mask, cache)
         mixed, weights = attend(
             self,
             query,
@@ -127,7 +167,24 @@ class GPT1Attention(nn.Module):
             dropout=self.dropout if self.training else 0.0,
             **kwargs,
         )
-        return self.output_projection(mixed.reshape(batch, length, width)), weights
+        return self.out_proj(mixed.reshape(batch, length, width)), weights  # B T H W -> B T D
+
+    def _attention_function(
+        self, query: torch.Tensor, attention_mask: torch.Tensor | None, cache: Cache | None
+    ) -> Callable:
+        implementation = self.config._attn_implementation
+        if implementation == "sdpa":
+            if plain_forms_are_on():
+                return eager_attention_forward
+            # The two forward passes of activation checkpointing must agree, and the first one has no gradients: so
+            # the training mode counts as well.
+            trains = (self.training or query.requires_grad) and cache is None
+            mask_is_supported = attention_mask is None or attention_mask.dtype == torch.bool
+            if query.device.type == "cpu" and trains and mask_is_supported:
+                return blocked_attention_forward
+        elif implementation == "paged|eager":  # before 5.24, the library's function updates the cache a second time
+            return eager_attention_forward
+        return ALL_ATTENTION_FUNCTIONS.get_interface(implementation, eager_attention_forward)
 
 
 class GPT1MLP(nn.Module):
@@ -139,15 +196,20 @@ class GPT1MLP(nn.Module):
         self.contract = nn.Linear(config.intermediate_size, config.hidden_size)
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        """(B, T, D) to (B, T, D)."""
-        return self.contract(gelu(self.expand(hidden_states)))
+        """Transforms every position by itself: (B, T, D) to (B, T, D)."""
+        return self.contract(gelu(self.expand(hidden_states)))  # B T D -> B T F -> B T D
 
 
 class GPT1Block(GradientCheckpointingLayer):
-    """Attention and feed-forward layer, each followed by `norm(x + a)`.
+    """The paper's `transformer_block`: attention and a feed-forward layer, each followed by `norm(x + output)`.
 
-    The original Transformer's order: normalisation comes after the sum, so every block normalises the residual stream
-    itself.
+    Layer normalisation (Ba et al. 2016) gives the D elements of every position mean 0 and variance 1, and then scales
+    and shifts each element by two learned vectors:
+
+        norm(x) = (x - mean(x)) / sqrt(variance(x) + eps) * weight + bias
+
+    As in the original Transformer it follows the sum, so every block normalises the residual stream itself. Later
+    GPTs normalise the input of each layer and leave the residual stream as it is.
     """
 
     def __init__(self, config: GPT1Config, layer_idx: int):
@@ -165,7 +227,7 @@ class GPT1Block(GradientCheckpointingLayer):
         cache: Cache | None = None,
         **kwargs: Any,
     ) -> torch.Tensor:
-        """(B, T, D) to (B, T, D); the other arguments are those of `GPT1Attention`."""
+        """Computes h_l from h_{l-1}: (B, T, D) to (B, T, D); the other arguments are those of `GPT1Attention`."""
         attended, _ = self.attention(hidden_states, attention_mask=attention_mask, cache=cache, **kwargs)
         attended = dropout(attended, self.residual_dropout, self.training)
         hidden_states = self.attention_norm(hidden_states + attended)
@@ -173,11 +235,16 @@ class GPT1Block(GradientCheckpointingLayer):
         return self.mlp_norm(hidden_states + transformed)
 
 
-class GPT1PreTrainedModel(SavedWithUmask, PreTrainedModel):
-    """Loading, saving and initialisation; N(0, 0.02) and zero biases are the library's own rule for most layers."""
+class GPT1PreTrainedModel(LoadsOldKeys, SavedWithUmask, PreTrainedModel):
+    """Loading, saving and initialisation.
+
+    The library initialises linear layers and embeddings from N(0, `initializer_range`) and biases with 0, as the paper
+    does.
+    """
 
     config: GPT1Config
     base_model_prefix = "model"
+    old_keys = {"output_projection": "out_proj"}
     supports_gradient_checkpointing = True
     _no_split_modules = ["GPT1Block", "LSTMBlock"]
     _skip_keys_device_placement = ["cache", "past_key_values"]
@@ -186,9 +253,9 @@ class GPT1PreTrainedModel(SavedWithUmask, PreTrainedModel):
     _supports_flex_attn = True
     _supports_attention_backend = True
     _can_compile_fullgraph = True
-    # Either kind of block is such a layer, and nothing else is.
+    # Both kinds of blocks are such layers, and no other module is.
     _can_record_outputs = {"hidden_states": GradientCheckpointingLayer, "attentions": GPT1Attention}
-    # A fine-tuned checkpoint loads into every class without a word about the head of its task.
+    # A fine-tuned checkpoint loads into every class without a warning about the head that the class does not have.
     _keys_to_ignore_on_load_unexpected = [r"^(choice_)?score\.", r"^lm_head\."]
 
     @torch.no_grad()
@@ -201,32 +268,39 @@ class GPT1PreTrainedModel(SavedWithUmask, PreTrainedModel):
 
 
 class PositionEmbedding(nn.Embedding):
-    """A learned vector for every position."""
+    """W_p of equation 2: a learned vector for every position."""
 
 
 def sinusoids(positions: int, width: int) -> torch.Tensor:
-    """(positions, width) sines, then cosines, with wavelengths from 2 pi to 20,000 pi (Vaswani et al. 2017)."""
+    """Returns a (positions, width) table of sines, then cosines, with wavelengths from 2 pi to 20,000 pi.
+
+    Vaswani et al. 2017, section 3.5. The translators' table has the same columns in another order.
+    """
     rates = torch.exp(torch.arange(0, width, 2) * (-math.log(10_000) / width))
     angles = torch.arange(positions)[:, None] * rates
     return torch.cat([angles.sin(), angles.cos()], dim=1)[:, :width]
 
 
 def only_one(input_ids: torch.Tensor | None, inputs_embeds: torch.Tensor | None) -> torch.Tensor:
-    """The one that is given."""
+    """Returns the argument that is given.
+
+    Raises:
+        ValueError: both or neither are given.
+    """
     if (input_ids is None) == (inputs_embeds is None):
         raise ValueError("Give exactly one of input_ids and inputs_embeds.")
     return inputs_embeds if input_ids is None else input_ids
 
 
 class GPT1Model(GPT1PreTrainedModel):
-    """Token and position embeddings and the blocks over them (equation 2 of the paper, without the softmax)."""
+    """Embeddings and blocks: equation 2 of the paper up to h_n."""
 
     def __init__(self, config: GPT1Config):
         super().__init__(config)
-        self.tokens_embed = nn.Embedding(config.vocab_size, config.hidden_size)
+        self.tokens_embed = nn.Embedding(config.vocab_size, config.hidden_size)  # W_e
         self.positions_embed = PositionEmbedding(config.max_position_embeddings, config.hidden_size)
-        block = GPT1Block if config.lstm_size is None else LSTMBlock  # the latter for an ablation alone
-        self.blocks = nn.ModuleList(block(config, index) for index in range(config.num_hidden_layers))
+        block = GPT1Block if config.lstm_size is None else LSTMBlock  # the LSTM is the paper's ablation
+        self.blocks = nn.ModuleList(block(config, layer_idx) for layer_idx in range(config.num_hidden_layers))
         self.gradient_checkpointing = False
         self.post_init()
 
@@ -248,33 +322,35 @@ class GPT1Model(GPT1PreTrainedModel):
         use_cache: bool | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> BaseModelOutputWithPast:
-        """Reads a batch of sequences.
+        """Computes the last block's hidden states h_n.
 
         Args:
             input_ids: (B, T) tokens.
-            attention_mask: (B, cached + T) with 0 for padding, on either side; `None` if there is no padding. With
-                padding on the left `position_ids` must be given, as `generate()` does. A (B, 1, T, S) mask is taken
-                as it is.
-            position_ids: (B, T), by default counted on from the cache. Where they restart within a row and neither
-                padding nor a filled cache is given, a new document begins, and nothing attends to the one before.
+            attention_mask: (B, S) with 0 for padding, on either side; `None` if there is no padding. With padding on
+                the left, `position_ids` must be given, as `generate()` does. A (B, 1, T, S) mask is used as it is.
+            position_ids: (B, T), by default counted from the end of the cache. Where they restart within a row and
+                neither padding nor a filled cache is given, a new document begins. Its positions do not attend to the
+                document before.
             cache: a cache to read and extend.
-            inputs_embeds: (B, T, D) in place of `input_ids`, without positions.
-            use_cache: whether to return a cache; by default the config's `use_cache`, and not in training.
+            inputs_embeds: (B, T, D), token embeddings in place of `input_ids`.
+            use_cache: whether to return a cache; by default the config's `use_cache`, and false in training.
 
         Returns:
-            The last block's states (B, T, D), and the cache.
+            The hidden states, (B, T, D), and the cache.
 
         Raises:
-            ValueError: both or neither of `input_ids` and `inputs_embeds`, a sequence beyond the last position, or
-                padding on the left of an LSTM.
+            ValueError: both or neither of `input_ids` and `inputs_embeds` are given, the sequence is longer than
+                `max_position_embeddings`, or an LSTM gets padding on the left.
+            TypeError: an argument is unknown, or the cache is of a class that the model cannot use.
         """
         if only_one(input_ids, inputs_embeds) is input_ids:
             inputs_embeds = self.tokens_embed(input_ids)
         if self.config.lstm_size is not None:
             refuse_padding_before_text(attention_mask)
-        # Before a cache is made: the library looks for packed documents only where there is none.
-        # By position: the name of the cache differs between versions of the library. A paged cache brings its mask.
-        causal_mask = create_causal_mask(
+        # This comes before a cache is created, because the library detects packed documents only without a cache. The
+        # arguments are positional, because versions of the library name the cache differently. A paged cache comes
+        # with a mask.
+        mask = create_causal_mask(
             self.config, inputs_embeds, attention_mask, cache if isinstance(cache, Cache) else None, position_ids
         )
         if (
@@ -283,29 +359,30 @@ class GPT1Model(GPT1PreTrainedModel):
             and attention_mask is None
             and cache is None
         ):
-            # FlashAttention finds the documents in a single row by itself, in several rows it has to be told.
+            # The library finds the documents of a single row for FlashAttention, but not those of several rows.
             lengths, longest = prepare_fa_kwargs_from_position_ids(position_ids)
             kwargs.update(zip(("cu_seq_lens_q", "cu_seq_lens_k"), lengths, strict=True))
             kwargs.update(zip(("max_length_q", "max_length_k"), longest, strict=True))
         if use_cache is None:
             use_cache = self.config.use_cache and not self.training
         if self.gradient_checkpointing and self.training and torch.is_grad_enabled():
-            cache, use_cache = None, False  # a block that is run a second time must not extend it again
+            cache, use_cache = None, False  # a block that runs a second time would extend the cache again
         if use_cache and cache is None:
             cache = DynamicCache(config=self.config)
         if position_ids is None:
             position_ids = self._count_positions(inputs_embeds, cache)
 
-        hidden_states = inputs_embeds + self.positions_embed(position_ids)
+        hidden_states = inputs_embeds + self.positions_embed(position_ids)  # B T D: h_0 = U W_e + W_p
         device_type = hidden_states.device.type
         if device_type == "cpu" and torch.is_autocast_enabled("cpu"):
-            # On CPU autocast leaves normalisation in the type it is given: this keeps the residual stream, which every
-            # block normalises afresh, in the type of the matrix products and saves four conversions a block.
+            # On CPU, autocast runs layer normalisation in its input's type. With this line the residual stream, which
+            # every block normalises again, stays in the type of the matrix products. That saves four conversions a
+            # block.
             hidden_states = hidden_states.to(torch.get_autocast_dtype("cpu"))
         hidden_states = dropout(hidden_states, self.config.embedding_dropout, self.training)
-        # As many as the config says: early exit (`assistant_early_exit`) asks for fewer for a while.
-        for index in range(self.config.num_hidden_layers):
-            hidden_states = self.blocks[index](hidden_states, attention_mask=causal_mask, cache=cache, **kwargs)
+        # The library's early exit (`assistant_early_exit`) sets a smaller num_hidden_layers during generation.
+        for layer_idx in range(self.config.num_hidden_layers):
+            hidden_states = self.blocks[layer_idx](hidden_states, attention_mask=mask, cache=cache, **kwargs)
         return BaseModelOutputWithPast(last_hidden_state=hidden_states, **{CACHE_NAME: cache if use_cache else None})
 
     def _count_positions(self, inputs_embeds: torch.Tensor, cache: Cache | None) -> torch.Tensor:
@@ -314,21 +391,20 @@ class GPT1Model(GPT1PreTrainedModel):
         if isinstance(seen, int) and seen + length > self.config.max_position_embeddings:
             raise ValueError(
                 f"The sequence has {seen + length} tokens, but the model's max_position_embeddings is "
-                f"{self.config.max_position_embeddings}: shorten it, or cut it into windows."
+                f"{self.config.max_position_embeddings}: shorten it, or split it into windows."
             )
         return (torch.arange(length, device=inputs_embeds.device) + seen).unsqueeze(0)
 
 
-class GPT1ForCausalLM(GPT1PreTrainedModel, GenerationMixin):
-    """GPT-1 with its softmax, which shares the token embeddings' table."""
+class GPT1ForCausalLM(GPT1PreTrainedModel, GPT1GenerationMixin):
+    """GPT-1 as a language model: a softmax over h_n W_e^T, where W_e is the table of token embeddings (equation 2)."""
 
     _tied_weights_keys = {"lm_head.weight": "model.tokens_embed.weight"}
-    _token_step: TokenStep | None = None
 
     def __init__(self, config: GPT1Config):
         super().__init__(config)
         self.model = GPT1Model(config)
-        # Assisted generation takes tokens back, which an LSTM's state cannot.
+        # Assisted generation removes rejected tokens from the cache, which an LSTM's state does not allow.
         self._is_stateful = config.lstm_size is not None
         self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
         self.post_init()
@@ -348,28 +424,36 @@ class GPT1ForCausalLM(GPT1PreTrainedModel, GenerationMixin):
         num_items_in_batch: torch.Tensor | int | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> CausalLMOutputWithPast:
-        """Predicts every next token.
+        """Predicts the next token at every position.
 
         Args:
             input_ids, attention_mask, position_ids, cache, inputs_embeds, use_cache: as in
                 `GPT1Model.forward`.
-            labels: (B, T), usually `input_ids` with `-100` where nothing is to be learnt; see `next_token_loss`.
-            logits_to_keep: how many of the last positions get logits, 0 for all; or the indices of those that do. The
-                loss always covers every label: to evaluate without holding all logits, pass labels and 1.
-            num_items_in_batch, shift_labels: see `next_token_loss`.
+            labels: (B, T), usually `input_ids` with `-100` for tokens that are not counted; see `next_token_loss`.
+            logits_to_keep: the number of last positions to compute logits for, 0 for all; or a tensor of the
+                positions' indices. The loss always covers every label: to evaluate without holding all logits, pass
+                labels and 1.
+            num_items_in_batch: the number of labels in the whole update; see `next_token_loss`.
+            shift_labels: (B, T) labels that are already shifted; see `next_token_loss`.
 
         Returns:
-            The loss if there are labels; the logits (B, T, V), but `None` in training mode with labels, where the
-            loss never holds them; the cache; hidden states and attention weights if asked for.
+            The loss if labels are given; the logits, (B, T, V), or `None` in training mode with labels, because the
+            loss never holds all logits; the cache; hidden states, (B, T, D) each, and attention weights,
+            (B, H, T, S) each, if requested.
+
+        Raises:
+            ValueError: as `GPT1Model.forward`; or `num_items_in_batch` is given without labels.
+            TypeError: as `GPT1Model.forward`.
         """
-        # Not by name: the library's Trainer takes an argument with "label" in its name for a column of its data.
+        # Not in the signature: the library's Trainer takes every argument with "label" in its name for a data column.
         shift_labels = kwargs.pop("shift_labels", None)
-        to_learn = labels is not None or shift_labels is not None
-        if not to_learn:
-            refuse_loss_from_elsewhere(num_items_in_batch, "labels would not be shifted")
+        has_labels = labels is not None or shift_labels is not None
+        if not has_labels:
+            refuse_external_loss(num_items_in_batch, "labels would not be shifted")
             inputs = (input_ids, attention_mask, position_ids, cache)
-            step = self._token_step  # looked at once: another thread's generate() may end meanwhile
-            if step is not None and step.takes_input(*inputs, inputs_embeds=inputs_embeds, **kwargs):
+            # Skip on first reading: generate() on CPU computes single tokens without calling the modules.
+            step = self._token_step  # read once: another thread that leaves generate() may reset it
+            if step is not None and step.supports_input(*inputs, inputs_embeds=inputs_embeds, **kwargs):
                 return CausalLMOutputWithPast(logits=step(*inputs), **{CACHE_NAME: cache})
         elif use_cache is None:
             use_cache = False
@@ -384,11 +468,11 @@ class GPT1ForCausalLM(GPT1PreTrainedModel, GenerationMixin):
         )
         hidden_states = outputs.last_hidden_state
         loss = logits = None
-        if to_learn:
+        if has_labels:
             loss = next_token_loss(hidden_states, self.lm_head, labels, num_items_in_batch, shift_labels)
-        if not (to_learn and self.training):
-            # For rows that are not contiguous PyTorch may copy frozen weights for each sample, for a batched product.
-            logits = self.lm_head(slice_logits_to_keep(hidden_states, logits_to_keep).contiguous())
+        if not (has_labels and self.training):
+            # If the rows were not contiguous, PyTorch might copy frozen weights for each sample of a batched product.
+            logits = self.lm_head(slice_logits_to_keep(hidden_states, logits_to_keep).contiguous())  # B T D -> B T V
         return CausalLMOutputWithPast(
             loss=loss,
             logits=logits,
@@ -397,57 +481,9 @@ class GPT1ForCausalLM(GPT1PreTrainedModel, GenerationMixin):
             attentions=outputs.attentions,
         )
 
-    @functools.wraps(GenerationMixin.generate)
-    def generate(self, *args: Any, **kwargs: Any) -> Any:
-        kwargs = name_cache_for_library(kwargs)
-        check_generation(self, args, kwargs)
-        layers, outer_step = self.config.num_hidden_layers, self._token_step
-        exit_layer = kwargs.get("assistant_early_exit")
-        if exit_layer is not None and not 1 <= exit_layer <= layers:
-            raise ValueError(f"assistant_early_exit is {exit_layer}; the model has {layers} layers.")
-        with packed_weights(self):
-            modules = (GPT1ForCausalLM, GPT1Model, PositionEmbedding, GPT1Block, GPT1Attention, GPT1MLP)
-            if TokenStep.takes_model(self, modules):
-                self._token_step = TokenStep(self)
-            try:
-                return super().generate(*args, **kwargs)
-            finally:
-                # Early exit runs this again within itself, on the first layers alone, and an error would leave it so.
-                self.config.num_hidden_layers, self._token_step = layers, outer_step
-
-    @functools.wraps(GenerationMixin.prepare_inputs_for_generation)
-    def prepare_inputs_for_generation(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
-        return name_cache_for_peft(self, super().prepare_inputs_for_generation(*args, **kwargs))
-
-    def _prepare_cache_for_generation(
-        self, generation_config: GenerationConfig, model_kwargs: dict[str, Any], *args: Any, **kwargs: Any
-    ) -> None:
-        given = model_kwargs.get(CACHE_NAME)
-        super()._prepare_cache_for_generation(generation_config, model_kwargs, *args, **kwargs)
-        cache = model_kwargs.get(CACHE_NAME)
-        if cache is not given:
-            give_room(cache)
-
-    def _prepare_generated_length(self, generation_config: GenerationConfig, *args: Any, **kwargs: Any):
-        # Positions are learned, so `generate()` would end in an IndexError beyond the last one.
-        generation_config = super()._prepare_generated_length(generation_config, *args, **kwargs)
-        limit = self.config.max_position_embeddings
-        if generation_config.max_length > limit:
-            logger.warning(
-                f"Generation up to {generation_config.max_length} tokens was asked for; it will stop at the model's "
-                f"max_position_embeddings, {limit}, prompt included."
-            )
-            generation_config.max_length = limit
-        return generation_config
-
-
-def order_by_rank(rank: torch.LongTensor, ranks: int) -> torch.LongTensor:
-    """The stable `argsort` of a (B, T) tensor of integers below `ranks`, by counting: ONNX has no stable sort."""
-    members = rank[:, None] == torch.arange(ranks, device=rank.device)[:, None]  # (B, ranks, T)
-    # How many tokens have a lower rank, or the same one further left.
-    places = members.flatten(1).cumsum(dim=1).view_as(members).gather(1, rank[:, None])[:, 0] - 1
-    positions = torch.arange(rank.shape[1], device=rank.device).expand_as(rank)
-    return torch.zeros_like(rank).scatter(1, places, positions)
+    def make_token_step(self) -> TokenStep | None:
+        modules = (GPT1ForCausalLM, GPT1Model, PositionEmbedding, GPT1Block, GPT1Attention, GPT1MLP)
+        return TokenStep(self) if TokenStep.supports_model(self, modules) else None
 
 
 __all__ = [

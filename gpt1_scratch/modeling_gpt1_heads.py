@@ -15,10 +15,10 @@ from transformers.modeling_outputs import (
 from transformers.utils import TransformersKwargs, can_return_tuple
 
 from .configuration_gpt1 import GPT1Config
-from .cpu_kernels import dropout
+from .dropout import dropout
 from .library_arguments import understand_arguments
-from .modeling_gpt1 import GPT1Model, GPT1PreTrainedModel, only_one, order_by_rank
-from .token_loss import IGNORE_INDEX, divide_by_items, linear_cross_entropy, next_tokens, refuse_loss_from_elsewhere
+from .modeling_gpt1 import GPT1Model, GPT1PreTrainedModel, only_one
+from .token_loss import IGNORE_INDEX, divide_by_items, linear_cross_entropy, next_tokens, refuse_external_loss
 
 NO_AUXILIARY_LOSS = "auxiliary_loss_weight would have no effect, unless it is 0"
 
@@ -47,6 +47,15 @@ def reading_order(attended: torch.BoolTensor, delimiters: torch.BoolTensor | Non
     rank = rank.masked_fill(place == place[:, -1:], 4)
     rank = rank.masked_fill(~attended, 5)
     return torch.stack((own_order, order_by_rank(rank, ranks=6)), dim=1)
+
+
+def order_by_rank(rank: torch.LongTensor, ranks: int) -> torch.LongTensor:
+    """Returns the stable `argsort` of (B, T) integers below `ranks`, (B, T), by counting: ONNX has no stable sort."""
+    members = rank[:, None] == torch.arange(ranks, device=rank.device)[:, None]  # (B, ranks, T)
+    # The number of tokens with a lower rank, or with the same rank further left.
+    places = members.flatten(1).cumsum(dim=1).view_as(members).gather(1, rank[:, None])[:, 0] - 1
+    positions = torch.arange(rank.shape[1], device=rank.device).expand_as(rank)
+    return torch.zeros_like(rank).scatter(1, places, positions)
 
 
 class Reading(NamedTuple):
@@ -216,7 +225,7 @@ class GPT1ForSequenceClassification(GPT1TaskModel):
             task_losses, counted = self._task_losses(logits.float(), labels)
             loss = self._joint_loss(task_losses, counted, reading, num_items_in_batch)
         elif self.training and self.config.auxiliary_loss_weight:
-            refuse_loss_from_elsewhere(num_items_in_batch, NO_AUXILIARY_LOSS)
+            refuse_external_loss(num_items_in_batch, NO_AUXILIARY_LOSS)
         return SequenceClassifierOutputWithPast(
             loss=loss,
             logits=logits,
@@ -295,7 +304,7 @@ class GPT1ForMultipleChoice(GPT1TaskModel):
             )
             loss = self._joint_loss(task_losses, labels != IGNORE_INDEX, reading, num_items_in_batch)
         elif self.training and self.config.auxiliary_loss_weight:
-            refuse_loss_from_elsewhere(num_items_in_batch, NO_AUXILIARY_LOSS)
+            refuse_external_loss(num_items_in_batch, NO_AUXILIARY_LOSS)
         return MultipleChoiceModelOutput(
             loss=loss,
             logits=logits,

@@ -1,4 +1,8 @@
-"""Weights of linear layers packed for products with few rows, on CPU in bfloat16, during one call of `generate()`."""
+"""Weights of linear layers packed for products with few rows: bfloat16 on CPU, during one call of `generate()`.
+
+Skip this file on first reading. It is optional: without the two operators of PyTorch that it uses, which are not part
+of its public interface, `packed_weights` does nothing and the layers compute as always. FIGURE
+"""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,20 +12,20 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-# A product of few rows is bound by its weights. oneDNN rearranges those of a plain matrix product every time, which
-# for so few rows takes as long as the product or longer. Packed weights are faster up to at least this many rows,
-# and making them costs about as much as so many calls save.
+# The time of a product with few rows is that of reading the weights. In a plain matrix product oneDNN rearranges the
+# weights on every call, which for so few rows takes as long as the product or longer. Packed weights are faster up to
+# at least this many rows.
 MAX_ROWS_FOR_PACKED_MATMUL = 256
 
-
+# Packing takes about as long as this many calls save.
 CALLS_BEFORE_PACKING = 8
 
 
 class PackedLinear:
-    """Takes the place of a layer's forward, and multiplies few bfloat16 rows with weights that are packed for it.
+    """Replaces a layer's `forward`: multiplies few bfloat16 rows with weights in oneDNN's packed layout.
 
-    The layer itself stays a plain `nn.Linear`, the only type that quantisers replace. The weights must not change
-    while this lives.
+    The layer itself stays a plain `nn.Linear`, because quantisers replace that exact type only. The weights must not
+    change while an instance is in use.
     """
 
     def __init__(self, layer: nn.Linear):
@@ -30,7 +34,14 @@ class PackedLinear:
         self.packed: torch.Tensor | None = None
 
     def __call__(self, rows: torch.Tensor) -> torch.Tensor:
-        """(..., in_features) to (..., out_features)."""
+        """Computes `functional.linear`.
+
+        Args:
+            rows: (..., in_features).
+
+        Returns:
+            (..., out_features).
+        """
         few = rows.numel() <= MAX_ROWS_FOR_PACKED_MATMUL * self.weight.shape[1]
         if not few or rows.dtype != torch.bfloat16:
             return functional.linear(rows, self.weight, self.bias)
@@ -44,11 +55,11 @@ class PackedLinear:
 
 @contextmanager
 def packed_weights(model: nn.Module) -> Iterator[None]:
-    """Packs the bfloat16 weights on CPU of the model's `nn.Linear` layers, once they are used again and again.
+    """Packs the weights of the model's `nn.Linear` layers that are bfloat16 on CPU, once they have been used often.
 
-    They must not change within. Layers whose weights come and go with every call (offloading), whose weights are
-    quantised, or whose forward somebody else has replaced are left as they are. Several threads may be within at
-    once: the first to leave takes the packed weights from the others, whose products are slower from then on.
+    The weights must not change within the context. Layers with offloaded or quantised weights, and layers whose
+    `forward` other code has replaced, stay as they are. Several threads may be in the context at once. The first one
+    to leave restores the plain layers for all of them, which are correct but slower.
     """
     layers = []
     if packing_is_supported():
@@ -63,7 +74,7 @@ def packed_weights(model: nn.Module) -> Iterator[None]:
 
 
 def packing_is_supported() -> bool:
-    """Whether processor and PyTorch have what it takes: the operators, which its own compiler uses, are not public."""
+    """True if the processor has bfloat16 and PyTorch has the operators, which its own compiler uses."""
     operators = torch.ops.mkldnn
     return (
         torch.backends.mkldnn.is_available()
@@ -75,14 +86,14 @@ def packing_is_supported() -> bool:
 def _can_be_packed(layer: nn.Linear) -> bool:
     weight = layer.weight
     return (
-        type(weight) is nn.Parameter  # a quantised one is of a subclass
+        type(weight) is nn.Parameter  # the weights of quantised layers are of subclasses
         and weight.device.type == "cpu"
         and weight.dtype == torch.bfloat16
-        and not hasattr(layer, "_hf_hook")
-        and _has_own_forward(layer)
+        and not hasattr(layer, "_hf_hook")  # accelerate's offloading
+        and has_own_forward(layer)
     )
 
 
-def _has_own_forward(module: nn.Module) -> bool:
-    """Whether nobody but `packed_weights`, in this or another thread, has replaced the module's forward."""
+def has_own_forward(module: nn.Module) -> bool:
+    """True if no code but `packed_weights`, in this thread or another, has replaced the module's `forward`."""
     return type(vars(module).get("forward")) in (NoneType, PackedLinear)

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import get_args, get_origin, get_type_hints
 
 import pytest
+import tiny_models
 
 from papers_to_gpt import (
     ablate_gpt1,
@@ -26,7 +27,7 @@ from papers_to_gpt import (
     train_translation,
     translate,
 )
-from papers_to_gpt.publishing.cards import write_card
+from papers_to_gpt.publishing.cards import TRANSLATORS, write_card
 from papers_to_gpt.settings.arguments import read_settings, value_of
 from seq2seq_scratch import TRANSLATION_CONFIGS
 
@@ -220,9 +221,10 @@ def test_every_preset_stands_in_a_command_of_the_presets_readme_and_in_its_table
 @pytest.mark.parametrize("document", DOCUMENTS)
 def test_every_file_that_a_document_names_exists(document):
     text = (ROOT / document).read_text(encoding="utf-8")
-    for name in re.findall(r"(?:recipes|tests|seq2seq_scratch|gpt1_scratch)/[\w./-]+\.(?:py|yaml|md)", text):
+    for name in re.findall(r"(?:recipes|tests|seq2seq_scratch|gpt1_scratch)/[a-z\d_./-]+\.(?:py|yaml|md)\b", text):
         assert (ROOT / name).is_file(), name
-    for link in re.findall(r"\]\(([^)#:]+)\)", text):
+    prose = re.sub(r"^```.*?^```$", "", text, flags=re.M | re.S)
+    for link in re.findall(r"\]\(([^)#:]+)\)", prose):
         assert (ROOT / document).parent.joinpath(link).exists(), link
 
 
@@ -337,10 +339,15 @@ def test_files_of_ones_own_take_the_place_of_a_presets_data():
     assert finetune_gpt1.parse([glue, "--train_file", "mine.csv", "--task", "none"])[1].names() == [None]
 
 
+def parse_command(script, *arguments):
+    """What the recipe reads from a documented command."""
+    return PARSERS[script]([argument.replace("recipes/", f"{ROOT / 'recipes'}/") for argument in arguments])
+
+
 @pytest.mark.parametrize("document", DOCUMENTS)
 def test_every_command_of_a_document_parses(document):
-    for script, *arguments in documented_commands(document):
-        PARSERS[script]([argument.replace("recipes/", f"{ROOT / 'recipes'}/") for argument in arguments])
+    for command in documented_commands(document):
+        parse_command(*command)
 
 
 def test_the_documents_show_a_command_of_every_script():
@@ -350,3 +357,11 @@ def test_the_documents_show_a_command_of_every_script():
 
 def test_the_readme_is_short():
     assert len((ROOT / "README.md").read_text(encoding="utf-8").splitlines()) <= 150
+
+
+def test_every_translator_has_an_entry_for_its_card():
+    assert set(TRANSLATORS) == set(TRANSLATION_CONFIGS)
+
+
+def test_every_translator_is_tested_in_small():
+    assert {config for _, config, _ in tiny_models.TRANSLATORS.values()} == set(TRANSLATION_CONFIGS.values())

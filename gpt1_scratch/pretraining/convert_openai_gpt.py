@@ -26,7 +26,7 @@ from ..modeling_gpt1 import GPT1ForCausalLM
 # Ours and the published name of every layer in a block; a matrix of the published ones is ours transposed.
 BLOCK_LAYERS = {
     "attention.query_key_value": "attn.c_attn",
-    "attention.output_projection": "attn.c_proj",
+    "attention.out_proj": "attn.c_proj",
     "attention_norm": "ln_1",
     "mlp.expand": "mlp.c_fc",
     "mlp.contract": "mlp.c_proj",

@@ -137,16 +137,24 @@ def load_weights(model: nn.Module, folder: Path) -> None:
         )
 
 
-def average_weights(checkpoints: list[Path], target: Path) -> None:
+def average_weights(
+    checkpoints: list[Path],
+    target: Path,
+    rename_old_keys: Callable[[dict[str, torch.Tensor]], dict[str, torch.Tensor]] = dict,
+) -> None:
     """Writes the mean of several checkpoints' weights to `target/model.safetensors`, summed in fp32.
 
     Vaswani et al. 2017, section 6.1, average the last 5 checkpoints of the base model and the last 20 of the big one.
+
+    Args:
+        rename_old_keys: returns a checkpoint's tensors under the names that the model uses now. Without it, the
+            checkpoints must use the same names.
     """
     total: dict[str, torch.Tensor] = {}
     with safe_open(checkpoints[0] / "model.safetensors", framework="pt") as file:
         metadata = file.metadata()
     for checkpoint in checkpoints:
-        weights = load_file(checkpoint / "model.safetensors")
+        weights = rename_old_keys(load_file(checkpoint / "model.safetensors"))
         dtypes = {name: tensor.dtype for name, tensor in weights.items()}
         for name, tensor in weights.items():
             total[name] = total.get(name, 0) + tensor.float() / len(checkpoints)

@@ -320,7 +320,8 @@ class TrainingLoop:
         if self.settings.average_last_checkpoints:
             checkpoints = checkpoints_in(self.output_dir)[-self.settings.average_last_checkpoints :]
             if self.accelerator.is_main_process:
-                average_weights(checkpoints, self.output_dir)
+                rename_old_keys = getattr(self.raw_model, "rename_old_keys", dict)  # a model of any kind trains here
+                average_weights(checkpoints, self.output_dir, rename_old_keys)
             self.accelerator.wait_for_everyone()
             load_weights(self.raw_model, self.output_dir)
             results["averaged_checkpoints"] = [checkpoint.name for checkpoint in checkpoints]

@@ -10,7 +10,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import DynamicCache, StaticCache
 
 from gpt1_scratch import GPT1Config, GPT1ForCausalLM, packed_linear
-from gpt1_scratch.cpu_generation import GrowingLayer, TokenStep, give_room
+from gpt1_scratch.cpu_generation import PreallocatedLayer, TokenStep, preallocate_cache
 from gpt1_scratch.library_arguments import CACHE_NAME
 from gpt1_scratch.packed_linear import PackedLinear, packed_weights, packing_is_supported
 
@@ -104,7 +104,7 @@ def test_every_layer_is_of_the_type_that_quantizers_replace_in_and_out_of_genera
 def test_generation_is_that_of_the_librarys_cache_and_plain_layers(model, num_beams, monkeypatch):
     ours = generate(model, num_beams=num_beams)
     with monkeypatch.context() as plain:
-        plain.setattr("gpt1_scratch.modeling_gpt1.give_room", lambda cache: None)
+        plain.setattr("gpt1_scratch.generation_gpt1.preallocate_cache", lambda cache: None)
         assert torch.equal(generate(model, num_beams=num_beams), ours)
     assert torch.equal(generate(model, num_beams=num_beams, use_cache=False), ours)
 
@@ -125,7 +125,7 @@ def steps(monkeypatch):
 
 def by_modules(model, monkeypatch, **settings):
     with monkeypatch.context() as plain:
-        plain.setattr(TokenStep, "takes_model", lambda *_: False)
+        plain.setattr(TokenStep, "supports_model", lambda *_: False)
         return generate(model, **settings)
 
 
@@ -228,14 +228,14 @@ def test_weights_changed_between_two_calls_are_seen(model):
 
 def test_generation_keeps_the_cache_in_one_place(model, monkeypatch):
     seen = []
-    update = GrowingLayer.update
+    update = PreallocatedLayer.update
 
     def watched(self, *arguments, **options):
         keys, values = update(self, *arguments, **options)
         seen.append((self, keys.data_ptr(), keys.shape[2]))
         return keys, values
 
-    monkeypatch.setattr(GrowingLayer, "update", watched)
+    monkeypatch.setattr(PreallocatedLayer, "update", watched)
     generate(model)
     places = [place for layer, place, _ in seen if layer is seen[0][0]]
     assert len(places) == 20 and len(set(places)) == 3  # rooms for 10, 22 and 46 positions
@@ -267,7 +267,7 @@ def test_whatever_the_library_does_to_a_cache_happens_to_ours(inference, model):
         lambda cache: cache.update(*states(2, 14), 0),
     ]
     ours, reference = DynamicCache(config=model.config), DynamicCache(config=model.config)
-    give_room(ours)
+    preallocate_cache(ours)
     with torch.inference_mode(inference), torch.set_grad_enabled(False):
         for step in steps:
             step(ours), step(reference)
@@ -279,7 +279,7 @@ def test_whatever_the_library_does_to_a_cache_happens_to_ours(inference, model):
 
 def test_a_cache_goes_on_where_gradients_are_wanted(model):
     cache = DynamicCache(config=model.config)
-    give_room(cache)
+    preallocate_cache(cache)
     with torch.inference_mode():
         model(PROMPT[:, :3], cache=cache)
     with torch.no_grad():
@@ -296,5 +296,5 @@ def test_other_caches_are_left_as_they_are(model):
     static = StaticCache(config=model.config, max_cache_len=8)
     for cache in (filled, static, DynamicCache(config=model.config, offloading=True), None):
         layers = getattr(cache, "layers", None)
-        give_room(cache)
+        preallocate_cache(cache)
         assert getattr(cache, "layers", None) is layers

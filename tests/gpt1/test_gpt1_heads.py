@@ -24,10 +24,9 @@ from gpt1_scratch import (
     GPT1ForCausalLM,
     GPT1ForMultipleChoice,
     GPT1ForSequenceClassification,
-    token_loss,
+    chunked_cross_entropy,
 )
-from gpt1_scratch.modeling_gpt1 import order_by_rank
-from gpt1_scratch.modeling_gpt1_heads import reading_order
+from gpt1_scratch.modeling_gpt1_heads import order_by_rank, reading_order
 from gpt1_scratch.tokenization import add_task_template, train_tokenizer
 
 PADDING, START, DELIMITER, EXTRACT = 0, 57, 58, 59
@@ -214,7 +213,7 @@ def head_and_inputs(kind: str, side: str = "right", **settings):
 @pytest.mark.parametrize("side", ["left", "right"])
 @pytest.mark.parametrize("kind", [CLASSIFICATION, SIMILARITY, CHOICE])
 def test_training_adds_the_language_models_loss_of_every_example(kind, side, monkeypatch):
-    monkeypatch.setattr(token_loss, "LOGIT_ROWS_PER_CHUNK", {"cpu": 7})
+    monkeypatch.setattr(chunked_cross_entropy, "LOGIT_CHUNK_SIZE", {"cpu": 7})
     model, inputs = head_and_inputs(kind, side, auxiliary_loss_weight=0.7)
     labels = [1, 0, 1]
     for num_items_in_batch, items in ((None, 3), (5, 5), (torch.tensor(5), 5)):

@@ -39,7 +39,7 @@ def test_forward_is_the_lstms_equations(model, tokens):
             cells = forget_gate.sigmoid() * cells + input_gate.sigmoid() * candidate.tanh()
             hidden = output_gate.sigmoid() * cells.tanh()
             outputs.append(hidden)
-        states = torch.stack(outputs, dim=1) @ block.output_projection.weight.T + block.output_projection.bias
+        states = torch.stack(outputs, dim=1) @ block.out_proj.weight.T + block.out_proj.bias
     torch.testing.assert_close(model(tokens).logits, states @ model.lm_head.weight.T)
 
 

@@ -11,7 +11,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import AutoConfig, AutoModelForCausalLM, DynamicCache, StaticCache
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from gpt1_scratch import GPT1Config, GPT1ForCausalLM, GPT1Model, cpu_kernels, modeling_gpt1, token_loss
+from gpt1_scratch import GPT1Config, GPT1ForCausalLM, GPT1Model, chunked_cross_entropy, cpu_kernels, modeling_gpt1
 from gpt1_scratch.library_arguments import CACHE_NAME
 
 PADDING = 0
@@ -42,9 +42,9 @@ def gradients(model: nn.Module, loss: torch.Tensor) -> dict[str, torch.Tensor]:
 @pytest.fixture
 def small_blocks(monkeypatch):
     """Attention in blocks of 8 queries, one sample at a time, and logits in chunks of 7 rows."""
-    monkeypatch.setattr(cpu_kernels, "QUERIES_PER_BLOCK", 8)
-    monkeypatch.setattr(cpu_kernels, "ATTENTION_WEIGHTS_AT_ONCE", 1)
-    monkeypatch.setattr(token_loss, "LOGIT_ROWS_PER_CHUNK", {"cpu": 7})
+    monkeypatch.setattr(cpu_kernels, "QUERY_BLOCK_SIZE", 8)
+    monkeypatch.setattr(cpu_kernels, "ATTENTION_CHUNK_SIZE", 1)
+    monkeypatch.setattr(chunked_cross_entropy, "LOGIT_CHUNK_SIZE", {"cpu": 7})
 
 
 def test_default_config_counts_the_published_parameters():
@@ -92,7 +92,7 @@ def test_forward_is_the_equations_of_the_paper():
             part.view(2, 9, 3, 8).transpose(1, 2) for part in block.attention.query_key_value(states).chunk(3, dim=-1)
         )
         scores = (query @ key.mT / 8**0.5).masked_fill(~causal, -torch.inf)
-        attended = block.attention.output_projection((scores.softmax(-1) @ value).transpose(1, 2).reshape(2, 9, 24))
+        attended = block.attention.out_proj((scores.softmax(-1) @ value).transpose(1, 2).reshape(2, 9, 24))
         states = block.attention_norm(states + attended)
         inner = block.mlp.expand(states)
         inner = 0.5 * inner * (1 + torch.tanh((2 / torch.pi) ** 0.5 * (inner + 0.044715 * inner**3)))
@@ -156,7 +156,7 @@ def test_attention_dropout_equals_plain_attention_with_the_same_mask(dtype, monk
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_quick_gelu_is_no_less_exact_than_the_library(dtype, monkeypatch):
-    monkeypatch.setattr(cpu_kernels, "ELEMENTS_OF_GELU_AT_ONCE", 100)  # the last piece is not full
+    monkeypatch.setattr(cpu_kernels, "GELU_CHUNK_SIZE", 100)  # the last piece is not full
     numbers = torch.cat([torch.linspace(-12, 12, 2001), torch.tensor([-1e4, 0.0, 1e4])]).to(dtype)
     incoming = torch.ones(3, 668)
 
@@ -170,11 +170,11 @@ def test_quick_gelu_is_no_less_exact_than_the_library(dtype, monkeypatch):
 
     expected = value_and_slope(plain, torch.float64)
     largest_error = {}
-    for name, activation in {"quick": cpu_kernels.gelu, "plain": plain}.items():
+    for name, activation in {"quick": cpu_kernels.fast_gelu, "plain": plain}.items():
         errors = (value_and_slope(activation, dtype) - expected).abs() / (expected.abs() + 1e-3)
         largest_error[name] = errors.amax((1, 2))
     assert (largest_error["quick"] <= largest_error["plain"] * 1.01).all(), largest_error
-    assert cpu_kernels.gelu(numbers.requires_grad_()).grad_fn.name().startswith("_Gelu")
+    assert cpu_kernels.fast_gelu(numbers.requires_grad_()).grad_fn.name().startswith("_Gelu")
 
 
 @pytest.mark.parametrize("probability", [0.1, 0.5, 0.003])
@@ -183,7 +183,7 @@ def test_dropout_keeps_the_right_share_and_scales_it(probability, dtype):
     torch.manual_seed(0)
     count = 400_001  # not a multiple of the four numbers in a word
     ones = torch.ones(count, dtype=dtype, requires_grad=True)
-    dropped = cpu_kernels.dropout(ones, probability, training=True)
+    dropped = cpu_kernels.fast_dropout(ones, probability, training=True)
     survivors = dropped.detach() != 0
     deviation = (probability * (1 - probability) / count) ** 0.5
     assert abs(survivors.double().mean().item() - (1 - probability)) < 5 * deviation
@@ -200,19 +200,19 @@ def test_dropout_keeps_the_right_share_and_scales_it(probability, dtype):
 def test_dropout_follows_the_generator_state():
     numbers = torch.ones(1000, requires_grad=True)
     torch.manual_seed(3)
-    first = cpu_kernels.dropout(numbers, 0.2, training=True)
+    first = cpu_kernels.fast_dropout(numbers, 0.2, training=True)
     state = torch.get_rng_state()
-    second = cpu_kernels.dropout(numbers, 0.2, training=True)
+    second = cpu_kernels.fast_dropout(numbers, 0.2, training=True)
     assert not torch.equal(first, second)
     torch.set_rng_state(state)
-    assert torch.equal(cpu_kernels.dropout(numbers, 0.2, training=True), second)
+    assert torch.equal(cpu_kernels.fast_dropout(numbers, 0.2, training=True), second)
     torch.manual_seed(3)
-    assert torch.equal(cpu_kernels.dropout(numbers, 0.2, training=True), first)
+    assert torch.equal(cpu_kernels.fast_dropout(numbers, 0.2, training=True), first)
 
 
 def test_dropout_does_nothing_outside_training():
     numbers = torch.randn(100)
-    assert cpu_kernels.dropout(numbers, 0.5, training=False) is numbers
+    assert cpu_kernels.fast_dropout(numbers, 0.5, training=False) is numbers
     model, input_ids = tiny_model(dropout=0.5), tokens(2, 8)
     torch.testing.assert_close(model(input_ids).logits, tiny_model()(input_ids).logits)
     assert not torch.equal(model.train()(input_ids).logits, model(input_ids).logits)
@@ -498,7 +498,7 @@ def test_generation_stops_at_the_last_position_and_says_so(caplog):
     with caplog.at_level(logging.WARNING):
         generated = model.generate(prompt, max_new_tokens=100, do_sample=False)
     assert generated.shape == (1, 40)
-    assert "max_position_embeddings, 40" in caplog.text
+    assert "stop at 40, the model's max_position_embeddings" in caplog.text
 
 
 def test_sequence_beyond_the_last_position_is_refused():

@@ -1,0 +1,87 @@
+"""What GPT-1 adds to the library's `generate()`: fast forms on CPU, and the limit of learned positions.
+
+Skip this file on first reading. It extends methods of `GenerationMixin`, two of which are private; a test fails if
+their signatures change in the library.
+"""
+
+import functools
+from typing import Any
+
+from transformers import GenerationConfig
+from transformers.generation import GenerationMixin
+from transformers.utils import logging
+
+from .cpu_generation import TokenStep, preallocate_cache
+from .library_arguments import CACHE_NAME, name_cache_for_library, name_cache_for_peft
+from .library_version import check_generation
+from .packed_linear import packed_weights
+from .plain_forms import plain_forms_are_on
+
+logger = logging.get_logger(__name__)
+
+
+class GPT1GenerationMixin(GenerationMixin):
+    """The library's `GenerationMixin` with GPT-1's own preparations.
+
+    The model's `make_token_step` returns a `TokenStep`, or `None` if the modules must be called. The model's `forward`
+    uses `_token_step` while `generate()` runs.
+    """
+
+    _token_step: TokenStep | None = None
+
+    @functools.wraps(GenerationMixin.generate)
+    def generate(self, *args: Any, **kwargs: Any) -> Any:
+        """Extends `GenerationMixin.generate` by the fast forms of decoding and by clean-up after early exit.
+
+        The library's own extension point, `generate(custom_generate=function)`, replaces the decoding loop, which is
+        not what differs here, and would have to be passed by every caller, pipelines included.
+        """
+        kwargs = name_cache_for_library(kwargs)
+        check_generation(self, args, kwargs)
+        layers, outer_step = self.config.num_hidden_layers, self._token_step
+        exit_layer = kwargs.get("assistant_early_exit")
+        if exit_layer is not None and not 1 <= exit_layer <= layers:
+            raise ValueError(
+                f"assistant_early_exit is {exit_layer}; it must be from 1 to {layers}, the model's number of layers."
+            )
+        try:
+            if plain_forms_are_on():
+                return super().generate(*args, **kwargs)
+            with packed_weights(self):
+                self._token_step = self.make_token_step()
+                return super().generate(*args, **kwargs)
+        finally:
+            # Early exit calls generate() again within itself with fewer layers. After an error they would stay fewer.
+            self.config.num_hidden_layers, self._token_step = layers, outer_step
+
+    @functools.wraps(GenerationMixin.prepare_inputs_for_generation)
+    def prepare_inputs_for_generation(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        """Extends `GenerationMixin.prepare_inputs_for_generation` by PEFT's name for the cache."""
+        return name_cache_for_peft(self, super().prepare_inputs_for_generation(*args, **kwargs))
+
+    def _prepare_cache_for_generation(
+        self, generation_config: GenerationConfig, model_kwargs: dict[str, Any], *args: Any, **kwargs: Any
+    ) -> None:
+        """Extends `GenerationMixin._prepare_cache_for_generation`: preallocates a cache that the library creates."""
+        given = model_kwargs.get(CACHE_NAME)
+        super()._prepare_cache_for_generation(generation_config, model_kwargs, *args, **kwargs)
+        cache = model_kwargs.get(CACHE_NAME)
+        if cache is not given and not plain_forms_are_on():
+            preallocate_cache(cache)
+
+    def _prepare_generated_length(
+        self, generation_config: GenerationConfig, *args: Any, **kwargs: Any
+    ) -> GenerationConfig:
+        """Extends `GenerationMixin._prepare_generated_length`: limits the length to the number of positions.
+
+        Positions are learned, so `generate()` would end in an IndexError beyond the last one.
+        """
+        generation_config = super()._prepare_generated_length(generation_config, *args, **kwargs)
+        limit = self.config.max_position_embeddings
+        if generation_config.max_length > limit:
+            logger.warning(
+                f"Generation of up to {generation_config.max_length} tokens is requested; it will stop at {limit}, "
+                "the model's max_position_embeddings, prompt included."
+            )
+            generation_config.max_length = limit
+        return generation_config
