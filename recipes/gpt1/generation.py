@@ -12,7 +12,6 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
     TextStreamer,
-    set_seed,
 )
 from transformers.utils import logging as transformers_logging
 
@@ -40,7 +39,7 @@ def run(settings: GenerationSettings) -> None:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     model.to(device).eval()
     if settings.seed is not None:
-        set_seed(settings.seed)
+        torch.manual_seed(settings.seed)
     for prompt in prompts(settings):
         continue_text(model, tokenizer, prompt, settings)
 
