@@ -8,7 +8,6 @@ import logging
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import torch
 from transformers import (
@@ -22,6 +21,7 @@ from transformers import (
 from transformers.utils import logging as transformers_logging
 
 import gpt1_scratch  # noqa: F401  registers the model
+from gpt1_scratch.data.readers import numbered_lines, open_output, read_lines
 from papers_to_gpt.engine.arguments import parse_settings, read_settings, run_script
 from papers_to_gpt.engine.hardware import processor_has_bf16
 from papers_to_gpt.engine.model_folder import check_folder, check_vocabulary
@@ -82,8 +82,9 @@ def main() -> None:
     model.to(device).eval()
     if settings.seed is not None:
         set_seed(settings.seed)
-    for prompt in prompts(settings):
-        continue_text(model, tokenizer, prompt, settings)
+    with open_output(None):
+        for prompt in prompts(settings):
+            continue_text(model, tokenizer, prompt, settings)
 
 
 def prompts(settings: GenerationSettings) -> Iterator[str]:
@@ -91,10 +92,7 @@ def prompts(settings: GenerationSettings) -> Iterator[str]:
     if settings.prompt is not None:
         yield settings.prompt
     elif settings.prompt_file is not None:
-        path = Path(settings.prompt_file)
-        if not path.is_file():
-            raise ValueError(f"prompt_file {path} is not a file.")
-        yield from path.read_text(encoding="utf-8").splitlines()
+        yield from read_lines(settings.prompt_file)
     elif sys.stdin.isatty():
         while True:
             try:
@@ -102,7 +100,7 @@ def prompts(settings: GenerationSettings) -> Iterator[str]:
             except EOFError:
                 return
     else:
-        yield sys.stdin.read()
+        yield "".join(line for _, line in numbered_lines(None))
 
 
 @torch.inference_mode()

@@ -7,7 +7,6 @@ python recipes/translate.py --model_name_or_path runs/numbers_bahdanau --num_ret
 import logging
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any, TextIO
 
@@ -17,7 +16,7 @@ from transformers.utils import logging as transformers_logging
 from papers_to_gpt.engine.arguments import parse_settings, read_settings, run_script
 from papers_to_gpt.engine.hardware import processor_has_bf16
 from papers_to_gpt.engine.model_folder import check_folder
-from seq2seq_scratch.data.readers import read_text_lines
+from seq2seq_scratch.data.readers import open_output, read_lines
 from seq2seq_scratch.translation import TOKENS_PER_BATCH, Hypothesis, load_translator, translate
 
 
@@ -52,21 +51,12 @@ def main() -> None:
     (settings,) = parse_settings(read_settings(), TranslationSettings, description=__doc__.splitlines()[0])
     logging.getLogger("seq2seq_scratch").setLevel(logging.WARNING)
     translate_lines = make_translator(settings)
-    with (
-        open(settings.output_file, "w", encoding="utf-8")
-        if settings.output_file
-        else nullcontext(sys.stdout) as output
-    ):
+    with open_output(settings.output_file) as output:
         if settings.input_file is None and sys.stdin.isatty():
             for line in prompt_lines():
                 write([translate_lines([line])[0]], settings, output)
         else:
-            lines = (
-                read_text_lines(settings.input_file)
-                if settings.input_file
-                else [line.rstrip("\n") for line in sys.stdin]
-            )
-            write(translate_lines(lines), settings, output)
+            write(translate_lines(read_lines(settings.input_file)), settings, output)
 
 
 def make_translator(settings: TranslationSettings) -> Callable[..., list[list[Hypothesis]]]:
