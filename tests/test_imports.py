@@ -10,7 +10,7 @@ ROOT = Path(__file__).parents[1]
 # Other people's packages come first, as they may use what is taken away then.
 IMPORT_ALL = """
 import ctypes, importlib, sys
-import accelerate, datasets, evaluate, huggingface_hub, sacrebleu, sacremoses, sklearn.metrics, torch, transformers, yaml
+import accelerate, datasets, evaluate, huggingface_hub, sacrebleu, sacremoses, sklearn.metrics, yaml
 import torch.utils._python_dispatch, transformers.generation, transformers.pipelines
 
 def missing(*arguments, **keywords):
