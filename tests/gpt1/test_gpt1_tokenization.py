@@ -258,7 +258,7 @@ def test_bad_vocabulary_files_are_named(tiny, tmp_path):
     with pytest.raises(ValueError, match="wrong is not a vocabulary in JSON"):
         published_tokenizer(wrong, merges)
     wrong.write_text('{"a": 0, "b": 2}')
-    with pytest.raises(ValueError, match="number of its own"):
+    with pytest.raises(ValueError, match="different number, counted from 0"):
         published_tokenizer(wrong, merges)
 
 
