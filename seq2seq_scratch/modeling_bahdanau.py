@@ -221,7 +221,7 @@ class BahdanauForConditionalGeneration(RecurrentTranslationModel):
         super().__init__(config)
         self.encoder = BahdanauEncoder(config)
         self.decoder = BahdanauDecoder(config)
-        self.output_projection = nn.Linear(config.maxout_size, config.decoder_vocab_size)  # W_o
+        self.lm_head = nn.Linear(config.maxout_size, config.decoder_vocab_size)  # W_o
         self.post_init()
 
     def _init_weights(self, module: nn.Module) -> None:

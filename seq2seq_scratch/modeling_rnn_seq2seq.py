@@ -158,13 +158,13 @@ class RNNSeq2SeqForConditionalGeneration(RecurrentTranslationModel):
     """The LSTM encoder-decoder with its softmax; `forward` and `generate()` as in `RecurrentTranslationModel`."""
 
     config: RNNSeq2SeqConfig
-    _tied_weights_keys = {"output_projection.weight": "decoder.embed_tokens.weight"}
+    _tied_weights_keys = {"lm_head.weight": "decoder.embed_tokens.weight"}
 
     def __init__(self, config: RNNSeq2SeqConfig):
         super().__init__(config)
         self.encoder = LSTMEncoder(config)
         self.decoder = LSTMDecoder(config)
-        self.output_projection = nn.Linear(config.hidden_size, config.decoder_vocab_size)
+        self.lm_head = nn.Linear(config.hidden_size, config.decoder_vocab_size)
         self.post_init()
 
     def _init_weights(self, module: nn.Module) -> None:

@@ -403,8 +403,12 @@ def test_a_spoilt_folder_is_refused_with_the_file_and_what_to_do(
             assert stopped.value.code == 2 and wanted in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("name", ["file_modes.py", "library_arguments.py"])
-def test_both_packages_handle_folders_alike(name):
+TWIN_FILES = "file_modes.py library_arguments.py library_version.py old_keys.py plain_forms.py".split()
+TWIN_FILES += "data/readers.py data/table_builder.py data/text_lines.py".split()
+
+
+@pytest.mark.parametrize("name", TWIN_FILES)
+def test_both_packages_hold_the_same_file(name):
     """They do not import each other."""
     first, second = (ROOT / package / name for package in ("seq2seq_scratch", "gpt1_scratch"))
     assert first.read_text() == second.read_text()
