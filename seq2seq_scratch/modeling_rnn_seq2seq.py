@@ -53,9 +53,7 @@ def lstm_step(
     Returns:
         h' and c', (B, D) each.
     """
-    W, U, b_W, b_U = (
-        getattr(lstm, f"{name}_l{layer}") for name in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
-    )
+    W, U, b_W, b_U = (getattr(lstm, f"{name}_l{layer}") for name in ("weight_ih", "weight_hh", "bias_ih", "bias_hh"))
     gates = inputs @ W.T + b_W + hidden @ U.T + b_U  # B E, B D -> B 4D
     i, f, g, o = gates.chunk(4, dim=-1)  # B 4D -> B D each
     i, f, g, o = torch.sigmoid(i), torch.sigmoid(f), torch.tanh(g), torch.sigmoid(o)
