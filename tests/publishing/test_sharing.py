@@ -403,7 +403,7 @@ def test_a_spoilt_folder_is_refused_with_the_file_and_what_to_do(
             assert stopped.value.code == 2 and wanted in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("name", ["file_modes.py", "library_arguments.py"])
+@pytest.mark.parametrize("name", ["file_modes.py", "library_arguments.py", "old_keys.py", "plain_forms.py"])
 def test_both_packages_handle_folders_alike(name):
     """They do not import each other."""
     first, second = (ROOT / package / name for package in ("seq2seq_scratch", "gpt1_scratch"))
