@@ -14,6 +14,7 @@ from .modeling_bahdanau import BahdanauForConditionalGeneration
 from .modeling_rnn_seq2seq import RNNSeq2SeqForConditionalGeneration
 from .modeling_transformer import TransformerForConditionalGeneration, TransformerModel
 from .pipeline_translation import TASK, TranslationPipeline
+from .plain_forms import plain_forms
 
 TRANSLATION_MODELS = {
     RNNSeq2SeqConfig: RNNSeq2SeqForConditionalGeneration,
@@ -48,4 +49,5 @@ __all__ = [
     "TransformerForConditionalGeneration",
     "TransformerModel",
     "TranslationPipeline",
+    "plain_forms",
 ]
