@@ -140,7 +140,7 @@ def _json_rows(path: str | Path) -> Iterator[tuple[str, Row]]:
             yield from _json_list_rows(path, number, itertools.chain([line], (text for _, text in lines)))
             return
         where = f"{path}, line {number}"
-        row = _parse_json(line, where, number)
+        row = _parse_json(line.rstrip(), where, number)
         if not isinstance(row, dict):
             raise ValueError(f"{where}: holds {type(row).__name__}. {_JSON_KINDS}")
         yield where, row

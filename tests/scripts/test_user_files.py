@@ -2,6 +2,9 @@
 
 import gzip
 import io
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import datasets
@@ -9,10 +12,12 @@ import pyarrow
 import pytest
 from pyarrow import parquet
 
+from gpt1_scratch.data import readers as gpt1_readers
 from gpt1_scratch.finetuning.tables import read_table
 from gpt1_scratch.finetuning.tasks import Task
 from gpt1_scratch.pretraining.corpora import load_texts
-from papers_to_gpt import classify
+from papers_to_gpt import classify, generate_text
+from seq2seq_scratch.data import readers
 from seq2seq_scratch.data.corpora import load_parallel_data
 
 ROOT = Path(__file__).parents[2]
@@ -187,3 +192,113 @@ def test_compressed_files_read_like_plain_ones(tmp_path, loader, name, compressi
     content = gzip.compress(content) if compression != "zst" else pyarrow.compress(content, "zstd", asbytes=True)
     expected = rows if LOADERS[loader] == 2 else [text for text, _ in rows]
     assert write_and_load(tmp_path, loader, f"{name}.{compression}", content) == expected
+
+
+def test_a_row_without_text_is_empty_text_in_training_and_refused_where_each_row_counts(tmp_path):
+    for name, content in (
+        ("a.csv", b'text,label\n"",x\nb,y\n'),
+        ("a.jsonl", b'{"text": null, "label": "x"}\n{"text": "b", "label": "y"}\n'),
+        ("a.parquet", parquet_bytes({"text": [None, "b"], "label": ["x", "y"]})),
+        ("b.parquet", parquet_bytes({"text": pyarrow.array([None, "b"]).dictionary_encode(), "label": ["x", "y"]})),
+    ):
+        (tmp_path / name).write_bytes(content)
+        assert translation(tmp_path / name) == [("", "x"), ("b", "y")]
+        assert pretraining(tmp_path / name) == ["", "b"]
+        with pytest.raises(ValueError, match=f"{name}: text is empty or missing in row 1 "):
+            classification(tmp_path / name)
+
+
+@pytest.mark.parametrize("loader", ["translation", "pretraining", "classification"])
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("a.jsonl", b'{"text": "a", "label": "x"}\n{"text": 5, "label": "y"}\n'),
+        ("b.jsonl", b'{"text": "a", "label": "x"}\n{"text": ["b"], "label": "y"}\n'),
+        ("a.parquet", parquet_bytes({"text": [1, 2], "label": ["x", "y"]})),
+    ],
+)
+def test_a_column_of_something_else_than_text_is_refused(tmp_path, loader, name, content):
+    with pytest.raises(ValueError, match=rf"{name}.*text.* holds (int|list|int64)\b.*text"):
+        write_and_load(tmp_path, loader, name, content)
+
+
+def test_lines_of_text_are_the_same_lines_in_every_recipe(tmp_path):
+    lines = ["good film\x0cpage two", "", "bad\u2028film", "next\x85line", "one\rtwo", "plain"]
+    content = "\ufeff" + "\r\n".join(lines)
+    for ending, compress in (("", bytes), (".gz", gzip.compress)):
+        for side in ("en", "de"):
+            (tmp_path / f"data.{side}{ending}").write_bytes(compress(content.encode()))
+        (tmp_path / f"Data.TXT{ending}").write_bytes(compress(content.encode()))
+        text = tmp_path / f"Data.TXT{ending}"
+        for module in (readers, gpt1_readers):
+            assert module.read_lines(text) == lines
+        arguments = {"source_language": "en", "target_language": "de"}
+        pairs = load_parallel_data(test_file=str(tmp_path / "data"), **arguments)["test"]
+        assert pairs["source"][:] == pairs["target"][:] == lines
+        assert load_texts(text, row="line")["text"][:] == lines
+        assert load_texts(text)["text"][:] == ["\n".join(lines)]
+        filled = [line or "-" for line in lines]
+        text.write_bytes(compress("\n".join(filled).encode()))
+        assert classification(text) == filled
+        for side in ("en", "de"):
+            (tmp_path / f"data.{side}{ending}").unlink()
+
+
+def test_a_file_of_a_name_with_a_pattern_is_that_file_alone(tmp_path):
+    for folder, word in (("c*d", "one"), ("cXd", "two"), ("[x]", "three"), ("x", "four"), ("a::b", "five")):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "b.txt").write_text(word)
+        assert load_texts(tmp_path / folder / "b.txt")["text"][:] == [word]
+        assert load_texts(tmp_path / folder)["text"][:] == [word]
+        (tmp_path / folder / "c.en").write_text(word)
+        (tmp_path / folder / "c.de").write_text(word)
+        pairs = load_parallel_data(test_file=f"{tmp_path / folder}/c", source_language="en", target_language="de")
+        assert pairs["test"]["source"][:] == [word]
+
+
+def test_a_folder_is_read_with_its_sub_folders_and_says_what_is_left_out(tmp_path, caplog):
+    folder = tmp_path / "books"
+    (folder / "more").mkdir(parents=True)
+    for name in ("b.txt", "A.TXT", "more/c.md", "README.md", "more/readme.txt", "cover.jpg", ".hidden.txt"):
+        (folder / name).write_text(name)
+    assert load_texts(folder)["text"][:] == ["A.TXT", "b.txt", "more/c.md"]
+    assert caplog.messages == [f"{folder} has files that are not read (3): README.md, cover.jpg, more/readme.txt"]
+
+
+def test_tables_of_other_columns_are_read_together_if_both_have_the_text(tmp_path):
+    (tmp_path / "1.csv").write_text("text\na\n")
+    (tmp_path / "2.CSV").write_text("body,text\nx,b\n")
+    assert load_texts([tmp_path / "1.csv", tmp_path / "2.CSV"])["text"][:] == ["a", "b"]
+    with pytest.raises(ValueError, match=r"1.csv, line 2 has no column 'body'; it has 'text'"):
+        load_texts([tmp_path / "1.csv", tmp_path / "2.CSV"], text_column="body")
+
+
+LINES = """
+import sys
+from {package}.data.readers import open_output, read_lines
+with open_output(None) as output:
+    for line in read_lines(None):
+        print(line, file=output)
+"""
+
+
+@pytest.mark.parametrize("package", ["gpt1_scratch", "seq2seq_scratch"])
+def test_standard_input_and_output_are_utf_8_in_every_locale(package):
+    environment = os.environ | {
+        "LC_ALL": "C",
+        "PYTHONUTF8": "0",
+        "PYTHONCOERCECLOCALE": "0",
+        "PYTHONIOENCODING": "ascii",
+        "PYTHONPATH": str(ROOT),
+    }
+    command = [sys.executable, "-c", LINES.format(package=package)]
+    result = subprocess.run(command, input="\ufeffzw\xf6lf\r\n\u2028\n".encode(), capture_output=True, env=environment)
+    assert result.stdout.decode() == "zw\xf6lf\n\u2028\n"
+    result = subprocess.run(command, input=b"twelve\nzw\xf6lf\n", capture_output=True, env=environment)
+    assert b"ValueError: standard input, line 2: byte 0xf6 at offset 9" in result.stderr
+
+
+def test_prompts_are_read_like_lines(tmp_path):
+    (tmp_path / "prompts.txt").write_bytes("\ufeffone\x85two\nthree".encode())
+    settings = generate_text.GenerationSettings("model", prompt_file=str(tmp_path / "prompts.txt"))
+    assert list(generate_text.prompts(settings)) == ["one\x85two", "three"]

@@ -6,7 +6,7 @@ from torch import nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from seq2seq_scratch.configuration_rnn_seq2seq import RNNSeq2SeqConfig
-from seq2seq_scratch.modeling_rnn_seq2seq import RNNSeq2SeqForConditionalGeneration, run_lstm_to_lengths
+from seq2seq_scratch.modeling_rnn_seq2seq import RNNSeq2SeqForConditionalGeneration, run_lstm
 
 PAD, START, END = 1, 2, 3
 SOURCES = [[4, 5, 6, 7, 3], [8, 3], [9, 10, 3], [11, 4, 3]]
@@ -34,7 +34,7 @@ def test_lstm_to_lengths_equals_packed_lstm():
     def gradients(loss):
         return torch.autograd.grad(loss, list(lstm.parameters()))
 
-    outputs, final_state = run_lstm_to_lengths(lstm, inputs, lengths)
+    outputs, final_state = run_lstm(lstm, inputs, lengths)
     packed = pack_padded_sequence(inputs, lengths, batch_first=True, enforce_sorted=False)
     packed_outputs, (hidden, cell) = lstm(packed)
     expected = pad_packed_sequence(packed_outputs, batch_first=True, total_length=9)[0]
