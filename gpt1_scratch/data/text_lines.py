@@ -19,6 +19,10 @@ from typing import BinaryIO, TextIO
 
 COMPRESSIONS = {".gz": "gzip", ".zst": "zstd"}
 
+# The tables that `readers.py` beside this file reads; those who read lines alone need not import it.
+JSON_EXTENSIONS = (".jsonl", ".ndjson", ".json")
+TABLE_EXTENSIONS = (".csv", ".tsv", *JSON_EXTENSIONS, ".parquet")
+
 
 def file_extension(path: str | Path) -> str:
     """What tells a file's kind: its extension in lower case, without that of a compression."""
