@@ -21,6 +21,7 @@ from .modeling_gpt1 import GPT1ForCausalLM, GPT1Model
 from .modeling_gpt1_heads import GPT1ForMultipleChoice, GPT1ForSequenceClassification
 from .pipeline_text_generation import TASK, GPT1TextGenerationPipeline
 from .plain_forms import plain_forms
+from .renamed import understand_old_names
 
 AutoConfig.register("gpt1", GPT1Config)
 AutoModel.register(GPT1Config, GPT1Model)
@@ -39,6 +40,8 @@ _task = PIPELINE_REGISTRY.supported_tasks.pop(TASK)
 PIPELINE_REGISTRY.register_pipeline(
     TASK, GPT1TextGenerationPipeline, pt_model=_task["pt"], default=_task["default"], type=_task["type"]
 )
+
+understand_old_names()
 
 __all__ = [
     "GPT1Config",

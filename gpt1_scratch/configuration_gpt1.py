@@ -13,39 +13,39 @@ from transformers.utils import TRANSFORMERS_DYNAMIC_MODULE_NAME
 
 @strict
 class GPT1Config(PreTrainedConfig):
-    """Sizes and dropout of a GPT-1; the defaults are the published model's 116,534,784 parameters.
+    """The settings of a GPT-1; the defaults are those of the published model, which has 116,534,784 parameters.
 
     Args:
-        vocab_size: entries of the token table and of the softmax tied to it; 40,000 merges make 40,478.
-        max_position_embeddings: the longest sequence; positions are learned, so nothing lies beyond.
-        hidden_size: width of the residual stream, a multiple of `num_attention_heads`.
-        num_hidden_layers: blocks.
-        num_attention_heads: heads in every block.
-        intermediate_size: inner width of the feed-forward layers. `None` is replaced by 4 x `hidden_size`.
-        embedding_dropout: on the sum of token and position embeddings.
-        attention_dropout: on the attention weights.
-        residual_dropout: on what attention and feed-forward layers add to the residual stream.
+        vocab_size: number of token embeddings and outputs of the softmax; 40,478 for the published 40,000 merges.
+        max_position_embeddings: the longest sequence; positions are learned, so there are no embeddings beyond.
+        hidden_size: model width D, a multiple of `num_attention_heads`.
+        num_hidden_layers: number of blocks.
+        num_attention_heads: number of heads H of each block.
+        intermediate_size: inner width of the feed-forward layers; by default 4 x `hidden_size`.
+        embedding_dropout: dropout on the sum of token and position embeddings.
+        attention_dropout: dropout on the attention weights.
+        residual_dropout: dropout on the outputs of attention and feed-forward layers.
         layer_norm_eps: added to the variance in layer normalisation.
-        initializer_range: standard deviation of every weight matrix and embedding at the start; biases start at 0.
-        sinusoidal_positions: whether the position table, which is learned all the same, starts as sinusoids of that
-            size (Vaswani et al. 2017, section 3.5): with them a head finds its neighbours before it could have learnt
-            which of the random vectors stand beside each other.
-        use_cache: whether inference keeps keys and values for the next call.
-        tie_word_embeddings: whether the softmax uses the token table, as the paper's equation 2 has it.
-        pad_token_id, bos_token_id, eos_token_id: the published vocabulary has none of them; a tokenizer of
-            `gpt1_scratch.tokenization` says which it adds.
-        classifier_dropout: on the state that a head for a task reads.
-        auxiliary_loss_weight: the paper's lambda, the share of the language model's loss in training a head for a
-            task; 0 leaves it out.
-        lstm_size: cells of the LSTM layer that stands in place of every block, as in the paper's table 5 (one layer of
-            2048); `None` for the Transformer's blocks.
+        initializer_range: standard deviation of the initial weight matrices and embeddings; biases start at 0.
+        sinusoidal_positions: whether the position embeddings, which are learned in any case, start as sinusoids
+            (Vaswani et al. 2017, section 3.5) with the standard deviation `initializer_range`. Then a head can attend
+            to neighbours from the start, while it must first learn which random vectors belong to adjacent positions.
+        use_cache: whether inference returns keys and values for the next call.
+        tie_word_embeddings: whether the softmax uses the token embeddings, as in equation 2 of the paper.
+        pad_token_id, bos_token_id, eos_token_id: not in the published vocabulary; a tokenizer of
+            `gpt1_scratch.tokenization` adds them.
+        classifier_dropout: dropout on the state that a head reads.
+        auxiliary_loss_weight: the paper's lambda, the weight of the language model's loss in fine-tuning; 0 turns it
+            off.
+        lstm_size: number of cells of the LSTM layer that replaces each block, as in table 5 of the paper (one layer of
+            2048); `None` for Transformer blocks.
         both_orders: whether `GPT1ForSequenceClassification` reads a pair of texts in both orders and adds the states,
             as the paper does for similarity.
-        delimiter_token_id: what stands between the texts of a pair; needed by `both_orders`.
+        delimiter_token_id: the token between the texts of a pair; required by `both_orders`.
 
     Raises:
-        StrictDataclassClassValidationError: `hidden_size` is no multiple of `num_attention_heads`, a size is not
-            positive, a dropout lies outside 0 to 1, `auxiliary_loss_weight` is negative, or `both_orders` has no
+        StrictDataclassClassValidationError: `hidden_size` is not a multiple of `num_attention_heads`, a size is less
+            than 1, a dropout is not in [0, 1), `auxiliary_loss_weight` is negative, or `both_orders` is set without
             `delimiter_token_id`.
     """
 
@@ -83,11 +83,11 @@ class GPT1Config(PreTrainedConfig):
 
     def __post_init__(self, **kwargs: Any):
         if self._is_installed():
-            # The installed package has registered its pipeline. `pipeline()` would not look for it, but ask whether
-            # to trust the model's own copy.
+            # The installed package has registered its pipeline. With this entry, `pipeline()` would ignore it and ask
+            # whether to trust the folder's own code.
             kwargs.pop("custom_pipelines", None)
         super().__post_init__(**kwargs)
-        # Now that the other names of the sizes have been read.
+        # After super(), which reads the other names of the sizes.
         if self.intermediate_size is None:
             self.intermediate_size = 4 * self.hidden_size
 
@@ -121,7 +121,7 @@ class GPT1Config(PreTrainedConfig):
         if self.architectures == ["GPT1ForCausalLM"]:
             pipeline = {"impl": name_of(GPT1TextGenerationPipeline), "pt": ["AutoModelForCausalLM"], "type": "text"}
             self.custom_pipelines = {TASK: pipeline}
-        elif hasattr(self, "custom_pipelines"):  # of the checkpoint that a head for a task started from
+        elif hasattr(self, "custom_pipelines"):  # from the checkpoint that a head started from
             del self.custom_pipelines
         super().save_pretrained(save_directory, push_to_hub=push_to_hub, **kwargs)
         if self._is_installed() and hasattr(self, "custom_pipelines"):
@@ -143,7 +143,7 @@ class GPT1Config(PreTrainedConfig):
         if self.hidden_size % self.num_attention_heads:
             raise ValueError(
                 f"hidden_size ({self.hidden_size}) must be a multiple of num_attention_heads "
-                f"({self.num_attention_heads}), for every head has the same width."
+                f"({self.num_attention_heads}), because all heads have the same width."
             )
 
     def validate_dropout(self) -> None:
@@ -153,7 +153,7 @@ class GPT1Config(PreTrainedConfig):
 
     def validate_auxiliary_loss_weight(self) -> None:
         if not self.auxiliary_loss_weight >= 0:
-            raise ValueError(f"auxiliary_loss_weight is {self.auxiliary_loss_weight}; it must not be negative.")
+            raise ValueError(f"auxiliary_loss_weight is {self.auxiliary_loss_weight}; it must be at least 0.")
 
     def validate_both_orders(self) -> None:
         if self.both_orders and self.delimiter_token_id is None:

@@ -78,7 +78,7 @@ def preallocate_cache(cache: Cache | None) -> None:
 class TokenStep:
     """Computes the logits of one new token for each sequence without calling GPT-1's modules.
 
-    For a single token, calling the 50 modules of the stories model, with their keyword arguments, hooks and case
+    For a single token, calling some fifty modules of a small model, with their keyword arguments, hooks and case
     distinctions, takes about as long as the matrix products. An instance holds references to the weights' forwards,
     so it must not be used after the weights have been replaced.
     """

@@ -29,13 +29,11 @@ class GPT1GenerationMixin(GenerationMixin):
 
     _token_step: TokenStep | None = None
 
+    # Extends GenerationMixin.generate by the fast forms and by cleaning up after early exit. The library's own
+    # extension point, generate(custom_generate=function), replaces the decoding loop, which is not what differs here,
+    # and every caller would have to pass it, pipelines included.
     @functools.wraps(GenerationMixin.generate)
     def generate(self, *args: Any, **kwargs: Any) -> Any:
-        """Extends `GenerationMixin.generate` by the fast forms of decoding and by clean-up after early exit.
-
-        The library's own extension point, `generate(custom_generate=function)`, replaces the decoding loop, which is
-        not what differs here, and would have to be passed by every caller, pipelines included.
-        """
         kwargs = name_cache_for_library(kwargs)
         check_generation(self, args, kwargs)
         layers, outer_step = self.config.num_hidden_layers, self._token_step
@@ -54,9 +52,9 @@ class GPT1GenerationMixin(GenerationMixin):
             # Early exit calls generate() again within itself with fewer layers. After an error they would stay fewer.
             self.config.num_hidden_layers, self._token_step = layers, outer_step
 
+    # Extends GenerationMixin.prepare_inputs_for_generation: under PEFT, the cache gets the name that PEFT looks for.
     @functools.wraps(GenerationMixin.prepare_inputs_for_generation)
     def prepare_inputs_for_generation(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
-        """Extends `GenerationMixin.prepare_inputs_for_generation` by PEFT's name for the cache."""
         return name_cache_for_peft(self, super().prepare_inputs_for_generation(*args, **kwargs))
 
     def _prepare_cache_for_generation(

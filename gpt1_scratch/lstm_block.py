@@ -1,6 +1,6 @@
-"""The LSTM that GPT-1's paper puts in the Transformer's place (section 5, table 5) to ask what that is worth.
+"""The LSTM of GPT-1's ablation (section 5 and table 5 of the paper), which replaces the Transformer's blocks.
 
-Dimensions: B batch, T positions of the input, D hidden size, C cells.
+Dimensions: B batch, T positions of the input, S positions of the cache and the input, D model width, C cells.
 """
 
 from typing import Any
@@ -16,10 +16,18 @@ from .dropout import dropout
 
 
 class LSTMBlock(GradientCheckpointingLayer):
-    """A layer of LSTM cells and the matrix from their outputs back to the hidden size.
+    """A layer of LSTM cells and a linear layer from their outputs back to the model width.
 
-    What came before reaches a position through the state alone, one vector, where attention looks at every position.
-    The state runs on from one document of a row to the next: `position_ids` that restart separate nothing here.
+    The input at a position and the state of the position before give the cells c and the outputs h (Hochreiter and
+    Schmidhuber 1997, with forget gates), where * is element by element:
+
+        i, f, o = sigmoid(W x_t + U h_{t-1} + b)    input, forget and output gates, each with its own W, U and b
+        g       = tanh(W x_t + U h_{t-1} + b)
+        c_t     = f * c_{t-1} + i * g
+        h_t     = o * tanh(c_t)
+
+    So everything before a position reaches it through one state of fixed size, while attention reads every position.
+    The state continues from one document of a row to the next. `position_ids` that restart have no effect here.
     """
 
     def __init__(self, config: GPT1Config, layer_idx: int):
@@ -36,42 +44,48 @@ class LSTMBlock(GradientCheckpointingLayer):
         cache: Cache | None = None,
         **kwargs: Any,
     ) -> torch.Tensor:
-        """Reads on from where the cache stands.
+        """Runs the LSTM over the input, from the state in the cache or from zeros.
 
         Args:
             hidden_states: (B, T, D).
-            attention_mask: has nothing to say: the model keeps padding behind the tokens.
-            cache: holds the outputs of all positions as keys, which gives it its length and lets a search
-                reorder its rows; the last position's cells are the last of its values.
+            attention_mask: unused; padding is always on the right.
+            cache: a `DynamicCache`. Its keys, (B, 1, S, C), are the outputs of all positions, which gives it a length
+                and lets beam search reorder its rows. The last of its values, (B, 1, S, C), are the cells of the last
+                position; the others are zeros.
 
         Returns:
             (B, T, D).
 
         Raises:
-            ValueError: a cache whose end is not where its last position is, or that rounds what it holds.
+            ValueError: the cache is of a class whose last entry is not the last position, or that quantises.
         """
         state = None
         if cache is not None and not isinstance(cache, Cache):
-            raise ValueError(f"A model with lstm_size cannot go on from a {type(cache).__name__}: use a DynamicCache.")
+            raise ValueError(_describe_wrong_cache(cache))
         if cache is not None and cache.get_seq_length(self.layer_idx):
             layer = cache.layers[self.layer_idx]
-            state = tuple(states[:, 0, -1][None].contiguous() for states in (layer.keys, layer.values))  # (1, B, C)
-        outputs, (_, cells) = self.lstm(hidden_states, state)
+            state = tuple(states[:, 0, -1][None].contiguous() for states in (layer.keys, layer.values))  # 1 B C each
+        outputs, (_, cells) = self.lstm(hidden_states, state)  # B T D -> B T C and 1 B C
         if cache is not None:
             values = torch.zeros_like(outputs)
             values[:, -1] = cells[0]
             cache.update(outputs[:, None], values[:, None], self.layer_idx)
-            kind = type(cache.layers[self.layer_idx])
-            if kind not in (DynamicLayer, PreallocatedLayer):
-                raise ValueError(f"A model with lstm_size cannot go on from a {kind.__name__}: use a DynamicCache.")
-        # nn.LSTM's outputs are a transposed view. For rows that are not contiguous PyTorch may copy frozen weights for
-        # each sample, for a batched product.
-        return self.out_proj(dropout(outputs, self.residual_dropout, self.training).contiguous())
+            layer = cache.layers[self.layer_idx]
+            if type(layer) not in (DynamicLayer, PreallocatedLayer):
+                raise ValueError(_describe_wrong_cache(layer))
+        # The outputs of nn.LSTM are a transposed view. If the rows were not contiguous, PyTorch might copy frozen
+        # weights for each sample of a batched product.
+        return self.out_proj(dropout(outputs, self.residual_dropout, self.training).contiguous())  # B T C -> B T D
 
 
-def refuse_padding_before_text(attention_mask: torch.Tensor | None) -> None:
-    """Raises ValueError for a (B, S) mask with padding on the left, which an LSTM would read as text."""
+def _describe_wrong_cache(cache: Any) -> str:
+    return f"A model with lstm_size cannot continue from a {type(cache).__name__}. Use a DynamicCache."
+
+
+def refuse_left_padding(attention_mask: torch.Tensor | None) -> None:
+    """Raises a ValueError if a (B, S) mask has padding on the left, which an LSTM would read as text."""
     if attention_mask is not None and attention_mask.ndim == 2 and not attention_mask[:, 0].all():
         raise ValueError(
-            "A model with lstm_size reads padding on the left as text. Pad on the right, or give texts of one length."
+            "attention_mask has padding on the left, which a model with lstm_size would read as text. Pad on the "
+            "right, or use texts of the same length."
         )

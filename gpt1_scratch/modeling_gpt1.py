@@ -49,7 +49,7 @@ from .dropout import dropout
 from .file_modes import SavedWithUmask
 from .generation_gpt1 import GPT1GenerationMixin
 from .library_arguments import CACHE_NAME, understand_arguments
-from .lstm_block import LSTMBlock, refuse_padding_before_text
+from .lstm_block import LSTMBlock, refuse_left_padding
 from .old_keys import LoadsOldKeys
 from .plain_forms import has_fast_form, plain_forms_are_on
 from .token_loss import next_token_loss, refuse_external_loss
@@ -346,7 +346,7 @@ class GPT1Model(GPT1PreTrainedModel):
         if only_one(input_ids, inputs_embeds) is input_ids:
             inputs_embeds = self.tokens_embed(input_ids)
         if self.config.lstm_size is not None:
-            refuse_padding_before_text(attention_mask)
+            refuse_left_padding(attention_mask)
         # This comes before a cache is created, because the library detects packed documents only without a cache. The
         # arguments are positional, because versions of the library name the cache differently. A paged cache comes
         # with a mask.

@@ -1,6 +1,33 @@
-"""Heads for tasks over GPT-1: classes, numbers and multiple choice (section 3.3 of the paper).
+"""Heads for tasks over GPT-1: classification, regression and multiple choice (sections 3.2 and 3.3 of the paper).
 
-Dimensions: as in `modeling_gpt1.py`; L labels of a task, K choices, N sequences that are read.
+Fine-tuning adds one linear layer. It turns h, the last block's state at the last token, into scores (equation 3)
+
+    P(y | x^1, ..., x^m) = softmax(h_n^m W_y)
+
+and maximises the likelihood of the labels (equation 4), together with the language model's objective L1 on the texts
+of the task, with weight lambda, the config's `auxiliary_loss_weight` (equation 5)
+
+    L2(C) = sum_(x,y) log P(y | x^1, ..., x^m)
+    L3(C) = L2(C) + lambda L1(C)
+
+The model reads one sequence of tokens, so the inputs of each task are written as such (figure 1):
+
+    classification   [start] text [extract]                            -> GPT-1 -> h -> linear -> softmax
+
+    entailment       [start] premise [delimiter] hypothesis [extract]  -> GPT-1 -> h -> linear -> softmax
+
+    similarity       [start] text 1 [delimiter] text 2 [extract]       -> GPT-1 -> h --.
+                                                                                      (+) -> linear -> softmax
+                     [start] text 2 [delimiter] text 1 [extract]       -> GPT-1 -> h --'
+
+    multiple choice  [start] context [delimiter] answer 1 [extract]    -> GPT-1 -> h -> linear --.
+                     [start] context [delimiter] answer 2 [extract]    -> GPT-1 -> h -> linear ---- softmax
+                     [start] context [delimiter] answer K [extract]    -> GPT-1 -> h -> linear --'
+
+`GPT1ForSequenceClassification` serves the first three, `GPT1ForMultipleChoice` the last. Only the embeddings of the
+three special tokens and W_y are new.
+
+Dimensions: as in `modeling_gpt1.py`; L labels of a task, K choices, N sequences that the backbone reads.
 """
 
 from typing import Any, NamedTuple, Unpack
@@ -24,60 +51,66 @@ NO_AUXILIARY_LOSS = "auxiliary_loss_weight would have no effect, unless it is 0"
 
 
 def reading_order(attended: torch.BoolTensor, delimiters: torch.BoolTensor | None = None) -> torch.LongTensor:
-    """In what order a row's tokens are read, as indices to gather them with; padding comes last.
+    """Returns the order in which the backbone reads the tokens of each row, as indices; padding comes last.
 
     Args:
-        attended: (B, T), false for padding, on either side.
-        delimiters: (B, T), true for delimiters, to read pairs in both orders.
+        attended: (B, T), false for padding, which may be on either side.
+        delimiters: (B, T), true for delimiters, in order to read pairs in both orders.
 
     Returns:
-        (B, 1, T), the row's own order; or (B, 2, T) with a second one, which makes
-        `[start] b [delimiter] a [extract]` of `[start] a [delimiter] b [extract]`. The first delimiter counts; a row
-        that has none is read twice as it is.
+        (B, 1, T), the row's own order; with `delimiters`, (B, 2, T), the second of which turns
+        `[start] a [delimiter] b [extract]` into `[start] b [delimiter] a [extract]`. The first delimiter counts. A row
+        without one is read twice as it is.
     """
     own_order = order_by_rank((~attended).long(), ranks=2)
     if delimiters is None:
         return own_order[:, None]
-    place = attended.cumsum(dim=1)  # 1 at the first token
+    position = attended.cumsum(dim=1)  # B T: 1 at the first token
     delimiters = delimiters & attended
-    delimiters_so_far = delimiters.cumsum(dim=1)
-    rank = torch.where(delimiters_so_far == 0, 3, 1)  # text a, and text b before it
-    rank = rank.masked_fill(delimiters & (delimiters_so_far == 1), 2)
-    rank = rank.masked_fill(place == 1, 0)
-    rank = rank.masked_fill(place == place[:, -1:], 4)
-    rank = rank.masked_fill(~attended, 5)
-    return torch.stack((own_order, order_by_rank(rank, ranks=6)), dim=1)
+    delimiters_so_far = delimiters.cumsum(dim=1)  # B T
+    rank = torch.where(delimiters_so_far == 0, 3, 1)  # text a third, text b first
+    rank = rank.masked_fill(delimiters & (delimiters_so_far == 1), 2)  # the delimiter between them
+    rank = rank.masked_fill(position == 1, 0)  # [start]
+    rank = rank.masked_fill(position == position[:, -1:], 4)  # [extract]
+    rank = rank.masked_fill(~attended, 5)  # padding
+    return torch.stack((own_order, order_by_rank(rank, ranks=6)), dim=1)  # B 2 T
 
 
 def order_by_rank(rank: torch.LongTensor, ranks: int) -> torch.LongTensor:
     """Returns the stable `argsort` of (B, T) integers below `ranks`, (B, T), by counting: ONNX has no stable sort."""
-    members = rank[:, None] == torch.arange(ranks, device=rank.device)[:, None]  # (B, ranks, T)
+    members = rank[:, None] == torch.arange(ranks, device=rank.device)[:, None]  # B ranks T
     # The number of tokens with a lower rank, or with the same rank further left.
-    places = members.flatten(1).cumsum(dim=1).view_as(members).gather(1, rank[:, None])[:, 0] - 1
+    places = members.flatten(1).cumsum(dim=1).view_as(members).gather(1, rank[:, None])[:, 0] - 1  # B T
     positions = torch.arange(rank.shape[1], device=rank.device).expand_as(rank)
     return torch.zeros_like(rank).scatter(1, places, positions)
 
 
 class Reading(NamedTuple):
-    """What a head has to work with: N sequences, padded at the end."""
+    """The backbone's results for N sequences with padding at the end.
 
-    outputs: BaseModelOutputWithPast  # the backbone's, (N, T, D)
-    extracted: torch.Tensor  # (N, D), the state at each sequence's last token
-    tokens: torch.LongTensor | None  # (N, T), -100 for padding; None where embeddings were given in their place
+    Attributes:
+        outputs: those of the backbone; the last hidden states are (N, T, D).
+        extracted: (N, D), the state at the last token of each sequence.
+        tokens: (N, T) with -100 for padding; `None` if the caller gave embeddings.
+    """
+
+    outputs: BaseModelOutputWithPast
+    extracted: torch.Tensor
+    tokens: torch.LongTensor | None
 
 
 class GPT1TaskModel(GPT1PreTrainedModel):
-    """What the heads for tasks share: reading whole sequences, a linear layer, and the joint loss.
+    """The base class of heads: runs the backbone over whole sequences and computes the joint loss.
 
-    The state is read at a sequence's last token, wherever padding stands: `<extract>`, which the template of
-    `add_task_template` in `tokenization.py` puts there. The linear layer has a bias, as in the published code;
-    equation 3 of the paper has none. It has a name of its own in each head, so that no checkpoint's scores of choices
-    are taken for scores of classes.
+    A head reads the state at the last token of a sequence, which is `<extract>` if the tokenizer has the template of
+    `add_task_template` in `tokenization.py`. Padding may be on either side. The linear layer has a bias, as in the
+    published code, although equation 3 has none. The attribute that holds it has another name in each head, so that
+    weights which score choices never load as weights which score classes.
     """
 
     def __init__(self, config: GPT1Config):
         super().__init__(config)
-        # What is given to `from_pretrained` reaches the config after it has checked itself.
+        # from_pretrained sets its keyword arguments on the config after the config has validated itself.
         config.validate_both_orders()
         self.model = GPT1Model(config)
 
@@ -90,7 +123,7 @@ class GPT1TaskModel(GPT1PreTrainedModel):
         both_orders: bool = False,
         **kwargs: Any,
     ) -> Reading:
-        """Runs the backbone over B sequences, or over 2 B if `both_orders`, a sequence's two orders side by side."""
+        """Runs the backbone over N = B sequences, or N = 2 B with `both_orders`, both orders of a row side by side."""
         given = only_one(input_ids, inputs_embeds)
         if attention_mask is not None:
             attended = attention_mask.bool()
@@ -101,15 +134,15 @@ class GPT1TaskModel(GPT1PreTrainedModel):
         delimiters = None
         if both_orders:
             if input_ids is None:
-                raise ValueError("both_orders looks for the delimiter among the tokens: give input_ids.")
+                raise ValueError("both_orders needs input_ids, because it looks for the delimiter among the tokens.")
             delimiters = input_ids == self.config.delimiter_token_id
-        order = reading_order(attended, delimiters)  # (B, 1 or 2, T)
+        order = reading_order(attended, delimiters)  # B orders T
         batch, orders, length = order.shape
         row = torch.arange(batch, device=order.device)[:, None, None]
-        sequences = given[row, order].flatten(0, 1)
-        if position_ids is not None:  # belong to places, so they are the same in both orders
+        sequences = given[row, order].flatten(0, 1)  # B T ... -> N T ...
+        if position_ids is not None:  # the positions of both orders are the same
             position_ids = position_ids.expand(batch, -1)[row, order[:, :1]].expand(-1, orders, -1).flatten(0, 1)
-        # With padding behind the tokens the causal mask alone keeps it out of sight.
+        # The padding is at the end now, so the causal mask alone hides it from the tokens.
         outputs = self.model(
             **{"inputs_embeds" if input_ids is None else "input_ids": sequences},
             position_ids=position_ids,
@@ -117,14 +150,14 @@ class GPT1TaskModel(GPT1PreTrainedModel):
             **kwargs,
         )
         lengths = attended.sum(dim=1).clamp(min=1).repeat_interleave(orders)
-        # Not len(), which torch.export would take for a constant.
+        # shape[0] and not len(), which torch.export treats as a constant.
         extracted = outputs.last_hidden_state[torch.arange(lengths.shape[0], device=lengths.device), lengths - 1]
-        extracted = extracted.to(self.dtype)
+        extracted = extracted.to(self.dtype)  # N D
         padding = torch.arange(length, device=lengths.device) >= lengths[:, None]
         return Reading(outputs, extracted, None if input_ids is None else sequences.masked_fill(padding, IGNORE_INDEX))
 
     def _apply_linear(self, layer: nn.Linear, states: torch.Tensor) -> torch.Tensor:
-        # Not under autocast: scores with the three digits of bfloat16 would tie.
+        # Outside of autocast: scores in bfloat16, with its three digits, would often be equal.
         with torch.autocast(states.device.type, enabled=False):
             return layer(states)
 
@@ -135,30 +168,36 @@ class GPT1TaskModel(GPT1PreTrainedModel):
         reading: Reading,
         num_items_in_batch: torch.Tensor | int | None,
     ) -> torch.Tensor:
-        """Task loss and, in training, `auxiliary_loss_weight` times the language model's (equation 5 of the paper).
+        """Computes equation 5, negated and averaged: in training, adds the weighted loss of the language model.
 
-        The language model's loss of an example is the mean over the tokens of a sequence, special ones included, and
-        then over the example's sequences, as in the published code.
+        The language model's loss of an example is the mean over the tokens of a sequence, special tokens included,
+        and then over the sequences of the example, as in the published code.
 
         Args:
             task_losses: (B,), 0 for examples that do not count.
-            counted: (B,) which examples count.
-            reading: of the examples' sequences, the same number for each.
-            num_items_in_batch: the number of examples that count in the whole update; left out, in this batch.
+            counted: (B,), true for examples that count.
+            reading: of the same number of sequences for each example, N = B x that number.
+            num_items_in_batch: the number of examples that count in the whole update; by default, in this batch.
+
+        Returns:
+            The loss, a scalar.
+
+        Raises:
+            ValueError: the auxiliary loss is on, but the model has no tied softmax or was given embeddings.
         """
         loss = task_losses.sum()
         weight = self.config.auxiliary_loss_weight
         if self.training and weight:
             if reading.tokens is None or not self.config.tie_word_embeddings:
                 raise ValueError(
-                    f"auxiliary_loss_weight is {weight}: the language model's loss predicts the tokens of input_ids "
-                    "with a softmax that is tied to their table. Give input_ids, and to a model with "
-                    "tie_word_embeddings; or set auxiliary_loss_weight to 0."
+                    f"auxiliary_loss_weight is {weight}, so the language model's loss predicts the tokens of "
+                    "input_ids with the table of token embeddings. Give input_ids, to a model with "
+                    "tie_word_embeddings, or set auxiliary_loss_weight to 0."
                 )
-            targets = next_tokens(reading.tokens)  # (N, T)
+            targets = next_tokens(reading.tokens)  # N T
             sequences_per_example = len(targets) // len(counted)
-            tokens_per_sequence = (targets != IGNORE_INDEX).sum(dim=1).clamp(min=1)
-            weights = counted.repeat_interleave(sequences_per_example) * weight / sequences_per_example
+            tokens_per_sequence = (targets != IGNORE_INDEX).sum(dim=1).clamp(min=1)  # N
+            weights = counted.repeat_interleave(sequences_per_example) * weight / sequences_per_example  # N
             loss = loss + linear_cross_entropy(
                 reading.outputs.last_hidden_state.flatten(0, 1),
                 self.model.tokens_embed.weight,
@@ -169,10 +208,10 @@ class GPT1TaskModel(GPT1PreTrainedModel):
 
 
 class GPT1ForSequenceClassification(GPT1TaskModel):
-    """GPT-1 with a linear layer over a text or a pair of texts: classes, several labels at once, or numbers.
+    """GPT-1 for a text or a pair of texts: one class, several labels, or numbers.
 
-    With the config's `both_orders`, for pairs without an order of their own, it reads a pair in both and adds the two
-    states before the linear layer (section 3.3 of the paper).
+    If the config's `both_orders` is set, for pairs whose order has no meaning, the model reads a pair in both orders
+    and adds the two states before the linear layer (section 3.3 of the paper).
     """
 
     def __init__(self, config: GPT1Config):
@@ -193,33 +232,39 @@ class GPT1ForSequenceClassification(GPT1TaskModel):
         num_items_in_batch: torch.Tensor | int | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> SequenceClassifierOutputWithPast:
-        """Scores a batch of sequences.
+        """Computes the scores of a batch of texts or pairs of texts.
 
         Args:
             input_ids: (B, T) tokens, the last of each `<extract>`.
-            attention_mask: (B, T) with 0 for padding, on either side; by default the tokens that are not
-                `pad_token_id`.
-            position_ids: (B, T), by default counted from the first token, whichever side the padding is on.
-            inputs_embeds: (B, T, D) in place of `input_ids`; not with both orders or the auxiliary loss.
-            labels: (B,) classes, `-100` for examples that do not count; (B, L) floats of 0 and 1 where several labels
-                may hold; (B,) or (B, L) numbers for regression. Which of them, `config.problem_type` says; `None` is
-                replaced by what the first labels show.
-            use_cache: has no effect: a head reads whole sequences. Trainers that serve every model pass it.
+            attention_mask: (B, T) with 0 for padding, on either side; by default, tokens equal to `pad_token_id` are
+                padding.
+            position_ids: (B, T), by default counted from the first token that is not padding.
+            inputs_embeds: (B, T, D), in place of `input_ids`; not with `both_orders` or the auxiliary loss.
+            labels: (B,) classes, with `-100` for examples that do not count; (B, L) floats 0 and 1 if several labels
+                can apply; (B,) or (B, L) numbers for regression. `config.problem_type` says which. If it is `None`,
+                the first labels determine it.
+            use_cache: unused, because a head reads whole sequences; trainers for all kinds of models pass it.
             num_items_in_batch: the number of examples in the whole update. The summed loss is divided by it, so that
-                gradients over accumulated batches and several processes add up to one large batch's. Left out, the
-                loss is the mean over the batch's examples that count.
+                gradients over accumulated batches and several processes add up to those of one large batch. By
+                default, the loss is the mean over the examples of the batch that count.
 
         Returns:
-            The loss if there are labels: cross-entropy, the labels' mean binary cross-entropy, or the mean squared
-            error; in training mode with the auxiliary loss. The scores (B, L) as logits. Hidden states and attention
-            weights, if asked for, are of the sequences as they are read: padding last, both orders side by side.
+            The loss if labels are given: cross-entropy, binary cross-entropy averaged over the labels, or mean squared
+            error; in training mode plus the auxiliary loss. The scores, (B, L), as logits. If requested, hidden
+            states, (N, T, D) each, and attention weights, (N, H, T, T) each, of the sequences as the backbone reads
+            them: padding last, both orders side by side.
+
+        Raises:
+            ValueError: both or neither of `input_ids` and `inputs_embeds` are given, `both_orders` or the auxiliary
+                loss lack `input_ids`, or `num_items_in_batch` is given without labels while the auxiliary loss is on.
+            TypeError: an argument is unknown.
         """
         both_orders = self.config.both_orders
         reading = self._read(input_ids, attention_mask, position_ids, inputs_embeds, both_orders, **kwargs)
-        states = reading.extracted.unflatten(0, (-1, 2 if both_orders else 1)).sum(dim=1)  # (B, D)
+        states = reading.extracted.unflatten(0, (-1, 2 if both_orders else 1)).sum(dim=1)  # N D -> B D
         logits = self._apply_linear(
             self.score, dropout(states, self.config.classifier_dropout, self.training)
-        )  # (B, L)
+        )  # B D -> B L
         loss = None
         if labels is not None:
             task_losses, counted = self._task_losses(logits.float(), labels)
@@ -234,10 +279,10 @@ class GPT1ForSequenceClassification(GPT1TaskModel):
         )
 
     def _task_losses(self, logits: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.BoolTensor]:
-        """(B,) losses, and which of them count."""
+        """Returns the loss of each example, (B,), and which examples count, (B,)."""
         config = self.config
         if config.problem_type is None:
-            # Kept, as the library's models do, for a pipeline to know what the scores are.
+            # The config keeps the result, as in the library's models, so that a pipeline knows what the scores are.
             if config.num_labels == 1:
                 config.problem_type = "regression"
             elif labels.is_floating_point():
@@ -257,7 +302,7 @@ class GPT1ForSequenceClassification(GPT1TaskModel):
 
 
 class GPT1ForMultipleChoice(GPT1TaskModel):
-    """GPT-1 that scores each of K sequences with one linear layer; the softmax runs over them."""
+    """GPT-1 for multiple choice: one linear layer scores each of K sequences, and the softmax is over the K scores."""
 
     def __init__(self, config: GPT1Config):
         super().__init__(config)
@@ -277,26 +322,30 @@ class GPT1ForMultipleChoice(GPT1TaskModel):
         num_items_in_batch: torch.Tensor | int | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> MultipleChoiceModelOutput:
-        """Scores a batch of questions, each with K answers.
+        """Computes the scores of a batch of questions with K answers each.
 
         Args:
             input_ids: (B, K, T) tokens, the last of each sequence `<extract>`.
             attention_mask, position_ids: (B, K, T), as in `GPT1ForSequenceClassification.forward`.
-            inputs_embeds: (B, K, T, D) in place of `input_ids`; not with the auxiliary loss.
-            labels: (B,) the right answer's number, `-100` for examples that do not count.
+            inputs_embeds: (B, K, T, D), in place of `input_ids`; not with the auxiliary loss.
+            labels: (B,), the index of the right answer, with `-100` for examples that do not count.
             use_cache, num_items_in_batch: as in `GPT1ForSequenceClassification.forward`.
 
         Returns:
-            The loss if there are labels, in training mode with the auxiliary loss; the scores (B, K) as logits; hidden
-            states and attention weights if asked for, of B x K sequences with padding last.
+            The loss if labels are given, in training mode plus the auxiliary loss; the scores, (B, K), as logits; if
+            requested, hidden states, (N, T, D) each, and attention weights, (N, H, T, T) each, of N = B x K sequences
+            with padding last.
+
+        Raises:
+            ValueError, TypeError: as `GPT1ForSequenceClassification.forward`.
         """
         choices = only_one(input_ids, inputs_embeds).shape[1]
         given = (input_ids, attention_mask, position_ids, inputs_embeds)
         reading = self._read(*(None if tensor is None else tensor.flatten(0, 1) for tensor in given), **kwargs)
-        states = reading.extracted.unflatten(0, (-1, choices))  # (B, K, D)
-        # One mask for all choices, as in the published code: they are compared by the same features.
+        states = reading.extracted.unflatten(0, (-1, choices))  # N D -> B K D
+        # All choices share one dropout mask, as in the published code, so they are compared by the same features.
         kept = dropout(torch.ones_like(states[:, :1]), self.config.classifier_dropout, self.training)
-        logits = self._apply_linear(self.choice_score, states * kept).squeeze(-1)  # (B, K)
+        logits = self._apply_linear(self.choice_score, states * kept).squeeze(-1)  # B K D -> B K
         loss = None
         if labels is not None:
             task_losses = nn.functional.cross_entropy(

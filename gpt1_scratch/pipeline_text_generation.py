@@ -1,4 +1,4 @@
-"""The task `text-generation` of transformers' `pipeline()` for GPT-1, which joins prompt and new text correctly."""
+"""The task `text-generation` of transformers' `pipeline()` for GPT-1, with correct spaces after the prompt."""
 
 from typing import Any
 
@@ -9,22 +9,22 @@ TASK = "text-generation"
 
 
 class GPT1TextGenerationPipeline(TextGenerationPipeline):
-    """The library's pipeline, with the right space between the prompt and what the model adds.
+    """The library's pipeline, with the right space between the prompt and the generated text.
 
-    The library decodes the new tokens alone and appends them to the prompt. In GPT-1's vocabulary a token tells where
-    its word ends, not where it begins: alone, the tokens of "a big cake" and of ", who" decode without a leading
-    space, and "Anna was" would become "Anna wasa big cake". This pipeline decodes the whole sequence and takes from it
-    what follows the prompt's tokens.
+    The library decodes the new tokens alone and appends the text to the prompt. In GPT-1's vocabulary a token marks
+    the end of a word, not its beginning. Therefore neither "a big cake" nor ", who" decodes with a leading space, and
+    "Anna was" would become "Anna wasa big cake". This pipeline decodes the whole sequence and returns what follows the
+    text of the prompt's tokens.
 
         generator = pipeline("text-generation", model="runs/stories_gpt1_mini")
         generator("Anna was", max_new_tokens=3)                          # [{"generated_text": "Anna was a big cake"}]
         generator("Anna was", max_new_tokens=3, return_full_text=False)  # [{"generated_text": " a big cake"}]
 
-    Arguments and results are those of `transformers.TextGenerationPipeline`. The prompt is given back as it was
-    written; the new text begins with the space that belongs between the two, unless the prompt ends in white space.
-    The reply to a chat begins with its first word.
+    Arguments and results are those of `transformers.TextGenerationPipeline`. The result begins with the prompt as it
+    was written. The new text begins with a space if one belongs there, unless the prompt ends in white space. The
+    reply in a chat begins with its first word.
 
-    For another model than GPT-1, the class makes the library's own pipeline, because one class serves a task.
+    One class serves a task for all models. For models other than GPT-1, it creates the library's own pipeline.
     """
 
     def __new__(cls, model: Any, *args: Any, **kwargs: Any) -> TextGenerationPipeline:
@@ -32,6 +32,7 @@ class GPT1TextGenerationPipeline(TextGenerationPipeline):
             return TextGenerationPipeline(model, *args, **kwargs)
         return super().__new__(cls)
 
+    # Extends TextGenerationPipeline.postprocess, whose text it replaces.
     def postprocess(
         self,
         model_outputs: dict[str, Any],
@@ -71,14 +72,14 @@ class GPT1TextGenerationPipeline(TextGenerationPipeline):
         return records
 
     def _decode_added(self, ids: list[int], prompt_length: int, **decoding: Any) -> str:
-        """The text of the tokens behind the prompt, with the space before it where one belongs there."""
+        """Returns the text of the tokens after the prompt, with a leading space if one belongs there."""
         before, whole = (self.tokenizer.decode(part, **decoding) for part in (ids[:prompt_length], ids))
-        # Punctuation may take away a space at the end of the prompt's text, but nothing else changes in it.
+        # Punctuation may remove a space at the end of the prompt's text. Nothing else in that text changes.
         left, end = len("".join(before.split())), 0
         while left:
             left -= not whole[end].isspace()
             end += 1
         added = whole[end:]
-        # <unk> does not say that a word ends, but a prompt's last token always ends one.
+        # <unk> does not mark the end of a word, but the last token of a prompt always ends one.
         after_unknown = self.tokenizer.decode(ids[:prompt_length][-1:]) == "<unk>"
         return " " + added if after_unknown and added[:1].isalnum() else added

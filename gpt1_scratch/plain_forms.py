@@ -13,10 +13,14 @@ The packages do not import each other, and each has this file; a test compares t
 """
 
 import functools
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-_plain_forms_are_on = False
+# Blocks of `plain_forms()` that are entered and not left, in all threads together: blocks of several threads may
+# overlap, so the value before a block says nothing about the value after it.
+_open_blocks = 0
+_lock = threading.Lock()
 
 
 @contextmanager
@@ -24,19 +28,22 @@ def plain_forms() -> Iterator[None]:
     """Runs models in their plain forms: forward, backward and `generate()`.
 
     The results are those of the fast forms up to rounding, except that dropout draws other random numbers. No config
-    saves the setting. It holds for all threads of the process. A compiled model is compiled again.
+    saves the setting. It holds for all threads of the process, since `generate()` may run in a thread of its own, as
+    backward does on GPUs, and ends when the last thread leaves its block. A compiled model is compiled again.
     """
-    global _plain_forms_are_on
-    before, _plain_forms_are_on = _plain_forms_are_on, True
+    global _open_blocks
+    with _lock:
+        _open_blocks += 1
     try:
         yield
     finally:
-        _plain_forms_are_on = before
+        with _lock:
+            _open_blocks -= 1
 
 
 def plain_forms_are_on() -> bool:
     """True inside `plain_forms()`."""
-    return _plain_forms_are_on
+    return _open_blocks > 0
 
 
 def has_fast_form(fast: Callable) -> Callable[[Callable], Callable]:
@@ -45,7 +52,7 @@ def has_fast_form(fast: Callable) -> Callable[[Callable], Callable]:
     def decorate(plain: Callable) -> Callable:
         @functools.wraps(plain)
         def wrapper(*args, **kwargs):
-            return plain(*args, **kwargs) if _plain_forms_are_on else fast(*args, **kwargs)
+            return plain(*args, **kwargs) if plain_forms_are_on() else fast(*args, **kwargs)
 
         return wrapper
 

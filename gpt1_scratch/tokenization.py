@@ -1,25 +1,38 @@
 """GPT-1's tokenizer: the published text pipeline and byte-pair encoding, as one fast tokenizer.
 
-OpenAI's code prepares text with ftfy, a few substitutions of its own and the English word split of spaCy, lower-cases
-the words and encodes each with merges that end in `</w>`. Here all of it is written as the `tokenizers` library's
-normalisers, in one `tokenizer.json`: `AutoTokenizer` loads it without ftfy, spaCy or code of ours.
+Byte-pair encoding (Sennrich et al. 2016) builds a vocabulary between characters and words. Training starts with every
+word as a sequence of characters, the last of which is marked with `</w>`, because a token that ends a word differs
+from one that does not. It then merges the most frequent pair of adjacent symbols into a new symbol, everywhere, and
+repeats this; the published model has 40,000 merges. For the words hug (10 times), pug (5), pun (12) and hugs (5):
 
-What agrees with the original pipeline, token for token:
+    h u g</w>   p u g</w>   p u n</w>   h u g s</w>       the most frequent pair is p u (17 times)
+    h u g</w>   pu g</w>    pu n</w>    h u g s</w>       h u (15 times)
+    hu g</w>    pu g</w>    pu n</w>    hu g s</w>        pu n</w> (12 times)
+    hu g</w>    pu g</w>    pun</w>     hu g s</w>        ...
 
-- straight quotes for curly ones, `-` for every dash, `...` for the ellipsis, ligatures, line ends, control characters
-  and composed accents, as ftfy and OpenAI's substitutions have them;
-- `! " ; ? + , ( ) * [ ] { } _` alone and runs of `- ~ \\ / |` set apart, a line break with the white space around it
-  as one token, other white space as one space;
-- spaCy's contractions (`do n't`, `it 's`, `they 'll`, `can not`), opening and closing quotes, final full stops, the
-  abbreviations that keep theirs (`Mr.`, `e.g.`, `U.S.`), numbers with units, `word.Word` and `a:b` taken apart;
+To encode a word, the tokenizer applies the merges to its characters in the order in which they were learned. So
+frequent words are one token, and rare words are several.
+
+OpenAI's code prepares text with ftfy, a few substitutions and spaCy's English word split, and converts the words to
+lower case before it applies the merges. Here the `tokenizers` library's normalisers do all of this. They are saved in
+one `tokenizer.json`, which `AutoTokenizer` loads without ftfy, spaCy or this package.
+
+The tokens are those of the original pipeline for:
+
+- curly quotes, dashes, the ellipsis, ligatures, line ends, control characters and composed accents, which ftfy and
+  OpenAI's substitutions replace;
+- `! " ; ? + , ( ) * [ ] { } _`, which are separate tokens, and runs of `- ~ \\ / |`, which stay together; a line
+  break, which is one token together with the white space around it; other white space, which becomes one space;
+- spaCy's contractions (`do n't`, `it 's`, `they 'll`, `can not`), opening and closing quotes, final full stops,
+  abbreviations that keep their full stop (`Mr.`, `e.g.`, `U.S.`), numbers with units, `word.Word` and `a:b`;
 - lower case, merges, and `<unk>` for a character outside the vocabulary.
 
-What does not: ftfy's repair of text decoded with the wrong encoding, full-width forms and HTML entities; spaCy's
-emoticons and addresses (URLs, e-mail), and two apostrophes in a row, which recent versions of spaCy join.
+They differ for text that was decoded with the wrong encoding, full-width forms and HTML entities, which ftfy repairs,
+and for emoticons, URLs, e-mail addresses and two apostrophes in a row, which spaCy handles.
 
 The tokenizer has a chat template, which writes a conversation as a play: `user: ...`, a line break, `assistant: ...`
-and `<start>`, which ends a reply. It serves to fine-tune on conversations and makes chat clients work. GPT-1 itself is
-no chat model: its pre-training has never shown it the format.
+and `<start>`, which ends a reply. It serves to fine-tune on conversations and to use chat clients. GPT-1 itself is not
+a chat model, because the format does not occur in its pre-training data.
 
     >>> tokenizer = published_tokenizer("encoder_bpe_40000.json", "vocab_40000.bpe")
     >>> tokenizer.tokenize("Don't stop\\u2014Mr. Smith can't.")
@@ -39,22 +52,22 @@ UNKNOWN = "<unk>"
 WORD_END = "</w>"
 START, DELIMITER, EXTRACT, PADDING = "<start>", "<delimiter>", "<extract>", "<pad>"
 
-# Characters that a training corpus must show to have them encoded as themselves; rarer ones become `<unk>`.
+# Number of most frequent characters of a training corpus that have tokens; others become `<unk>`.
 LARGEST_ALPHABET = 1000
 
 
 def _words(*lists: str, capital: bool = True) -> str:
-    """A look-behind for a whole word of the lists; in lower case or with a capital, as spaCy's tables have them."""
+    """Returns look-behind alternatives for whole words, in lower case or with a capital, as in spaCy's tables."""
     words = " ".join(lists).split()
     forms = [f"[{word[0].upper()}{word[0]}]{re.escape(word[1:])}" if capital else re.escape(word) for word in words]
     return "|".join(rf"\A{form}|\s{form}" for form in forms)
 
 
-# spaCy's rules for what stands between two spaces.
+# spaCy's rules for splitting what is between two spaces.
 _PREFIX = r"(?:[§%=:<>#&'`«»¿¡$£€¥¢]|(?:US|A|C)\$)"
 _SUFFIX = r"[:<>#&'`«»¿¡]"
 _UNIT = "(?:km|cm|mm|m|kg|mg|g|t|lb|oz|ft|in|yd|mph|[mkgt]b|[MKGT]B?|%|[$£€])"
-_ABBREVIATIONS = _words(  # what keeps its full stop
+_ABBREVIATIONS = _words(  # words that keep their full stop
     "Adm Ak Ala Apr Ariz Ark Aug Bros Calif Co Colo Conn Corp Dec Del Dr Feb Fla Ga Gen Gov Ia Id Ill Inc Ind Jan Jr",
     "Jul Jun Kan Kans Ky La Ltd Mar Mass Md Messrs Mich Minn Miss Mo Mont Mr Mrs Ms Mt Neb Nebr Nev Nov Oct Okla",
     "Ore Pa Prof Rep Rev Sen Sep Sept St Tenn Va Wash Wis co vs a.m p.m e.g E.g i.e I.e v.s",
@@ -69,23 +82,23 @@ _SHOWN = "these those there"
 _MODAL = "could might must should would not"
 _CLOSING = rf"(?={_SUFFIX}+(?!\S))(?<=\S)(?<!{_CLIPPED_END}|\A'|\s')"
 
-# Where a space is put in, in this order: each pattern matches nothing but a place between two characters (at the ends
-# of the text the library's alignment would break). What seldom holds is asked first, which makes the patterns several
-# times faster.
+# The places where spaces are inserted, in this order. Each pattern matches an empty string between two characters. At
+# the ends of the text, the library's alignment would break. Conditions that rarely hold come first, which makes the
+# patterns several times faster.
 _WORD_BREAKS = (
-    # OpenAI's substitution and spaCy's punctuation: some characters stand alone, runs of others stay together.
+    # OpenAI's substitution and spaCy's punctuation: some characters are separate, runs of others stay together.
     r"""(?:(?=[-~!";?+,()\\/*\[\]{}|_.])|(?<=[-~!";?+,()\\/*\[\]{}|_.]))(?<=\S)(?=\S)(?:"""
     r"""(?<=[!";?+,()*\[\]{}_])|(?=[!";?+,()*\[\]{}_])|"""
     + "|".join(rf"(?<={mark})(?!{mark})|(?<!{mark})(?={mark})" for mark in ("-", "~", r"\\", "/", r"\|"))
     + r"|(?<!\.)(?=\.\.)|(?<=\.\.)(?!\.))",
     # Opening quotes and other prefixes, one after the other.
     rf"(?:(?<!\S)|\G)(?!{_CLIPPED_START}(?:[.:']|(?!\S))|''(?!\S)){_PREFIX}\K(?=\S)",
-    # Closing quotes and other suffixes, a final full stop, and what may stand before that.
+    # Closing quotes and other suffixes, a final full stop, and suffixes before a full stop.
     _CLOSING,
     rf"(?=\.(?!\S))(?<=[0-9\p{{Ll}}%²:<>#&'`]|\p{{Lu}}\p{{Lu}})(?<!{_ABBREVIATIONS})",
     rf"(?=['{_SUFFIX[1:-1]}%$£€a-zA-Z])(?:{_CLOSING}|(?='[sS](?!\S))(?<=\S)|(?<=[0-9])(?={_UNIT}(?!\S))|"
     r"(?=(?:[ap]m|[ap]\.m\.)(?!\S))(?<=\A[1-9]|\s[1-9]|\A1[0-2]|\s1[0-2]))",
-    # Contractions: do n't, they 'll, can not; spaCy also takes them apart where the apostrophe is missing.
+    # Contractions: do n't, they 'll, can not; spaCy also splits them if the apostrophe is missing.
     rf"(?=n'?t(?:'?ve)?(?!\S))(?<={_words(_NEGATED)})|(?='?(?:ll|d|re|ve|m|s)(?:'?ve)?(?!\S))(?:"
     rf"(?='(?:ll|d))(?<={_words('i you he she it we they that this', _ASKED, _SHOWN)})|"
     rf"(?=ll)(?<={_words('you it they that this', _ASKED, _SHOWN)})|"
@@ -97,12 +110,12 @@ _WORD_BREAKS = (
     r"(?=not(?!\S))(?<=\A[Cc]an|\s[Cc]an)|(?=na(?!\S))(?<=\A[Gg]on|\s[Gg]on)|(?=ta(?!\S))(?<=\A[Gg]ot|\s[Gg]ot)|"
     r"(?=on(?!\S))(?<=\A[Cc]'m|\s[Cc]'m)|(?=all(?!\S))(?<=\Ay'|\sy')",
     r"(?='ve(?!\S))(?<=n't|'d|'ll)",
-    # Inside a word: a lost space after a full stop, or a sign between letters.
+    # Inside a word: a missing space after a full stop, or a sign between letters.
     r"(?=\.\p{Lu})(?<=\p{Ll})|(?<=\.)(?=\p{Lu})(?<=\p{Ll}\.)|"
     r"(?=[:<>=]\p{L})(?<=[\p{L}0-9])|(?<=[:<>=])(?=\p{L})(?<=[\p{L}0-9].)",
 )
 
-# What ftfy and OpenAI's substitutions replace, character by character.
+# Characters that ftfy and OpenAI's substitutions replace.
 _CHARACTERS = (
     (r"\r\n?|[\x{85}\x{2028}\x{2029}]", "\n"),
     (r"[\x00-\x08\x0b\x0e-\x1f\x7f\x{206a}-\x{206f}\x{feff}\x{fff9}-\x{fffb}]", ""),
@@ -118,12 +131,12 @@ _CHARACTERS = (
     ("[\ufb05\ufb06]", "st"),
 )
 
-# Spaces that the word split put in and print does not show, taken out again in decoding.
+# Spaces that the word split inserts and printed text does not have; decoding removes them.
 _SPACE_BEFORE = r" (?=[.,:;!?)\]}%\n]|n't\b|'(?:s|m|d|ll|re|ve)\b)"
 _SPACE_AFTER = r"(?<=[(\[{\n]) "
 
-# `generation` marks what TRL's `assistant_only_loss` trains on. The tokens of a conversation begin with those of its
-# prompt, which TRL relies on: the word split takes "assistant:" apart with or without a reply behind it.
+# `generation` marks what TRL's `assistant_only_loss` trains on. TRL requires that the tokens of a conversation begin
+# with those of its prompt. They do: the word split is the same in "assistant:" with or without a reply after it.
 CHAT_TEMPLATE = (
     "{% for message in messages %}"
     "{% if message['role'] == 'assistant' %}"
@@ -163,7 +176,7 @@ def _decoder() -> decoders.Decoder:
 def _with_pipeline(model: models.BPE) -> Tokenizer:
     tokenizer = Tokenizer(model)
     tokenizer.normalizer = _normalizer()
-    # A line break is a word of its own: only the spaces go.
+    # Only spaces are removed, since a line break is a word.
     tokenizer.pre_tokenizer = pre_tokenizers.Split(" ", "removed")
     tokenizer.decoder = _decoder()
     return tokenizer
@@ -171,7 +184,7 @@ def _with_pipeline(model: models.BPE) -> Tokenizer:
 
 def _finish(vocab: dict[str, int], merges: list[tuple[str, str]], model_max_length: int) -> PreTrainedTokenizerFast:
     backend = _with_pipeline(models.BPE(vocab, merges, unk_token=UNKNOWN, end_of_word_suffix=WORD_END))
-    # Here, for the library would number them in an order of its own.
+    # They are added here, because the library would number them in another order.
     backend.add_special_tokens([UNKNOWN, START, DELIMITER, EXTRACT, PADDING])
     return PreTrainedTokenizerFast(
         tokenizer_object=backend,
@@ -190,28 +203,28 @@ def _finish(vocab: dict[str, int], merges: list[tuple[str, str]], model_max_leng
 def published_tokenizer(
     vocabulary_file: str | os.PathLike, merges_file: str | os.PathLike, model_max_length: int = 512
 ) -> PreTrainedTokenizerFast:
-    """The tokenizer of the published model, from the two files that OpenAI published with it.
+    """Builds the tokenizer of the published model from the two files that OpenAI published with it.
 
     Args:
-        vocabulary_file: `encoder_bpe_40000.json`, a token's number by its text.
-        merges_file: `vocab_40000.bpe`, a version line and then two symbols a line, the first merge first.
-        model_max_length: the model's context, beyond which the tokenizer warns.
+        vocabulary_file: `encoder_bpe_40000.json`, which maps each token to its number.
+        merges_file: `vocab_40000.bpe`, a version line and then the two symbols of one merge per line, in order.
+        model_max_length: the number of positions of the model; the tokenizer warns about longer texts.
 
     Returns:
         A tokenizer of 40,478 published entries and, after them, `<start>`, `<delimiter>`, `<extract>` and `<pad>`.
-        `save_pretrained` writes it for `AutoTokenizer`. It adds no special token by itself.
+        `save_pretrained` writes it for `AutoTokenizer`. It adds no special tokens to texts.
 
     Raises:
-        ValueError: a file is not what it should be; the message says which and where.
+        ValueError: a file is not in the expected format; the message says which one and where.
     """
     try:
         with open(vocabulary_file, encoding="utf-8") as file:
             vocab = json.load(file)
     except ValueError as error:  # not UTF-8, or not JSON
-        raise ValueError(f"{vocabulary_file} is not the JSON file of a vocabulary: {error}") from error
+        raise ValueError(f"{vocabulary_file} is not a vocabulary in JSON: {error}") from error
     if not isinstance(vocab, dict) or sorted(vocab.values()) != list(range(len(vocab))) or UNKNOWN not in vocab:
         raise ValueError(
-            f"{vocabulary_file} must map every token, {UNKNOWN} among them, to a number of its own from 0 on."
+            f"{vocabulary_file} must map every token, {UNKNOWN} included, to a different number, counted from 0."
         )
     merges = []
     with open(merges_file, encoding="utf-8") as file:
@@ -221,8 +234,8 @@ def published_tokenizer(
                 continue
             if len(pair) != 2 or not {*pair, "".join(pair)} <= vocab.keys():
                 raise ValueError(
-                    f"{merges_file}, line {number}: {line.strip()!r} is not two symbols that merge into an entry of "
-                    f"{vocabulary_file}."
+                    f"{merges_file}, line {number}: {line.strip()!r} must be two symbols that merge into an entry "
+                    f"of {vocabulary_file}."
                 )
             merges.append((pair[0], pair[1]))
     return _finish(vocab, merges, model_max_length)
@@ -231,17 +244,17 @@ def published_tokenizer(
 def train_tokenizer(
     texts: Iterable[str], merges: int = 40_000, model_max_length: int = 512
 ) -> PreTrainedTokenizerFast:
-    """Learns a vocabulary of the GPT-1 kind: the published pipeline, and byte-pair encoding within words.
+    """Learns a vocabulary by byte-pair encoding within words, after the published pipeline.
 
     Args:
         texts: the corpus, in strings of any length; read once.
-        merges: how many merges to learn, 40,000 in the paper. A small corpus may yield fewer: pairs seen once do not
-            merge.
+        merges: number of merges to learn, 40,000 in the paper. A small corpus may give fewer, because pairs that occur
+            once are not merged.
         model_max_length: as in `published_tokenizer`.
 
     Returns:
-        A tokenizer laid out as the published one: `<unk>`, the characters (those that end a word have symbols of their
-        own), the merges in order, then `<start>`, `<delimiter>`, `<extract>` and `<pad>`.
+        A tokenizer with the published order of tokens: `<unk>`, the characters (separate symbols for those that end a
+        word), the merges in order, then `<start>`, `<delimiter>`, `<extract>` and `<pad>`.
 
     Raises:
         ValueError: `merges` is less than 1, or the corpus has no text.
@@ -250,7 +263,7 @@ def train_tokenizer(
         raise ValueError(f"merges is {merges}; it must be at least 1.")
     learner = _with_pipeline(models.BPE(unk_token=UNKNOWN, end_of_word_suffix=WORD_END))
     trainer = trainers.BpeTrainer(
-        # Each character has two symbols; what is too much is cut below.
+        # Each character has two symbols. Superfluous merges are removed below.
         vocab_size=merges + 2 * LARGEST_ALPHABET + 1,
         min_frequency=2,
         special_tokens=[UNKNOWN],
@@ -261,9 +274,9 @@ def train_tokenizer(
     learner.train_from_iterator(texts, trainer)
     learned = json.loads(learner.to_str())["model"]
     if len(learned["vocab"]) == 1:
-        raise ValueError("The corpus has no text to learn a vocabulary from.")
+        raise ValueError("texts holds no text: a vocabulary needs at least one word.")
     merged = {"".join(pair) for pair in learned["merges"]}
-    # A line break ends every word it is in, whether or not the corpus has one.
+    # A line break is always the end of a word, even if the corpus has none.
     characters = {token for token in learned["vocab"] if token not in merged} | {"\n" + WORD_END}
     kept = [(first, second) for first, second in learned["merges"][:merges]]
     tokens = dict.fromkeys([UNKNOWN, *sorted(characters - {UNKNOWN}), *("".join(pair) for pair in kept)])
@@ -271,22 +284,22 @@ def train_tokenizer(
 
 
 def add_task_template(tokenizer: PreTrainedTokenizerFast) -> PreTrainedTokenizerFast:
-    """A copy of the tokenizer that frames texts as the paper's figure 1 has them.
+    """Returns a copy of the tokenizer that adds the special tokens of the paper's figure 1 to texts.
 
-    A text becomes `<start> text <extract>`, a pair `<start> text <delimiter> other text <extract>`. That serves
-    classification, entailment, similarity (the model makes the other order itself) and multiple choice, where each
-    answer makes a pair with what it answers. The template is saved with the tokenizer, so `AutoTokenizer` and a
-    pipeline apply it. `truncation=True` keeps the special tokens and takes from the longer text first.
+    A text becomes `<start> text <extract>`, a pair `<start> text <delimiter> other text <extract>`. This is the input
+    of classification, entailment, similarity (the model makes the second order itself) and multiple choice, where each
+    answer forms a pair with the context. The template is saved with the tokenizer, so `AutoTokenizer` and pipelines
+    apply it. `truncation=True` keeps the special tokens and shortens the longer text first.
 
     Raises:
-        ValueError: the tokenizer lacks one of the special tokens; the message says which and how to add them.
+        ValueError: the tokenizer lacks a special token; the message says which one and how to add it.
     """
     roles = {"bos_token": START, "sep_token": DELIMITER, "cls_token": EXTRACT, "pad_token": PADDING}
     missing = {role: token for role, token in roles.items() if getattr(tokenizer, role) is None}
     if missing:
         raise ValueError(
-            f"The tokenizer has no {', '.join(missing)}, which texts for a task are framed and padded with. Add what "
-            f"is missing with tokenizer.add_special_tokens({missing}), and its embeddings with "
+            f"The tokenizer has no {', '.join(missing)}, which texts of a task need. Add the tokens with "
+            f"tokenizer.add_special_tokens({missing}) and their embeddings with "
             "model.resize_token_embeddings(len(tokenizer))."
         )
     framed = copy.deepcopy(tokenizer)

@@ -17,6 +17,7 @@ from .modeling_bahdanau import BahdanauForConditionalGeneration
 from .modeling_rnn_seq2seq import RNNSeq2SeqForConditionalGeneration
 from .modeling_transformer import TransformerForConditionalGeneration, TransformerModel
 from .pipeline_translation import TASK, TranslationPipeline
+from .renamed import understand_old_names
 
 TRANSLATION_MODELS = {
     RNNSeq2SeqConfig: RNNSeq2SeqForConditionalGeneration,
@@ -39,6 +40,8 @@ TransformerModel.register_for_auto_class("AutoModel")
 # The library turns this name away before it looks at what is registered.
 REMOVED_TASKS.pop(TASK, None)
 PIPELINE_REGISTRY.register_pipeline(TASK, TranslationPipeline, pt_model=AutoModelForSeq2SeqLM, type="text")
+
+understand_old_names()
 
 __all__ = [
     "TRANSLATION_CONFIGS",

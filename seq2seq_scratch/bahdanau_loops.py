@@ -1,21 +1,29 @@
-"""The loops over time of the attention model as autograd functions with their backward pass written out.
+"""The fast form of the attention model's loops over time, with their backward pass written out.
 
-Autograd would add up a gradient of every weight, and of the whole source, at each step, where one product over all
-steps does.
+Skip this file on first reading. `modeling_bahdanau.py` has the plain form, and tests hold both to the same numbers.
 
-Dimensions: as in `modeling_bahdanau.py`. Weights in the loops stand input by output, as in x @ W.
+Only what depends on the last state is computed inside the loops; everything else is one product over all steps. The
+loops are autograd functions. Autograd by itself would add up a gradient of every weight, and of the whole source, at
+each step, where one product over all steps is enough.
+
+Dimensions: as in `modeling_bahdanau.py`. A weight multiplies from the right, as in x @ W.
 """
 
 from typing import Any
 
 import torch
+from torch import nn
 from torch.autograd.function import once_differentiable
+from transformers.modeling_outputs import ModelOutput
 
-# Each a single pass: gradient * (1 - output^2), gradient * output * (1 - output).
+from .recurrent_common import align_left
+from .seq2seq_common import effective_weight, inverse_permutation, product_dtype
+
+# Both are a single pass over their arguments: gradient * (1 - output^2), and gradient * output * (1 - output).
 tanh_backward, sigmoid_backward = torch.ops.aten.tanh_backward, torch.ops.aten.sigmoid_backward
 
 
-def gated_recurrent_step(
+def fused_recurrent_step(
     gate_inputs: torch.Tensor,
     state_gates: torch.Tensor,
     state: torch.Tensor,
@@ -26,20 +34,17 @@ def gated_recurrent_step(
     candidate: torch.Tensor,
     new_state: torch.Tensor,
 ) -> None:
-    """The gated recurrent unit of appendix A.1.1; the reset gate acts on the state before the product with U.
-
-    z = sigmoid(... + U_z s), r = sigmoid(... + U_r s), s~ = tanh(... + U [r * s]), s' = (1 - z) * s + z * s~.
-    nn.GRU's reset gate acts after the product: r * (U s).
+    """Computes `gated_recurrent_step` in place and writes down what its backward pass needs.
 
     Args:
-        gate_inputs: (..., 3H) all other addends of z, r and s~.
-        state_gates: (..., 2H) U_z s and U_r s.
-        state: (..., H) s.
-        candidate_weight: (..., H, H) U.
-        gates: (..., 2H) where z and r are written, for the backward pass.
-        gated_state: (..., H) where r * s is written, in the precision of products.
-        candidate: (..., H) where s~ is written.
-        new_state: (..., H) where s' is written.
+        gate_inputs: (..., 3D) the summands of z, r and s~ that do not depend on the state.
+        state_gates: (..., 2D) U_z s and U_r s.
+        state: (..., D) s.
+        candidate_weight: (..., D, D) U.
+        gates: (..., 2D) receives z and r.
+        gated_state: (..., D) receives r * s, in the precision of products.
+        candidate: (..., D) receives s~.
+        new_state: (..., D) receives s'.
     """
     size = state.shape[-1]
     gates.copy_(gate_inputs[..., : 2 * size] + state_gates).sigmoid_()
@@ -50,7 +55,7 @@ def gated_recurrent_step(
     torch.lerp(state, candidate, update, out=new_state)
 
 
-def gated_recurrent_step_backward(
+def fused_recurrent_step_backward(
     new_state_gradient: torch.Tensor,
     state: torch.Tensor,
     gates: torch.Tensor,
@@ -59,15 +64,18 @@ def gated_recurrent_step_backward(
     *,
     gate_gradients: torch.Tensor,
 ) -> torch.Tensor:
-    """Gradients of `gated_recurrent_step`, given that of the new state and what forward wrote.
+    """Computes the gradients of `fused_recurrent_step` from the new state's gradient and what forward wrote.
 
     Args:
-        gate_gradients: (..., 3H) where the gradients of the sums within z, r and s~ are written, in the precision of
-            products.
+        new_state_gradient: (..., D), overwritten.
+        state: (..., D) s.
+        gates: (..., 2D) z and r.
+        candidate: (..., D) s~.
+        candidate_weight: (..., D, D) U.
+        gate_gradients: (..., 3D) receives the gradients of the sums inside z, r and s~, in the precision of products.
 
     Returns:
-        The gradient of the state (..., H) except for what reaches it through `state_gates`. It takes the place of
-        `new_state_gradient`.
+        The gradient of the state, (..., D), except for the part that reaches it through `state_gates`.
     """
     update, reset = gates.split(state.shape[-1], dim=-1)
     update_gradient, reset_gradient, candidate_gradient = gate_gradients.split(state.shape[-1], dim=-1)
@@ -80,15 +88,15 @@ def gated_recurrent_step_backward(
 
 
 class _BidirectionalLoop(torch.autograd.Function):
-    """Both directions of the encoder's GRU over all steps at once, the state starting at 0.
+    """Runs both directions of the encoder's GRU over all steps; both step together, and the state starts at 0.
 
     Args of forward:
-        gate_inputs: (2, S, B, 3H) W x + b of z, r and s~, each direction in its own order of reading.
-        gate_weight: (2, H, 2H) U_z and U_r.
-        candidate_weight: (2, H, H) U.
+        gate_inputs: (2, S, B, 3D) W x + b of z, r and s~; each direction has its own order of reading.
+        gate_weight: (2, D, 2D) U_z and U_r.
+        candidate_weight: (2, D, D) U.
 
     Returns:
-        (2, S, B, H) the state after each step, in at least fp32.
+        (2, S, B, D) the state after each step, in at least fp32.
     """
 
     @staticmethod
@@ -103,7 +111,7 @@ class _BidirectionalLoop(torch.autograd.Function):
         with torch.autocast(gate_inputs.device.type, enabled=False):
             for step in range(steps):
                 state = states[:, step]
-                gated_recurrent_step(
+                fused_recurrent_step(
                     gate_inputs[:, step],
                     torch.bmm(product_states[:, step].copy_(state), gate_weight),
                     state,
@@ -125,7 +133,7 @@ class _BidirectionalLoop(torch.autograd.Function):
         state_gradient = torch.zeros_like(states[:, 0])
         with torch.autocast(states.device.type, enabled=False):
             for step in reversed(range(steps)):
-                state_gradient = gated_recurrent_step_backward(
+                state_gradient = fused_recurrent_step_backward(
                     state_gradient.add_(states_gradient[:, step]),
                     states[:, step],
                     gates[:, step],
@@ -141,20 +149,20 @@ class _BidirectionalLoop(torch.autograd.Function):
 
 
 class _AttentiveLoop(torch.autograd.Function):
-    """The decoder's recurrence over all target positions: attend, then update the state.
+    """Runs the decoder over all target positions: each step attends, then updates the state.
 
     Args of forward:
-        initial_state: (B, H) s_0.
-        gate_inputs: (T, B, 3H) W E y_{i-1} + b of z, r and s~.
+        initial_state: (B, D) s_0.
+        gate_inputs: (T, B, 3D) W E y_{i-1} + b of z, r and s~.
         keys: (B, S, A) U_a h_j.
-        gate_values: (B, S, 3H) C h_j of z, r and s~.
+        gate_values: (B, S, 3D) C h_j of z, r and s~.
         source_mask: (B, S) True at real tokens.
-        state_weight: (H, A + 2H) W_a, U_z and U_r: all that is multiplied by s_{i-1}.
+        state_weight: (D, A + 2D) W_a, U_z and U_r, which all multiply s_{i-1}.
         score_weight: (A,) v_a.
-        candidate_weight: (H, H) U.
+        candidate_weight: (D, D) U.
 
     Returns:
-        (T, B, H) the states s_1 to s_T in at least fp32, and (T, B, S) the attention weights alpha_ij.
+        (T, B, D) the states s_1 to s_T in at least fp32, and (T, B, S) the attention weights alpha_ij.
     """
 
     @staticmethod
@@ -178,7 +186,7 @@ class _AttentiveLoop(torch.autograd.Function):
         gates = keys.new_empty(steps, batch_size, 2 * size)
         candidates = keys.new_empty(steps, batch_size, size)
         product_states, gated_states = state_weight.new_empty(2, steps, batch_size, size)
-        # Not -inf: a source of nothing but padding then has uniform weights rather than none.
+        # Not -inf: a source of nothing but padding then has uniform weights instead of undefined ones.
         padding_scores = torch.zeros_like(source_mask, dtype=keys.dtype).masked_fill_(
             ~source_mask, torch.finfo(keys.dtype).min
         )
@@ -190,7 +198,7 @@ class _AttentiveLoop(torch.autograd.Function):
                 torch.add(keys, queries[step, :, None], out=alignment).tanh_()
                 torch.softmax(alignment @ score_weight + padding_scores, dim=-1, out=weights[step])
                 context_gates = torch.bmm(weights[step, :, None].to(gate_values.dtype), gate_values)[:, 0]
-                gated_recurrent_step(
+                fused_recurrent_step(
                     gate_inputs[step] + context_gates,
                     products[:, attention_size:],
                     states[step],
@@ -222,7 +230,7 @@ class _AttentiveLoop(torch.autograd.Function):
         one = keys.new_ones(())
         with torch.autocast(keys.device.type, enabled=False):
             for step in reversed(range(steps)):
-                state_gradient = gated_recurrent_step_backward(
+                state_gradient = fused_recurrent_step_backward(
                     state_gradient.add_(states_gradient[step]),
                     states[step],
                     gates[step],
@@ -236,8 +244,8 @@ class _AttentiveLoop(torch.autograd.Function):
                 )
                 weighted = weights[step] * weight_gradient
                 score_gradient = weighted - weights[step] * weighted.sum(dim=-1, keepdim=True)
-                # e_ij = v . tanh(k_j + q_i); its derivative is v * (1 - tanh^2). The tanh is computed again, as stored
-                # ones would take T x B x S x A numbers, and v is multiplied where there is least to multiply.
+                # e_ij = v . tanh(k_j + q_i); its derivative is v * (1 - tanh^2). The tanh is computed again, because
+                # to store all would take T x B x S x A numbers, and v multiplies the smallest of the tensors.
                 torch.add(keys, queries[step, :, None], out=alignment).tanh_()
                 score_weight_gradient += score_gradient.flatten() @ alignment.flatten(0, 1)
                 torch.addcmul(one, alignment, alignment, value=-1, out=alignment)
@@ -262,3 +270,74 @@ class _AttentiveLoop(torch.autograd.Function):
             score_weight_gradient,
             candidate_weight_gradient,
         )
+
+
+def fast_read_both_ways(
+    gru: nn.Module, embedded: torch.Tensor, mask: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Computes `BidirectionalGRU.forward`; both directions step at once, and every step is one batched product.
+
+    Each direction reads the real tokens first, so padding needs no mask.
+
+    Args:
+        gru: the `BidirectionalGRU`.
+        embedded: (B, S, E) source embeddings.
+        mask: (B, S), nonzero at real tokens.
+
+    Returns:
+        The annotations, (B, S, 2D), and the backward state at the first real token, (B, D).
+    """
+    batch_size, length, _ = embedded.shape
+    forward_order, lengths = align_left(mask)
+    orders = torch.stack([forward_order, align_left(mask, reverse=True)[0]])  # (2, B, S) step to position
+    row = torch.arange(batch_size, device=mask.device)
+    source_rows = (orders + row[:, None] * length).transpose(1, 2).reshape(-1)  # (2 * S * B,)
+    aligned = embedded.flatten(0, 1).index_select(0, source_rows).view(2, length * batch_size, -1)
+    gate_inputs = torch.baddbmm(gru.bias, aligned, gru.input_weight)
+    dtype = product_dtype(embedded)
+    states = _BidirectionalLoop.apply(
+        gate_inputs.view(2, length, batch_size, -1), gru.gate_weight.to(dtype), gru.candidate_weight.to(dtype)
+    )  # (2, S, B, D) by step
+    states = states.to(dtype)
+    first_backward_state = states[1, lengths - 1, row]
+    steps = inverse_permutation(orders).permute(1, 2, 0)  # (B, S, 2) position to step
+    direction = torch.arange(2, device=mask.device)
+    state_rows = (direction * length + steps) * batch_size + row[:, None, None]
+    annotations = states.flatten(0, 2).index_select(0, state_rows.flatten())
+    return annotations.view(batch_size, length, -1), first_backward_state
+
+
+def fast_decode(
+    decoder: nn.Module, embedded: torch.Tensor, state: torch.Tensor, encoder_outputs: ModelOutput
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Computes `BahdanauDecoder._decode`: one loop for the states, then contexts and readouts of all steps at once.
+
+    Args:
+        decoder: the `BahdanauDecoder`.
+        embedded: (T, B, E) the embeddings of y_0 ... y_{T-1}.
+        state: (B, D) s_0.
+        encoder_outputs: the encoder's output.
+
+    Returns:
+        The readouts, (T, B, M), the states s_1 ... s_T, (B, T, D), and the attention weights, (B, 1, T, S).
+    """
+    dtype = product_dtype(embedded)
+    keys, attention = encoder_outputs.attention_keys, decoder.attention
+    score_weight = effective_weight(attention.score, embedded)
+    candidate_weight = effective_weight(decoder.candidate, embedded)
+    state_weight = torch.cat([effective_weight(layer, embedded) for layer in (attention.query, decoder.state_gates)])
+    states, weights = _AttentiveLoop.apply(
+        state.to(keys.dtype),
+        decoder.input_gates(embedded),
+        keys,
+        encoder_outputs.gate_values,
+        encoder_outputs.source_mask,
+        state_weight.to(dtype).T,
+        score_weight[0].to(keys.dtype),
+        candidate_weight.to(dtype).T,
+    )
+    # The features are computed from the tensors that are returned, so that gradients of states and weights exist.
+    states, weights = states.transpose(0, 1), weights.transpose(0, 1)[:, None]  # (B, T, D), (B, 1, T, S)
+    contexts = torch.bmm(weights[:, 0].to(dtype), encoder_outputs.last_hidden_state.to(dtype)).transpose(0, 1)
+    previous_states = torch.cat([state[None], states.transpose(0, 1)[:-1]]).to(dtype)
+    return decoder.readout(previous_states, embedded, contexts), states, weights

@@ -14,7 +14,7 @@ from .library_version import check_generation
 UNWRITTEN = -1
 
 # They judge a hypothesis by its tokens, whichever row of the batch it stands in.
-JUDGES_OF_TOKENS = {
+ROW_INDEPENDENT_PROCESSORS = {
     generation.EosTokenCriteria,
     generation.ExponentialDecayLengthPenalty,
     generation.ForcedBOSTokenLogitsProcessor,
@@ -84,13 +84,13 @@ def keep_rows(rows: torch.Tensor, encoder_outputs: Any, attention_mask: torch.Te
     }
 
 
-def rows_may_go(logits_processor: Any, stopping_criteria: Any) -> bool:
+def can_drop_finished_rows(logits_processor: Any, stopping_criteria: Any) -> bool:
     """Whether the batch's rows matter to no processor and no criterion, as they may to a caller's own.
 
     They do to the library's `prefix_allowed_tokens_fn`, which is told a sentence's number, and to its
     `encoder_repetition_penalty`, which looks a row's source up.
     """
-    return all(type(judge) in JUDGES_OF_TOKENS for judge in (*logits_processor, *stopping_criteria))
+    return all(type(judge) in ROW_INDEPENDENT_PROCESSORS for judge in (*logits_processor, *stopping_criteria))
 
 
 class BeamSearchGenerationMixin(GenerationMixin):
@@ -173,7 +173,7 @@ class BeamSearchGenerationMixin(GenerationMixin):
         """
         config = generation_config
         more_wanted = config.do_sample or config.return_dict_in_generate or streamer is not None or synced_gpus
-        if more_wanted or not rows_may_go(logits_processor, stopping_criteria):
+        if more_wanted or not can_drop_finished_rows(logits_processor, stopping_criteria):
             return super()._sample(
                 input_ids, logits_processor, stopping_criteria, config, synced_gpus, streamer, **model_kwargs
             )
@@ -225,7 +225,7 @@ class BeamSearchGenerationMixin(GenerationMixin):
         steps_wanted = (
             config.output_scores or config.output_logits or config.output_attentions or config.output_hidden_states
         )
-        rows_matter = not rows_may_go(logits_processor, stopping_criteria)
+        rows_matter = not can_drop_finished_rows(logits_processor, stopping_criteria)
         if steps_wanted or rows_matter or config.do_sample or synced_gpus:
             return super()._beam_search(
                 input_ids, logits_processor, stopping_criteria, config, synced_gpus, **model_kwargs

@@ -1,17 +1,24 @@
-"""Translation with attention (Bahdanau, Cho and Bengio 2014, "RNNsearch").
+"""Translation with attention (Bahdanau, Cho and Bengio 2014, "RNNsearch"), in plain form.
 
-A bidirectional GRU reads the source; at every target position the decoder weighs the source states anew, by how well
-each matches its own last state (section 3.1, appendix A).
+A bidirectional GRU reads the source. For every target token, the decoder computes weights over all source positions
+from its last state, and reads the weighted sum of the source states, the context (section 3.1, appendix A):
 
-Only what truly depends on the last state stands in the loops over time. Both loops are autograd functions with their
-backward pass written out: autograd would add up a gradient of every weight, and of the whole source, at each step,
-where one product over all steps does.
+    e_ij = v_a . tanh(W_a s_{i-1} + U_a h_j)      AdditiveAttention
+    alpha_ij = softmax_j(e_ij)
+    c_i = sum_j alpha_ij h_j
+    s_i = GRU(s_{i-1}, y_{i-1}, c_i)              gated_recurrent_step
+    P(y_i) = softmax(W_o maxout(s_{i-1}, y_{i-1}, c_i))     MaxoutReadout, lm_head
 
-Dimensions: B batch, S source length, T target length, E embedding size, H hidden size, A attention size, L maxout
-size, V target vocabulary, 2 directions of the encoder. Weights in the loops stand input by output, as in x @ W.
+The loops over time here are in plain form. `bahdanau_loops.py` holds their fast form, which training and `generate()`
+use by default. Run a model inside `plain_forms()` to step through the plain loops in a debugger.
+
+Dimensions: B batch, S source length, T target length, E embedding size (the paper's m), D hidden size (n),
+A attention size (n'), M maxout size (l), V target vocabulary.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -19,22 +26,57 @@ from torch import nn
 from transformers import initialization as init
 from transformers.modeling_outputs import ModelOutput
 
-from .bahdanau_loops import _AttentiveLoop, _BidirectionalLoop
+from .bahdanau_loops import fast_decode, fast_read_both_ways
 from .configuration_bahdanau import BahdanauConfig
 from .dropout import Dropout
-from .recurrent_common import RecurrentDecoderOutput, RecurrentTranslationModel, align_left
-from .seq2seq_common import effective_weight, inverse_permutation, product_dtype
+from .plain_forms import plain_forms_are_on
+from .recurrent_common import RecurrentDecoderOutput, RecurrentTranslationModel
+from .seq2seq_common import product_dtype
+
+
+def gated_recurrent_step(
+    inputs: torch.Tensor,
+    state: torch.Tensor,
+    multiply_by_gates: Callable[[torch.Tensor], torch.Tensor],
+    multiply_by_candidate: Callable[[torch.Tensor], torch.Tensor],
+) -> torch.Tensor:
+    """One step of the gated recurrent unit of appendix A.1.1: computes s_i from s_{i-1}.
+
+        z = sigmoid(W_z x + U_z s)         the update gate: how much of the state is replaced
+        r = sigmoid(W_r x + U_r s)         the reset gate: how much of the state the candidate sees
+        s~ = tanh(W x + U (r * s))         the candidate
+        s' = (1 - z) * s + z * s~
+
+    The reset gate acts on the state before the product with U. In `nn.GRU` it acts afterwards, r * (U s).
+
+    Args:
+        inputs: (B, 3D) the summands of z, r and s~ that do not depend on the state: W_z x, W_r x and W x with biases,
+            and in the decoder C_z c, C_r c and C c.
+        state: (B, D) s_{i-1}.
+        multiply_by_gates: computes U_z s and U_r s, (B, D) to (B, 2D).
+        multiply_by_candidate: computes U (r * s), (B, D) to (B, D).
+
+    Returns:
+        The new state s_i, (B, D), in fp32 if the precision of products is lower.
+    """
+    update_inputs, reset_inputs, candidate_inputs = inputs.chunk(3, dim=-1)  # B 3D -> B D each
+    update_gate, reset_gate = multiply_by_gates(state.to(inputs.dtype)).chunk(2, dim=-1)  # B D -> B 2D -> B D each
+    z = torch.sigmoid(update_inputs + update_gate)
+    r = torch.sigmoid(reset_inputs + reset_gate)
+    candidate = torch.tanh(candidate_inputs + multiply_by_candidate((r * state).to(inputs.dtype)))
+    return (1 - z) * state + z * candidate
 
 
 @dataclass
 class BahdanauEncoderOutput(ModelOutput):
-    """The source as the decoder reads it: everything that depends on the source alone, computed once.
+    """The encoder's output: everything that depends on the source alone, computed once.
 
     Args:
-        last_hidden_state: (B, S, 2H) annotations h_j, forward and backward state side by side.
-        first_backward_state: (B, H) the backward GRU's state at the first token, where it has read the whole source.
+        last_hidden_state: (B, S, 2D) annotations h_j, the forward and the backward state side by side. Padding has
+            annotations without a meaning, which no form of the decoder reads.
+        first_backward_state: (B, D) the backward GRU's state at the first token, after it has read the whole source.
         attention_keys: (B, S, A) U_a h_j in fp32.
-        gate_values: (B, S, 3H) C_z h_j, C_r h_j and C h_j. As c_i is a weighted sum of the h_j, C c_i is the same
+        gate_values: (B, S, 3D) C_z h_j, C_r h_j and C h_j. As c_i is a weighted sum of the h_j, C c_i is the same
             weighted sum of the C h_j.
         source_mask: (B, S) True at real tokens.
     """
@@ -47,10 +89,10 @@ class BahdanauEncoderOutput(ModelOutput):
 
 
 class BidirectionalGRU(nn.Module):
-    """Section 3.2: one GRU reads the source from its start, one from its end.
+    """Section 3.2: one GRU reads the source from its start, the other one from its end.
 
-    Both step at once: their weights stand stacked, forward first, and every step is one batched product. Padding
-    never needs a mask here, as each direction reads the real tokens first.
+    An annotation that joins both states knows the words before a position and those after it. The parameters of both
+    directions are stacked, forward first, and a weight multiplies from the right, as in x @ W.
     """
 
     def __init__(self, config: BahdanauConfig):
@@ -62,40 +104,51 @@ class BidirectionalGRU(nn.Module):
         self.candidate_weight = nn.Parameter(torch.empty(2, size, size))  # U
 
     def forward(self, embedded: torch.Tensor, mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Runs over source embeddings (B, S, E), real where the mask (B, S) says so.
+        """Reads the source in both directions.
+
+        Args:
+            embedded: (B, S, E) source embeddings.
+            mask: (B, S), nonzero at real tokens.
 
         Returns:
-            (B, S, 2H) forward and backward state at each source position, and (B, H) the backward state at the first
-            real token, both in the precision of products, which is all that reads them.
+            The annotations, (B, S, 2D): forward and backward state at each source position. And the backward state at
+            the first real token, (B, D). Both are in the precision of products, because only products read them.
         """
-        batch_size, length, _ = embedded.shape
-        forward_order, lengths = align_left(mask)
-        orders = torch.stack([forward_order, align_left(mask, reverse=True)[0]])  # (2, B, S) step to position
-        row = torch.arange(batch_size, device=mask.device)
-        source_rows = (orders + row[:, None] * length).transpose(1, 2).reshape(-1)  # (2 * S * B,)
-        aligned = embedded.flatten(0, 1).index_select(0, source_rows).view(2, length * batch_size, -1)
-        gate_inputs = torch.baddbmm(self.bias, aligned, self.input_weight)
-        dtype = product_dtype(embedded)
-        states = _BidirectionalLoop.apply(
-            gate_inputs.view(2, length, batch_size, -1), self.gate_weight.to(dtype), self.candidate_weight.to(dtype)
-        )  # (2, S, B, H) by step
-        states = states.to(dtype)
-        first_backward_state = states[1, lengths - 1, row]
-        steps = inverse_permutation(orders).permute(1, 2, 0)  # (B, S, 2) position to step
-        direction = torch.arange(2, device=mask.device)
-        state_rows = (direction * length + steps) * batch_size + row[:, None, None]
-        annotations = states.flatten(0, 2).index_select(0, state_rows.flatten())
-        return annotations.view(batch_size, length, -1), first_backward_state
+        if not plain_forms_are_on():
+            return fast_read_both_ways(self, embedded, mask)
+        positions = range(embedded.shape[1])
+        forward_states = self._read(embedded, mask, positions, direction=0)
+        backward_states = self._read(embedded, mask, reversed(positions), direction=1)
+        annotations = torch.cat([forward_states, backward_states], dim=-1)  # B S D, B S D -> B S 2D
+        # Padding leaves the state as it is, so position 0 has the state at the first real token.
+        return annotations, backward_states[:, 0]
+
+    def _read(self, embedded: torch.Tensor, mask: torch.Tensor, positions: Any, direction: int) -> torch.Tensor:
+        """Runs one direction's GRU over the positions in their order: (B, S, E) to states (B, S, D) by position."""
+        inputs = embedded @ self.input_weight[direction] + self.bias[direction]  # B S E -> B S 3D
+        state_dtype = torch.promote_types(inputs.dtype, torch.float32)
+        state = inputs.new_zeros(inputs.shape[0], inputs.shape[2] // 3, dtype=state_dtype)  # B D
+        states: list[Any] = [None] * embedded.shape[1]
+        for position in positions:
+            new_state = gated_recurrent_step(
+                inputs[:, position],
+                state,
+                lambda state: state @ self.gate_weight[direction],
+                lambda gated_state: gated_state @ self.candidate_weight[direction],
+            )
+            state = torch.where(mask[:, position, None] != 0, new_state, state)
+            states[position] = state
+        return torch.stack(states, dim=1).to(product_dtype(embedded))
 
 
 class BahdanauEncoder(nn.Module):
-    """The bidirectional GRU, and the two products that the decoder would else repeat for every target token.
+    """The bidirectional GRU, and two products that the decoder would otherwise repeat for every target token.
 
-    U_a of the alignment model and C of the decoder's gates belong here because they read the source alone:
-    `generate()` runs the encoder once and repeats its output for every beam.
+    U_a of the alignment model and C of the decoder's gates are here because they read the source alone: `generate()`
+    runs the encoder once and repeats its output for every beam.
     """
 
-    main_input_name = "input_ids"  # asked for by generate()
+    main_input_name = "input_ids"  # generate() reads this
 
     def __init__(self, config: BahdanauConfig):
         super().__init__()
@@ -110,36 +163,71 @@ class BahdanauEncoder(nn.Module):
     def forward(
         self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None = None, **kwargs: Any
     ) -> BahdanauEncoderOutput:
-        """Encodes (B, S) token ids; the mask (B, S) is 1 at real tokens, by default all but `pad_token_id`."""
+        """Encodes the source.
+
+        Args:
+            input_ids: (B, S) source token ids.
+            attention_mask: (B, S) with 1 at real tokens; by default all tokens but `pad_token_id` are real.
+            kwargs: ignored; `generate()` passes the arguments of the whole model.
+        """
         source_mask = input_ids != self.pad_token_id if attention_mask is None else attention_mask.bool()
-        embedded = self.embedding_dropout(self.embed_tokens(input_ids))
-        annotations, first_backward_state = self.bidirectional_gru(embedded, source_mask)
+        embedded = self.embedding_dropout(self.embed_tokens(input_ids))  # B S -> B S E
+        annotations, first_backward_state = self.bidirectional_gru(embedded, source_mask)  # B S E -> B S 2D, B D
         annotations = self.state_dropout(annotations)
-        keys = self.attention_key(annotations)
+        keys = self.attention_key(annotations)  # B S 2D -> B S A
         return BahdanauEncoderOutput(
             last_hidden_state=annotations,
             first_backward_state=first_backward_state,
-            # On CPUs tanh takes five times as long in bf16 as in fp32.
+            # On CPU, tanh takes five times as long in bf16 as in fp32.
             attention_keys=keys.to(torch.promote_types(keys.dtype, torch.float32)),
-            gate_values=self.gate_value(annotations),
+            gate_values=self.gate_value(annotations),  # B S 2D -> B S 3D
             source_mask=source_mask,
         )
 
 
 class AdditiveAttention(nn.Module):
-    """The alignment model's part in the decoder, e_ij = v_a . tanh(W_a s_{i-1} + U_a h_j); U_a is in the encoder."""
+    """The alignment model of section 3.1: how well the source around j matches the target at i.
+
+        e_ij = v_a . tanh(W_a s_{i-1} + U_a h_j)
+
+    A network with one hidden layer scores every pair, so query and key may have any size. U_a h_j depends on the
+    source alone and comes from the encoder as the key. Later models score by a dot product instead, which is a matrix
+    product for all pairs at once.
+    """
 
     def __init__(self, config: BahdanauConfig):
         super().__init__()
         self.query = nn.Linear(config.hidden_size, config.attention_size, bias=False)  # W_a
         self.score = nn.Linear(config.attention_size, 1, bias=False)  # v_a
 
+    def forward(
+        self, state: torch.Tensor, keys: torch.Tensor, annotations: torch.Tensor, mask: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Computes the context of one target position.
+
+        Args:
+            state: (B, D) the decoder's last state s_{i-1}.
+            keys: (B, S, A) U_a h_j.
+            annotations: (B, S, 2D) h_j.
+            mask: (B, S) True at real tokens.
+
+        Returns:
+            The attention weights alpha_i, (B, S), and the context c_i = sum_j alpha_ij h_j, (B, 2D).
+        """
+        query = self.query(state)[:, None]  # B D -> B 1 A
+        scores = self.score(torch.tanh(query + keys).to(state.dtype))[:, :, 0]  # B S A -> B S 1 -> B S
+        # Not -inf: a source of nothing but padding then has uniform weights instead of undefined ones.
+        scores = scores.to(keys.dtype).masked_fill(~mask, torch.finfo(keys.dtype).min)
+        weights = torch.softmax(scores, dim=-1)
+        context = (weights[:, :, None].to(annotations.dtype) * annotations).sum(dim=1)  # B S, B S 2D -> B 2D
+        return weights, context
+
 
 class MaxoutReadout(nn.Module):
-    """The deep output before its softmax: t~_i = U_o s_{i-1} + V_o E y_{i-1} + C_o c_i, then the larger of each pair.
+    """The deep output before the softmax: t~_i = U_o s_{i-1} + V_o E y_{i-1} + C_o c_i, then the larger of each pair.
 
-    Unit j is paired with unit j + L, the paper's 2j - 1 with 2j: another numbering of the same units, but two
-    contiguous halves.
+    Unit j forms a pair with unit j + M, while the paper pairs unit 2j - 1 with 2j. This only numbers the same units in
+    another order, and makes two contiguous halves.
     """
 
     def __init__(self, config: BahdanauConfig):
@@ -149,13 +237,22 @@ class MaxoutReadout(nn.Module):
         self.from_context = nn.Linear(2 * config.hidden_size, 2 * config.maxout_size, bias=False)  # C_o
 
     def forward(self, previous_states: torch.Tensor, embedded: torch.Tensor, contexts: torch.Tensor) -> torch.Tensor:
-        """From (..., H), (..., E) and (..., 2H) to (..., L)."""
+        """Computes the units that the softmax layer reads.
+
+        Args:
+            previous_states: (..., D) s_{i-1}.
+            embedded: (..., E) the embeddings of y_{i-1}.
+            contexts: (..., 2D) c_i.
+
+        Returns:
+            (..., M).
+        """
         units = self.from_state(previous_states) + self.from_embedding(embedded) + self.from_context(contexts)
-        return torch.maximum(*units.chunk(2, dim=-1))
+        return torch.maximum(*units.chunk(2, dim=-1))  # ... 2M -> ... M
 
 
 class BahdanauDecoder(nn.Module):
-    """Appendix A.2.2: a GRU whose every step is told a new context c_i, a weighted sum of the source states."""
+    """Appendix A.2.2: a GRU that reads a new context c_i, a weighted sum of the source states, at every step."""
 
     def __init__(self, config: BahdanauConfig):
         super().__init__()
@@ -176,56 +273,75 @@ class BahdanauDecoder(nn.Module):
         encoder_outputs: BahdanauEncoderOutput,
         state: torch.Tensor | None = None,
     ) -> RecurrentDecoderOutput:
-        """Reads (B, T) token ids from `state` (B, H), by default s_0 = tanh(W_s h_1), h_1 read backwards."""
+        """Reads target tokens one after the other, in training the right ones (teacher forcing).
+
+        Args:
+            decoder_input_ids: (B, T) token ids y_0 ... y_{T-1}.
+            encoder_outputs: the encoder's output for the source of each row.
+            state: (B, D) the state to continue from; by default s_0 = tanh(W_s h_1), where h_1 is the backward GRU's
+                state at the first token.
+
+        Returns:
+            What the softmax layer reads, (B, T, M), the states s_1 ... s_T, (B, T, D), the last one, (B, D), and the
+            attention weights, (B, 1, T, S).
+        """
         if state is None:
             state = torch.tanh(self.initial_state(encoder_outputs.first_backward_state))
-        embedded = self.embedding_dropout(self.embed_tokens(decoder_input_ids.T))  # (T, B, E)
-        dtype = product_dtype(embedded)
-        score_weight = effective_weight(self.attention.score, embedded)
-        candidate_weight = effective_weight(self.candidate, embedded)
-        state_weight = torch.cat(
-            [effective_weight(layer, embedded) for layer in (self.attention.query, self.state_gates)]
-        )
-        states, weights = _AttentiveLoop.apply(
-            state.to(encoder_outputs.attention_keys.dtype),
-            self.input_gates(embedded),
-            encoder_outputs.attention_keys,
-            encoder_outputs.gate_values,
-            encoder_outputs.source_mask,
-            state_weight.to(dtype).T,
-            score_weight[0].to(encoder_outputs.attention_keys.dtype),
-            candidate_weight.to(dtype).T,
-        )
-        # What is returned is what the features are made of: gradients of states and weights can be asked for.
-        states, weights = states.transpose(0, 1), weights.transpose(0, 1)[:, None]  # (B, T, H), (B, 1, T, S)
-        annotations = encoder_outputs.last_hidden_state.to(dtype)
-        contexts = torch.bmm(weights[:, 0].to(dtype), annotations).transpose(0, 1)
-        previous_states = torch.cat([state[None], states.transpose(0, 1)[:-1]]).to(dtype)
-        features = self.readout_dropout(self.readout(previous_states, embedded, contexts))
+        embedded = self.embedding_dropout(self.embed_tokens(decoder_input_ids.T))  # B T -> T B E
+        decode = self._decode if plain_forms_are_on() else partial(fast_decode, self)
+        features, states, weights = decode(embedded, state, encoder_outputs)
         return RecurrentDecoderOutput(
-            features=features.transpose(0, 1),
+            features=self.readout_dropout(features).transpose(0, 1),  # T B M -> B T M
             last_hidden_state=states,
             state=states[:, -1],
             attention_weights=weights,
         )
 
+    def _decode(
+        self, embedded: torch.Tensor, state: torch.Tensor, encoder_outputs: BahdanauEncoderOutput
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """The loop over target positions in plain form.
+
+        Args:
+            embedded: (T, B, E) the embeddings of y_0 ... y_{T-1}.
+            state: (B, D) s_0.
+            encoder_outputs: the encoder's output.
+
+        Returns:
+            The readouts, (T, B, M), the states s_1 ... s_T, (B, T, D), and the attention weights, (B, 1, T, S).
+        """
+        dtype = product_dtype(embedded)
+        keys, gate_values = encoder_outputs.attention_keys, encoder_outputs.gate_values
+        annotations = encoder_outputs.last_hidden_state.to(dtype)
+        state = state.to(keys.dtype)
+        features, states, all_weights = [], [], []
+        for y in embedded:
+            previous_state = state.to(dtype)
+            weights, context = self.attention(previous_state, keys, annotations, encoder_outputs.source_mask)
+            features.append(self.readout(previous_state, y, context))
+            from_context = (weights[:, :, None].to(dtype) * gate_values).sum(dim=1)  # C c_i: B S, B S 3D -> B 3D
+            state = gated_recurrent_step(self.input_gates(y) + from_context, state, self.state_gates, self.candidate)
+            states.append(state)
+            all_weights.append(weights)
+        return torch.stack(features), torch.stack(states, dim=1), torch.stack(all_weights, dim=1)[:, None]
+
 
 class BahdanauForConditionalGeneration(RecurrentTranslationModel):
-    """RNNsearch with its softmax; `forward` and `generate()` as in `RecurrentTranslationModel`."""
+    """RNNsearch with its softmax layer; `forward` and `generate()` as in `RecurrentTranslationModel`."""
 
     config: BahdanauConfig
-    # The decoder reads weights of its layers directly, so all have to be on its device.
+    # The fast loops read weights of the layers directly, so all layers have to be on one device.
     _no_split_modules = ["BahdanauEncoder", "BahdanauDecoder"]
 
     def __init__(self, config: BahdanauConfig):
         super().__init__(config)
         self.encoder = BahdanauEncoder(config)
         self.decoder = BahdanauDecoder(config)
-        self.output_projection = nn.Linear(config.maxout_size, config.decoder_vocab_size)  # W_o
+        self.lm_head = nn.Linear(config.maxout_size, config.decoder_vocab_size)  # W_o
         self.post_init()
 
     def _init_weights(self, module: nn.Module) -> None:
-        """Appendix B.1."""
+        """Initialises as appendix B.1: recurrent matrices orthogonal, v_a and biases 0, all others Gaussian."""
         std = self.config.initializer_std
         if isinstance(module, BidirectionalGRU):
             init.normal_(module.input_weight, std=std)
@@ -248,7 +364,7 @@ class BahdanauForConditionalGeneration(RecurrentTranslationModel):
 
 
 def _orthogonal_blocks(weight: torch.Tensor) -> torch.Tensor:
-    """As many orthogonal matrices as the weight has square blocks; drawn apart, since a stack of them is not one."""
+    """Returns a tensor like the weight whose square blocks are orthogonal; a stack of them drawn as one is not."""
     size = min(weight.shape[-2:])
     blocks = torch.empty_like(weight)
     for matrix in blocks.view(-1, *weight.shape[-2:]):

@@ -82,14 +82,14 @@ class MultiHeadAttention(nn.Module):
     Args:
         config: sizes, dropout and the attention implementation.
         heads: h.
-        layer_index: which layer of the cache is this layer's; `None` in the encoder, which has no cache.
+        layer_idx: which layer of the cache is this layer's; `None` in the encoder, which has no cache.
         is_causal: whether a query may not look at later keys, for implementations that need no mask to know.
     """
 
-    def __init__(self, config: TransformerConfig, heads: int, layer_index: int | None = None, is_causal: bool = False):
+    def __init__(self, config: TransformerConfig, heads: int, layer_idx: int | None = None, is_causal: bool = False):
         super().__init__()
         self.config = config
-        self.layer_index = layer_index
+        self.layer_idx = layer_idx
         self.is_causal = is_causal
         self.d_k = config.d_k or config.d_model // heads
         self.d_v = config.d_v or config.d_model // heads
@@ -124,16 +124,16 @@ class MultiHeadAttention(nn.Module):
         if encoder_hidden_states is None:
             key, value = self._keys_and_values(hidden_states)
             if cache is not None:
-                key, value = cache.self_attention_cache.update(key, value, self.layer_index)
+                key, value = cache.self_attention_cache.update(key, value, self.layer_idx)
         elif cache is None:
             key, value = self._keys_and_values(encoder_hidden_states)
         else:
             source = cache.cross_attention_cache
-            if cache.is_updated.get(self.layer_index):
-                key, value = source.layers[self.layer_index].keys, source.layers[self.layer_index].values
+            if cache.is_updated.get(self.layer_idx):
+                key, value = source.layers[self.layer_idx].keys, source.layers[self.layer_idx].values
             else:
-                key, value = source.update(*self._keys_and_values(encoder_hidden_states), self.layer_index)
-                cache.is_updated[self.layer_index] = True
+                key, value = source.update(*self._keys_and_values(encoder_hidden_states), self.layer_idx)
+                cache.is_updated[self.layer_idx] = True
         attention = ALL_ATTENTION_FUNCTIONS.get_interface(
             self.config._attn_implementation, scaled_dot_product_attention
         )
@@ -325,12 +325,12 @@ class TransformerEncoderLayer(GradientCheckpointingLayer):
 class TransformerDecoderLayer(GradientCheckpointingLayer):
     """Section 3.1: masked self-attention, attention over the encoder's output, then feed-forward."""
 
-    def __init__(self, config: TransformerConfig, layer_index: int):
+    def __init__(self, config: TransformerConfig, layer_idx: int):
         super().__init__()
         heads = config.decoder_attention_heads
-        self.self_attention = MultiHeadAttention(config, heads, layer_index, is_causal=True)
+        self.self_attention = MultiHeadAttention(config, heads, layer_idx, is_causal=True)
         self.self_attention_add_norm = AddAndNorm(config)
-        self.cross_attention = MultiHeadAttention(config, heads, layer_index)
+        self.cross_attention = MultiHeadAttention(config, heads, layer_idx)
         self.cross_attention_add_norm = AddAndNorm(config)
         self.feed_forward = PositionWiseFeedForward(config, config.decoder_ffn_dim)
         self.feed_forward_add_norm = AddAndNorm(config)

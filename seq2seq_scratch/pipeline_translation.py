@@ -10,7 +10,7 @@ from .tokenization import load_target_tokenizer, save_tokenizers
 from .translation import check_vocabularies, translate
 
 TASK = "translation"
-TEXTS_AT_ONCE = 64
+DEFAULT_BATCH_SIZE = 64
 
 
 class TranslationPipeline(Pipeline):
@@ -41,7 +41,7 @@ class TranslationPipeline(Pipeline):
         tokenizer: PreTrainedTokenizerBase,
         *,
         target_tokenizer: PreTrainedTokenizerBase | None = None,
-        batch_size: int = TEXTS_AT_ONCE,
+        batch_size: int = DEFAULT_BATCH_SIZE,
         **kwargs: Any,
     ):
         super().__init__(model, tokenizer, batch_size=batch_size, **kwargs)

@@ -16,6 +16,7 @@ from transformers.utils import can_return_tuple
 from .beam_search import BeamSearchGenerationMixin
 from .file_modes import SavedWithUmask
 from .library_arguments import CACHE_NAME, understand_arguments
+from .old_keys import LoadsOldKeys
 from .seq2seq_common import inverse_permutation, shift_tokens_right
 from .token_loss import target_token_loss
 
@@ -101,7 +102,7 @@ class RecurrentDecoderOutput(ModelOutput):
     attention_weights: torch.Tensor | None = None
 
 
-class RecurrentTranslationModel(SavedWithUmask, PreTrainedModel, BeamSearchGenerationMixin):
+class RecurrentTranslationModel(LoadsOldKeys, SavedWithUmask, PreTrainedModel, BeamSearchGenerationMixin):
     """What the recurrent translators share: forward around encoder and decoder, cached state, two vocabularies.
 
     A subclass has three modules:
@@ -109,10 +110,11 @@ class RecurrentTranslationModel(SavedWithUmask, PreTrainedModel, BeamSearchGener
     - `encoder(input_ids, attention_mask)`: a ModelOutput with `last_hidden_state` (B, S, ...) and all that the
       decoder reads, each a batch-first tensor at the top level, so that `generate()` repeats it for every beam;
     - `decoder(decoder_input_ids, encoder_outputs, state)`: a `RecurrentDecoderOutput`; `state` None means the start;
-    - `output_projection`: from the decoder's features to the target vocabulary.
+    - `lm_head`: from the decoder's features to the target vocabulary.
     """
 
     main_input_name = "input_ids"
+    old_keys = {"output_projection": "lm_head"}
     _skip_keys_device_placement = ["cache", "past_key_values"]
     # A recurrent state cannot be cut back to an earlier position, which assisted decoding would need.
     _is_stateful = True
@@ -129,10 +131,10 @@ class RecurrentTranslationModel(SavedWithUmask, PreTrainedModel, BeamSearchGener
         self.encoder.embed_tokens = value
 
     def get_output_embeddings(self) -> nn.Linear:
-        return self.output_projection
+        return self.lm_head
 
     def set_output_embeddings(self, value: nn.Linear) -> None:
-        self.output_projection = value
+        self.lm_head = value
 
     def resize_token_embeddings(
         self,
@@ -174,8 +176,8 @@ class RecurrentTranslationModel(SavedWithUmask, PreTrainedModel, BeamSearchGener
             self.decoder.embed_tokens, new_num_tokens, pad_to_multiple_of, mean_resizing
         )
         self.config.decoder_vocab_size = self.decoder.embed_tokens.num_embeddings
-        self.output_projection = self._get_resized_lm_head(
-            self.output_projection, self.config.decoder_vocab_size, mean_resizing=mean_resizing
+        self.lm_head = self._get_resized_lm_head(
+            self.lm_head, self.config.decoder_vocab_size, mean_resizing=mean_resizing
         )
         self.tie_weights()
         return self.decoder.embed_tokens
@@ -256,7 +258,7 @@ class RecurrentTranslationModel(SavedWithUmask, PreTrainedModel, BeamSearchGener
         if labels is not None:
             loss = target_token_loss(
                 decoded.features,
-                self.output_projection,
+                self.lm_head,
                 labels,
                 label_smoothing=smoothing,
                 r_drop_weight=r_drop_weight,
@@ -264,7 +266,7 @@ class RecurrentTranslationModel(SavedWithUmask, PreTrainedModel, BeamSearchGener
             )
         logits = None
         if labels is None or not self.training:
-            logits = self.output_projection(decoded.features)
+            logits = self.lm_head(decoded.features)
         cross_attentions = None
         if output_attentions and decoded.attention_weights is not None:
             cross_attentions = (decoded.attention_weights,)

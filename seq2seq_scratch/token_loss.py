@@ -1,138 +1,75 @@
-"""The loss of predicting target tokens, without ever holding all logits.
+"""The translators' loss in plain form: cross-entropy of every target token, with label smoothing and R-Drop.
 
-Dimensions: B batch, T target length, N target tokens that count, V target vocabulary, D model size.
+GPT-1's package has a loss of its own, since the packages do not import each other; a test compares the two.
+
+Dimensions: B batch, T target length, N target tokens that count, V target vocabulary, D width of what the softmax
+layer reads.
 """
-
-from typing import Any
 
 import torch
 from torch import nn
-from torch.autograd.function import once_differentiable
 
-from .seq2seq_common import IGNORE_INDEX, has_plain_weight, product_dtype
-
-# Rows of logits alive at once in the loss: enough to keep the matrix products at full speed, few enough that the
-# passes over them partly run in a CPU's cache.
-LOGIT_ROWS_PER_CHUNK = 512
+from .chunked_cross_entropy import fast_linear_cross_entropy
+from .plain_forms import plain_forms_are_on
+from .seq2seq_common import IGNORE_INDEX, has_plain_weight
 
 
-def _add_disagreement(log_probabilities: torch.Tensor, probabilities: torch.Tensor, weight: float) -> torch.Tensor:
-    """R-Drop's term (see `target_token_loss`), summed; adds its gradient for the logits to `probabilities`.
+def smoothed_cross_entropy(
+    logits: torch.Tensor, targets: torch.Tensor, label_smoothing: float = 0.0, r_drop_weight: float = 0.0
+) -> torch.Tensor:
+    """Returns the summed cross-entropy of N predictions, with label smoothing and R-Drop.
 
-    With p and q the two predictions of a token, r = log p - log q and KL(p|q) = sum(p r), the term is
-    weight / 2 (KL(p|q) + KL(q|p)). Its gradient with respect to the logits of p is
-    weight / 2 (p (r - KL(p|q)) + p - q), and with respect to those of q the same with p and q exchanged.
+    Label smoothing (Szegedy et al. 2015; Vaswani et al. 2017, section 5.4) replaces the target, all probability on the
+    right token, by a distribution with `1 - label_smoothing` on the right token plus `label_smoothing / V` on every
+    token of the vocabulary, the right one included. The model then learns no infinite logits.
+
+    R-Drop (Liang et al. 2021, "R-Drop: Regularized Dropout for Neural Networks", https://arxiv.org/abs/2106.14448)
+    predicts every token twice, with different dropout masks, and adds the symmetric divergence of the two predictions
+    p and q: r_drop_weight / 2 (KL(p|q) + KL(q|p)). No prediction then depends on few units.
 
     Args:
-        log_probabilities: (2 n, V), the two predictions of a token in adjacent rows. Overwritten: every pass over so
-            many numbers counts, and so do the pages of a new tensor.
-        probabilities: (2 n, V) likewise.
+        logits: (N, V). With R-Drop, the two predictions of a token are in adjacent rows.
+        targets: (N,) token ids.
+        label_smoothing: probability mass spread uniformly over the vocabulary, from 0 (off) to 1.
+        r_drop_weight: alpha of R-Drop; 0 turns it off.
+
+    Returns:
+        The sum over the N tokens, a scalar in fp32.
     """
-    (p, q), (log_p, log_q) = (pairs.unflatten(0, (-1, 2)).unbind(1) for pairs in (probabilities, log_probabilities))
-    log_ratio = log_p.sub_(log_q)
-    difference = torch.sub(p, q, out=log_q)
-    divergence, negative_reverse = (torch.linalg.vecdot(side, log_ratio)[:, None] for side in (p, q))
-    for side, mean, factor in ((p, divergence, weight / 2), (q, negative_reverse - divergence, -weight / 2)):
-        side.addcmul_(side, log_ratio.sub_(mean), value=factor).add_(difference, alpha=factor)
-    return weight / 2 * (divergence - negative_reverse).sum()
-
-
-class _LinearCrossEntropy(torch.autograd.Function):
-    """Summed cross-entropy of `hidden @ weight.T + bias`, a block of rows at a time.
-
-    The usual way keeps all logits, their fp32 copy and their gradient: three N x V tensors, the largest of a training
-    step. Each row's gradient with respect to its logits, softmax - target, needs that row alone, so it is formed here
-    while the row's logits exist and contracted at once to D columns. Backward then only scales.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, hidden, weight, bias, targets, label_smoothing, r_drop_weight, dtype):
-        needs_gradient = any(ctx.needs_input_grad)
-        hidden_cast, weight_cast = hidden.to(dtype), weight.to(dtype)
-        hidden_gradient = torch.empty_like(hidden_cast) if needs_gradient else None
-        # Summed over chunks in fp32: low precision would lose the later chunks' share.
-        weight_gradient = torch.zeros_like(weight, dtype=torch.float32) if needs_gradient else None
-        bias_gradient = torch.zeros_like(bias, dtype=torch.float32) if needs_gradient and bias is not None else None
-        loss = torch.zeros((), dtype=torch.float32, device=hidden.device)
-        vocabulary = weight.shape[0]
-        bias_cast = None if bias is None else bias.to(dtype)
-        # Fresh tensors of this size come from the system page by page, on CPUs at more than the cost of the arithmetic
-        # in them; so every chunk works in the same ones.
-        rows_at_once = min(LOGIT_ROWS_PER_CHUNK, hidden.shape[0])
-        logits_buffer = hidden_cast.new_empty(rows_at_once, vocabulary)
-        float_buffer = torch.empty_like(logits_buffer, dtype=torch.float32)
-        pairs_buffer = torch.empty_like(float_buffer) if r_drop_weight else None
-        weight_buffer = torch.empty_like(weight_cast) if needs_gradient else None
-        for start in range(0, hidden.shape[0], LOGIT_ROWS_PER_CHUNK):
-            rows = slice(start, start + LOGIT_ROWS_PER_CHUNK)
-            target_column = targets[rows, None]
-            logits, log_probabilities = (buffer[: target_column.shape[0]] for buffer in (logits_buffer, float_buffer))
-            if bias is None:
-                torch.mm(hidden_cast[rows], weight_cast.T, out=logits)
-            else:
-                torch.addmm(bias_cast, hidden_cast[rows], weight_cast.T, out=logits)
-            torch.log_softmax(log_probabilities.copy_(logits), dim=-1, out=log_probabilities)
-            loss -= (1 - label_smoothing) * log_probabilities.gather(1, target_column).sum()
-            if label_smoothing:
-                loss -= label_smoothing / vocabulary * log_probabilities.sum()
-            if r_drop_weight:
-                probabilities = torch.exp(log_probabilities, out=pairs_buffer[: target_column.shape[0]])
-                loss += _add_disagreement(log_probabilities, probabilities, r_drop_weight)
-            if needs_gradient:
-                # d loss / d logits = softmax - (1 - epsilon) * one_hot - epsilon / V
-                logits_gradient = probabilities if r_drop_weight else log_probabilities.exp_()
-                if label_smoothing:
-                    logits_gradient -= label_smoothing / vocabulary
-                logits_gradient.scatter_add_(
-                    1, target_column, torch.full_like(target_column, label_smoothing - 1, dtype=torch.float32)
-                )
-                if bias_gradient is not None:
-                    bias_gradient += logits_gradient.sum(dim=0)
-                logits_gradient = logits.copy_(logits_gradient)
-                torch.mm(logits_gradient, weight_cast, out=hidden_gradient[rows])
-                weight_gradient += torch.mm(logits_gradient.T, hidden_cast[rows], out=weight_buffer)
-        if needs_gradient:
-            ctx.dtypes = hidden.dtype, weight.dtype, None if bias is None else bias.dtype
-            ctx.save_for_backward(hidden_gradient, weight_gradient, bias_gradient)
-        return loss
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, loss_gradient):
-        gradients = [
-            None if gradient is None else (gradient * loss_gradient).to(dtype)
-            for gradient, dtype in zip(ctx.saved_tensors, ctx.dtypes, strict=True)
-        ]
-        return *gradients, None, None, None, None
+    log_probabilities = torch.log_softmax(logits.float(), dim=-1)
+    of_right_token = log_probabilities.gather(1, targets[:, None])[:, 0]  # N V -> N
+    of_all_tokens = log_probabilities.mean(dim=-1)  # N V -> N
+    loss = -((1 - label_smoothing) * of_right_token + label_smoothing * of_all_tokens).sum()
+    if r_drop_weight:
+        log_p, log_q = log_probabilities[0::2], log_probabilities[1::2]  # N V -> N/2 V
+        # KL(p|q) + KL(q|p) = sum p (log p - log q) + sum q (log q - log p)
+        divergence = ((log_p.exp() - log_q.exp()) * (log_p - log_q)).sum()
+        loss = loss + r_drop_weight / 2 * divergence
+    return loss
 
 
 def target_token_loss(
     hidden_states: torch.Tensor,
-    output_projection: nn.Linear,
+    lm_head: nn.Module,
     labels: torch.Tensor,
     *,
     label_smoothing: float = 0.0,
     r_drop_weight: float = 0.0,
     num_items_in_batch: torch.Tensor | int | None = None,
 ) -> torch.Tensor:
-    """Label-smoothed cross-entropy over target tokens, without ever holding all logits.
-
-    Label smoothing is the one of section 5.4 of "Attention Is All You Need" (from Szegedy et al. 2015): the target
-    distribution is `1 - label_smoothing` on the right token plus `label_smoothing / V` on every token of the
-    vocabulary, the right one included.
+    """Computes the cross-entropy of every target token; the default form never holds all logits.
 
     Args:
-        hidden_states: (B, T, D) what the output projection reads.
-        output_projection: D to V, with or without a bias.
-        labels: (B, T) target token ids; positions that hold `-100` do not count and cost nothing.
-        label_smoothing: between 0 and 1.
-        r_drop_weight: alpha of Liang et al. 2021, "R-Drop: Regularized Dropout for Neural Networks"
-            (https://arxiv.org/abs/2106.14448). Unless it is 0, the second half of the rows must repeat the first.
-            Dropout gives every token two predictions p and q, and the loss of the pair grows by
-            r_drop_weight / 2 (KL(p|q) + KL(q|p)), so that no prediction comes to depend on few units.
-        num_items_in_batch: the number of target tokens in the whole update. The sum is divided by it, so that
-            gradients over several accumulated batches and several processes add up to one large batch's. Left out,
-            the loss is the mean over the tokens that count.
+        hidden_states: (B, T, D) what the softmax layer reads.
+        lm_head: the softmax layer, from D to V, with or without a bias. The loss holds all logits if this is an
+            adapter's layer, a quantised one, or one whose weight is loaded when it is called.
+        labels: (B, T) target token ids. Positions with `-100` do not count and cost nothing.
+        label_smoothing: see `smoothed_cross_entropy`; between 0 and 1.
+        r_drop_weight: see `smoothed_cross_entropy`. Unless it is 0, the second half of the batch's rows must repeat
+            the first.
+        num_items_in_batch: the number of target tokens in the whole update. The summed loss is divided by it, so that
+            gradients over several accumulated batches and several processes add up to those of one large batch. By
+            default, the loss is the mean over the tokens that count.
 
     Returns:
         The loss, a scalar in fp32.
@@ -142,28 +79,19 @@ def target_token_loss(
     """
     if r_drop_weight and len(labels) % 2:
         raise ValueError(
-            f"r_drop_weight is {r_drop_weight}, but the batch has {len(labels)} rows: the second half must repeat the "
-            "first."
+            f"r_drop_weight is {r_drop_weight}, but the batch has {len(labels)} rows. R-Drop needs an even number: "
+            "the second half must repeat the first. Repeat the batch, or set r_drop_weight to 0."
         )
     counted = labels != IGNORE_INDEX
-    hidden, targets = hidden_states[counted], labels[counted]  # (N, D), (N,)
+    hidden, targets = hidden_states[counted], labels[counted]  # B T D -> N D, B T -> N
     if r_drop_weight:
-        # The two predictions of a token to adjacent rows, so that any even number of rows holds pairs.
+        # The two predictions of a token move to adjacent rows.
         hidden = hidden.unflatten(0, (2, -1)).transpose(0, 1).flatten(0, 1)
         targets = targets[: targets.numel() // 2].repeat_interleave(2)
+    if plain_forms_are_on() or not has_plain_weight(lm_head):
+        loss = smoothed_cross_entropy(lm_head(hidden), targets, label_smoothing, r_drop_weight)
+    else:
+        loss = fast_linear_cross_entropy(hidden, lm_head.weight, lm_head.bias, targets, label_smoothing, r_drop_weight)
     if num_items_in_batch is None:
         num_items_in_batch = max(targets.numel(), 1)
-    if not has_plain_weight(output_projection):
-        # The logits of the layer itself are needed.
-        logits = output_projection(hidden).float()
-        loss = nn.functional.cross_entropy(logits, targets, reduction="sum", label_smoothing=label_smoothing)
-        if r_drop_weight:
-            log_p, log_q = logits.log_softmax(dim=-1).unflatten(0, (-1, 2)).unbind(1)
-            loss += r_drop_weight / 2 * ((log_p.exp() - log_q.exp()) * (log_p - log_q)).sum()
-        return loss / num_items_in_batch
-    dtype = product_dtype(hidden)
-    with torch.autocast(hidden.device.type, enabled=False):
-        loss = _LinearCrossEntropy.apply(
-            hidden, output_projection.weight, output_projection.bias, targets, label_smoothing, r_drop_weight, dtype
-        )
     return loss / num_items_in_batch

@@ -1,6 +1,7 @@
 """The rules of the house: who imports whom, style, presets that parse, documents whose commands parse."""
 
 import ast
+import configparser
 import json
 import math
 import re
@@ -153,6 +154,17 @@ def carried_files(package):
 def test_a_package_holds_flat_what_a_checkpoint_carries(package):
     flat = {path for path in (ROOT / package).glob("*.py") if path.name != "__init__.py"}
     assert flat == carried_files(package)
+
+
+def test_an_installation_has_every_package():
+    settings = configparser.ConfigParser()
+    settings.read(ROOT / "setup.cfg")
+    folders = {"gpt1_scratch": "gpt1_scratch", "seq2seq_scratch": "seq2seq_scratch", "recipes": "papers_to_gpt"}
+    expected = set()
+    for folder, package in folders.items():
+        for path in (ROOT / folder).rglob("__init__.py"):
+            expected.add(".".join([package, *path.parent.relative_to(ROOT / folder).parts]))
+    assert set(settings["options"]["packages"].split()) == expected
 
 
 def test_style():

@@ -7,6 +7,8 @@ Whatever a task comes from, its splits are lists of texts and labels:
 """
 
 import math
+import re
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,7 +19,7 @@ from datasets import load_dataset
 
 from ..stories.tasks import load_story_task
 from .tables import Table, name_rows, read_table
-from .tasks import OWN, TASKS, Task, find_task
+from .tasks import OWN, TASKS, Task, find_task, name_classes
 
 # The embedded tasks, by how they begin.
 STORIES = "stories_"
@@ -34,6 +36,23 @@ PAIRS_OF_COLUMNS = (
 )
 SINGLE_COLUMNS = ("text", "sentence", "review", "content")
 ROWS_LOOKED_AT = 100
+
+# A decimal number as a person writes it; beside such numbers, programs write 1e-05. `float` would also take 1_000,
+# 007, inf and digits of other scripts, all of which are names of classes.
+PLAIN_NUMBER = re.compile(r"-?(0|[1-9][0-9]*)(\.[0-9]+)?")
+NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
+SMALL_NUMBER = re.compile(r"-?[1-9](\.[0-9]+)?[eE]-[0-9]+")
+WHOLE_NUMBER = re.compile(r"-?(0|[1-9][0-9]*)(\.0+)?")
+NO_NUMBER = ("nan", "inf", "-inf", "infinity", "-infinity")
+DATE = re.compile(r"\d{1,4}[-/.]\d{1,2}[-/.]\d{1,4}([T ]\d{1,2}:\d{2}.*)?")
+
+# So many different whole numbers with a decimal point are numbers; fewer are classes. As many classes, of which most
+# have one row, are ids.
+MOST_CLASSES_OF_FLOATS = 20
+MOST_CLASSES_OF_SINGLE_ROWS = 20
+
+# Characters of a text that an example shows.
+EXAMPLE_LENGTH = 60
 
 
 @dataclass(frozen=True)
@@ -127,6 +146,8 @@ def load_task(
     if len(set(train.labels)) == 1:
         label = train.labels[0] if task.is_regression else task.labels[train.labels[0]]
         raise ValueError(f"{where}: every row has the label {label}. There is nothing to learn; give rows of others.")
+    if task.name == OWN:
+        train = replace(train, notes=(*train.notes, _example(task, train)))
     splits = {"train": train}
     for split, table in tables.items():
         if split != "train":
@@ -134,13 +155,44 @@ def load_task(
             if not task.is_regression:
                 _check_seen(task, train, where, splits[split], table.where)
     if task.validation[0] not in splits:
-        splits["train"], splits[task.validation[0]] = hold_out(train, validation_share, seed)
+        splits["train"], splits[task.validation[0]] = hold_out(
+            train, validation_share, seed, keep_classes=not task.is_regression
+        )
     return task, splits
 
 
-def hold_out(split: TaskSplit, share: float, seed: int) -> tuple[TaskSplit, TaskSplit]:
-    """Parts a split in two: the rest, and a share of its rows (at least one) drawn at random."""
-    held_out = set(Random(seed).sample(range(len(split)), max(1, round(share * len(split)))))
+def _example(task: Task, split: TaskSplit) -> str:
+    texts = [text if len(text) <= EXAMPLE_LENGTH else f"{text[:EXAMPLE_LENGTH]}..." for text in split.texts[0]]
+    shown = [f"{name} {text!r}" for name, text in zip(task.columns, texts, strict=True)]
+    label = split.labels[0] if task.is_regression else repr(task.labels[split.labels[0]])
+    return f"the first row is {', '.join(shown)} with {task.label_column} {label}"
+
+
+def hold_out(split: TaskSplit, share: float, seed: int, *, keep_classes: bool = False) -> tuple[TaskSplit, TaskSplit]:
+    """Parts a split in two: the rest, and a share of its rows (at least one) drawn at random.
+
+    Args:
+        keep_classes: labels are classes; each gives the share of its rows, and keeps at least one.
+
+    Raises:
+        ValueError: no row would be left to train on, or every class has a single row.
+    """
+    count = max(1, round(share * len(split)))
+    if count >= len(split):
+        raise ValueError(
+            f"validation_share {share} leaves no row of {len(split):,} to train on. Choose a smaller share, or set "
+            "validation_file."
+        )
+    random = Random(seed)
+    if keep_classes:
+        held_out = set(_rows_of_each_class(split.labels, count, random))
+        if not held_out:
+            raise ValueError(
+                f"Each of the {len(split):,} classes has a single row, so that none can be held out for validation. "
+                "Add rows, or set validation_file."
+            )
+    else:
+        held_out = set(random.sample(range(len(split)), count))
     note = f"{len(held_out):,} rows are held out for validation"
     parts = []
     for inside in (False, True):
@@ -148,6 +200,20 @@ def hold_out(split: TaskSplit, share: float, seed: int) -> tuple[TaskSplit, Task
         notes = () if inside else (*split.notes, note)
         parts.append(TaskSplit([split.texts[i] for i in rows], [split.labels[i] for i in rows], notes))
     return parts[0], parts[1]
+
+
+def _rows_of_each_class(labels: Sequence[int], count: int, random: Random) -> list[int]:
+    """At most `count` rows, drawn in proportion to the classes, without the last row of any."""
+    rows_of: dict[int, list[int]] = {}
+    for index, label in enumerate(labels):
+        rows_of.setdefault(label, []).append(index)
+    ranked = []
+    for label in sorted(rows_of):
+        rows = rows_of[label]
+        random.shuffle(rows)
+        # The first of n rows is drawn somewhere in the first n-th of the way, the second in the second, and so on.
+        ranked += [((place + random.random()) / len(rows), row) for place, row in enumerate(rows[:-1])]
+    return [row for _, row in sorted(ranked)[:count]]
 
 
 def _tables_in_folder(task: Task, folder: Path) -> dict[str, Table]:
@@ -182,8 +248,9 @@ def _tables_on_hub(task: Task) -> dict[str, Table]:
 def find_out_task(table: Table, columns: OwnColumns) -> Task:
     """The task that a file of the reader's own sets: which columns, classes or numbers, and which classes.
 
-    Labels that are numbers with a fraction are to be predicted as numbers; all others are names of classes. Two texts
-    with such a number are taken for a similarity, which has no order.
+    Labels are to be predicted as numbers if all of them are plain decimal numbers and one has a fraction, or more than
+    20 different ones are written with a decimal point. All others are names of classes as they are written, but 0.0 is
+    the class 0. Two texts with a number are taken for a similarity, which has no order.
 
     Raises:
         ValueError: columns that are named but not there, or not to be found out; labels that are missing, or that
@@ -204,15 +271,13 @@ def find_out_task(table: Table, columns: OwnColumns) -> Task:
     if values is None:
         raise ValueError(f"{table.where}: there is no label in the column {label_column!r}.")
     if columns.problem_type is None:
-        regression = all(isinstance(value, float) for value in values)
+        regression = _are_numbers(values)
     else:
         regression = columns.problem_type == "regression"
     names = None
     if not regression:
-        declared = table.class_names(label_column)
-        all_numbers = all(isinstance(value, int) for value in values)
-        found = sorted(set(values), key=None if all_numbers else str)
-        names = tuple(declared or dict.fromkeys(map(_class_name, found)))
+        names = tuple(table.class_names(label_column) or _class_names(table, label_column, values))
+        _check_for_ids(table, columns, label_column, values)
     both_orders = columns.both_orders
     if both_orders is None:
         both_orders = regression and len(texts) == 2
@@ -247,6 +312,9 @@ def _text_columns(table: Table, columns: OwnColumns, label_column: str) -> tuple
     if columns.text_pair_column is not None:
         raise ValueError("text_pair_column is set, but text_column is not.")
     found = [name for name in table.names if name != label_column and _looks_like_text(table.values(name))]
+    if len(found) > 1:
+        # Beside a text, ids and dates are none.
+        found = [name for name in found if not _look_like_ids(table.values(name))] or found
     if len(found) > 2:
         lowered = {name.lower(): name for name in found}
         for known in (*PAIRS_OF_COLUMNS, *((name,) for name in SINGLE_COLUMNS)):
@@ -263,20 +331,21 @@ def _text_columns(table: Table, columns: OwnColumns, label_column: str) -> tuple
 
 def _looks_like_text(values: Sequence[Any]) -> bool:
     some = [value for value in values[:ROWS_LOOKED_AT] if value is not None]
-    return bool(some) and all(isinstance(value, str) for value in some) and isinstance(_typed(some)[0], str)
+    return (
+        bool(some)
+        and all(isinstance(value, str) for value in some)
+        and not all(PLAIN_NUMBER.fullmatch(value.strip()) for value in some)
+    )
 
 
-def _typed(values: Sequence[Any]) -> list[Any]:
-    """Strings as whole numbers or as numbers if all of them are; files such as CSV have no types."""
-    values = [value.strip() if isinstance(value, str) else value for value in values]
-    if values and all(isinstance(value, str) for value in values):
-        if all(value.removeprefix("-").isdecimal() and str(int(value)) == value for value in values):
-            return [int(value) for value in values]
-        numbers = [_number(value) for value in values]
-        # "nan" may be a number that is missing, or a name among names.
-        if all(number == number or value.lower() == "nan" for number, value in zip(numbers, values, strict=True)):
-            return numbers
-    return values
+def _look_like_ids(values: Sequence[str | None]) -> bool:
+    """Whether values are dates, or all different, without spaces and with digits."""
+    values = [value.strip() for value in values if value is not None and value.strip()]
+    if all(DATE.fullmatch(value) for value in values):
+        return True
+    return len(set(values)) == len(values) and all(
+        not re.search(r"\s", value) and re.search(r"\d", value) for value in values
+    )
 
 
 def _is_missing(value: Any) -> bool:
@@ -284,10 +353,57 @@ def _is_missing(value: Any) -> bool:
 
 
 def _class_name(value: Any) -> str:
-    return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
+    """A label as the name of a class: as it is written, but for the fraction of a whole number."""
+    name = str(value).strip()
+    return name.partition(".")[0] if WHOLE_NUMBER.fullmatch(name) else name
+
+
+def _are_numbers(values: Sequence[Any]) -> bool:
+    """Whether labels without a type of their own are numbers to predict, and not names of classes."""
+    if any(isinstance(value, bool) for value in values):
+        return False
+    # A value of type float is written without an exponent.
+    names = {f"{value:.17f}" if isinstance(value, float) else str(value).strip() for value in values}
+    # "nan" may be a number that is missing, or a name among names.
+    numbers = {name for name in names if name.lower() not in NO_NUMBER}
+    plain = {name for name in numbers if PLAIN_NUMBER.fullmatch(name)}
+    if not plain or not all(SMALL_NUMBER.fullmatch(name) for name in numbers - plain):
+        return False
+    if any(not WHOLE_NUMBER.fullmatch(name) for name in plain):
+        return True
+    return sum("." in name for name in numbers) > MOST_CLASSES_OF_FLOATS
+
+
+def _class_names(table: Table, column: str, values: Sequence[Any]) -> list[str]:
+    """The classes that labels name, in order: of numbers if all of them are whole.
+
+    Raises:
+        ValueError: a name has a line break or a tab.
+    """
+    names = set(map(_class_name, values))
+    broken = [index for index, value in enumerate(values) if re.search(r"[\n\r\t]", _class_name(value))]
+    if broken:
+        raise ValueError(
+            f"{table.where}: the label ({column}) holds a line break or a tab in {name_rows(broken)}: "
+            f"{_class_name(values[broken[0]])!r}. Predictions are written in lines and columns: rename the class."
+        )
+    return sorted(names, key=int if all(WHOLE_NUMBER.fullmatch(name) for name in names) else str)
+
+
+def _check_for_ids(table: Table, columns: OwnColumns, label_column: str, values: Sequence[Any]) -> None:
+    counts = Counter(map(_class_name, values))
+    single = sum(count == 1 for count in counts.values())
+    if columns.problem_type is None and single > max(MOST_CLASSES_OF_SINGLE_ROWS, len(values) / 2):
+        raise ValueError(
+            f"{table.where}: there are {len(counts):,} different labels in {len(values):,} rows: is {label_column} a "
+            "column of ids? Set label_column to another, or problem_type to classification (or regression) if it is "
+            "the label."
+        )
 
 
 def _number(value: Any) -> float:
+    if isinstance(value, str) and not NUMBER.fullmatch(value.strip()):
+        return math.nan
     try:
         return float(value)
     except (TypeError, ValueError):
@@ -295,24 +411,31 @@ def _number(value: Any) -> float:
 
 
 def _labels_in(table: Table, column: str, skip_unlabelled: bool = False) -> list[Any] | None:
-    """A column of labels, typed; None if there is none at all.
+    """A column of labels; None if there is none at all.
 
     Raises:
-        ValueError: some are missing, unless these are to be skipped: then they are None.
+        ValueError: some are lists or objects, or missing, unless these are to be skipped: then they are None.
     """
     values = table.values(column)
     # What a split without labels holds in their place: nothing, or -1 in every row.
-    if all(_is_missing(value) or value == -1 for value in values):
+    if all(_is_missing(value) or value in (-1, "-1") for value in values):
         return None
+    for kind, name in ((list, "a list"), (dict, "an object")):
+        wrong = [index for index, value in enumerate(values) if isinstance(value, kind)]
+        if wrong:
+            raise ValueError(
+                f"{table.where}: the label ({column}) is {name} in {name_rows(wrong)}; it must be one class or number "
+                "for each text."
+            )
     if skip_unlabelled:
-        return [None if _is_missing(value) or value in (-1, "-") else value for value in values]
-    missing = [index for index, value in enumerate(_typed(values)) if _is_missing(value)]
+        return [None if _is_missing(value) or value in (-1, "-1", "-") else value for value in values]
+    missing = [index for index, value in enumerate(values) if _is_missing(value)]
     if missing:
         raise ValueError(
             f"{table.where}: the label ({column}) is missing or not a number in {name_rows(missing)}. Fill it in, or "
             "leave these rows out."
         )
-    return _typed(values)
+    return values
 
 
 def _read_split(task: Task, table: Table, split: str, strict: bool) -> TaskSplit:
@@ -407,7 +530,7 @@ def _read_labels(task: Task, table: Table, values: list[Any]) -> list[int] | lis
         source = "those that training shows" if task.name == OWN else f"the classes of {task.name}"
         raise ValueError(
             f"{where} is {', '.join(names[:5])} in {name_rows(unknown)}, which is none of {source}: "
-            f"{', '.join(task.labels)}."
+            f"{name_classes(task.labels)}."
         )
     return found
 
@@ -419,5 +542,5 @@ def _check_seen(task: Task, train: TaskSplit, train_where: str, split: TaskSplit
         labels = sorted({task.labels[split.labels[index]] for index in unseen})
         raise ValueError(
             f"{where}: the label is {', '.join(map(repr, labels))} in {name_rows(unseen)}, which training never "
-            f"shows: {train_where} has {', '.join(task.labels[number] for number in sorted(seen))}."
+            f"shows: {train_where} has {name_classes([task.labels[number] for number in sorted(seen)])}."
         )

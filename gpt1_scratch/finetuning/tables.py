@@ -1,8 +1,6 @@
 """Labelled text from files of any usual kind, as columns, with errors that name the file and the line."""
 
-import csv
-import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,11 +8,9 @@ from typing import Any
 import pyarrow
 from datasets import ClassLabel, Dataset
 from datasets.table import InMemoryTable
-from pyarrow import parquet
 
-from ..pretraining.text_files import check_text_file
-
-EXTENSIONS = (".csv", ".tsv", ".jsonl", ".ndjson", ".json", ".parquet")
+from ..data.readers import parquet_tables, table_rows
+from ..data.text_lines import file_extension
 
 ROWS_NAMED = 5
 
@@ -57,85 +53,16 @@ def name_rows(indices: Sequence[int]) -> str:
 
 
 def read_table(path: str | Path) -> Table:
-    """Reads a file of rows; its extension tells the kind.
+    """Reads a file of rows; its extension tells the kind (see `gpt1_scratch.data.readers`).
 
-    - `.csv`, with quoted fields where needed, and `.tsv`, whose fields are taken as they stand; the first line names
-      the columns, and every value is text, empty where nothing stands;
-    - `.jsonl`, `.ndjson`, `.json`: JSON lines, one object on each;
-    - `.parquet`.
+    Values of CSV and TSV are text, empty where nothing stands; others have the file's types. A column that some rows
+    of JSON do not have is None there.
 
     Raises:
         ValueError: a file that is missing, empty, of another kind, not UTF-8 or malformed; the message names the line.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise ValueError(f"There is no file {path}.")
-    extension = path.suffix.lower()
-    if extension not in EXTENSIONS:
-        raise ValueError(f"{path} ends in none of {', '.join(EXTENSIONS)}; rename or convert it.")
-    if extension == ".parquet":
-        try:
-            columns: dict[str, list[Any]] | Dataset = Dataset(InMemoryTable(parquet.read_table(path)))
-        except pyarrow.ArrowInvalid as error:
-            raise ValueError(f"{path} is not a parquet file ({error}).") from error
-        rows = len(columns)
-    else:
-        check_text_file(path)
-        columns = _read_json_lines(path) if extension.startswith((".json", ".ndjson")) else _read_delimited(path)
-        rows = len(next(iter(columns.values()), []))
-    if rows == 0:
-        raise ValueError(f"{path} has no rows.")
-    return Table(str(path), columns)
-
-
-def _read_delimited(path: Path) -> dict[str, list[Any]]:
-    with open(path, encoding="utf-8-sig", newline="") as file:
-        if path.suffix.lower() == ".tsv":
-            # Fields of TSV are as they stand: a quotation mark is part of the text.
-            reader = csv.reader(file, delimiter="\t", quoting=csv.QUOTE_NONE)
-        else:
-            reader = csv.reader(file, strict=True)
-        try:
-            rows = list(_rows_of(reader, path))
-        except csv.Error as error:
-            raise ValueError(f"{path}, line {reader.line_num}: {error}.") from error
-    if not rows:
-        return {}
-    header, *rows = rows
-    if len(set(header)) < len(header):
-        raise ValueError(f"{path}: the first line names a column twice: {', '.join(header)}.")
-    return {name: [row[place] for row in rows] for place, name in enumerate(header)}
-
-
-def _rows_of(reader: Any, path: Path) -> Iterator[list[str]]:
-    header = None
-    for fields in reader:
-        if not fields:
-            continue
-        header = header or fields
-        if len(fields) != len(header):
-            raise ValueError(
-                f"{path}, line {reader.line_num}: has {len(fields)} fields, but the first line names {len(header)} "
-                f"columns ({', '.join(header)})."
-            )
-        yield fields
-
-
-def _read_json_lines(path: Path) -> dict[str, list[Any]]:
-    rows = []
-    with open(path, encoding="utf-8-sig") as file:
-        for number, line in enumerate(file, start=1):
-            if not line.strip():
-                continue
-            try:
-                row = json.loads(line)
-            except json.JSONDecodeError as error:
-                raise ValueError(
-                    f"{path}, line {number}: not valid JSON at column {error.colno} ({error.msg}). Each line must be "
-                    "one JSON object."
-                ) from error
-            if not isinstance(row, dict):
-                raise ValueError(f"{path}, line {number}: holds {type(row).__name__}; it must be one JSON object.")
-            rows.append(row)
+    if file_extension(path) == ".parquet":
+        return Table(str(path), Dataset(InMemoryTable(pyarrow.concat_tables(parquet_tables(path)))))
+    rows = [row for _, row in table_rows(path)]
     names = dict.fromkeys(name for row in rows for name in row)
-    return {name: [row.get(name) for row in rows] for name in names}
+    return Table(str(path), {name: [row.get(name) for row in rows] for name in names})

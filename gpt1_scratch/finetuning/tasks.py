@@ -4,6 +4,7 @@ A task says which columns hold the texts, how they become the model's input (fig
 are called and how it is scored.
 """
 
+from collections.abc import Sequence
 from dataclasses import KW_ONLY, dataclass
 from typing import Any, Literal
 
@@ -13,6 +14,15 @@ GLUE = "nyu-mll/glue"
 
 # The name of the task that a reader's own files set.
 OWN = "own"
+
+# In messages; a task may have hundreds.
+CLASSES_NAMED = 10
+
+
+def name_classes(names: Sequence[str]) -> str:
+    """The first classes by name, and how many more there are."""
+    more = f" and {len(names) - CLASSES_NAMED:,} more" if len(names) > CLASSES_NAMED else ""
+    return ", ".join(names[:CLASSES_NAMED]) + more
 
 
 @dataclass(frozen=True)
@@ -75,7 +85,7 @@ class Task:
             texts = f"{texts} followed by one of {', '.join(self.choices)}"
         elif self.kind == "similarity":
             texts += ", in both orders"
-        what = "a number" if self.labels is None else f"one of {', '.join(self.labels)}"
+        what = "a number" if self.labels is None else f"one of {name_classes(self.labels)}"
         return f"{self.name}: {self.label_column} ({what}) from {texts}"
 
 

@@ -1,36 +1,52 @@
-"""Opens any text data set: the embedded stories, files, or the Hub. `data.py` packs what comes out into blocks."""
+"""Opens any text data set: the embedded stories, files, or the Hub. `packing.py` packs what comes out into blocks."""
 
 import functools
-from collections.abc import Iterable, Sequence
+import logging
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
+import pyarrow
 from datasets import (
     Dataset,
     DatasetDict,
+    Features,
     IterableDataset,
     ReadInstruction,
+    Value,
     get_dataset_config_names,
     get_dataset_split_names,
     load_dataset,
 )
 
+from ..data.readers import (
+    JSON_EXTENSIONS,
+    TABLE_EXTENSIONS,
+    dataset_of_files,
+    open_parquet,
+    parquet_tables,
+    table_rows,
+    tables_of_rows,
+    text_of,
+)
+from ..data.text_lines import COMPRESSIONS, file_extension, numbered_lines, without_line_end
 from ..stories.corpus import load_stories
-from .text_files import check_text_file
+
+logger = logging.getLogger(__name__)
 
 STORIES = "stories"
 
-# File endings, and the library's reader for each.
-READERS = {
-    ".txt": "text",
-    ".text": "text",
-    ".md": "text",
-    ".parquet": "parquet",
-    ".jsonl": "json",
-    ".ndjson": "json",
-    ".json": "json",
-    ".csv": "csv",
-}
+TEXT_EXTENSIONS = (".txt", ".text", ".md")
+EXTENSIONS = (*TEXT_EXTENSIONS, *TABLE_EXTENSIONS)
+
+TEXT_FEATURES = Features({"text": Value("string")})
+
+# Characters that no text has: what a zip archive or an image shows early.
+BINARY_CHARACTERS = frozenset(map(chr, range(32))) - set("\t\n\v\f\r\x1a\x1b")
+
+# Of files that are not read.
+FILES_NAMED = 5
 
 
 def load_texts(
@@ -46,8 +62,9 @@ def load_texts(
     """Opens a text data set.
 
     Args:
-        source: "stories" for the embedded corpus; a file, a folder of files or several files (text, parquet, JSON
-            lines, CSV); or a data set's name on the Hub.
+        source: "stories" for the embedded corpus; a file, a folder of files (those of its sub-folders too, but no
+            README) or several files; or a data set's name on the Hub. Files are text (`.txt`, `.text`, `.md`) or
+            tables (parquet, JSON lines, a JSON list, CSV, TSV: see `gpt1_scratch.data.readers`).
         split: "train" and so on; of files there is only "train". A slice such as "train[:95%]" works unless streaming.
         name: the configuration of a data set on the Hub that has several.
         revision: a branch, tag or commit of a data set on the Hub; default: its main branch.
@@ -56,11 +73,11 @@ def load_texts(
         streaming: reads as it goes instead of copying the whole to the cache.
 
     Returns:
-        Rows with the one column `text`.
+        Rows with the one column `text`. Where a file has no text in a row (null), it is empty.
 
     Raises:
-        ValueError: nothing there, an unknown kind of file, a binary or wrongly encoded one, several kinds at once, or
-            a column or split that does not exist.
+        ValueError: nothing there, an unknown kind of file, a binary, malformed or wrongly encoded one, several kinds
+            at once, a column or split that does not exist, or a column that holds something else than text.
     """
     if source == STORIES:
         texts = _stories()
@@ -70,23 +87,26 @@ def load_texts(
     paths = [Path(source)] if isinstance(source, str | Path) else [Path(path) for path in source]
     where = ", ".join(map(str, paths))
     if len(paths) == 1 and paths[0].is_dir():
-        paths = sorted(path for path in paths[0].iterdir() if path.suffix in READERS)
-    if len(paths) != 1 or paths[0].suffix in READERS or paths[0].exists():
+        paths = _files_in_folder(paths[0])
         if not paths:
-            raise ValueError(f"No text file is given{f': {where} has none' if where else ''}.")
-        reader, options = _reader(paths, row)
+            raise ValueError(f"No text file is given: {where} has none that ends in {', '.join(EXTENSIONS)}.")
+    if len(paths) != 1 or file_extension(paths[0]) in EXTENSIONS or paths[0].exists():
+        _check_files(paths)
         _check_name("split", split.split("[")[0], ["train"], where)
-        texts = load_dataset(
-            reader, data_files={"train": [str(path) for path in paths]}, split=split, streaming=streaming, **options
-        )
-    else:
-        where = f"the data set {source}"
-        names = get_dataset_config_names(source, revision=revision) if name is None else []
-        if len(names) > 1 and "default" not in names:
-            raise ValueError(f"{where} has several configurations; choose one of {', '.join(names)}.")
-        splits = get_dataset_split_names(source, name, revision=revision)
-        _check_name("split", split.split("[")[0], splits, where)
-        texts = load_dataset(source, name, split=split, revision=revision, streaming=streaming)
+        reader, settings = _documents, {}
+        if file_extension(paths[0]) in TABLE_EXTENSIONS:
+            reader, settings = _texts_of_table, {"text_column": text_column}
+        elif row == "line":
+            reader = _lines
+        files = [(str(path),) for path in paths]
+        return dataset_of_files(reader, files, TEXT_FEATURES, split=split, streaming=streaming, **settings)
+    where = f"the data set {source}"
+    names = get_dataset_config_names(source, revision=revision) if name is None else []
+    if len(names) > 1 and "default" not in names:
+        raise ValueError(f"{where} has several configurations; choose one of {', '.join(names)}.")
+    splits = get_dataset_split_names(source, name, revision=revision)
+    _check_name("split", split.split("[")[0], splits, where)
+    texts = load_dataset(source, name, split=split, revision=revision, streaming=streaming)
     if texts.column_names is not None:
         _check_name("column", text_column, texts.column_names, where)
     texts = texts.select_columns([text_column])
@@ -108,19 +128,75 @@ def _check_name(kind: str, name: str, known: Iterable[str], where: str) -> None:
         raise ValueError(f"{where} has no {kind} {name!r}; it has {', '.join(map(repr, known))}.")
 
 
-def _reader(paths: Sequence[Path], row: str) -> tuple[str, dict[str, str]]:
+def _files_in_folder(folder: Path) -> list[Path]:
+    """The files to read of a folder and its sub-folders, in the order of their names; tells of the others."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    files = [path for path in files if not any(part.startswith(".") for part in path.relative_to(folder).parts)]
+    read = [path for path in files if file_extension(path) in EXTENSIONS and path.stem.lower() != "readme"]
+    if left := [str(path.relative_to(folder)) for path in files if path not in set(read)]:
+        named = ", ".join(left[:FILES_NAMED]) + (", ..." if len(left) > FILES_NAMED else "")
+        logger.warning("%s has files that are not read (%d): %s", folder, len(left), named)
+    return read
+
+
+def _check_files(paths: Sequence[Path]) -> None:
+    if not paths:
+        raise ValueError("No text file is given.")
     for path in paths:
         if not path.is_file():
             raise ValueError(f"There is no file {path}.")
-        if path.suffix not in READERS:
-            raise ValueError(f"{path} ends in none of {', '.join(READERS)}; rename or convert it.")
-        if path.stat().st_size == 0:
+        if file_extension(path) not in EXTENSIONS:
+            raise ValueError(
+                f"{path} ends in none of {', '.join(EXTENSIONS)}, also followed by {' or '.join(COMPRESSIONS)}; "
+                "rename or convert it."
+            )
+        if os.path.getsize(path) == 0:
             raise ValueError(f"{path} is empty; leave it out.")
-    readers = {READERS[path.suffix] for path in paths}
-    if len(readers) > 1:
-        raise ValueError(f"Files of several kinds are given ({', '.join(sorted(readers))}); give one kind at a time.")
-    (reader,) = readers
-    if reader != "parquet":
-        for path in paths:
-            check_text_file(path)
-    return reader, {"sample_by": row} if reader == "text" else {}
+    kinds = {_kind(path) for path in paths}
+    if len(kinds) > 1:
+        raise ValueError(f"Files of several kinds are given ({', '.join(sorted(kinds))}); give one kind at a time.")
+
+
+def _kind(path: Path) -> str:
+    extension = file_extension(path)
+    if extension in TEXT_EXTENSIONS:
+        return "text"
+    return "json" if extension in JSON_EXTENSIONS else extension.removeprefix(".")
+
+
+def _lines_of_text(path: str) -> Iterator[str]:
+    for number, line in numbered_lines(path):
+        if binary := BINARY_CHARACTERS.intersection(line):
+            raise ValueError(
+                f"{path}, line {number}: the character {min(binary)!r} does not occur in text; this is a binary "
+                "file, or text in another encoding than UTF-8."
+            )
+        yield without_line_end(line) + "\n" if line.endswith("\n") else line
+
+
+def _documents(path: str) -> Iterator[pyarrow.Table]:
+    return tables_of_rows([{"text": "".join(_lines_of_text(path))}])
+
+
+def _lines(path: str) -> Iterator[pyarrow.Table]:
+    return tables_of_rows({"text": line.removesuffix("\n")} for line in _lines_of_text(path))
+
+
+def _texts_of_table(path: str, text_column: str) -> Iterator[pyarrow.Table]:
+    if file_extension(path) != ".parquet":
+        return tables_of_rows({"text": _text_of_row(row, text_column, where)} for where, row in table_rows(path))
+    _check_name("column", text_column, (schema := open_parquet(path).schema_arrow).names, path)
+    kind = schema.field(text_column).type
+    if pyarrow.types.is_dictionary(kind):
+        kind = kind.value_type
+    if not (pyarrow.types.is_string(kind) or pyarrow.types.is_large_string(kind) or pyarrow.types.is_null(kind)):
+        raise ValueError(f"{path}: the column {text_column!r} holds {kind}, not text.")
+    return (
+        pyarrow.table({"text": table.column(text_column).cast(pyarrow.large_string()).fill_null("")})
+        for table in parquet_tables(path, [text_column])
+    )
+
+
+def _text_of_row(row: Mapping[str, Any], text_column: str, where: str) -> str:
+    _check_name("column", text_column, row, where)
+    return text_of(row[text_column], where, f"the column {text_column!r}")

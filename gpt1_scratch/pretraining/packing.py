@@ -108,12 +108,14 @@ class PackedTexts:
         blocks: rows of `input_ids`, all of the same length, in the order of the text; with `position_ids` if documents
             are separate.
         rows, words, bytes: of the texts.
+        empty_rows: rows without text, which add nothing to the blocks.
         tokens: of the texts and the separators between them.
         dropped_tokens: left over at the end, fewer than a block.
     """
 
     blocks: Dataset
     rows: int
+    empty_rows: int
     words: int
     bytes: int
     tokens: int
@@ -170,6 +172,7 @@ def pack_blocks(
     packed = PackedTexts(
         blocks=blocks,
         rows=len(tokenized),
+        empty_rows=int((lengths == 0).sum()),
         words=int(np.sum(counts["words"])),
         bytes=int(np.sum(counts["bytes"])),
         tokens=tokens,

@@ -1,9 +1,9 @@
-"""Short stories about a small world, generated: an embedded corpus to pre-train on without a download.
+"""A corpus of generated short stories about a small world, to pre-train on without a download.
 
-A story is acted before it is told. People and things stand in a `World`, which knows who is where, who holds what and
-who feels what; plots change it by events, and a `Telling` puts each event into words. So whatever a story says is true
-of its world, and a model that predicts the words well has to keep track of it: agreement (marbles *were* lost),
-reference (who is *she*), possession (who has the lantern now), and reasons (why somebody is sad).
+A story is simulated before it is told. A `World` records where each person is, what each person holds and how each
+person feels. Plots change the world by events, and a `Telling` describes each event in words. Everything that a story
+says is therefore true of its world. A model that predicts the words well must keep track of agreement (marbles *were*
+lost), reference (who is *she*), possession (who has the lantern now) and reasons (why somebody is sad).
 
     >>> print(load_stories(train_size=1, validation_size=1)["train"][0]["text"])
 """
@@ -19,7 +19,7 @@ from .world import World
 
 @dataclass(frozen=True)
 class Story:
-    """A told story, and the world it left behind."""
+    """A story's sentences and the state of its world at the end."""
 
     sentences: tuple[str, ...]
     world: World
@@ -30,7 +30,7 @@ class Story:
 
 
 def write_story(random: Random) -> Story:
-    """One story: an opening, two plots with the same people and things, and an ending, in 12 to 30 sentences."""
+    """Generates a story of 12 to 30 sentences: an opening, two plots with the same two people, and an ending."""
     author = Author(random)
     author.open()
     first, second = random.sample(author.plots(), 2)
@@ -43,22 +43,22 @@ def write_story(random: Random) -> Story:
 
 
 def load_stories(train_size: int = 20_000, validation_size: int = 1_000, seed: int = 42) -> DatasetDict:
-    """The corpus: as many different stories as asked for, the same ones for the same seed.
+    """Generates the corpus: the requested number of different stories, the same ones for the same seed.
 
     Args:
-        train_size: stories to train on, of about 165 words each.
-        validation_size: stories to validate on; none of them is in the training part.
-        seed: decides all stories. The first training stories do not depend on the sizes.
+        train_size: number of training stories, of about 165 words each.
+        validation_size: number of validation stories; none of them is a training story.
+        seed: determines all stories. The first training stories do not depend on the sizes.
 
     Returns:
-        `train` and `validation`, each with a column `text` that holds a story a row.
+        `train` and `validation`, each with a column `text` of one story per row.
 
     Raises:
         ValueError: a size is less than 1.
     """
     for name, size in (("train_size", train_size), ("validation_size", validation_size)):
         if size < 1:
-            raise ValueError(f"{name} is {size}; ask for at least one story.")
+            raise ValueError(f"{name} is {size}; it must be at least 1.")
     splits, told = {}, set()
     for split, size in (("train", train_size), ("validation", validation_size)):
         random, texts = Random(f"{split} stories {seed}"), []

@@ -1,4 +1,4 @@
-"""Mistakes in the grammar of the stories' sentences, one at a time: what makes a sentence unacceptable."""
+"""Grammatical mistakes in sentences of the stories, for the acceptability task: one mistake per sentence."""
 
 import re
 from collections.abc import Callable, Iterable
@@ -13,7 +13,7 @@ def _one_of(words: Iterable[str]) -> str:
 
 
 _SINGLE, _SEVERAL = ([noun for nouns in NOUNS.values() for noun in nouns.split(";")[part].split()] for part in (0, 1))
-# For each noun of one piece one of several pieces, of the same kind.
+# A plural noun of the same kind for each singular noun.
 _SEVERAL_FOR = {
     noun: other
     for single, several in (nouns.split(";") for nouns in NOUNS.values())
@@ -21,7 +21,7 @@ _SEVERAL_FOR = {
 }
 _ADJECTIVES = {thing.adjective for things in THINGS.values() for thing in things}
 _THING = rf"(?:{_one_of(_ADJECTIVES)} )?{_one_of(_SINGLE + _SEVERAL)}"
-# What cannot do without an article; fresh cheese, rope, shell and painting can.
+# Nouns that need an article. Fresh cheese, rope, shell and painting can stand without one.
 _COUNTED = sorted(set(_SINGLE) - {"rope", "shell", "painting"} - {thing.noun for thing in THINGS["food"]})
 
 _AGREEING = {"was": "were", "were": "was", "is": "are", "are": "is"}
@@ -40,14 +40,14 @@ _PAST = {
 }
 _PRESENT = {past: present for present, past in _PAST.items()}
 _PARTICIPLES = {"gone": "went", "seen": "saw", "eaten": "ate", "been": "was"}
-# Words that no sentence has twice in a row. ("Had had" is English, and "gave her her kite".)
+# Words that are never correct twice in a row. ("Had had" can be, and so can "gave her her kite".)
 _NEVER_DOUBLE = (
     "the a an some and to was were he she it they him them at in on by of with for from because but not did could "
     "gave took found went got said asked"
 ).split()
 
-# The kinds of mistakes: patterns for whole words, and what becomes of a match. Every word that comes in is one that
-# the stories use, and wherever a pattern fits, the change leaves no English sentence.
+# The kinds of mistakes: patterns of whole words, and the replacement of a match. A replacement only uses words of the
+# stories, and wherever a pattern matches, the result is not correct English.
 MISTAKES: dict[str, tuple[tuple[str, str | Callable[[re.Match], str]], ...]] = {
     "agreement": ((_one_of(_AGREEING), lambda match: _AGREEING[match[0]]),),
     "article": (("an?", lambda match: "an" if match[0] == "a" else "a"),),
@@ -63,7 +63,7 @@ MISTAKES: dict[str, tuple[tuple[str, str | Callable[[re.Match], str]], ...]] = {
         ("(did|could) not", r"not \1"),
         ("(and|because) (he|she|they)", r"\2 \1"),
     ),
-    # Only the first of a sentence's verbs: "Anna got the kite, and Tom the drum" is English.
+    # Only the first verb of a sentence, because "Anna got the kite, and Tom the drum" is correct.
     "missing": (
         (rf"(?:the|a|an) ((?:{_one_of(_ADJECTIVES)} )?{_one_of(_COUNTED)})", r"\1"),
         (r"(?:was|were) (at|in|on|by|not|two|friends|good|a)", r"\1"),
@@ -97,7 +97,16 @@ def _with_first_letter(sentence: str, change: Callable[[str], str]) -> str:
 
 
 def make_mistake(sentence: str, kind: str, random: Random) -> str | None:
-    """The sentence with one mistake of a kind of `MISTAKES`, or `None` where it offers no place for one."""
+    """Makes one mistake in a sentence.
+
+    Args:
+        sentence: a correct sentence.
+        kind: a key of `MISTAKES`.
+        random: chooses among the places where a mistake of this kind is possible.
+
+    Returns:
+        The sentence with the mistake, or `None` if it has no such place.
+    """
     first_word = re.search(r"\w+", sentence)[0]
     if first_word not in _NAMES and first_word != "I":
         sentence = _with_first_letter(sentence, str.lower)

@@ -1,4 +1,4 @@
-"""What happens in the stories: each plot acts in the world and puts every event into words."""
+"""The plots of the stories. Each plot changes the world by events and describes them."""
 
 from collections.abc import Callable
 
@@ -7,9 +7,10 @@ from .world import BAD_MOODS, HIDING_PLACES, PLACES, TASKS, TROUBLES
 
 
 class Author(Stage):
-    """The plots that can be played on a stage; each is one method."""
+    """A stage with plots, one method each; a and b are the two main people in random order."""
 
     def gift(self) -> None:
+        """a is sad; b gives a a thing."""
         a, b = self.two()
         thing = self.own(b, "toy", "treasure", "food")
         trouble, sadness = self.random.choice(TROUBLES), self.random.choice(BAD_MOODS)
@@ -47,6 +48,7 @@ class Author(Stage):
         )
 
     def lost(self) -> None:
+        """a loses a thing; b or a third person finds it and returns or keeps it."""
         a, b = self.two()
         thing = self.own(a, "toy", "tool", "treasure")
         there = self.places[1]
@@ -122,6 +124,7 @@ class Author(Stage):
             )
 
     def trade(self) -> None:
+        """a offers a thing for a thing of b, who agrees or refuses."""
         a, b = self.two()
         first, second = self.own(a, "toy", "treasure", "tool"), self.own(b, "toy", "treasure", "tool")
         self.say("{a} looked at {y} and liked {y:it} very much.", "{a} wanted {y} more than anything.", a=a, y=second)
@@ -167,6 +170,7 @@ class Author(Stage):
             )
 
     def borrow(self) -> None:
+        """a borrows a tool from b and returns it, or damages it, apologises and mends it."""
         a, b = self.two()
         thing = self.own(b, "tool")
         there = self.random.choice([place for place in PLACES if place.outdoors])
@@ -240,6 +244,7 @@ class Author(Stage):
         )
 
     def meal(self) -> None:
+        """b is hungry; a shares some food or eats it alone."""
         a, b = self.two()
         thing = self.own(a, "food")
         self.feel(b, "hungry", self.happen("hunger", b))
@@ -281,6 +286,7 @@ class Author(Stage):
             )
 
     def hide(self) -> None:
+        """a hides a thing; b moves it while a is away."""
         a, b = self.two()
         thing = self.own(a, "toy", "treasure")
         first, second = self.random.sample(HIDING_PLACES, 2)
@@ -328,6 +334,7 @@ class Author(Stage):
             self.say('"Do not do that again!" said {a:name} angrily.', "{a:name} did not think it was funny.", a=a)
 
     def errand(self) -> None:
+        """a brings a thing to a third person at another place and may get something in return."""
         a, c = self.people[0], self.people[2]
         there = self.places[3]
         thing = self.own(a, "food", "treasure", "tool")
@@ -365,6 +372,7 @@ class Author(Stage):
             )
 
     def race(self) -> None:
+        """a and b race for a thing of b's."""
         a, b = self.two()
         goal = self.places[2]
         prize = self.own(b, "toy", "treasure", "food")
@@ -405,6 +413,7 @@ class Author(Stage):
         )
 
     def theft(self) -> None:
+        """An animal steals a thing of a's; a or b gets it back."""
         a, b = self.two()
         thing = self.own(a, "toy", "treasure", "food")
         thief, there = self.random.choice(("dog", "monkey", "goat", "fox")), self.places[3]
@@ -447,6 +456,7 @@ class Author(Stage):
         self.say("{a} was relieved.", "How relieved {a:name} was!", a=a)
 
     def plots(self) -> list[Callable[[], None]]:
+        """Returns all plots."""
         return [
             self.gift,
             self.lost,

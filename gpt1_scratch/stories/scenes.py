@@ -1,4 +1,4 @@
-"""Small scenes in the stories' language: what happens to people, and deeds told in several ways."""
+"""Short scenes in the language of the stories: news about people, and deeds that are told in several wordings."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -6,7 +6,7 @@ from random import Random
 
 from .world import PEOPLE, PLACES, RELATIVES, THINGS, Person, Place, Telling, Thing
 
-# How somebody (a) comes to speak of one of `JOYS` or `TROUBLES`, in several wordings.
+# How a person (a) comes to report one of `JOYS` or `TROUBLES`, in several wordings.
 _NEWS = (
     "{b:name} met {a:name} {at}. | {a:name} told {b:him} that {happening}.",
     "{a:name} and {b:name} met {at}. | {a:name} told {b:him} that {happening}.",
@@ -21,7 +21,7 @@ _AFTERWARDS = (
 
 
 def _things(random: Random, *kinds: str, number: int) -> list[Thing]:
-    """Things of different names."""
+    """Draws things with different nouns."""
     things = random.sample([thing for kind in kinds for thing in THINGS[kind]], 10)
     return list({thing.noun: thing for thing in things}.values())[:number]
 
@@ -35,7 +35,7 @@ def _tell(random: Random, *texts: str, **roles: Person | Thing | str) -> list[st
 
 
 def tell_happening(happening: str, random: Random) -> str:
-    """One of `JOYS` or `TROUBLES`, told with a last sentence that says nothing of feelings."""
+    """Tells one of `JOYS` or `TROUBLES`, and ends with a sentence that does not mention feelings."""
     a, b = random.sample(PEOPLE, 2)
     here, there = random.sample(PLACES, 2)
     sentences = _tell(
@@ -51,7 +51,7 @@ def tell_happening(happening: str, random: Random) -> str:
     return " ".join(sentences)
 
 
-# What somebody (a) does with a thing (x) and with somebody else (b) at some place, each in several wordings.
+# What a person (a) does with a thing (x) and with another person (b) at some place, each in several wordings.
 DEEDS = {
     "give": (
         "{a} gave {x:a} to {b} {at}.",
@@ -113,7 +113,7 @@ PARTS = ("who", "what", "thing", "whom", "where")
 
 @dataclass(frozen=True)
 class _Deed:
-    """Who did what, with which thing, to whom and where; the deed itself is a key of `DEEDS`."""
+    """Who did what, with which thing, to whom and where; `what` is a key of `DEEDS`."""
 
     who: Person
     what: str
@@ -122,7 +122,7 @@ class _Deed:
     where: Place
 
     def differing(self, parts: set[str], random: Random) -> "_Deed":
-        """A deed that differs from this one in all these parts, and in no other."""
+        """Draws a deed that differs from this one in exactly these parts."""
         people = [person for person in PEOPLE if person not in (self.who, self.whom)]
         who, whom = random.sample(people, 2)
         if {"who", "whom"} <= parts and random.random() < 0.5:
@@ -138,6 +138,7 @@ class _Deed:
         return replace(self, **{part: other for part, other in others.items() if part in parts})
 
     def told(self, wording: int, random: Random) -> list[str]:
+        """Returns the sentences of one of the deed's wordings."""
         roles = {"a": self.who, "b": self.whom, "x": self.thing, "at": self.where.at}
         return _tell(random, DEEDS[self.what][wording], **roles)
 
@@ -145,14 +146,15 @@ class _Deed:
 def tell_two_deeds(
     differing: set[str], random: Random, strangers_to: Sequence[Person] = ()
 ) -> tuple[list[str], list[str]]:
-    """Two tellings, in different wordings, of deeds that differ in the given parts.
+    """Tells two deeds, in different wordings, that differ in exactly the given parts.
 
     Args:
-        differing: some of `PARTS`.
-        strangers_to: people who have no part in the first deed.
+        differing: a subset of `PARTS`; the empty set for the same deed twice.
+        random: draws the deeds and the wordings.
+        strangers_to: people who take no part in the first deed.
 
     Returns:
-        The sentences of the one and of the other.
+        The sentences of the first and of the second deed.
     """
     who, whom = random.sample([person for person in PEOPLE if person not in strangers_to], 2)
     (thing,) = _things(random, *THINGS, number=1)

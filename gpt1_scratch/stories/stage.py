@@ -1,4 +1,4 @@
-"""Where a story is played: its people, places and things, its opening, the days between, its ending."""
+"""The parts that all stories share: people, places and things, the opening, what lies between plots, the ending."""
 
 from random import Random
 
@@ -23,7 +23,7 @@ from .world import (
 
 
 class Stage:
-    """The people, places and things of one story, and what comes before, between and after its plots."""
+    """The people, places and things of one story, and what happens before, between and after its plots."""
 
     def __init__(self, random: Random):
         self.random, self.world, self.telling = random, World(), Telling(random)
@@ -31,14 +31,14 @@ class Stage:
         self.people = random.sample(PEOPLE, 3)
         self.world.people = self.people[:2]
         self.places = random.sample(PLACES, 4)
-        self.earlier_events = 0  # what had happened when the present day began
+        self.earlier_events = 0  # number of events before the present day
 
     def two(self) -> list[Person]:
-        """The two who are always there, in either order."""
+        """Returns the two main people in random order."""
         return self.random.sample(self.people[:2], 2)
 
     def new_thing(self, kinds: tuple[str, ...], owner: Person) -> Thing:
-        """A thing unlike any other in the story, in its owner's hands."""
+        """Adds a thing to the story, with a noun that no other thing has, and gives it to its owner."""
         nouns = {thing.noun for thing in self.world.things}
         thing = self.random.choice([thing for kind in kinds for thing in THINGS[kind] if thing.noun not in nouns])
         self.world.things.append(thing)
@@ -46,7 +46,7 @@ class Stage:
         return thing
 
     def own(self, person: Person, *kinds: str) -> Thing:
-        """One of a person's things of these kinds, new to the story if there is none."""
+        """Returns a thing of these kinds that a person has. If there is none, adds one and says so."""
         belongings = self.world.belongings(person)
         fitting = [thing for thing in belongings if thing.kind in kinds]
         if fitting:
@@ -61,12 +61,13 @@ class Stage:
         return thing
 
     def bring(self, person: Person, place: Place) -> None:
-        """Puts a person on the stage at a place."""
+        """Moves a person to a place; the person becomes part of the story."""
         if person not in self.world.people:
             self.world.people.append(person)
         self.happen("go", person, place=place)
 
     def open(self) -> None:
+        """Tells who the two main people are, where they are, and possibly how one of them feels."""
         a, b = self.people[:2]
         here = self.places[0]
         self.bring(a, here)
@@ -91,7 +92,7 @@ class Stage:
         self.mood()
 
     def next_day(self) -> None:
-        """Brings the two together again between plots."""
+        """Tells that the two main people meet again on a later day."""
         self.earlier_events = len(self.world.events)
         a, b = self.people[:2]
         here = self.random.choice(self.places)
@@ -109,7 +110,7 @@ class Stage:
         self.mood()
 
     def mood(self) -> None:
-        """Tells of every other day how one of the two feels and why; or the reason first, and then the feeling."""
+        """Tells, with probability 1/2, how one of the two main people feels and why, in either order."""
         if self.random.random() < 0.5:
             return
         a, b = self.two()
@@ -123,7 +124,7 @@ class Stage:
             self.say("{a} was {feeling}.", "So {a:name} was {feeling}.", a=a, feeling=feeling)
 
     def gossip(self) -> None:
-        """Tells in half of the stories what others have done, and how it is passed on in other words."""
+        """Tells, with probability 1/2, a deed of other people, and how it is passed on in another wording."""
         if self.random.random() < 0.5:
             return
         a, b = self.two()
@@ -140,7 +141,7 @@ class Stage:
         self.telling.sentences += passed_on
 
     def glad_or_sad_today(self) -> list[Person]:
-        """Those of the two whom something made plainly glad or sad since the day began."""
+        """Returns those of the two main people whom an event of the present day made glad or sad."""
         today = self.world.events[self.earlier_events :]
         feelings = {person: self.world.feelings.get(person) for person in self.people[:2]}
         return [
@@ -150,6 +151,7 @@ class Stage:
         ]
 
     def close(self) -> None:
+        """Tells an ending: a feeling, who has a thing, or neither."""
         owners = [person for person in self.people[:2] if self.world.belongings(person)]
         moved = self.glad_or_sad_today()
         ending = self.random.random()

@@ -1,16 +1,16 @@
-"""Labelled tasks about the world of the stories, generated: what to fine-tune on without a download.
+"""Generated tasks with labels about the world of the stories, to fine-tune on without a download.
 
-Six tasks of the kinds that GLUE and the Story Cloze Test have, in the language of `stories`, so that a model that has
-read stories comes prepared. Every label is true by construction, and what could give it away otherwise is drawn alike
-for all labels: a hypothesis or an ending by itself is as often true as not.
+The six tasks are of the kinds in GLUE and the Story Cloze Test, in the language of the pre-training stories. Every
+label is true by construction. Everything else that could reveal a label is drawn in the same way for all labels: a
+hypothesis or an ending alone is true in half of the rows.
 
-    acceptability  a sentence as the stories have it, or with one mistake in its grammar
-    sentiment      something that happened to somebody, good or bad, which no word says outright; each split has
-                   happenings of its own, and the stories say of all how they make people feel
-    entailment     the beginning of a story, and a statement about who has or gave what, is where and feels how
-    paraphrase     two tellings of one deed, or of two that the same people do at the same place with the same thing
-    similarity     tellings of two deeds, and how many of five parts agree: who, what, which thing, with whom, where
-    cloze          a story without its ending, an ending that is true of its world and one that is not
+    acceptability  a sentence of a story, unchanged or with one grammatical mistake
+    sentiment      a good or bad event, which no word calls good or bad. The events of validation and test never occur
+                   in the training rows, only in the pre-training stories, which say how they make people feel
+    entailment     the beginning of a story, and a statement about who has or gave a thing, is at a place or feels how
+    paraphrase     two wordings of one deed, or of two deeds of the same people with the same thing at the same place
+    similarity     two deeds, and how many of five parts are the same: who, what, which thing, with whom, where
+    cloze          a story without its ending, one ending that is true of its world and one that is not
 
     >>> load_story_task("entailment")["train"][0]
 """
@@ -30,10 +30,10 @@ from .world import GLAD, JOYS, PLACES, SAD, THINGS, TROUBLES, Person, Place, Thi
 
 Row = dict[str, str | int | float]
 
-# So many draws in a row without anything new mean that there is nothing new left.
-VAIN_DRAWS = 20_000
+# After this many draws in a row without a new row, no new rows are assumed to exist.
+MAX_FRUITLESS_DRAWS = 20_000
 
-# What a story's world says at its end, told as a hypothesis. Some kinds come with their opposite.
+# Statements about the final state of a story's world, as hypotheses. Some kinds have an opposite.
 HYPOTHESES = {
     "has": ("Now {p} had the {x}.", "In the end {p} had the {x}.", "Now the {x} {was} with {p}."),
     "got": ("{p} got the {x} from {q}.", "{q} gave the {x} to {p}."),
@@ -45,7 +45,7 @@ HYPOTHESES = {
     "eaten": ("Now nothing was left of the {x}.", "In the end the {x} had been eaten."),
     "uneaten": ("Now nobody had eaten the {x}.", "In the end the {x} had not been eaten."),
 }
-# The same as the last sentence of a story.
+# The same statements as last sentences of a story.
 ENDINGS = {
     "has": (
         "In the end {p} had the {x}.",
@@ -68,7 +68,7 @@ OPPOSITES |= {opposite: kind for kind, opposite in OPPOSITES.items()}
 
 @dataclass(frozen=True)
 class _Statement:
-    """A statement of one of the kinds of `HYPOTHESES`, and whether the world agrees."""
+    """A statement of one of the kinds of `HYPOTHESES`, and whether it is true of the world."""
 
     kind: str
     true: bool
@@ -78,6 +78,7 @@ class _Statement:
     place: Place | None = None
 
     def told(self, wordings: dict[str, tuple[str, ...]], random: Random) -> str:
+        """Returns the statement in one of the wordings, `HYPOTHESES` or `ENDINGS`."""
         roles = {}
         if self.person:
             roles |= {"p": self.person.name, "his": self.person.his}
@@ -91,14 +92,14 @@ class _Statement:
 
 
 def _state(author: Author) -> list[_Statement]:
-    """What can be stated about who has and had the things of a story: true and false, alike but for who and what."""
+    """Returns true and false statements about the holders of a story's things; they differ only in who and what."""
     world, statements = author.world, []
     gifts = [event for event in world.events if event.kind == "give"]
     for thing, holder in world.holder.items():
         moves = [event for event in world.events if event.thing == thing and event.kind in ("give", "leave", "eat")]
         if isinstance(holder, Person):
             statements += [_Statement("has", person == holder, person, thing) for person in world.people]
-            # A thing of which the story does not speak, in place of one that it does.
+            # A thing that does not occur in the story.
             nouns = {other.noun for other in world.things}
             absent = author.random.choice([other for other in THINGS[thing.kind] if other.noun not in nouns])
             statements += [_Statement("has", False, holder, absent)]
@@ -110,7 +111,7 @@ def _state(author: Author) -> list[_Statement]:
                 _Statement("uneaten", holder is not None, thing=thing),
             ]
         givers = [(gift.actor, gift.other) for gift in gifts if gift.thing == thing]
-        if len(givers) == 1:  # a thing lent and returned was given either way
+        if len(givers) == 1:  # a thing that was lent and returned has two givers
             giver, receiver = givers[0]
             statements += [
                 _Statement("got", True, receiver, thing, giver),
@@ -120,9 +121,9 @@ def _state(author: Author) -> list[_Statement]:
 
 
 def _begin_story(random: Random) -> tuple[str, list[_Statement]]:
-    """A story up to the end of its first plot, and what can be stated about its world.
+    """Returns a story up to the end of its first plot, and statements about its world.
 
-    What the world knows but the telling leaves open, as where people went when they parted, is not stated.
+    No statement is about what the world records but the text does not say, such as where people go when they part.
     """
     author = Author(random)
     author.open()
@@ -148,13 +149,13 @@ def _begin_story(random: Random) -> tuple[str, list[_Statement]]:
     return text, statements
 
 
-# How the rows of each task are drawn: a source of randomness and what the row shall be go in; a row comes out and the
-# texts of it that must not come again, or `None` if what was drawn is no such row.
+# The functions below draw a row of a task. They take a random generator and the kind of row, and return the row and
+# those of its texts that must not occur in another row, or `None` if the draw gave no row of that kind.
 _Drawn = tuple[Row, list[str]] | None
 
 
 def _acceptability(random: Random, kind: str, label: int) -> _Drawn:
-    # Sentences without a mistake are such as could have had it, so that the choice of sentences tells nothing.
+    # The mistake is also possible in the correct sentences, so the choice of sentences does not reveal the label.
     pairs = [(sentence, make_mistake(sentence, kind, random)) for sentence in write_story(random).sentences]
     pairs = [(sentence, mistaken) for sentence, mistaken in pairs if mistaken]
     if not pairs:
@@ -169,7 +170,7 @@ def _sentiment(random: Random, happenings: tuple[str, ...], label: int) -> _Draw
 
 
 def _happenings(all_of_them: tuple[str, ...], split: str) -> tuple[str, ...]:
-    """A quarter of them for the test, another for the validation and the rest to learn from."""
+    """Returns the events of a split: a quarter for test, a quarter for validation, the others for training."""
     quarter = len(all_of_them) // 4
     first, last = {"test": (0, quarter), "validation": (quarter, 2 * quarter), "train": (2 * quarter, None)}[split]
     return all_of_them[first:last]
@@ -185,7 +186,7 @@ def _entailment(random: Random, kind: str, label: int) -> _Drawn:
 
 
 def _paraphrase(random: Random, label: int) -> _Drawn:
-    # Both tell of the same people, thing and place, so that only what the wordings mean can tell.
+    # People, thing and place are the same in both, so only the meaning of the wordings reveals the label.
     first, second = map(" ".join, tell_two_deeds(set() if label else {"what"}, random))
     return {"sentence1": first, "sentence2": second, "label": label}, [first, second]
 
@@ -213,7 +214,7 @@ def _cloze(random: Random, kind: str, label: int) -> _Drawn:
 
 @dataclass(frozen=True)
 class _Task:
-    """A function above, what it is to draw for a split (each as often as any other), and the columns."""
+    """A function above, the kinds of rows that it draws for a split, all equally often, and the columns."""
 
     draw: Callable[..., _Drawn]
     variants: Callable[[str], list[tuple]]
@@ -262,47 +263,50 @@ STORY_TASKS = tuple(_TASKS)
 def load_story_task(
     name: str, train_size: int = 4_000, validation_size: int = 500, test_size: int = 500, seed: int = 42
 ) -> DatasetDict:
-    """One of the tasks: as many different rows as asked for, the same ones for the same seed.
+    """Generates one of the tasks: the requested number of different rows, the same ones for the same seed.
 
-    Labels are balanced, and so are the kinds of rows within each label (of mistakes, statements and differences). No
-    sentence, premise or context of one split occurs in another, and none twice; of acceptability, neither does the
-    right form of a wrong sentence.
+    Labels are balanced, and within each label the kinds of rows (mistakes, statements, differences) are, too. A
+    sentence, premise or context occurs once in all splits together. The same holds for the correct form of each
+    incorrect sentence of acceptability.
 
     Args:
         name: one of `STORY_TASKS`.
-        train_size, validation_size, test_size: rows of each split.
-        seed: decides all rows. Those of `test` depend on no other size, those of `validation` not on `train_size`.
+        train_size, validation_size, test_size: number of rows of each split.
+        seed: determines all rows. The test rows do not depend on the other sizes, nor the validation rows on
+            `train_size`.
 
     Returns:
         `train`, `validation` and `test`. Columns: `sentence` (acceptability, sentiment), `premise` and `hypothesis`
         (entailment), `sentence1` and `sentence2` (paraphrase, similarity), or `context`, `ending1` and `ending2`
-        (cloze); and `label`: 1 for what the task is called after (acceptable, positive, paraphrase), but 0 for
-        entailment as in GLUE; the number of parts that agree, 0.0 to 5.0 (similarity); 0 or 1 for the right ending.
+        (cloze). `label` is 1 for acceptable, positive and paraphrase, and 0 for entailment, as in GLUE; for similarity
+        it is the number of equal parts, 0.0 to 5.0; for cloze, the index of the right ending, 0 or 1.
 
     Raises:
-        ValueError: an unknown name, a size of less than 1, or more rows than there are.
+        ValueError: the name is unknown, a size is less than 1, or larger than the number of rows that exist.
     """
     if name not in _TASKS:
-        raise ValueError(f"There is no story task {name!r}; choose one of {', '.join(STORY_TASKS)}.")
+        raise ValueError(f"name is {name!r}; it must be one of {', '.join(STORY_TASKS)}.")
     sizes = {"test": test_size, "validation": validation_size, "train": train_size}
     for split, size in sizes.items():
         if size < 1:
-            raise ValueError(f"{split}_size is {size}; ask for at least one row.")
+            raise ValueError(f"{split}_size is {size}; it must be at least 1.")
     task, splits, told = _TASKS[name], {}, set()
     for split, size in sizes.items():
-        random, rows, vain = Random(f"{split} {name} {seed}"), [], 0
+        random, rows, fruitless_draws = Random(f"{split} {name} {seed}"), [], 0
         variants = task.variants(split)
         while len(rows) < size:
             drawn = task.draw(random, *variants[len(rows) % len(variants)])
             if drawn is None or not told.isdisjoint(drawn[1]):
-                vain += 1
-                if vain == VAIN_DRAWS:
-                    raise ValueError(f"{split}_size is {size}, but {name} found no more than {len(rows)} rows for it.")
+                fruitless_draws += 1
+                if fruitless_draws == MAX_FRUITLESS_DRAWS:
+                    raise ValueError(
+                        f"{split}_size is {size}, but {name} has only {len(rows)} different rows. Lower it."
+                    )
                 continue
             row, texts = drawn
             rows.append(row)
             told.update(texts)
-            vain = 0
+            fruitless_draws = 0
         random.shuffle(rows)
         splits[split] = Dataset.from_list(rows, features=task.features)
     return DatasetDict({split: splits[split] for split in ("train", "validation", "test")})

@@ -1,7 +1,7 @@
-"""The world of the stories: who and what there is, what can happen to it, and how that is put into words.
+"""The world of the stories: its people, things, places and events, and how they are described.
 
-A `World` knows who is where, who holds what and who feels what, and changes by events. A `Telling` makes sentences of
-templates in which persons and things stand as roles; it says *she* or *them* where that is clear.
+A `World` records where each person is, what each person holds and how each person feels; events change it. A
+`Telling` fills people and things into templates of sentences and uses a pronoun where it is unambiguous.
 """
 
 from dataclasses import dataclass, field
@@ -10,7 +10,7 @@ from random import Random
 
 @dataclass(frozen=True)
 class Person:
-    """Somebody with a name and the pronouns that go with it."""
+    """A person with a name and pronouns."""
 
     name: str
     he: str  # "he" or "she"
@@ -26,7 +26,7 @@ class Person:
 
 @dataclass(frozen=True)
 class Thing:
-    """Something to own: one piece ("kite"), or several under one plural noun ("apples")."""
+    """A thing that a person can own; a plural noun ("apples") counts as one thing."""
 
     adjective: str
     noun: str
@@ -44,7 +44,7 @@ class Thing:
 
 @dataclass(frozen=True)
 class Place:
-    """Somewhere to be: "the mill", and the preposition for being there."""
+    """A place ("the mill") and the preposition that goes with it."""
 
     name: str
     preposition: str
@@ -57,7 +57,7 @@ class Place:
 
 @dataclass(frozen=True)
 class Event:
-    """One change of the world: who did what, to which thing, with whom and where, as far as that applies."""
+    """A change of the world: who did what, with which thing, with whom and where; what does not apply is `None`."""
 
     kind: str
     actor: Person
@@ -68,27 +68,27 @@ class Event:
 
 @dataclass(frozen=True)
 class Feeling:
-    """What somebody feels, and the event that made it so."""
+    """A person's feeling and the event that caused it."""
 
     word: str
     cause: Event | None
 
 
-# Words for feelings that are plainly good or bad. The others (calm, puzzled, hungry) are neither.
+# Words for feelings that are clearly good or bad. Others (calm, puzzled, hungry) are neither.
 GLAD = ("happy", "glad", "pleased", "satisfied", "grateful", "amused", "delighted", "proud", "relieved")
 SAD = ("sad", "disappointed", "angry", "unhappy", "miserable", "gloomy")
 
 
 @dataclass
 class World:
-    """The state of things, changed only through `happen`.
+    """The state of a story's world; locations and holders change only through `happen`.
 
     Attributes:
-        people, things: all that take part.
-        location: where each person is.
-        holder: who has each thing, or the place where it lies; a thing that was eaten has none.
+        people, things: those that take part in the story.
+        location: the place of each person.
+        holder: the person who has a thing or the place where it lies; `None` if it was eaten.
         feelings: how each person feels now.
-        events: all that has happened, in order.
+        events: all events so far, in order.
     """
 
     people: list[Person] = field(default_factory=list)
@@ -106,12 +106,16 @@ class World:
         other: Person | None = None,
         place: Place | None = None,
     ) -> Event:
-        """Lets an event take place, and its consequences with it.
+        """Adds an event and changes locations and holders accordingly.
 
         Args:
-            kind: "go" (to `place`), "get" (`thing`, from anybody or anywhere), "give" (`thing` to `other`), "leave"
-                (`thing` where the actor is, or at `place`), "eat" (`thing`), or any other word, which changes nothing.
+            kind: "go" (to `place`), "get" (`thing`, from any person or place), "give" (`thing` to `other`), "leave"
+                (`thing` at the actor's location, or at `place`), "eat" (`thing`), or any other word, which changes
+                neither locations nor holders.
             actor, thing, other, place: as in `Event`.
+
+        Returns:
+            The event.
         """
         event = Event(kind, actor, thing, other, place)
         self.events.append(event)
@@ -129,18 +133,20 @@ class World:
         return event
 
     def feel(self, person: Person, word: str, cause: Event | None = None) -> None:
+        """Sets a person's feeling and its cause."""
         self.feelings[person] = Feeling(word, cause)
 
     def belongings(self, person: Person) -> list[Thing]:
-        """What a person has, in the order in which it came into the story."""
+        """Returns the things that a person has, in the order in which they entered the story."""
         return [thing for thing in self.things if self.holder.get(thing) == person]
 
 
 class _Mention:
-    """A person or thing in a sentence's template; the format specification chooses the form.
+    """A person or thing in the template of a sentence; the format specification selects the form.
 
-    Of a person: `{a}` subject, `{a:name}`, `{a:he}`, `{a:him}`, `{a:his}`. Of a thing: `{x}` with "the", `{x:a}` as
-    something new, `{x:noun}`, `{x:it}`, `{x:this}`, and verbs that agree with it: `{x:was}`, `{x:is}`.
+    Forms of a person: `{a}` (the subject), `{a:name}`, `{a:he}`, `{a:him}`, `{a:his}`. Forms of a thing: `{x}` (with
+    "the"), `{x:a}` (with "a", "an" or "some"), `{x:noun}`, `{x:it}`, `{x:this}`, and verbs that agree with it:
+    `{x:was}`, `{x:is}`.
     """
 
     def __init__(self, telling: "Telling", subject: Person | Thing):
@@ -153,23 +159,24 @@ class _Mention:
 
 
 class Telling:
-    """Puts events into sentences, with pronouns where they are clear.
+    """Makes sentences from templates, with pronouns where they are unambiguous.
 
-    A pronoun may stand for a person who was just mentioned, if nobody else whom it could mean was.
+    A pronoun may refer to a person mentioned in this sentence or the one before, if no other person mentioned there
+    has the same pronoun.
     """
 
     def __init__(self, random: Random):
         self.random = random
         self.sentences: list[str] = []
-        self._topic: Person | None = None  # the subject of the sentence before
-        self._subject: Person | None = None  # of this sentence
-        self._before: set[Person] = set()  # mentioned in the sentence before
-        self._here: set[Person] = set()  # and in this one, so far
+        self._topic: Person | None = None  # subject of the previous sentence
+        self._subject: Person | None = None  # subject of this sentence
+        self._before: set[Person] = set()  # mentioned in the previous sentence
+        self._here: set[Person] = set()  # mentioned in this sentence so far
         self._thing: Thing | None = None  # the thing mentioned last
         self._known: set[Thing] = set()
 
     def say(self, *templates: str, **roles: Person | Thing | Place | str) -> None:
-        """Adds one of the templates as a sentence; places and strings go in as they are."""
+        """Chooses a template at random, fills in the roles and adds the sentence."""
         self._before, self._here, self._subject = self._here, set(), None
         words = {
             name: _Mention(self, role) if isinstance(role, Person | Thing) else role for name, role in roles.items()
@@ -180,17 +187,18 @@ class Telling:
         self._topic = self._subject or self._topic
 
     def pause(self) -> None:
-        """Starts a new paragraph, so to speak: pronouns no longer reach back."""
+        """Ends the scope of pronouns: the next sentence names people again."""
         self._topic, self._here = None, set()
 
     def name_person(self, person: Person, form: str) -> str:
+        """Returns a person's name or pronoun in one of the forms of `_Mention`."""
         recent = self._before | self._here
         clear = person in recent and not any(other.he == person.he for other in recent - {person})
         pronoun = {"": person.he, "he": person.he, "him": person.him, "his": person.his, "name": ""}[form]
         if form == "":
             clear = clear and person == self._topic and self.random.random() < 0.6
         elif form in ("he", "his") and person == self._subject:
-            clear = True  # "Tom took his kite": whose but the subject's
+            clear = True  # "Tom took his kite": the pronoun refers to the subject
         if self._subject is None:
             self._subject = person
         self._here.add(person)
@@ -199,6 +207,7 @@ class Telling:
         return f"{person.name}'s" if form == "his" else person.name
 
     def name_thing(self, thing: Thing, form: str) -> str:
+        """Returns a thing, its pronoun or a verb that agrees with it, in one of the forms of `_Mention`."""
         agreeing = {"was": ("was", "were"), "is": ("is", "are"), "this": ("this", "these")}
         if form in agreeing:
             return agreeing[form][thing.plural]
@@ -302,7 +311,7 @@ def _things(kind: str) -> list[Thing]:
 
 THINGS = {kind: _things(kind) for kind in NOUNS}
 
-# What can happen to somebody (a) outside a story's plots.
+# What can happen to a person (a) outside of a story's plots.
 JOYS = (
     "{a:his} friends had come to see {a:him}",
     "everybody had remembered {a:his} birthday",

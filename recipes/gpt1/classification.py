@@ -2,9 +2,7 @@
 
 import sys
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
 from dataclasses import replace
-from pathlib import Path
 from typing import TextIO
 
 import numpy as np
@@ -13,9 +11,11 @@ from transformers import AutoConfig, AutoTokenizer, PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
 from gpt1_scratch import GPT1ForMultipleChoice, GPT1ForSequenceClassification
+from gpt1_scratch.data.readers import TABLE_EXTENSIONS
+from gpt1_scratch.data.text_lines import file_extension, open_output, read_lines
 from gpt1_scratch.finetuning.examples import predict, tokenize_task
 from gpt1_scratch.finetuning.loading import TaskSplit, read_texts
-from gpt1_scratch.finetuning.tables import EXTENSIONS, Table, read_table
+from gpt1_scratch.finetuning.tables import Table, read_table
 from gpt1_scratch.finetuning.tasks import Task, task_of_config
 from papers_to_gpt.engine.model_folder import check_folder, check_vocabulary
 from papers_to_gpt.settings.classification import ClassificationSettings
@@ -28,11 +28,7 @@ def run(settings: ClassificationSettings) -> None:
     """Predicts for the input file, for standard input, or for what a person types."""
     transformers_logging.disable_progress_bar()
     task, logits_of = load_classifier(settings)
-    with (
-        open(settings.output_file, "w", encoding="utf-8")
-        if settings.output_file
-        else nullcontext(sys.stdout) as output
-    ):
+    with open_output(settings.output_file) as output:
         if settings.input_file is None and sys.stdin.isatty():
             while True:
                 try:
@@ -41,7 +37,7 @@ def run(settings: ClassificationSettings) -> None:
                     return
                 write(task, logits_of(texts), output)
         elif settings.input_file is None:
-            write(task, logits_of(texts_of_lines(task, sys.stdin.read().splitlines(), "The input")), output)
+            write(task, logits_of(texts_of_lines(task, read_lines(None), "The input")), output)
         else:
             write(task, logits_of(texts_of_file(task, settings.input_file)), output)
 
@@ -89,16 +85,9 @@ def load_classifier(settings: ClassificationSettings) -> tuple[Task, Callable[[l
 
 def texts_of_file(task: Task, name: str) -> list[tuple[str, ...]]:
     """Texts of a file with columns, or of lines."""
-    path = Path(name)
-    if path.suffix.lower() in EXTENSIONS:
-        return read_texts(task, read_table(path))
-    if not path.is_file():
-        raise ValueError(f"There is no file {path}.")
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is not UTF-8: {error}. Convert it to UTF-8.") from error
-    return texts_of_lines(task, lines, name)
+    if file_extension(name) in TABLE_EXTENSIONS:
+        return read_texts(task, read_table(name))
+    return texts_of_lines(task, read_lines(name), name)
 
 
 def texts_of_lines(task: Task, lines: Sequence[str], where: str) -> list[tuple[str, ...]]:

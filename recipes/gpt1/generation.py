@@ -3,7 +3,6 @@
 import logging
 import sys
 from collections.abc import Iterator
-from pathlib import Path
 
 import torch
 from transformers import (
@@ -12,11 +11,11 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
     TextStreamer,
-    set_seed,
 )
 from transformers.utils import logging as transformers_logging
 
 import gpt1_scratch  # noqa: F401  registers the model
+from gpt1_scratch.data.text_lines import numbered_lines, open_output, read_lines
 from papers_to_gpt.engine.hardware import processor_has_bf16
 from papers_to_gpt.engine.model_folder import check_folder, check_vocabulary
 from papers_to_gpt.settings.generation import GenerationSettings
@@ -40,9 +39,10 @@ def run(settings: GenerationSettings) -> None:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     model.to(device).eval()
     if settings.seed is not None:
-        set_seed(settings.seed)
-    for prompt in prompts(settings):
-        continue_text(model, tokenizer, prompt, settings)
+        torch.manual_seed(settings.seed)
+    with open_output(None):
+        for prompt in prompts(settings):
+            continue_text(model, tokenizer, prompt, settings)
 
 
 def prompts(settings: GenerationSettings) -> Iterator[str]:
@@ -50,10 +50,7 @@ def prompts(settings: GenerationSettings) -> Iterator[str]:
     if settings.prompt is not None:
         yield settings.prompt
     elif settings.prompt_file is not None:
-        path = Path(settings.prompt_file)
-        if not path.is_file():
-            raise ValueError(f"prompt_file {path} is not a file.")
-        yield from path.read_text(encoding="utf-8").splitlines()
+        yield from read_lines(settings.prompt_file)
     elif sys.stdin.isatty():
         while True:
             try:
@@ -61,7 +58,7 @@ def prompts(settings: GenerationSettings) -> Iterator[str]:
             except EOFError:
                 return
     else:
-        yield sys.stdin.read()
+        yield "".join(line for _, line in numbered_lines(None))
 
 
 @torch.inference_mode()

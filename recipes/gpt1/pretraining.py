@@ -1,5 +1,6 @@
 """Pre-trains GPT-1 on contiguous text: vocabulary, blocks, training, evaluation, samples."""
 
+import itertools
 import logging
 import math
 import time
@@ -169,7 +170,7 @@ def make_tokenizer(train: Dataset | IterableDataset, settings: VocabularySetting
     if settings.vocabulary_file is not None and settings.merges_file is not None:
         return published_tokenizer(settings.vocabulary_file, settings.merges_file)
     rows = train.take(settings.tokenizer_samples)
-    return train_tokenizer((row["text"] for row in rows), merges=settings.num_merges)
+    return train_tokenizer((row["text"] or "" for row in rows), merges=settings.num_merges)
 
 
 def make_config(model_settings: ModelSettings, tokenizer: PreTrainedTokenizerFast | None = None) -> GPT1Config:
@@ -192,9 +193,10 @@ def make_config(model_settings: ModelSettings, tokenizer: PreTrainedTokenizerFas
 
 def report_corpus(accelerator: Accelerator, split: str, packed: PackedTexts) -> None:
     """One line on what a corpus became."""
+    without_text = f" ({packed.empty_rows:,} without text)" if packed.empty_rows else ""
     accelerator.print(
-        f"{split}: {packed.rows:,} rows, {packed.words:,} words, {packed.tokens:,} tokens in {len(packed.blocks):,} "
-        f"blocks; the last {packed.dropped_tokens:,} tokens fill no block"
+        f"{split}: {packed.rows:,} rows{without_text}, {packed.words:,} words, {packed.tokens:,} tokens in "
+        f"{len(packed.blocks):,} blocks; the last {packed.dropped_tokens:,} tokens fill no block"
     )
 
 
@@ -305,8 +307,9 @@ def write_samples(
 ) -> None:
     """Appends continuations of validation texts to `samples.txt`."""
     blocks = []
-    for row in texts.select(range(min(sampling.num_samples, len(texts)))):
-        prompt = tokenizer(row["text"][:2000], return_tensors="pt", verbose=False).input_ids[
+    openings = (row["text"] for row in texts if row["text"] and not row["text"].isspace())
+    for opening in itertools.islice(openings, sampling.num_samples):
+        prompt = tokenizer(opening[:2000], return_tensors="pt", verbose=False).input_ids[
             :, : sampling.sample_prompt_tokens
         ]
         output = model.generate(
@@ -317,7 +320,7 @@ def write_samples(
             temperature=sampling.temperature,
             top_k=sampling.top_k,
         )
-        opening, going_on = tokenizer.decode(prompt[0]), tokenizer.decode(output[0, prompt.shape[1] :])
-        blocks.append(f"[{opening}] {going_on}")
+        beginning, going_on = tokenizer.decode(prompt[0]), tokenizer.decode(output[0, prompt.shape[1] :])
+        blocks.append(f"[{beginning}] {going_on}")
     with (output_dir / "samples.txt").open("a", encoding="utf-8") as file:
         file.write("\n\n".join(blocks) + "\n\n----\n\n")

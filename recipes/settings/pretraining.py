@@ -108,7 +108,7 @@ class TextSettings:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be from 0 to 1.")
         if self.repeated_block_share and self.short_block_size is None:
             raise ValueError(
-                f"repeated_block_share is {self.repeated_block_share}, a fraction of the short blocks, but there are "
+                f"repeated_block_share is {self.repeated_block_share}, a share of the short blocks, but there are "
                 "none. Set short_block_size."
             )
 

@@ -3,7 +3,6 @@
 import logging
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import nullcontext
 from typing import Any, TextIO
 
 import torch
@@ -12,7 +11,7 @@ from transformers.utils import logging as transformers_logging
 from papers_to_gpt.engine.hardware import processor_has_bf16
 from papers_to_gpt.engine.model_folder import check_folder
 from papers_to_gpt.settings.decoding import TranslationSettings
-from seq2seq_scratch.data.readers import read_text_lines
+from seq2seq_scratch.data.text_lines import open_output, read_lines
 from seq2seq_scratch.translation import Hypothesis, load_translator, translate
 
 
@@ -20,21 +19,12 @@ def run(settings: TranslationSettings) -> None:
     """Translates the input file, standard input, or what a person types."""
     logging.getLogger("seq2seq_scratch").setLevel(logging.WARNING)
     translate_lines = make_translator(settings)
-    with (
-        open(settings.output_file, "w", encoding="utf-8")
-        if settings.output_file
-        else nullcontext(sys.stdout) as output
-    ):
+    with open_output(settings.output_file) as output:
         if settings.input_file is None and sys.stdin.isatty():
             for line in prompt_lines():
                 write([translate_lines([line])[0]], settings, output)
         else:
-            lines = (
-                read_text_lines(settings.input_file)
-                if settings.input_file
-                else [line.rstrip("\n") for line in sys.stdin]
-            )
-            write(translate_lines(lines), settings, output)
+            write(translate_lines(read_lines(settings.input_file)), settings, output)
 
 
 def make_translator(settings: TranslationSettings) -> Callable[..., list[list[Hypothesis]]]:

@@ -3,8 +3,10 @@
 Whatever they come from, pairs are two columns of text, `source` and `target`; missing text is an empty string.
 """
 
-import os
-from collections.abc import Iterator, Mapping
+import itertools
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,53 +14,137 @@ from typing import Any
 import datasets
 import pyarrow
 from datasets import Dataset, IterableDataset
-from datasets.exceptions import DatasetGenerationError
-from pyarrow import parquet
 
 from .numbers import load_numbers
-from .readers import Pair, PairColumns, Reader, Wanted, _read_json_lines, _read_table, _read_text_files, _text_of
+from .readers import (
+    TABLE_EXTENSIONS,
+    dataset_of_files,
+    parquet_features,
+    parquet_tables,
+    table_rows,
+    tables_of_rows,
+    text_of,
+)
+from .text_lines import COMPRESSIONS, file_extension, numbered_lines, without_line_end
+
+Pair = dict[str, str]
 
 PAIR_FEATURES = datasets.Features({"source": datasets.Value("string"), "target": datasets.Value("string")})
 
 
-def _read(reader: Reader, paths: tuple[str, ...], wanted: Wanted, stamps: Any) -> Iterator[Pair]:
-    pair = None
-    for pair in reader(*paths, wanted):
-        yield pair
-    if pair is None:
-        raise ValueError(f"{paths[0]} is empty.")
+@dataclass(frozen=True)
+class PairColumns:
+    """Where a row holds the two sides: in two columns, or under two keys of one column of dictionaries."""
+
+    source: str
+    target: str
+    inside: str | None = None
+
+    def of_row(self, row: Mapping[str, Any]) -> tuple[Any, Any]:
+        sides = row if self.inside is None else row[self.inside] or {self.source: None, self.target: None}
+        return sides[self.source], sides[self.target]
 
 
-def _from_files(reader: Reader, paths: tuple[str, ...], wanted: Wanted, streaming: bool) -> Any:
-    """A data set of what a reader yields; unless streamed, cached on disk under the arguments of `_read`."""
-    # Sizes and times are there so that a changed file is read again. (Lists would be taken for shards to hand out.)
-    stamps = tuple((status.st_size, status.st_mtime_ns) for status in map(os.stat, paths))
-    arguments = {"reader": reader, "paths": paths, "wanted": wanted, "stamps": stamps}
-    if streaming:
-        return IterableDataset.from_generator(_read, features=PAIR_FEATURES, gen_kwargs=arguments)
-    try:
-        return Dataset.from_generator(_read, features=PAIR_FEATURES, gen_kwargs=arguments)
-    except DatasetGenerationError as error:
-        if isinstance(error.__cause__, ValueError):
-            raise error.__cause__ from None
-        raise
+@dataclass(frozen=True)
+class Wanted:
+    """What the user said about languages and columns."""
+
+    source_language: str
+    target_language: str
+    source_column: str | None
+    target_column: str | None
+
+    def find(self, where: str, columns: Sequence[str], translation_keys: Sequence[str]) -> PairColumns:
+        """Settles on columns, or says what is missing and what there is.
+
+        Args:
+            where: the file or data set, for the error.
+            columns: what it has.
+            translation_keys: the keys of its column `translation`.
+        """
+        if self.source_column is None and self.target_column is None and "translation" in columns:
+            for setting, language in (
+                ("source_language", self.source_language),
+                ("target_language", self.target_language),
+            ):
+                if language not in translation_keys:
+                    raise ValueError(
+                        f"{where}: the column translation has no {language!r} ({setting}); "
+                        f"it has {', '.join(sorted(translation_keys)) or 'no languages'}."
+                    )
+            return PairColumns(self.source_language, self.target_language, inside="translation")
+        found = PairColumns(self.source_column or self.source_language, self.target_column or self.target_language)
+        for side, column in (("source", found.source), ("target", found.target)):
+            if column not in columns:
+                raise ValueError(
+                    f"{where}: there is no column {column!r}; it has {', '.join(columns)}. "
+                    f"Set {side}_column, or {side}_language where a column is named after the language."
+                )
+        return found
+
+
+def _pair_of_row(row: Mapping[str, Any], wanted: Wanted, where: str) -> Pair:
+    translation = row.get("translation")
+    if isinstance(translation, str) and not (wanted.source_column or wanted.target_column):
+        # A field of CSV or TSV.
+        try:
+            translation = json.loads(translation)
+        except json.JSONDecodeError as error:
+            raise ValueError(
+                f"{where}: translation holds {translation!r}, not a JSON object from language to text."
+            ) from error
+        row = {**row, "translation": translation}
+    if translation is None:
+        keys = (wanted.source_language, wanted.target_language)  # a missing pair
+    elif isinstance(translation, dict):
+        keys = tuple(translation)
+    elif wanted.source_column or wanted.target_column:
+        keys = ()
+    else:
+        raise ValueError(f"{where}: translation holds {translation!r}, not a dictionary from language to text.")
+    columns = wanted.find(where, tuple(row), keys)
+    source, target = columns.of_row(row)
+    return {"source": text_of(source, where, columns.source), "target": text_of(target, where, columns.target)}
+
+
+def _pairs_of_text_files(source_path: str, target_path: str) -> Iterator[Pair]:
+    sources, targets = numbered_lines(source_path), numbered_lines(target_path)
+    count = 0
+    for source, target in itertools.zip_longest(sources, targets):
+        if source is None or target is None:
+            rest = 1 + sum(1 for _ in (targets if source is None else sources))
+            counts = (count, count + rest) if source is None else (count + rest, count)
+            raise ValueError(
+                f"{source_path} has {counts[0]} lines, but {target_path} has {counts[1]}. "
+                "Line-aligned files must have equally many."
+            )
+        count += 1
+        yield {"source": without_line_end(source[1]), "target": without_line_end(target[1])}
+    if count == 0:
+        raise ValueError(f"{source_path} is empty.")
+
+
+def _tables_of_text_files(source_path: str, target_path: str) -> Iterator[pyarrow.Table]:
+    return tables_of_rows(_pairs_of_text_files(source_path, target_path))
+
+
+def _tables_of_table(path: str, wanted: Wanted) -> Iterator[pyarrow.Table]:
+    return tables_of_rows(_pair_of_row(row, wanted, where) for where, row in table_rows(path))
 
 
 def _load_file(setting: str, name: str, wanted: Wanted, streaming: bool) -> Any:
     """One file, or the pair of text files whose names are `name` and the languages."""
-    readers = {".jsonl": _read_json_lines, ".json": _read_json_lines, ".csv": _read_table, ".tsv": _read_table}
-    extension = Path(name).suffix
-    pair = [f"{name}.{language}" for language in (wanted.source_language, wanted.target_language)]
-    if extension not in (*readers, ".parquet"):
-        missing = [path for path in pair if not Path(path).is_file()]
+    if file_extension(name) not in TABLE_EXTENSIONS:
+        paths = tuple(_text_file(f"{name}.{side}") for side in (wanted.source_language, wanted.target_language))
+        missing = [path for path in paths if not Path(path).is_file()]
         if not missing:
-            return _from_files(_read_text_files, tuple(pair), wanted, streaming)
+            return dataset_of_files(_tables_of_text_files, [paths], PAIR_FEATURES, streaming=streaming)
         if Path(name).is_file():
             raise ValueError(
-                f"{setting}: {name} has the unknown extension {extension!r}. Known are .parquet, "
-                f"{', '.join(readers)}; two line-aligned text files are given by what their names share before the "
-                f"language, such as {Path(name).stem} for {Path(name).stem}.{wanted.source_language} and "
-                f"{Path(name).stem}.{wanted.target_language}."
+                f"{setting}: {name} has the unknown extension {Path(name).suffix!r}. Known are "
+                f"{', '.join(TABLE_EXTENSIONS)}, each also followed by {' or '.join(COMPRESSIONS)}; two line-aligned "
+                f"text files are given by what their names share before the language, such as {Path(name).stem} for "
+                f"{Path(name).stem}.{wanted.source_language} and {Path(name).stem}.{wanted.target_language}."
             )
         raise ValueError(
             f"{setting}: there is no file {name}, nor a pair of text files: {' and '.join(missing)} "
@@ -66,18 +152,16 @@ def _load_file(setting: str, name: str, wanted: Wanted, streaming: bool) -> Any:
         )
     if not Path(name).is_file():
         raise ValueError(f"{setting}: there is no file {name}.")
-    if extension in readers:
-        return _from_files(readers[extension], (name,), wanted, streaming)
-    try:
-        rows = parquet.read_metadata(name).num_rows
-    except pyarrow.ArrowInvalid as error:
-        raise ValueError(f"{setting}: {name} is not a parquet file ({error}).") from error
-    if rows == 0:
-        raise ValueError(f"{name} is empty.")
-    data_files = {"train": name}
-    return _as_pairs(
-        datasets.load_dataset("parquet", data_files=data_files, streaming=streaming)["train"], wanted, name
-    )
+    if file_extension(name) != ".parquet":
+        return dataset_of_files(_tables_of_table, [(name,)], PAIR_FEATURES, streaming=streaming, wanted=wanted)
+    # A parquet file has types, so that its columns need not be looked at row by row.
+    columns = dataset_of_files(parquet_tables, [(name,)], parquet_features(name), streaming=streaming)
+    return _as_pairs(columns, wanted, name)
+
+
+def _text_file(path: str) -> str:
+    """The file of this name, or a compressed one; the name itself if there is none."""
+    return next((path + end for end in ("", *COMPRESSIONS) if Path(path + end).is_file()), path)
 
 
 def _texts_of_batch(batch: Mapping[str, list[Any]], columns: PairColumns, where: str) -> dict[str, list[str]]:
@@ -85,8 +169,8 @@ def _texts_of_batch(batch: Mapping[str, list[Any]], columns: PairColumns, where:
     rows = (dict(zip(names, values, strict=True)) for values in zip(*batch.values(), strict=True))
     sides = [columns.of_row(row) for row in rows]
     return {
-        "source": [_text_of(source, where, columns.source) for source, _ in sides],
-        "target": [_text_of(target, where, columns.target) for _, target in sides],
+        "source": [text_of(source, where, columns.source) for source, _ in sides],
+        "target": [text_of(target, where, columns.target) for _, target in sides],
     }
 
 
@@ -136,13 +220,14 @@ def load_parallel_data(
     dictionaries from language to text, or one column for each side. Files are told by their extension:
 
     - `.parquet`;
-    - `.jsonl`, `.json`: JSON lines, one object on each;
+    - `.jsonl`, `.ndjson`, `.json`: JSON lines, one object on each, or one list of objects;
     - `.csv`, with quoted fields where needed, and `.tsv`, whose fields are taken as they stand; the first line names
       the columns, and a `translation` is written as a JSON object;
     - no such extension: the common start of two line-aligned text files that end in the languages, so `data/train`
       stands for `data/train.en` and `data/train.de`.
 
-    Text must be UTF-8. Missing text (null) becomes an empty string.
+    A file may be compressed, with `.gz` or `.zst` behind its extension. Text must be UTF-8. Missing text (null)
+    becomes an empty string.
 
     Args:
         dataset_name: `numbers` for the embedded data set, otherwise what `datasets.load_dataset` takes: an id on the

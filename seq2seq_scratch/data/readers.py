@@ -1,105 +1,247 @@
-"""Readers of files of sentence pairs, with errors that name file, line and column."""
+"""Reads the files that users bring, with errors that name the file and the line.
+
+Tables are parquet, JSON lines, a JSON list of objects, CSV and TSV; everything else is text, in lines. A file may be
+compressed with gzip or zstandard. Every recipe reads through this file, so that the same file gives the same rows
+everywhere:
+
+- Text is UTF-8. Only a line feed, or a carriage return before it, ends a line: the other separators of Unicode stand
+  within sentences. A byte order mark is dropped.
+- The first line of a CSV or TSV file names the columns. Every field is text as it stands, `NA` and `null` too, and
+  empty where nothing stands. CSV fields may be quoted; in TSV a quotation mark is part of the text.
+- A JSON value keeps its type, and null is None.
+
+The rows are parsed by `csv` and `json` and stored by `datasets`, not parsed by its readers: pandas fills up a row that
+has too few fields, pyarrow ends a row at a carriage return, and its JSON reader turns text that looks like a date into
+a time.
+"""
 
 import csv
 import itertools
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-Pair = dict[str, str]
+import datasets
+import pyarrow
+from datasets.exceptions import DatasetGenerationError
+from pyarrow import parquet
+
+from .table_builder import TableBuilder
+from .text_lines import COMPRESSIONS, file_extension, numbered_lines, open_file, without_line_end
+
+JSON_EXTENSIONS = (".jsonl", ".ndjson", ".json")
+TABLE_EXTENSIONS = (".csv", ".tsv", *JSON_EXTENSIONS, ".parquet")
+
+Row = dict[str, Any]
+
+# A table that is stored at a time.
+ROWS_AT_ONCE = 1_000
+CHARACTERS_AT_ONCE = 2**24
 
 
-Reader = Callable[..., Iterator[Pair]]
+# Tables
 
 
-@dataclass(frozen=True)
-class PairColumns:
-    """Where a row holds the two sides: in two columns, or under two keys of one column of dictionaries."""
-
-    source: str
-    target: str
-    inside: str | None = None
-
-    def of_row(self, row: Mapping[str, Any]) -> tuple[Any, Any]:
-        sides = row if self.inside is None else row[self.inside] or {self.source: None, self.target: None}
-        return sides[self.source], sides[self.target]
-
-
-@dataclass(frozen=True)
-class Wanted:
-    """What the user said about languages and columns."""
-
-    source_language: str
-    target_language: str
-    source_column: str | None
-    target_column: str | None
-
-    def find(self, where: str, columns: Sequence[str], translation_keys: Sequence[str]) -> PairColumns:
-        """Settles on columns, or says what is missing and what there is.
-
-        Args:
-            where: the file or data set, for the error.
-            columns: what it has.
-            translation_keys: the keys of its column `translation`.
-        """
-        if self.source_column is None and self.target_column is None and "translation" in columns:
-            for setting, language in (
-                ("source_language", self.source_language),
-                ("target_language", self.target_language),
-            ):
-                if language not in translation_keys:
-                    raise ValueError(
-                        f"{where}: the column translation has no {language!r} ({setting}); "
-                        f"it has {', '.join(sorted(translation_keys)) or 'no languages'}."
-                    )
-            return PairColumns(self.source_language, self.target_language, inside="translation")
-        found = PairColumns(self.source_column or self.source_language, self.target_column or self.target_language)
-        for side, column in (("source", found.source), ("target", found.target)):
-            if column not in columns:
-                raise ValueError(
-                    f"{where}: there is no column {column!r}; it has {', '.join(columns)}. "
-                    f"Set {side}_column, or {side}_language where a column is named after the language."
-                )
-        return found
-
-
-def _lines_of(path: str) -> Iterator[tuple[int, str]]:
-    """Numbered lines, from 1. Only a line feed ends one: the other Unicode separators stand within sentences."""
-    offset = 0
-    with open(path, "rb") as file:
-        for number, line in enumerate(file, start=1):
-            try:
-                text = line.decode("utf-8")
-            except UnicodeDecodeError as error:
-                raise ValueError(
-                    f"{path}, line {number}: byte 0x{line[error.start]:02x} at offset {offset + error.start} of the "
-                    "file is not UTF-8. Convert the file to UTF-8."
-                ) from error
-            offset += len(line)
-            yield number, text.removeprefix("\ufeff") if number == 1 else text
-
-
-def read_text_lines(path: str) -> list[str]:
-    """The lines of a text file, one sentence each.
+def table_rows(path: str | Path) -> Iterator[tuple[str, Row]]:
+    """The rows of a table, each with its place, such as `data.csv, line 3`.
 
     Raises:
-        ValueError: a file that is missing, empty or not UTF-8, with the line and the byte's offset.
+        ValueError: a file that is missing, empty, of another kind, not UTF-8 or malformed; the message names the line.
     """
-    if not Path(path).is_file():
-        raise ValueError(f"There is no file {path}.")
-    lines = [_without_line_end(line) for _, line in _lines_of(path)]
-    if not lines:
-        raise ValueError(f"{path} is empty.")
-    return lines
+    extension = file_extension(path)
+    if extension not in TABLE_EXTENSIONS:
+        raise ValueError(f"{path} ends in none of {', '.join(TABLE_EXTENSIONS)}; rename or convert it.")
+    if extension == ".parquet":
+        rows = _parquet_rows(path)
+    elif extension in JSON_EXTENSIONS:
+        rows = _json_rows(path)
+    else:
+        rows = _delimited_rows(path, extension)
+    where = None
+    for where, row in rows:
+        yield where, row
+    if where is None:
+        raise ValueError(f"{path} is empty: it has no rows.")
 
 
-def _without_line_end(line: str) -> str:
-    return line.removesuffix("\n").removesuffix("\r")
+def _delimited_rows(path: str | Path, extension: str) -> Iterator[tuple[str, Row]]:
+    header = None
+    for number, fields in _tsv_fields(path) if extension == ".tsv" else _csv_fields(path):
+        if header is None:
+            header = [name.strip() for name in fields]
+            _check_header(path, header)
+            continue
+        if len(fields) != len(header):
+            raise ValueError(
+                f"{path}, line {number}: has {_count(len(fields), 'field')}, but the first line names "
+                f"{_count(len(header), 'column')} ({', '.join(header)})."
+            )
+        yield f"{path}, line {number}", dict(zip(header, fields, strict=True))
 
 
-def _text_of(value: Any, where: str, name: str) -> str:
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def _check_header(path: str | Path, header: Sequence[str]) -> None:
+    twice = sorted({name for name in header if header.count(name) > 1})
+    if twice:
+        raise ValueError(
+            f"{path} names the column {' and '.join(map(repr, twice))} twice; it has {', '.join(header)}. Rename one."
+        )
+
+
+def _tsv_fields(path: str | Path) -> Iterator[tuple[int, list[str]]]:
+    for number, line in numbered_lines(path):
+        if line := without_line_end(line):
+            yield number, line.split("\t")
+
+
+# No text in UTF-8 holds it, so it can stand for a carriage return within a line, at which `csv` would end a row.
+_CARRIAGE_RETURN = "\udc0d"
+
+
+def _csv_fields(path: str | Path) -> Iterator[tuple[int, list[str]]]:
+    def lines() -> Iterator[str]:
+        for _, line in numbered_lines(path):
+            if "\r" in line:
+                text = without_line_end(line)
+                line = text.replace("\r", _CARRIAGE_RETURN) + line[len(text) :]
+            yield line
+
+    csv.field_size_limit(2**31 - 1)  # of all readers of the process; by default a field ends at 131,072 characters
+    reader = csv.reader(lines(), strict=True)
+    begin = 1
+    try:
+        for fields in reader:
+            if fields:
+                yield reader.line_num, [field.replace(_CARRIAGE_RETURN, "\r") for field in fields]
+            begin = reader.line_num + 1
+    except csv.Error as error:
+        raise ValueError(
+            f"{path}, line {reader.line_num}: {error}, in the row that begins in line {begin}. A field with a comma, "
+            "a line break or a quotation mark stands between quotation marks, and a quotation mark in it is doubled."
+        ) from error
+
+
+def _json_rows(path: str | Path) -> Iterator[tuple[str, Row]]:
+    lines = numbered_lines(path)
+    for number, line in lines:
+        if not line.strip():
+            continue
+        if line.lstrip().startswith("["):
+            yield from _json_list_rows(path, number, itertools.chain([line], (text for _, text in lines)))
+            return
+        where = f"{path}, line {number}"
+        row = _parse_json(line.rstrip(), where, number)
+        if not isinstance(row, dict):
+            raise ValueError(f"{where}: holds {type(row).__name__}. {_JSON_KINDS}")
+        yield where, row
+
+
+_JSON_KINDS = "Each line must be one JSON object, or the file one list of JSON objects."
+
+
+def _json_list_rows(path: str | Path, begin: int, lines: Iterable[str]) -> Iterator[tuple[str, Row]]:
+    rows = _parse_json("".join(lines), str(path), begin)
+    wrong = next((row for row in rows if not isinstance(row, dict)), None) if isinstance(rows, list) else rows
+    if wrong is not None or None in rows:
+        raise ValueError(f"{path}, line {begin}: holds list with {type(wrong).__name__}. {_JSON_KINDS}")
+    for number, row in enumerate(rows, start=1):
+        yield f"{path}, item {number} of the list", row
+
+
+def _parse_json(text: str, where: str, begin: int) -> Any:
+    """Parses JSON that begins in a line; refuses what would be lost or could not be stored as text."""
+
+    def object_of(items: list[tuple[str, Any]]) -> Row:
+        row = dict(items)
+        if len(row) < len(items):
+            _check_header(where, [name for name, _ in items])
+        return row
+
+    try:
+        value = json.loads(text, object_pairs_hook=object_of)
+    except json.JSONDecodeError as error:
+        line = f", line {begin + error.lineno - 1}" if ", line " not in where else ""
+        raise ValueError(
+            f"{where}{line}: not valid JSON at column {error.colno} ({error.msg}). {_JSON_KINDS}"
+        ) from error
+    if "\\ud" in text or "\\uD" in text:
+        for number, line in enumerate(text.split("\n")):
+            for part in _strings_in(line):
+                try:
+                    part.encode()
+                except UnicodeEncodeError as error:
+                    line = f", line {begin + number}" if ", line " not in where else ""
+                    raise ValueError(
+                        f"{where}{line}: \\u{ord(part[error.start]):04x} is half of a surrogate pair and no "
+                        "character. Write both halves, or leave it out."
+                    ) from error
+    return value
+
+
+def _strings_in(line: str) -> Iterator[str]:
+    """The strings of a line of valid JSON; none goes beyond its line."""
+    place = line.find('"')
+    while place >= 0:
+        text, end = json.decoder.scanstring(line, place + 1)
+        yield text
+        place = line.find('"', end)
+
+
+def open_parquet(path: str | Path) -> parquet.ParquetFile:
+    """Opens a parquet file that has rows.
+
+    Raises:
+        ValueError: a file that is missing, empty, not parquet, or names a column twice.
+    """
+    with open_file(path) as stream:
+        compressed = Path(path).suffix.lower() in COMPRESSIONS
+        content = pyarrow.BufferReader(stream.read()) if compressed else pyarrow.OSFile(str(path))
+    try:
+        file = parquet.ParquetFile(content)
+    except pyarrow.ArrowInvalid as error:
+        raise ValueError(f"{path} is not a parquet file ({error}).") from error
+    _check_header(path, file.schema_arrow.names)
+    if file.metadata.num_rows == 0:
+        raise ValueError(f"{path} is empty: it has no rows.")
+    return file
+
+
+def parquet_tables(path: str | Path, columns: Sequence[str] | None = None) -> Iterator[pyarrow.Table]:
+    """The rows of a parquet file, some at a time; a column of categories as the values that they stand for."""
+    for batch in open_parquet(path).iter_batches(ROWS_AT_ONCE, columns=columns):
+        table = pyarrow.Table.from_batches([batch])
+        yield table.cast(_without_categories(table.schema))
+
+
+def parquet_features(path: str | Path) -> datasets.Features:
+    """The columns of a parquet file and their types."""
+    return datasets.Features.from_arrow_schema(_without_categories(open_parquet(path).schema_arrow))
+
+
+def _without_categories(schema: pyarrow.Schema) -> pyarrow.Schema:
+    for place, field in enumerate(schema):
+        if pyarrow.types.is_dictionary(field.type):
+            schema = schema.set(place, field.with_type(field.type.value_type))
+    return schema
+
+
+def _parquet_rows(path: str | Path) -> Iterator[tuple[str, Row]]:
+    rows = (row for table in parquet_tables(path) for row in table.to_pylist())
+    for number, row in enumerate(rows, start=1):
+        yield f"{path}, row {number}", row
+
+
+def text_of(value: Any, where: str, name: str) -> str:
+    """A value that must be text; nothing is empty text.
+
+    Raises:
+        ValueError: it is something else.
+    """
     if value is None:
         return ""
     if not isinstance(value, str):
@@ -107,81 +249,64 @@ def _text_of(value: Any, where: str, name: str) -> str:
     return value
 
 
-def _pair_of_row(row: Mapping[str, Any], wanted: Wanted, where: str) -> Pair:
-    translation = row.get("translation")
-    if translation is None:
-        keys = (wanted.source_language, wanted.target_language)  # a missing pair
-    elif isinstance(translation, dict):
-        keys = tuple(translation)
-    elif wanted.source_column or wanted.target_column:
-        keys = ()
-    else:
-        raise ValueError(f"{where}: translation holds {translation!r}, not a dictionary from language to text.")
-    columns = wanted.find(where, tuple(row), keys)
-    source, target = columns.of_row(row)
-    return {"source": _text_of(source, where, columns.source), "target": _text_of(target, where, columns.target)}
+# Data sets
 
 
-def _read_json_lines(path: str, wanted: Wanted) -> Iterator[Pair]:
-    for number, line in _lines_of(path):
-        if not line.strip():
-            continue
-        where = f"{path}, line {number}"
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise ValueError(
-                f"{where}: not valid JSON at column {error.colno} ({error.msg}). Each line must be one JSON object."
-            ) from error
-        if not isinstance(row, dict):
-            raise ValueError(f"{where}: holds {type(row).__name__}. Each line must be one JSON object.")
-        yield _pair_of_row(row, wanted, where)
+def tables_of_rows(rows: Iterable[Mapping[str, str]]) -> Iterator[pyarrow.Table]:
+    """Rows of text as tables, some rows at a time."""
+    held: list[Mapping[str, str]] = []
+    size = 0
+    for row in rows:
+        held.append(row)
+        size += sum(map(len, row.values()))
+        if len(held) == ROWS_AT_ONCE or size >= CHARACTERS_AT_ONCE:
+            yield pyarrow.Table.from_pylist(held)
+            held, size = [], 0
+    if held:
+        yield pyarrow.Table.from_pylist(held)
 
 
-def _read_table(path: str, wanted: Wanted) -> Iterator[Pair]:
-    lines = (line for _, line in _lines_of(path))
-    if path.endswith(".tsv"):
-        # Fields of TSV are as they stand: a quotation mark is part of the sentence.
-        reader = csv.reader(lines, delimiter="\t", quoting=csv.QUOTE_NONE)
-    else:
-        reader = csv.reader(lines, strict=True)
-    header = None
+def _rows_of_files(
+    files: Sequence[tuple[str, ...]], generate: Callable[..., Iterator[pyarrow.Table]], arguments: Mapping[str, Any]
+) -> Iterator[Row]:
+    for paths in files:
+        for table in generate(*paths, **arguments):
+            yield from table.to_pylist()
+
+
+def dataset_of_files(
+    generate: Callable[..., Iterator[pyarrow.Table]],
+    files: Sequence[tuple[str, ...]],
+    features: datasets.Features,
+    *,
+    split: str = "train",
+    streaming: bool = False,
+    **arguments: Any,
+) -> Any:
+    """A data set of the tables that a function makes of files.
+
+    Args:
+        generate: called with the names of files that belong together and with the further arguments.
+        files: those names, a tuple for each call.
+        features: columns and types of the tables.
+        split: "train", or, unless streaming, a slice of it such as "train[:95%]".
+        streaming: reads as it goes instead of storing the whole in the cache.
+
+    Raises:
+        ValueError: what the function raises; of a stream, when it gets there.
+    """
+    if streaming:
+        # The library hands out the items of a list to the processes that read a stream.
+        shards = {"files": list(files), "generate": generate, "arguments": arguments}
+        return datasets.IterableDataset.from_generator(_rows_of_files, features=features, gen_kwargs=shards)
+    stamps = tuple((status.st_size, status.st_mtime_ns) for paths in files for status in map(os.stat, paths))
+    builder = TableBuilder(
+        generate=generate, files=tuple(files), stamps=stamps, arguments=arguments, features=features
+    )
     try:
-        for fields in reader:
-            where = f"{path}, line {reader.line_num}"
-            if not fields:
-                continue
-            if header is None:
-                header = fields
-                continue
-            if len(fields) != len(header):
-                raise ValueError(
-                    f"{where}: has {len(fields)} fields, but the first line names {len(header)} columns "
-                    f"({', '.join(header)})."
-                )
-            row: dict[str, Any] = dict(zip(header, fields, strict=True))
-            if "translation" in row and not (wanted.source_column or wanted.target_column):
-                try:
-                    row["translation"] = json.loads(row["translation"])
-                except json.JSONDecodeError as error:
-                    raise ValueError(
-                        f"{where}: translation holds {row['translation']!r}, not a JSON object from language to text."
-                    ) from error
-            yield _pair_of_row(row, wanted, where)
-    except csv.Error as error:
-        raise ValueError(f"{path}, line {reader.line_num}: {error}.") from error
-
-
-def _read_text_files(source_path: str, target_path: str, wanted: Wanted) -> Iterator[Pair]:
-    sources, targets = _lines_of(source_path), _lines_of(target_path)
-    count = 0
-    for source, target in itertools.zip_longest(sources, targets):
-        if source is None or target is None:
-            rest = 1 + sum(1 for _ in (targets if source is None else sources))
-            counts = (count, count + rest) if source is None else (count + rest, count)
-            raise ValueError(
-                f"{source_path} has {counts[0]} lines, but {target_path} has {counts[1]}. "
-                "Line-aligned files must have equally many."
-            )
-        count += 1
-        yield {"source": _without_line_end(source[1]), "target": _without_line_end(target[1])}
+        builder.download_and_prepare()
+    except DatasetGenerationError as error:
+        if isinstance(error.__cause__, ValueError):
+            raise error.__cause__ from None
+        raise
+    return builder.as_dataset(split=split)

@@ -97,7 +97,7 @@ def test_an_adapter_of_the_loops_layers_alone_changes_the_translation_as_its_mer
 
 
 @pytest.mark.parametrize(
-    ("name", "layer"), [("transformer", "lm_head"), ("bahdanau", "output_projection"), ("causal_lm", "lm_head")]
+    ("name", "layer"), [("transformer", "lm_head"), ("bahdanau", "lm_head"), ("causal_lm", "lm_head")]
 )
 def test_an_adapter_of_the_softmax_has_its_say_in_the_loss(name, layer):
     task = "CAUSAL_LM" if name == "causal_lm" else "SEQ_2_SEQ_LM"

@@ -33,7 +33,8 @@ def test_weights_in_several_files_are_the_same_weights(name, saved):
     files = set(index["weight_map"].values())
     assert len(files) > 1 and files == {path.name for path in saved[name].glob("*.safetensors")}
     loaded, original = MODELS[name][0].from_pretrained(saved[name]), tiny_model(name)
-    assert torch.equal(logits_of(name, loaded), logits_of(name, original))
+    # Not to the last bit: some kernels add in another order where a tensor begins at another place in memory.
+    torch.testing.assert_close(logits_of(name, loaded), logits_of(name, original), atol=1e-6, rtol=1e-5)
     state = original.state_dict()
     assert loaded.state_dict().keys() == state.keys()
     assert all(torch.equal(tensor, state[key]) for key, tensor in loaded.state_dict().items())
@@ -66,7 +67,7 @@ def test_a_device_map_leaves_the_attention_models_decoder_in_one_place():
     # On the first device the library leaves room for whatever layer has to come in: here it gets nothing.
     memory = {0: 0, 1: int(0.7 * size), 2: size}
     device_map = infer_auto_device_map(model, memory, no_split_module_classes=model._no_split_modules)
-    assert device_map == {"encoder": 1, "decoder": 2, "output_projection": 2}
+    assert device_map == {"encoder": 1, "decoder": 2, "lm_head": 2}
 
 
 # The attention model's decoder reads weights of its layers without calling them, so they have to be in memory.

@@ -98,7 +98,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one(make_trainer, accumulation, o
     make_trainer(folder="parts", **(options | {"max_steps": 5})).train()
     # A fresh model with other weights: everything must come from the checkpoint.
     other = tiny_model()
-    torch.nn.init.zeros_(other.output_projection.weight)
+    torch.nn.init.zeros_(other.lm_head.weight)
     make_trainer(other, folder="parts", resume_from_checkpoint="last", **options).train()
     folder = Path(make_trainer(folder="parts").output_dir)
     assert_same_weights(weights_of(folder / "checkpoint-12"), weights_of(folder.parent / "whole" / "checkpoint-12"))

@@ -255,10 +255,10 @@ def test_bad_vocabulary_files_are_named(tiny, tmp_path):
     with pytest.raises(ValueError, match="wrong, line 2: 'l x'"):
         published_tokenizer(good, wrong)
     wrong.write_text("{broken")
-    with pytest.raises(ValueError, match="wrong is not the JSON"):
+    with pytest.raises(ValueError, match="wrong is not a vocabulary in JSON"):
         published_tokenizer(wrong, merges)
     wrong.write_text('{"a": 0, "b": 2}')
-    with pytest.raises(ValueError, match="number of its own"):
+    with pytest.raises(ValueError, match="different number, counted from 0"):
         published_tokenizer(wrong, merges)
 
 
@@ -268,3 +268,11 @@ def test_bad_vocabulary_files_are_named(tiny, tmp_path):
 def test_training_on_nothing_is_refused(texts, merges, message):
     with pytest.raises(ValueError, match=message):
         train_tokenizer(texts, merges=merges)
+
+
+def test_merges_are_learned_in_the_order_of_the_example_in_the_documentation():
+    text = " ".join(["hug"] * 10 + ["pug"] * 5 + ["pun"] * 12 + ["hugs"] * 5)
+    tokenizer = train_tokenizer([text], merges=3)
+    merges = json.loads(tokenizer.backend_tokenizer.to_str())["model"]["merges"]
+    assert merges == [["p", "u"], ["h", "u"], ["pu", "n</w>"]]
+    assert tokenizer.tokenize("hug pun") == ["hu", "g</w>", "pun</w>"]

@@ -169,5 +169,5 @@ def test_training_and_validation_are_disjoint_and_of_the_sizes_asked_for():
 
 @pytest.mark.parametrize("sizes", [{"train_size": 0}, {"validation_size": -1}])
 def test_an_empty_corpus_is_refused(sizes):
-    with pytest.raises(ValueError, match="at least one story"):
+    with pytest.raises(ValueError, match="size is (0|-1); it must be at least 1"):
         load_stories(**sizes)

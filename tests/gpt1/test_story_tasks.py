@@ -112,7 +112,7 @@ DIGEST = """
 import hashlib, json, sys, types
 package = sys.modules["gpt1_scratch"] = types.ModuleType("gpt1_scratch")
 package.__path__ = ["gpt1_scratch"]
-from gpt1_scratch.story_tasks import STORY_TASKS, load_story_task
+from gpt1_scratch.stories.tasks import STORY_TASKS, load_story_task
 rows = [rows.to_list() for name in STORY_TASKS for rows in load_story_task(name, 60, 20, 20).values()]
 print(hashlib.sha256(json.dumps(rows).encode()).hexdigest())
 """
@@ -493,11 +493,11 @@ def test_shared_words_alone_do_not_tell_similarity(tasks):
 
 
 def test_an_unknown_task_is_refused_with_the_known_ones():
-    with pytest.raises(ValueError, match="no story task 'grammar'.*acceptability, sentiment, entailment"):
+    with pytest.raises(ValueError, match="name is 'grammar'.*acceptability, sentiment, entailment"):
         load_story_task("grammar")
 
 
 @pytest.mark.parametrize("sizes", [{"train_size": 0}, {"validation_size": -1}, {"test_size": 0}])
 def test_an_empty_split_is_refused(sizes):
-    with pytest.raises(ValueError, match="at least one row"):
+    with pytest.raises(ValueError, match="size is (0|-1); it must be at least 1"):
         load_story_task("cloze", **sizes)

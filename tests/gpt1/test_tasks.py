@@ -215,6 +215,127 @@ def test_without_a_validation_file_a_tenth_is_held_out(own):
     assert "5 rows are held out for validation" in kept.notes
 
 
+LABELS = [
+    # labels as CSV has them, the classes, or None for numbers
+    (["00", "01", "10"], ("00", "01", "10")),
+    (["001", "002", "003"], ("001", "002", "003")),
+    (["1", "001", "2"], ("001", "1", "2")),
+    (["0.0", "1.0", "0.0"], ("0", "1")),
+    (["10.0", "9.0", "-1"], ("-1", "9", "10")),
+    (["1e5", "2e5", "1e5"], ("1e5", "2e5")),
+    (["\u0660", "\u0661", "\u0660"], ("\u0660", "\u0661")),
+    (["1_000", "2_000", "1_000"], ("1_000", "2_000")),
+    (["inf", "nan", "inf"], ("inf", "nan")),
+    (["True", "False", "True"], ("False", "True")),
+    ([" pos", "neg ", "pos"], ("neg", "pos")),
+    (["Neg", "neg", "neg"], ("Neg", "neg")),
+    ([f"{number}" for number in range(77)] * 2, tuple(map(str, range(77)))),
+    ([f"{number}.0" for number in range(20)], tuple(map(str, range(20)))),
+    ([f"{number}.0" for number in range(21)], None),
+    (["1.0", "2.5", "3"], None),
+    (["0.25", "1e-05", "-1"], None),
+]
+
+
+@pytest.mark.parametrize(("labels", "classes"), LABELS)
+def test_only_plain_decimal_numbers_are_numbers_to_predict(own, labels, classes):
+    rows = [(f"text {index}", label) for index, label in enumerate(labels)]
+    task, splits = own(rows, rows)
+    assert task.labels == classes
+    found = [label if classes is None else task.labels[label] for label in splits["train"].labels]
+    expected = [float(label) if classes is None else label.strip().removesuffix(".0") for label in labels]
+    assert found == expected
+    # As classes they keep their names.
+    forced, _ = own(rows, rows, problem_type="classification")
+    assert forced.labels == classes or classes is None
+
+
+@pytest.mark.parametrize("extension", [".jsonl", ".parquet"])
+def test_floats_of_typed_files_are_numbers_however_small(own, extension):
+    rows = [("a b", 1e-7), ("c d", 0.5), ("e f", 2.0)]
+    task, splits = own(rows, rows, extension=extension)
+    assert task.is_regression and splits["train"].labels == [1e-7, 0.5, 2.0]
+    rows = [("a b", 1.0), ("c d", 0.0), ("e f", 1.0)]
+    assert own(rows, rows, extension=extension)[0].labels == ("0", "1")
+    rows = [("a b", True), ("c d", False), ("e f", True)]
+    assert own(rows, rows, extension=extension)[0].labels == ("False", "True")
+
+
+def test_numbers_in_odd_spellings_are_no_numbers_even_if_asked_for(own):
+    for label in ("1_000", "\u0661", "inf"):
+        with pytest.raises(ValueError, match="is not a number in row 2"):
+            own([("a b", "1.5"), ("c d", label)], problem_type="regression")
+
+
+@pytest.mark.parametrize("extension", [".jsonl", ".parquet"])
+@pytest.mark.parametrize(("labels", "what"), [([["x", "y"], ["y"]], "a list"), ([{"a": 1}, {"a": 2}], "an object")])
+def test_labels_that_are_lists_or_objects_are_refused(own, extension, labels, what):
+    rows = [(f"text {index}", label) for index, label in enumerate(labels)]
+    with pytest.raises(
+        ValueError, match=rf"train{extension}: the label \(label\) is {what} in rows 1, 2 .*for each text"
+    ):
+        own(rows, rows, extension=extension)
+
+
+def test_labels_of_mixed_types_are_classes_by_their_names(own):
+    rows = [("a b", "x"), ("c d", 1), ("e f", 2.5), ("g h", True)]
+    assert own(rows, rows, extension=".jsonl")[0].labels == ("1", "2.5", "True", "x")
+
+
+@pytest.mark.parametrize("name", ["a\nb", "a\tb", "a\rb"])
+def test_class_names_that_would_break_lines_of_predictions_are_refused(own, name):
+    with pytest.raises(ValueError, match="the label .label. holds a line break or a tab in row 2 .*rename the class"):
+        own([("a b", "x"), ("c d", name)])
+
+
+def test_a_column_of_ids_is_no_label_unless_it_is_said_to_be(own):
+    rows = [(f"text number {index}", f"id_{index}") for index in range(40)]
+    with pytest.raises(ValueError, match="40 different labels in 40 rows: is label a column of ids. Set label_column"):
+        own(rows, rows)
+    assert len(own(rows, rows, problem_type="classification")[0].labels) == 40
+    task, _ = own(rows * 2, rows)
+    assert task.describe() == (
+        "own: label (one of id_0, id_1, id_10, id_11, id_12, id_13, id_14, id_15, id_16, id_17 and 30 more) from text"
+    )
+
+
+@pytest.mark.parametrize(
+    "beside", ["tt0000{}", "a3f{}e9", "2020-01-{}", "{}.02.1999", "2020-01-{}T10:00:00Z"], ids=str
+)
+def test_ids_and_dates_beside_a_text_are_no_text(own, beside):
+    rows = [(beside.format(10 + index), f"a text {index}", "xy"[index % 2]) for index in range(8)]
+    header = ("first", "second", "label")
+    assert own(rows, rows, header=header)[0].columns == ("second",)
+    assert own(rows, rows, header=header, text_column="first")[0].columns == ("first",)
+
+
+def test_what_is_found_out_is_shown_with_a_row(own):
+    rows = [("a b " * 40, "c d", "x"), ("e f", "g h", "y")]
+    _, splits = own(rows, rows, header=("premise", "hypothesis", "label"))
+    (note,) = splits["train"].notes
+    assert note == f"the first row is premise {'a b ' * 15 + '...'!r}, hypothesis 'c d' with label 'x'"
+    assert splits["validation"].notes == ()
+
+
+def test_no_class_loses_its_only_row_to_validation_and_all_give_their_share(own):
+    labels = ["a"] * 50 + ["b"] * 30 + ["c"] * 19 + ["d"]
+    rows = [(f"text {index}", label) for index, label in enumerate(labels)]
+    task, splits = own(rows)
+    counts = [[split.labels.count(label) for label in range(4)] for split in (splits["train"], splits["validation"])]
+    assert counts[0][3] == 1 and sum(counts[1]) == 10
+    assert counts[1][0] == 5 and counts[1][1] == 3 and counts[1][2] == 2
+    assert sorted(splits["train"].texts + splits["validation"].texts) == sorted((text,) for text, _ in rows)
+    with pytest.raises(ValueError, match="Each of the 2 classes has a single row.*set validation_file"):
+        own(GOOD)
+
+
+@pytest.mark.parametrize("share", [0.999, 0.99])
+def test_a_share_that_leaves_no_row_to_train_on_is_refused(tmp_path, share):
+    file = write(tmp_path / "rows.csv", [(f"text {index}", "xy"[index % 2]) for index in range(30)])
+    with pytest.raises(ValueError, match=f"validation_share {share} leaves no row of 30 to train on"):
+        load_task(train_file=file, validation_share=share)
+
+
 def test_declared_classes_keep_their_order(tmp_path):
     features = Features({"text": Value("string"), "label": ClassLabel(names=["zebra", "ant"])})
     rows = Dataset.from_dict({"text": ["a", "b"], "label": [0, 1]}, features=features)
@@ -248,8 +369,8 @@ GOOD = [("a", "x"), ("b", "y")]
         ([("a", "x"), ("  ", "y")], GOOD, None, {}, "train.csv: text is empty or missing in row 2 "),
         (GOOD, [("", "x")] * 9, None, {}, "validation.csv: text is empty.* in rows 1, 2, 3, 4, 5 and 4 more"),
         ([("a", "x"), ("b", "")], GOOD, None, {}, r"train.csv: the label \(label\) is missing .*row 2 "),
-        ([("a", "1.5"), ("b", "nan")], GOOD, None, {}, "missing or not a number in row 2 "),
-        ([("a", "1.5"), ("b", "inf")], GOOD, None, {}, "not a number in row 2 .*: inf"),
+        ([("a", "1.5"), ("b", "nan")], GOOD, None, {}, "not a number in row 2 .*: 'nan'"),
+        ([("a", "1.5"), ("b", "inf")], GOOD, None, {}, "not a number in row 2 .*: 'inf'"),
         ([("a", 1.5), ("b", 2.5)], [("c", "x")], None, {}, "validation.csv: .*not a number in row 1 .*: 'x'"),
         (GOOD, GOOD, None, {"both_orders": True}, "both_orders is set, but there is one text column, text"),
         (GOOD, GOOD, None, {"text_pair_column": "text"}, "text_pair_column is set, but text_column is not"),
@@ -318,12 +439,12 @@ def test_settings_that_do_not_go_together_are_named(settings, expected):
     ("name", "content", "expected"),
     [
         ("a.xlsx", b"x", "a.xlsx ends in none of .csv"),
-        ("a.csv", b"", "a.csv has no rows"),
-        ("a.csv", b"text,label\n", "a.csv has no rows"),
-        ("a.csv", b"text,label\na,x\nb\n", "a.csv, line 3: has 1 fields, but the first line names 2 columns"),
+        ("a.csv", b"", "a.csv is empty: it has no rows"),
+        ("a.csv", b"text,label\n", "a.csv is empty: it has no rows"),
+        ("a.csv", b"text,label\na,x\nb\n", "a.csv, line 3: has 1 field, but the first line names 2 columns"),
         ("a.csv", b'text,label\n"a,x\n', "a.csv, line 2: unexpected end of data"),
-        ("a.csv", b"text,text\na,b\n", "names a column twice"),
-        ("a.csv", "text,label\né,x\n".encode("latin-1"), "a.csv: the byte at offset 11 .0xe9. is not UTF-8"),
+        ("a.csv", b"text,text\na,b\n", "names the column 'text' twice"),
+        ("a.csv", "text,label\né,x\n".encode("latin-1"), "a.csv, line 2: byte 0xe9 at offset 11 .*is not UTF-8"),
         ("a.jsonl", b'{"text": "a"}\n{"text": \n', "a.jsonl, line 2: not valid JSON"),
         ("a.jsonl", b"[1]\n", "a.jsonl, line 1: holds list"),
         ("a.parquet", b"PAR", "a.parquet is not a parquet file"),

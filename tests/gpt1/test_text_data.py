@@ -9,7 +9,7 @@ from datasets import Dataset, load_dataset
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from gpt1_scratch.pretraining import corpora, packing
+from gpt1_scratch.pretraining import packing
 from gpt1_scratch.pretraining.corpora import load_texts
 from gpt1_scratch.pretraining.packing import (
     PartlyCutBlocks,
@@ -19,7 +19,6 @@ from gpt1_scratch.pretraining.packing import (
     tokenize_texts,
     tokenizer_key,
 )
-from gpt1_scratch.pretraining.text_files import check_text_file
 
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
 SEPARATOR = 99
@@ -27,7 +26,7 @@ SEPARATOR = 99
 
 @pytest.fixture(autouse=True)
 def cache(tmp_path, monkeypatch):
-    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / ".cache")
     datasets.disable_progress_bars()
 
 
@@ -267,25 +266,24 @@ def test_blocks_that_predict_nothing_are_refused(size):
         stream_blocks(Dataset.from_dict({"text": ["a"]}).to_iterable_dataset(), letter_tokenizer(), size)
 
 
-@pytest.mark.parametrize("before", [0, 1, 10, 13, 14, 15, 16, 17, 40])
-def test_wrong_bytes_are_named_with_their_offset(before, tmp_path, monkeypatch):
-    monkeypatch.setattr(corpora, "READ_SIZE", 16)
+def test_wrong_bytes_are_named_with_their_line_and_offset(tmp_path):
     path = tmp_path / "novel.txt"
-    path.write_bytes(b"x" * before + "é".encode("latin-1") + b" and more")
-    with pytest.raises(ValueError, match=rf"novel.txt: the byte at offset {before} \(0xe9\) is not UTF-8"):
-        check_text_file(path)
-    path.write_bytes(b"x" * before + b"\x00\x01")
-    with pytest.raises(ValueError, match=rf"novel.txt: the byte at offset {before} \(0x00\).*binary"):
+    text = "é€\U0001f600\r\n\ttwo".encode()
+    path.write_bytes(text + b"\xe9 and more")
+    with pytest.raises(ValueError, match=rf"novel.txt, line 2: byte 0xe9 at offset {len(text)} .* is not UTF-8"):
         load_texts(path)
-    path.write_bytes(b"x" * before + "é€\U0001f600\r\n\t".encode())
-    check_text_file(path)
+    path.write_bytes(text + b"\x00\x01")
+    with pytest.raises(ValueError, match=r"novel.txt, line 2: the character '\\x00' does not occur.*binary"):
+        load_texts(path)
+    path.write_bytes(text)
+    assert load_texts(path)["text"][:] == ["é€\U0001f600\n\ttwo"]
 
 
 def test_a_file_cut_within_a_character_is_refused(tmp_path):
     path = tmp_path / "cut.txt"
     path.write_bytes("abc€".encode()[:-1])
-    with pytest.raises(ValueError, match="offset 3 "):
-        check_text_file(path)
+    with pytest.raises(ValueError, match="line 1: byte 0xe2 at offset 3 "):
+        load_texts(path)
 
 
 def test_missing_unknown_and_mixed_files_are_refused(tmp_path):

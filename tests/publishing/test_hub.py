@@ -20,6 +20,7 @@ from gpt1_scratch import GPT1Config, GPT1ForCausalLM
 from gpt1_scratch import tokenization as gpt1_tokenization
 from gpt1_scratch.stories.corpus import load_stories
 from papers_to_gpt import finetune_gpt1, generate_text, pretrain_gpt1, share
+from papers_to_gpt.gpt1 import pretraining
 from papers_to_gpt.publishing import clean_process, shared_folder
 from papers_to_gpt.publishing.clean_process import compare_probes, probe_in_clean_process, probe_model
 from papers_to_gpt.publishing.hub import HubRepository
@@ -514,7 +515,7 @@ def pretrain(tmp_path, monkeypatch):
     def start(*arguments):
         files = [f"--{split}_file={tmp_path / split}.txt" for split in ("train", "validation")]
         settings = [*tiny, *files, "--output_dir", str(tmp_path / "run"), *arguments]
-        monkeypatch.setattr(pretrain_gpt1, "measure_matrix_peak", lambda accelerator: 1e9)  # takes seconds
+        monkeypatch.setattr(pretraining, "measure_matrix_peak", lambda accelerator: 1e9)  # takes seconds
         monkeypatch.setattr(sys, "argv", ["pretrain_gpt1.py", *settings])
         pretrain_gpt1.main()
 

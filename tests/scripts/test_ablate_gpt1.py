@@ -11,6 +11,7 @@ import yaml
 from gpt1_scratch import GPT1Config, GPT1ForCausalLM
 from gpt1_scratch.tokenization import train_tokenizer
 from papers_to_gpt import ablate_gpt1
+from papers_to_gpt.gpt1 import ablation
 
 
 @pytest.fixture
@@ -75,7 +76,7 @@ def test_every_variant_is_run_with_what_it_changes_and_leads_to_a_table_and_a_pl
 
 
 def test_without_matplotlib_there_is_a_table_and_a_word(ablate, monkeypatch, capsys):
-    monkeypatch.setattr(ablate_gpt1, "find_spec", lambda name: None)
+    monkeypatch.setattr(ablation, "find_spec", lambda name: None)
     folder = ablate("--layers", "2")
     assert "matplotlib is not installed" in capsys.readouterr().out
     assert len((folder / "ablation.md").read_text().splitlines()) == 2 + 3

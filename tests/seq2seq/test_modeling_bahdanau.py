@@ -74,7 +74,7 @@ def paper_logits(model, source, target_input):
         t = readout.from_state(s) + readout.from_embedding.weight @ y + readout.from_context.weight @ c
         maxout_size = model.config.maxout_size
         maxout = torch.stack([torch.max(t[j], t[j + maxout_size]) for j in range(maxout_size)])
-        logits.append(model.output_projection(maxout))
+        logits.append(model.lm_head(maxout))
         alphas.append(alpha)
         z = sigmoid(W_z @ y + U_z @ s + C_z @ c + b_z)
         r = sigmoid(W_r @ y + U_r @ s + C_r @ c + b_r)
@@ -202,7 +202,7 @@ def test_initialisation_is_appendix_b():
     assert not decoder.attention.score.weight.any()
     others = [gru.input_weight, model.encoder.embed_tokens.weight, model.encoder.gate_value.weight]
     others += [decoder.input_gates.weight, decoder.initial_state.weight, decoder.readout.from_context.weight]
-    for weight in [*others, decoder.embed_tokens.weight, model.output_projection.weight]:
+    for weight in [*others, decoder.embed_tokens.weight, model.lm_head.weight]:
         assert weight.std().item() == pytest.approx(0.01, rel=0.1)
     assert not any(parameter.any() for name, parameter in model.named_parameters() if "bias" in name)
 

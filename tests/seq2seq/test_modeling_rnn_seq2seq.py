@@ -6,7 +6,7 @@ from torch import nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from seq2seq_scratch.configuration_rnn_seq2seq import RNNSeq2SeqConfig
-from seq2seq_scratch.modeling_rnn_seq2seq import RNNSeq2SeqForConditionalGeneration, run_lstm_to_lengths
+from seq2seq_scratch.modeling_rnn_seq2seq import RNNSeq2SeqForConditionalGeneration, run_lstm
 
 PAD, START, END = 1, 2, 3
 SOURCES = [[4, 5, 6, 7, 3], [8, 3], [9, 10, 3], [11, 4, 3]]
@@ -34,7 +34,7 @@ def test_lstm_to_lengths_equals_packed_lstm():
     def gradients(loss):
         return torch.autograd.grad(loss, list(lstm.parameters()))
 
-    outputs, final_state = run_lstm_to_lengths(lstm, inputs, lengths)
+    outputs, final_state = run_lstm(lstm, inputs, lengths)
     packed = pack_padded_sequence(inputs, lengths, batch_first=True, enforce_sorted=False)
     packed_outputs, (hidden, cell) = lstm(packed)
     expected = pad_packed_sequence(packed_outputs, batch_first=True, total_length=9)[0]
@@ -68,7 +68,7 @@ def test_decoder_is_a_language_model_started_from_the_fixed_vector():
     logits = model(input_ids=source, decoder_input_ids=torch.tensor([[START, 4, 9, 5]])).logits
     hidden, cell = model.encoder.lstm(model.encoder.embed_tokens(source.flip(1)))[1]
     outputs, _ = model.decoder.lstm(model.decoder.embed_tokens(torch.tensor([[START, 4, 9, 5]])), (hidden, cell))
-    expected = model.output_projection(outputs)
+    expected = model.lm_head(outputs)
     torch.testing.assert_close(logits, expected)
     loss = model(input_ids=source, labels=target).loss
     torch.testing.assert_close(loss, nn.functional.cross_entropy(expected[0], target[0]))
@@ -132,8 +132,8 @@ def test_tied_target_embeddings_are_the_softmax_weights(tmp_path):
     model = build_model(embedding_size=8, tie_word_embeddings=True)
     model.save_pretrained(tmp_path)
     loaded = RNNSeq2SeqForConditionalGeneration.from_pretrained(tmp_path)
-    assert loaded.output_projection.weight is loaded.decoder.embed_tokens.weight
-    torch.testing.assert_close(loaded.output_projection.weight, model.decoder.embed_tokens.weight)
+    assert loaded.lm_head.weight is loaded.decoder.embed_tokens.weight
+    torch.testing.assert_close(loaded.lm_head.weight, model.decoder.embed_tokens.weight)
     assert sum(p.numel() for p in build_model(embedding_size=8).parameters()) - 11 * 8 == sum(
         p.numel() for p in loaded.parameters()
     )
@@ -142,7 +142,7 @@ def test_tied_target_embeddings_are_the_softmax_weights(tmp_path):
 def test_resized_target_embeddings_stay_tied():
     model = build_model(embedding_size=8, tie_word_embeddings=True)
     model.resize_decoder_token_embeddings(16)
-    assert model.output_projection.weight is model.decoder.embed_tokens.weight
+    assert model.lm_head.weight is model.decoder.embed_tokens.weight
     assert model(input_ids=pad(SOURCES), decoder_input_ids=torch.full((4, 1), 15)).logits.shape == (4, 1, 16)
 
 

@@ -12,7 +12,7 @@ import torch
 
 from seq2seq_scratch.data.batches import collate, tokenize_parallel
 from seq2seq_scratch.data.corpora import load_parallel_data
-from seq2seq_scratch.data.readers import read_text_lines
+from seq2seq_scratch.data.text_lines import read_lines
 from seq2seq_scratch.tokenization import load_tokenizers, save_tokenizers, train_tokenizer
 
 SHARED = Path(__file__).parents[3] / "shared"
@@ -137,13 +137,13 @@ def test_a_text_file_with_windows_line_ends_reads_the_same(tmp_path):
 def test_lines_of_a_text_file_are_read_as_strictly(tmp_path):
     path = tmp_path / "lines.txt"
     path.write_bytes("\ufeffeins\r\n\nzwei\u2028drei".encode())
-    assert read_text_lines(str(path)) == ["eins", "", "zwei\u2028drei"]
+    assert read_lines(str(path)) == ["eins", "", "zwei\u2028drei"]
     for content, message in ((b"", "is empty"), (b"a\n\xe4", "line 2: byte 0xe4 at offset 2 .*UTF-8")):
         path.write_bytes(content)
         with pytest.raises(ValueError, match=message):
-            read_text_lines(str(path))
+            read_lines(str(path))
     with pytest.raises(ValueError, match="no file .*missing.txt"):
-        read_text_lines(str(tmp_path / "missing.txt"))
+        read_lines(str(tmp_path / "missing.txt"))
 
 
 def test_quoted_csv_fields_may_hold_line_feeds(tmp_path):
@@ -234,7 +234,7 @@ LATIN_1 = "eins\nzwei\nschön\n".encode("latin-1")
         ({}, "data.parquet", "test_file: there is no file .*data.parquet"),
         ({}, "data", r"test_file: there is no file .*data, nor .*data\.de and .*data\.en are missing"),
         ({"data.de": b"a\n"}, "data", r"test_file: .*data\.en is missing"),
-        ({"data.xml": b"a\n"}, "data.xml", r"unknown extension '\.xml'.*\.parquet, \.jsonl.*data\.de and data\.en"),
+        ({"data.xml": b"a\n"}, "data.xml", r"unknown extension '\.xml'.*\.csv, .*\.parquet.*data\.de and data\.en"),
         ({"data.de": b"a\nb\nc\n", "data.en": b"a\nb\n"}, "data", r"data\.de has 3 lines, but .*data\.en has 2"),
         ({"data.de": b"a\n", "data.en": b"a\n\nc\nd"}, "data", r"data\.de has 1 lines, but .*data\.en has 4"),
         ({"data.de": LATIN_1, "data.en": b"1\n2\n3\n"}, "data", r"data\.de, line 3: byte 0xf6 at offset 13 .*UTF-8"),
@@ -249,7 +249,8 @@ LATIN_1 = "eins\nzwei\nschön\n".encode("latin-1")
             "data.jsonl",
             r"line 2: not valid JSON at column",
         ),
-        ({"data.json": b'[\n{"de": "a"}]'}, "data.json", r"line 1: not valid JSON.*one JSON object"),
+        ({"data.json": b'[\n{"de": "a"}]'}, "data.json", r"item 1 of the list: there is no column 'en'; it has de"),
+        ({"data.json": b'[\n{"de": "a"}'}, "data.json", r"line 2: not valid JSON.*one list of JSON objects"),
         ({"data.jsonl": b'["a", "b"]'}, "data.jsonl", r"line 1: holds list.*one JSON object"),
         ({"data.jsonl": b'{"de": 3, "en": "b"}'}, "data.jsonl", r"line 1: de holds int \(3\), not text"),
         ({"data.jsonl": b'{"de": "a", "fr": "b"}'}, "data.jsonl", r"line 1: .*no column 'en'; it has de, fr"),
@@ -261,7 +262,11 @@ LATIN_1 = "eins\nzwei\nschön\n".encode("latin-1")
         ({"data.jsonl": b'{"translation": ["a", "b"]}'}, "data.jsonl", r"line 1: translation holds \['a', 'b'\]"),
         ({"data.csv": b"translation\n{'de': 'a'}\n"}, "data.csv", r"line 2: translation holds .*not a JSON object"),
         ({"data.csv": b"de,fr\na,b\n"}, "data.csv", r"no column 'en'; it has de, fr.*target_column"),
-        ({"data.csv": b"de,en\na,b\nc\n"}, "data.csv", r"line 3: has 1 fields, but the first line names 2 .*de, en"),
+        (
+            {"data.csv": b"de,en\na,b\nc\n"},
+            "data.csv",
+            r"line 3: has 1 field, but the first line names 2 columns .*de, en",
+        ),
         ({"data.csv": b'de,en\na,"b\n'}, "data.csv", r"data\.csv, line 2: unexpected end of data"),
         ({"data.parquet": b"no parquet"}, "data.parquet", r"data\.parquet is not a parquet file"),
     ],

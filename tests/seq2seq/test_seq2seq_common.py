@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from seq2seq_scratch import seq2seq_common
+from seq2seq_scratch import chunked_cross_entropy
 from seq2seq_scratch.dropout import Dropout
 from seq2seq_scratch.recurrent_common import RecurrentState, align_left
 from seq2seq_scratch.seq2seq_common import inverse_permutation, shift_tokens_right
@@ -36,7 +36,7 @@ def value_and_gradients(loss_of, features, projection):
 @pytest.mark.parametrize("label_smoothing", [0.0, 0.1])
 @pytest.mark.parametrize("rows_per_chunk", [4, 1024])
 def test_loss_and_gradients_equal_cross_entropy(batch, bias, label_smoothing, rows_per_chunk, monkeypatch):
-    monkeypatch.setattr(seq2seq_common, "LOGIT_ROWS_PER_CHUNK", rows_per_chunk)
+    monkeypatch.setattr(chunked_cross_entropy, "LOGIT_CHUNK_SIZE", rows_per_chunk)
     features, _, labels = batch
     projection = nn.Linear(8, 11, bias=bias)
 
@@ -93,7 +93,7 @@ def test_smoothed_loss_of_a_worked_example():
 @pytest.mark.parametrize("kind", [nn.Linear, type("AdaptedLinear", (nn.Linear,), {})])
 @pytest.mark.parametrize("rows_per_chunk", [4, 1024])
 def test_r_drop_and_its_gradients_equal_the_divergences_written_out(batch, kind, rows_per_chunk, monkeypatch):
-    monkeypatch.setattr(seq2seq_common, "LOGIT_ROWS_PER_CHUNK", rows_per_chunk)
+    monkeypatch.setattr(chunked_cross_entropy, "LOGIT_CHUNK_SIZE", rows_per_chunk)
     features, _, labels = batch
     projection = kind(8, 11)
     features, labels = torch.cat([features, features.roll(1, dims=2)]), labels.repeat(2, 1)

@@ -1,0 +1,74 @@
+"""Imports by names that modules and their contents had in an earlier version; both packages have this file.
+
+The name works for one release, with one warning that says the new one.
+"""
+
+import importlib
+import importlib.util
+import sys
+import warnings
+from collections.abc import Mapping
+from importlib.abc import Loader, MetaPathFinder
+from importlib.machinery import ModuleSpec
+from types import CodeType, ModuleType
+from typing import Any
+
+
+class RenamedModules(MetaPathFinder, Loader):
+    """Finds a package's modules by their old names, once nothing else has found them; both names give one module.
+
+    Args:
+        package: its name.
+        modules: new names by old ones, within the package.
+    """
+
+    def __init__(self, package: str, modules: Mapping[str, str]):
+        self.modules = {f"{package}.{old}": f"{package}.{new}" for old, new in modules.items()}
+
+    def find_spec(self, fullname: str, path: Any = None, target: Any = None) -> ModuleSpec | None:
+        if fullname not in self.modules:
+            return None
+        new = self.modules[fullname]
+        warn(fullname, new)
+        # Under its new name, so that `python -m` resolves the module's relative imports.
+        return ModuleSpec(new, self, loader_state=fullname)
+
+    def create_module(self, spec: ModuleSpec) -> ModuleType:
+        module = importlib.import_module(spec.name)
+        self.own_spec = module.__spec__
+        sys.modules[spec.loader_state] = module
+        return module
+
+    def exec_module(self, module: ModuleType) -> None:
+        module.__spec__ = self.own_spec  # the import system has put the alias' in its place
+
+    def get_code(self, fullname: str) -> CodeType:
+        """The code that `python -m` runs."""
+        spec = importlib.util.find_spec(self.modules[fullname])
+        return spec.loader.get_code(spec.name)
+
+
+def understand_names(package: str, names: Mapping[str, Mapping[str, str]]) -> None:
+    """Lets modules give what has moved to other modules.
+
+    Args:
+        package: its name.
+        names: for a module within the package, names of its former contents, each with the module that has it now.
+    """
+    for module_name, moved in names.items():
+        module = importlib.import_module(f"{package}.{module_name}")
+
+        def get(name: str, module: ModuleType = module, moved: Mapping[str, str] = moved) -> Any:
+            if name not in moved:
+                raise AttributeError(f"module {module.__name__!r} has no attribute {name!r}")
+            new = f"{package}.{moved[name]}"
+            warn(f"{module.__name__}.{name}", f"{new}.{name}")
+            value = getattr(importlib.import_module(new), name)
+            setattr(module, name, value)  # asked once
+            return value
+
+        module.__getattr__ = get
+
+
+def warn(old: str, new: str) -> None:
+    warnings.warn(f"{old} is now {new}; the old name goes with version 0.3.", FutureWarning, stacklevel=3)

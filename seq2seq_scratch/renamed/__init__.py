@@ -1,0 +1,31 @@
+"""What was called otherwise, or lay elsewhere, in version 0.1."""
+
+import sys
+
+from .hook import RenamedModules, understand_names
+
+PACKAGE = __package__.rpartition(".")[0]
+
+MODULES = {
+    "bpe_dropout": "data.bpe_dropout",
+    "corpora": "data.corpora",
+    "metrics": "data.metrics",
+    "numbers": "data.numbers",
+}
+
+RECURRENT = "align_left RecurrentState RecurrentDecoderOutput RecurrentTranslationModel".split()
+BATCHES = "FilterReport collate tokenize_parallel".split()
+LOOPS = "gated_recurrent_step gated_recurrent_step_backward".split()
+
+NAMES = {
+    "data": dict.fromkeys(BATCHES, "data.batches"),
+    "modeling_bahdanau": dict.fromkeys(LOOPS, "bahdanau_loops"),
+    "seq2seq_common": dict.fromkeys(RECURRENT, "recurrent_common")
+    | {"Dropout": "dropout", "target_token_loss": "token_loss"},
+}
+
+
+def understand_old_names() -> None:
+    """Called once, by the package as it is imported."""
+    sys.meta_path.append(RenamedModules(PACKAGE, MODULES))
+    understand_names(PACKAGE, NAMES)
