@@ -15,6 +15,9 @@ from typing import get_args, get_origin, get_type_hints
 import pytest
 import tiny_models
 
+from gpt1_scratch import stories
+from gpt1_scratch.finetuning.tasks import TASKS
+from gpt1_scratch.pretraining.corpora import load_texts
 from papers_to_gpt import (
     ablate_gpt1,
     benchmark,
@@ -29,8 +32,13 @@ from papers_to_gpt import (
     translate,
 )
 from papers_to_gpt.publishing.cards import TRANSLATORS, write_card
+from papers_to_gpt.publishing.data_sources import EMBEDDED_SOURCES, HUB_SOURCES, source_of_task
 from papers_to_gpt.settings.arguments import read_settings, value_of
+from papers_to_gpt.settings.finetuning import EMBEDDED_TASKS
+from papers_to_gpt.settings.pretraining import STORIES as PRETRAINING_STORIES
 from seq2seq_scratch import TRANSLATION_CONFIGS
+from seq2seq_scratch.data.corpora import load_parallel_data
+from seq2seq_scratch.data.embedded import EMBEDDED_PAIRS
 
 ROOT = Path(__file__).parents[1]
 PRESETS_DIR = ROOT / "recipes" / "presets"
@@ -373,6 +381,27 @@ def test_the_readme_is_short():
 
 def test_every_translator_has_an_entry_for_its_card():
     assert set(TRANSLATORS) == set(TRANSLATION_CONFIGS)
+
+
+def test_every_data_set_and_task_has_a_source_and_terms_for_its_card():
+    """Not those that come as files only (story_cloze): their terms are for the person who has them to state."""
+    names = {value_of(read_settings([str(path)]), "dataset_name") for path in PRESETS} - {None}
+    assert names - {*EMBEDDED_SOURCES, *HUB_SOURCES} == set()
+    assert [name for name in TASKS if source_of_task(name) is None] == ["story_cloze"]
+    for source in (*EMBEDDED_SOURCES.values(), *HUB_SOURCES.values(), *filter(None, map(source_of_task, TASKS))):
+        assert source.description.endswith(".") and source.terms.endswith((".", ")."))
+
+
+def test_every_embedded_data_set_loads_by_the_name_it_is_registered_under():
+    for name, entry in EMBEDDED_PAIRS.items():
+        pairs = load_parallel_data(dataset_name=name, source_language="en", target_language="de")
+        assert {"train", "validation", "test"} <= set(pairs)
+        assert set(entry.examples) >= {"en", "de", "fr"}
+    assert load_texts(stories.CORPUS, "validation")[0]["text"]
+    embedded = {name for name, task in TASKS.items() if task.hub is None} - {"story_cloze"}
+    assert {name.startswith(stories.TASK_PREFIX) for name in embedded} == {True}
+    # The settings have these names too: they import no package, so that --help answers at once.
+    assert set(EMBEDDED_TASKS) == embedded and PRETRAINING_STORIES == stories.CORPUS
 
 
 def test_every_translator_is_tested_in_small():

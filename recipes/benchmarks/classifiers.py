@@ -1,10 +1,11 @@
-"""Classifiers for `benchmark.py`: our GPT-1 with a task's head, transformers' `OpenAIGPTForSequenceClassification`.
+"""Classifiers for `benchmark.py`: our GPT-1 with a classification head, and `OpenAIGPTForSequenceClassification`.
 
-All take the same plain training steps in bf16 over the same examples. Ours gets them as `finetune_gpt1.py` does, in
-batches of like lengths and with memory treated as our training loop treats it; the peer as the library's
-text-classification example does, in random batches, padded to the longest or, that example's default, to 128 tokens.
+Both take the same plain training steps in bf16 over the same examples. Ours reads them as `finetune_gpt1.py` does, in
+batches of similar lengths, and keeps freed memory as our training loop does. The peer reads them as transformers'
+text-classification example does, in random batches, padded to the longest text or to that example's default of 128
+tokens.
 
-Each function imports what it needs, because nobody's memory should hold another's code.
+Each function imports its own library, so that a measured process holds no other contender's code.
 """
 
 import itertools
@@ -23,20 +24,28 @@ EXAMPLES_FILE = "examples.npz"
 
 
 def prepare_examples(work: Workload, folder: Path) -> None:
-    """Writes as many of the task's training examples as a measurement reads, in the tokens of a new vocabulary."""
+    """Trains a vocabulary on the task and writes the tokenized training examples that a measurement reads.
+
+    Raises:
+        ValueError: if the task is not a classification, or has fewer examples than a measurement reads.
+    """
     from gpt1_scratch.finetuning.examples import tokenize_task
     from gpt1_scratch.finetuning.loading import load_task
     from gpt1_scratch.tokenization import add_task_template, train_tokenizer
 
     task, splits = load_task(work.task, data_dir=work.data_dir)
     if task.kind != "classification" or task.is_regression:
-        raise ValueError(f"task is {work.task}; the benchmark trains classifiers of texts or pairs, such as sst2.")
+        raise ValueError(
+            f"task is {work.task}, which is not a classification of texts or pairs. Choose one that is, such as sst2."
+        )
     texts = [text for row in splits["train"].texts for text in row]
     tokenizer = add_task_template(train_tokenizer(texts, merges=work.gpt_vocab_size))
     examples = tokenize_task(task, splits["train"], tokenizer, work.context)
     wanted = work.updates * work.task_batch_size
     if wanted > len(examples):
-        raise ValueError(f"updates x task_batch_size is {wanted}, but {work.task} has {len(examples)} examples.")
+        raise ValueError(
+            f"updates x task_batch_size is {wanted}, but {work.task} has {len(examples)} examples. Lower one of them."
+        )
     chosen = np.random.default_rng(42).permutation(len(examples))[:wanted]
     sequences = [examples.tokens[examples.bounds[index] : examples.bounds[index + 1]] for index in chosen]
     np.savez(
@@ -53,13 +62,15 @@ def prepare_examples(work: Workload, folder: Path) -> None:
 def train_classifier(
     work: Workload, folder: Path, kind: str, auxiliary_loss_weight: float = 0.0, pad_to: int | None = None
 ) -> dict[str, Any]:
-    """One update for each batch of the examples; `items` are examples.
+    """Clocks one update for each batch of the examples; `items` are examples.
 
     Args:
+        work: the sizes and the number of updates.
+        folder: the prepared examples.
         kind: "ours" or "openai-gpt".
-        auxiliary_loss_weight: of ours.
-        pad_to: tokens to which every text is padded, or cut, if the context is not less; left out, the longest of the
-            batch.
+        auxiliary_loss_weight: weight of the language modeling loss, for ours only.
+        pad_to: number of tokens that every text is padded or cut to, at most the context, for the peer only. Default:
+            the longest text of each batch.
     """
     from transformers import AutoModelForSequenceClassification
 
@@ -76,12 +87,13 @@ def train_classifier(
     }
     if kind == "ours":
         from gpt1_scratch import GPT1Config
-        from papers_to_gpt.engine.hardware import FOR_BATCHES_OF_ROWS, keep_compiled_code, use_memory_again
+        from papers_to_gpt.engine.hardware import FOR_BATCHES_OF_ROWS, keep_compiled_code
+        from papers_to_gpt.engine.memory import keep_freed_memory
 
         keep_compiled_code(FOR_BATCHES_OF_ROWS)
-        use_memory_again()
+        keep_freed_memory()
         config = GPT1Config(**sizes, auxiliary_loss_weight=auxiliary_loss_weight)
-        epochs = (like_lengths(stored, work, epoch) for epoch in itertools.count())
+        epochs = (batches_by_length(stored, work, epoch) for epoch in itertools.count())
     else:
         from transformers import OpenAIGPTConfig
 
@@ -89,7 +101,7 @@ def train_classifier(
         epochs = (random_batches(stored, work, pad_to and min(pad_to, work.context)) for _ in itertools.count())
     model = AutoModelForSequenceClassification.from_config(config).train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, weight_decay=0.01, fused=True)
-    # The epoch on the clock is a whole one, since its batches of like lengths differ in size.
+    # A whole epoch is clocked, because our batches of similar lengths differ in size within an epoch.
     warm_up = itertools.islice(next(epochs), work.warm_up_updates)
     watch = Stopwatch()
     batches = itertools.chain(warm_up, next(epochs))
@@ -107,8 +119,8 @@ def train_classifier(
     return watch.result(model)
 
 
-def like_lengths(stored: Any, work: Workload, epoch: int) -> Iterable[dict[str, torch.Tensor]]:
-    """An epoch as our recipe makes it."""
+def batches_by_length(stored: Any, work: Workload, epoch: int) -> Iterable[dict[str, torch.Tensor]]:
+    """Returns the batches of an epoch in our recipe's order, by length."""
     from functools import partial
 
     from gpt1_scratch.finetuning.examples import TaskExamples, collate_examples
@@ -122,14 +134,14 @@ def like_lengths(stored: Any, work: Workload, epoch: int) -> Iterable[dict[str, 
 
 
 def random_batches(stored: Any, work: Workload, pad_to: int | None) -> Iterable[dict[str, torch.Tensor]]:
-    """An epoch as the library's example makes it."""
+    """Yields the batches of an epoch in the order of transformers' example, at random."""
     tokens, bounds, labels = stored["tokens"], stored["bounds"], torch.from_numpy(stored["labels"])
     for rows in torch.randperm(len(labels)).split(work.task_batch_size):
         sequences = [torch.from_numpy(tokens[bounds[row] : bounds[row + 1]]).long()[:pad_to] for row in rows.tolist()]
         width = pad_to or max(map(len, sequences))
         input_ids = torch.full((len(rows), width), int(stored["pad_token_id"]))
-        for place, sequence in enumerate(sequences):
-            input_ids[place, : len(sequence)] = sequence
+        for row, sequence in enumerate(sequences):
+            input_ids[row, : len(sequence)] = sequence
         lengths = torch.tensor([len(sequence) for sequence in sequences])
         mask = (torch.arange(width) < lengths[:, None]).long()
         yield {"input_ids": input_ids, "attention_mask": mask, "labels": labels[rows]}

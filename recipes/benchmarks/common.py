@@ -1,4 +1,21 @@
-"""What the contenders of `benchmark.py` share."""
+"""What the contenders of `benchmark.py` share: configurations, vocabularies, the measurement of decoding.
+
+All translators train on the same sentence pairs with the same vocabulary, with models of the same sizes, dropout 0.1
+and label smoothing 0.1. Each fills its batches and takes its steps in its own way: ours with the recipe's loop,
+`MarianMTModel` with the `Seq2SeqTrainer` of transformers' translation example, JoeyNMT with its `TrainManager`, eole
+with its `Trainer`. Where a peer leaves a choice, the benchmark chooses in the peer's favour:
+
+- `MarianMTModel` trains on batches of 96 sentences, which have about as much padding as the others' batches. The
+  example's command uses 4.
+- eole prepares its batches in the training process, most of them before the clock starts. Its default is two more
+  processes, which would compete for the cores. Its bucket is the training set; a larger one would hold copies.
+- eole, like ours and `MarianMTModel`, applies no dropout to attention weights. JoeyNMT has one rate for everything.
+- JoeyNMT supports half precision on GPUs only. The benchmark opens the autocast region that it uses there.
+
+For decoding, all contenders load the weights of one Transformer that we trained, so that they search for the same
+translations. Each function imports its own library, because peers are optional and a process that is measured should
+hold no other contender's code.
+"""
 
 import json
 from collections.abc import Callable, Sequence
@@ -10,16 +27,15 @@ from torch import nn
 from papers_to_gpt.benchmarks.workload import Stopwatch
 from papers_to_gpt.settings.benchmarking import Workload
 
-# Of Marian and JoeyNMT, whose default it is: test sentences translated together, in the order of the file.
+# Number of test sentences that Marian and JoeyNMT translate together, in the order of the file; JoeyNMT's default.
 DECODING_BATCH_SIZE = 64
-
 
 # An update that no measurement reaches.
 NEVER = 10**9
 
 
 def transformer_config(work: Workload, vocab_size: int) -> Any:
-    """Our Transformer of the size in question, with dropout 0.1."""
+    """Returns the configuration of our Transformer in the workload's size, with dropout 0.1."""
     from seq2seq_scratch import TransformerConfig
 
     return TransformerConfig(
@@ -36,7 +52,7 @@ def transformer_config(work: Workload, vocab_size: int) -> Any:
 
 
 def bahdanau_config(work: Workload, vocab_size: int) -> Any:
-    """Our attention model of 2014, with dropout 0.1 wherever it has one."""
+    """Returns the configuration of our attention model of 2014 in the workload's size, with every dropout at 0.1."""
     from seq2seq_scratch import BahdanauConfig
 
     return BahdanauConfig(
@@ -52,13 +68,13 @@ def bahdanau_config(work: Workload, vocab_size: int) -> Any:
 
 
 def subwords(sentences: Sequence[str], tokenizer: Any) -> list[str]:
-    """Sentences with spaces between their subwords, as JoeyNMT and eole read them."""
+    """Returns sentences with spaces between their subwords, the form that JoeyNMT and eole read."""
     rows = tokenizer(list(sentences), add_special_tokens=False)["input_ids"]
     return [" ".join(tokenizer.convert_ids_to_tokens(ids)) for ids in rows]
 
 
 def write_vocabulary(path: Path, tokenizer: Any) -> None:
-    """One entry a line in the order of their ids."""
+    """Writes the vocabulary with one entry per line, in the order of the ids."""
     entries = tokenizer.convert_ids_to_tokens(list(range(len(tokenizer))))
     path.write_text("".join(f"{entry}\n" for entry in entries), encoding="utf-8")
 
@@ -66,7 +82,18 @@ def write_vocabulary(path: Path, tokenizer: Any) -> None:
 def measure_decoding(
     work: Workload, folder: Path, model: nn.Module, tokenizer: Any, translate: Callable[[list[str]], list[str]]
 ) -> dict[str, Any]:
-    """Sentences translated, after a first batch off the clock, and how many tokens the translations have."""
+    """Clocks the translation of the test sentences, after a first batch that is not clocked.
+
+    Args:
+        work: limits the number of sentences.
+        folder: the prepared data.
+        model: the translator, for its number of parameters.
+        tokenizer: counts the tokens of the translations.
+        translate: function from sentences to their translations.
+
+    Returns:
+        What the stopwatch measured, where `items` are sentences, and `mean_output_tokens`.
+    """
     sentences = json.loads((folder / "test_sentences.json").read_text(encoding="utf-8"))[: work.max_sentences]
     translate(sentences[:DECODING_BATCH_SIZE])
     watch = Stopwatch()
@@ -79,13 +106,13 @@ def measure_decoding(
 
 
 def length_penalty_of(model: nn.Module) -> float:
-    """What `generate()` does with a model that was saved without one."""
+    """Returns a model's length penalty; 1, which is the default of `generate()`, if it was saved without one."""
     saved = model.generation_config.length_penalty
     return 1.0 if saved is None else saved
 
 
 def check_transplantable(config: Any) -> None:
-    """Raises ValueError for a Transformer whose weights mean something else in the peers' models."""
+    """Raises ValueError for a Transformer whose weights do not fit the peers' models."""
     needed = {
         "model_type": "transformer_seq2seq",
         "pre_norm": False,
@@ -99,11 +126,12 @@ def check_transplantable(config: Any) -> None:
     if wrong:
         raise ValueError(
             f"model_name_or_path names a model with {wrong}. The peers decode with its weights, for which it must "
-            f"have { ({name: needed[name] for name in wrong}) }."
+            f"have { ({name: needed[name] for name in wrong}) }. Name another model, or leave model_name_or_path out."
         )
 
 
 def renamed(name: str, replacements: dict[str, str]) -> str:
+    """Returns a weight's name with every replacement made, in their order."""
     for ours, theirs in replacements.items():
         name = name.replace(ours, theirs)
     return name

@@ -1,4 +1,4 @@
-"""The comparison of all contenders: the table of who measures what, and the rounds in which they take turns."""
+"""Compares all contenders: the table of what each measures, and the rounds in which they take turns."""
 
 import itertools
 import json
@@ -23,7 +23,7 @@ from papers_to_gpt.benchmarks.eole import train_eole
 from papers_to_gpt.benchmarks.gpts import generate, train_gpt
 from papers_to_gpt.benchmarks.joeynmt import decode_joeynmt, joeynmt_recurrent, joeynmt_transformer, train_joeynmt
 from papers_to_gpt.benchmarks.marian import decode_marian, train_marian
-from papers_to_gpt.benchmarks.translators import decode_ours, train_model_to_decode, train_ours
+from papers_to_gpt.benchmarks.ours import decode_ours, train_model_to_decode, train_ours
 from papers_to_gpt.settings.benchmarking import SECTIONS, BenchmarkSettings, Workload
 
 
@@ -32,11 +32,11 @@ class Contender:
     """One row of a table.
 
     Attributes:
-        section: its table.
-        group: rows of one group are compared with the first of ours among them.
-        name: within the group.
-        measure: from the workload and the folder of the data to what was measured.
-        needs: the package, or the setting, without which it is skipped.
+        section: the table that the row belongs to.
+        group: rows of one group are compared with the first row of ours in it.
+        name: the row's name within its group.
+        measure: function from the workload and the folder of the data to the measured values.
+        needs: the package or the setting without which the row is skipped.
     """
 
     section: str
@@ -50,14 +50,14 @@ class Contender:
         return f"{self.section}: {self.group}: {self.name}"
 
     def missing(self, work: Workload) -> str | None:
-        """Why it cannot run here, or None."""
+        """Returns the reason why the row cannot be measured here; None if it can."""
         if self.needs == "nanogpt_dir":
             return None if work.nanogpt_dir else "nanogpt_dir is not set"
         return None if self.needs is None or find_spec(self.needs) else f"the package {self.needs} is not installed"
 
 
 def table() -> list[Contender]:
-    """All rows, in their order."""
+    """Returns all rows in their order."""
     rows: list[Contender] = []
 
     def row(section: str, group: str, name: str, measure: Callable, needs: str | None = None, **options: Any) -> None:
@@ -117,7 +117,7 @@ MODEL_TO_DECODE = Contender("preparation", "Transformer", "the model to decode w
 
 
 def measure_one() -> None:
-    """A measurement's process: its job comes on standard input, what it measured goes to the last line of output."""
+    """Runs one measurement: reads a job from standard input and prints the result as the last line."""
     job = json.load(sys.stdin)
     contender = {row.key: row for row in (*table(), MODEL_TO_DECODE)}[job["contender"]]
     with redirect_stdout(sys.stderr):
@@ -126,7 +126,11 @@ def measure_one() -> None:
 
 
 def run_one(contender: Contender, work: Workload, folder: Path, threads: int) -> dict[str, Any]:
-    """What a contender measures in a process of its own; `{"error": the last line it said}` if it fails."""
+    """Measures a contender in a process of its own.
+
+    Returns:
+        What it measured. If it fails, `error` with the last line of its error output.
+    """
     environment = {
         **os.environ,
         "OMP_NUM_THREADS": str(threads),
@@ -143,7 +147,11 @@ def run_one(contender: Contender, work: Workload, folder: Path, threads: int) ->
 
 
 def prepare_pairs(settings: BenchmarkSettings, work: Workload, folder: Path) -> None:
-    """Writes what translators read: a vocabulary, token ids, subwords in lines, test sentences."""
+    """Writes the data that the translators read: a vocabulary, token ids, lines of subwords, test sentences.
+
+    Raises:
+        ValueError: if a section needs a split that the settings do not give.
+    """
     from datasets import disable_progress_bars
 
     from seq2seq_scratch.data.batches import tokenize_parallel
@@ -184,10 +192,11 @@ def prepare_pairs(settings: BenchmarkSettings, work: Workload, folder: Path) -> 
 def run_rounds(
     rows: Sequence[Contender], settings: BenchmarkSettings, work: Workload, folder: Path, threads: int
 ) -> tuple[dict[str, list[dict[str, Any]]], dict[str, str]]:
-    """All contenders once, then all again, and so on.
+    """Measures all contenders once per round, so that a change in the machine's load affects all of them.
 
     Returns:
-        What each measured, round by round, and what went wrong with those that failed, which take no further turn.
+        The measurements of each contender, round by round, and the errors of those that failed. A contender that
+        failed is not measured again.
     """
     measured: dict[str, list[dict[str, Any]]] = {row.key: [] for row in rows}
     failed: dict[str, str] = {}
@@ -206,7 +215,12 @@ def run_rounds(
 
 
 def summary(own: list[dict[str, Any]], reference: list[dict[str, Any]]) -> dict[str, float]:
-    """One row's figures: medians over its rounds, and how many times as fast the reference was in the same rounds."""
+    """Summarizes a row: medians over its rounds, and how many times as fast as this row the reference was.
+
+    Args:
+        own: the row's measurements, one a round.
+        reference: the reference's measurements in the same rounds.
+    """
     rates = [result["items"] / result["seconds"] for result in own]
     figures = {
         "rate": statistics.median(rates),
@@ -244,7 +258,7 @@ COLUMNS = {
 
 
 def format_table(rows: Sequence[Contender], figures: dict[str, dict[str, float]]) -> str:
-    """Lines of one section: a header for each group, then its rows."""
+    """Returns the table of one section: a header for each group, followed by its rows."""
     columns = [name for name in COLUMNS if any(name in row for row in figures.values())]
     width = max(len(row.name) for row in rows) + 3
     lines = []
@@ -258,7 +272,7 @@ def format_table(rows: Sequence[Contender], figures: dict[str, dict[str, float]]
 
 
 def describe_setting(threads: int) -> dict[str, Any]:
-    """The machine and the versions that the figures belong to."""
+    """Returns the machine and the versions of the libraries that were measured."""
     from accelerate import Accelerator
 
     from papers_to_gpt.engine.reporting import describe_machine
@@ -273,7 +287,12 @@ def describe_setting(threads: int) -> dict[str, Any]:
 
 
 def run(settings: BenchmarkSettings, work: Workload) -> None:
-    """Measures all contenders that are asked for, and prints a table for each section."""
+    """Measures all contenders that the settings name, and prints a table for each section.
+
+    Raises:
+        ValueError: if a setting is wrong or the model to decode with could not be trained.
+        SystemExit: with status 1 if a contender failed.
+    """
     if work.nanogpt_dir is not None and not Path(work.nanogpt_dir, "model.py").is_file():
         raise ValueError(f"nanogpt_dir is {work.nanogpt_dir}, which holds no model.py. Name a checkout of nanoGPT.")
     usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
@@ -286,7 +305,7 @@ def run(settings: BenchmarkSettings, work: Workload) -> None:
     ]
     if not chosen:
         raise ValueError(
-            f"contenders {settings.contenders} matches no row of {', '.join(settings.sections)}. Rows: "
+            f"contenders is {settings.contenders}, which matches no row of {', '.join(settings.sections)}. Rows: "
             + "; ".join(row.key for row in table() if row.section in settings.sections)
         )
     notes = {row.key: reason for row in chosen if (reason := row.missing(work))}

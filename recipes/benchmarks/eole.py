@@ -10,6 +10,7 @@ from papers_to_gpt.settings.benchmarking import Workload
 
 
 def train_eole(work: Workload, folder: Path, bf16: bool) -> dict[str, Any]:
+    """Clocks the training of eole's Transformer; `items` are target tokens."""
     from eole.config.run import TrainConfig
     from eole.constants import CorpusTask
     from eole.inputters.dynamic_iterator import build_dynamic_dataset_iter
@@ -56,7 +57,7 @@ def train_eole(work: Workload, folder: Path, bf16: bool) -> dict[str, Any]:
             "label_smoothing": 0.1,
         },
     )
-    # As eole's own main function does, without the validation and the checkpoints.
+    # The same calls as in eole's main function, without validation and checkpoints.
     configure_process(config, device_id=-1)
     context = TrainingInitializer(config).initialize()
     config, vocabs = context.config, context.vocabs

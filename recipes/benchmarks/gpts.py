@@ -1,9 +1,9 @@
 """Language models for `benchmark.py`: our GPT-1, transformers' OpenAIGPT and GPT2, and nanoGPT.
 
-All take the same plain training steps, with the optimizer at its quickest; ours with memory treated as our training
-loop treats it. In bf16, they generate from weights in bf16.
+All take the same plain training steps with PyTorch's fused AdamW; ours keeps freed memory as our training loop does.
+For generation in bf16 the weights are in bf16.
 
-Each function imports what it needs, because nobody's memory should hold another's code.
+Each function imports its own library, so that a measured process holds no other contender's code.
 """
 
 import itertools
@@ -19,7 +19,13 @@ from papers_to_gpt.settings.benchmarking import Workload
 
 
 def gpt(work: Workload, kind: str, dropout: float = 0.0) -> nn.Module:
-    """A new model of the size in question."""
+    """Returns a new model of the workload's size.
+
+    Args:
+        work: the sizes.
+        kind: "ours", "openai-gpt", "gpt2" or "nanogpt".
+        dropout: every dropout rate of the model.
+    """
     sizes = {
         "vocab_size": work.gpt_vocab_size,
         "n_embd": work.gpt_hidden_size,
@@ -42,16 +48,16 @@ def gpt(work: Workload, kind: str, dropout: float = 0.0) -> nn.Module:
     sizes |= {"n_positions": work.context} | dict.fromkeys(("embd_pdrop", "attn_pdrop", "resid_pdrop"), dropout)
     if kind == "openai-gpt":
         return OpenAIGPTLMHeadModel(OpenAIGPTConfig(**sizes))
-    # An end token would have generation look for it.
+    # With an end token, generation would check for it after every token.
     return GPT2LMHeadModel(GPT2Config(**sizes, bos_token_id=None, eos_token_id=None))
 
 
 def train_gpt(work: Workload, folder: Path, kind: str, dropout: float, compiled: bool = False) -> dict[str, Any]:
-    """Updates on random tokens in bf16; `items` are tokens read."""
+    """Clocks updates on random tokens in bf16; `items` are the tokens read."""
     if kind == "ours":
-        from papers_to_gpt.engine.hardware import use_memory_again
+        from papers_to_gpt.engine.memory import keep_freed_memory
 
-        use_memory_again()
+        keep_freed_memory()
     torch.manual_seed(42)
     model = gpt(work, kind, dropout).train()
     if kind == "gpt2":
@@ -62,7 +68,7 @@ def train_gpt(work: Workload, folder: Path, kind: str, dropout: float, compiled:
     batches = (torch.randint(work.gpt_vocab_size, (work.gpt_batch_size, work.context)) for _ in itertools.count())
     for tokens in watch.over(batches, work, lambda tokens: (tokens.numel(), 0, 0)):
         with torch.autocast("cpu", torch.bfloat16):
-            # nanoGPT wants the next token beside each; the others shift labels themselves.
+            # nanoGPT expects labels that are already shifted; the others shift them.
             loss = forward(tokens, tokens.roll(-1, 1))[1] if kind == "nanogpt" else forward(tokens, labels=tokens).loss
         loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -73,7 +79,7 @@ def train_gpt(work: Workload, folder: Path, kind: str, dropout: float, compiled:
 
 
 def model_flops_utilization(work: Workload, result: dict[str, Any]) -> float:
-    """Percent of what a large bf16 matrix product reaches on this machine at this moment."""
+    """Returns the FLOP/s of training in percent of those that a large bf16 matrix product reaches right after it."""
     from accelerate import Accelerator
 
     from papers_to_gpt.engine.reporting import measure_matrix_peak
@@ -87,7 +93,7 @@ def model_flops_utilization(work: Workload, result: dict[str, Any]) -> float:
 
 @torch.inference_mode()
 def generate(work: Workload, folder: Path, kind: str, batch_size: int, bf16: bool) -> dict[str, Any]:
-    """The likeliest tokens behind random prompts; there is no end token that could stop them."""
+    """Clocks greedy generation after random prompts, without an end token; `items` are generated tokens."""
     torch.manual_seed(42)
     model = gpt(work, kind).eval()
     if bf16:

@@ -26,11 +26,14 @@ from papers_to_gpt.settings.benchmarking import Workload
 def joeynmt_settings(
     work: Workload, folder: Path, model_dir: str, model: dict[str, Any], splits: dict[str, str], **testing: Any
 ) -> Any:
-    """JoeyNMT's settings, in the form of its YAML files and read by itself.
+    """Returns JoeyNMT's settings, which it parses from the structure of its YAML files.
 
     Args:
-        folder: of the vocabulary.
-        splits: from `train`, `dev` or `test` to where the files' names begin.
+        work: the size of a batch.
+        folder: the folder of the vocabulary.
+        model_dir: JoeyNMT's output folder.
+        model: the section of that name.
+        splits: the common beginning of each split's file names, by `train`, `dev` or `test`.
         testing: the section of that name.
     """
     from joeynmt.config import parse_global_args
@@ -68,7 +71,7 @@ def joeynmt_settings(
 
 
 def joeynmt_transformer(config: Any) -> dict[str, Any]:
-    """JoeyNMT's Transformer of the sizes of our configuration."""
+    """Returns the settings of JoeyNMT's Transformer for the sizes of our configuration."""
 
     def stack(side: str) -> dict[str, Any]:
         return {
@@ -86,7 +89,7 @@ def joeynmt_transformer(config: Any) -> dict[str, Any]:
 
 
 def joeynmt_recurrent(config: Any) -> dict[str, Any]:
-    """JoeyNMT's GRU translator with Bahdanau's attention, of the sizes of our configuration."""
+    """Returns the settings of JoeyNMT's GRU translator with attention for the sizes of our configuration."""
     common = {
         "type": "recurrent",
         "rnn_type": "gru",
@@ -106,6 +109,15 @@ def joeynmt_recurrent(config: Any) -> dict[str, Any]:
 def train_joeynmt(
     work: Workload, folder: Path, make_config: Callable, make_model: Callable, bf16: bool
 ) -> dict[str, Any]:
+    """Clocks the training of a JoeyNMT model; `items` are target tokens.
+
+    Args:
+        work: the sizes and the number of updates.
+        folder: the prepared data.
+        make_config: function from the workload and the vocabulary's size to our configuration of the same size.
+        make_model: function from that configuration to JoeyNMT's settings of the model.
+        bf16: True to train in JoeyNMT's autocast region with bf16.
+    """
     from joeynmt.prediction import prepare
     from joeynmt.training import TrainManager
 
@@ -127,7 +139,7 @@ def train_joeynmt(
         make_loader = train_data.make_iter
 
         class ClockedLoader:
-            """JoeyNMT's loader, epoch after epoch in one, which is then its only epoch."""
+            """JoeyNMT's loader under a stopwatch; one endless epoch, so that the clock never stops between epochs."""
 
             def __init__(self, **arguments: Any):
                 self.loader = make_loader(**arguments)
@@ -143,6 +155,7 @@ def train_joeynmt(
     return watch.result(network)
 
 
+# JoeyNMT's names of our modules, in the order of replacement.
 JOEYNMT_NAMES = {
     "model.encoder.embed_tokens": "src_embed.lut",
     "model.decoder.embed_tokens": "trg_embed.lut",
@@ -159,7 +172,6 @@ JOEYNMT_NAMES = {
     "feed_forward.outer": "feed_forward.pwff_layer.3",
 }
 
-
 JOEYNMT_NAMES_BY_STACK = {
     "encoder": {"self_attention_add_norm.norm": "layer_norm", "self_attention": "src_src_att"},
     "decoder": {"self_attention_add_norm.norm": "x_layer_norm", "self_attention": "trg_trg_att"},
@@ -167,7 +179,7 @@ JOEYNMT_NAMES_BY_STACK = {
 
 
 def joeynmt_with_weights(model: nn.Module, settings: Any, vocabulary: Any) -> nn.Module:
-    """A JoeyNMT model that computes what our Transformer computes."""
+    """Returns a JoeyNMT model with the weights of our Transformer, which computes the same."""
     from joeynmt.model import build_model
 
     check_transplantable(model.config)
@@ -185,6 +197,7 @@ def joeynmt_with_weights(model: nn.Module, settings: Any, vocabulary: Any) -> nn
 
 
 def decode_joeynmt(work: Workload, folder: Path, num_beams: int) -> dict[str, Any]:
+    """Clocks the translation of the test sentences with JoeyNMT; `items` are sentences."""
     from joeynmt.data import load_data
     from joeynmt.prediction import predict
 

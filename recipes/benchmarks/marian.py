@@ -20,7 +20,7 @@ from papers_to_gpt.settings.benchmarking import Workload
 
 
 def marian_of_size(config: Any) -> nn.Module:
-    """A new `MarianMTModel` of the sizes of our Transformer's configuration."""
+    """Returns a new `MarianMTModel` of the sizes of our Transformer's configuration."""
     from transformers import MarianConfig, MarianMTModel
 
     same = """vocab_size d_model encoder_layers decoder_layers encoder_attention_heads decoder_attention_heads
@@ -31,6 +31,7 @@ def marian_of_size(config: Any) -> nn.Module:
 
 
 def train_marian(work: Workload, folder: Path, bf16: bool) -> dict[str, Any]:
+    """Clocks the training of a `MarianMTModel` with `Seq2SeqTrainer`; `items` are target tokens."""
     from datasets import load_from_disk
     from transformers import (
         AutoTokenizer,
@@ -73,13 +74,13 @@ def train_marian(work: Workload, folder: Path, bf16: bool) -> dict[str, Any]:
         )
         train = load_from_disk(folder / "train").select_columns(["input_ids", "labels"])
         Seq2SeqTrainer(model, arguments, train_dataset=train, data_collator=collate, callbacks=[Clock()]).train()
-    # Batches are made one ahead, so the last counts may be of a batch that no update saw.
-    for items, real, places in counts[work.warm_up_updates :][: work.updates]:
-        watch.count(items, real, places)
+    # The loader collates one batch in advance, so the last count may belong to a batch that no update read.
+    for target_tokens, tokens, slots in counts[work.warm_up_updates :][: work.updates]:
+        watch.count(target_tokens, tokens, slots)
     return watch.result(model)
 
 
-# Our modules' names and those of the others, in the order of replacement.
+# Marian's names of our modules, in the order of replacement.
 MARIAN_NAMES = {
     "cross_attention_add_norm.norm": "encoder_attn_layer_norm",
     "self_attention_add_norm.norm": "self_attn_layer_norm",
@@ -92,20 +93,21 @@ MARIAN_NAMES = {
 
 
 def marian_with_weights(model: nn.Module) -> nn.Module:
-    """A `MarianMTModel` that computes what our Transformer computes."""
+    """Returns a `MarianMTModel` with the weights of our Transformer, which computes the same."""
     check_transplantable(model.config)
     marian = marian_of_size(model.config)
     weights = {renamed(name, MARIAN_NAMES): tensor for name, tensor in model.state_dict().items()}
-    # Marian's table has the same sines and cosines in other columns.
+    # Marian's position table orders its columns differently; ours replaces it.
     for stack in ("encoder", "decoder"):
         weights[f"model.{stack}.embed_positions.weight"] = getattr(model.model, stack).embed_positions.table
     missing, unexpected = marian.load_state_dict(weights, strict=False)
-    # The table of embeddings is tied, and the bias of the logits is zero.
+    # model.shared is tied to the embeddings that were loaded, and the bias of the logits stays zero.
     assert not unexpected and set(missing) <= {"model.shared.weight", "final_logits_bias"}, (missing, unexpected)
     return marian.eval()
 
 
 def decode_marian(work: Workload, folder: Path, num_beams: int) -> dict[str, Any]:
+    """Clocks the translation of the test sentences with Marian's `generate()`; `items` are sentences."""
     from seq2seq_scratch.translation import TOKENS_BEYOND_SOURCE, load_translator
 
     model, tokenizer, _ = load_translator(work.model_name_or_path)

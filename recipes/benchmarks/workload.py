@@ -1,4 +1,4 @@
-"""What every contender of `benchmark.py` is given to do, and the stopwatch that measures it doing so."""
+"""The stopwatch of `benchmark.py`: time, CPU time, memory and the load of other processes during a measurement."""
 
 import sys
 import time
@@ -13,7 +13,7 @@ from papers_to_gpt.settings.benchmarking import Workload
 
 
 def busy_seconds() -> float | None:
-    """CPU seconds that the machine has spent on anybody since it started; None where the system does not say."""
+    """Returns the CPU seconds that all processes have used since the machine started; None where it cannot be read."""
     path = Path("/proc/stat")
     if not path.is_file():
         return None
@@ -23,23 +23,24 @@ def busy_seconds() -> float | None:
 
 
 def peak_memory_gb() -> float:
-    """The most memory that this process has held so far."""
+    """Returns the largest amount of memory that this process has held so far, in GB."""
     status = Path("/proc/self/status")
     if status.is_file():
-        # `ru_maxrss` would count the parent's memory, which a process holds until it turns to another program.
+        # `ru_maxrss` would include the memory of the parent, which a new process shares until it executes its program.
         lines = dict(line.split(":", 1) for line in status.read_text().splitlines())
         return int(lines["VmHWM"].split()[0]) * 1024 / 1e9
-    import resource  # not everywhere
+    import resource  # does not exist on Windows
 
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1e9 if sys.platform == "darwin" else 1e6)
 
 
 class Stopwatch:
-    """Counts and clocks what happens between `start` and `stop`; a second `stop` changes nothing.
+    """Counts and clocks what happens between `start` and `stop`; a second `stop` has no effect.
 
     Attributes:
-        items: what rates are about: target tokens, generated tokens or sentences.
-        tokens, slots: tokens of source and target, without and with padding.
+        items: number of units that the rates refer to: target tokens, generated tokens, examples or sentences.
+        tokens, slots: number of tokens of source and target, without and with padding.
+        clocked: the measured seconds and memory; empty before `stop`.
     """
 
     def __init__(self):
@@ -60,12 +61,12 @@ class Stopwatch:
         self.clocked["peak_memory_gb"] = peak_memory_gb()
 
     def over(self, batches: Iterable[Any], work: Workload, count: Callable[[Any], tuple[int, int, int]]) -> Iterator:
-        """Hands on the batches of all updates, and clocks those after the warm-up.
+        """Yields a batch for every update and clocks the updates after the warm-up.
 
         Args:
-            batches: at least as many as there are updates.
-            work: says how many those are.
-            count: items, tokens without padding and slots of a batch.
+            batches: at least one batch for each update.
+            work: gives the number of updates.
+            count: function from a batch to its items, tokens without padding, and slots.
         """
         batches = iter(batches)
         for update in range(work.warm_up_updates + work.updates):
@@ -81,13 +82,23 @@ class Stopwatch:
         self.items, self.tokens, self.slots = self.items + items, self.tokens + tokens, self.slots + slots
 
     def result(self, model: nn.Module) -> dict[str, Any]:
-        """Everything that was counted and clocked, and the size of the model that it was done with."""
+        """Returns all that was counted and clocked, and the size of the model."""
         parameters = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
         padding = {"padding_percent": 100 * (1 - self.tokens / self.slots)} if self.slots else {}
         return {"items": self.items, **self.clocked, "millions_of_parameters": parameters / 1e6, **padding}
 
 
 def count_padded(input_ids: torch.Tensor, labels: torch.Tensor, padding: int, ignored: int) -> tuple[int, int, int]:
-    """Target tokens, tokens without padding and slots of a batch of pairs."""
+    """Counts a batch of pairs.
+
+    Args:
+        input_ids: source tokens, (B, S).
+        labels: target tokens, (B, T).
+        padding: the id of padding in the source.
+        ignored: the label of padding in the target.
+
+    Returns:
+        The number of target tokens, of all tokens without padding, and of all slots.
+    """
     targets = int((labels != ignored).sum())
     return targets, targets + int((input_ids != padding).sum()), input_ids.numel() + labels.numel()

@@ -1,1 +1,1 @@
-"""The one training loop of every recipe and what it needs; it knows no model and no data set."""
+"""The training loop of every recipe and what it needs; it depends on no model, no data set and not on the Hub."""

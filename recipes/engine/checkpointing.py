@@ -1,13 +1,13 @@
-"""Checkpoints: a folder that `from_pretrained` loads, plus what training needs to go on as if never stopped.
+"""Checkpoints: a folder that `from_pretrained` loads, with the state that an interrupted run needs to resume exactly.
 
     checkpoint-500/
-        config.json, model.safetensors, tokenizer...    the model as shared
+        config.json, model.safetensors, tokenizer...    the model in the form that is shared
         training_state/
             progress.json       updates, epoch, batches of the epoch, best score
-            optimizer.pt        moments
-            random_state_0.pt   random generators, one file a process
+            optimizer.pt        the optimizer's moments
+            random_state_0.pt   the random generators, one file for each process
 
-A folder is written under another name and renamed when complete, so that one which exists is whole.
+A checkpoint is written under another name and renamed when it is complete, so every checkpoint folder is complete.
 """
 
 import json
@@ -31,7 +31,17 @@ TRAINING_STATE = "training_state"
 
 @dataclass
 class Progress:
-    """Where a run stands."""
+    """How far a run has come.
+
+    Attributes:
+        update: updates done.
+        epoch, batches_in_epoch: complete epochs, and batches of the present epoch that were read.
+        target_tokens: tokens that the loss was computed on.
+        train_seconds: time spent in updates.
+        elapsed_seconds: time since the start, evaluation and checkpoints included.
+        best_update, best_score: the best evaluation so far; None before the first.
+        evaluations_without_improvement: number of evaluations since the best one.
+    """
 
     update: int = 0
     epoch: int = 0
@@ -45,7 +55,7 @@ class Progress:
 
 
 def checkpoints_in(output_dir: str | Path) -> list[Path]:
-    """The complete checkpoints of a run, by update."""
+    """Returns the checkpoints of a run in the order of their updates."""
     found = [
         path
         for path in Path(output_dir).glob(f"{CHECKPOINT_PREFIX}*")
@@ -55,7 +65,7 @@ def checkpoints_in(output_dir: str | Path) -> list[Path]:
 
 
 def update_of(checkpoint: Path) -> int:
-    """The update after which a checkpoint was written."""
+    """Returns the update after which a checkpoint was written."""
     return int(checkpoint.name.removeprefix(CHECKPOINT_PREFIX))
 
 
@@ -70,9 +80,15 @@ def save_checkpoint(
     """Writes a checkpoint and removes older ones, except the last `keep_last` and the best.
 
     Args:
-        accelerator: all processes take part; the main one writes.
-        save_model: writes the shareable model to a folder.
-        keep_last: checkpoints to keep, the new one included; 0 keeps all.
+        accelerator: every process must call this function; the main process writes the model.
+        output_dir: the folder of the run.
+        progress: how far the run has come.
+        optimizer: the optimizer whose state is saved.
+        save_model: writes the model in the form that is shared to a folder.
+        keep_last: number of checkpoints to keep, including the new one; 0 keeps all.
+
+    Returns:
+        The checkpoint's folder.
     """
     final = output_dir / f"{CHECKPOINT_PREFIX}{progress.update}"
     partial = output_dir / f"partial-{final.name}"
@@ -100,23 +116,30 @@ def save_checkpoint(
 def load_checkpoint(
     accelerator: Accelerator, checkpoint: Path, model: nn.Module, optimizer: torch.optim.Optimizer
 ) -> Progress:
-    """Restores model, optimizer and random generators in place; returns where the run stood.
+    """Restores the model, the optimizer and the random generators in place.
+
+    Returns:
+        How far the run had come.
 
     Raises:
-        ValueError: if the folder is no checkpoint with a training state, or of another number of processes.
+        ValueError: if the folder has no training state, was written by another number of processes, or holds the
+            weights of another model.
     """
     state = checkpoint / TRAINING_STATE
     missing = [path.name for path in (state / "progress.json", state / "optimizer.pt") if not path.is_file()]
     if missing:
-        raise ValueError(f"{checkpoint} cannot be resumed from: {state} lacks {', '.join(missing)}.")
+        raise ValueError(
+            f"{checkpoint} cannot be resumed from: {state} lacks {', '.join(missing)}. Set resume_from_checkpoint to "
+            "a checkpoint with its training state, or to last."
+        )
     processes = len(list(state.glob("random_state_*.pt")))
     if processes != accelerator.num_processes:
         raise ValueError(
-            f"{checkpoint} was written by {processes} processes, this run has {accelerator.num_processes}. "
-            "Resume with as many as before."
+            f"{checkpoint} was written by {processes} processes, but this run has {accelerator.num_processes}. "
+            f"Resume with `accelerate launch --num_processes {processes}`."
         )
     load_weights(model, checkpoint)
-    # weights_only: these files hold tensors, numbers and names, and nothing else of them is ever unpickled.
+    # weights_only unpickles nothing but tensors, numbers and strings, so a foreign file cannot run code.
     optimizer.load_state_dict(torch.load(state / "optimizer.pt", map_location="cpu", weights_only=True))
     random_state = torch.load(state / f"random_state_{accelerator.process_index}.pt", weights_only=True)
     _set_random_state(random_state)
@@ -125,15 +148,20 @@ def load_checkpoint(
 
 
 def load_weights(model: nn.Module, folder: Path) -> None:
-    """Copies a folder's weights into a live model of the same configuration."""
+    """Copies a folder's weights into a model of the same configuration, in place.
+
+    Raises:
+        ValueError: if the folder lacks weights of the model or has others.
+    """
     weights = load_file(folder / "model.safetensors")
     missing, unexpected = model.load_state_dict(weights, strict=False)
-    # A tied weight is saved under one of its names.
+    # A tied weight is saved under only one of its names, so the other name is missing.
     owned = {name for name, _ in model.named_parameters()} | {name for name, _ in model.named_buffers()}
     lacking = [name for name in missing if name in owned]
     if lacking or unexpected:
         raise ValueError(
-            f"{folder} holds another model: it lacks {lacking[:3]} and has {unexpected[:3]} that this one has not."
+            f"{folder} holds another model: it lacks {lacking[:3]} and has the unexpected {unexpected[:3]}. Use a "
+            "checkpoint of a run with the same settings."
         )
 
 
@@ -142,11 +170,13 @@ def average_weights(
     target: Path,
     rename_old_keys: Callable[[dict[str, torch.Tensor]], dict[str, torch.Tensor]] = dict,
 ) -> None:
-    """Writes the mean of several checkpoints' weights to `target/model.safetensors`, summed in fp32.
+    """Writes the mean of several checkpoints' weights, computed in fp32, to `target/model.safetensors`.
 
     Vaswani et al. 2017, section 6.1, average the last 5 checkpoints of the base model and the last 20 of the big one.
 
     Args:
+        checkpoints: the folders of the checkpoints.
+        target: the folder to write to.
         rename_old_keys: returns a checkpoint's tensors under the names that the model uses now. Without it, the
             checkpoints must use the same names.
     """
@@ -160,7 +190,7 @@ def average_weights(
             total[name] = total.get(name, 0) + tensor.float() / len(checkpoints)
     mean = {name: tensor.to(dtypes[name]) for name, tensor in total.items()}
     save_file(mean, target / "model.safetensors", metadata=metadata)
-    # safetensors would leave a file that only its owner may read.
+    # safetensors creates files that only their owner may read.
     shutil.copymode(checkpoints[0] / "model.safetensors", target / "model.safetensors")
 
 

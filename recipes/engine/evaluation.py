@@ -1,4 +1,4 @@
-"""Evaluation over several processes: the same figures for one process and for many."""
+"""Evaluation on several processes, with the same results as on one."""
 
 import math
 from collections.abc import Callable, Iterable
@@ -23,15 +23,19 @@ def evaluate_loss(
     count_tokens: Callable[[Batch], TokenCounts] = count_tokens,
     loss_arguments: dict[str, Any] | None = None,
 ) -> dict[str, float]:
-    """Loss in nats for each target token, without label smoothing, and its perplexity.
+    """Computes the loss in nats per target token, without label smoothing, and its perplexity.
 
     Args:
-        model: in evaluation mode.
-        batches: this process's share of the data; together the processes hold every example once.
-        count_tokens: for losses that do not predict every label.
-        loss_arguments: passed to the model's forward.
+        accelerator: every process must call this function.
+        model: the model, in evaluation mode.
+        batches: this process's share of the data; all processes together must hold every example once.
+        count_tokens: function that counts a batch. Override it for a loss that does not predict every label.
+        loss_arguments: further arguments of the model's forward.
+
+    Returns:
+        `loss` and `perplexity`, the same on every process.
     """
-    # Sums, not means of batches: batches hold different numbers of tokens.
+    # The sums are divided once at the end, because batches have different numbers of tokens.
     sums = torch.zeros(2, dtype=torch.float32, device=accelerator.device)
     for batch in batches:
         sums[1] += count_tokens(batch).target_tokens
@@ -45,7 +49,16 @@ def evaluate_loss(
 def map_across_processes(
     accelerator: Accelerator, function: Callable[[list[Item]], list[Any]], items: list[Item]
 ) -> list[Any]:
-    """Applies a function of lists to every process's share and gives all results, in the items' order, to all."""
+    """Applies a function to each process's share of a list and returns all results on every process.
+
+    Args:
+        accelerator: every process must call this function with the same items.
+        function: function from a list of items to the list of their results.
+        items: all items.
+
+    Returns:
+        One result for each item, in the order of the items.
+    """
     index, processes = accelerator.process_index, accelerator.num_processes
     if processes == 1:
         return function(items)

@@ -1,4 +1,4 @@
-"""Whether a folder holds a model that can be loaded, and the tokenizer that belongs to it."""
+"""Checks whether a folder holds a model that can be loaded, and whether a tokenizer belongs to it."""
 
 import json
 from pathlib import Path
@@ -10,13 +10,16 @@ PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 
 
 def check_folder(name: str, trust_remote_code: bool = False) -> None:
-    """Raises ValueError for a local folder that is not there or that no model can be loaded from; Hub ids pass.
+    """Checks that a model can be loaded from a local folder; ids on the Hub are not checked.
 
-    A path of two parts can be either; it is taken for a folder's where the folder above it is there.
+    A name of two parts may be a path or an id. It is taken as a path if its first part is an existing folder.
 
     Args:
         name: a folder, or an id on the Hub.
-        trust_remote_code: whether a model_type that is not installed may come with its code.
+        trust_remote_code: True if a model_type that is not installed may be defined by code in the folder.
+
+    Raises:
+        ValueError: if the folder does not exist, or no model can be loaded from it.
     """
     folder = Path(name)
     if not folder.is_dir():
@@ -26,7 +29,10 @@ def check_folder(name: str, trust_remote_code: bool = False) -> None:
         return
     path = folder / "config.json"
     if not path.is_file():
-        raise ValueError(f"The folder {folder} holds no model: config.json is not there.")
+        raise ValueError(
+            f"The folder {folder} holds no model: config.json is not there. Give the output_dir of a run, or one of "
+            "its checkpoints."
+        )
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
@@ -34,17 +40,17 @@ def check_folder(name: str, trust_remote_code: bool = False) -> None:
     model_type = config.get("model_type")
     if model_type not in CONFIG_MAPPING and not (trust_remote_code and "auto_map" in config):
         raise ValueError(
-            f"{path}: model_type is {model_type!r}, which is not known here. Correct it, or, if the model comes with "
-            "its code and you trust that, load it with trust_remote_code."
+            f"{path}: model_type is {model_type!r}, which is not known here. Correct it. If the folder holds the "
+            "model's code and you trust it, load it with trust_remote_code."
         )
     weights = sorted(folder.glob("*.safetensors"))
     if not weights:
         pickles = sorted(file.name for file in folder.iterdir() if file.suffix in PICKLES)
         reason = (
-            f" {', '.join(pickles)} is not read: to load a pickle is to run what is in it. Have the model saved as "
-            "safetensors (save_pretrained does) by somebody who trusts it."
+            f" {', '.join(pickles)} is not read: loading a pickle runs the code in it. Ask its author for "
+            "safetensors, which save_pretrained writes."
             if pickles
-            else " Copy model.safetensors there from where the model was trained."
+            else " Copy model.safetensors from where the model was trained."
         )
         raise ValueError(f"The folder {folder} holds no weights: model.safetensors is not there.{reason}")
     for file in weights:
@@ -58,14 +64,18 @@ def check_folder(name: str, trust_remote_code: bool = False) -> None:
 
 
 def check_vocabulary(tokenizer: PreTrainedTokenizerBase, vocab_size: int, name: str) -> None:
-    """Raises ValueError for a tokenizer with more entries than its model has embeddings: it is another model's.
+    """Checks that a tokenizer has no more entries than its model has embeddings.
 
     Args:
-        vocab_size: of the model.
-        name: of the model, for the message.
+        tokenizer: the tokenizer.
+        vocab_size: the model's number of embeddings.
+        name: the model's name, for the message.
+
+    Raises:
+        ValueError: if it has more entries, so that it must belong to another model.
     """
     if len(tokenizer) > vocab_size:
         raise ValueError(
             f"The tokenizer of {name} has {len(tokenizer):,} entries, but its model has only {vocab_size:,}: it "
-            "is another model's. Put the tokenizer files that this one was trained with into its folder."
+            "belongs to another model. Put the tokenizer files that this model was trained with into its folder."
         )

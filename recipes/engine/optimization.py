@@ -1,4 +1,4 @@
-"""Optimizers and learning rates. Schedules count optimizer updates, starting at 1."""
+"""Optimizers and learning-rate schedules. Schedules count updates from 1."""
 
 import math
 from collections.abc import Callable
@@ -10,16 +10,16 @@ from papers_to_gpt.settings.training import OptimizationSettings
 
 
 class Muon(torch.optim.Optimizer):
-    """`torch.optim.Muon` for some matrices, AdamW for all else, as one optimizer.
+    """One optimizer that applies `torch.optim.Muon` to matrices and AdamW to all other parameters.
 
-    Muon (Jordan et al. 2024) turns the momentum of a matrix into the nearest one whose singular values are all alike,
-    so that no direction of a layer is learnt faster than another. Its steps are scaled to the size of AdamW's (Liu et
-    al. 2025, section 2.2): one learning rate serves both.
+    Muon (Jordan et al. 2024) replaces the momentum of a matrix by the nearest matrix with equal singular values,
+    so that a layer learns all directions at the same rate. Its steps are scaled to the size of AdamW's (Liu et al.
+    2025, section 2.2), so that both use the same learning rate.
 
     Args:
-        matrices: groups of parameters for Muon, with their `weight_decay`.
-        others: groups for AdamW.
-        settings: rates and momenta.
+        matrices: groups of parameters for Muon, each with its `weight_decay`.
+        others: groups of parameters for AdamW, each with its `weight_decay`.
+        settings: the learning rate and the momenta.
     """
 
     def __init__(self, matrices: list[dict], others: list[dict], settings: OptimizationSettings):
@@ -31,11 +31,11 @@ class Muon(torch.optim.Optimizer):
         super().__init__(self._groups(), {})
 
     def _groups(self) -> list[dict]:
-        """The parts' own, so that a rate set in them here is set there."""
+        """Returns the groups of the parts themselves, so that a learning rate set in them takes effect there."""
         return [group for part in self.parts for group in part.param_groups]
 
     def step(self, closure: None = None) -> None:
-        """One update of all parameters; no closure is taken."""
+        """Updates all parameters. Closures are not supported."""
         for part in self.parts:
             part.step()
 
@@ -49,10 +49,10 @@ class Muon(torch.optim.Optimizer):
 
 
 def make_optimizer(model: nn.Module, settings: OptimizationSettings) -> torch.optim.Optimizer:
-    """The optimizer over all trainable parameters, in groups: matrices decay, biases and gains do not.
+    """Creates the optimizer of all trainable parameters. Weight decay applies to matrices, not to biases and gains.
 
     Raises:
-        ValueError: muon for a model that has no matrix beside its embeddings.
+        ValueError: if `optim` is muon and the model has no matrix besides its embeddings.
     """
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     groups = [
@@ -69,7 +69,7 @@ def make_optimizer(model: nn.Module, settings: OptimizationSettings) -> torch.op
         tables = {id(table) for table in vocabulary_tables(model)}
         chosen = [p for p in parameters if p.ndim == 2 and id(p) not in tables]
         if not chosen:
-            raise ValueError("optim is muon, but the model has no matrix beside its embeddings. Choose adamw.")
+            raise ValueError("optim is muon, but the model has no matrix besides its embeddings. Set optim to adamw.")
         ids = {id(p) for p in chosen}
         others = [group | {"params": [p for p in group["params"] if id(p) not in ids]} for group in groups]
         return Muon([{"params": chosen, "weight_decay": settings.weight_decay}], others, settings)
@@ -81,7 +81,10 @@ def make_optimizer(model: nn.Module, settings: OptimizationSettings) -> torch.op
 
 
 def vocabulary_tables(model: nn.Module) -> list[nn.Parameter]:
-    """Embeddings, and the softmax of a language model: a row of these is met with its token alone."""
+    """Returns the embeddings and the softmax matrix of a model.
+
+    Muon is not applied to them: each of their rows belongs to one token, and only that token's gradient reaches it.
+    """
     modules = [module for module in model.modules() if isinstance(module, nn.Embedding)]
     softmax = getattr(model, "get_output_embeddings", lambda: None)()
     return [module.weight for module in (*modules, softmax) if module is not None]
@@ -90,28 +93,32 @@ def vocabulary_tables(model: nn.Module) -> list[nn.Parameter]:
 def make_schedule(
     settings: OptimizationSettings, total_updates: int | None, model_size: int | None = None
 ) -> Callable[[int], float]:
-    """The learning rate as a function of the update, which is all the state that a schedule here has.
+    """Returns the learning rate as a function of the update. A schedule has no other state.
 
     Args:
-        settings: names the schedule and its numbers.
-        total_updates: the run's length, at which linear and cosine reach zero.
-        model_size: d_model of the noam formula.
+        settings: the schedule and its parameters.
+        total_updates: the length of the run, at whose end linear and cosine reach zero; None if it is not known.
+        model_size: d_model in the formula of noam.
 
     Raises:
-        ValueError: linear or cosine without a known length of the run; noam without a model size.
+        ValueError: if the schedule, or a warmup given as a share, needs the length of the run and it is not known, or
+            if noam has no model size.
     """
     peak, warmup, kind = settings.learning_rate, settings.warmup_steps, settings.lr_scheduler_type
     if 0 < warmup < 1:
         if total_updates is None:
-            raise ValueError(f"warmup_steps is {warmup}, a share of a run whose length is not known. Set max_steps.")
+            raise ValueError(f"warmup_steps is {warmup}, a share of a run of unknown length. Set max_steps.")
         warmup = math.ceil(warmup * total_updates)
     if kind in ("linear", "cosine") and total_updates is None:
         raise ValueError(
-            f"lr_scheduler_type {kind} ends with the run, so it needs max_steps, or num_train_epochs and data of a "
-            "known size. Set max_steps, or choose constant or inverse_sqrt."
+            f"lr_scheduler_type is {kind}, which ends with the run, so it needs max_steps, or num_train_epochs and "
+            "data of known size. Set max_steps, or set lr_scheduler_type to constant or inverse_sqrt."
         )
     if kind == "noam" and model_size is None:
-        raise ValueError("lr_scheduler_type noam needs a model with a hidden size.")
+        raise ValueError(
+            "lr_scheduler_type is noam, which needs a model with a hidden_size. Set it to inverse_sqrt, which differs "
+            "from noam by a constant factor only."
+        )
 
     def after_warmup(update: int) -> float:
         if kind in ("linear", "cosine"):
@@ -120,7 +127,7 @@ def make_schedule(
         if kind == "inverse_sqrt":
             return math.sqrt(max(1, warmup) / update)
         if kind == "halving":
-            # Sutskever et al. 2014, section 3.4: after 5 epochs, halved every half epoch.
+            # Sutskever et al. 2014, section 3.4: after 5 epochs, the rate is halved every half epoch.
             late = update - 1 - settings.halving_start_step
             return 1.0 if late < 0 else 0.5 ** (late // settings.halving_every_steps + 1)
         return 1.0

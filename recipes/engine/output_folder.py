@@ -1,4 +1,4 @@
-"""The output folder of a run, which holds one run only."""
+"""Prepares the output folder of a run, which may hold one run only."""
 
 import shutil
 from collections.abc import Sequence
@@ -18,7 +18,7 @@ from papers_to_gpt.engine.reporting import (
 )
 from papers_to_gpt.settings.training import TrainingSettings
 
-# May differ between a run and its resumption: they change how long and where it runs, not what it computes.
+# Settings that may change when a run is resumed: they decide how long and where it runs, not what it computes.
 FREE_ON_RESUME = frozenset(
     """output_dir overwrite_output_dir resume_from_checkpoint max_steps num_train_epochs max_train_minutes
     logging_steps eval_steps save_steps save_total_limit early_stopping_patience average_last_checkpoints
@@ -28,37 +28,45 @@ FREE_ON_RESUME = frozenset(
 
 
 def prepare_output_dir(accelerator: Accelerator, training: TrainingSettings, settings: Sequence[Any]) -> Path:
-    """Makes the output folder, and refuses to mix two runs in one.
+    """Creates the output folder of a run and refuses one that holds another run.
 
     Args:
-        settings: every dataclass of settings of this run; a resumed run must have those that it started with.
+        accelerator: every process must call this function.
+        training: names the folder, and says whether to resume or to overwrite.
+        settings: all settings of this run. A resumed run must have the settings that it started with.
+
+    Returns:
+        The folder.
 
     Raises:
         ValueError: if the folder holds another run, or the run to resume had other settings.
     """
     output_dir = Path(training.output_dir)
     if output_dir.exists() and not output_dir.is_dir():
-        raise ValueError(f"output_dir {output_dir} is a file. Name a folder.")
+        raise ValueError(f"output_dir is {output_dir}, which is a file. Name a folder.")
     earlier = read_run_record(output_dir)
     if training.resume_from_checkpoint:
         if earlier is None:
-            raise ValueError(f"resume_from_checkpoint is set, but output_dir {output_dir} holds no run.")
+            raise ValueError(
+                f"resume_from_checkpoint is set, but output_dir {output_dir} holds no run. Correct output_dir, or "
+                "leave resume_from_checkpoint out."
+            )
         now = flatten_settings(tuple(settings))
         changed = [
-            f"{name} was {earlier['settings'].get(name)!r}, is {value!r}"
+            f"{name} was {earlier['settings'].get(name)!r} and is {value!r}"
             for name, value in now.items()
             if name not in FREE_ON_RESUME and earlier["settings"].get(name) != value
         ]
         if changed:
             raise ValueError(
                 f"The run in {output_dir} cannot go on with other settings: {'; '.join(changed)}. "
-                "Use its settings, or start anew in another output_dir."
+                "Use its settings, or start a new run in another output_dir."
             )
     elif earlier is not None or checkpoints_in(output_dir):
         if not training.overwrite_output_dir:
             raise ValueError(
-                f"output_dir {output_dir} holds another run. Go on with it (--resume_from_checkpoint last), "
-                "replace it (--overwrite_output_dir true), or name another folder (--output_dir ...)."
+                f"output_dir {output_dir} holds another run. Resume it (--resume_from_checkpoint last), replace it "
+                "(--overwrite_output_dir true), or name another folder (--output_dir ...)."
             )
         if accelerator.is_main_process:
             for checkpoint in checkpoints_in(output_dir):

@@ -1,4 +1,4 @@
-"""What a run says: log lines, a JSON-lines log, trackers, a progress bar, the record of its settings, its results."""
+"""Reports a run: log lines, a JSON-lines log, trackers, a progress bar, and files with its settings and results."""
 
 import dataclasses
 import json
@@ -25,7 +25,7 @@ LIBRARIES = "torch transformers datasets tokenizers accelerate evaluate sacreble
 
 
 def describe_machine(accelerator: Accelerator) -> dict[str, Any]:
-    """What figures of speed depend on."""
+    """Returns the properties of the machine that a measured speed depends on."""
     on_cpu = accelerator.device.type == "cpu"
     return {
         "device": _processor_name() if on_cpu else torch.cuda.get_device_name(accelerator.device),
@@ -45,9 +45,16 @@ def _processor_name() -> str:
 
 
 def measure_matrix_peak(accelerator: Accelerator, size: int = 4096) -> float:
-    """FLOP/s of a large matrix product in the run's precision, the best of a few: what utilisation refers to."""
+    """Measures the FLOP/s of a large matrix product in the run's precision, the best of four products.
+
+    The utilization in logs and benchmarks is relative to this number.
+
+    Args:
+        accelerator: gives the device and the precision.
+        size: rows and columns of the matrix.
+    """
     dtype = torch.bfloat16 if accelerator.mixed_precision == "bf16" else torch.float32
-    matrix = torch.randn(size, size, device=accelerator.device).to(dtype)  # zeros would run faster than real numbers
+    matrix = torch.randn(size, size, device=accelerator.device).to(dtype)  # zeros would be multiplied faster
     best = 0.0
     for _ in range(4):
         _synchronize(accelerator)
@@ -64,7 +71,14 @@ def _synchronize(accelerator: Accelerator) -> None:
 
 
 def write_run_record(output_dir: Path, accelerator: Accelerator, settings: tuple[Any, ...], **extra: Any) -> None:
-    """Writes every setting as resolved, with the versions and the machine, to `run.yaml`."""
+    """Writes all settings, the versions of the libraries and the machine to `run.yaml`.
+
+    Args:
+        output_dir: the folder of the run.
+        accelerator: describes the machine.
+        settings: all settings of the run.
+        extra: further entries, such as the number of parameters.
+    """
     record = {
         "settings": flatten_settings(settings),
         **extra,
@@ -75,18 +89,18 @@ def write_run_record(output_dir: Path, accelerator: Accelerator, settings: tuple
 
 
 def flatten_settings(settings: tuple[Any, ...]) -> dict[str, Any]:
-    """All settings of several dataclasses by name, as they are passed on the command line."""
+    """Returns the settings of several dataclasses by their names on the command line."""
     return {name: value for part in settings for name, value in dataclasses.asdict(part).items()}
 
 
 def read_run_record(output_dir: Path) -> dict[str, Any] | None:
-    """What `write_run_record` wrote, or None if the folder holds no run."""
+    """Reads what `write_run_record` wrote; None if the folder holds no run."""
     path = output_dir / RUN_FILE
     return yaml.safe_load(path.read_text(encoding="utf-8")) if path.is_file() else None
 
 
 def write_results(output_dir: Path, results: dict[str, Any]) -> None:
-    """Adds results to `all_results.json`; names that are there already are replaced."""
+    """Adds results to `all_results.json` and replaces those of the same name."""
     path = output_dir / RESULTS_FILE
     earlier = json.loads(path.read_text()) if path.is_file() else {}
     partial = path.with_suffix(".partial")
@@ -95,10 +109,10 @@ def write_results(output_dir: Path, results: dict[str, Any]) -> None:
 
 
 def check_trackers(names: Sequence[str]) -> None:
-    """Makes sure that all trackers are installed; accelerate leaves out what is not, with a warning at most.
+    """Checks that all trackers are installed. Without this check accelerate would skip a missing one.
 
     Raises:
-        ValueError: one is not; the message says how to install it.
+        ValueError: if one is not installed; the message says how to install it.
     """
     installed = set(map(str, get_available_trackers()))
     for name in names:
@@ -110,7 +124,7 @@ def check_trackers(names: Sequence[str]) -> None:
 
 
 def tracker_arguments(output_dir: Path, run_name: str) -> dict[str, dict[str, Any]]:
-    """By tracker, what it takes beside the project: the run's name, and where it writes unless accelerate says it."""
+    """Returns each tracker's own arguments: the run's name and, if accelerate does not pass it, the folder."""
     return {
         "wandb": {"name": run_name, "dir": str(output_dir.resolve())},
         "trackio": {"name": run_name},
@@ -119,10 +133,10 @@ def tracker_arguments(output_dir: Path, run_name: str) -> dict[str, dict[str, An
 
 
 def tracked_config(output_dir: Path) -> dict[str, str | int | float | bool]:
-    """What `write_run_record` wrote, in the form that every tracker takes: no nesting, lists or None.
+    """Returns the run's record in the form that every tracker accepts: without nesting, lists and None.
 
-    Settings have their own names, the rest is `versions/torch`, `machine/device` and so on; what is not set is left
-    out. No setting holds a token, so none reaches a tracker.
+    Settings keep their names; the other entries become `versions/torch`, `machine/device` and so on. Settings without
+    a value are left out. No setting holds a token, so no token reaches a tracker.
     """
     record = dict(read_run_record(output_dir) or {})
     flat = dict(record.pop("settings", {}))
@@ -136,16 +150,16 @@ def tracked_config(output_dir: Path) -> dict[str, str | int | float | bool]:
 
 
 class Reporter:
-    """Says the same values on the console, in `train_log.jsonl` and to the trackers; silent but on the main process.
+    """Reports values on the console, in `train_log.jsonl` and to the trackers; only the main process reports.
 
     Args:
-        accelerator: made with `log_with` for trackers.
-        output_dir: where the log is written. Lines of updates after `first_update` are dropped from an earlier log,
-            so that a resumed run's log reads as one.
-        total_updates: for the bar and the time left, if known.
-        first_update: the update that the run starts behind.
-        project: the trackers' project, which runs of one recipe share.
-        run_name: the run's name in trackers; default: the output folder's.
+        accelerator: created with `log_with` if there are trackers.
+        output_dir: the folder of the log. Lines of an earlier log after `first_update` are removed, so that the log of
+            a resumed run has every update once.
+        total_updates: the length of the run, for the progress bar and the time left; None if it is not known.
+        first_update: the number of updates done before this run was started or resumed.
+        project: the trackers' project, which all runs of a recipe share.
+        run_name: the run's name in the trackers. Default: the name of the output folder.
     """
 
     def __init__(
@@ -171,7 +185,7 @@ class Reporter:
                 config=tracked_config(output_dir),
                 init_kwargs=tracker_arguments(output_dir, run_name or output_dir.resolve().name),
             )
-        # The bar goes to a person's terminal only; log files get the lines.
+        # The progress bar is shown on a terminal only, as it would fill a log file with control characters.
         self.bar = tqdm(
             total=total_updates,
             initial=first_update,
@@ -185,7 +199,13 @@ class Reporter:
         self.bar.update()
 
     def log(self, update: int, values: dict[str, float], prefix: str) -> None:
-        """One line at an update; `prefix` is train or eval."""
+        """Reports values at an update.
+
+        Args:
+            update: the update.
+            values: the values by name; strings go to the log file only.
+            prefix: "train" or "eval".
+        """
         if not self.is_main:
             return
         values = {name: float(f"{value:.6g}") if isinstance(value, float) else value for name, value in values.items()}
@@ -200,15 +220,15 @@ class Reporter:
         self.accelerator.log(numbers, step=update)
 
     def say(self, text: str) -> None:
-        """A line for the person who watches."""
+        """Prints a line on the console, above the progress bar."""
         if self.is_main:
             tqdm.write(text)
             sys.stdout.flush()
 
     def close(self) -> None:
-        """Ends the bar and the trackers."""
+        """Closes the progress bar and the trackers."""
         self.bar.close()
-        # Not accelerator.end_training(), which would take the process group from the evaluation that follows.
+        # accelerator.end_training() would also destroy the process group, which the final evaluation still needs.
         for tracker in self.accelerator.trackers:
             tracker.finish()
 

@@ -29,7 +29,8 @@ from papers_to_gpt.engine.checkpointing import (
     load_weights,
     save_checkpoint,
 )
-from papers_to_gpt.engine.hardware import processor_has_bf16, return_freed_memory, use_memory_again
+from papers_to_gpt.engine.hardware import processor_has_bf16
+from papers_to_gpt.engine.memory import keep_freed_memory, return_freed_memory
 from papers_to_gpt.engine.optimization import make_optimizer, make_schedule
 from papers_to_gpt.engine.reporting import Reporter, check_trackers
 from papers_to_gpt.settings.training import OptimizationSettings, TrainingSettings
@@ -72,7 +73,7 @@ def make_accelerator(settings: TrainingSettings) -> Accelerator:
         ValueError: a tracker of report_to is not installed.
     """
     check_trackers(settings.report_to)
-    use_memory_again()
+    keep_freed_memory()
     bf16 = processor_has_bf16(settings.use_cpu) if settings.bf16 is None else settings.bf16
     chosen_at_launch = settings.bf16 is None and "ACCELERATE_MIXED_PRECISION" in os.environ
     return Accelerator(

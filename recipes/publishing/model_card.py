@@ -1,4 +1,4 @@
-"""The model card, `README.md`: made from what a run recorded and from what its recipe says of the model."""
+"""Writes the model card, `README.md`, from a run's records and from a description of the model."""
 
 import json
 import re
@@ -15,16 +15,16 @@ from papers_to_gpt.engine.reporting import CARD_FILE, LOG_FILE, RESULTS_FILE, re
 
 TEMPLATE = Path(__file__).with_name("model_card.md.jinja")
 
-# Stands for the model's identifier in the code of a description.
+# The placeholder of the model's identifier in a description's code.
 MODEL_ID = "{model_id}"
 
-# Where a run was and how it was started say nothing about the model.
+# Settings that a card does not show: they say where and how the run was started, and nothing about the model.
 NOT_SHOWN = frozenset(
     """output_dir overwrite_output_dir resume_from_checkpoint push_to_hub hub_model_id hub_private_repo hub_strategy
     overwrite_hub_repo report_to dataloader_num_workers logging_steps save_total_limit""".split()
 )
 
-# The sentence of `_where`.
+# Matches the sentence that `_where` writes.
 NAMED = re.compile(r"^`([^`\n]+)` is the (?:name of the model's folder|model's id on the Hub)[^.]*\.", re.MULTILINE)
 
 HUB_ID = re.compile(r"\w[\w.-]*(/[\w.-]+)?")
@@ -34,7 +34,7 @@ BARS = "▁▂▃▄▅▆▇█"
 
 @dataclass(frozen=True)
 class Paper:
-    """What a model is from."""
+    """The paper that describes a model."""
 
     authors: str
     year: int
@@ -47,12 +47,12 @@ class Paper:
 
 @dataclass(frozen=True)
 class Run:
-    """What a run left in its folder, as far as it is there.
+    """The records of a run. Each is empty if the folder does not have it.
 
     Attributes:
-        settings: of all parts of the run, by name.
-        record: all of `run.yaml`: settings, parameters, versions, machine.
-        results: `all_results.json`.
+        settings: all settings of the run, by name.
+        record: the whole of `run.yaml`: settings, parameters, versions, machine.
+        results: the content of `all_results.json`.
         log: the lines of `train_log.jsonl`.
     """
 
@@ -64,19 +64,19 @@ class Run:
 
 @dataclass(frozen=True)
 class Description:
-    """What a card says beside the records of the run.
+    """What a card says about a model besides the records of its run.
 
     Attributes:
-        title: one line.
+        title: the card's heading, one line.
         summary: what the model is, in Markdown.
-        papers: where it comes from.
-        usage: code that runs as it stands once `{model_id}` is replaced.
-        data: what it was trained on.
-        scores: results on data that it was not trained on; `metric_args` may hold a signature.
-        curve: names of values in the log's evaluations, the loss excepted, to show over the updates.
-        limits: sentences.
-        licence: what may be done with the model.
-        metadata: for `ModelCardData`: license, language, pipeline_tag, tags, datasets, widget and so on.
+        papers: the papers that describe it.
+        usage: code that runs unchanged once `{model_id}` is replaced.
+        data: what the model was trained on.
+        scores: results on held-out data; `metric_args` may hold a signature.
+        curve: the values of the log's evaluations to plot over the updates, besides the loss.
+        limits: what the model cannot do, one sentence each.
+        licence: the terms under which code and weights may be used.
+        metadata: fields of `ModelCardData`: license, language, pipeline_tag, tags, datasets, widget and so on.
     """
 
     title: str
@@ -92,7 +92,10 @@ class Description:
 
 
 def read_run(folder: Path) -> Run:
-    """The records of the run that wrote a folder; of a checkpoint the run's settings, but no results; else nothing."""
+    """Reads the records of the run that wrote a folder.
+
+    For a checkpoint these are the run's settings without its results; for a folder that no run wrote, they are empty.
+    """
     record = read_run_record(folder)
     if record is None:
         record = read_run_record(folder.parent) if folder.name.startswith(CHECKPOINT_PREFIX) else None
@@ -107,7 +110,7 @@ def read_run(folder: Path) -> Run:
 
 
 def without_folders(value: str) -> str:
-    """A path's last part, for where it lay is nobody's business; an id of the Hub, or anything else, as it is."""
+    """Returns the last part of a path, which hides the machine's folders; other values, such as Hub ids, unchanged."""
     if HUB_ID.fullmatch(value) or not re.search(r"[/\\]", value):
         return value
     return re.split(r"[/\\]", value.rstrip("/\\"))[-1]
@@ -119,10 +122,12 @@ def write_card(
     """Writes a model's card into its folder.
 
     Args:
-        run: see `read_run`.
-        transformers_versions: those that the code in the folder is for, as pip takes them.
-        model_id: what the card's code calls the model: its id on the Hub. Left out, the name of its folder, so that
-            the code runs where the folder lies.
+        folder: the folder of the model.
+        run: its records, from `read_run`.
+        description: what the card says besides.
+        transformers_versions: the versions that the code in the folder supports, as a pip specifier.
+        model_id: the model's id on the Hub, which the card's code uses. Default: the name of the folder, so that the
+            code runs in the directory that contains it.
 
     Returns:
         The card's path.
@@ -161,7 +166,10 @@ def write_card(
 
 
 def name_on_hub(folder: Path, model_id: str) -> None:
-    """Makes a card of `write_card` call its model by its id on the Hub; all else stays, and so does another's card."""
+    """Replaces the model's name in a card by its id on the Hub.
+
+    The rest of the card stays as it is; a card that `write_card` did not write is not changed.
+    """
     path = folder / CARD_FILE
     text = path.read_text(encoding="utf-8")
     found = NAMED.search(text)
@@ -175,7 +183,10 @@ def name_on_hub(folder: Path, model_id: str) -> None:
 def _where(name: str, on_hub: bool) -> str:
     if on_hub:
         return f"`{name}` is the model's id on the Hub."
-    return f"`{name}` is the name of the model's folder: run the code where that lies, or write the path in its place."
+    return (
+        f"`{name}` is the name of the model's folder: run the code in the directory that contains it, or replace the "
+        "name by its path."
+    )
 
 
 def _score_table(scores: Sequence[EvalResult]) -> str:
@@ -185,7 +196,7 @@ def _score_table(scores: Sequence[EvalResult]) -> str:
         for score in scores
         if "signature" in (score.metric_args or {})
     }
-    # Not in the table, where the bars within a signature would end a cell.
+    # Signatures contain "|", which would end a cell of the table.
     return "\n\n".join([_table(("data", "split", "score", "value"), rows), *sorted(signatures)])
 
 
@@ -194,7 +205,7 @@ def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def _training(run: Run) -> str:
-    """Size, amount, time and machine, in a sentence each."""
+    """Returns one sentence each on the model's size, the updates, the time and the machine."""
     sentences = []
     if "parameters" in run.record:
         sentences.append(f"{run.record['parameters']:,} parameters.")
@@ -202,7 +213,7 @@ def _training(run: Run) -> str:
     if "train_updates" in results:
         sentences.append(f"{results['train_updates']:,} updates, {_count(results['train_epochs'], 'epoch')}.")
     if averaged := results.get("averaged_checkpoints"):
-        sentences.append(f"The weights are the average of {len(averaged)} checkpoints, the last of the run.")
+        sentences.append(f"The weights are the average of {len(averaged)} checkpoints, the last ones of the run.")
     if "wall_seconds" in results:
         minutes = results["wall_seconds"] / 60
         time = f"{minutes:.1f} minutes" if minutes < 120 else f"{minutes / 60:.1f} hours"
@@ -220,13 +231,13 @@ def _count(number: int, what: str) -> str:
 
 
 def _curve(log: Sequence[dict[str, Any]], names: Sequence[str]) -> str:
-    """The course of training: a line of bars for each value, and a table of some updates."""
+    """Returns a line of bars for each value over the updates, and a table of some of them."""
     names = ("loss", *names)
     points = [line for line in log if line["kind"] == "eval" and all(name in line for name in names)]
     if len(points) < 2:
         return ""
     bars = [f"- `{_bars([point[name] for point in points])}` {name.replace('_', ' ')}" for name in names]
-    # The last is always among them.
+    # Chosen from the end, so that the last evaluation is always shown.
     step = -(-len(points) // CURVE_ROWS)
     chosen = points[::-1][::step][::-1]
     rows = [[f"{point['update']:,}", *(f"{point[name]:.4g}" for name in names)] for point in chosen]
@@ -248,7 +259,7 @@ def _bars(values: Sequence[float]) -> str:
 
 
 def _settings(record: dict[str, Any]) -> str:
-    """What `run.yaml` says of the run, without the paths of the machine."""
+    """Returns the settings and versions of `run.yaml` as YAML, without the machine's paths."""
     if not record:
         return ""
     shown = {

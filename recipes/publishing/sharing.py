@@ -1,4 +1,4 @@
-"""The output folder of a run: whose it is, and what of it is shared."""
+"""Shares the model in a run's output folder: opens the repository, pushes checkpoints and the final model."""
 
 import shlex
 from collections.abc import Callable
@@ -18,12 +18,16 @@ from papers_to_gpt.settings.training import TrainingSettings
 
 
 def open_repository(accelerator: Accelerator, hub: HubSettings, training: TrainingSettings) -> HubRepository | None:
-    """The repository of the Hub that the run's model goes to, on the main process, if it is to be pushed.
+    """Opens the Hub repository of a run, before the run computes anything.
 
-    Called before anything is computed, so that an hour of training is not spent on a model that cannot be pushed.
+    A run whose model could not be pushed therefore fails at its start and not after training.
+
+    Returns:
+        The repository; None if `push_to_hub` is false, and on every process but the main one.
 
     Raises:
-        ValueError: for an id, a token or a repository that will not do (see `HubRepository`).
+        ValueError: if the id, the token or the repository cannot be used (see `HubRepository`).
+        OSError: if the Hub does not answer.
     """
     if not (hub.push_to_hub and accelerator.is_main_process):
         return None
@@ -31,17 +35,18 @@ def open_repository(accelerator: Accelerator, hub: HubSettings, training: Traini
 
 
 def push_of_checkpoints(repository: HubRepository | None, hub: HubSettings) -> Callable[[Path], None] | None:
-    """What to do with a checkpoint once it is written, for `TrainingLoop`."""
+    """Returns the function that `TrainingLoop` calls with every new checkpoint; None if checkpoints are not pushed."""
     if repository is None or hub.hub_strategy == "end":
         return None
     return repository.push_in_background
 
 
 def push_at_end(repository: HubRepository | None, folder: Path) -> None:
-    """Checks, pushes and verifies a trained model.
+    """Checks, pushes and verifies a trained model; does nothing without a repository.
 
     Raises:
-        ValueError: if that fails; the folder stays as it is, and the message has the command that goes on from there.
+        ValueError: if one of these steps fails. The folder stays as it is, and the message has the command to share it
+            later.
     """
     if repository is None:
         return
@@ -49,18 +54,19 @@ def push_at_end(repository: HubRepository | None, folder: Path) -> None:
         repository.finish_uploads()
         share_folder(repository, check_shared_folder(folder))
     except (ValueError, OSError) as error:
-        go_on = ["python", "recipes/share.py", str(folder), "--hub_model_id", repository.repo_id]
-        go_on += ["--overwrite_hub_repo", "true"] if repository.overwrite else []
+        command = ["python", "recipes/share.py", str(folder), "--hub_model_id", repository.repo_id]
+        command += ["--overwrite_hub_repo", "true"] if repository.overwrite else []
         raise ValueError(
-            f"The model is trained and in {folder}, but it was not shared: {error}\nTo go on: {shlex.join(go_on)}"
+            f"The model is trained and saved in {folder}, but it was not shared: {error}\n"
+            f"To share it: {shlex.join(command)}"
         ) from error
 
 
 def share_folder(repository: HubRepository, checked: CheckedFolder) -> None:
-    """Pushes a folder in one commit, and compares what the Hub then gives back.
+    """Pushes a folder in one commit, downloads it again and compares.
 
     Raises:
-        ValueError: if one of that fails.
+        ValueError: if the push is refused, or the downloaded model computes something else.
         OSError: if the Hub does not answer.
     """
     folder = checked.folder
@@ -68,26 +74,32 @@ def share_folder(repository: HubRepository, checked: CheckedFolder) -> None:
         name_on_hub(folder, repository.repo_id)
     commit = repository.push(folder, f"{type(checked.model).__name__} and its tokenizer")
     repository.verify(checked, commit)
-    print(f"Pushed to {repository.url}, downloaded again and compared: it computes what {folder} does.")
+    print(f"Pushed to {repository.url}, downloaded again and compared: it computes the same as {folder}.")
 
 
 def run(settings: SharingSettings) -> None:
-    """Checks a folder, and pushes it if the settings name a repository."""
+    """Checks a folder and, if the settings name a repository, pushes it.
+
+    Raises:
+        ValueError: if the folder is not complete or cannot be pushed; the message says what to do.
+        OSError: if the Hub does not answer.
+    """
     transformers_logging.disable_progress_bar()
     folder = Path(settings.folder)
     repository = None
     if settings.refresh_code:
         if settings.hub_model_id is not None:
-            # Known by the configuration that the folder has now: the new code may write another.
+            # Opened before the refresh: the repository is recognised by the folder's present config.json, which the
+            # new code may rewrite.
             repository = HubRepository(settings, folder.resolve().name, folder)
         refresh_code(folder)
-    # Before a repository is made for a folder that nobody could use.
+    # Checked first, so that no repository is created for a folder that nobody could use.
     checked = check_shared_folder(folder)
     if settings.hub_model_id is None:
         print(
             f"{folder} is complete: {type(checked.model).__name__} loads without this repository's packages and "
-            "computes the same. To share it: --hub_model_id user/name. "
-            f"That would push {', '.join(shared_files(folder))}."
+            "computes the same. To share it, add --hub_model_id user/name. "
+            f"That pushes {', '.join(shared_files(folder))}."
         )
         return
     repository = repository or HubRepository(settings, folder.resolve().name, folder)

@@ -16,8 +16,9 @@ from accelerate.state import AcceleratorState
 from datasets import Dataset
 
 from papers_to_gpt import benchmark
-from papers_to_gpt.benchmarks import classifiers, comparison, translators
+from papers_to_gpt.benchmarks import classifiers, comparison, joeynmt, marian
 from papers_to_gpt.benchmarks.comparison import Contender
+from papers_to_gpt.benchmarks.ours import decode_ours
 from papers_to_gpt.benchmarks.workload import Stopwatch, count_padded, peak_memory_gb
 from papers_to_gpt.engine.reporting import measure_matrix_peak
 from papers_to_gpt.settings.benchmarking import BenchmarkSettings, Workload
@@ -100,8 +101,8 @@ def test_translators_train_on_the_same_tokens_and_count_them_alike(row, prepared
         lengths["en"] = [length - 1 for length in lengths["en"]]
     measured = row.measure(work, folder)
     assert measured["items"] == work.updates * sum(lengths["de"])
-    places = 30 * sum(map(max, lengths.values()))
-    assert measured["padding_percent"] == pytest.approx(100 * (1 - sum(map(sum, lengths.values())) / places))
+    slots = 30 * sum(map(max, lengths.values()))
+    assert measured["padding_percent"] == pytest.approx(100 * (1 - sum(map(sum, lengths.values())) / slots))
 
 
 @rows_of("translation_decoding")
@@ -148,8 +149,8 @@ def test_classifiers_read_the_same_examples(row, task_folder):
         assert measured["padding_percent"] == pytest.approx(100 * (1 - len(stored["tokens"]) / (6 * TINY.context)))
     elif row.name.startswith("ours"):
         lengths = sorted(numpy.diff(stored["bounds"]))
-        places = 3 * (lengths[2] + lengths[5])
-        assert measured["padding_percent"] == pytest.approx(100 * (1 - len(stored["tokens"]) / places))
+        slots = 3 * (lengths[2] + lengths[5])
+        assert measured["padding_percent"] == pytest.approx(100 * (1 - len(stored["tokens"]) / slots))
 
 
 def test_what_no_classifier_can_learn_is_refused(task_folder):
@@ -186,7 +187,7 @@ def test_marian_with_our_weights_computes_our_logits():
     model, source, target = wide_transformer()
     inputs = {"input_ids": source, "attention_mask": (source != 1).long(), "decoder_input_ids": target}
     ours = model(**inputs).logits
-    theirs = translators.marian_with_weights(model)(**inputs).logits
+    theirs = marian.marian_with_weights(model)(**inputs).logits
     torch.testing.assert_close(theirs, ours, rtol=1e-4, atol=1e-5)
 
 
@@ -197,11 +198,11 @@ def test_joeynmt_with_our_weights_computes_our_logits(tmp_path):
     ours = model(input_ids=source, attention_mask=(source != 1).long(), decoder_input_ids=target).logits
     entries = ["<unk>", "<pad>", "<s>", "</s>", *(f"piece{index}" for index in range(36))]
     (tmp_path / "vocabulary.txt").write_text("\n".join(entries) + "\n")
-    settings = translators.joeynmt_settings(
-        TINY, tmp_path, str(tmp_path), translators.joeynmt_transformer(model.config), {"test": ""}
+    settings = joeynmt.joeynmt_settings(
+        TINY, tmp_path, str(tmp_path), joeynmt.joeynmt_transformer(model.config), {"test": ""}
     )
     vocabulary, *_ = data.load_data(settings.data, datasets=["stream"])
-    theirs = translators.joeynmt_with_weights(model, settings, vocabulary)
+    theirs = joeynmt.joeynmt_with_weights(model, settings, vocabulary)
     logits, *_ = theirs._encode_decode(
         src=source,
         trg_input=target,
@@ -219,7 +220,7 @@ def test_a_model_whose_weights_mean_something_else_is_refused():
         )
     )
     with pytest.raises(ValueError, match="pre_norm.*True.*must have.*False"):
-        translators.marian_with_weights(model)
+        marian.marian_with_weights(model)
 
 
 def test_the_stopwatch_leaves_out_the_warm_up():
@@ -317,7 +318,7 @@ def test_a_measurement_in_its_own_process(tmp_path):
     row = next(row for row in ROWS if row.section == "gpt_generation")
     measured = comparison.run_one(row, TINY, tmp_path, threads=1)
     assert measured["items"] == 6
-    broken = next(row for row in ROWS if row.measure.func is translators.decode_ours)
+    broken = next(row for row in ROWS if row.measure.func is decode_ours)
     failure = comparison.run_one(broken, replace(TINY, model_name_or_path=str(tmp_path)), tmp_path, threads=1)
     assert "holds no model" in failure["error"]
 

@@ -21,8 +21,8 @@ from gpt1_scratch import tokenization as gpt1_tokenization
 from gpt1_scratch.stories.corpus import load_stories
 from papers_to_gpt import finetune_gpt1, generate_text, pretrain_gpt1, share
 from papers_to_gpt.gpt1 import pretraining
-from papers_to_gpt.publishing import fresh_process, shared_folder
-from papers_to_gpt.publishing.fresh_process import compare_computed, computed_by, computed_elsewhere
+from papers_to_gpt.publishing import clean_process, shared_folder
+from papers_to_gpt.publishing.clean_process import compare_probes, probe_in_clean_process, probe_model
 from papers_to_gpt.publishing.hub import HubRepository
 from papers_to_gpt.publishing.shared_folder import check_shared_folder, refresh_code
 from papers_to_gpt.settings.arguments import run_script
@@ -82,7 +82,7 @@ def originals(tmp_path_factory):
     made = {}
     for family in FAMILIES:
         folder = tmp_path_factory.mktemp("models") / family
-        made[family] = folder, computed_by(*tiny_model(family, folder))
+        made[family] = folder, probe_model(*tiny_model(family, folder))
     return made
 
 
@@ -131,10 +131,10 @@ def stranger_in_process(monkeypatch):
     def computed_here(sources, *arguments, **keywords):
         return [{} for _ in sources]
 
-    monkeypatch.setattr(shared_folder, "computed_elsewhere", computed_here)
-    monkeypatch.setattr("papers_to_gpt.publishing.hub.computed_elsewhere", computed_here)
+    monkeypatch.setattr(shared_folder, "probe_in_clean_process", computed_here)
+    monkeypatch.setattr("papers_to_gpt.publishing.hub.probe_in_clean_process", computed_here)
     for module in ("papers_to_gpt.publishing.hub", "papers_to_gpt.publishing.shared_folder"):
-        monkeypatch.setattr(f"{module}.compare_computed", lambda *arguments: None)
+        monkeypatch.setattr(f"{module}.compare_probes", lambda *arguments: None)
 
 
 def run_share(monkeypatch, *arguments):
@@ -151,7 +151,7 @@ def as_a_stranger(sources, home, **environment):
     job = {"sources": sources, "revision": None, "target": str(target)}
     job["hidden_packages"] = ["seq2seq_scratch", "gpt1_scratch"]
     return subprocess.run(
-        [sys.executable, "-P", fresh_process.__file__],
+        [sys.executable, "-P", clean_process.__file__],
         input=json.dumps(job),
         env={**os.environ, "HF_HOME": str(home), **environment},
         cwd=empty,
@@ -208,7 +208,7 @@ def test_stale_code_is_refreshed_and_the_folder_loads_with_nothing_else_changed(
         refresh_code(folder)
         assert {path: path.read_bytes() for path in kept} == kept
         assert {path.name for path in folder.glob("*.py")} >= {"library_version.py"}
-    found = computed_elsewhere(folders, ["seq2seq_scratch", "gpt1_scratch"], offline=True)
+    found = probe_in_clean_process(folders, ["seq2seq_scratch", "gpt1_scratch"], offline=True)
     for each, (_, expected) in zip(found, originals.values(), strict=True):
         torch.testing.assert_close(each, expected, atol=1e-5, rtol=1e-5)
 
@@ -251,14 +251,14 @@ def test_the_script_checks_pushes_one_commit_and_verifies(hub, folder, monkeypat
 
 def test_what_the_hub_gives_back_is_compared(originals):
     _, computed = originals["gpt1"]
-    compare_computed(computed, computed, "here")
+    compare_probes(computed, computed, "here")
     for name in computed:
         with pytest.raises(ValueError, match=f"there: its {name} differ"):
-            compare_computed(computed | {name: computed[name] + 1}, computed, "there")
+            compare_probes(computed | {name: computed[name] + 1}, computed, "there")
     with pytest.raises(ValueError, match="differ .* by up to nan"):
-        compare_computed(computed | {"logits": computed["logits"] * torch.nan}, computed, "there")
+        compare_probes(computed | {"logits": computed["logits"] * torch.nan}, computed, "there")
     with pytest.raises(ValueError, match="another shape"):
-        compare_computed({"logits": computed["logits"]}, computed, "there")
+        compare_probes({"logits": computed["logits"]}, computed, "there")
 
 
 def test_without_an_id_the_script_only_checks(hub, folder, monkeypatch, capsys, stranger_in_process):
@@ -304,7 +304,7 @@ BAD_FOLDERS = {
     "unknown type": (spoil("config.json")({"model_type": "elmo"}), "model_type is 'elmo', which is no model of"),
     "no auto_map": (spoil("config.json")({"auto_map": None}), "its auto_map does not say where the code"),
     "truncated": (truncate, "model.safetensors is cut off or no safetensors file"),
-    "pickle": (offer_pickle, "holds pytorch_model.bin: to load a pickle is to run what is in it"),
+    "pickle": (offer_pickle, "holds pytorch_model.bin: loading a pickle runs the code in it"),
     "a weight less": (drop_a_weight, "the weights are not those of its config.json: .*missing_keys"),
     "other sizes": (
         spoil("config.json")({"hidden_size": 16}),
@@ -357,7 +357,7 @@ def test_a_folder_with_a_fault_gets_no_repository(hub, folder, monkeypatch):
 @pytest.mark.parametrize(
     ("token", "repo_id", "message"),
     [
-        (None, REPOSITORY, "takes a token, and there is none. .*HF_TOKEN.*hf auth login"),
+        (None, REPOSITORY, "requires a token, and none is set. .*HF_TOKEN.*hf auth login"),
         ("hf_mistyped", REPOSITORY, "does not know the token"),
         ("hf_mistyped", "model", "does not know the token"),
         (READ_TOKEN, REPOSITORY, "The token may not write to writer/model .*rights"),
@@ -444,7 +444,7 @@ def test_the_same_model_is_gone_on_with_and_another_is_not(hub, folder, original
 
 def test_what_is_to_be_private_does_not_go_where_everybody_sees_it(hub, folder):
     hub.add(REPOSITORY, {})
-    with pytest.raises(ValueError, match="hub_private_repo is true, but writer/model exists and everybody sees it"):
+    with pytest.raises(ValueError, match="hub_private_repo is true, but writer/model exists and is public"):
         HubRepository(RepositorySettings(hub_model_id=REPOSITORY, hub_private_repo=True), "x", folder)
 
 
@@ -473,7 +473,7 @@ def test_an_upload_cut_in_the_middle_shows_nothing_and_is_gone_on_with(hub, fold
 def test_a_commit_that_fails_shows_nothing(hub, folder):
     repository = HubRepository(RepositorySettings(hub_model_id=REPOSITORY), "x", folder)
     hub.refuse_commits = 500
-    with pytest.raises(OSError, match="The Hub did not take writer/model: .*500"):
+    with pytest.raises(OSError, match="The Hub did not accept writer/model: .*500"):
         repository.push(folder, "a model")
     assert set(hub.repositories[REPOSITORY].files()) == {".gitattributes"}
     hub.refuse_commits, uploads = None, hub.uploads()
@@ -542,10 +542,10 @@ def test_a_push_that_fails_leaves_the_model_and_says_how_to_go_on(
 ):
     hub.refuse_commits = 500
     folder = tmp_path / "run"
-    with pytest.raises(ValueError, match="The model is trained and in .*, but it was not shared") as raised:
+    with pytest.raises(ValueError, match="The model is trained and saved in .*, but it was not shared") as raised:
         pretrain("--hub_model_id", REPOSITORY)
     assert (folder / "model.safetensors").is_file() and (folder / "all_results.json").is_file()
-    command = str(raised.value).splitlines()[-1].removeprefix("To go on: python recipes/share.py ")
+    command = str(raised.value).splitlines()[-1].removeprefix("To share it: python recipes/share.py ")
     hub.refuse_commits = None
     (folder / "README.md").write_text(CARD)
     run_share(monkeypatch, *command.split())

@@ -373,7 +373,7 @@ SPOILT = [
     (broken_config, "{folder}/config.json is not JSON"),
     (unknown_type, "{folder}/config.json: model_type is 'perceptron', which is not known here. Correct it"),
     (no_weights, "{folder} holds no weights: model.safetensors is not there. Copy"),
-    (pickled, "pytorch_model.bin is not read: to load a pickle is to run what is in it"),
+    (pickled, "pytorch_model.bin is not read: loading a pickle runs the code in it"),
     (truncated, "{folder}/model.safetensors is cut off"),
     (other_tokenizer, "tokenizer of {folder} has 300 entries, but its model has only"),
 ]

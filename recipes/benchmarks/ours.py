@@ -1,21 +1,4 @@
-"""Translators for `benchmark.py`: ours, transformers' `MarianMTModel`, JoeyNMT and eole.
-
-All get the same sentence pairs and vocabulary, models of the same sizes, dropout 0.1 and label smoothing 0.1. How they
-fill batches and step is theirs: ours run the recipe's loop, `MarianMTModel` the `Seq2SeqTrainer` of transformers'
-translation example, JoeyNMT its `TrainManager`, eole its `Trainer`. Where a peer leaves a choice, it is made in the
-peer's favour:
-
-- `MarianMTModel` trains on 96 sentences at a time, padded about as much as a batch of the others holds; the example's
-  command has 4.
-- eole makes its batches in the process that trains, most of it before the clock starts; the default is two processes
-  more, which would compete for the cores. Its bucket is the training set, of which a larger one holds copies.
-- eole, like ours and `MarianMTModel`, drops no attention weights. JoeyNMT has one rate for all.
-- JoeyNMT refuses half precision on CPUs. It gets the autocast region that it opens elsewhere.
-
-To decode, all have the weights of one trained Transformer of ours, so that they look for the same sentences.
-
-Each function imports what it needs, because peers are optional and nobody's memory should hold another's code.
-"""
+"""Our translators as contenders of `benchmark.py`: they train with the recipe's loop and decode with its function."""
 
 import itertools
 import tempfile
@@ -32,7 +15,7 @@ from papers_to_gpt.settings.benchmarking import Workload
 
 
 class ClockedBatches:
-    """Our trainer's batches under a stopwatch, epoch after epoch in one."""
+    """Our training batches under a stopwatch; one endless epoch, so that the clock never stops between epochs."""
 
     batches_per_epoch = None
 
@@ -49,7 +32,19 @@ class ClockedBatches:
 def run_recipe(
     work: Workload, folder: Path, make_config: Callable, output_dir: Path, updates: int, watch: Stopwatch | None = None
 ) -> nn.Module:
-    """Trains a translator of ours as `train_translation.py` does, and leaves it in `output_dir`."""
+    """Trains one of our translators as `train_translation.py` does.
+
+    Args:
+        work: the sizes and the number of updates.
+        folder: the prepared data.
+        make_config: function from the workload and the vocabulary's size to the model's configuration.
+        output_dir: receives the trained model.
+        updates: number of updates.
+        watch: clocks the updates after the warm-up. Default: nothing is clocked.
+
+    Returns:
+        The trained model.
+    """
     from accelerate.utils import set_seed
     from datasets import load_from_disk
     from transformers import AutoModelForSeq2SeqLM
@@ -81,7 +76,7 @@ def run_recipe(
     batches = training_batches(load_from_disk(folder / "train"), tokenizers, 0.0, data, training, accelerator)
 
     def evaluate(model: nn.Module) -> dict[str, float]:
-        # Called once, behind the last update: the trainer asks for no further batch.
+        # The loop calls this once, after the last update. It reads no further batch, so the clock stops here.
         if watch is not None:
             watch.stop()
         return {"loss": 0.0}
@@ -104,6 +99,7 @@ def run_recipe(
 
 
 def train_ours(work: Workload, folder: Path, make_config: Callable) -> dict[str, Any]:
+    """Clocks the training of one of our translators in bf16; `items` are target tokens."""
     watch = Stopwatch()
     with tempfile.TemporaryDirectory() as output_dir:
         updates = work.warm_up_updates + work.updates
@@ -112,16 +108,14 @@ def train_ours(work: Workload, folder: Path, make_config: Callable) -> dict[str,
 
 
 def train_model_to_decode(work: Workload, folder: Path) -> dict[str, Any]:
-    """Leaves a model in `folder / "model"` that has learned to end its sentences."""
+    """Trains the Transformer that all contenders decode with, until it ends its sentences, into `folder / "model"`."""
     (folder / "model").mkdir()
     run_recipe(work, folder, transformer_config, folder / "model", work.decoding_updates)
     return {}
 
 
-# Decoding
-
-
 def decode_ours(work: Workload, folder: Path, num_beams: int, bf16: bool) -> dict[str, Any]:
+    """Clocks the translation of the test sentences with our model; `items` are sentences."""
     from seq2seq_scratch.translation import load_translator, translate
 
     translator = load_translator(work.model_name_or_path)

@@ -1,7 +1,7 @@
-"""What somebody gets who has nothing but the shared folder: a process without our packages loads it and computes.
+"""Checks a shared model in a clean process: one that has the model's folder, but not this repository's packages.
 
-Run as a script, this file reads a job from standard input and imports nothing of ours. Imported, it runs such a
-process, and computes the same with a model at hand to compare.
+Imported, this file starts such a process and compares its results with those of a model in memory. Run as a script, it
+is that process: it reads a job from standard input and imports nothing of this repository.
 """
 
 import json
@@ -24,43 +24,49 @@ PROBE_TEXT = "Once there were two friends, one of 342 little houses. Ein kleines
 PROBE_LENGTH = 16
 TARGET_TOKENIZER = "target_tokenizer"
 
-# The same products in another order of summation differ by less; another weight, by more.
+# Summing the same products in another order changes results by less than this; a wrong weight changes them by more.
 TOLERANCE = 1e-4
 
 
 def auto_class_of(config: PreTrainedConfig) -> str | None:
-    """The auto class under which a configuration's auto_map has the class that its weights were saved from."""
+    """Returns the auto class whose entry in a configuration's auto_map is its architecture; None if there is none."""
     (architecture,) = config.architectures or [None]
     for auto_class, reference in (getattr(config, "auto_map", None) or {}).items():
-        # Of a model on the Hub the reference starts with its id: "user/name--modeling_x.Class".
+        # For a model on the Hub the reference starts with the model's id: "user/name--modeling_x.Class".
         if isinstance(reference, str) and reference.rpartition(".")[2] == architecture:
             return auto_class
     return None
 
 
-def load_whole(auto_class: Any, source: str | Path, **arguments: Any) -> PreTrainedModel:
-    """`from_pretrained`, with an error for weights that are missing, superfluous or of another shape.
+def load_complete(auto_class: Any, source: str | Path, **arguments: Any) -> PreTrainedModel:
+    """Calls `from_pretrained` and refuses weights that are missing, unexpected or of another shape.
 
-    The library itself only warns of most of that, and goes on with weights drawn at random.
+    The library only warns about most of these and initializes the missing weights at random.
+
+    Raises:
+        ValueError: if the weights do not fit `config.json`.
     """
     model, report = auto_class.from_pretrained(
         source, use_safetensors=True, ignore_mismatched_sizes=True, output_loading_info=True, **arguments
     )
     unsuitable = {kind: sorted(map(str, keys))[:3] for kind, keys in report.items() if keys}
     if unsuitable:
-        raise ValueError(f"{source}: the weights are not those of its config.json: {unsuitable}.")
+        raise ValueError(
+            f"{source}: the weights are not those of its config.json: {unsuitable}. Put the weights and the "
+            "config.json of the same model into the folder."
+        )
     return model
 
 
 @torch.inference_mode()
-def computed_by(
+def probe_model(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, target_tokenizer: PreTrainedTokenizerBase | None = None
 ) -> dict[str, torch.Tensor]:
-    """What a model computes from ids spread over its vocabulary, and its tokenizers from a text.
+    """Runs a model on ids spread over its vocabulary, and its tokenizers on a fixed text.
 
     Returns:
-        By name: `logits` (or the last hidden state of a model without a head), in fp32; `tokens` and, if there is a
-        tokenizer for it, `target_tokens`, (T,) each.
+        The results by name: `logits` in fp32 (for a model without a head, its last hidden state), `tokens` (T,) and,
+        with a target tokenizer, `target_tokens` (T,).
     """
     model.eval()
     config = model.config
@@ -75,33 +81,37 @@ def computed_by(
         inputs["decoder_input_ids"][:, 0] = config.decoder_start_token_id
     outputs = model(**{name: tensor.to(model.device) for name, tensor in inputs.items()})
     logits = outputs.last_hidden_state if outputs.get("logits") is None else outputs.logits
-    computed = {"logits": logits.float().cpu().contiguous()}
+    probe = {"logits": logits.float().cpu().contiguous()}
     for name, each in (("tokens", tokenizer), ("target_tokens", target_tokenizer)):
         if each is not None:
-            computed[name] = torch.tensor(each(PROBE_TEXT).input_ids)
-    return computed
+            probe[name] = torch.tensor(each(PROBE_TEXT).input_ids)
+    return probe
 
 
-def computed_elsewhere(
+def probe_in_clean_process(
     sources: Sequence[str | Path],
     hidden_packages: Sequence[str],
     revision: str | None = None,
     offline: bool = False,
 ) -> list[dict[str, torch.Tensor]]:
-    """`computed_by` each of several models in a process of its own, with the code that comes with them.
+    """Runs `probe_model` on several models in one new process, which loads them with the code in their folders.
 
-    It starts in an empty folder, with an empty cache of the Hub and without what `hidden_packages` names.
+    The process starts in an empty folder, with an empty Hub cache, and cannot import `hidden_packages`.
 
     Args:
         sources: folders, or ids of models on the Hub.
-        revision: of the models on the Hub.
-        offline: never ask the Hub.
+        hidden_packages: names of packages whose import fails in the process.
+        revision: the branch, tag or commit of the models on the Hub.
+        offline: True if the process must not contact the Hub.
+
+    Returns:
+        What `probe_model` returns for each source.
 
     Raises:
-        ValueError: if one does not load there; with the reason.
+        ValueError: if a model does not load in that process; the message gives the reason.
     """
     with tempfile.TemporaryDirectory() as scratch:
-        empty, cache, target = (Path(scratch, name) for name in ("empty", "cache", "computed"))
+        empty, cache, target = (Path(scratch, name) for name in ("empty", "cache", "probes"))
         for folder in (empty, cache, target):
             folder.mkdir()
         job = {
@@ -112,42 +122,48 @@ def computed_elsewhere(
         }
         caches = {f"HF_{kind}_CACHE": str(cache / kind.lower()) for kind in ("HUB", "MODULES", "XET")}
         environment = {**os.environ, **caches} | ({"HF_HUB_OFFLINE": "1"} if offline else {})
-        # -P: the folder of this script, which is that of the engine, is no place to import from.
+        # -P keeps the folder of this script, which holds modules of this repository, out of the import path.
         command = [sys.executable, "-P", str(Path(__file__).resolve())]
         process = subprocess.run(
             command, input=json.dumps(job), capture_output=True, text=True, cwd=empty, env=environment
         )
         if process.returncode != 0:
-            reason = (process.stderr.strip().splitlines() or ["no reason given"])[-1]
+            reason = (process.stderr.strip().splitlines() or ["the process gave no reason"])[-1]
             raise ValueError(
                 f"{', '.join(map(str, sources))} does not load where {', '.join(hidden_packages)} is missing: {reason}"
             )
         return [load_file(target / f"{number}.safetensors") for number in range(len(sources))]
 
 
-def compare_computed(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor], where: str) -> None:
-    """Raises ValueError if two results of `computed_by` differ by more than rounding."""
+def compare_probes(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor], where: str) -> None:
+    """Raises ValueError if two results of `probe_model` differ by more than rounding.
+
+    Args:
+        found, expected: the results to compare.
+        where: says in the message where `found` was computed.
+    """
     for name in expected:
         if name not in found or found[name].shape != expected[name].shape:
-            raise ValueError(f"{where}: its {name} have another shape than those of the model here.")
+            raise ValueError(f"{where}: its {name} have another shape than those of the local model.")
         difference = (found[name].double() - expected[name].double()).abs().max().item()
-        # A difference of nan is no agreement either.
+        # "not <=" rather than ">", so that a difference of nan fails too.
         if not difference <= TOLERANCE * max(1.0, expected[name].double().abs().max().item()):
-            raise ValueError(f"{where}: its {name} differ from those of the model here by up to {difference:.3g}.")
+            raise ValueError(f"{where}: its {name} differ from those of the local model by up to {difference:.3g}.")
 
 
 def _main() -> None:
     job = json.load(sys.stdin)
     for name in job["hidden_packages"]:
-        sys.modules[name] = None  # an import of it fails, as where it is not installed
+        sys.modules[name] = None  # makes its import fail, as if it were not installed
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
     remote = {"revision": job["revision"], "trust_remote_code": True}
     for number, source in enumerate(job["sources"]):
         auto_class = getattr(transformers, auto_class_of(AutoConfig.from_pretrained(source, **remote)))
-        model = load_whole(auto_class, source, **remote)
+        model = load_complete(auto_class, source, **remote)
         tokenizer, target_tokenizer = AutoTokenizer.from_pretrained(source, **remote), None
-        # Not there where source and target share one; the tokenizer's own error for that would be any ValueError.
+        # A model whose source and target share a vocabulary has no such folder. Loading from a missing one would raise
+        # a ValueError that cannot be told from others, so its presence is checked first.
         if cached_file(
             source,
             "tokenizer_config.json",
@@ -155,11 +171,11 @@ def _main() -> None:
             revision=job["revision"],
             _raise_exceptions_for_missing_entries=False,
         ):
-            # Without the configuration it would look for one in the subfolder, and give up where there is no network.
+            # Without `config` the library looks for a config.json in the subfolder, which fails without a network.
             target_tokenizer = AutoTokenizer.from_pretrained(
                 source, subfolder=TARGET_TOKENIZER, config=model.config, **remote
             )
-        save_file(computed_by(model, tokenizer, target_tokenizer), Path(job["target"], f"{number}.safetensors"))
+        save_file(probe_model(model, tokenizer, target_tokenizer), Path(job["target"], f"{number}.safetensors"))
 
 
 if __name__ == "__main__":
