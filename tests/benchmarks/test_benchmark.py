@@ -16,7 +16,7 @@ from accelerate.state import AcceleratorState
 from datasets import Dataset
 
 from papers_to_gpt import benchmark
-from papers_to_gpt.benchmarks import classifiers, comparison, translators
+from papers_to_gpt.benchmarks import classifiers, comparison, joeynmt, marian, translators
 from papers_to_gpt.benchmarks.comparison import Contender
 from papers_to_gpt.benchmarks.workload import Stopwatch, count_padded, peak_memory_gb
 from papers_to_gpt.engine.reporting import measure_matrix_peak
@@ -186,7 +186,7 @@ def test_marian_with_our_weights_computes_our_logits():
     model, source, target = wide_transformer()
     inputs = {"input_ids": source, "attention_mask": (source != 1).long(), "decoder_input_ids": target}
     ours = model(**inputs).logits
-    theirs = translators.marian_with_weights(model)(**inputs).logits
+    theirs = marian.marian_with_weights(model)(**inputs).logits
     torch.testing.assert_close(theirs, ours, rtol=1e-4, atol=1e-5)
 
 
@@ -197,11 +197,11 @@ def test_joeynmt_with_our_weights_computes_our_logits(tmp_path):
     ours = model(input_ids=source, attention_mask=(source != 1).long(), decoder_input_ids=target).logits
     entries = ["<unk>", "<pad>", "<s>", "</s>", *(f"piece{index}" for index in range(36))]
     (tmp_path / "vocabulary.txt").write_text("\n".join(entries) + "\n")
-    settings = translators.joeynmt_settings(
-        TINY, tmp_path, str(tmp_path), translators.joeynmt_transformer(model.config), {"test": ""}
+    settings = joeynmt.joeynmt_settings(
+        TINY, tmp_path, str(tmp_path), joeynmt.joeynmt_transformer(model.config), {"test": ""}
     )
     vocabulary, *_ = data.load_data(settings.data, datasets=["stream"])
-    theirs = translators.joeynmt_with_weights(model, settings, vocabulary)
+    theirs = joeynmt.joeynmt_with_weights(model, settings, vocabulary)
     logits, *_ = theirs._encode_decode(
         src=source,
         trg_input=target,
@@ -219,7 +219,7 @@ def test_a_model_whose_weights_mean_something_else_is_refused():
         )
     )
     with pytest.raises(ValueError, match="pre_norm.*True.*must have.*False"):
-        translators.marian_with_weights(model)
+        marian.marian_with_weights(model)
 
 
 def test_the_stopwatch_leaves_out_the_warm_up():
