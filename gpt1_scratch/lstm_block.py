@@ -13,6 +13,37 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from .configuration_gpt1 import GPT1Config
 from .cpu_generation import PreallocatedLayer
 from .dropout import dropout
+from .plain_forms import has_fast_form
+
+
+@has_fast_form(nn.LSTM.__call__)
+def run_lstm(
+    lstm: nn.LSTM, inputs: torch.Tensor, state: tuple[torch.Tensor, torch.Tensor] | None
+) -> tuple[torch.Tensor, tuple[torch.Tensor, torch.Tensor]]:
+    """Runs the equations of `LSTMBlock` over a sequence in plain form.
+
+    Args:
+        lstm: holds the weights W and U of the gates, in the order i, f, g, o.
+        inputs: (B, T, D).
+        state: outputs and cells of the position before, (1, B, C) each; `None` for zeros.
+
+    Returns:
+        The outputs, (B, T, C), and the last outputs and cells, (1, B, C) each.
+    """
+    weights = [getattr(lstm, f"{kind}_{source}_l0") for source in ("ih", "hh") for kind in ("weight", "bias")]
+    input_weight, input_bias, state_weight, state_bias = weights
+    zeros = inputs.new_zeros(inputs.shape[0], lstm.hidden_size)
+    output, cells = (zeros, zeros) if state is None else (part[0] for part in state)  # B C each
+    outputs = []
+    for x in inputs.unbind(1):  # B D at every position
+        gates = nn.functional.linear(x, input_weight, input_bias) + nn.functional.linear(
+            output, state_weight, state_bias
+        )  # B 4C
+        i, f, g, o = gates.chunk(4, dim=-1)
+        cells = f.sigmoid() * cells + i.sigmoid() * g.tanh()
+        output = o.sigmoid() * cells.tanh()
+        outputs.append(output)
+    return torch.stack(outputs, dim=1), (output[None], cells[None])
 
 
 class LSTMBlock(GradientCheckpointingLayer):
@@ -65,7 +96,7 @@ class LSTMBlock(GradientCheckpointingLayer):
         if cache is not None and cache.get_seq_length(self.layer_idx):
             layer = cache.layers[self.layer_idx]
             state = tuple(states[:, 0, -1][None].contiguous() for states in (layer.keys, layer.values))  # 1 B C each
-        outputs, (_, cells) = self.lstm(hidden_states, state)  # B T D -> B T C and 1 B C
+        outputs, (_, cells) = run_lstm(self.lstm, hidden_states, state)  # B T D -> B T C and 1 B C
         if cache is not None:
             values = torch.zeros_like(outputs)
             values[:, -1] = cells[0]

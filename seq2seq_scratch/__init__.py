@@ -17,6 +17,7 @@ from .modeling_bahdanau import BahdanauForConditionalGeneration
 from .modeling_rnn_seq2seq import RNNSeq2SeqForConditionalGeneration
 from .modeling_transformer import TransformerForConditionalGeneration, TransformerModel
 from .pipeline_translation import TASK, TranslationPipeline
+from .plain_forms import plain_forms
 from .renamed import understand_old_names
 
 TRANSLATION_MODELS = {
@@ -54,4 +55,5 @@ __all__ = [
     "TransformerForConditionalGeneration",
     "TransformerModel",
     "TranslationPipeline",
+    "plain_forms",
 ]

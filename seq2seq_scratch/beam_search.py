@@ -9,6 +9,7 @@ from transformers.generation import GenerateBeamEncoderDecoderOutput
 
 from .library_arguments import CACHE_NAME, name_cache_for_library, name_cache_for_peft
 from .library_version import check_generation
+from .plain_forms import plain_forms_are_on
 
 # What stands behind a hypothesis while the search goes on: no token's id.
 UNWRITTEN = -1
@@ -173,7 +174,7 @@ class BeamSearchGenerationMixin(GenerationMixin):
         """
         config = generation_config
         more_wanted = config.do_sample or config.return_dict_in_generate or streamer is not None or synced_gpus
-        if more_wanted or not can_drop_finished_rows(logits_processor, stopping_criteria):
+        if plain_forms_are_on() or more_wanted or not can_drop_finished_rows(logits_processor, stopping_criteria):
             return super()._sample(
                 input_ids, logits_processor, stopping_criteria, config, synced_gpus, streamer, **model_kwargs
             )
@@ -226,7 +227,7 @@ class BeamSearchGenerationMixin(GenerationMixin):
             config.output_scores or config.output_logits or config.output_attentions or config.output_hidden_states
         )
         rows_matter = not can_drop_finished_rows(logits_processor, stopping_criteria)
-        if steps_wanted or rows_matter or config.do_sample or synced_gpus:
+        if plain_forms_are_on() or steps_wanted or rows_matter or config.do_sample or synced_gpus:
             return super()._beam_search(
                 input_ids, logits_processor, stopping_criteria, config, synced_gpus, **model_kwargs
             )

@@ -63,8 +63,8 @@ class _LinearCrossEntropy(torch.autograd.Function):
         loss = torch.zeros((), dtype=torch.float32, device=hidden.device)
         vocabulary = weight.shape[0]
         bias_cast = None if bias is None else bias.to(dtype)
-        # All chunks share these buffers: the system hands out new tensors of this size page by page, which takes
-        # longer than the arithmetic on CPU.
+        # All chunks share these buffers: the system hands out new tensors of this size page by page, which on CPU
+        # takes longer than the arithmetic.
         chunk_size = min(LOGIT_CHUNK_SIZE, hidden.shape[0])
         logits_buffer = hidden_cast.new_empty(chunk_size, vocabulary)
         float_buffer = torch.empty_like(logits_buffer, dtype=torch.float32)

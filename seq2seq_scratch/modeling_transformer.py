@@ -1,7 +1,14 @@
 """The Transformer of Vaswani et al. 2017, "Attention Is All You Need", in the order of the paper's section 3.
 
-Dimensions: B batch, S source length, T target length, Q queries, K keys, D d_model, F d_ff, V target vocabulary,
-h heads, d_k and d_v the width of one head's keys and values.
+The file has more than 500 lines, because it holds the whole paper: attention, layers, both stacks and the softmax
+layer are read together.
+
+The code is in plain form where the two forms differ: attention as in equation 1, the causal mask as a triangle, a
+source that is repeated for every beam. By default, the attention functions and masks of the library run, and the beams
+of a sentence share its source. Run a model inside `plain_forms()` to step through the plain form in a debugger.
+
+Dimensions: B batch, S source length, T target length, Q queries, K keys, D model width (d_model), F inner width of the
+feed-forward layer (d_ff), V target vocabulary, H heads, d_k and d_v the width of one head's keys and values.
 """
 
 import math
@@ -33,6 +40,7 @@ from .configuration_transformer import TransformerConfig
 from .dropout import Dropout
 from .file_modes import SavedWithUmask
 from .library_arguments import CACHE_NAME, understand_arguments
+from .plain_forms import plain_forms_are_on
 from .seq2seq_common import shift_tokens_right
 from .token_loss import target_token_loss
 
@@ -49,41 +57,51 @@ def scaled_dot_product_attention(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Equation 1, section 3.2.1: Attention(Q, K, V) = softmax(Q K^T / sqrt(d_k)) V.
 
-    The library's "eager" attention; its other implementations take the same arguments.
+    Every query q is compared with every key k by their dot product, and gets the sum of the values weighted by the
+    softmax of the results.
+
+    Why divide by sqrt(d_k)? If the elements of q and k are independent with mean 0 and variance 1, each product
+    q_i k_i has mean 0 and variance 1, and q . k = sum_i q_i k_i has variance d_k. For d_k = 64 the scores would have a
+    standard deviation of 8. A softmax of such numbers puts almost all weight on one key, and there its gradient
+    vanishes. After the division the variance is 1 for any d_k.
+
+    This is the library's "eager" attention; its other implementations take the same arguments.
 
     Args:
-        module: the calling layer; tells whether dropout is on.
-        query: (B, h, Q, d_k).
-        key: (B, h, K, d_k).
-        value: (B, h, K, d_v).
-        attention_mask: (B, 1, Q, K) to be added to the scores, 0 where a query may look and the lowest number where
-            not; `None` hides nothing.
-        scaling: 1 / sqrt(d_k), without which large d_k push the softmax to where its gradient vanishes.
+        module: the calling layer, which knows whether it is in training.
+        query: (B, H, Q, d_k).
+        key: (B, H, K, d_k).
+        value: (B, H, K, d_v).
+        attention_mask: (B, 1, Q, K), added to the scores: 0 where a query may look and the lowest number where it may
+            not, which the softmax turns into a weight of 0. `None` hides nothing.
+        scaling: 1 / sqrt(d_k).
         dropout: probability of dropping a weight.
 
     Returns:
-        (B, Q, h, d_v) weighted sums of values, and the (B, h, Q, K) weights.
+        The weighted sums of values, (B, Q, H, d_v), and the weights, (B, H, Q, K).
     """
-    scores = torch.matmul(query, key.transpose(-1, -2)) * scaling  # (B, h, Q, K)
+    scores = torch.matmul(query, key.transpose(-1, -2)) * scaling  # B H Q d_k, B H d_k K -> B H Q K
     if attention_mask is not None:
         scores = scores + attention_mask
     weights = torch.softmax(scores, dim=-1)
     weights = nn.functional.dropout(weights, p=dropout, training=module.training)
-    return torch.matmul(weights, value).transpose(1, 2), weights
+    return torch.matmul(weights, value).transpose(1, 2), weights  # B H Q K, B H K d_v -> B H Q d_v -> B Q H d_v
 
 
 class MultiHeadAttention(nn.Module):
-    """Section 3.2.2: MultiHead(Q, K, V) = Concat(head_1, ..., head_h) W^O.
+    """Section 3.2.2: MultiHead(Q, K, V) = Concat(head_1, ..., head_H) W^O.
 
-    Here head_i = Attention(Q W^Q_i, K W^K_i, V W^V_i), with W^Q_i, W^K_i (D, d_k), W^V_i (D, d_v), W^O (h d_v, D).
-    The h projections of each kind are one matrix, cut into heads afterwards. All four have biases, which the equation
-    leaves out: a tenth of a percent of the parameters, and what `torch.nn.MultiheadAttention` has.
+    Here head_i = Attention(Q W^Q_i, K W^K_i, V W^V_i), with W^Q_i, W^K_i (D, d_k), W^V_i (D, d_v), W^O (H d_v, D).
+    One head averages over all that it attends to; several heads can each attend to something else.
+
+    The H projections of each kind are one matrix, whose output is split into heads. All four have biases, which the
+    equation leaves out: they are a tenth of a percent of the parameters, and `torch.nn.MultiheadAttention` has them.
 
     Args:
         config: sizes, dropout and the attention implementation.
-        heads: h.
-        layer_idx: which layer of the cache is this layer's; `None` in the encoder, which has no cache.
-        is_causal: whether a query may not look at later keys, for implementations that need no mask to know.
+        heads: H.
+        layer_idx: the layer's index in the cache; `None` in the encoder, which has no cache.
+        is_causal: whether queries may not look at later keys; read by implementations that take no mask for this.
     """
 
     def __init__(self, config: TransformerConfig, heads: int, layer_idx: int | None = None, is_causal: bool = False):
@@ -107,20 +125,21 @@ class MultiHeadAttention(nn.Module):
         cache: EncoderDecoderCache | None = None,
         **kwargs: Any,
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Section 3.2.3: attends from every position to its own sequence, or to the encoder's states where given.
+        """Section 3.2.3: attends from every position to its own sequence, or to the encoder's states if given.
 
         Args:
-            hidden_states: (B, Q, D), whence the queries.
-            attention_mask: what the attention implementation takes as a mask, made once per forward pass.
-            encoder_hidden_states: (B, S, D), whence keys and values in encoder-decoder attention; (B / n, S, D) where
-                n neighbouring rows share a source.
-            cache: keys and values of earlier target positions, and those of the source, which are computed
-                at the first position only.
+            hidden_states: (B, Q, D), from which the queries are computed.
+            attention_mask: a mask as the attention implementation takes it, made once per forward pass.
+            encoder_hidden_states: (B, S, D), from which keys and values are computed in encoder-decoder attention;
+                (B / n, S, D) if n neighbouring rows share a source.
+            cache: keys and values of earlier target positions, and those of the source, which are computed at the
+                first position only.
+            kwargs: passed on to the attention implementation.
 
         Returns:
-            (B, Q, D) and, from eager attention, the weights (B, h, Q, K).
+            The output, (B, Q, D), and the weights, (B, H, Q, K), or `None` if the implementation does not return them.
         """
-        query = self._split_heads(self.q_proj(hidden_states), self.d_k)
+        query = self._split_heads(self.q_proj(hidden_states), self.d_k)  # B Q D -> B H Q d_k
         if encoder_hidden_states is None:
             key, value = self._keys_and_values(hidden_states)
             if cache is not None:
@@ -134,13 +153,13 @@ class MultiHeadAttention(nn.Module):
             else:
                 key, value = source.update(*self._keys_and_values(encoder_hidden_states), self.layer_idx)
                 cache.is_updated[self.layer_idx] = True
-        attention = ALL_ATTENTION_FUNCTIONS.get_interface(
-            self.config._attn_implementation, scaled_dot_product_attention
-        )
-        # The beams of one source, instead of a copy of its keys each, put their queries to them side by side.
+        attention = scaled_dot_product_attention
+        if not plain_forms_are_on():
+            attention = ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation, attention)
+        # Skip on first reading: the beams of one source put their queries to it together, so its keys need no copies.
         beams = query.shape[0] // key.shape[0]
         if beams > 1:
-            query = query.unflatten(0, (-1, beams)).transpose(1, 2).flatten(2, 3)  # (B / n, h, n * Q, d_k)
+            query = query.unflatten(0, (-1, beams)).transpose(1, 2).flatten(2, 3)  # B H Q d_k -> B/n H nQ d_k
         attended, weights = attention(
             self,
             query,
@@ -152,17 +171,17 @@ class MultiHeadAttention(nn.Module):
             **kwargs,
         )
         if beams > 1:
-            attended = attended.unflatten(1, (beams, -1)).flatten(0, 1)  # (B, Q, h, d_v)
+            attended = attended.unflatten(1, (beams, -1)).flatten(0, 1)  # B/n nQ H d_v -> B Q H d_v
             weights = None if weights is None else weights.unflatten(2, (beams, -1)).transpose(1, 2).flatten(0, 1)
-        return self.out_proj(attended.flatten(2)), weights
+        return self.out_proj(attended.flatten(2)), weights  # B Q H d_v -> B Q D
 
     def _keys_and_values(self, states: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """(B, K, D) to keys (B, h, K, d_k) and values (B, h, K, d_v)."""
+        """Computes keys, (B, H, K, d_k), and values, (B, H, K, d_v), from states, (B, K, D)."""
         return self._split_heads(self.k_proj(states), self.d_k), self._split_heads(self.v_proj(states), self.d_v)
 
     @staticmethod
     def _split_heads(projected: torch.Tensor, width: int) -> torch.Tensor:
-        """(B, Q, h * width) to (B, h, Q, width)."""
+        """(B, Q, H * width) to (B, H, Q, width)."""
         return projected.unflatten(-1, (-1, width)).transpose(1, 2)
 
 
@@ -177,19 +196,19 @@ class PositionWiseFeedForward(nn.Module):
         self.dropout = Dropout(config.activation_dropout)
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        """(B, Q, D) to (B, Q, D), by way of (B, Q, F)."""
-        return self.outer(self.dropout(self.activation(self.inner(hidden_states))))
+        """Transforms every position by itself: (B, Q, D) to (B, Q, D)."""
+        return self.outer(self.dropout(self.activation(self.inner(hidden_states))))  # B Q D -> B Q F -> B Q D
 
 
 class ScaledEmbedding(nn.Embedding):
-    """Section 3.4: tokens to vectors, times sqrt(d_model).
+    """Section 3.4: a vector for every token, times sqrt(d_model).
 
-    The same weights stand before the softmax, where rows of norm about 1 keep the first logits near unit variance;
-    the factor brings them to the size of the positions they are added to.
+    The same weights are the matrix of the softmax layer, where rows of norm about 1 give the first logits a variance
+    near 1. The factor gives the embeddings the size of the positions, to which they are added.
     """
 
     def forward(self, input_ids: torch.Tensor) -> torch.Tensor:
-        """(B, T) token ids to (B, T, D). Raises ValueError for an id outside the table."""
+        """Looks up (B, T) token ids: returns (B, T, D). Raises ValueError for an id outside the table."""
         try:
             return super().forward(input_ids) * math.sqrt(self.embedding_dim)
         except IndexError as error:
@@ -199,38 +218,56 @@ class ScaledEmbedding(nn.Embedding):
             ) from error
 
 
-class SinusoidalPositions(nn.Module):
-    """Section 3.5: PE(pos, 2i) = sin(pos / 10000^(2i/d_model)), PE(pos, 2i+1) = cos(pos / 10000^(2i/d_model)).
+def sinusoids(positions: int, width: int) -> torch.Tensor:
+    """Section 3.5: PE(pos, 2i) = sin(pos / 10000^(2i/width)), PE(pos, 2i+1) = cos(pos / 10000^(2i/width)).
 
-    The table is computed, never stored in a checkpoint, and grows when a longer sequence comes.
+    Attention itself does not know the order of its keys, so positions are added to the embeddings. Why sinusoids? Each
+    pair of columns is a clock hand that turns at its own rate, from one radian a position to one in 10,000. For any
+    distance k, PE(pos + k) is a rotation of PE(pos), the same for all pos: sin and cos of (pos + k) w are fixed linear
+    combinations of those of pos w. So a layer can learn to attend by relative distance, and sequences may be longer
+    than those seen in training.
+
+    GPT-1's table has the same columns in another order; the packages do not import each other, and a test compares
+    the two.
+
+    Args:
+        positions: number of rows.
+        width: number of columns, even.
+
+    Returns:
+        (positions, width) in fp32, sines in even columns and cosines in odd ones.
     """
+    # In fp64, because angles reach the number of positions, and fp32 would keep few digits of their fraction.
+    rates = torch.exp(torch.arange(0, width, 2, dtype=torch.float64) * (-math.log(10_000) / width))
+    angles = torch.arange(positions, dtype=torch.float64)[:, None] * rates  # positions, width/2
+    return torch.stack([angles.sin(), angles.cos()], dim=-1).flatten(1).float()
+
+
+class SinusoidalPositions(nn.Module):
+    """A table of `sinusoids`, which is computed, never stored in a checkpoint, and grows for longer sequences."""
 
     def __init__(self, num_positions: int, d_model: int):
         super().__init__()
         self.d_model = d_model
-        self.register_buffer("table", self.compute_table(num_positions), persistent=False)
-
-    def compute_table(self, num_positions: int) -> torch.Tensor:
-        """(num_positions, D) in fp32, sines at even columns and cosines at odd ones."""
-        # In fp64, because angles reach the number of positions and fp32 would keep few digits of their fraction.
-        positions = torch.arange(num_positions, dtype=torch.float64)[:, None]
-        rates = torch.exp(torch.arange(0, self.d_model, 2, dtype=torch.float64) * (-math.log(10_000) / self.d_model))
-        angles = positions * rates  # (num_positions, D / 2)
-        return torch.stack([angles.sin(), angles.cos()], dim=-1).flatten(1).float()
+        self.register_buffer("table", sinusoids(num_positions, d_model), persistent=False)
 
     def forward(self, position_ids: torch.Tensor, length: int) -> torch.Tensor:
-        """(B or 1, T) positions, all below `length`, to (B or 1, T, D)."""
+        """Looks up (B or 1, T) positions, all below `length`: returns (B or 1, T, D)."""
         if length > self.table.shape[0]:
-            # Doubling, so that a sentence generated word by word does not rebuild the table at each word.
-            self.table = self.compute_table(max(length, 2 * self.table.shape[0])).to(self.table)
+            # The table doubles, so that a sentence generated word by word does not compute it again at each word.
+            self.table = sinusoids(max(length, 2 * self.table.shape[0]), self.d_model).to(self.table)
         return self.table[position_ids]
 
 
 class LearnedPositions(nn.Embedding):
-    """Section 3.5 and Table 3, row E: one trained vector for each position up to a limit."""
+    """Section 3.5 and Table 3, row E: a learned vector for every position up to a limit."""
 
     def forward(self, position_ids: torch.Tensor, length: int) -> torch.Tensor:
-        """(B or 1, T) positions, all below `length`, to (B or 1, T, D). Raises ValueError beyond the limit."""
+        """Looks up (B or 1, T) positions, all below `length`: returns (B or 1, T, D).
+
+        Raises:
+            ValueError: `length` exceeds the number of learned positions.
+        """
         if length > self.num_embeddings:
             raise ValueError(
                 f"A sequence of {length} tokens exceeds max_position_embeddings {self.num_embeddings}; learned "
@@ -242,7 +279,13 @@ class LearnedPositions(nn.Embedding):
 class AddAndNorm(nn.Module):
     """Sections 3.1 and 5.4: LayerNorm(x + Dropout(Sublayer(x))), around every sub-layer.
 
-    Pre-norm is x + Dropout(Sublayer(LayerNorm(x))), which leaves an undisturbed path through the sums.
+    Layer normalisation (Ba et al. 2016) gives the D elements of every position mean 0 and variance 1, and then scales
+    and shifts each element by two learned vectors:
+
+        LayerNorm(x) = (x - mean(x)) / sqrt(variance(x) + eps) * weight + bias
+
+    Pre-norm, a setting that departs from the paper, is x + Dropout(Sublayer(LayerNorm(x))). Its sums are a path from
+    the first layer to the last one that no normalisation interrupts, which makes deep stacks easier to train.
     """
 
     def __init__(self, config: TransformerConfig):
@@ -252,14 +295,32 @@ class AddAndNorm(nn.Module):
         self.dropout = Dropout(config.dropout)
 
     def forward(self, hidden_states: torch.Tensor, sublayer: Callable[[torch.Tensor], torch.Tensor]) -> torch.Tensor:
-        """(B, T, D) to (B, T, D).
+        """Applies a sub-layer: (B, T, D) to (B, T, D).
 
-        The sub-layer is a function, not a module: what spreads a model over devices would move a module along with the
-        states.
+        The sub-layer is a function, not a module, because libraries that spread a model over devices would move a
+        module along with the states.
         """
         if self.pre_norm:
             return hidden_states + self.dropout(sublayer(self.norm(hidden_states)))
         return self.norm(hidden_states + self.dropout(sublayer(hidden_states)))
+
+
+def causal_mask(queries: int, keys: int) -> torch.Tensor:
+    """Section 3.2.3: a (queries, keys) triangle, True where a query may look: at its own position and those before it.
+
+        1 0 0        the first token sees itself alone
+        1 1 0
+        1 1 1        the last token sees all
+
+    The queries are the last of the keys' positions. So in training, where all target tokens are read at once (teacher
+    forcing), no position sees the token that it has to predict.
+    """
+    return torch.ones(queries, keys, dtype=torch.bool).tril(diagonal=keys - queries)
+
+
+def additive_mask(visible: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """Returns what `scaled_dot_product_attention` adds to the scores: 0 where visible, the lowest number elsewhere."""
+    return torch.zeros(visible.shape, dtype=dtype, device=visible.device).masked_fill(~visible, torch.finfo(dtype).min)
 
 
 def hide_padding(
@@ -268,18 +329,23 @@ def hide_padding(
     attention_mask: torch.Tensor | None,
     encoder_hidden_states: torch.Tensor | None = None,
 ) -> Any:
-    """No position may look at source padding, in the encoder's self-attention and in encoder-decoder attention.
+    """Makes the mask that hides source padding, in the encoder's self-attention and in encoder-decoder attention.
 
     Args:
         config: names the attention implementation, which decides the mask's form.
-        queries: (B, Q, D) states that ask, for their shape and type.
+        queries: (B, Q, D) the states of the queries, for their shape and type.
         attention_mask: (B, K), 1 for tokens and 0 for padding; `None` hides nothing.
-        encoder_hidden_states: (B, K, D) states that are asked, where they are not the queries.
+        encoder_hidden_states: (B, K, D) the states of the keys, if they are not those of the queries.
 
     Returns:
-        In eager attention (B, 1, Q, K) to be added to the scores, 0 where a query may look and the lowest number
-        elsewhere. Other implementations have forms of their own. `None` where nothing is hidden.
+        In plain form and in eager attention (B, 1, Q, K), added to the scores: 0 where a query may look and the lowest
+        number elsewhere. Other implementations take other forms. `None` if nothing is hidden.
     """
+    if plain_forms_are_on():
+        if attention_mask is None:
+            return None
+        visible = attention_mask.bool()[:, None, None].expand(-1, 1, queries.shape[1], -1)  # B K -> B 1 Q K
+        return additive_mask(visible, queries.dtype)
     return create_bidirectional_mask(config, queries, attention_mask, encoder_hidden_states)
 
 
@@ -289,18 +355,29 @@ def hide_later_positions(
     attention_mask: torch.Tensor | None,
     cache: EncoderDecoderCache | None,
 ) -> Any:
-    """Section 3.2.3: in the decoder's self-attention position t may look at positions up to t, and at no padding.
+    """Makes the mask of the decoder's self-attention, which hides later positions and padding (section 3.2.3).
 
     Args:
         config: names the attention implementation.
-        queries: (B, T, D) states of the present target positions, for their shape and type.
-        attention_mask: over cached and present positions, 1 for tokens and 0 for padding; `None` hides no padding.
-        cache: tells how many positions came before.
+        queries: (B, T, D) the states of the present target positions, for their shape and type.
+        attention_mask: (B, K) over cached and present positions, 1 for tokens and 0 for padding; `None` hides no
+            padding. `generate()` hands over a finished (B, 1, T, K) mask when the cache has a fixed size.
+        cache: knows how many positions came before.
 
     Returns:
-        As `hide_padding`, with cached and present positions for keys.
+        As `hide_padding`, with cached and present positions as keys.
     """
-    # By position: the argument's name differs between versions of the library.
+    if plain_forms_are_on():
+        if attention_mask is not None and attention_mask.dim() == 4:
+            is_additive = attention_mask.dtype != torch.bool
+            return attention_mask if is_additive else additive_mask(attention_mask, queries.dtype)
+        target_length, past_length = queries.shape[1], 0 if cache is None else cache.get_seq_length()
+        visible = causal_mask(target_length, past_length + target_length).to(queries.device)  # T K
+        if attention_mask is not None:
+            visible = visible & attention_mask.bool()[:, None]  # T K, B 1 K -> B T K
+        visible = visible.expand(queries.shape[0], -1, -1)[:, None]  # B 1 T K
+        return additive_mask(visible, queries.dtype)
+    # The arguments are positional, because versions of the library name the cache differently.
     return create_causal_mask(config, queries, attention_mask, None if cache is None else cache.self_attention_cache)
 
 
@@ -315,7 +392,7 @@ class TransformerEncoderLayer(GradientCheckpointingLayer):
         self.feed_forward_add_norm = AddAndNorm(config)
 
     def forward(self, hidden_states: torch.Tensor, attention_mask: Any, **kwargs: Any) -> torch.Tensor:
-        """(B, S, D) to (B, S, D)."""
+        """Reads and returns (B, S, D); the mask is that of `hide_padding`."""
         hidden_states = self.self_attention_add_norm(
             hidden_states, lambda states: self.self_attention(states, attention_mask, **kwargs)[0]
         )
@@ -344,7 +421,10 @@ class TransformerDecoderLayer(GradientCheckpointingLayer):
         cache: EncoderDecoderCache | None = None,
         **kwargs: Any,
     ) -> torch.Tensor:
-        """(B, T, D) and encoder states (B, S, D) to (B, T, D)."""
+        """Reads the target's states, (B, T, D), and the encoder's, (B, S, D), and returns (B, T, D).
+
+        The masks are those of `hide_later_positions` and `hide_padding`; the cache is read and extended.
+        """
         hidden_states = self.self_attention_add_norm(
             hidden_states,
             lambda states: self.self_attention(states, attention_mask, cache=cache, **kwargs)[0],
@@ -360,12 +440,14 @@ class TransformerDecoderLayer(GradientCheckpointingLayer):
 
 @dataclass
 class TransformerEncoderOutput(BaseModelOutput):
-    """The encoder's states with the mask they were made under.
+    """The encoder's states, with the mask that was used to compute them.
 
-    The mask goes along because `generate()` hands the decoder nothing else, and would leave padding visible to it
-    when the caller gave no mask.
+    `generate()` hands the decoder only this object. Without the mask, the decoder would attend to padding if the
+    caller gave none.
 
     Args:
+        last_hidden_state: (B, S, D).
+        hidden_states, attentions: of every layer, if asked for; see `BaseModelOutput`.
         attention_mask: (B, S), 1 for tokens and 0 for padding.
     """
 
@@ -373,7 +455,7 @@ class TransformerEncoderOutput(BaseModelOutput):
 
 
 class TransformerPreTrainedModel(SavedWithUmask, PreTrainedModel):
-    """Initialisation and what the library needs to know of every part."""
+    """Initialisation, and the attributes that the library reads of every part."""
 
     config: TransformerConfig
     base_model_prefix = "model"
@@ -384,12 +466,12 @@ class TransformerPreTrainedModel(SavedWithUmask, PreTrainedModel):
     _supports_flash_attn = True
     _supports_flex_attn = True
     _supports_attention_backend = True
-    # The backbone alone loads from a translation model without a word about its softmax.
+    # `TransformerModel` loads from a translation model without a warning about its softmax layer.
     _keys_to_ignore_on_load_unexpected = [r"^lm_head\."]
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
-        """Xavier for the projections and N(0, 1 / d_model) for the tables; the paper names no initialisation."""
+        """Draws projections from Xavier's distribution and tables from N(0, 1 / d_model); the paper names none."""
         if isinstance(module, nn.Linear):
             init.xavier_uniform_(module.weight)
             if module.bias is not None:
@@ -400,11 +482,15 @@ class TransformerPreTrainedModel(SavedWithUmask, PreTrainedModel):
             init.ones_(module.weight)
             init.zeros_(module.bias)
         elif isinstance(module, SinusoidalPositions):
-            # from_pretrained builds on the meta device and leaves what no checkpoint holds uninitialised.
-            init.copy_(module.table, module.compute_table(module.table.shape[0]))
+            # from_pretrained builds the model on the meta device, and no checkpoint holds the table.
+            init.copy_(module.table, sinusoids(*module.table.shape))
 
     def resize_token_embeddings(self, new_num_tokens: int | None = None, *args: Any, **kwargs: Any) -> nn.Embedding:
-        """Resizes the shared table. Raises ValueError where source and target have one each."""
+        """Resizes the shared table; arguments as in the library.
+
+        Raises:
+            ValueError: source and target have a table each.
+        """
         if not self.config.share_encoder_decoder_embeddings:
             raise ValueError(
                 "share_encoder_decoder_embeddings is false: source and target tables cannot be resized as one. Build "
@@ -415,10 +501,10 @@ class TransformerPreTrainedModel(SavedWithUmask, PreTrainedModel):
         return embeddings
 
     def get_correct_attn_implementation(self, requested_attention: str | None, is_init_check: bool = False) -> str:
-        """Eager attention where nothing was asked for and there is no accelerator.
+        """Chooses eager attention if none is requested and there is no accelerator.
 
-        On CPUs the fused kernel takes several times as long as three plain operations for sentences of ordinary
-        length in bf16, and longer still with dropout.
+        On CPU, for sentences of ordinary length in bf16, the fused kernel takes several times as long as three
+        separate operations, and even longer with dropout.
         """
         if requested_attention is None and not torch.accelerator.is_available():
             requested_attention = "eager"
@@ -426,17 +512,24 @@ class TransformerPreTrainedModel(SavedWithUmask, PreTrainedModel):
 
 
 def make_positions(config: TransformerConfig) -> SinusoidalPositions | LearnedPositions:
-    """The positions that `position_embedding_type` names."""
+    """Builds the position table that `position_embedding_type` names."""
     kind = {"sinusoidal": SinusoidalPositions, "learned": LearnedPositions}[config.position_embedding_type]
     return kind(config.max_position_embeddings, config.d_model)
 
 
 def sum_in_compute_dtype(embedded: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
-    """The sum of embeddings and positions, in the type autocast computes in where it is on, else the embeddings' own.
+    """Adds positions to embeddings in the precision of products.
 
-    Left in fp32 under autocast they would be cast again before every projection, forward and backward, and residual
-    sums and LayerNorm would move twice the memory; LayerNorm takes its statistics in fp32 either way. And the table of
-    sinusoids is in fp32 beside weights in bf16.
+    In fp32 under autocast, the sum would be cast again before every projection, forward and backward, and residual
+    sums and LayerNorm would move twice the memory. LayerNorm takes its statistics in fp32 either way. Without
+    autocast, the table of sinusoids is in fp32 even if the weights are in bf16.
+
+    Args:
+        embedded: (B, T, D).
+        positions: (B or 1, T, D).
+
+    Returns:
+        (B, T, D), in autocast's precision if it is on, otherwise in that of the embeddings.
     """
     device_type = embedded.device.type
     autocast = torch.is_autocast_enabled(device_type)
@@ -444,7 +537,7 @@ def sum_in_compute_dtype(embedded: torch.Tensor, positions: torch.Tensor) -> tor
 
 
 class TransformerEncoder(TransformerPreTrainedModel):
-    """Section 3.1: N layers over the sum of source embeddings and positions."""
+    """Section 3.1: a stack of N layers, which reads the sum of source embeddings and positions."""
 
     _can_record_outputs = {"hidden_states": TransformerEncoderLayer, "attentions": MultiHeadAttention}
 
@@ -469,7 +562,8 @@ class TransformerEncoder(TransformerPreTrainedModel):
             attention_mask: (B, S), 1 for tokens and 0 for padding on either side; `None` hides `pad_token_id`.
 
         Returns:
-            The last states (B, S, D) and the mask; on request the states and attention weights of every layer.
+            The last layer's states, (B, S, D), and the mask; on request the states, (B, S, D), and attention weights,
+            (B, H, S, S), of every layer.
         """
         if attention_mask is None:
             attention_mask = (input_ids != self.config.pad_token_id).long()
@@ -486,7 +580,7 @@ class TransformerEncoder(TransformerPreTrainedModel):
 
 
 class TransformerDecoder(TransformerPreTrainedModel):
-    """Section 3.1: N layers over the sum of target embeddings and positions, each position seeing those before it."""
+    """Section 3.1: a stack of N layers, which reads the sum of target embeddings and positions up to each position."""
 
     _can_record_outputs = {
         "hidden_states": TransformerDecoderLayer,
@@ -517,22 +611,23 @@ class TransformerDecoder(TransformerPreTrainedModel):
         use_cache: bool | None = None,
         **kwargs: Any,
     ) -> BaseModelOutputWithPastAndCrossAttentions:
-        """Reads target tokens, all at once or the next ones after those in the cache.
+        """Reads target tokens: all of them, or those that follow the tokens in the cache.
 
         Args:
             input_ids: (B, T) target token ids.
-            encoder_hidden_states: (B, S, D), or (B / n, S, D) where n neighbouring rows share a source.
-            encoder_attention_mask: as many rows and S, 1 for source tokens and 0 for padding; `None` hides nothing.
-            attention_mask: over the cached and the present target tokens, 1 for tokens and 0 for padding. Not needed
-                where padding is on the right: no token looks there.
-            cache: keys and values so far; made here when `use_cache` asks for one.
-            use_cache: defaults to the config's.
+            encoder_hidden_states: (B, S, D), or (B / n, S, D) if n neighbouring rows share a source.
+            encoder_attention_mask: (B, S) or (B / n, S), 1 for source tokens and 0 for padding; `None` hides nothing.
+            attention_mask: (B, K) over the cached and the present target tokens, 1 for tokens and 0 for padding. Not
+                needed if padding is on the right, because no token looks there.
+            cache: keys and values of earlier target tokens; created here if `use_cache` asks for one.
+            use_cache: by default the config's.
 
         Returns:
-            The last states (B, T, D) and the cache; on request the states and both attention weights of every layer.
+            The last layer's states, (B, T, D), and the cache; on request the states, (B, T, D), the attention weights,
+            (B, H, T, K), and the weights over the source, (B, H, T, S), of every layer.
         """
         if self.gradient_checkpointing and self.training and torch.is_grad_enabled():
-            cache = None  # a layer that is run a second time must not extend it again
+            cache = None  # a layer that runs a second time would extend the cache again
         elif use_cache and cache is None:
             cache = EncoderDecoderCache(DynamicCache(config=self.config), DynamicCache(config=self.config))
         past_length = 0 if cache is None else cache.get_seq_length()
@@ -555,7 +650,7 @@ class TransformerDecoder(TransformerPreTrainedModel):
 
 
 class TransformerModel(TransformerPreTrainedModel):
-    """Figure 1 without the softmax: encoder and decoder.
+    """Figure 1 without the softmax layer: encoder and decoder.
 
     Args:
         config: sizes and options.
@@ -590,19 +685,20 @@ class TransformerModel(TransformerPreTrainedModel):
         use_cache: bool | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> Seq2SeqModelOutput:
-        """Encodes the source, unless `encoder_outputs` holds its states already, and decodes the target.
+        """Encodes the source, unless `encoder_outputs` has its states already, and reads the target.
 
         Args:
             input_ids: (B, S) source token ids.
             attention_mask: (B, S), 1 for tokens and 0 for padding; `None` hides `pad_token_id`.
             decoder_input_ids: (B, T) target token ids, shifted right.
-            decoder_attention_mask: over cached and present target tokens; see the decoder.
-            encoder_outputs: what the encoder returned for this source.
+            decoder_attention_mask: (B, K) over cached and present target tokens; see `TransformerDecoder`.
+            encoder_outputs: the encoder's output for this source.
             cache: keys and values of earlier target tokens.
-            use_cache: defaults to the config's.
+            use_cache: by default the config's.
 
         Returns:
-            The decoder's last states (B, T, D), the cache and the encoder's states; on request everything in between.
+            The decoder's last states, (B, T, D), the cache and the encoder's last states, (B, S, D); on request the
+            states and attention weights of every layer of both.
         """
         if encoder_outputs is None:
             encoder_outputs = self.encoder(input_ids, attention_mask, **kwargs)
@@ -630,7 +726,7 @@ class TransformerModel(TransformerPreTrainedModel):
 
 
 class TransformerForConditionalGeneration(TransformerPreTrainedModel, BeamSearchGenerationMixin):
-    """Figure 1: encoder, decoder, and the softmax whose matrix is the target embedding's."""
+    """Figure 1: encoder, decoder, and the softmax layer, whose matrix is the table of target embeddings."""
 
     def __init__(self, config: TransformerConfig):
         super().__init__(config)
@@ -650,7 +746,7 @@ class TransformerForConditionalGeneration(TransformerPreTrainedModel, BeamSearch
         self.model.set_input_embeddings(value)
 
     def _reorder_cache(self, cache: EncoderDecoderCache, beam_idx: torch.Tensor) -> EncoderDecoderCache:
-        """Called as beam search drops and doubles hypotheses, which only happens among those of one source."""
+        """Reorders the target's keys and values; hypotheses move among those of one source, so its own can stay."""
         cache.self_attention_cache.reorder_cache(beam_idx)
         return cache
 
@@ -662,7 +758,7 @@ class TransformerForConditionalGeneration(TransformerPreTrainedModel, BeamSearch
         attention_mask: torch.Tensor | None = None,
         **model_kwargs: Any,
     ) -> dict[str, Any]:
-        """The source has one row for all its beams, in its keys and values too."""
+        """Keeps some of the sources, each of which has one row for all its beams, as have its keys and values."""
         if model_kwargs.get(CACHE_NAME) is not None:
             model_kwargs[CACHE_NAME].cross_attention_cache.reorder_cache(sentences)
         return keep_rows(sentences, encoder_outputs, attention_mask)
@@ -676,14 +772,19 @@ class TransformerForConditionalGeneration(TransformerPreTrainedModel, BeamSearch
         attention_mask: torch.Tensor | None = None,
         **model_kwargs: Any,
     ) -> tuple[torch.Tensor, dict[str, Any]]:
-        """Repeats the target for every beam, and leaves the source at one row: its keys and values are as many too."""
+        """Repeats the target for every beam; in plain form the source as well, which otherwise keeps one row."""
+        if plain_forms_are_on():
+            source = {"encoder_outputs": encoder_outputs, "attention_mask": attention_mask}
+            return super()._expand_inputs_for_generation(
+                expand_size, is_encoder_decoder, input_ids=input_ids, **source, **model_kwargs
+            )
         input_ids, model_kwargs = super()._expand_inputs_for_generation(
             expand_size, is_encoder_decoder=False, input_ids=input_ids, **model_kwargs
         )
         return input_ids, model_kwargs | {"encoder_outputs": encoder_outputs, "attention_mask": attention_mask}
 
     def prepare_decoder_input_ids_from_labels(self, labels: torch.Tensor) -> torch.Tensor:
-        """(B, T) labels to the (B, T) decoder input of teacher forcing."""
+        """Returns the decoder's input for teacher forcing, (B, T), from labels, (B, T)."""
         return shift_tokens_right(labels, self.config.pad_token_id, self.config.decoder_start_token_id)
 
     @understand_arguments(EncoderDecoderCache)
@@ -703,22 +804,24 @@ class TransformerForConditionalGeneration(TransformerPreTrainedModel, BeamSearch
         num_items_in_batch: torch.Tensor | int | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> Seq2SeqLMOutput:
-        """Scores target tokens.
+        """Predicts every target token from the source and the target tokens before it.
 
         Args:
-            input_ids, attention_mask, decoder_attention_mask, encoder_outputs, cache: as in the model below.
-            decoder_input_ids: (B, T) target token ids; made from `labels` where left out.
-            labels: (B, T) target token ids to predict, `-100` where none is.
-            use_cache: defaults to the config's without `labels`, and to none with them.
-            smoothing: between 0 and 1, the label smoothing of section 5.4. The library's `Trainer` would take an
-                argument with "label" in its name for a column of labels.
-            r_drop_weight: of the difference between the two halves of the batch, which then repeat each other; see
-                `target_token_loss`.
-            num_items_in_batch: target tokens in the whole update; the summed loss is divided by it.
+            input_ids, attention_mask, decoder_attention_mask, encoder_outputs, cache: see `TransformerModel`.
+            decoder_input_ids: (B, T) target token ids; by default `labels` shifted right.
+            labels: (B, T) target token ids to predict; `-100` where there is nothing to predict.
+            use_cache: by default the config's without `labels`, and false with them.
+            smoothing: label smoothing of section 5.4, from 0 (off) to 1; see `smoothed_cross_entropy`. It is not
+                called `label_smoothing`, because the library's `Trainer` takes every argument with "label" in its name
+                for a column of labels.
+            r_drop_weight: weight of R-Drop, for which the second half of the batch repeats the first; see
+                `smoothed_cross_entropy`.
+            num_items_in_batch: number of target tokens in the whole update; the summed loss is divided by it.
+            kwargs: requests for states and attention weights, and arguments of the attention implementation.
 
         Returns:
-            The loss where `labels` are given, and logits (B, T, V). In training the loss is computed without them,
-            and they are `None`.
+            The loss, a scalar, if there are labels, and the logits, (B, T, V). In training with labels the logits are
+            `None`, because the loss never holds them all.
         """
         if labels is not None:
             use_cache = bool(use_cache)

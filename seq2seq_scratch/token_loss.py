@@ -79,8 +79,8 @@ def target_token_loss(
     """
     if r_drop_weight and len(labels) % 2:
         raise ValueError(
-            f"r_drop_weight is {r_drop_weight}, but the batch has {len(labels)} rows. R-Drop needs an even number: "
-            "the second half must repeat the first. Repeat the batch, or set r_drop_weight to 0."
+            f"r_drop_weight is {r_drop_weight}, but the batch has {len(labels)} rows. R-Drop needs an even number, "
+            "because the second half must repeat the first. Repeat the batch, or set r_drop_weight to 0."
         )
     counted = labels != IGNORE_INDEX
     hidden, targets = hidden_states[counted], labels[counted]  # B T D -> N D, B T -> N

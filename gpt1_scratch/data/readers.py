@@ -29,10 +29,15 @@ from datasets.exceptions import DatasetGenerationError
 from pyarrow import parquet
 
 from .table_builder import TableBuilder
-from .text_lines import COMPRESSIONS, file_extension, numbered_lines, open_file, without_line_end
-
-JSON_EXTENSIONS = (".jsonl", ".ndjson", ".json")
-TABLE_EXTENSIONS = (".csv", ".tsv", *JSON_EXTENSIONS, ".parquet")
+from .text_lines import (
+    COMPRESSIONS,
+    JSON_EXTENSIONS,
+    TABLE_EXTENSIONS,
+    file_extension,
+    numbered_lines,
+    open_file,
+    without_line_end,
+)
 
 Row = dict[str, Any]
 

@@ -15,9 +15,6 @@ from pathlib import Path
 from random import Random
 from typing import Any, Literal
 
-from datasets import load_dataset
-
-from ..stories.tasks import load_story_task
 from .tables import Table, name_rows, read_table
 from .tasks import OWN, TASKS, Task, find_task, name_classes
 
@@ -135,6 +132,8 @@ def load_task(
     elif data_dir is not None:
         tables = _tables_in_folder(task, Path(data_dir))
     elif name.startswith(STORIES):
+        from ..stories.tasks import load_story_task
+
         loaded = load_story_task(name.removeprefix(STORIES))
         tables = {split: Table(f"{name}, {split}", rows) for split, rows in loaded.items()}
     else:
@@ -236,6 +235,9 @@ def _tables_on_hub(task: Task) -> dict[str, Table]:
             f"The task {task.name} cannot be downloaded. Ask its makers for it and set train_file and validation_file "
             f"to files with the columns {', '.join((*task.columns, *task.choices, task.label_column))}."
         )
+    # Here, as it takes a second: predictions for lines of text need none of it.
+    from datasets import load_dataset
+
     dataset, configuration = task.hub
     try:
         loaded = load_dataset(dataset, configuration)

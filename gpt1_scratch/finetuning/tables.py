@@ -3,14 +3,12 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import pyarrow
-from datasets import ClassLabel, Dataset
-from datasets.table import InMemoryTable
-
-from ..data.readers import parquet_tables, table_rows
 from ..data.text_lines import file_extension
+
+if TYPE_CHECKING:
+    from datasets import Dataset
 
 ROWS_NAMED = 5
 
@@ -25,23 +23,26 @@ class Table:
     """
 
     where: str
-    columns: dict[str, list[Any]] | Dataset
+    columns: "dict[str, list[Any]] | Dataset"
 
     @property
     def names(self) -> list[str]:
-        return self.columns.column_names if isinstance(self.columns, Dataset) else list(self.columns)
+        return list(self.columns) if isinstance(self.columns, dict) else self.columns.column_names
 
     def values(self, name: str) -> list[Any]:
         """A column; of classes that the data set names, their names, and None for its -1."""
-        values = self.columns[name][:]
-        feature = self.columns.features[name] if isinstance(self.columns, Dataset) else None
-        if isinstance(feature, ClassLabel):
-            return [None if value is None or value < 0 else feature.names[value] for value in values]
+        values, names = self.columns[name][:], self.class_names(name)
+        if names is not None:
+            return [None if value is None or value < 0 else names[value] for value in values]
         return values
 
     def class_names(self, name: str) -> list[str] | None:
         """The names of a column's classes, if the data set has them."""
-        feature = self.columns.features[name] if isinstance(self.columns, Dataset) else None
+        if isinstance(self.columns, dict):
+            return None
+        from datasets import ClassLabel
+
+        feature = self.columns.features[name]
         return feature.names if isinstance(feature, ClassLabel) else None
 
 
@@ -61,6 +62,13 @@ def read_table(path: str | Path) -> Table:
     Raises:
         ValueError: a file that is missing, empty, of another kind, not UTF-8 or malformed; the message names the line.
     """
+    # Here, as it takes a second: predictions for lines of text need none of it.
+    import pyarrow
+    from datasets import Dataset
+    from datasets.table import InMemoryTable
+
+    from ..data.readers import parquet_tables, table_rows
+
     if file_extension(path) == ".parquet":
         return Table(str(path), Dataset(InMemoryTable(pyarrow.concat_tables(parquet_tables(path)))))
     rows = [row for _, row in table_rows(path)]

@@ -11,8 +11,7 @@ from transformers import AutoConfig, AutoTokenizer, PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
 from gpt1_scratch import GPT1ForMultipleChoice, GPT1ForSequenceClassification
-from gpt1_scratch.data.readers import TABLE_EXTENSIONS
-from gpt1_scratch.data.text_lines import file_extension, open_output, read_lines
+from gpt1_scratch.data.text_lines import TABLE_EXTENSIONS, file_extension, open_output, read_lines
 from gpt1_scratch.finetuning.examples import predict, tokenize_task
 from gpt1_scratch.finetuning.loading import TaskSplit, read_texts
 from gpt1_scratch.finetuning.tables import Table, read_table

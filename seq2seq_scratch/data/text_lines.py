@@ -19,6 +19,10 @@ from typing import BinaryIO, TextIO
 
 COMPRESSIONS = {".gz": "gzip", ".zst": "zstd"}
 
+# The tables that `readers.py` beside this file reads; those who read lines alone need not import it.
+JSON_EXTENSIONS = (".jsonl", ".ndjson", ".json")
+TABLE_EXTENSIONS = (".csv", ".tsv", *JSON_EXTENSIONS, ".parquet")
+
 
 def file_extension(path: str | Path) -> str:
     """What tells a file's kind: its extension in lower case, without that of a compression."""
@@ -70,8 +74,8 @@ def numbered_lines(source: str | Path | None) -> Iterator[tuple[int, str]]:
                 text = line.decode("utf-8")
             except UnicodeDecodeError as error:
                 raise ValueError(
-                    f"{where}, line {number}: byte 0x{line[error.start]:02x} at offset {offset + error.start} of the "
-                    "file is not UTF-8. Convert the file to UTF-8."
+                    f"{where}, line {number}: byte 0x{line[error.start]:02x} at offset {offset + error.start} is "
+                    "not UTF-8. Convert the text to UTF-8."
                 ) from error
             offset += len(line)
             yield number, text.removeprefix("\ufeff") if number == 1 else text

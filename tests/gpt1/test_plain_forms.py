@@ -200,6 +200,15 @@ def test_generation_is_the_same_in_plain_forms(padded, settings, fast_calls):
     assert not fast_calls and torch.equal(fast, plain)
 
 
+def test_generation_of_an_lstm_is_the_same_in_plain_forms(monkeypatch):
+    model = tiny(GPT1ForCausalLM, lstm_size=16).eval()
+    settings = {"max_new_tokens": 12, "do_sample": False, "attention_mask": torch.ones_like(IDS)}
+    fast = model.generate(IDS, **settings)
+    monkeypatch.setattr(nn.LSTM, "forward", lambda *_: pytest.fail("nn.LSTM runs"))
+    with plain_forms():
+        assert torch.equal(model.generate(IDS, **settings), fast)
+
+
 def test_bfloat16_logits_of_generation_in_plain_forms_are_close(fast_calls):
     model = tiny(GPT1ForCausalLM, torch.bfloat16).eval()
     settings = {"max_new_tokens": 12, "do_sample": False, "return_dict_in_generate": True, "output_logits": True}

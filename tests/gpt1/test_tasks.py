@@ -140,7 +140,7 @@ def test_without_a_network_a_downloaded_task_says_how_to_go_on(monkeypatch):
     def refuse(*arguments):
         raise ConnectionError("Couldn't reach the Hub.")
 
-    monkeypatch.setattr("gpt1_scratch.finetuning.loading.load_dataset", refuse)
+    monkeypatch.setattr("datasets.load_dataset", refuse)
     with pytest.raises(ValueError, match="cola: Couldn't reach the Hub. Give the data with data_dir or train_file"):
         load_task("cola")
 

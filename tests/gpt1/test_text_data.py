@@ -270,7 +270,7 @@ def test_wrong_bytes_are_named_with_their_line_and_offset(tmp_path):
     path = tmp_path / "novel.txt"
     text = "é€\U0001f600\r\n\ttwo".encode()
     path.write_bytes(text + b"\xe9 and more")
-    with pytest.raises(ValueError, match=rf"novel.txt, line 2: byte 0xe9 at offset {len(text)} .* is not UTF-8"):
+    with pytest.raises(ValueError, match=rf"novel.txt, line 2: byte 0xe9 at offset {len(text)} is not UTF-8"):
         load_texts(path)
     path.write_bytes(text + b"\x00\x01")
     with pytest.raises(ValueError, match=r"novel.txt, line 2: the character '\\x00' does not occur.*binary"):

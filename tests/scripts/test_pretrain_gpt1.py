@@ -88,6 +88,17 @@ def test_scores_per_word_and_per_byte_are_those_of_the_whole_text(pretrain, book
     assert results["eval_word_perplexity"] == pytest.approx(math.exp(loss * len(ids) / len(text.split())), rel=1e-3)
 
 
+def test_a_validation_that_begins_with_rows_without_text_is_sampled_from_the_others(pretrain, tmp_path, capsys):
+    rows = [None, "", " \n", *["Once there were two friends who met a dog ."] * 30]
+    file = tmp_path / "rows.jsonl"
+    file.write_text("".join(json.dumps({"text": text}) + "\n" for text in rows))
+    folder = pretrain(f"--train_file={file}", f"--validation_file={file}", "--num_samples", "2")
+    assert "validation: 33 rows (3 without text), 300 words" in capsys.readouterr().out
+    assert (folder / "samples.txt").read_text().count(
+        "[once there were two friends"
+    ) == 2 * 3  # samples at each of 3 evaluations
+
+
 def test_a_resumed_run_equals_an_uninterrupted_one(pretrain):
     whole = pretrain(name="whole")
     # The same run, which lost its end: all but its first checkpoint.

@@ -143,7 +143,7 @@ BAD = {
     ),
     "latin.csv": (
         "text,label\né,x\n".encode("latin-1"),
-        "latin.csv, line 2: byte 0xe9 at offset 11 of the file is not UTF-8",
+        "latin.csv, line 2: byte 0xe9 at offset 11 is not UTF-8",
     ),
     "utf16.tsv": ("text\tlabel\n".encode("utf-16"), "utf16.tsv, line 1: byte 0xff at offset 0"),
     "cut.jsonl": (b'{"text": "a", "label": "x"}\n{"text": \n', "cut.jsonl, line 2: not valid JSON at column"),
