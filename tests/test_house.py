@@ -18,6 +18,7 @@ import tiny_models
 from gpt1_scratch import stories
 from gpt1_scratch.finetuning.tasks import TASKS
 from gpt1_scratch.pretraining.corpora import load_texts
+from gpt1_scratch.pretraining.embedded import EMBEDDED_TEXTS
 from papers_to_gpt import (
     ablate_gpt1,
     benchmark,
@@ -397,11 +398,13 @@ def test_every_embedded_data_set_loads_by_the_name_it_is_registered_under():
         pairs = load_parallel_data(dataset_name=name, source_language="en", target_language="de")
         assert {"train", "validation", "test"} <= set(pairs)
         assert set(entry.examples) >= {"en", "de", "fr"}
-    assert load_texts(stories.CORPUS, "validation")[0]["text"]
+    for name, entry in EMBEDDED_TEXTS.items():
+        for split in ("train", "validation"):
+            assert load_texts(name, split)[0]["text"] and entry.opening
     embedded = {name for name, task in TASKS.items() if task.hub is None} - {"story_cloze"}
     assert {name.startswith(stories.TASK_PREFIX) for name in embedded} == {True}
     # The settings have these names too: they import no package, so that --help answers at once.
-    assert set(EMBEDDED_TASKS) == embedded and PRETRAINING_STORIES == stories.CORPUS
+    assert set(EMBEDDED_TASKS) == embedded and {PRETRAINING_STORIES} == set(EMBEDDED_TEXTS)
 
 
 def test_every_translator_is_tested_in_small():

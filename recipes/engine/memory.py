@@ -2,7 +2,7 @@
 
 These functions change the speed and the size of a process, and nothing that it computes. They call glibc, whose
 functions Python does not offer. Where the C library is another one they do nothing, and training works without them.
-FIGURE"""
+"""
 
 import ctypes
 import sys

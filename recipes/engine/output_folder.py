@@ -53,7 +53,7 @@ def prepare_output_dir(accelerator: Accelerator, training: TrainingSettings, set
             )
         now = flatten_settings(tuple(settings))
         changed = [
-            f"{name} was {earlier['settings'].get(name)!r} and is {value!r}"
+            f"{name} was {earlier['settings'].get(name)!r}, is {value!r}"
             for name, value in now.items()
             if name not in FREE_ON_RESUME and earlier["settings"].get(name) != value
         ]

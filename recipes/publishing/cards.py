@@ -7,10 +7,10 @@ from typing import Any
 
 from huggingface_hub import EvalResult
 
-from gpt1_scratch import stories
 from gpt1_scratch.configuration_gpt1 import GPT1Config
 from gpt1_scratch.finetuning.tasks import TASKS
 from gpt1_scratch.library_version import requirement
+from gpt1_scratch.pretraining.embedded import EMBEDDED_TEXTS
 from papers_to_gpt.publishing import model_card
 from papers_to_gpt.publishing.data_sources import DataSource, describe_training_data
 from papers_to_gpt.publishing.model_card import Description, Paper, Run, read_run, without_folders
@@ -71,6 +71,7 @@ EXAMPLES = {
     "de": "Ein Mann fährt Fahrrad.",
     "fr": "Un homme fait du vélo.",
 }
+TEXT_OPENING = "Once there were two friends"
 
 # The metric's name on the Hub and its name for readers, by the name of the value in the results.
 TRANSLATION_SCORES = {
@@ -205,7 +206,8 @@ def translation_scores(run: Run) -> Iterable[EvalResult]:
 
 def describe_language_model(run: Run) -> Description:
     """Describes a model that `pretrain_gpt1.py` trained."""
-    embedded = run.settings.get("dataset_name") == stories.CORPUS
+    embedded = EMBEDDED_TEXTS.get(run.settings.get("dataset_name"))
+    opening = TEXT_OPENING if embedded is None else embedded.opening
     data = describe_training_data(run.settings)
     scores = [
         score(run, ("text-generation", "eval"), names, round(run.results[f"eval_{key}"], 4))
@@ -216,8 +218,8 @@ def describe_language_model(run: Run) -> Description:
         "It continues text and does not follow instructions. Its text may be false or harmful.",
         "It is not a chat model. The tokenizer's chat template is only a format for fine-tuning on conversations.",
     ]
-    if embedded:
-        limits.append(stories.CORPUS_LIMIT)
+    if embedded is not None:
+        limits.append(embedded.limit)
     return Description(
         title="GPT-1",
         summary="The decoder of a Transformer, pre-trained from scratch to predict the next token.",
@@ -225,7 +227,7 @@ def describe_language_model(run: Run) -> Description:
         usage=(
             "from transformers import pipeline\n\n"
             'generator = pipeline("text-generation", model="{model_id}", trust_remote_code=True)\n'
-            f'print(generator("{stories.OPENING}", max_new_tokens=50)[0]["generated_text"])'
+            f'print(generator("{opening}", max_new_tokens=50)[0]["generated_text"])'
         ),
         data=data.text,
         scores=scores,
@@ -234,11 +236,11 @@ def describe_language_model(run: Run) -> Description:
         licence=describe_licence(data.source),
         metadata={
             "pipeline_tag": "text-generation",
-            "language": ["en"] if embedded else None,
+            "language": None if embedded is None else [embedded.language],
             "license": OPEN_LICENCE if data.source.is_generated else UNKNOWN_LICENCE,
             "tags": ["text-generation", GPT1Config.model_type],
             "datasets": data.hub_ids,
-            "widget": [{"text": stories.OPENING}],
+            "widget": [{"text": opening}],
         },
     )
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from gpt1_scratch import stories
 from gpt1_scratch.finetuning.tasks import TASKS
+from gpt1_scratch.pretraining.embedded import EMBEDDED_TEXTS
 from papers_to_gpt.publishing.model_card import without_folders
 from seq2seq_scratch.data.embedded import EMBEDDED_PAIRS
 
@@ -89,11 +90,10 @@ OWN_FILES = DataSource("", "Only the person who trained the model can state the 
 NOT_RECORDED = DataSource("", "The terms of the training data are not known.")
 OTHER_HUB_DATA = DataSource("", "The page of the data set on the Hub states its terms.")
 
-STORIES = DataSource(stories.CORPUS_DESCRIPTION, GENERATED_TERMS, is_generated=True)
 STORY_TASKS = DataSource(stories.TASK_DESCRIPTION, GENERATED_TERMS, is_generated=True)
 EMBEDDED_SOURCES = {
-    stories.CORPUS: STORIES,
-    **{name: DataSource(pairs.description, GENERATED_TERMS, True) for name, pairs in EMBEDDED_PAIRS.items()},
+    name: DataSource(data.description, GENERATED_TERMS, is_generated=True)
+    for name, data in {**EMBEDDED_PAIRS, **EMBEDDED_TEXTS}.items()
 }
 
 

@@ -60,7 +60,7 @@ def test_impossible_settings_are_refused(settings, expected):
 
 
 def test_schedules_to_zero_need_an_end():
-    with pytest.raises(ValueError, match="linear ends with the run"):
+    with pytest.raises(ValueError, match="lr_scheduler_type is linear, which ends with the run"):
         schedule(total=None, lr_scheduler_type="linear")
 
 
