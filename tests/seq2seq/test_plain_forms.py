@@ -277,7 +277,8 @@ def test_dropout_acts_in_plain_forms_too(name, fast_calls):
     "settings", [{}, {"num_beams": 3, "num_return_sequences": 2}, {"num_beams": 3, "use_cache": False}], ids=str
 )
 @pytest.mark.parametrize(
-    ("name", "attention"), [("rnn_seq2seq", None), ("bahdanau", None), ("transformer", "eager"), ("transformer", "sdpa")]
+    ("name", "attention"),
+    [("rnn_seq2seq", None), ("bahdanau", None), ("transformer", "eager"), ("transformer", "sdpa")],
 )
 def test_generation_is_the_same_in_plain_forms(name, attention, settings, fast_calls):
     model, batch = tiny_model(name), tiny_batch(name)
