@@ -1,4 +1,4 @@
-"""Settings of the attention model; the defaults are the paper's."""
+"""Configuration of the attention model; the defaults are the paper's."""
 
 from huggingface_hub.dataclasses import strict
 
@@ -11,24 +11,27 @@ class BahdanauConfig(TranslationConfig):
     Translate", section 3 and appendices A and B.
 
     Args:
-        vocab_size: source vocabulary.
-        decoder_vocab_size: target vocabulary; None means as many as in the source.
-        embedding_size: of source and target embeddings, m in the paper.
-        hidden_size: units of each encoder direction and of the decoder, n.
-        attention_size: units of the alignment model, n'.
-        maxout_size: units of the readout, l, each the larger of two.
-        embedding_dropout: on source and target embeddings. The paper has no dropout; Multi30k needs it.
-        encoder_dropout: on the source states that the attention reads.
-        readout_dropout: on the readout, before the softmax.
-        initializer_std: of all weights but those below. Biases and v_a start at 0, recurrent matrices orthogonal.
-        attention_initializer_std: of W_a and U_a.
+        vocab_size: size of the source vocabulary.
+        decoder_vocab_size: size of the target vocabulary; by default that of the source.
+        embedding_size: size of source and target embeddings, m in the paper.
+        hidden_size: number of units of each encoder direction and of the decoder, n in the paper.
+        attention_size: number of units of the alignment model, n' in the paper.
+        maxout_size: number of units of the readout, l in the paper; each is the larger of two.
+        embedding_dropout: dropout on source and target embeddings. The paper has no dropout, but the 29,000 sentences
+            of Multi30k need it.
+        encoder_dropout: dropout on the source states that the attention reads.
+        readout_dropout: dropout on the readout, before the softmax layer.
+        initializer_std: standard deviation of the weights at the start, except for those below. Biases and v_a start
+            at 0, recurrent matrices orthogonal.
+        attention_initializer_std: standard deviation of W_a and U_a at the start.
+        pad_token_id, bos_token_id, eos_token_id, decoder_start_token_id: ids that all translators here agree on.
 
     Raises:
-        ValueError: a size below 1, a dropout outside [0, 1), a negative standard deviation.
+        ValueError: a size is below 1, a dropout is outside [0, 1), or a standard deviation is negative.
     """
 
     model_type = "bahdanau"
-    # There is no part of it that stands without the softmax.
+    # No part of the model works without the softmax layer, so AutoModel loads the whole.
     model_classes = dict.fromkeys(
         ("AutoModelForSeq2SeqLM", "AutoModel"), "modeling_bahdanau.BahdanauForConditionalGeneration"
     )
@@ -76,17 +79,17 @@ class BahdanauConfig(TranslationConfig):
         for name in names:
             size = getattr(self, name)
             if size is not None and size < 1:
-                raise ValueError(f"{name} is {size}; it must be at least 1")
+                raise ValueError(f"{name} is {size}; it must be at least 1.")
 
     def validate_dropouts(self):
         for name in ("embedding_dropout", "encoder_dropout", "readout_dropout"):
             if not 0 <= getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 0 and below 1")
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 0 and below 1.")
 
     def validate_initializers(self):
         for name in ("initializer_std", "attention_initializer_std"):
             if getattr(self, name) < 0:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must not be negative")
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 0.")
 
 
 __all__ = ["BahdanauConfig"]

@@ -1,4 +1,4 @@
-"""What the settings of all translators have in common: a saved one tells where the code that it needs is."""
+"""The base class of the translators' configurations, which names the code that a saved model needs."""
 
 # First: what is imported below may have another name in the versions that this refuses.
 from .library_version import check_version  # noqa: F401  # isort: skip
@@ -11,32 +11,36 @@ from transformers.utils import TRANSFORMERS_DYNAMIC_MODULE_NAME
 
 
 class TranslationConfig(PreTrainedConfig):
-    """Saved with the names of all classes that load from the folder, and with their code beside it.
+    """A configuration that is saved with the code of its model and the names of all classes that load the folder.
 
     Attributes:
-        model_classes: by the name of the auto class, `module.Class` of what it loads.
+        model_classes: the class that each auto class loads, as `module.Class` by the auto class's name.
     """
 
     model_classes: ClassVar[dict[str, str]] = {}
 
     def __post_init__(self, **kwargs: Any):
         if self._is_installed():
-            # The installed package has registered its pipeline. `pipeline()` would not look for it, but ask whether
-            # to trust the model's own copy.
+            # The installed package has registered its pipeline. With this entry, `pipeline()` would ignore it and ask
+            # whether to trust the model's own copy.
             kwargs.pop("custom_pipelines", None)
         super().__post_init__(**kwargs)
 
     def _is_installed(self) -> bool:
-        """Whether this is the package's code, not what a checkpoint brought along."""
+        """True if this is the installed package's code, false if a checkpoint carries it."""
         return not type(self).__module__.startswith(f"{TRANSFORMERS_DYNAMIC_MODULE_NAME}.")
 
     def save_pretrained(self, save_directory: str | os.PathLike, push_to_hub: bool = False, **kwargs: Any) -> None:
         """Writes `config.json` and the code, so that the folder loads where this package is not installed.
 
-        Names as they were loaded may point to the repository on the Hub that a model came from; those written here
+        Names that were loaded may point to the repository on the Hub that a model came from. The names written here
         point into the folder itself.
+
+        Args:
+            save_directory: the folder.
+            push_to_hub, kwargs: as in the library.
         """
-        # The library copies every file that the file of a saved class imports: so the pipeline goes along.
+        # The library copies every file that the file of a saved class imports, so this import saves the pipeline.
         from .pipeline_translation import TASK, TranslationPipeline
 
         def name_of(code: type) -> str:

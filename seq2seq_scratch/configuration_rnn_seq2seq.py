@@ -1,4 +1,4 @@
-"""Settings of the LSTM sequence-to-sequence model; the defaults are the paper's."""
+"""Configuration of the LSTM sequence-to-sequence model; the defaults are the paper's."""
 
 from huggingface_hub.dataclasses import strict
 
@@ -10,26 +10,28 @@ class RNNSeq2SeqConfig(TranslationConfig):
     """The model of Sutskever, Vinyals and Le 2014, "Sequence to Sequence Learning with Neural Networks", section 3.4.
 
     Args:
-        vocab_size: source vocabulary.
-        decoder_vocab_size: target vocabulary; None means as many as in the source.
-        embedding_size: of source and target embeddings.
-        hidden_size: LSTM cells per layer.
-        num_hidden_layers: of the encoder and of the decoder. The numbers are equal because each decoder layer starts
-            from the final state of the same encoder layer.
-        reverse_source: the encoder reads the source from its last token to its first (section 3.3).
-        dropout: on every connection that is not recurrent: embeddings, between layers, before the softmax
-            (Zaremba, Sutskever and Vinyals 2014). The paper has none.
+        vocab_size: size of the source vocabulary.
+        decoder_vocab_size: size of the target vocabulary; by default 80,000, and with None that of the source.
+        embedding_size: size of source and target embeddings.
+        hidden_size: number of LSTM cells in a layer.
+        num_hidden_layers: number of layers of the encoder and of the decoder. They are equal because each decoder
+            layer starts from the final state of the same encoder layer.
+        reverse_source: whether the encoder reads the source from its last token to its first (section 3.3).
+        dropout: dropout on every connection that is not recurrent: embeddings, between layers, before the softmax
+            layer (Zaremba, Sutskever and Vinyals 2014). The paper has none.
         initializer_range: all parameters start uniform in [-initializer_range, initializer_range].
-        forget_gate_bias: added to the forget gates' biases at the start; the paper adds nothing. With 1 (Jozefowicz,
-            Zaremba and Sutskever 2015) a state outlives more steps before training has taught it to.
-        tie_word_embeddings: the target embeddings are the softmax weights too.
+        forget_gate_bias: is added to the forget gates' biases at the start; the paper adds nothing. With 1
+            (Jozefowicz, Zaremba and Sutskever 2015), cells keep their content for more steps from the start.
+        tie_word_embeddings: whether the table of target embeddings is also the matrix of the softmax layer.
+        pad_token_id, bos_token_id, eos_token_id, decoder_start_token_id: ids that all translators here agree on.
 
     Raises:
-        ValueError: a size below 1, a dropout outside [0, 1), a negative range, tied embeddings of unequal size.
+        ValueError: a size is below 1, the dropout is outside [0, 1), the range is negative, or tied embeddings have
+            another size than the hidden states.
     """
 
     model_type = "rnn_seq2seq"
-    # There is no part of it that stands without the softmax.
+    # No part of the model works without the softmax layer, so AutoModel loads the whole.
     model_classes = dict.fromkeys(
         ("AutoModelForSeq2SeqLM", "AutoModel"), "modeling_rnn_seq2seq.RNNSeq2SeqForConditionalGeneration"
     )
@@ -67,21 +69,21 @@ class RNNSeq2SeqConfig(TranslationConfig):
         for name in ("vocab_size", "decoder_vocab_size", "embedding_size", "hidden_size", "num_hidden_layers"):
             size = getattr(self, name)
             if size is not None and size < 1:
-                raise ValueError(f"{name} is {size}; it must be at least 1")
+                raise ValueError(f"{name} is {size}; it must be at least 1.")
 
     def validate_dropout(self):
         if not 0 <= self.dropout < 1:
-            raise ValueError(f"dropout is {self.dropout}; it must be at least 0 and below 1")
+            raise ValueError(f"dropout is {self.dropout}; it must be at least 0 and below 1.")
 
     def validate_initializer_range(self):
         if self.initializer_range < 0:
-            raise ValueError(f"initializer_range is {self.initializer_range}; it must not be negative")
+            raise ValueError(f"initializer_range is {self.initializer_range}; it must be at least 0.")
 
     def validate_tied_sizes(self):
         if self.tie_word_embeddings and self.embedding_size != self.hidden_size:
             raise ValueError(
                 f"tie_word_embeddings needs embedding_size ({self.embedding_size}) and hidden_size "
-                f"({self.hidden_size}) to be equal; make them so or set tie_word_embeddings to false"
+                f"({self.hidden_size}) to be equal. Make them equal, or set tie_word_embeddings to false."
             )
 
 

@@ -1,4 +1,4 @@
-"""Settings of the Transformer of Vaswani et al. 2017, "Attention Is All You Need". The defaults are its base model."""
+"""Configuration of the Transformer of Vaswani et al. 2017; the defaults are the paper's base model."""
 
 from typing import Any, Literal
 
@@ -10,32 +10,38 @@ from .configuration_common import TranslationConfig
 
 @strict
 class TransformerConfig(TranslationConfig):
-    """Sizes and options of a Transformer; each option is a row of the paper's Table 3 or what is usual today.
+    """Sizes and options of a Transformer; each option is a row of the paper's Table 3 or common today.
 
     The big model of Table 3 is `d_model=1024`, both `ffn_dim` 4096, both `attention_heads` 16, `dropout=0.3`.
 
     Args:
-        vocab_size: source vocabulary, and the target's when the two are shared.
-        decoder_vocab_size: target vocabulary; `None` takes `vocab_size`.
-        share_encoder_decoder_embeddings: one table for source and target tokens (section 3.4); needs a vocabulary
-            common to both and `tie_word_embeddings`.
-        tie_word_embeddings: the target table is also the matrix before the softmax (section 3.4).
+        vocab_size: size of the source vocabulary, and of the target's if the two are shared.
+        decoder_vocab_size: size of the target vocabulary; by default `vocab_size`.
+        share_encoder_decoder_embeddings: whether source and target tokens have one table (section 3.4). This needs one
+            vocabulary for both, and `tie_word_embeddings`.
+        tie_word_embeddings: whether the table of target embeddings is also the matrix of the softmax layer
+            (section 3.4).
         d_model: width of every sub-layer's output and of the embeddings.
-        encoder_layers, decoder_layers: N, layers in each stack.
-        encoder_attention_heads, decoder_attention_heads: h, attention heads in each layer of the stack.
-        encoder_ffn_dim, decoder_ffn_dim: d_ff, inner width of the feed-forward sub-layers.
-        d_k, d_v: width of one head's queries and keys, and of its values (Table 3, rows B); `None` is d_model / h.
-        activation_function: between the two feed-forward products, a name of the library's `ACT2FN`.
-        pre_norm: LayerNorm before each sub-layer and once after each stack, in place of after each residual sum.
-            Easier to train when deep; the paper's model is post-norm.
-        position_embedding_type: `"sinusoidal"` for any length, or `"learned"` up to `max_position_embeddings`
-            (Table 3, row E).
-        max_position_embeddings: rows of the learned table; the sinusoidal one starts with as many and grows.
-        dropout: P_drop, on each sub-layer's output and on embedding plus position (section 5.4).
-        attention_dropout: on the attention weights; not in the paper.
-        activation_dropout: on the inner feed-forward layer; not in the paper.
-        use_cache: keep keys and values while generating.
-        pad_token_id, bos_token_id, eos_token_id, decoder_start_token_id: ids all translators here agree on.
+        encoder_layers, decoder_layers: number of layers in each stack, N in the paper.
+        encoder_attention_heads, decoder_attention_heads: number of attention heads in each layer, h in the paper.
+        encoder_ffn_dim, decoder_ffn_dim: inner width of the feed-forward sub-layers, d_ff in the paper.
+        d_k, d_v: width of one head's queries and keys, and of its values (Table 3, rows B); by default d_model divided
+            by the number of heads.
+        activation_function: the function between the two feed-forward products, by its name in the library's `ACT2FN`.
+        pre_norm: whether LayerNorm comes before each sub-layer and once after each stack, instead of after each
+            residual sum. Deep stacks are easier to train this way; the paper's model is post-norm.
+        position_embedding_type: `"sinusoidal"` for sequences of any length, or `"learned"` up to
+            `max_position_embeddings` (Table 3, row E).
+        max_position_embeddings: number of learned positions; the table of sinusoids starts with this size and grows.
+        dropout: dropout on each sub-layer's output and on the sum of embeddings and positions, P_drop (section 5.4).
+        attention_dropout: dropout on the attention weights; the paper has none.
+        activation_dropout: dropout on the inner feed-forward layer; the paper has none.
+        use_cache: whether generation keeps keys and values.
+        pad_token_id, bos_token_id, eos_token_id, decoder_start_token_id: ids that all translators here agree on.
+
+    Raises:
+        ValueError: a size is below 1, a dropout is outside [0, 1), the number of heads does not divide `d_model`, the
+            activation function is unknown, or a shared table is impossible.
     """
 
     model_type = "transformer_seq2seq"
@@ -83,7 +89,7 @@ class TransformerConfig(TranslationConfig):
         super().__post_init__(**kwargs)
 
     def validate_sizes(self) -> None:
-        """Sizes are at least 1, dropouts in [0, 1); heads divide d_model where d_k or d_v is to follow from it."""
+        """Checks that sizes are at least 1, dropouts in [0, 1), and heads divide d_model if d_k or d_v needs it."""
         for name in (
             "vocab_size",
             "decoder_vocab_size",
@@ -107,31 +113,32 @@ class TransformerConfig(TranslationConfig):
                 raise ValueError(f"{name} is {probability}; it must be at least 0 and below 1.")
         if self.position_embedding_type == "sinusoidal" and self.d_model % 2:
             raise ValueError(
-                f"d_model is {self.d_model}; sinusoidal positions pair sines with cosines and need an even d_model."
+                f"d_model is {self.d_model}; it must be even, because sinusoidal positions pair sines with cosines. "
+                "Make it even, or set position_embedding_type to learned."
             )
         for name in ("encoder_attention_heads", "decoder_attention_heads"):
             heads = getattr(self, name)
             if (self.d_k is None or self.d_v is None) and self.d_model % heads:
                 raise ValueError(
-                    f"{name} is {heads}, which does not divide d_model {self.d_model}; choose a divisor or set both "
+                    f"{name} is {heads}, which does not divide d_model {self.d_model}. Choose a divisor, or set both "
                     "d_k and d_v."
                 )
 
     def validate_activation_function(self) -> None:
-        """The activation must be one the library knows."""
+        """Checks that the library knows the activation function."""
         if self.activation_function not in ACT2FN:
             raise ValueError(
                 f"activation_function is '{self.activation_function}'; allowed are {', '.join(sorted(ACT2FN))}."
             )
 
     def validate_vocabularies(self) -> None:
-        """A shared table needs one vocabulary, and a softmax that shares it."""
+        """Checks that a shared table has one vocabulary and is also the matrix of the softmax layer."""
         if not self.share_encoder_decoder_embeddings:
             return
         if self.decoder_vocab_size != self.vocab_size:
             raise ValueError(
-                f"decoder_vocab_size is {self.decoder_vocab_size} and vocab_size {self.vocab_size}; a shared table "
-                "needs one vocabulary. Make them equal or set share_encoder_decoder_embeddings to false."
+                f"decoder_vocab_size is {self.decoder_vocab_size} and vocab_size is {self.vocab_size}, but a shared "
+                "table needs one vocabulary. Make them equal, or set share_encoder_decoder_embeddings to false."
             )
         if not self.tie_word_embeddings:
             raise ValueError(

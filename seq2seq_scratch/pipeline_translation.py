@@ -1,4 +1,4 @@
-"""The task `translation` of transformers' `pipeline()`, which brings none of its own any more."""
+"""The task `translation` for transformers' `pipeline()`, which no longer has one of its own."""
 
 import os
 from collections.abc import Iterable
@@ -21,15 +21,15 @@ class TranslationPipeline(Pipeline):
         translator(["three", "four"], num_beams=1)    # [{"translation_text": "drei"}, {"translation_text": "vier"}]
 
     Args:
-        model, tokenizer, device and so on: as of every pipeline; `tokenizer` is the source's.
-        target_tokenizer: writes the translations. Default: the one in the model's sub-folder `target_tokenizer`, or
-            `tokenizer` where there is none, because source and target share a vocabulary.
-        batch_size: texts that are encoded and sorted by length together, by default 64; `max_tokens_per_batch` of
-            `translate` limits what the model sees at once.
-        **kwargs: defaults of the calls' arguments.
+        model, tokenizer, device and so on: as in every pipeline; `tokenizer` is the source's.
+        target_tokenizer: decodes the translations. By default the one in the model's sub-folder `target_tokenizer`, or
+            `tokenizer` if there is none, because source and target then share a vocabulary.
+        batch_size: number of texts that are encoded and sorted by length together, by default 64.
+            `max_tokens_per_batch` of `translate` limits the model's own batches.
+        **kwargs: defaults for the arguments of calls.
 
     Raises:
-        ValueError: a tokenizer of another model.
+        ValueError: the tokenizer is another model's.
     """
 
     _load_tokenizer = True
@@ -52,20 +52,20 @@ class TranslationPipeline(Pipeline):
         check_vocabularies(model, tokenizer, self.target_tokenizer)
 
     def __call__(self, texts: str | Iterable[str], **kwargs: Any) -> Any:
-        """Translates one text, a list of texts, or texts as they come from a generator or a data set.
+        """Translates one text, a list of texts, or the texts of a generator or a data set.
 
         Args:
-            texts: on one line each; a line feed is a space.
+            texts: one sentence each; a line feed counts as a space.
             **kwargs: `batch_size`, and the arguments of `translate`: those of `generate()` (`num_beams`,
                 `max_new_tokens`, ...), `max_source_length`, `num_return_sequences`, `with_scores`.
 
         Returns:
-            For one text a list of dictionaries with `translation_text`, and `score` if asked for; of several
-            `num_return_sequences` the best first. For a list of texts one dictionary each, or a list of them where
-            there are several. Of a generator or data set an iterator over lists of dictionaries.
+            For one text, a list of `num_return_sequences` dictionaries with `translation_text`, and `score` if
+            requested, the best first. For a list of texts, one dictionary for each, or a list of dictionaries if
+            `num_return_sequences` is above 1. For a generator or data set, an iterator over lists of dictionaries.
 
         Raises:
-            ValueError: something else than a text, or settings of the search that do not go together.
+            ValueError: an input is not a text, or settings of the search contradict each other.
         """
         if not isinstance(texts, list | tuple):
             return super().__call__(texts, **kwargs)
@@ -82,7 +82,9 @@ class TranslationPipeline(Pipeline):
 
     def preprocess(self, text: str) -> dict[str, str]:
         if not isinstance(text, str):
-            raise ValueError(f"The pipeline translates texts; {text!r} is of type {type(text).__name__}.")
+            raise ValueError(
+                f"The pipeline translates texts, but {text!r} is of type {type(text).__name__}. Pass a str."
+            )
         return {"text": text}
 
     def _forward(self, inputs: dict[str, str | list[str]], **arguments: Any) -> dict[str, list[Any]]:

@@ -1,8 +1,19 @@
-"""Subword and word vocabularies, trained on the training split and saved as fast tokenizers that need no code of ours.
+"""Subword and word vocabularies, trained on the training split and saved as fast tokenizers that need no own code.
 
-Text is split the same way for both kinds, without losing anything: a mark stands where a word starts and punctuation
-is cut off. Joining the pieces and turning marks into spaces gives the text back, so hypotheses can be scored as they
-are, without a detokeniser.
+Both kinds split text in the same way: the mark `▁` is put before every word, and punctuation is separated from words.
+Nothing is lost: joining the pieces and replacing marks by spaces gives the text back. So hypotheses can be scored as
+they are, without a detokeniser.
+
+Byte-pair encoding (BPE, Sennrich, Haddow and Birch 2016) is between characters and words. Training starts with every
+word as a sequence of characters, and then merges the most frequent pair of adjacent symbols into a new symbol,
+everywhere, until the vocabulary is full. For the words low (5 times), lower (2), newest (6) and widest (3):
+
+    ▁ l o w    ▁ l o w e r    ▁ n e w e s t    ▁ w i d e s t        the most frequent pair is e s (9 times)
+    ▁ l o w    ▁ l o w e r    ▁ n e w es t     ▁ w i d es t         es t (9 times)
+    ▁ l o w    ▁ l o w e r    ▁ n e w est      ▁ w i d est          ...
+
+To encode a word, the tokenizer applies the merges to its characters in the order in which they were learned. So
+frequent words are one token, rare words are several, and a new word such as "lowest" becomes known pieces: ▁low est.
 """
 
 import json
@@ -15,7 +26,7 @@ from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_toke
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 from transformers.utils import cached_file
 
-# The order fixes the ids 0 to 3 that the translators' configs have as defaults.
+# The order gives the tokens the ids 0 to 3, which are the defaults of the translators' configurations.
 SPECIAL_TOKENS = {"unk_token": "<unk>", "pad_token": "<pad>", "bos_token": "<s>", "eos_token": "</s>"}
 BYTE_TOKENS = [f"<0x{byte:02X}>" for byte in range(256)]
 WORD_START = "▁"
@@ -25,7 +36,7 @@ TARGET_SUBFOLDER = "target_tokenizer"
 def _normalizer(lowercase: bool) -> normalizers.Normalizer:
     steps = [
         normalizers.NFC(),
-        normalizers.Replace(WORD_START, "_"),  # in text it would come back as a space
+        normalizers.Replace(WORD_START, "_"),  # decoding would turn the mark into a space
         normalizers.Replace(Regex(r"\s+"), " "),
         normalizers.Strip(),
     ]
@@ -46,13 +57,13 @@ def _pre_tokenizer() -> pre_tokenizers.PreTokenizer:
 def _train_bpe(
     sentences: Iterable[str] | Iterable[list[str]], vocab_size: int, min_frequency: int, lowercase: bool
 ) -> Tokenizer:
-    """The vocabulary is the special tokens, the 256 bytes, the characters, then the merges."""
+    """Trains BPE; the vocabulary is the special tokens, the 256 bytes, the characters and then the merges."""
     reserved = list(SPECIAL_TOKENS.values()) + BYTE_TOKENS
     room = vocab_size - len(reserved)
     if room < 2:
         raise ValueError(
             f"vocab_size is {vocab_size}; a BPE vocabulary needs at least {len(reserved) + 2}, because "
-            f"{len(SPECIAL_TOKENS)} special tokens and {len(BYTE_TOKENS)} bytes come first."
+            f"{len(SPECIAL_TOKENS)} special tokens and {len(BYTE_TOKENS)} bytes come first. Raise vocab_size."
         )
     learner = Tokenizer(models.BPE())
     learner.normalizer, learner.pre_tokenizer = _normalizer(lowercase), _pre_tokenizer()
@@ -62,15 +73,15 @@ def _train_bpe(
             vocab_size=room,
             min_frequency=min_frequency,
             initial_alphabet=[WORD_START],
-            # Thousands of rare characters would leave no room for merges; beyond half, they are written as bytes.
+            # Thousands of rare characters would leave no room for merges. Characters beyond half of it become bytes.
             limit_alphabet=max(room // 2, 2),
             show_progress=False,
         ),
     )
     learned = json.loads(learner.to_str())["model"]
-    if len(learned["vocab"]) == 1:  # the mark
-        raise ValueError("The sentences to train a vocabulary on hold no text.")
-    # The trainer could add the bytes as special tokens only, and decoding would skip them.
+    if len(learned["vocab"]) == 1:  # nothing but the mark
+        raise ValueError("The sentences to train a vocabulary on contain no text. Check the training file.")
+    # The trainer can add the bytes only as special tokens, which decoding would skip.
     pieces = reserved + sorted(learned["vocab"], key=learned["vocab"].get)
     tokenizer = Tokenizer(
         models.BPE(
@@ -89,10 +100,11 @@ def _train_bpe(
 def _train_words(
     sentences: Iterable[str] | Iterable[list[str]], vocab_size: int, min_frequency: int, lowercase: bool
 ) -> Tokenizer:
-    """The vocabulary is the special tokens, then the most frequent words and punctuation marks."""
+    """Trains a word vocabulary: the special tokens, then the most frequent words and punctuation marks."""
     if vocab_size <= len(SPECIAL_TOKENS):
         raise ValueError(
-            f"vocab_size is {vocab_size}; a word vocabulary needs more than its {len(SPECIAL_TOKENS)} special tokens."
+            f"vocab_size is {vocab_size}; a word vocabulary needs more than its {len(SPECIAL_TOKENS)} special tokens. "
+            "Raise vocab_size."
         )
     unknown = SPECIAL_TOKENS["unk_token"]
     tokenizer = Tokenizer(models.WordLevel(unk_token=unknown))
@@ -107,10 +119,13 @@ def _train_words(
         ),
     )
     if tokenizer.get_vocab_size() == len(SPECIAL_TOKENS):
-        raise ValueError(f"The sentences to train a vocabulary on hold no word {min_frequency} times (min_frequency).")
+        raise ValueError(
+            f"min_frequency is {min_frequency}, but the sentences to train a vocabulary on contain no word as often. "
+            "Lower min_frequency."
+        )
     tokenizer.decoder = decoders.Sequence(
         [
-            # An unknown word has lost its mark; where <unk> is shown, it stands apart.
+            # An unknown word has lost its mark, so <unk> gets one if it is shown.
             decoders.Replace(unknown, WORD_START + unknown),
             decoders.Metaspace(replacement=WORD_START, prepend_scheme="always"),
         ]
@@ -126,31 +141,32 @@ def train_tokenizer(
     lowercase: bool = False,
     min_frequency: int = 2,
 ) -> PreTrainedTokenizerFast:
-    """Learns a vocabulary and returns a tokenizer that is ready for `save_pretrained` and a translator.
+    """Trains a vocabulary and returns a tokenizer that is ready for `save_pretrained` and a translator.
 
-    Text is brought to Unicode NFC, runs of white space become one space, outer white space goes, and the character
-    `▁`, which marks where words start, becomes `_`. Up to that, decoding gives the text back. A final `</s>` is
-    added to every encoded text. Text that reads like a special token (`</s>` in a web page) stays text.
+    Text is normalised: Unicode NFC, one space for a run of white space, no outer white space, and `_` for the
+    character `▁`, which marks the start of a word. Apart from this, decoding gives the text back. Every encoded text
+    ends with `</s>`. Text that reads like a special token (`</s>` in a web page) stays text.
 
     Args:
-        sentences: text to learn from, single or in batches; each is read once.
-        kind: `bpe` for byte pair encoding in which the 256 bytes are part of the vocabulary, so that a character never
-            seen in training is written in bytes and nothing is unknown; `word` for whole words and punctuation marks,
-            everything else being `<unk>`.
-        vocab_size: entries of the vocabulary, all counted. Little text gives fewer: `len()` of the result tells.
-        lowercase: whether text is lower-cased. Decoding then gives lower case.
-        min_frequency: how often a pair must occur to be merged, or a word to be kept.
+        sentences: text to learn from, single sentences or batches; each is read once.
+        kind: `bpe` for byte-pair encoding. The vocabulary contains the 256 bytes, so a character that does not occur
+            in training is written as bytes, and nothing is unknown. `word` for whole words and punctuation marks;
+            everything else becomes `<unk>`.
+        vocab_size: number of entries of the vocabulary, special tokens included. Little text gives fewer entries; the
+            `len()` of the result is the true number.
+        lowercase: whether text is converted to lower case. Decoding then gives lower case.
+        min_frequency: number of times that a pair must occur to be merged, or a word to be kept.
 
     Returns:
         The tokenizer, with `<unk>`, `<pad>`, `<s>`, `</s>` as ids 0 to 3.
 
     Raises:
-        ValueError: an unknown kind, a vocabulary without room for what comes first, or sentences without any text
-            to learn from.
+        ValueError: the kind is unknown, `min_frequency` is below 1, the vocabulary is too small for the entries that
+            come first, or the sentences contain no text to learn from.
     """
     trainers_of_kind = {"bpe": _train_bpe, "word": _train_words}
     if kind not in trainers_of_kind:
-        raise ValueError(f"kind is {kind!r}; a vocabulary is one of {', '.join(trainers_of_kind)}.")
+        raise ValueError(f"kind is {kind!r}; it must be one of {', '.join(trainers_of_kind)}.")
     if min_frequency < 1:
         raise ValueError(f"min_frequency is {min_frequency}; it must be at least 1.")
     tokenizer = trainers_of_kind[kind](sentences, vocab_size, min_frequency, lowercase)
@@ -171,7 +187,7 @@ def train_tokenizer(
 
 
 def forget_last_call(tokenizer: PreTrainedTokenizerBase) -> None:
-    """Drops the truncation and padding of the last call, which a fast tokenizer would save as if they were its own."""
+    """Resets truncation and padding of the last call, which a fast tokenizer would save as its own settings."""
     if tokenizer.is_fast:
         tokenizer.backend_tokenizer.no_truncation()
         tokenizer.backend_tokenizer.no_padding()
@@ -182,8 +198,12 @@ def save_tokenizers(
 ) -> None:
     """Saves a model's tokenizers into its folder.
 
-    The source's stands at the root, where `AutoTokenizer.from_pretrained(folder)` finds it. The target's, if it is
-    another, stands in the sub-folder `target_tokenizer`; a shared one is saved once.
+    The source's tokenizer is saved at the root, where `AutoTokenizer.from_pretrained(folder)` finds it. A separate
+    tokenizer of the target is saved in the sub-folder `target_tokenizer`; a shared one is saved once.
+
+    Args:
+        folder: the model's folder.
+        source_tokenizer, target_tokenizer: the same object if the model has one tokenizer for both.
     """
     for tokenizer in (source_tokenizer, target_tokenizer):
         forget_last_call(tokenizer)
@@ -192,25 +212,25 @@ def save_tokenizers(
     if target_tokenizer is not source_tokenizer:
         target_tokenizer.save_pretrained(target_folder)
     elif target_folder.exists():
-        # Left from an earlier save, it would be taken for the target's tokenizer.
+        # A folder that an earlier save left would be loaded as the target's tokenizer.
         shutil.rmtree(target_folder)
 
 
 def load_tokenizers(
     folder_or_hub_id: str | Path, revision: str | None = None
 ) -> tuple[PreTrainedTokenizerBase, PreTrainedTokenizerBase]:
-    """Loads what `save_tokenizers` saved, or the one tokenizer of any other model.
+    """Loads the tokenizers that `save_tokenizers` saved, or the one tokenizer of any other model.
 
     Args:
         folder_or_hub_id: a local folder or the id of a model on the Hub.
         revision: a branch, tag or commit on the Hub.
 
     Returns:
-        The source's and the target's tokenizer; the same object twice where the model shares one.
+        The source's and the target's tokenizer; the same object twice if the model has one for both.
 
     Raises:
-        ValueError: a local folder without a tokenizer.
-        OSError: neither a local folder nor a model on the Hub.
+        ValueError: the local folder has no tokenizer.
+        OSError: there is neither a local folder nor a model on the Hub with this name.
     """
     name = str(folder_or_hub_id)
     files = ("tokenizer_config.json", "tokenizer.json")
@@ -222,7 +242,7 @@ def load_tokenizers(
 
 
 def load_target_tokenizer(folder_or_hub_id: str, revision: str | None = None) -> PreTrainedTokenizerBase | None:
-    """The target's tokenizer of a model that has one of its own, else None; arguments as in `load_tokenizers`."""
+    """Loads the target's tokenizer, or returns None for a model with one tokenizer; see `load_tokenizers`."""
     target_file = cached_file(
         folder_or_hub_id,
         "tokenizer_config.json",
@@ -232,5 +252,5 @@ def load_target_tokenizer(folder_or_hub_id: str, revision: str | None = None) ->
     )
     if target_file is None:
         return None
-    # AutoTokenizer would look for a configuration in the subfolder, and give up where there is no network.
+    # AutoTokenizer would look for a configuration in the sub-folder, and fail without a network.
     return PreTrainedTokenizerFast.from_pretrained(folder_or_hub_id, subfolder=TARGET_SUBFOLDER, revision=revision)

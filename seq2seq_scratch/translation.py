@@ -1,4 +1,4 @@
-"""Translating sentences: batches by length, one search for each, results in the order of the input."""
+"""Translating sentences: batches of similar length, one search for each batch, results in the order of the input."""
 
 import logging
 from collections.abc import Callable, Iterator, Sequence
@@ -17,7 +17,7 @@ logger = logging.getLogger(__name__)
 # (Vaswani et al. 2017, section 6.1)
 TOKENS_BEYOND_SOURCE = 50
 
-# In larger batches less is done one after the other: beam 5 takes a sixth less time than with 8192 on 2 cores.
+# Larger batches take fewer steps. On 2 cores, beam 5 takes a sixth less time than with 8192.
 TOKENS_PER_BATCH = 16384
 
 
@@ -26,9 +26,9 @@ class Hypothesis:
     """One translation.
 
     Attributes:
-        text: on one line, without outer or doubled spaces.
+        text: one line, without outer or doubled spaces.
         score: in beam search, the log-probability divided by lp of Wu et al. 2016 (see `BeamSearchGenerationMixin`);
-            otherwise the log-probability. The end token counts. None where scores were not asked for.
+            otherwise the log-probability. The end token counts. None if no scores were requested.
     """
 
     text: str
@@ -38,16 +38,19 @@ class Hypothesis:
 def load_translator(
     folder_or_hub_id: str, revision: str | None = None, trust_remote_code: bool = False
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, PreTrainedTokenizerBase]:
-    """Loads a model with its source and target tokenizers, which are one object where the model shares it.
+    """Loads a model with its source and target tokenizers, which are one object if the model has one for both.
 
     Args:
         folder_or_hub_id: a local folder or the id of a model on the Hub.
         revision: a branch, tag or commit on the Hub.
-        trust_remote_code: whether code that comes with the model may run; this package's models need none.
+        trust_remote_code: whether code in the model's folder may run. The models of this package do not need it.
+
+    Returns:
+        The model in evaluation mode, the source's tokenizer and the target's.
 
     Raises:
-        ValueError: a folder without a tokenizer, or with that of another model.
-        OSError: neither a local folder nor a model on the Hub.
+        ValueError: the folder has no tokenizer, or that of another model.
+        OSError: there is neither a local folder nor a model on the Hub with this name.
     """
     model = AutoModelForSeq2SeqLM.from_pretrained(
         folder_or_hub_id, revision=revision, trust_remote_code=trust_remote_code, use_safetensors=True
@@ -60,7 +63,7 @@ def load_translator(
 def check_vocabularies(
     model: PreTrainedModel, source_tokenizer: PreTrainedTokenizerBase, target_tokenizer: PreTrainedTokenizerBase
 ) -> None:
-    """Raises ValueError for tokenizers that have more entries than the model, so that they are not the model's."""
+    """Raises a ValueError if a tokenizer has more entries than the model, so it must be another model's."""
     source_size = model.config.vocab_size
     target_size = getattr(model.config, "decoder_vocab_size", None) or source_size
     name = model.name_or_path or "the model"
@@ -71,7 +74,7 @@ def check_vocabularies(
         if len(tokenizer) > size:
             raise ValueError(
                 f"The {side} tokenizer of {name} has {len(tokenizer):,} entries, but its model has only {size:,}: it "
-                "is another model's. Put the tokenizer files that this one was trained with into its folder."
+                "is another model's. Put the tokenizer files that this model was trained with into its folder."
             )
 
 
@@ -86,7 +89,7 @@ def _check_search(arguments: dict[str, Any], num_beams: int, do_sample: bool, nu
         )
     if num_beams == 1 and arguments.get("length_penalty", 1.0) != 1.0:
         raise ValueError(
-            f"length_penalty is {arguments['length_penalty']}, but num_beams is 1: it chooses among the beams. "
+            f"length_penalty is {arguments['length_penalty']}, but num_beams is 1: it compares beams. "
             "Raise num_beams, or leave length_penalty out."
         )
     if arguments.get("max_length") is not None and arguments.get("max_new_tokens") is not None:
@@ -94,7 +97,7 @@ def _check_search(arguments: dict[str, Any], num_beams: int, do_sample: bool, nu
 
 
 def _length_limit(saved: GenerationConfig, max_new_tokens: int | None, source_length: int) -> dict[str, int]:
-    """How long hypotheses may become, as an argument of `generate()`."""
+    """Returns the argument of `generate()` that limits the length of hypotheses."""
     limit = max_new_tokens
     if limit is None:
         limits = (
@@ -104,13 +107,13 @@ def _length_limit(saved: GenerationConfig, max_new_tokens: int | None, source_le
         )
         limit = min(value for value in limits if value is not None)
     if saved.max_length is not None and saved.max_new_tokens is None:
-        # Beside the max_length that a model came with, max_new_tokens would draw a warning. It counts the start token.
+        # The library warns of max_new_tokens if the model was saved with max_length, which counts the start token.
         return {"max_length": limit + 1}
     return {"max_new_tokens": limit}
 
 
 def _batches_by_length(lengths: Sequence[int], rows_each: int, max_tokens_per_batch: int) -> Iterator[list[int]]:
-    """Indices of sentences, the longest first, so that memory runs out at once or never."""
+    """Yields indices of sentences for each batch, the longest first, so that memory runs out at once or never."""
     batch: list[int] = []
     for index in sorted(range(len(lengths)), key=lambda index: -lengths[index]):
         if batch and (len(batch) + 1) * rows_each * lengths[batch[0]] > max_tokens_per_batch:
@@ -127,9 +130,12 @@ def _sampled_log_probabilities(
     """Sums the log-probabilities of the tokens up to the end token, which counts.
 
     Args:
-        sequences: (B, 1 + T) generated ids behind the start token.
-        scores: T times (B, V).
-        eos_token_id: what ends a sequence; one id or several.
+        sequences: (B, 1 + T) the start token and T generated ids.
+        scores: T tensors (B, V), the scores of each step.
+        eos_token_id: the id or ids that end a sequence.
+
+    Returns:
+        (B,) in fp32.
     """
     total = torch.zeros(len(sequences), device=sequences.device)
     running = torch.ones(len(sequences), dtype=torch.bool, device=sequences.device)
@@ -157,46 +163,48 @@ def translate(
 ) -> list[list[Hypothesis]]:
     """Translates sentences with an encoder-decoder model.
 
-    Sentences of like length share a batch, and the results come back in the order of the input. A sentence without
-    text becomes an empty translation and never reaches the model. Dropout is off during the search.
+    Sentences of similar length share a batch, and the results are in the order of the input. A sentence without text
+    gets an empty translation and never reaches the model. Dropout is off during the search.
 
     Args:
-        model: what `generate()` runs on, with the source in `input_ids` and `attention_mask`. What its
-            `generation_config` says holds unless `generate_kwargs` say otherwise.
+        model: any model whose `generate()` takes the source as `input_ids` and `attention_mask`. Its
+            `generation_config` gives the defaults of `generate_kwargs`.
         source_tokenizer: encodes the sentences.
-        target_tokenizer: decodes the hypotheses; the same one where the model shares it.
-        sentences: plain text, one each.
-        max_source_length: in tokens, the end token included; longer sources are cut, and one warning counts them.
-        max_tokens_per_batch: sentences times hypotheses of each (beams, or samples) times the longest source.
-        num_return_sequences: translations of each sentence.
-        with_scores: whether hypotheses carry scores. Without beams they cost memory: hypotheses times vocabulary for
-            every step.
-        progress: called after each batch with the number of sentences it finished.
-        generate_kwargs: for `generate()`: `num_beams`, `length_penalty`, `do_sample`, `temperature`,
-            `max_new_tokens`, `max_length` (one more, since it counts the start token), ... Without either, a batch may
-            give 50 tokens more than its longest source has (Vaswani et al. 2017, section 6.1), but no more than
-            `generation_config` allows.
+        target_tokenizer: decodes the hypotheses; the same object if the model has one tokenizer for both.
+        sentences: plain text.
+        max_source_length: largest number of tokens of a source, the end token included. Longer sources are truncated,
+            and one warning counts them. By default there is no limit.
+        max_tokens_per_batch: largest product of a batch's sentences, the hypotheses of each (beams, or samples) and
+            the length of its longest source.
+        num_return_sequences: number of translations of each sentence.
+        with_scores: whether hypotheses have scores. Without beams, scores cost memory for hypotheses times vocabulary
+            numbers at every step.
+        progress: is called after each batch with the number of sentences that it finished.
+        generate_kwargs: arguments of `generate()`: `num_beams`, `length_penalty`, `do_sample`, `temperature`,
+            `max_new_tokens`, `max_length` (one more, because it counts the start token) and so on. By default,
+            hypotheses have at most 50 tokens more than the longest source of their batch (Vaswani et al. 2017,
+            section 6.1), and no more than `generation_config` allows.
 
     Returns:
-        For each sentence its translations: of a search the best first, samples as they were drawn.
+        The translations of each sentence: those of a search with the best first, samples in the order drawn.
 
     Raises:
-        ValueError: settings of the search that do not go together.
+        ValueError: settings of the search contradict each other.
     """
-    sentences = list(sentences)  # a column of a data set would be read again for every use
+    sentences = list(sentences)  # a column of a data set would be read again at every use
     saved = model.generation_config
     num_beams = generate_kwargs.pop("num_beams", saved.num_beams or 1)
     do_sample = bool(generate_kwargs.get("do_sample", saved.do_sample))
     _check_search(generate_kwargs, num_beams, do_sample, num_return_sequences)
     arguments = {**generate_kwargs, "num_beams": num_beams, "num_return_sequences": num_return_sequences}
     if with_scores:
-        # Our beams carry their scores; others are summed up from every step's.
+        # Beams of this package's models have scores. Those of other models are summed up from the scores of each step.
         carried = num_beams > 1 and getattr(model, "beams_carry_scores", False)
         arguments |= {"return_dict_in_generate": True, "output_scores": not carried}
     max_new_tokens, max_length = (arguments.pop(name, None) for name in ("max_new_tokens", "max_length"))
     if max_length is not None:
         if max_length < 2:
-            raise ValueError(f"max_length is {max_length}; it must be at least 2, since it counts the start token.")
+            raise ValueError(f"max_length is {max_length}; it must be at least 2, because it counts the start token.")
         max_new_tokens = max_length - 1
 
     results = [[Hypothesis("", 0.0 if with_scores else None)] * num_return_sequences for _ in sentences]
@@ -208,7 +216,7 @@ def translate(
     ids, truncated = encode_sources(source_tokenizer, [sentences[index] for index in with_text], max_source_length)
     if any(truncated):
         logger.warning(
-            "%d of %d sources have more than %d tokens (max_source_length) and were cut.",
+            "%d of %d sources have more than %d tokens (max_source_length) and were truncated.",
             sum(truncated),
             len(sentences),
             max_source_length,
@@ -236,7 +244,7 @@ def translate(
                     eos_token_id = generate_kwargs.get("eos_token_id", saved.eos_token_id)
                     scores = _sampled_log_probabilities(sequences, output.scores, eos_token_id).tolist()
             texts = target_tokenizer.batch_decode(sequences, skip_special_tokens=True)
-            # Byte tokens can spell line feeds, and a hypothesis is one line of a file.
+            # Byte tokens can spell line feeds, but a hypothesis must fit in one line of a file.
             hypotheses = [Hypothesis(" ".join(text.split()), score) for text, score in zip(texts, scores, strict=True)]
             for row, index in enumerate(batch):
                 first = row * num_return_sequences

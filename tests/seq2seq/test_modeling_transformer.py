@@ -396,8 +396,11 @@ def test_learned_positions_refuse_sequences_beyond_their_limit():
         ({"d_k": 0}, "d_k is 0; it must be at least 1"),
         ({"decoder_layers": 0}, "decoder_layers is 0; it must be at least 1"),
         ({"dropout": 1.0}, "dropout is 1.0; it must be at least 0 and below 1"),
-        ({"d_model": 15, "encoder_attention_heads": 5, "decoder_attention_heads": 3}, "need an even d_model"),
-        ({"decoder_vocab_size": 30}, "decoder_vocab_size is 30 and vocab_size 40"),
+        (
+            {"d_model": 15, "encoder_attention_heads": 5, "decoder_attention_heads": 3},
+            "d_model is 15; it must be even",
+        ),
+        ({"decoder_vocab_size": 30}, "decoder_vocab_size is 30 and vocab_size is 40"),
         ({"tie_word_embeddings": False}, "tie_word_embeddings is false while share_encoder_decoder_embeddings"),
         ({"activation_function": "relux"}, "activation_function is 'relux'; allowed are .*relu"),
         ({"position_embedding_type": "rotary"}, "position_embedding_type"),

@@ -326,7 +326,7 @@ def test_each_vocabulary_can_be_resized_alone(build):
 
 
 def test_forward_without_a_target_says_what_is_missing(model):
-    with pytest.raises(ValueError, match="decoder_input_ids or labels"):
+    with pytest.raises(ValueError, match="Neither decoder_input_ids nor labels are given"):
         model(input_ids=pad(SOURCES))
 
 

@@ -164,7 +164,7 @@ def test_settings_that_cannot_work_are_named(settings, message):
 @pytest.mark.parametrize("kind", ["bpe", "word"])
 @pytest.mark.parametrize("sentences", [[], ["", "  "]])
 def test_a_vocabulary_needs_text(kind, sentences):
-    with pytest.raises(ValueError, match="hold no"):
+    with pytest.raises(ValueError, match="contain no"):
         train_tokenizer(sentences, kind=kind, vocab_size=400)
 
 
@@ -225,3 +225,12 @@ def test_the_last_call_leaves_no_trace_in_what_is_saved(bpe, words, tmp_path):
 def test_a_folder_without_a_tokenizer_is_named(tmp_path):
     with pytest.raises(ValueError, match=f"{tmp_path} holds no tokenizer"):
         load_tokenizers(tmp_path)
+
+
+def test_the_example_of_byte_pair_encoding_is_what_training_learns():
+    words = {"low": 5, "lower": 2, "newest": 6, "widest": 3}
+    sentences = [word for word, count in words.items() for _ in range(count)]
+    tokenizer = train_tokenizer(sentences, kind="bpe", vocab_size=290)
+    merges = [tuple(merge) for merge in json.loads(tokenizer.backend_tokenizer.to_str())["model"]["merges"]]
+    assert merges[:2] == [("e", "s"), ("es", "t")]
+    assert tokenizer.tokenize("lowest") == ["▁low", "est"]

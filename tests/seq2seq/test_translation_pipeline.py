@@ -76,7 +76,7 @@ def test_n_best_lists_carry_scores_when_asked(translator):
 
 
 def test_mistakes_are_refused(folder, translator):
-    with pytest.raises(ValueError, match="translates texts; 5 is of type int"):
+    with pytest.raises(ValueError, match="translates texts, but 5 is of type int"):
         translator(["one", 5])
     with pytest.raises(ValueError, match="num_return_sequences is 4, but num_beams is 3"):
         translator("one", num_return_sequences=4)
