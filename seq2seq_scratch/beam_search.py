@@ -1,4 +1,23 @@
-"""Beam search with the length normalisation of Wu et al. 2016, for `generate()`."""
+"""Beam search with the length normalisation of Wu et al. 2016, for `generate()`.
+
+A translation model gives a probability to every next token, and the best sentence is the one with the highest product
+of them. There are too many sentences to try all, and greedy search, which takes the most probable token each time,
+can miss a sentence whose first token is only the second best. Beam search keeps the `num_beams` best hypotheses. At
+each step it extends each of them by every token, and keeps the best of all these extensions:
+
+    beams = 2        <s>  ->  the  -0.5    ->  the cat  -1.1     a cat    -1.0    ->  ...
+                              a    -0.9        the dog  -1.9     a dog    -2.1
+
+A hypothesis that produces the end token is finished. Longer hypotheses have lower probabilities, because every token
+multiplies by a number below 1, so finished ones are compared by log P(Y|X) / lp(Y), with the normalisation lp.
+
+The classes here override methods of the library's `GenerationMixin` that are not public: `generate(custom_generate=)`
+would take a search as a function, but drops a `streamer` and an assistant model, and a caller's own `custom_generate`
+could no longer be given. Each override names the method that it mirrors, and a test compares the signatures of these
+methods with those that the code was written for.
+
+Dimensions: B batch, T target length, V target vocabulary, n hypotheses of a sentence, k chosen ones.
+"""
 
 import functools
 from typing import Any
@@ -11,10 +30,10 @@ from .library_arguments import CACHE_NAME, name_cache_for_library, name_cache_fo
 from .library_version import check_generation
 from .plain_forms import plain_forms_are_on
 
-# What stands behind a hypothesis while the search goes on: no token's id.
+# Fills the positions after a hypothesis while the search goes on; no token has this id.
 UNWRITTEN = -1
 
-# They judge a hypothesis by its tokens, whichever row of the batch it stands in.
+# Processors and criteria that look only at a hypothesis' own tokens, whichever row of the batch it is in.
 ROW_INDEPENDENT_PROCESSORS = {
     generation.EosTokenCriteria,
     generation.ExponentialDecayLengthPenalty,
@@ -39,28 +58,28 @@ def length_normalization(length: int, length_penalty: float) -> float:
     """Equation 14 of Wu et al. 2016: lp(Y) = ((5 + |Y|) / (5 + 1))^alpha.
 
     Args:
-        length: |Y|, the tokens whose probabilities make up P(Y|X): the end of the sentence is one of them, the start,
-            the paper's y_0, is not. So lp is 1 for the shortest sentence there is, the end alone.
-        length_penalty: alpha; 0 normalises nothing, higher values favour longer sentences.
+        length: |Y|, the number of tokens whose probabilities make up P(Y|X). The end of the sentence counts and the
+            start, the paper's y_0, does not. So lp is 1 for the shortest sentence, the end token alone.
+        length_penalty: alpha; 0 turns the normalisation off, higher values favour longer sentences.
 
     Returns:
-        What log P(Y|X) is divided by.
+        The divisor of log P(Y|X).
     """
     return ((5 + length) / 6) ** length_penalty
 
 
 def top_k_by_blocks(scores: torch.Tensor, k: int, block: int = 64) -> tuple[torch.Tensor, torch.Tensor]:
-    """`torch.topk(scores, k)` of long rows, of which it orders less.
+    """Computes `torch.topk(scores, k)` faster for long rows.
 
-    The k best are in the k blocks with the best maxima, and maxima are found in one vectorised pass.
+    The k best scores are in the k blocks with the highest maxima, and one vectorised pass finds the maxima.
 
     Args:
         scores: (B, N).
-        k: how many.
-        block: numbers in a block.
+        k: number of scores to find.
+        block: number of scores in a block.
 
     Returns:
-        The (B, k) best scores of each row, the best first, and their places in the row.
+        The best scores of each row, (B, k), the best first, and their indices in the row, (B, k).
     """
     if scores.shape[1] % block or scores.shape[1] < k * block:
         return torch.topk(scores, k)
@@ -72,12 +91,12 @@ def top_k_by_blocks(scores: torch.Tensor, k: int, block: int = 64) -> tuple[torc
 
 
 def take(hypotheses: torch.Tensor, indices: torch.Tensor) -> torch.Tensor:
-    """(B, n, ...) hypotheses and (B, k) which of them, to (B, k, ...)."""
+    """Selects hypotheses: from (B, n, ...) those at the indices (B, k), which gives (B, k, ...)."""
     return hypotheses[torch.arange(len(indices), device=indices.device)[:, None], indices]
 
 
 def keep_rows(rows: torch.Tensor, encoder_outputs: Any, attention_mask: torch.Tensor | None) -> dict[str, Any]:
-    """Some rows of what the encoder returned and of the source's mask, as model arguments."""
+    """Returns model arguments with the given rows of the encoder's output and of the source's mask."""
     kept = {name: None if tensor is None else tensor[rows] for name, tensor in encoder_outputs.items()}
     return {
         "encoder_outputs": type(encoder_outputs)(**kept),
@@ -86,37 +105,35 @@ def keep_rows(rows: torch.Tensor, encoder_outputs: Any, attention_mask: torch.Te
 
 
 def can_drop_finished_rows(logits_processor: Any, stopping_criteria: Any) -> bool:
-    """Whether the batch's rows matter to no processor and no criterion, as they may to a caller's own.
+    """True if every processor and criterion looks only at a hypothesis' own tokens, so finished rows can leave.
 
-    They do to the library's `prefix_allowed_tokens_fn`, which is told a sentence's number, and to its
-    `encoder_repetition_penalty`, which looks a row's source up.
+    The library's `prefix_allowed_tokens_fn` looks at a sentence's index in the batch, and `encoder_repetition_penalty`
+    at a row's source. A caller's own processor may look at either.
     """
-    return all(type(judge) in ROW_INDEPENDENT_PROCESSORS for judge in (*logits_processor, *stopping_criteria))
+    return all(type(each) in ROW_INDEPENDENT_PROCESSORS for each in (*logits_processor, *stopping_criteria))
 
 
 class BeamSearchGenerationMixin(GenerationMixin):
-    """`generate()` whose beams are scored by log P(Y|X) / lp(Y), to be inherited in `GenerationMixin`'s place.
+    """`generate()` with beams scored by log P(Y|X) / lp(Y); inherit it in place of `GenerationMixin`.
 
-    The library divides by |Y|^alpha. That differs from lp by more than a constant: at alpha 0.6 a sentence of 20
-    tokens gains 52 % over one of 10 there and 36 % here, so the paper's 0.6 chooses longer sentences there. Here
-    `length_penalty` is the paper's alpha (the library's default is 1.0), and `sequences_scores` are the paper's scores
-    without the coverage term.
+    The library divides by |Y|^alpha instead, which is not proportional to lp: at alpha 0.6, a sentence of 20 tokens
+    gains 52 % over one of 10 with the library's divisor and 36 % with lp, so the paper's 0.6 would choose longer
+    sentences. Here `length_penalty` is the paper's alpha (the library's default is 1.0), and `sequences_scores` are
+    the paper's scores without its coverage term.
 
-    When the search ends is up to `early_stopping`, as in the library:
+    `early_stopping` decides when the search of a sentence ends, as in the library:
 
-    - `"never"` is canonical: a sentence is done when not even its best open hypothesis could, with every further
-      token certain and the length that suits it most, enter the finished ones that are returned. Nothing the search
-      would have found is lost.
-    - `False` (the default) takes the open hypothesis at its present length, and asks whether it could enter the
-      `num_beams` best finished ones. That may miss a longer sentence that would have won when `length_penalty` is
-      above 0.
-    - `True` ends with `num_beams` finished hypotheses, whatever they score.
+    - `"never"` is the canonical search. It ends when the best open hypothesis cannot enter the finished ones that are
+      returned, even if all further tokens were certain and its length the most favourable. It loses nothing.
+    - `False` (the default) scores the best open hypothesis at its present length, and ends when it cannot enter the
+      `num_beams` best finished ones. With `length_penalty` above 0, it may miss a longer sentence that would have won.
+    - `True` ends with `num_beams` finished hypotheses, whatever their scores.
 
-    A hypothesis finishes when the end token is among the `num_beams` best continuations, or at the length limit,
-    where it counts without its end.
+    A hypothesis finishes when the end token is among the `num_beams` best continuations, or at the length limit, where
+    it counts without an end token.
     """
 
-    # Told apart by name: code that came with a model is a copy, of which `isinstance` knows nothing.
+    # An attribute and not `isinstance`, because the code that a checkpoint carries has its own copy of this class.
     beams_carry_scores = True
 
     @functools.wraps(GenerationMixin.generate)
@@ -128,7 +145,10 @@ class BeamSearchGenerationMixin(GenerationMixin):
     def _prepare_generation_config(
         self, generation_config: GenerationConfig | None, **kwargs: Any
     ) -> tuple[GenerationConfig, dict[str, Any]]:
-        """Lets a caller's `max_length` go before the `max_new_tokens` that a model was saved with."""
+        """Extends `GenerationMixin._prepare_generation_config`: an explicit `max_length` overrides a saved limit.
+
+        Without it, the `max_new_tokens` that a model was saved with would override the caller's `max_length`.
+        """
         prepared, model_kwargs = super()._prepare_generation_config(generation_config, **kwargs)
         asked = {
             name: getattr(generation_config, name, None) if kwargs.get(name) is None else kwargs[name]
@@ -145,15 +165,16 @@ class BeamSearchGenerationMixin(GenerationMixin):
         cache = kwargs.get(CACHE_NAME)
         seen = 0 if cache is None else cache.get_seq_length()
         if next_sequence_length is None and 0 < seen < input_ids.shape[1]:
-            # The library would hand the whole prefix to a cache that has read most of it.
+            # The library would pass the whole prefix, although the cache has read most of it.
             next_sequence_length = input_ids.shape[1] - seen
         inputs = super().prepare_inputs_for_generation(input_ids, next_sequence_length, **kwargs)
         return name_cache_for_peft(self, inputs)
 
     def _validate_generation_mode(self, generation_mode: Any, generation_config: Any, *args: Any) -> None:
+        """Extends `GenerationMixin._validate_generation_mode` by a check of `num_beams`."""
         if generation_config.num_beams < 1:
             raise ValueError(
-                f"num_beams is {generation_config.num_beams}; it must be at least 1, where 1 is greedy search."
+                f"num_beams is {generation_config.num_beams}; it must be at least 1. Set it to 1 for greedy search."
             )
         super()._validate_generation_mode(generation_mode, generation_config, *args)
 
@@ -167,14 +188,23 @@ class BeamSearchGenerationMixin(GenerationMixin):
         streamer: Any = None,
         **model_kwargs: Any,
     ) -> Any:
-        """Greedy search of a batch, from which each sentence goes when it ends, as in `_beam_search` below.
+        """Mirrors `GenerationMixin._sample` for greedy search, and removes each finished sentence from the batch.
 
-        The library's own loop, in which all sentences stay, runs for sampling, for a streamer, for processors and
-        criteria to which rows may matter, and where more than the tokens is asked for.
+        The library's method, which keeps all sentences, runs for sampling, for a streamer, if more than the tokens is
+        to be returned, for processors and criteria that may depend on rows, and in plain form.
+
+        Args:
+            input_ids: (B, T) the start of every sentence.
+            logits_processor, stopping_criteria, generation_config, synced_gpus, streamer, model_kwargs: from
+                `generate()`.
+
+        Returns:
+            (B, T') token ids.
         """
         config = generation_config
-        more_wanted = config.do_sample or config.return_dict_in_generate or streamer is not None or synced_gpus
-        if plain_forms_are_on() or more_wanted or not can_drop_finished_rows(logits_processor, stopping_criteria):
+        needs_library = config.do_sample or config.return_dict_in_generate or streamer is not None or synced_gpus
+        needs_library = needs_library or not can_drop_finished_rows(logits_processor, stopping_criteria)
+        if needs_library or plain_forms_are_on():
             return super()._sample(
                 input_ids, logits_processor, stopping_criteria, config, synced_gpus, streamer, **model_kwargs
             )
@@ -207,41 +237,42 @@ class BeamSearchGenerationMixin(GenerationMixin):
         synced_gpus: bool = False,
         **model_kwargs: Any,
     ) -> torch.Tensor | GenerateBeamEncoderDecoderOutput:
-        """The search of a batch, from which each sentence goes when it is done.
+        """Mirrors `GenerationMixin._beam_search`, and removes each sentence from the batch when its search ends.
 
-        The library's own search keeps all sentences until the last is done, which after the first few steps is a
-        third of the work or more, and searches on for hypotheses that nobody asked for. It runs where every step's
-        scores, states or attention weights are asked for, or rows may matter to a processor or criterion, and finds
-        the same.
+        The library's method keeps all sentences until the last search ends, which is a third of the work or more, and
+        continues for hypotheses that are not returned. It runs if the scores, states or attention weights of every
+        step are to be returned, for processors and criteria that may depend on rows, for sampling, and in plain form.
+        It finds the same hypotheses.
 
         Args:
-            input_ids: (B * beams, T) the start of every hypothesis; the beams of a sentence are neighbours.
+            input_ids: (B * beams, T) the start of every hypothesis; the beams of a sentence are adjacent.
             logits_processor, stopping_criteria, generation_config, synced_gpus, model_kwargs: from `generate()`.
 
         Returns:
-            (B * num_return_sequences, T') token ids, the best of each sentence first, with their scores where
+            (B * num_return_sequences, T') token ids, the best of each sentence first, with their scores if
             `return_dict_in_generate` is set.
         """
         config = generation_config
-        steps_wanted = (
+        returns_steps = (
             config.output_scores or config.output_logits or config.output_attentions or config.output_hidden_states
         )
-        rows_matter = not can_drop_finished_rows(logits_processor, stopping_criteria)
-        if plain_forms_are_on() or steps_wanted or rows_matter or config.do_sample or synced_gpus:
+        needs_library = returns_steps or config.do_sample or synced_gpus
+        needs_library = needs_library or not can_drop_finished_rows(logits_processor, stopping_criteria)
+        if needs_library or plain_forms_are_on():
             return super()._beam_search(
                 input_ids, logits_processor, stopping_criteria, config, synced_gpus, **model_kwargs
             )
         beams, alpha, device = config.num_beams, config.length_penalty, input_ids.device
         start = length = input_ids.shape[1]
         limit = config.max_length - start
-        # So many that `beams` of them go on even if every beam's best continuations are end tokens.
+        # Enough candidates that `beams` of them stay open even if the best continuations of every beam are end tokens.
         candidates = beams * (1 if config._eos_token_tensor is None else 1 + len(config._eos_token_tensor))
 
         open_sentences = torch.arange(len(input_ids) // beams, device=device)
         running = input_ids.new_full((len(open_sentences), beams, config.max_length), UNWRITTEN)
         running[:, :, :start] = input_ids.unflatten(0, (-1, beams))
         finished = running.clone()
-        # All beams start alike: at first only one of them counts.
+        # All beams of a sentence start equal, so only one of them counts at first.
         running_scores = torch.full(running.shape[:2], -torch.inf, device=device)
         running_scores[:, 0] = 0.0
         finished_scores = torch.full_like(running_scores, -torch.inf)
@@ -275,7 +306,7 @@ class BeamSearchGenerationMixin(GenerationMixin):
                 done = finished_scores[:, -1] > -torch.inf
             else:
                 canonical = config.early_stopping == "never"
-                # lp grows with the length where alpha is positive, and a log probability gains by a larger divisor.
+                # If alpha is positive, lp grows with the length, and a larger divisor raises a log-probability.
                 longest = limit if canonical and alpha > 0 else length - start
                 to_beat = finished_scores[:, config.num_return_sequences - 1 if canonical else -1]
                 done = running_scores[:, 0] / length_normalization(longest, alpha) <= to_beat
@@ -303,12 +334,12 @@ class BeamSearchGenerationMixin(GenerationMixin):
         return GenerateBeamEncoderDecoderOutput(sequences=sequences, sequences_scores=scores)
 
     def _next_inputs(self, hypotheses: torch.Tensor, model_kwargs: dict[str, Any]) -> dict[str, Any]:
-        """What the model reads to go on with (rows, T) hypotheses."""
+        """Returns the model's inputs for the next step of (rows, T) hypotheses."""
         new_tokens = 1 if model_kwargs.get("use_cache") else None
         return self.prepare_inputs_for_generation(hypotheses, next_sequence_length=new_tokens, **model_kwargs)
 
     def _reorder_cache(self, cache: Any, rows: torch.Tensor) -> Any:
-        """Takes for every hypothesis the cache of the one that it continues; rows that are not named go."""
+        """Gives every hypothesis the cache of the one that it continues; rows that are not named are dropped."""
         cache.reorder_cache(rows)
         return cache
 
@@ -320,15 +351,15 @@ class BeamSearchGenerationMixin(GenerationMixin):
         attention_mask: Any = None,
         **model_kwargs: Any,
     ) -> dict[str, Any]:
-        """What belongs to the sources, as model arguments, of some of the sentences; each has `beams` rows."""
+        """Returns the model arguments that belong to the sources of some sentences; each has `beams` rows."""
         rows = (sentences[:, None] * beams + torch.arange(beams, device=sentences.device)).flatten()
         return keep_rows(rows, encoder_outputs, attention_mask)
 
-    # Both helpers of the library's search are called with keywords only. Scores are normalised before they reach its
+    # The library's search calls the next two methods with keyword arguments only. They normalise scores before its own
     # code, which then gets a length_penalty of 0 and divides by 1.
 
     def _update_finished_beams(self, *, topk_log_probs: torch.Tensor, length_penalty: float, **state: Any) -> Any:
-        """Moves hypotheses that end with this token among the finished ones where their scores belong there."""
+        """Extends `GenerationMixin._update_finished_beams`, which keeps the best finished hypotheses."""
         length = state["cur_len"] + 1 - state["decoder_prompt_len"]
         scores = topk_log_probs / length_normalization(length, length_penalty)
         return super()._update_finished_beams(topk_log_probs=scores, length_penalty=0.0, **state)
@@ -336,8 +367,8 @@ class BeamSearchGenerationMixin(GenerationMixin):
     def _check_early_stop_heuristic(
         self, *, running_beam_scores: torch.Tensor, length_penalty: float, **state: Any
     ) -> torch.Tensor:
-        """Which sentences may still find a better hypothesis."""
-        # lp grows with the length where alpha is positive, and a log probability gains by being divided by more.
+        """Extends `GenerationMixin._check_early_stop_heuristic`: can an open hypothesis of a sentence still win?"""
+        # If alpha is positive, lp grows with the length, and a larger divisor raises a log-probability.
         longest = state["early_stopping"] == "never" and length_penalty > 0
         length = state["max_length" if longest else "cur_len"] - state["decoder_prompt_len"]
         scores = running_beam_scores / length_normalization(length, length_penalty)

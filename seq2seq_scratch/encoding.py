@@ -1,6 +1,7 @@
-"""From sentences to padded token ids.
+"""Encoding sentences as padded token ids.
 
-Apart from `data`, so that the pipeline that comes with a shared model needs no data set library.
+The functions are not in `data/`, because the pipeline that a checkpoint carries uses them and needs no data set
+library.
 """
 
 import itertools
@@ -13,15 +14,15 @@ from transformers import PreTrainedTokenizerBase
 def encode_sources(
     tokenizer: PreTrainedTokenizerBase, sentences: Sequence[str], max_length: int | None
 ) -> tuple[list[list[int]], list[bool]]:
-    """Token ids of sentences, those with too many tokens cut the tokenizer's way, which keeps the end token.
+    """Encodes sentences; those with too many tokens are truncated by the tokenizer, which keeps the end token.
 
     Args:
-        tokenizer: of the source.
-        sentences: at least one.
-        max_length: tokens that a sentence may have, the end token included; None for any number.
+        tokenizer: the source's tokenizer.
+        sentences: at least one sentence.
+        max_length: largest number of tokens of a sentence, the end token included; None for no limit.
 
     Returns:
-        The ids of each sentence, and which sentences were cut.
+        The token ids of each sentence, and for each sentence whether it was truncated.
     """
     ids = tokenizer(list(sentences), return_attention_mask=False, verbose=False)["input_ids"]
     truncated = [max_length is not None and len(row) > max_length for row in ids]
@@ -35,10 +36,14 @@ def encode_sources(
 
 
 def pad_right(rows: Sequence[Sequence[int]], fill: int) -> tuple[np.ndarray, np.ndarray]:
-    """Ids of B rows, the shorter ones filled up on the right.
+    """Joins B rows of ids to one array; the shorter rows are padded on the right.
+
+    Args:
+        rows: token ids of each row.
+        fill: the id of padding.
 
     Returns:
-        (B, longest) int64 ids, and (B, longest) where they are tokens.
+        The ids, (B, T) in int64 with T the longest row's length, and the mask, (B, T), true at tokens.
     """
     lengths = np.fromiter(map(len, rows), dtype=np.int64, count=len(rows))
     mask = np.arange(lengths.max()) < lengths[:, None]

@@ -1,6 +1,7 @@
 """What the recurrent translators share: source alignment, the recurrent state, forward and generation.
 
-Dimensions: B batch, S source length, T target length, V target vocabulary, D model size, H recurrent state size.
+Dimensions: B batch, S source length, T target length, V target vocabulary, D hidden size of the recurrent networks,
+M width of what the softmax layer reads (D for the LSTM, the maxout size for the attention model).
 """
 
 from dataclasses import dataclass
@@ -22,40 +23,40 @@ from .token_loss import target_token_loss
 
 
 def align_left(attention_mask: torch.Tensor, reverse: bool = False) -> tuple[torch.Tensor, torch.Tensor]:
-    """Where to gather from so that every row's real tokens stand at its start, whichever side the padding is on.
+    """Computes the order that moves every row's real tokens to its start, whichever side the padding is on.
 
     Args:
         attention_mask: (B, S) with 1 for real tokens and 0 for padding.
-        reverse: gives the real tokens in reverse order; padding still follows them.
+        reverse: if true, the real tokens are in reverse order; padding still follows them.
 
     Returns:
-        (B, S) indices for `torch.gather` along the sequence, and (B,) source lengths, at least 1 so that a row of
-        nothing but padding still has a last state.
+        Indices for `torch.gather` along the sequence, (B, S), and the source lengths, (B,). A row of nothing but
+        padding has length 1, so that it has a last state.
     """
-    # Counted rather than sorted: ONNX has no stable sort.
+    # The order is counted, not sorted, because ONNX has no stable sort.
     real = attention_mask.bool()
     real_so_far = real.cumsum(dim=1)
     count = real_so_far[:, -1:]
     positions = torch.arange(real.shape[1], device=real.device)
     steps = torch.where(
         real, count - real_so_far if reverse else real_so_far - 1, count + positions - real_so_far
-    )  # (B, S) position to place in the result
+    )  # (B, S) index in the result of each position
     return inverse_permutation(steps), attention_mask.sum(dim=1).clamp(min=1)
 
 
 class RecurrentState(Cache):
-    """What a recurrent decoder carries from one target position to the next, in the library's cache interface.
+    """The state that a recurrent decoder carries from one target position to the next, as a cache of the library.
 
-    A key-value cache grows with every token; a recurrent state is replaced. `generate()` asks a cache for its length
-    and, in beam search, to reorder itself along the batch, so every tensor here is batch first.
+    A key-value cache grows with every token; a recurrent state is replaced. `generate()` asks a cache for its length,
+    and beam search reorders it along the batch, so every tensor here is batch first.
 
     Args:
-        tensors: by name, each (B, ...): the state itself and whatever depends on the source alone.
-        seen_tokens: target positions consumed so far.
+        tensors: tensors by name, (B, ...) each.
+        seen_tokens: number of target positions that the state has read.
     """
 
     is_compileable = False
-    # No layer of the library's linear attention, which would be handed the whole prefix again: only new tokens.
+    # The library passes the whole prefix to layers of linear attention. This state takes new tokens only.
     is_linear = (False,)
 
     def __init__(self, tensors: dict[str, torch.Tensor], seen_tokens: int = 0):
@@ -67,7 +68,7 @@ class RecurrentState(Cache):
         return self.tensors[name]
 
     def advance(self, steps: int, **tensors: torch.Tensor) -> None:
-        """Replaces the named tensors after `steps` more target positions."""
+        """Replaces the named tensors, (B, ...) each, after `steps` more target positions."""
         self.tensors.update(tensors)
         self.seen_tokens += steps
 
@@ -86,14 +87,14 @@ class RecurrentState(Cache):
 
 @dataclass
 class RecurrentDecoderOutput(ModelOutput):
-    """One run of a recurrent decoder over T target positions.
+    """The output of a recurrent decoder that has read T target positions.
 
     Args:
-        features: (B, T, D) what the output projection reads.
-        last_hidden_state: (B, T, H) the (top layer's) state after each position.
-        state: (B, ...) everything the next position needs of the past.
-        attention_weights: (B, 1, T, S) over source positions, of a decoder that attends; the library has a place for
-            several heads.
+        features: (B, T, M) what the softmax layer reads.
+        last_hidden_state: (B, T, D) the state after each position, in a deep network that of the top layer.
+        state: (B, ...) everything that the next position needs to know of the past.
+        attention_weights: (B, 1, T, S) over source positions, of a decoder with attention. The dimension of size 1 is
+            where the library's models have their heads.
     """
 
     features: torch.Tensor | None = None
@@ -103,14 +104,16 @@ class RecurrentDecoderOutput(ModelOutput):
 
 
 class RecurrentTranslationModel(LoadsOldKeys, SavedWithUmask, PreTrainedModel, BeamSearchGenerationMixin):
-    """What the recurrent translators share: forward around encoder and decoder, cached state, two vocabularies.
+    """The base class of the recurrent translators: forward, the cached state, two vocabularies.
 
     A subclass has three modules:
 
-    - `encoder(input_ids, attention_mask)`: a ModelOutput with `last_hidden_state` (B, S, ...) and all that the
-      decoder reads, each a batch-first tensor at the top level, so that `generate()` repeats it for every beam;
-    - `decoder(decoder_input_ids, encoder_outputs, state)`: a `RecurrentDecoderOutput`; `state` None means the start;
-    - `lm_head`: from the decoder's features to the target vocabulary.
+    - `encoder(input_ids, attention_mask)` returns a ModelOutput with `last_hidden_state`, (B, S, ...), and everything
+      that the decoder reads. All are batch-first tensors at the top level, so that `generate()` can repeat them for
+      every beam;
+    - `decoder(decoder_input_ids, encoder_outputs, state)` returns a `RecurrentDecoderOutput`; without a state, it
+      starts from the encoder's output;
+    - `lm_head`, the softmax layer, maps the decoder's features to the target vocabulary.
     """
 
     main_input_name = "input_ids"
@@ -121,7 +124,7 @@ class RecurrentTranslationModel(LoadsOldKeys, SavedWithUmask, PreTrainedModel, B
 
     @classmethod
     def _supports_default_dynamic_cache(cls) -> bool:
-        """`generate()` must not hand in a key-value cache: forward makes the `RecurrentState`."""
+        """Tells `generate()` not to create a key-value cache, because forward creates the `RecurrentState`."""
         return False
 
     def get_input_embeddings(self) -> nn.Embedding:
@@ -142,10 +145,10 @@ class RecurrentTranslationModel(LoadsOldKeys, SavedWithUmask, PreTrainedModel, B
         pad_to_multiple_of: int | None = None,
         mean_resizing: bool = True,
     ) -> nn.Embedding:
-        """Resizes source and target vocabulary alike, for models that use one tokenizer on both sides.
+        """Resizes source and target vocabulary to the same size, for models with one tokenizer for both.
 
         Raises:
-            ValueError: where the vocabularies differ in size, as one number cannot be right for both.
+            ValueError: the vocabularies have different sizes, so one number cannot be right for both.
         """
         if new_num_tokens is None and pad_to_multiple_of is None:
             return self.get_input_embeddings()
@@ -171,7 +174,7 @@ class RecurrentTranslationModel(LoadsOldKeys, SavedWithUmask, PreTrainedModel, B
     def resize_decoder_token_embeddings(
         self, new_num_tokens: int | None, pad_to_multiple_of: int | None = None, mean_resizing: bool = True
     ) -> nn.Embedding:
-        """Resizes the target vocabulary, in embeddings and softmax; arguments as in `resize_token_embeddings`."""
+        """Resizes the target vocabulary in embeddings and softmax; arguments as in `resize_token_embeddings`."""
         self.decoder.embed_tokens = self._get_resized_embeddings(
             self.decoder.embed_tokens, new_num_tokens, pad_to_multiple_of, mean_resizing
         )
@@ -183,6 +186,7 @@ class RecurrentTranslationModel(LoadsOldKeys, SavedWithUmask, PreTrainedModel, B
         return self.decoder.embed_tokens
 
     def prepare_decoder_input_ids_from_labels(self, labels: torch.Tensor) -> torch.Tensor:
+        """Returns the decoder's input for teacher forcing, (B, T), from labels, (B, T)."""
         return shift_tokens_right(labels, self.config.pad_token_id, self.config.decoder_start_token_id)
 
     @understand_arguments(RecurrentState)
@@ -204,31 +208,37 @@ class RecurrentTranslationModel(LoadsOldKeys, SavedWithUmask, PreTrainedModel, B
         num_items_in_batch: torch.Tensor | int | None = None,
         **kwargs: Any,
     ) -> Seq2SeqLMOutput:
-        """Predicts each target token from the source and the target tokens before it.
+        """Predicts every target token from the source and the target tokens before it.
 
         Args:
-            input_ids: (B, S) source token ids, padded on either side.
-            attention_mask: (B, S) with 1 for real source tokens; left out, every token but `pad_token_id` is real.
-            decoder_input_ids: (B, T) target tokens so far; left out, `labels` moved one place to the right.
-            decoder_attention_mask: (B, T). Target padding may only follow the tokens, where it changes nothing.
-            encoder_outputs: what `encoder` gave for the source, instead of `input_ids`. It knows its own mask.
-            cache: the state after earlier target positions; `decoder_input_ids` then holds the new ones.
-            labels: (B, T) target token ids to predict, `-100` where nothing is.
-            use_cache: return the state as `cache`; default `config.use_cache`, off where there are labels.
-            output_attentions: return `cross_attentions`, one tensor (B, 1, T, S) over source positions, from a model
-                that attends.
-            output_hidden_states: return the states of encoder (B, S, ...) and decoder (B, T, H), one tensor each.
-            smoothing: label smoothing, see `target_token_loss`. The library's `Trainer` would take an argument with
-                "label" in its name for a column of labels.
-            r_drop_weight: see there too.
-            num_items_in_batch: see `target_token_loss`.
+            input_ids: (B, S) source token ids, with padding on either side.
+            attention_mask: (B, S) with 1 for real source tokens; by default all tokens but `pad_token_id` are real.
+            decoder_input_ids: (B, T) target tokens so far; by default `labels` shifted right.
+            decoder_attention_mask: (B, T) with 1 for tokens. Padding may only follow the target's tokens, and then
+                changes nothing.
+            encoder_outputs: the encoder's output for the source, in place of `input_ids`. It has its own mask.
+            cache: the state after earlier target positions; `decoder_input_ids` then has the new tokens only.
+            labels: (B, T) target token ids to predict; `-100` where there is nothing to predict.
+            use_cache: whether to return the state as `cache`; by default `config.use_cache` without labels, and false
+                with them.
+            output_attentions: whether to return `cross_attentions`, one tensor (B, 1, T, S) over source positions, of
+                a model with attention.
+            output_hidden_states: whether to return the states of the encoder, (B, S, ...), and of the decoder,
+                (B, T, D), one tensor each.
+            smoothing: label smoothing, from 0 (off) to 1; see `smoothed_cross_entropy`. It is not called
+                `label_smoothing`, because the library's `Trainer` takes every argument with "label" in its name for a
+                column of labels.
+            r_drop_weight: weight of R-Drop, for which the second half of the batch repeats the first; see
+                `smoothed_cross_entropy`.
+            num_items_in_batch: number of target tokens in the whole update; the summed loss is divided by it.
+            kwargs: arguments of the library that these models have no use for.
 
         Returns:
-            `loss`, a scalar, where there are labels, and `logits` (B, T, V), except in training with labels: the
-            loss never holds them.
+            The loss, a scalar, if there are labels, and the logits, (B, T, V). In training with labels the logits are
+            `None`, because the loss never holds them all.
 
         Raises:
-            ValueError: neither `decoder_input_ids` nor `labels` are given, or target padding stands before tokens.
+            ValueError: neither `decoder_input_ids` nor `labels` are given, or target padding comes before tokens.
         """
         output_attentions = self.config.output_attentions if output_attentions is None else output_attentions
         output_hidden_states = (
@@ -239,11 +249,13 @@ class RecurrentTranslationModel(LoadsOldKeys, SavedWithUmask, PreTrainedModel, B
             if decoder_input_ids is None:
                 decoder_input_ids = self.prepare_decoder_input_ids_from_labels(labels)
         if decoder_input_ids is None:
-            raise ValueError("forward needs decoder_input_ids or labels; to translate, call generate()")
+            raise ValueError(
+                "Neither decoder_input_ids nor labels are given. Give one; to translate, call generate()."
+            )
         if decoder_attention_mask is not None and (decoder_attention_mask.diff(dim=1) > 0).any():
             raise ValueError(
-                "decoder_attention_mask has padding before target tokens, which a recurrent decoder would read; "
-                "pad the target on the right"
+                "decoder_attention_mask has padding before target tokens, which a recurrent decoder would read. Pad "
+                "the target on the right."
             )
         if encoder_outputs is None:
             encoder_outputs = self.encoder(input_ids, attention_mask)

@@ -20,5 +20,5 @@ for line in settings["options"]["install_requires"].split():
     print(re.sub(r">=([^,]+).*", r"==\1", line))
 PYTHON
 cat "$environment/lowest.txt"
-pip install --quiet --disable-pip-version-check -c "$environment/lowest.txt" -e . "pytest>=9,<10" "pytest-xdist>=3.8,<4"
+pip install --quiet --disable-pip-version-check -c "$environment/lowest.txt" -e . "pytest>=9,<10" "pytest-xdist>=3.8,<4" "tensorboard>=2.21,<3"
 python -m pytest @tests/core_set.txt "$@"

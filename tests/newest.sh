@@ -23,7 +23,7 @@ for line in settings["options"]["install_requires"].split():
     name = re.match(r"[\w.-]+", line)[0]
     print(f"torch=={os.environ['TORCH']}" if name == "torch" and os.environ.get("TORCH") else name)
 PYTHON
-pip install --quiet --disable-pip-version-check --upgrade -r "$environment/newest.txt" pytest pytest-xdist
+pip install --quiet --disable-pip-version-check --upgrade -r "$environment/newest.txt" pytest pytest-xdist tensorboard
 pip install --quiet --disable-pip-version-check --no-deps -e .
 pip freeze | grep -iE "^(torch|transformers|tokenizers|datasets|accelerate|evaluate|huggingface.hub|numpy|safetensors)=="
 python -m pytest @tests/core_set.txt "$@"

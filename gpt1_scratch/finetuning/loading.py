@@ -146,7 +146,7 @@ def load_task(
         label = train.labels[0] if task.is_regression else task.labels[train.labels[0]]
         raise ValueError(f"{where}: every row has the label {label}. There is nothing to learn; give rows of others.")
     if task.name == OWN:
-        train = replace(train, notes=(*train.notes, _example(task, train)))
+        train = replace(train, notes=(*train.notes, _example(task, train), *_alike_classes(task)))
     splits = {"train": train}
     for split, table in tables.items():
         if split != "train":
@@ -165,6 +165,15 @@ def _example(task: Task, split: TaskSplit) -> str:
     shown = [f"{name} {text!r}" for name, text in zip(task.columns, texts, strict=True)]
     label = split.labels[0] if task.is_regression else repr(task.labels[split.labels[0]])
     return f"the first row is {', '.join(shown)} with {task.label_column} {label}"
+
+
+def _alike_classes(task: Task) -> list[str]:
+    """Says which classes differ in capitals alone, as they do where a label is misspelt."""
+    spellings: dict[str, list[str]] = {}
+    for name in task.labels or ():
+        spellings.setdefault(name.casefold(), []).append(name)
+    alike = [" and ".join(map(repr, names)) for names in spellings.values() if len(names) > 1]
+    return [f"classes that differ in capitals alone: {name_classes(alike)}"] if alike else []
 
 
 def hold_out(split: TaskSplit, share: float, seed: int, *, keep_classes: bool = False) -> tuple[TaskSplit, TaskSplit]:

@@ -317,6 +317,13 @@ def test_what_is_found_out_is_shown_with_a_row(own):
     assert splits["validation"].notes == ()
 
 
+def test_classes_that_differ_in_capitals_alone_are_told(own):
+    rows = [("a b", "Neg"), ("c d", "neg"), ("e f", "pos")]
+    task, splits = own(rows, rows)
+    assert task.labels == ("Neg", "neg", "pos")
+    assert splits["train"].notes[1:] == ("classes that differ in capitals alone: 'Neg' and 'neg'",)
+
+
 def test_no_class_loses_its_only_row_to_validation_and_all_give_their_share(own):
     labels = ["a"] * 50 + ["b"] * 30 + ["c"] * 19 + ["d"]
     rows = [(f"text {index}", label) for index, label in enumerate(labels)]
