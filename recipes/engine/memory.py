@@ -2,6 +2,10 @@
 
 These functions change the speed and the size of a process, and nothing that it computes. They call glibc, whose
 functions Python does not offer. Where the C library is another one they do nothing, and training works without them.
+
+Their gain was measured on 60 updates of presets/stories/gpt1_mini.yaml on one thread, with and without them in turn,
+three rounds, by medians: 125,000 page faults instead of 498,000, 0.2 s in the kernel instead of 1.1 s, and 13.8 s of
+CPU time instead of 14.3 s, that is 3 %.
 """
 
 import ctypes

@@ -67,7 +67,7 @@ HUB_SOURCES = {
     ),
     "nyu-mll/glue": DataSource(
         "A task of the GLUE benchmark (Wang et al. 2018).",
-        "GLUE has no licence of its own; each of its tasks has the terms of its makers (https://gluebenchmark.com).",
+        "Each task of GLUE has the terms of its makers (https://gluebenchmark.com).",
     ),
     "stanfordnlp/snli": DataSource(
         "SNLI (Bowman et al. 2015): pairs of sentences, of which the first are captions of Flickr30k's images.",
