@@ -15,6 +15,7 @@ Both packages hold this file, since neither imports the other; a test keeps the 
 
 import functools
 import inspect
+import warnings
 from collections.abc import Callable
 from dataclasses import fields
 from typing import Any
@@ -51,7 +52,8 @@ def understand_arguments(*cache_classes: type, also: tuple[str, ...] = ()) -> Ca
     Returns:
         A decorator. The decorated `forward` raises a ValueError if `cache` and `past_key_values` are both given, and a
         TypeError for a cache of another class or under an unknown name, and for an unknown argument that is neither
-        None nor False. It ignores `token_type_ids`, with one warning. It keeps the signature of the original.
+        None nor False. It ignores `token_type_ids`, with one warning, and warns of `past_key_values` where the library
+        calls it `cache`. It keeps the signature of the original.
     """
 
     def decorate(forward: Callable) -> Callable:
@@ -69,6 +71,9 @@ def understand_arguments(*cache_classes: type, also: tuple[str, ...] = ()) -> Ca
                             "cache and past_key_values are both given, and are two names of one argument. Give cache."
                         )
                     kwargs["cache"] = old
+                    if CACHE_NAME == "cache" and not torch.compiler.is_compiling():
+                        message = f"`past_key_values` is deprecated for {type(self).__name__}. Use `cache` instead."
+                        warnings.warn(message, FutureWarning, stacklevel=2)
             for name, value in tuple(kwargs.items()):
                 if name not in known and name != "cache" and value is not None and value is not False:
                     if name == "token_type_ids":
