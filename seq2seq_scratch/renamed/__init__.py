@@ -15,11 +15,9 @@ MODULES = {
 
 RECURRENT = "align_left RecurrentState RecurrentDecoderOutput RecurrentTranslationModel".split()
 BATCHES = "FilterReport collate tokenize_parallel".split()
-LOOPS = "gated_recurrent_step gated_recurrent_step_backward".split()
 
 NAMES = {
     "data": dict.fromkeys(BATCHES, "data.batches"),
-    "modeling_bahdanau": dict.fromkeys(LOOPS, "bahdanau_loops"),
     "seq2seq_common": dict.fromkeys(RECURRENT, "recurrent_common")
     | {"Dropout": "dropout", "target_token_loss": "token_loss"},
 }
