@@ -47,5 +47,11 @@ def test_losses_of_the_same_predictions_are_equal(dtype):
 
 def test_sinusoids_are_the_same_columns_in_another_order():
     ours = gpt1_scratch.modeling_gpt1.sinusoids(20, 8)  # sines, then cosines
-    theirs = seq2seq_scratch.modeling_transformer.SinusoidalPositions(20, 8).table
+    theirs = seq2seq_scratch.modeling_transformer.sinusoids(20, 8)  # a sine, then its cosine
     torch.testing.assert_close(ours, torch.cat([theirs[:, 0::2], theirs[:, 1::2]], dim=1))
+
+
+@pytest.mark.parametrize(("queries", "keys"), [(4, 4), (1, 4), (2, 5)])
+def test_causal_masks_are_the_same_triangle(queries, keys):
+    ours = gpt1_scratch.modeling_gpt1.causal_mask(queries, keys)
+    assert torch.equal(ours, seq2seq_scratch.modeling_transformer.causal_mask(queries, keys))
