@@ -16,7 +16,7 @@ Dimensions: B batch, S source length, T target length, E embedding size (the pap
 A attention size (n'), M maxout size (l), V target vocabulary.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -123,7 +123,9 @@ class BidirectionalGRU(nn.Module):
         # Padding leaves the state as it is, so position 0 has the state at the first real token.
         return annotations, backward_states[:, 0]
 
-    def _read(self, embedded: torch.Tensor, mask: torch.Tensor, positions: Any, direction: int) -> torch.Tensor:
+    def _read(
+        self, embedded: torch.Tensor, mask: torch.Tensor, positions: Iterable[int], direction: int
+    ) -> torch.Tensor:
         """Runs one direction's GRU over the positions in their order: (B, S, E) to states (B, S, D) by position."""
         inputs = embedded @ self.input_weight[direction] + self.bias[direction]  # B S E -> B S 3D
         state_dtype = torch.promote_types(inputs.dtype, torch.float32)
