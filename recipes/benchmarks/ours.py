@@ -116,8 +116,10 @@ def train_model_to_decode(work: Workload, folder: Path) -> dict[str, Any]:
 
 def decode_ours(work: Workload, folder: Path, num_beams: int, bf16: bool) -> dict[str, Any]:
     """Clocks the translation of the test sentences with our model; `items` are sentences."""
+    from papers_to_gpt.engine.model_folder import check_folder
     from seq2seq_scratch.translation import load_translator, translate
 
+    check_folder(work.model_name_or_path)
     translator = load_translator(work.model_name_or_path)
 
     def translate_all(sentences: list[str]) -> list[str]:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from accelerate.state import AcceleratorState
 from transformers import (
     AutoModelForCausalLM,
     AutoModelForMultipleChoice,
@@ -379,11 +380,19 @@ SPOILT = [
 ]
 
 
+@pytest.fixture
+def fresh_accelerate_state():
+    """A process has one precision for good, which other tests' runs may have set or will set."""
+    AcceleratorState._reset_state(reset_partial_state=True)
+    yield
+    AcceleratorState._reset_state(reset_partial_state=True)
+
+
+@pytest.mark.usefixtures("fresh_accelerate_state")
 @pytest.mark.parametrize(("spoil", "message"), SPOILT)
 def test_a_spoilt_folder_is_refused_with_the_file_and_what_to_do(
     models, spoil, message, tmp_path, monkeypatch, capsys
 ):
-    # bf16 is turned off because a process has one precision for good, which the other tests' runs share.
     task = ["--task", "stories_cloze", "--output_dir", str(tmp_path / "run"), "--bf16", "false"]
     for name, main, further in (
         ("transformer", translate_script.main, []),

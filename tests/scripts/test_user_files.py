@@ -12,12 +12,14 @@ import pyarrow
 import pytest
 from pyarrow import parquet
 
-from gpt1_scratch.data import readers as gpt1_readers
+from gpt1_scratch.data import text_lines as gpt1_text_lines
 from gpt1_scratch.finetuning.tables import read_table
 from gpt1_scratch.finetuning.tasks import Task
 from gpt1_scratch.pretraining.corpora import load_texts
-from papers_to_gpt import classify, generate_text
-from seq2seq_scratch.data import readers
+from papers_to_gpt.gpt1 import generation
+from papers_to_gpt.gpt1.classification import texts_of_file
+from papers_to_gpt.settings.generation import GenerationSettings
+from seq2seq_scratch.data import text_lines
 from seq2seq_scratch.data.corpora import load_parallel_data
 
 ROOT = Path(__file__).parents[2]
@@ -58,7 +60,7 @@ def finetuning(path):
 
 
 def classification(path):
-    return [text for (text,) in classify.texts_of_file(TASK, str(path))]
+    return [text for (text,) in texts_of_file(TASK, str(path))]
 
 
 LOADERS = {"translation": 2, "pretraining": 1, "finetuning": 2, "classification": 1}
@@ -230,7 +232,7 @@ def test_lines_of_text_are_the_same_lines_in_every_recipe(tmp_path):
             (tmp_path / f"data.{side}{ending}").write_bytes(compress(content.encode()))
         (tmp_path / f"Data.TXT{ending}").write_bytes(compress(content.encode()))
         text = tmp_path / f"Data.TXT{ending}"
-        for module in (readers, gpt1_readers):
+        for module in (text_lines, gpt1_text_lines):
             assert module.read_lines(text) == lines
         arguments = {"source_language": "en", "target_language": "de"}
         pairs = load_parallel_data(test_file=str(tmp_path / "data"), **arguments)["test"]
@@ -275,7 +277,7 @@ def test_tables_of_other_columns_are_read_together_if_both_have_the_text(tmp_pat
 
 LINES = """
 import sys
-from {package}.data.readers import open_output, read_lines
+from {package}.data.text_lines import open_output, read_lines
 with open_output(None) as output:
     for line in read_lines(None):
         print(line, file=output)
@@ -300,5 +302,5 @@ def test_standard_input_and_output_are_utf_8_in_every_locale(package):
 
 def test_prompts_are_read_like_lines(tmp_path):
     (tmp_path / "prompts.txt").write_bytes("\ufeffone\x85two\nthree".encode())
-    settings = generate_text.GenerationSettings("model", prompt_file=str(tmp_path / "prompts.txt"))
-    assert list(generate_text.prompts(settings)) == ["one\x85two", "three"]
+    settings = GenerationSettings("model", prompt_file=str(tmp_path / "prompts.txt"))
+    assert list(generation.prompts(settings)) == ["one\x85two", "three"]
