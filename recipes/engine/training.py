@@ -33,7 +33,7 @@ from papers_to_gpt.engine.hardware import processor_has_bf16
 from papers_to_gpt.engine.memory import keep_freed_memory, return_freed_memory
 from papers_to_gpt.engine.optimization import make_optimizer, make_schedule
 from papers_to_gpt.engine.reporting import Reporter, check_trackers
-from papers_to_gpt.settings.training import OptimizationSettings, TrainingSettings
+from papers_to_gpt.settings.training import OptimizationSettings, TrainingSettings, check_metric
 
 IGNORE_INDEX = -100
 
@@ -266,11 +266,7 @@ class TrainingLoop:
         settings, progress = self.settings, self.progress
         scores = self.scores(self.raw_model)
         metric = settings.metric_for_best_model
-        if metric not in scores:
-            numbers = [name for name, value in scores.items() if isinstance(value, int | float)]
-            raise ValueError(
-                f"metric_for_best_model is {metric!r}, which the evaluation does not report. It reports {numbers}."
-            )
+        check_metric(metric, [name for name, value in scores.items() if isinstance(value, int | float)])
         better_when_lower = metric in ("loss", "perplexity")
         previous = progress.best_score
         if previous is None or (scores[metric] < previous if better_when_lower else scores[metric] > previous):

@@ -40,8 +40,9 @@ from papers_to_gpt.engine.reporting import RESULTS_FILE, write_results, write_ru
 from papers_to_gpt.engine.training import TokenCounts, TrainingLoop, make_accelerator
 from papers_to_gpt.publishing.cards import write_card
 from papers_to_gpt.publishing.sharing import open_repository, push_at_end, push_of_checkpoints
-from papers_to_gpt.settings.finetuning import Settings, TaskSettings
+from papers_to_gpt.settings.finetuning import FinetuningSettings, Settings, TaskSettings
 from papers_to_gpt.settings.hub import HubSettings
+from papers_to_gpt.settings.training import check_metric
 
 TABLE_FILE = "results.md"
 
@@ -76,6 +77,7 @@ def run(settings: Settings) -> None:
         check_folder(start.model_name_or_path)
         backbone, tokenizer = load_pretrained(start.model_name_or_path, start.revision)
         tasks = [load_data(name, data, backbone, tokenizer, accelerator.print) for name in data.names()]
+    check_metrics(tasks, training)
 
     # Model, training, evaluation: see `finetune`
     if len(tasks) == 1 and len(data.seeds) < 2:
@@ -140,6 +142,27 @@ def load_data(
             notes += (f"{cut:,} are longer than {max_length} tokens and cut",)
         say(f"{split}: " + "; ".join([f"{len(part):,} examples", *notes]))
     return TaskData(task, examples, tokenizer, backbone)
+
+
+def check_metrics(tasks: Sequence[TaskData], training: FinetuningSettings) -> None:
+    """Refuses a metric_for_best_model that the evaluation of one of the tasks will not report.
+
+    Raises:
+        ValueError: names the scores of that task.
+    """
+    if training.metric_for_best_model is None:
+        return
+    for data in tasks:
+        task = data.task
+        check_metric(
+            training.metric_for_best_model,
+            [
+                f"{name}{task.suffix(split)}"
+                for split in task.validation
+                if split in data.examples
+                for name in ("loss", *task.metrics)
+            ],
+        )
 
 
 def run_series(tasks: Sequence[TaskData], settings: Settings, output_dir: Path) -> dict[str, dict[str, Any]]:

@@ -12,6 +12,7 @@ import dataclasses
 import difflib
 import itertools
 import logging
+import math
 import os
 import sys
 import types
@@ -31,18 +32,65 @@ TRUE_WORDS, FALSE_WORDS = ("yes", "true", "t", "y", "1"), ("no", "false", "f", "
 PRESETS = Path(__file__).resolve().parents[1] / "presets"
 
 
-def option(default: Any, help: str, group: str | None = None) -> Any:
+@dataclasses.dataclass(frozen=True)
+class Range:
+    """The numbers that a setting may have; a bound that is None does not limit them."""
+
+    at_least: float | None = None
+    above: float | None = None
+    at_most: float | None = None
+    below: float | None = None
+
+    def holds(self, number: float) -> bool:
+        """Whether a number is finite and within the bounds."""
+        return (
+            math.isfinite(number)
+            and (self.at_least is None or number >= self.at_least)
+            and (self.above is None or number > self.above)
+            and (self.at_most is None or number <= self.at_most)
+            and (self.below is None or number < self.below)
+        )
+
+    def __str__(self) -> str:
+        if self.at_least is not None and self.at_most is not None:
+            return f"from {self.at_least} to {self.at_most}"
+        words = {"at_least": "at least", "above": "above", "at_most": "at most", "below": "below"}
+        bounds = [f"{words[name]} {value}" for name, value in vars(self).items() if value is not None]
+        return " and ".join(bounds)
+
+
+def option(default: Any, help: str, group: str | None = None, **bounds: float) -> Any:
     """A field of a dataclass of settings.
 
     Args:
         default: a list is copied for every instance.
         help: a sentence for `--help`, which adds the default unless it is None or an empty list.
         group: the heading in `--help`; None takes the attribute `group` of the dataclass.
+        bounds: those of `Range`, for a number or every number of a list; `CheckedSettings` checks them.
     """
-    metadata = {"help": help} | ({} if group is None else {"group": group})
+    metadata: dict[str, Any] = {"help": help, "range": Range(**bounds)} | ({} if group is None else {"group": group})
     if isinstance(default, list):
         return dataclasses.field(default_factory=lambda: list(default), metadata=metadata)
     return dataclasses.field(default=default, metadata=metadata)
+
+
+@dataclasses.dataclass
+class CheckedSettings:
+    """A dataclass of settings whose numbers are finite and within the bounds that `option` has been given.
+
+    A subclass with a `__post_init__` of its own calls this one first.
+    """
+
+    def __post_init__(self):
+        problems = []
+        for each in dataclasses.fields(self):
+            value, allowed = getattr(self, each.name), each.metadata.get("range", Range())
+            for number in value if isinstance(value, list) else [value]:
+                if isinstance(number, int | float) and not isinstance(number, bool) and not allowed.holds(number):
+                    must = allowed if math.isfinite(number) else "a finite number"
+                    problems.append(f"{each.name} is {number}; it must be {must}.")
+        if problems:
+            raise ValueError("\n".join(problems))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -148,7 +196,7 @@ def parse_settings(settings: Sequence[Setting], *dataclass_types: type, descript
 
     Raises:
         ValueError: lists every unknown setting with the nearest known one, every value of a wrong type, and every
-            `none` for a setting that must have a value.
+            `none` for a setting that must have a value; or else everything that the dataclasses refuse.
         SystemExit: after printing the settings, if `--help` is among them.
     """
     annotations = {name: kind for part in dataclass_types for name, kind in get_type_hints(part).items()}
@@ -188,10 +236,17 @@ def parse_settings(settings: Sequence[Setting], *dataclass_types: type, descript
     if problems:
         raise ValueError("\n".join(problems))
     given = unset | vars(parser.parse_args(list(itertools.chain(*pairs.values()))))
-    return tuple(
-        part(**{each.name: given[each.name] for each in dataclasses.fields(part) if each.name in given})
-        for part in dataclass_types
-    )
+    parsed = []
+    for part in dataclass_types:
+        try:
+            parsed.append(
+                part(**{each.name: given[each.name] for each in dataclasses.fields(part) if each.name in given})
+            )
+        except ValueError as error:
+            problems.append(str(error))
+    if problems:
+        raise ValueError("\n".join(problems))
+    return tuple(parsed)
 
 
 def make_parser(dataclass_types: Sequence[type], description: str = "") -> argparse.ArgumentParser:
