@@ -169,6 +169,7 @@ class TrainingLoop:
 
         Raises:
             ValueError: if the loss is not finite; checkpoints written before stay as they are.
+            KeyboardInterrupt: says how to go on.
         """
         # Dropout differs between processes; everything before this line was drawn alike on all of them.
         set_seed(self.settings.seed, device_specific=True)
@@ -187,6 +188,8 @@ class TrainingLoop:
         try:
             self._run(reporter)
             return self._finish(reporter)
+        except KeyboardInterrupt:
+            raise KeyboardInterrupt(self._how_to_go_on()) from None
         finally:
             reporter.close()
 
@@ -290,6 +293,16 @@ class TrainingLoop:
         )
         if self.after_save is not None and self.accelerator.is_main_process:
             self.after_save(checkpoint)
+
+    def _how_to_go_on(self) -> str:
+        """What an interrupted run has left."""
+        checkpoints = checkpoints_in(self.output_dir)
+        if not checkpoints:
+            return f"Interrupted at update {self.progress.update}, before the first checkpoint."
+        return (
+            f"Interrupted at update {self.progress.update}. Run the same command with --resume_from_checkpoint last "
+            f"to go on from {checkpoints[-1]}."
+        )
 
     def _out_of_patience(self) -> bool:
         patience = self.settings.early_stopping_patience

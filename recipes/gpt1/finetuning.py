@@ -19,9 +19,10 @@ from transformers.utils import logging as transformers_logging
 from gpt1_scratch import GPT1Model
 from gpt1_scratch.finetuning.examples import TaskExamples, collate_examples, predict, tokenize_task
 from gpt1_scratch.finetuning.loading import OwnColumns, load_task
-from gpt1_scratch.finetuning.metrics import TaskMetric, confusion_matrix
+from gpt1_scratch.finetuning.metrics import TaskMetric
 from gpt1_scratch.finetuning.models import load_pretrained, make_task_model
 from gpt1_scratch.finetuning.reports import (
+    confusions,
     describe_run,
     format_table,
     glue_average,
@@ -290,8 +291,8 @@ def finetune(
             if labels is not None:
                 results |= {f"{kind}_{name}{suffix}": value for name, value in scores_of(logits, labels).items()}
                 if not task.is_regression:
-                    matrix = confusion_matrix(labels, logits.argmax(axis=1), len(task.labels))
-                    results[f"{kind}_confusion_matrix{suffix}"] = matrix
+                    mistakes = confusions(task, logits, labels)
+                    results |= {f"{kind}_{name}{suffix}": value for name, value in mistakes.items()}
             if kind == "test" and accelerator.is_main_process:
                 write_predictions(output_dir / task.predictions_file(split), task, logits)
     results |= {"labels": task.labels, "train_rows": len(examples["train"])}

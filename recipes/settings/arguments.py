@@ -27,6 +27,9 @@ WORDS_FOR_NO_VALUE = ("none", "null")
 
 COMMAND_LINE = "command line"
 
+# What shells report for programs that end by SIGINT and SIGPIPE: 128 and the signal's number.
+INTERRUPTED_STATUS, BROKEN_PIPE_STATUS = 130, 141
+
 TRUE_WORDS, FALSE_WORDS = ("yes", "true", "t", "y", "1"), ("no", "false", "f", "n", "0")
 
 PRESETS = Path(__file__).resolve().parents[1] / "presets"
@@ -351,18 +354,33 @@ def _members(annotation: Any) -> tuple[Any, ...]:
 
 
 def run_script(main: Callable[[], None]) -> None:
-    """Runs a script's main function; what is wrong with the user's input ends it with a message and status 2.
+    """Runs a script's main function; whatever goes wrong ends it with one message and without a traceback.
 
-    The traceback is printed when the environment variable LOGLEVEL is DEBUG.
+    The status is 2 for what is wrong with the user's input, 1 for a fault of the program, 130 for Ctrl-C, and 141,
+    without a message, for a reader of standard output that is gone (`| head`). The traceback is printed when the
+    environment variable LOGLEVEL is DEBUG.
     """
     logging.basicConfig(level=os.environ.get("LOGLEVEL", "WARNING").upper(), format="%(levelname)s %(message)s")
     try:
-        main()
+        try:
+            main()
+        finally:
+            sys.stdout.flush()
+    except BrokenPipeError:
+        # Python flushes standard output once more when it ends, which must not fail again.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise SystemExit(BROKEN_PIPE_STATUS) from None
+    except KeyboardInterrupt as interrupt:
+        _stop(str(interrupt) or "Interrupted.", INTERRUPTED_STATUS)
     except (ValueError, OSError) as error:
-        logging.getLogger(__name__).debug("traceback", exc_info=True)
-        _stop(error)
+        _stop(f"error: {error}", 2)
+    except Exception as error:
+        what = " ".join(str(error).split()).rstrip(".")
+        fault = "This is a fault of the program; LOGLEVEL=DEBUG shows the traceback."
+        _stop(f"error: {type(error).__name__}: {what}. {fault}", 1)
 
 
-def _stop(error: Exception) -> NoReturn:
-    print(f"error: {error}", file=sys.stderr)
-    raise SystemExit(2) from None
+def _stop(message: str, status: int) -> NoReturn:
+    logging.getLogger(__name__).debug("traceback", exc_info=True)
+    print(message, file=sys.stderr)
+    raise SystemExit(status) from None
