@@ -32,11 +32,14 @@ def list_commands() -> str:
 
 
 def run_command() -> None:
-    """Runs the command that the first argument names.
+    """Runs the command that the first argument names; without one, lists them.
 
     Raises:
         ValueError: there is no such command.
     """
+    if len(sys.argv) < 2 or sys.argv[1] in ("-h", "--help", "help"):
+        print(list_commands())
+        return
     command = sys.argv[1].replace("_", "-")
     if command not in COMMANDS:
         nearest = difflib.get_close_matches(command, COMMANDS, n=1)
@@ -48,10 +51,7 @@ def run_command() -> None:
 
 
 def main() -> None:
-    if len(sys.argv) < 2 or sys.argv[1] in ("-h", "--help", "help"):
-        print(list_commands())
-    else:
-        run_script(run_command)
+    run_script(run_command)
 
 
 if __name__ == "__main__":

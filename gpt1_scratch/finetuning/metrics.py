@@ -3,6 +3,7 @@
 All are fractions, as `evaluate`'s own are; papers and leaderboards print them times 100.
 """
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 
 import datasets
@@ -92,6 +93,25 @@ class TaskMetric(evaluate.Metric):
 def confusion_matrix(references: Sequence[int], predictions: Sequence[int], classes: int) -> list[list[int]]:
     """How many examples of each class (rows) were taken for which (columns)."""
     return sklearn_metrics.confusion_matrix(references, predictions, labels=range(classes)).tolist()
+
+
+def top_confusions(
+    references: Sequence[int], predictions: Sequence[int], count: int = 10
+) -> list[tuple[int, int, int]]:
+    """The most frequent mistakes, for tasks with too many classes to read a matrix of them.
+
+    Args:
+        references, predictions: a class for each example.
+        count: maximum number of mistakes to return.
+
+    Returns:
+        Triples of true class, predicted class and number of examples, the most frequent first; of equally frequent
+        ones, the smaller classes first.
+    """
+    pairs = zip(np.asarray(references).tolist(), np.asarray(predictions).tolist(), strict=True)
+    counts = Counter((true, predicted) for true, predicted in pairs if true != predicted)
+    ranked = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
+    return [(true, predicted, examples) for (true, predicted), examples in ranked[:count]]
 
 
 def format_confusion_matrix(matrix: Sequence[Sequence[int]], labels: Sequence[str]) -> str:

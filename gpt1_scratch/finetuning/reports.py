@@ -7,11 +7,14 @@ from typing import Any
 
 import numpy as np
 
-from .metrics import TaskMetric, format_confusion_matrix
+from .metrics import TaskMetric, confusion_matrix, format_confusion_matrix, top_confusions
 from .tasks import TASKS, Task
 
 # Of the leaderboard's similarity task, whose file holds nothing outside.
 SIMILARITY_RANGE = (0.0, 5.0)
+
+# A wider matrix fills the screen, and has a number for every pair of classes.
+MAX_CLASSES_OF_MATRIX = 20
 
 
 def score(task: Task, metric: TaskMetric, logits: np.ndarray, labels: np.ndarray) -> dict[str, float]:
@@ -25,6 +28,19 @@ def score(task: Task, metric: TaskMetric, logits: np.ndarray, labels: np.ndarray
         shifted = logits - logits.max(axis=1, keepdims=True)
         losses = np.log(np.exp(shifted).sum(axis=1)) - shifted[np.arange(len(labels)), labels]
     return {"loss": float(losses.mean()), **metric.compute(predictions=predictions, references=labels)}
+
+
+def confusions(task: Task, logits: np.ndarray, labels: np.ndarray) -> dict[str, list]:
+    """Which classes were taken for which: `confusion_matrix`, or of many classes `top_confusions` by their names."""
+    predictions = logits.argmax(axis=1)
+    if len(task.labels) <= MAX_CLASSES_OF_MATRIX:
+        return {"confusion_matrix": confusion_matrix(labels, predictions, len(task.labels))}
+    return {
+        "top_confusions": [
+            {"label": task.labels[true], "predicted": task.labels[predicted], "examples": examples}
+            for true, predicted, examples in top_confusions(labels, predictions)
+        ]
+    }
 
 
 def write_predictions(path: Path, task: Task, logits: np.ndarray) -> None:
@@ -47,6 +63,9 @@ def describe_run(task: Task, results: dict[str, Any]) -> str:
         for name, value in results.items():
             if name.startswith(f"{kind}_confusion_matrix"):
                 lines += ["", name, format_confusion_matrix(value, task.labels)]
+            elif name.startswith(f"{kind}_top_confusions"):
+                lines += ["", name]
+                lines += [f"{each['examples']:,} x {each['label']} taken for {each['predicted']}" for each in value]
         numbers = {n: v for n, v in results.items() if n.startswith(f"{kind}_") and isinstance(v, float)}
         if numbers:
             lines.append("  ".join(f"{name} {value:.4g}" for name, value in numbers.items()))

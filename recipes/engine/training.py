@@ -33,7 +33,7 @@ from papers_to_gpt.engine.hardware import processor_has_bf16
 from papers_to_gpt.engine.memory import keep_freed_memory, return_freed_memory
 from papers_to_gpt.engine.optimization import make_optimizer, make_schedule
 from papers_to_gpt.engine.reporting import Reporter, check_trackers
-from papers_to_gpt.settings.training import OptimizationSettings, TrainingSettings
+from papers_to_gpt.settings.training import OptimizationSettings, TrainingSettings, check_metric
 
 IGNORE_INDEX = -100
 
@@ -169,6 +169,7 @@ class TrainingLoop:
 
         Raises:
             ValueError: if the loss is not finite; checkpoints written before stay as they are.
+            KeyboardInterrupt: says how to go on.
         """
         # Dropout differs between processes; everything before this line was drawn alike on all of them.
         set_seed(self.settings.seed, device_specific=True)
@@ -187,6 +188,8 @@ class TrainingLoop:
         try:
             self._run(reporter)
             return self._finish(reporter)
+        except KeyboardInterrupt:
+            raise KeyboardInterrupt(self._how_to_go_on()) from None
         finally:
             reporter.close()
 
@@ -266,11 +269,7 @@ class TrainingLoop:
         settings, progress = self.settings, self.progress
         scores = self.scores(self.raw_model)
         metric = settings.metric_for_best_model
-        if metric not in scores:
-            numbers = [name for name, value in scores.items() if isinstance(value, int | float)]
-            raise ValueError(
-                f"metric_for_best_model is {metric!r}, which the evaluation does not report. It reports {numbers}."
-            )
+        check_metric(metric, [name for name, value in scores.items() if isinstance(value, int | float)])
         better_when_lower = metric in ("loss", "perplexity")
         previous = progress.best_score
         if previous is None or (scores[metric] < previous if better_when_lower else scores[metric] > previous):
@@ -294,6 +293,16 @@ class TrainingLoop:
         )
         if self.after_save is not None and self.accelerator.is_main_process:
             self.after_save(checkpoint)
+
+    def _how_to_go_on(self) -> str:
+        """What an interrupted run has left."""
+        checkpoints = checkpoints_in(self.output_dir)
+        if not checkpoints:
+            return f"Interrupted at update {self.progress.update}, before the first checkpoint."
+        return (
+            f"Interrupted at update {self.progress.update}. Run the same command with --resume_from_checkpoint last "
+            f"to go on from {checkpoints[-1]}."
+        )
 
     def _out_of_patience(self) -> bool:
         patience = self.settings.early_stopping_patience

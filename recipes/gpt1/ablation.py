@@ -18,7 +18,7 @@ from papers_to_gpt.engine.hardware import FOR_BATCHES_OF_ROWS, keep_compiled_cod
 from papers_to_gpt.engine.output_folder import prepare_output_dir
 from papers_to_gpt.engine.reporting import write_results, write_run_record
 from papers_to_gpt.engine.training import make_accelerator
-from papers_to_gpt.gpt1.finetuning import TaskData, load_data, run_series
+from papers_to_gpt.gpt1.finetuning import TaskData, check_metrics, load_data, run_series
 from papers_to_gpt.settings.finetuning import AblationSettings, TaskSettings
 
 FULL = "full"
@@ -61,6 +61,7 @@ def run(settings: tuple[Any, ...]) -> None:
                     f"lstm_model_name_or_path is {ablation.lstm_model_name_or_path}, which is a Transformer. Name a "
                     "model that recipes/pretrain_gpt1.py has trained with lstm_size."
                 )
+    check_metrics([*tasks, *lstm_tasks], training)
     if accelerator.is_main_process:
         write_run_record(output_dir, accelerator, settings)
 

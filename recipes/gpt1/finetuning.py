@@ -19,9 +19,10 @@ from transformers.utils import logging as transformers_logging
 from gpt1_scratch import GPT1Model
 from gpt1_scratch.finetuning.examples import TaskExamples, collate_examples, predict, tokenize_task
 from gpt1_scratch.finetuning.loading import OwnColumns, load_task
-from gpt1_scratch.finetuning.metrics import TaskMetric, confusion_matrix
+from gpt1_scratch.finetuning.metrics import TaskMetric
 from gpt1_scratch.finetuning.models import load_pretrained, make_task_model
 from gpt1_scratch.finetuning.reports import (
+    confusions,
     describe_run,
     format_table,
     glue_average,
@@ -40,8 +41,9 @@ from papers_to_gpt.engine.reporting import RESULTS_FILE, write_results, write_ru
 from papers_to_gpt.engine.training import TokenCounts, TrainingLoop, make_accelerator
 from papers_to_gpt.publishing.cards import write_card
 from papers_to_gpt.publishing.sharing import open_repository, push_at_end, push_of_checkpoints
-from papers_to_gpt.settings.finetuning import Settings, TaskSettings
+from papers_to_gpt.settings.finetuning import FinetuningSettings, Settings, TaskSettings
 from papers_to_gpt.settings.hub import HubSettings
+from papers_to_gpt.settings.training import check_metric
 
 TABLE_FILE = "results.md"
 
@@ -76,6 +78,7 @@ def run(settings: Settings) -> None:
         check_folder(start.model_name_or_path)
         backbone, tokenizer = load_pretrained(start.model_name_or_path, start.revision)
         tasks = [load_data(name, data, backbone, tokenizer, accelerator.print) for name in data.names()]
+    check_metrics(tasks, training)
 
     # Model, training, evaluation: see `finetune`
     if len(tasks) == 1 and len(data.seeds) < 2:
@@ -140,6 +143,27 @@ def load_data(
             notes += (f"{cut:,} are longer than {max_length} tokens and cut",)
         say(f"{split}: " + "; ".join([f"{len(part):,} examples", *notes]))
     return TaskData(task, examples, tokenizer, backbone)
+
+
+def check_metrics(tasks: Sequence[TaskData], training: FinetuningSettings) -> None:
+    """Refuses a metric_for_best_model that the evaluation of one of the tasks will not report.
+
+    Raises:
+        ValueError: names the scores of that task.
+    """
+    if training.metric_for_best_model is None:
+        return
+    for data in tasks:
+        task = data.task
+        check_metric(
+            training.metric_for_best_model,
+            [
+                f"{name}{task.suffix(split)}"
+                for split in task.validation
+                if split in data.examples
+                for name in ("loss", *task.metrics)
+            ],
+        )
 
 
 def run_series(tasks: Sequence[TaskData], settings: Settings, output_dir: Path) -> dict[str, dict[str, Any]]:
@@ -267,8 +291,8 @@ def finetune(
             if labels is not None:
                 results |= {f"{kind}_{name}{suffix}": value for name, value in scores_of(logits, labels).items()}
                 if not task.is_regression:
-                    matrix = confusion_matrix(labels, logits.argmax(axis=1), len(task.labels))
-                    results[f"{kind}_confusion_matrix{suffix}"] = matrix
+                    mistakes = confusions(task, logits, labels)
+                    results |= {f"{kind}_{name}{suffix}": value for name, value in mistakes.items()}
             if kind == "test" and accelerator.is_main_process:
                 write_predictions(output_dir / task.predictions_file(split), task, logits)
     results |= {"labels": task.labels, "train_rows": len(examples["train"])}

@@ -12,6 +12,7 @@ import dataclasses
 import difflib
 import itertools
 import logging
+import math
 import os
 import sys
 import types
@@ -26,23 +27,73 @@ WORDS_FOR_NO_VALUE = ("none", "null")
 
 COMMAND_LINE = "command line"
 
+# What shells report for programs that end by SIGINT and SIGPIPE: 128 and the signal's number.
+INTERRUPTED_STATUS, BROKEN_PIPE_STATUS = 130, 141
+
 TRUE_WORDS, FALSE_WORDS = ("yes", "true", "t", "y", "1"), ("no", "false", "f", "n", "0")
 
 PRESETS = Path(__file__).resolve().parents[1] / "presets"
 
 
-def option(default: Any, help: str, group: str | None = None) -> Any:
+@dataclasses.dataclass(frozen=True)
+class Range:
+    """The numbers that a setting may have; a bound that is None does not limit them."""
+
+    at_least: float | None = None
+    above: float | None = None
+    at_most: float | None = None
+    below: float | None = None
+
+    def holds(self, number: float) -> bool:
+        """Whether a number is finite and within the bounds."""
+        return (
+            math.isfinite(number)
+            and (self.at_least is None or number >= self.at_least)
+            and (self.above is None or number > self.above)
+            and (self.at_most is None or number <= self.at_most)
+            and (self.below is None or number < self.below)
+        )
+
+    def __str__(self) -> str:
+        if self.at_least is not None and self.at_most is not None:
+            return f"from {self.at_least} to {self.at_most}"
+        words = {"at_least": "at least", "above": "above", "at_most": "at most", "below": "below"}
+        bounds = [f"{words[name]} {value}" for name, value in vars(self).items() if value is not None]
+        return " and ".join(bounds)
+
+
+def option(default: Any, help: str, group: str | None = None, **bounds: float) -> Any:
     """A field of a dataclass of settings.
 
     Args:
         default: a list is copied for every instance.
         help: a sentence for `--help`, which adds the default unless it is None or an empty list.
         group: the heading in `--help`; None takes the attribute `group` of the dataclass.
+        bounds: those of `Range`, for a number or every number of a list; `CheckedSettings` checks them.
     """
-    metadata = {"help": help} | ({} if group is None else {"group": group})
+    metadata: dict[str, Any] = {"help": help, "range": Range(**bounds)} | ({} if group is None else {"group": group})
     if isinstance(default, list):
         return dataclasses.field(default_factory=lambda: list(default), metadata=metadata)
     return dataclasses.field(default=default, metadata=metadata)
+
+
+@dataclasses.dataclass
+class CheckedSettings:
+    """A dataclass of settings whose numbers are finite and within the bounds that `option` has been given.
+
+    A subclass with a `__post_init__` of its own calls this one first.
+    """
+
+    def __post_init__(self):
+        problems = []
+        for each in dataclasses.fields(self):
+            value, allowed = getattr(self, each.name), each.metadata.get("range", Range())
+            for number in value if isinstance(value, list) else [value]:
+                if isinstance(number, int | float) and not isinstance(number, bool) and not allowed.holds(number):
+                    must = allowed if math.isfinite(number) else "a finite number"
+                    problems.append(f"{each.name} is {number}; it must be {must}.")
+        if problems:
+            raise ValueError("\n".join(problems))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -148,7 +199,7 @@ def parse_settings(settings: Sequence[Setting], *dataclass_types: type, descript
 
     Raises:
         ValueError: lists every unknown setting with the nearest known one, every value of a wrong type, and every
-            `none` for a setting that must have a value.
+            `none` for a setting that must have a value; or else everything that the dataclasses refuse.
         SystemExit: after printing the settings, if `--help` is among them.
     """
     annotations = {name: kind for part in dataclass_types for name, kind in get_type_hints(part).items()}
@@ -188,10 +239,17 @@ def parse_settings(settings: Sequence[Setting], *dataclass_types: type, descript
     if problems:
         raise ValueError("\n".join(problems))
     given = unset | vars(parser.parse_args(list(itertools.chain(*pairs.values()))))
-    return tuple(
-        part(**{each.name: given[each.name] for each in dataclasses.fields(part) if each.name in given})
-        for part in dataclass_types
-    )
+    parsed = []
+    for part in dataclass_types:
+        try:
+            parsed.append(
+                part(**{each.name: given[each.name] for each in dataclasses.fields(part) if each.name in given})
+            )
+        except ValueError as error:
+            problems.append(str(error))
+    if problems:
+        raise ValueError("\n".join(problems))
+    return tuple(parsed)
 
 
 def make_parser(dataclass_types: Sequence[type], description: str = "") -> argparse.ArgumentParser:
@@ -296,18 +354,33 @@ def _members(annotation: Any) -> tuple[Any, ...]:
 
 
 def run_script(main: Callable[[], None]) -> None:
-    """Runs a script's main function; what is wrong with the user's input ends it with a message and status 2.
+    """Runs a script's main function; whatever goes wrong ends it with one message and without a traceback.
 
-    The traceback is printed when the environment variable LOGLEVEL is DEBUG.
+    The status is 2 for what is wrong with the user's input, 1 for a fault of the program, 130 for Ctrl-C, and 141,
+    without a message, for a reader of standard output that is gone (`| head`). The traceback is printed when the
+    environment variable LOGLEVEL is DEBUG.
     """
     logging.basicConfig(level=os.environ.get("LOGLEVEL", "WARNING").upper(), format="%(levelname)s %(message)s")
     try:
-        main()
+        try:
+            main()
+        finally:
+            sys.stdout.flush()
+    except BrokenPipeError:
+        # Python flushes standard output once more when it ends, which must not fail again.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise SystemExit(BROKEN_PIPE_STATUS) from None
+    except KeyboardInterrupt as interrupt:
+        _stop(str(interrupt) or "Interrupted.", INTERRUPTED_STATUS)
     except (ValueError, OSError) as error:
-        logging.getLogger(__name__).debug("traceback", exc_info=True)
-        _stop(error)
+        _stop(f"error: {error}", 2)
+    except Exception as error:
+        what = " ".join(str(error).split()).rstrip(".")
+        fault = "This is a fault of the program; LOGLEVEL=DEBUG shows the traceback."
+        _stop(f"error: {type(error).__name__}: {what}. {fault}", 1)
 
 
-def _stop(error: Exception) -> NoReturn:
-    print(f"error: {error}", file=sys.stderr)
-    raise SystemExit(2) from None
+def _stop(message: str, status: int) -> NoReturn:
+    logging.getLogger(__name__).debug("traceback", exc_info=True)
+    print(message, file=sys.stderr)
+    raise SystemExit(status) from None

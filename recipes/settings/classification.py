@@ -2,11 +2,11 @@
 
 from dataclasses import dataclass
 
-from papers_to_gpt.settings.arguments import option, parse_settings, read_settings
+from papers_to_gpt.settings.arguments import CheckedSettings, option, parse_settings, read_settings
 
 
 @dataclass
-class ClassificationSettings:
+class ClassificationSettings(CheckedSettings):
     """Which model predicts from what."""
 
     group = "data"
@@ -23,13 +23,12 @@ class ClassificationSettings:
     text_pair_column: str | None = option(
         None, "Column of the second text, if its name differs from that in training."
     )
-    batch_size: int = option(64, "Examples per batch.")
+    batch_size: int = option(64, "Examples per batch.", at_least=1)
 
     def __post_init__(self):
+        super().__post_init__()
         if not self.model_name_or_path:
             raise ValueError("model_name_or_path is not set. Name the folder or Hub id of a fine-tuned model.")
-        if self.batch_size < 1:
-            raise ValueError(f"batch_size is {self.batch_size}; it must be at least 1.")
         if self.text_pair_column is not None and self.text_column is None:
             raise ValueError("text_pair_column is set, but text_column is not.")
 

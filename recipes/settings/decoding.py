@@ -2,14 +2,14 @@
 
 from dataclasses import dataclass
 
-from papers_to_gpt.settings.arguments import option, parse_settings, read_settings
+from papers_to_gpt.settings.arguments import CheckedSettings, option, parse_settings, read_settings
 
 # `seq2seq_scratch.translation` has the same number; importing it would import torch.
 TOKENS_PER_BATCH = 16384
 
 
 @dataclass
-class TranslationSettings:
+class TranslationSettings(CheckedSettings):
     """Which model translates what, and how."""
 
     group = "decoding"
@@ -21,30 +21,38 @@ class TranslationSettings:
         None, "UTF-8 file with a sentence on each line; left out, standard input or a prompt.", "data"
     )
     output_file: str | None = option(None, "File for the translations; left out, standard output.", "output")
-    num_beams: int | None = option(None, "Beams of the search; left out, the number saved with the model.")
+    num_beams: int | None = option(None, "Beams of the search; left out, the number saved with the model.", at_least=1)
     length_penalty: float | None = option(
         None, "Exponent of the length normalization; left out, the number saved with the model."
     )
     num_return_sequences: int = option(
-        1, "Translations of each sentence; above 1, each line holds sentence number, score and text.", "output"
+        1,
+        "Translations of each sentence; above 1, each line holds sentence number, score and text.",
+        "output",
+        at_least=1,
     )
     with_scores: bool = option(False, "Write sentence number, score and text, separated by tabs.", "output")
-    max_source_length: int = option(256, "Maximum source tokens; longer sentences are cut with a warning.", "data")
-    max_new_tokens: int | None = option(
-        None, "Maximum number of tokens of a translation; left out, the length of the source plus 50."
+    max_source_length: int = option(
+        256, "Maximum source tokens; longer sentences are cut with a warning.", "data", at_least=2
     )
-    max_tokens_per_batch: int = option(TOKENS_PER_BATCH, "Maximum number of rows times longest row in a batch.")
+    max_new_tokens: int | None = option(
+        None, "Maximum number of tokens of a translation; left out, the length of the source plus 50.", at_least=1
+    )
+    max_tokens_per_batch: int = option(
+        TOKENS_PER_BATCH, "Maximum number of rows times longest row in a batch.", at_least=1
+    )
     bf16: bool | None = option(
         None, "Compute in bfloat16 by autocast; left out, it is on where the processor has bfloat16 instructions."
     )
 
     def __post_init__(self):
+        super().__post_init__()
         if not self.model_name_or_path:
             raise ValueError("model_name_or_path is not set. Name the folder or Hub id of a trained model.")
 
 
 @dataclass
-class ScoringSettings:
+class ScoringSettings(CheckedSettings):
     """Which model is scored, on which test set, and how."""
 
     group = "decoding"
@@ -62,15 +70,19 @@ class ScoringSettings:
     target_language: str = option("de", "Language code of the target.", "data")
     source_column: str | None = option(None, "Column of the source, if there is no column `translation`.", "data")
     target_column: str | None = option(None, "Column of the target, if there is no column `translation`.", "data")
-    num_beams: list[int] = option([5], "Beams of the search; each number gives a score of its own.")
+    num_beams: list[int] = option([5], "Beams of the search; each number gives a score of its own.", at_least=1)
     length_penalty: float | None = option(
         None, "Exponent of the length normalization; left out, the number saved with the model."
     )
-    max_source_length: int = option(256, "Maximum source tokens; longer sentences are cut with a warning.", "data")
-    max_new_tokens: int | None = option(
-        None, "Maximum number of tokens of a translation; left out, the length of the source plus 50."
+    max_source_length: int = option(
+        256, "Maximum source tokens; longer sentences are cut with a warning.", "data", at_least=2
     )
-    max_tokens_per_batch: int = option(TOKENS_PER_BATCH, "Maximum number of rows times longest row in a batch.")
+    max_new_tokens: int | None = option(
+        None, "Maximum number of tokens of a translation; left out, the length of the source plus 50.", at_least=1
+    )
+    max_tokens_per_batch: int = option(
+        TOKENS_PER_BATCH, "Maximum number of rows times longest row in a batch.", at_least=1
+    )
     bf16: bool | None = option(
         None, "Compute in bfloat16 by autocast; left out, it is on where the processor has bfloat16 instructions."
     )

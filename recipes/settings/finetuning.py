@@ -4,9 +4,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from papers_to_gpt.settings.arguments import option, parse_settings, read_settings
+from papers_to_gpt.settings.arguments import CheckedSettings, option, parse_settings, read_settings
 from papers_to_gpt.settings.hub import HubSettings
-from papers_to_gpt.settings.training import OUTPUT, OptimizationSettings, TrainingSettings
+from papers_to_gpt.settings.training import OUTPUT, SEEDS, OptimizationSettings, TrainingSettings
 
 # The names of `gpt1_scratch.finetuning.tasks`, whose package imports torch: GLUE's tasks, the paper's others, and
 # those embedded in the package.
@@ -18,7 +18,7 @@ TASK_NAMES = (*GLUE_TASKS, "snli", "scitail", "race", "story_cloze", *EMBEDDED_T
 
 
 @dataclass
-class StartSettings:
+class StartSettings(CheckedSettings):
     """The model to begin with."""
 
     group = "model"
@@ -29,26 +29,26 @@ class StartSettings:
     revision: str | None = option(None, "Branch, tag or commit of the model on the Hub.")
     from_scratch: bool = option(False, "Keep the sizes and the tokenizer of the model, but not its weights.")
     transferred_layers: int | None = option(
-        None, "Number of blocks, from the first, that keep their weights besides the embeddings; left out, all."
+        None,
+        "Number of blocks, from the first, that keep their weights besides the embeddings; left out, all.",
+        at_least=0,
     )
     dropout: float | None = option(
-        None, "Dropout on embeddings, attention and residuals; left out, that of pre-training."
+        None, "Dropout on embeddings, attention and residuals; left out, that of pre-training.", at_least=0, below=1
     )
-    classifier_dropout: float = option(0.1, "Dropout on the state that the head for the task reads.")
+    classifier_dropout: float = option(
+        0.1, "Dropout on the state that the head for the task reads.", at_least=0, below=1
+    )
     auxiliary_loss_weight: float = option(
-        0.5, "Weight of the auxiliary language modeling loss (lambda in the paper; 0 = off)."
+        0.5, "Weight of the auxiliary language modeling loss (lambda in the paper; 0 = off).", at_least=0
     )
 
     def __post_init__(self):
+        super().__post_init__()
         if not self.model_name_or_path:
             raise ValueError("model_name_or_path is not set. Name the folder or Hub id of a pre-trained model.")
         if self.from_scratch and self.transferred_layers is not None:
             raise ValueError("from_scratch and transferred_layers are both set. Set one.")
-        for name in ("dropout", "classifier_dropout"):
-            if getattr(self, name) is not None and not 0 <= getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 0 and less than 1.")
-        if self.auxiliary_loss_weight < 0:
-            raise ValueError(f"auxiliary_loss_weight is {self.auxiliary_loss_weight}; it must not be negative.")
 
     def of_config(self) -> dict[str, float]:
         """Those of the settings that belong to the configuration of the model, by the names they have there."""
@@ -59,7 +59,7 @@ class StartSettings:
 
 
 @dataclass
-class TaskSettings:
+class TaskSettings(CheckedSettings):
     """The tasks, their data, and how it is batched."""
 
     group = "data"
@@ -90,20 +90,20 @@ class TaskSettings:
     both_orders: bool | None = option(
         None, "Read a pair of texts in both orders, as for similarity; left out, only in regression."
     )
-    validation_share: float = option(0.1, "Fraction of train_file to validate on if there is no validation_file.")
-    max_length: int | None = option(
-        None, "Maximum number of tokens, beyond which texts are cut; left out, the positions of the model."
+    validation_share: float = option(
+        0.1, "Fraction of train_file to validate on if there is no validation_file.", above=0, below=1
     )
-    per_device_train_batch_size: int = option(32, "Examples per training batch on each process.")
-    per_device_eval_batch_size: int = option(64, "Examples per evaluation batch on each process.")
+    max_length: int | None = option(
+        None, "Maximum number of tokens, beyond which texts are cut; left out, the positions of the model.", at_least=5
+    )
+    per_device_train_batch_size: int = option(32, "Examples per training batch on each process.", at_least=1)
+    per_device_eval_batch_size: int = option(64, "Examples per evaluation batch on each process.", at_least=1)
     seeds: list[int] = option(
-        [], "Seeds of several runs, reported with median and spread; left out, one run with seed.", "training"
+        [], "Seeds of several runs, reported with median and spread; left out, one run with seed.", "training", **SEEDS
     )
 
     def __post_init__(self):
-        for name in ("per_device_train_batch_size", "per_device_eval_batch_size"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1.")
+        super().__post_init__()
         if len(set(self.seeds)) < len(self.seeds):
             raise ValueError(f"seeds is {self.seeds}: one stands there twice.")
         names = self.names()
@@ -134,12 +134,16 @@ class TaskSettings:
 class FinetuningOptimization(OptimizationSettings):
     """The optimization of the paper's fine-tuning (section 4.1)."""
 
-    learning_rate: float = option(6.25e-5, "Peak learning rate; with noam, a factor on the formula of the paper.")
+    learning_rate: float = option(
+        6.25e-5, "Peak learning rate; with noam, a factor on the formula of the paper.", above=0
+    )
     weight_decay: float = option(
-        0.01, "Weight decay of matrices, never of biases and gains; decoupled from the gradient with adamw and muon."
+        0.01,
+        "Weight decay of matrices, never of biases and gains; decoupled from the gradient with adamw and muon.",
+        at_least=0,
     )
     warmup_steps: float = option(
-        0.002, "Updates of linear warmup from 0 to the peak; a number below 1 is a fraction of the run."
+        0.002, "Updates of linear warmup from 0 to the peak; a number below 1 is a fraction of the run.", at_least=0
     )
 
 
@@ -147,9 +151,9 @@ class FinetuningOptimization(OptimizationSettings):
 class FinetuningSettings(TrainingSettings):
     """The settings of every run, by epochs: the paper's three, each with an evaluation."""
 
-    num_train_epochs: float | None = option(3, "Number of epochs, used if max_steps is not set.")
+    num_train_epochs: float | None = option(3, "Number of epochs, used if max_steps is not set.", above=0)
     eval_steps: int | None = option(
-        None, "Updates between evaluations, each of which writes a checkpoint; left out, an epoch."
+        None, "Updates between evaluations, each of which writes a checkpoint; left out, an epoch.", at_least=1
     )
     metric_for_best_model: str | None = option(
         None, "Evaluation score that selects the best checkpoint; left out, the first score of the task."
@@ -158,13 +162,15 @@ class FinetuningSettings(TrainingSettings):
 
 
 @dataclass
-class AblationSettings:
+class AblationSettings(CheckedSettings):
     """What is left out, one part after the other."""
 
     group = "ablation"
 
     layers: list[int] | None = option(
-        None, "Numbers of transferred blocks to compare, as in figure 2 of the paper; left out, every number."
+        None,
+        "Numbers of transferred blocks to compare, as in figure 2 of the paper; left out, every number.",
+        at_least=0,
     )
     lstm_model_name_or_path: str | None = option(
         None, "Model pre-trained with lstm_size, for the row of the LSTM; left out, there is no such row."

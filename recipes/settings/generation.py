@@ -2,11 +2,13 @@
 
 from dataclasses import dataclass
 
-from papers_to_gpt.settings.arguments import option, parse_settings, read_settings
+from papers_to_gpt.settings.arguments import CheckedSettings, option, parse_settings, read_settings
+from papers_to_gpt.settings.pretraining import LOWEST_TEMPERATURE
+from papers_to_gpt.settings.training import SEEDS
 
 
 @dataclass
-class GenerationSettings:
+class GenerationSettings(CheckedSettings):
     """Which model continues which prompt, and how."""
 
     group = "decoding"
@@ -16,28 +18,26 @@ class GenerationSettings:
     trust_remote_code: bool = option(False, "Run the code that comes with the model.", "model")
     prompt: str | None = option(None, "Text to continue; left out, standard input, or a prompt to type at.", "data")
     prompt_file: str | None = option(None, "UTF-8 file with a prompt on each line.", "data")
-    max_new_tokens: int = option(200, "Maximum number of tokens to add.")
-    num_return_sequences: int = option(1, "Continuations of each prompt.")
+    max_new_tokens: int = option(200, "Maximum number of tokens to add.", at_least=1)
+    num_return_sequences: int = option(1, "Continuations of each prompt.", at_least=1)
     do_sample: bool = option(True, "Sample tokens; false takes the most probable ones, by beams if num_beams is set.")
-    temperature: float = option(1.0, "Temperature of sampling.")
-    top_k: int = option(50, "Sample from this many most probable tokens; 0 samples from all.")
-    top_p: float = option(1.0, "Sample from the most probable tokens whose probabilities add up to this number.")
-    num_beams: int = option(1, "Beams of the search.")
-    seed: int | None = option(None, "Seed of sampling; left out, every call gives another text.")
+    temperature: float = option(1.0, "Temperature of sampling.", at_least=LOWEST_TEMPERATURE)
+    top_k: int = option(50, "Sample from this many most probable tokens; 0 samples from all.", at_least=0)
+    top_p: float = option(
+        1.0, "Sample from the most probable tokens whose probabilities add up to this number.", above=0, at_most=1
+    )
+    num_beams: int = option(1, "Beams of the search.", at_least=1)
+    seed: int | None = option(None, "Seed of sampling; left out, every call gives another text.", **SEEDS)
     bf16: bool | None = option(
         None, "Compute in bfloat16; left out, it is on where the processor has bfloat16 instructions."
     )
 
     def __post_init__(self):
+        super().__post_init__()
         if not self.model_name_or_path:
             raise ValueError("model_name_or_path is not set. Name the folder or Hub id of a trained model.")
         if self.prompt is not None and self.prompt_file is not None:
             raise ValueError("prompt and prompt_file are both set. Set one.")
-        for name in ("max_new_tokens", "num_return_sequences", "num_beams"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1.")
-        if self.temperature <= 0 or not 0 < self.top_p <= 1 or self.top_k < 0:
-            raise ValueError("temperature must be above 0, top_p above 0 and up to 1, top_k at least 0.")
         if self.num_return_sequences > self.num_beams and not self.do_sample:
             raise ValueError(
                 f"num_return_sequences is {self.num_return_sequences}, but without do_sample there are only "

@@ -3,16 +3,22 @@
 from dataclasses import dataclass
 from typing import Any
 
-from papers_to_gpt.settings.arguments import option, parse_settings, read_settings
+from papers_to_gpt.settings.arguments import CheckedSettings, option, parse_settings, read_settings
 from papers_to_gpt.settings.hub import HubSettings
-from papers_to_gpt.settings.training import OUTPUT, OptimizationSettings, TrainingSettings
+from papers_to_gpt.settings.training import OUTPUT, OptimizationSettings, TrainingSettings, check_metric
+
+# What the evaluation reports.
+SCORES = ("loss", "perplexity", "word_perplexity", "bits_per_byte")
+
+# Logits divided by much less than this overflow, and their softmax is not a number.
+LOWEST_TEMPERATURE = 0.0001
 
 # The data set that is embedded in `gpt1_scratch.pretraining.corpora`, whose package imports torch.
 STORIES = "stories"
 
 
 @dataclass
-class ModelSettings:
+class ModelSettings(CheckedSettings):
     """`GPT1Config` without what the tokenizer decides and without the heads for tasks."""
 
     group = "model"
@@ -37,13 +43,13 @@ class ModelSettings:
 
 
 @dataclass
-class VocabularySettings:
+class VocabularySettings(CheckedSettings):
     """The vocabulary: learned from the training text unless an existing one is named."""
 
     group = "tokenizer"
 
-    num_merges: int = option(40_000, "Number of byte-pair merges to learn.")
-    tokenizer_samples: int = option(100_000, "Rows of text, from the first, to train the tokenizer on.")
+    num_merges: int = option(40_000, "Number of byte-pair merges to learn.", at_least=1)
+    tokenizer_samples: int = option(100_000, "Rows of text, from the first, to train the tokenizer on.", at_least=1)
     tokenizer_name: str | None = option(
         None, "Folder or Hub id of an existing tokenizer; left out, one is trained on the training text."
     )
@@ -51,12 +57,13 @@ class VocabularySettings:
     merges_file: str | None = option(None, "OpenAI's file vocab_40000.bpe; needs vocabulary_file.")
 
     def __post_init__(self):
+        super().__post_init__()
         if (self.vocabulary_file is None) != (self.merges_file is None):
             raise ValueError("vocabulary_file and merges_file go together: set both or none.")
 
 
 @dataclass
-class TextSettings:
+class TextSettings(CheckedSettings):
     """The corpus and how it is cut into blocks."""
 
     group = "data"
@@ -73,16 +80,25 @@ class TextSettings:
     text_column: str = option("text", "Column that holds the text.")
     row_is_line: bool = option(False, "Treat each line of a text file as a document, instead of the file.")
     streaming: bool = option(False, "Read the training text as a stream without storing it; needs max_steps.")
-    block_size: int | None = option(None, "Tokens of a training sequence; left out, max_position_embeddings.")
-    short_block_size: int | None = option(None, "Cut some of the blocks into shorter ones of this many tokens.")
-    short_block_share: float = option(0.9, "Fraction of the blocks that are cut to short_block_size.")
-    repeated_block_share: float = option(0.0, "Fraction of the short blocks that repeat a single passage.")
+    block_size: int | None = option(
+        None, "Tokens of a training sequence; left out, max_position_embeddings.", at_least=2
+    )
+    short_block_size: int | None = option(
+        None, "Cut some of the blocks into shorter ones of this many tokens.", at_least=2
+    )
+    short_block_share: float = option(
+        0.9, "Fraction of the blocks that are cut to short_block_size.", at_least=0, at_most=1
+    )
+    repeated_block_share: float = option(
+        0.0, "Fraction of the short blocks that repeat a single passage.", at_least=0, at_most=1
+    )
     separate_documents: bool = option(False, "Mask attention between different documents in a block.")
-    per_device_train_batch_size: int = option(8, "Blocks per training batch on each process.")
-    per_device_eval_batch_size: int = option(8, "Blocks per evaluation batch on each process.")
-    max_eval_blocks: int | None = option(None, "Validate on only this many blocks, from the first.")
+    per_device_train_batch_size: int = option(8, "Blocks per training batch on each process.", at_least=1)
+    per_device_eval_batch_size: int = option(8, "Blocks per evaluation batch on each process.", at_least=1)
+    max_eval_blocks: int | None = option(None, "Validate on only this many blocks, from the first.", at_least=1)
 
     def __post_init__(self):
+        super().__post_init__()
         if self.dataset_name is None and self.train_file is None:
             raise ValueError("There is no text to train on: set one of dataset_name and train_file.")
         if self.dataset_name is not None and self.train_file is not None:
@@ -97,15 +113,9 @@ class TextSettings:
             )
         if self.train_file is not None and self.validation_file is None:
             raise ValueError("train_file is set, but validation_file is not. Name the text to validate on.")
-        for name in ("per_device_train_batch_size", "per_device_eval_batch_size"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1.")
         if self.short_block_size is not None and (self.streaming or self.separate_documents):
             other = "streaming" if self.streaming else "separate_documents"
             raise ValueError(f"short_block_size and {other} are both set. Set one, or choose a smaller block_size.")
-        for name in ("short_block_share", "repeated_block_share"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be from 0 to 1.")
         if self.repeated_block_share and self.short_block_size is None:
             raise ValueError(
                 f"repeated_block_share is {self.repeated_block_share}, a share of the short blocks, but there are "
@@ -114,16 +124,16 @@ class TextSettings:
 
 
 @dataclass
-class SampleSettings:
+class SampleSettings(CheckedSettings):
     """Texts that the model continues at every evaluation, for a person to read."""
 
     group = "decoding"
 
-    num_samples: int = option(3, "Validation texts to continue at every evaluation.")
-    sample_prompt_tokens: int = option(8, "Tokens of each text that the model is given.")
-    sample_new_tokens: int = option(100, "Tokens that the model adds.")
-    temperature: float = option(0.8, "Temperature of sampling.")
-    top_k: int = option(50, "Sample from this many most probable tokens.")
+    num_samples: int = option(3, "Validation texts to continue at every evaluation.", at_least=0)
+    sample_prompt_tokens: int = option(8, "Tokens of each text that the model is given.", at_least=1)
+    sample_new_tokens: int = option(100, "Tokens that the model adds.", at_least=1)
+    temperature: float = option(0.8, "Temperature of sampling.", at_least=LOWEST_TEMPERATURE)
+    top_k: int = option(50, "Sample from this many most probable tokens; 0 samples from all.", at_least=0)
 
 
 @dataclass
@@ -131,6 +141,10 @@ class PretrainingSettings(TrainingSettings):
     """The settings of every run."""
 
     project: str = option("papers-to-gpt-pretraining", "Project in trackers, shared by all runs of a recipe.", OUTPUT)
+
+    def __post_init__(self):
+        super().__post_init__()
+        check_metric(self.metric_for_best_model, SCORES)
 
 
 def parse(arguments: list[str] | None = None, description: str = "") -> tuple[Any, ...]:

@@ -1,59 +1,85 @@
 """The settings that every training run has: optimization, length, evaluation and output."""
 
+import difflib
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from papers_to_gpt.settings.arguments import option
+from papers_to_gpt.settings.arguments import CheckedSettings, option
 
 OUTPUT = "output"
+
+# The seeds that numpy takes: numbers of 32 bits.
+SEEDS = {"at_least": 0, "at_most": 2**32 - 1}
 
 # Those that accelerate knows; importing it would import torch.
 TRACKERS = "aim clearml comet_ml dvclive mlflow swanlab tensorboard trackio wandb".split()
 
 
+def check_metric(metric: str, reported: Sequence[str]) -> None:
+    """Refuses a metric_for_best_model that the evaluation does not report.
+
+    Raises:
+        ValueError: names the scores that it does report, and the nearest one.
+    """
+    if metric not in reported:
+        nearest = difflib.get_close_matches(metric.removeprefix("eval_"), reported, n=1)
+        hint = f" Did you mean {nearest[0]!r}?" if nearest else ""
+        raise ValueError(
+            f"metric_for_best_model is {metric!r}, which the evaluation does not report.{hint} It reports "
+            f"{', '.join(reported)}."
+        )
+
+
 @dataclass
-class OptimizationSettings:
+class OptimizationSettings(CheckedSettings):
     """How weights change. The defaults are those of `transformers.TrainingArguments` where it has the setting."""
 
     group = "optimization"
 
-    learning_rate: float = option(5e-5, "Peak learning rate; with noam, a factor on the formula of the paper.")
+    learning_rate: float = option(
+        5e-5, "Peak learning rate; with noam, a factor on the formula of the paper.", above=0
+    )
     optim: Literal["adamw", "adam", "sgd", "adadelta", "muon"] = option(
         "adamw", "Optimizer of torch; muon updates the weight matrices of the layers and leaves the rest to AdamW."
     )
-    adam_beta1: float = option(0.9, "Decay rate of the first moment in adam, adamw and muon's AdamW.")
-    adam_beta2: float = option(0.999, "Decay rate of the second moment in adam, adamw and muon's AdamW.")
-    adam_epsilon: float = option(1e-8, "Term added to the denominator in adam, adamw and muon's AdamW.")
-    adadelta_rho: float = option(0.95, "Decay rate of the running averages in adadelta.")
-    adadelta_epsilon: float = option(1e-6, "Term added to the denominator in adadelta.")
-    weight_decay: float = option(
-        0.0, "Weight decay of matrices, never of biases and gains; decoupled from the gradient with adamw and muon."
+    adam_beta1: float = option(
+        0.9, "Decay rate of the first moment in adam, adamw and muon's AdamW.", at_least=0, below=1
     )
-    max_grad_norm: float = option(1.0, "Maximum L2 norm of the gradient of an update; 0 turns clipping off.")
+    adam_beta2: float = option(
+        0.999, "Decay rate of the second moment in adam, adamw and muon's AdamW.", at_least=0, below=1
+    )
+    adam_epsilon: float = option(1e-8, "Term added to the denominator in adam, adamw and muon's AdamW.", at_least=0)
+    adadelta_rho: float = option(0.95, "Decay rate of the running averages in adadelta.", at_least=0, at_most=1)
+    adadelta_epsilon: float = option(1e-6, "Term added to the denominator in adadelta.", at_least=0)
+    weight_decay: float = option(
+        0.0,
+        "Weight decay of matrices, never of biases and gains; decoupled from the gradient with adamw and muon.",
+        at_least=0,
+    )
+    max_grad_norm: float = option(
+        1.0, "Maximum L2 norm of the gradient of an update; 0 turns clipping off.", at_least=0
+    )
     lr_scheduler_type: Literal["constant", "linear", "cosine", "inverse_sqrt", "noam", "halving"] = option(
         "linear", "Learning rate schedule after the warmup; linear and cosine reach 0 at the end of the run."
     )
     warmup_steps: float = option(
-        0, "Updates of linear warmup from 0 to the peak; a number below 1 is a fraction of the run."
+        0, "Updates of linear warmup from 0 to the peak; a number below 1 is a fraction of the run.", at_least=0
     )
-    halving_start_step: int = option(0, "Updates before the first halving, with the schedule halving.")
-    halving_every_steps: int = option(0, "Updates between two halvings, with the schedule halving.")
+    halving_start_step: int = option(0, "Updates before the first halving, with the schedule halving.", at_least=0)
+    halving_every_steps: int = option(0, "Updates between two halvings, with the schedule halving.", at_least=0)
 
     def __post_init__(self):
-        if self.learning_rate <= 0:
-            raise ValueError(f"learning_rate is {self.learning_rate}; it must be positive.")
+        super().__post_init__()
         if self.lr_scheduler_type == "noam" and self.warmup_steps < 1:
             raise ValueError("lr_scheduler_type noam needs warmup_steps of at least 1 (the paper has 4000).")
         if self.lr_scheduler_type == "halving" and self.halving_every_steps < 1:
             raise ValueError("lr_scheduler_type halving needs halving_every_steps of at least 1.")
-        for name in ("warmup_steps", "halving_start_step", "weight_decay", "max_grad_norm"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must not be negative.")
 
 
 @dataclass
-class TrainingSettings:
+class TrainingSettings(CheckedSettings):
     """How long a run is, what it writes, and when. Names are those of `transformers.TrainingArguments`."""
 
     group = "training"
@@ -63,36 +89,43 @@ class TrainingSettings:
     resume_from_checkpoint: str | None = option(
         None, "Checkpoint folder to resume from, or `last` for the newest one in output_dir.", OUTPUT
     )
-    seed: int = option(42, "Seed of the initial weights, the order of the data and dropout.")
-    max_steps: int | None = option(None, "Number of updates; required unless num_train_epochs is set.")
-    num_train_epochs: float | None = option(None, "Number of epochs, used if max_steps is not set.")
-    max_train_minutes: float | None = option(None, "Stop after this many minutes of updates and evaluations.")
-    gradient_accumulation_steps: int = option(1, "Batches per update on each process.")
+    seed: int = option(42, "Seed of the initial weights, the order of the data and dropout.", **SEEDS)
+    max_steps: int | None = option(None, "Number of updates; required unless num_train_epochs is set.", at_least=1)
+    num_train_epochs: float | None = option(None, "Number of epochs, used if max_steps is not set.", above=0)
+    max_train_minutes: float | None = option(None, "Stop after this many minutes of updates and evaluations.", above=0)
+    gradient_accumulation_steps: int = option(1, "Batches per update on each process.", at_least=1)
     bf16: bool | None = option(
         None, "Compute in bfloat16 by autocast; left out, it is on where the processor has bfloat16 instructions."
     )
     use_cpu: bool = option(False, "Train on the CPU even if there is an accelerator.")
-    logging_steps: int = option(50, "Updates between log lines.", OUTPUT)
+    logging_steps: int = option(50, "Updates between log lines.", OUTPUT, at_least=1)
     eval_steps: int | None = option(
-        500, "Updates between evaluations, each of which writes a checkpoint; none evaluates after every epoch."
+        500,
+        "Updates between evaluations, each of which writes a checkpoint; none evaluates after every epoch.",
+        at_least=1,
     )
     save_steps: int | None = option(
-        None, "Updates between checkpoints in addition to those that evaluations write.", OUTPUT
+        None, "Updates between checkpoints in addition to those that evaluations write.", OUTPUT, at_least=1
     )
-    save_total_limit: int = option(1, "Newest checkpoints to keep in addition to the best one; 0 keeps all.", OUTPUT)
+    save_total_limit: int = option(
+        1, "Newest checkpoints to keep in addition to the best one; 0 keeps all.", OUTPUT, at_least=0
+    )
     metric_for_best_model: str = option("loss", "Evaluation score that selects the best checkpoint.")
     early_stopping_patience: int | None = option(
-        None, "Stop after this many evaluations in a row without a better score."
+        None, "Stop after this many evaluations in a row without a better score.", at_least=1
     )
     average_last_checkpoints: int = option(
-        0, "Number of newest checkpoints whose mean becomes the final model; 0 takes the best checkpoint."
+        0, "Number of newest checkpoints whose mean becomes the final model; 0 takes the best checkpoint.", at_least=0
     )
-    dataloader_num_workers: int = option(0, "Processes that prepare batches; 0 prepares them in the main process.")
+    dataloader_num_workers: int = option(
+        0, "Processes that prepare batches; 0 prepares them in the main process.", at_least=0
+    )
     report_to: list[str] = option([], f"Trackers that receive the log: some of {', '.join(TRACKERS)}.", OUTPUT)
     project: str = option("papers-to-gpt", "Project in trackers, shared by all runs of a recipe.", OUTPUT)
     run_name: str | None = option(None, "Name of the run in trackers; left out, the name of output_dir.", OUTPUT)
 
     def __post_init__(self):
+        super().__post_init__()
         if not self.output_dir:
             raise ValueError("output_dir is not set. Name the folder that the run writes to.")
         for name in self.report_to:
@@ -100,13 +133,6 @@ class TrainingSettings:
                 raise ValueError(f"report_to is {name!r}; it must be some of {', '.join(TRACKERS)}, or none.")
         if self.max_steps is None and self.num_train_epochs is None:
             raise ValueError("Neither max_steps nor num_train_epochs is set. Say how long to train.")
-        for name in ("max_steps", "num_train_epochs", "max_train_minutes", "save_steps", "early_stopping_patience"):
-            value = getattr(self, name)
-            if value is not None and value <= 0:
-                raise ValueError(f"{name} is {value}; it must be positive.")
-        for name in ("gradient_accumulation_steps", "logging_steps", "eval_steps"):
-            if getattr(self, name) is not None and getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1.")
         if self.average_last_checkpoints > self.save_total_limit > 0:
             raise ValueError(
                 f"average_last_checkpoints is {self.average_last_checkpoints}, but save_total_limit keeps "

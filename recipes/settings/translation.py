@@ -3,9 +3,12 @@
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from papers_to_gpt.settings.arguments import Setting, option, parse_settings, read_settings, value_of
+from papers_to_gpt.settings.arguments import CheckedSettings, Setting, option, parse_settings, read_settings, value_of
 from papers_to_gpt.settings.hub import HubSettings
-from papers_to_gpt.settings.training import OUTPUT, OptimizationSettings, TrainingSettings
+from papers_to_gpt.settings.training import OUTPUT, OptimizationSettings, TrainingSettings, check_metric
+
+# What the evaluation reports: the loss, and the scores of `seq2seq_scratch.data.metrics`, whose package imports torch.
+SCORES = ("loss", "perplexity", "exact_match", "sacrebleu", "bleu_tokenized_lowercased", "chrf")
 
 
 @dataclass
@@ -20,7 +23,7 @@ class ModelChoice:
 
 
 @dataclass
-class RNNSeq2SeqSettings:
+class RNNSeq2SeqSettings(CheckedSettings):
     """`RNNSeq2SeqConfig` without what the tokenizer decides."""
 
     group = "model"
@@ -36,7 +39,7 @@ class RNNSeq2SeqSettings:
 
 
 @dataclass
-class BahdanauSettings:
+class BahdanauSettings(CheckedSettings):
     """`BahdanauConfig` without what the tokenizer decides."""
 
     group = "model"
@@ -53,7 +56,7 @@ class BahdanauSettings:
 
 
 @dataclass
-class TransformerSettings:
+class TransformerSettings(CheckedSettings):
     """`TransformerConfig` without what the tokenizer decides."""
 
     group = "model"
@@ -90,7 +93,7 @@ MODEL_SETTINGS = {
 
 
 @dataclass
-class TokenizerSettings:
+class TokenizerSettings(CheckedSettings):
     """The vocabulary, trained on the training split unless tokenizer_name is given."""
 
     group = "tokenizer"
@@ -100,23 +103,32 @@ class TokenizerSettings:
     )
     tokenizer_type: Literal["bpe", "word"] = option("bpe", "Split text into byte-pair subwords or into words.")
     vocab_size: int = option(
-        8000, "Vocabulary size including special tokens; of each language if share_vocabulary is false."
+        8000, "Vocabulary size including special tokens; of each language if share_vocabulary is false.", at_least=1
     )
-    decoder_vocab_size: int | None = option(None, "Vocabulary size of the target; left out, vocab_size.")
+    decoder_vocab_size: int | None = option(None, "Vocabulary size of the target; left out, vocab_size.", at_least=1)
     share_vocabulary: bool = option(True, "Train one vocabulary for both languages.")
     lowercase: bool = option(False, "Convert text to lower case.")
     bpe_dropout: float = option(
-        0.0, "Probability of skipping a merge in training, which segments words differently in every epoch."
+        0.0,
+        "Probability of skipping a merge in training, which segments words differently in every epoch.",
+        at_least=0,
+        below=1,
     )
-    tokenizer_samples: int = option(1_000_000, "Number of training pairs, from the first, to train the tokenizer on.")
+    tokenizer_samples: int = option(
+        1_000_000, "Number of training pairs, from the first, to train the tokenizer on.", at_least=1
+    )
 
     def __post_init__(self):
-        if not 0 <= self.bpe_dropout < 1:
-            raise ValueError(f"bpe_dropout is {self.bpe_dropout}; it must be at least 0 and below 1.")
+        super().__post_init__()
+        if self.decoder_vocab_size is not None and self.share_vocabulary:
+            raise ValueError(
+                f"decoder_vocab_size is {self.decoder_vocab_size}, but it has no effect unless share_vocabulary is "
+                "false: vocab_size is the size of the shared vocabulary. Leave one of them out."
+            )
 
 
 @dataclass
-class DataSettings:
+class DataSettings(CheckedSettings):
     """The sentence pairs, from a data set or from files."""
 
     group = "data"
@@ -138,17 +150,18 @@ class DataSettings:
     target_language: str = option("de", "Language code of the target.")
     source_column: str | None = option(None, "Column of the source, if there is no column `translation`.")
     target_column: str | None = option(None, "Column of the target, if there is no column `translation`.")
-    max_source_length: int = option(256, "Maximum source tokens; longer training pairs are left out.")
-    max_target_length: int = option(256, "Maximum target tokens; longer training pairs are left out.")
-    max_train_samples: int | None = option(None, "Use only this many training pairs, from the first.")
+    max_source_length: int = option(256, "Maximum source tokens; longer training pairs are left out.", at_least=2)
+    max_target_length: int = option(256, "Maximum target tokens; longer training pairs are left out.", at_least=2)
+    max_train_samples: int | None = option(None, "Use only this many training pairs, from the first.", at_least=1)
     validation_size: int = option(
-        1000, "Training pairs held out if there is no validation split, at most a tenth of them."
+        1000, "Training pairs held out if there is no validation split, at most a tenth of them.", at_least=0
     )
     max_tokens_per_batch: int = option(
-        4096, "Maximum number of rows times longest row in a batch, on each side and on each process."
+        4096, "Maximum number of rows times longest row in a batch, on each side and on each process.", at_least=1
     )
 
     def __post_init__(self):
+        super().__post_init__()
         files = [name for name in ("train_file", "validation_file", "test_file") if getattr(self, name) is not None]
         if self.dataset_name is not None and files:
             raise ValueError(
@@ -158,25 +171,23 @@ class DataSettings:
 
 
 @dataclass
-class DecodingSettings:
+class DecodingSettings(CheckedSettings):
     """How the trained model translates; saved with it."""
 
     group = "decoding"
 
-    num_beams: int = option(5, "Beams of the search on the test set, saved with the model.")
+    num_beams: int = option(5, "Beams of the search on the test set, saved with the model.", at_least=1)
     length_penalty: float = option(
         1.0, "Exponent of the length normalization of Wu et al. 2016; 0 turns it off, higher values prefer longer."
     )
     early_stopping: Literal["never", "false", "true"] = option(
         "never", "End of a search: never stops once nothing better can follow, true stops at num_beams hypotheses."
     )
-    max_new_tokens: int = option(256, "Maximum number of tokens of a translation.")
-    eval_num_beams: int = option(1, "Beams for the scores during training.")
+    max_new_tokens: int = option(256, "Maximum number of tokens of a translation.", at_least=1)
+    eval_num_beams: int = option(1, "Beams for the scores during training.", at_least=1)
 
     def __post_init__(self):
-        for name in ("num_beams", "eval_num_beams", "max_new_tokens"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1.")
+        super().__post_init__()
         if self.num_beams == 1 and self.length_penalty != 1.0:
             raise ValueError(
                 f"length_penalty is {self.length_penalty}, but num_beams is 1: it chooses among the beams. "
@@ -189,22 +200,24 @@ class TranslationTraining(TrainingSettings):
     """The settings of every run, and those of the loss of translation."""
 
     label_smoothing_factor: float = option(
-        0.0, "Label smoothing: probability mass spread uniformly over the vocabulary (0 = off).", "optimization"
+        0.0,
+        "Label smoothing: probability mass spread uniformly over the vocabulary (0 = off).",
+        "optimization",
+        at_least=0,
+        below=1,
     )
     r_drop_weight: float = option(
         0.0,
         "R-Drop weight: run each batch twice with different dropout masks and add this multiple of their symmetric KL "
         "divergence (0 = off; doubles the compute).",
         "optimization",
+        at_least=0,
     )
     project: str = option("papers-to-gpt-translation", "Project in trackers, shared by all runs of a recipe.", OUTPUT)
 
     def __post_init__(self):
         super().__post_init__()
-        if self.r_drop_weight < 0:
-            raise ValueError(f"r_drop_weight is {self.r_drop_weight}; it must be at least 0.")
-        if not 0 <= self.label_smoothing_factor < 1:
-            raise ValueError(f"label_smoothing_factor is {self.label_smoothing_factor}; it must be in [0, 1).")
+        check_metric(self.metric_for_best_model, SCORES)
 
 
 def parse(arguments: list[str] | None = None, description: str = "") -> tuple[Any, ...]:

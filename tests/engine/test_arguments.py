@@ -1,5 +1,8 @@
 """Settings from presets and the command line."""
 
+import os
+import subprocess
+import sys
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -151,3 +154,50 @@ def test_user_errors_end_a_script_with_a_message_and_status_2(capsys):
         run_script(main)
     assert stop.value.code == 2
     assert capsys.readouterr().err == "error: max_steps is -1; it must be positive.\n"
+
+
+ENDINGS = {
+    "a_fault": (
+        "raise KeyError('no_such_column')",
+        1,
+        "error: KeyError: 'no_such_column'. This is a fault of the program; LOGLEVEL=DEBUG shows the traceback.\n",
+    ),
+    "ctrl_c": ("import os, signal; os.kill(os.getpid(), signal.SIGINT); signal.pause()", 130, "Interrupted.\n"),
+    "ctrl_c_with_advice": ("raise KeyboardInterrupt('Interrupted at update 3.')", 130, "Interrupted at update 3.\n"),
+}
+SCRIPT = """
+import sys
+from papers_to_gpt.settings.arguments import run_script
+
+def main():
+    {body}
+
+run_script(main)
+"""
+
+
+@pytest.mark.parametrize(("body", "status", "message"), ENDINGS.values(), ids=ENDINGS)
+def test_a_script_ends_with_one_line_and_its_status(body, status, message):
+    environment = {name: value for name, value in os.environ.items() if name != "LOGLEVEL"}
+    command = [sys.executable, "-c", SCRIPT.format(body=body)]
+    result = subprocess.run(command, capture_output=True, text=True, env=environment)
+    assert (result.returncode, result.stdout, result.stderr) == (status, "", message)
+    result = subprocess.run(command, capture_output=True, text=True, env=environment | {"LOGLEVEL": "DEBUG"})
+    assert result.returncode == status and "Traceback (most recent call last)" in result.stderr
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "for _ in range(100_000): print('a line', flush=True)",
+        "print('buffered until the end')",
+        "print('help'); raise SystemExit(0)",
+    ],
+)
+def test_a_reader_that_is_gone_ends_a_script_without_a_word(body):
+    reading_end, writing_end = os.pipe()
+    os.close(reading_end)
+    command = [sys.executable, "-c", SCRIPT.format(body=body)]
+    result = subprocess.run(command, stdout=writing_end, stderr=subprocess.PIPE, text=True)
+    os.close(writing_end)
+    assert (result.returncode, result.stderr) == (141, "")

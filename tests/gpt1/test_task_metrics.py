@@ -9,7 +9,9 @@ import pytest
 import torch
 from scipy import stats
 
-from gpt1_scratch.finetuning.metrics import TaskMetric, confusion_matrix, format_confusion_matrix
+from gpt1_scratch.finetuning.metrics import TaskMetric, confusion_matrix, format_confusion_matrix, top_confusions
+from gpt1_scratch.finetuning.reports import confusions, describe_run
+from gpt1_scratch.finetuning.tasks import Task
 
 # true positives 4, false negatives 2, false positives 1, true negatives 3
 REFERENCES = [1] * 6 + [0] * 4
@@ -101,3 +103,32 @@ def test_scoring_needs_no_network(monkeypatch):
         monkeypatch.setattr(socket.socket, name, refuse)
     monkeypatch.setattr(socket, "getaddrinfo", refuse)
     assert compute("accuracy", predictions=[0, 1, 1], references=[0, 1, 0])["accuracy"] == pytest.approx(2 / 3)
+
+
+def test_the_top_confusions_are_the_largest_entries_beside_the_diagonal():
+    generator = np.random.default_rng(0)
+    references, predictions = generator.integers(0, 6, size=(2, 300))
+    matrix = np.array(confusion_matrix(references, predictions, classes=6))
+    np.fill_diagonal(matrix, 0)
+    expected = [
+        (*np.unravel_index(index, matrix.shape), matrix.flat[index]) for index in np.argsort(-matrix, None, "stable")
+    ]
+    assert top_confusions(references, predictions, count=7) == expected[:7]
+    assert top_confusions([0, 1], [0, 1]) == []
+
+
+@pytest.mark.parametrize(("classes", "name"), [(20, "confusion_matrix"), (21, "top_confusions")])
+def test_of_many_classes_only_the_most_frequent_confusions_are_reported(classes, name):
+    task = Task(
+        "own", "classification", ("text",), tuple(f"class_{number}" for number in range(classes)), ("accuracy",)
+    )
+    labels = np.arange(classes).repeat(3)
+    logits = np.eye(classes)[(labels + 1) % classes]
+    logits[0] = np.eye(classes)[0]  # of class 0 one is right
+    mistakes = confusions(task, logits, labels)
+    assert list(mistakes) == [name]
+    if name == "top_confusions":
+        assert len(mistakes[name]) == 10
+        assert mistakes[name][0] == {"label": "class_1", "predicted": "class_2", "examples": 3}
+        lines = describe_run(task, {f"eval_{name}": mistakes[name]}).splitlines()
+        assert lines[:2] == ["eval_top_confusions", "3 x class_1 taken for class_2"] and len(lines) == 11

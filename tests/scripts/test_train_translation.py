@@ -221,7 +221,7 @@ def test_an_existing_tokenizer_is_taken_if_it_marks_the_end(train, tmp_path):
         (["--train_file", "nowhere.parquet"], "there is no file nowhere.parquet"),
         (["--dataset_name", "numbers"], "dataset_name is 'numbers', but train_file"),
         (["--r_drop_weight", "-1"], "r_drop_weight is -1.0; it must be at least 0"),
-        (["--label_smoothing_factor", "1"], "label_smoothing_factor is 1.0; it must be in [0, 1)"),
+        (["--label_smoothing_factor", "1"], "label_smoothing_factor is 1.0; it must be at least 0 and below 1"),
         (["--bpe_dropout", "1"], "bpe_dropout is 1.0; it must be at least 0 and below 1"),
         (["--bpe_dropout", "0.1", "--streaming", "true"], "bpe_dropout is 0.1, but streaming is true"),
         (["--bpe_dropout", "0.1", "--tokenizer_type", "word"], "bpe_dropout is 0.1, but the tokenizer is no BPE"),

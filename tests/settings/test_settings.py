@@ -16,8 +16,9 @@ from gpt1_scratch import GPT1Config
 from gpt1_scratch.finetuning.tasks import TASKS
 from gpt1_scratch.pretraining.corpora import STORIES
 from papers_to_gpt.__main__ import COMMANDS
-from papers_to_gpt.settings import decoding, finetuning, pretraining, training, translation
+from papers_to_gpt.settings import classification, decoding, finetuning, generation, pretraining, training, translation
 from seq2seq_scratch import TRANSLATION_CONFIGS
+from seq2seq_scratch.data.metrics import SHOWN_SCORES
 from seq2seq_scratch.translation import TOKENS_PER_BATCH
 
 # Follow from the tokenizer, are fixed by what the model is, or concern the heads for tasks alone.
@@ -60,6 +61,7 @@ def test_names_and_numbers_that_are_copied_to_keep_help_fast_are_those_of_the_pa
     assert decoding.TOKENS_PER_BATCH == TOKENS_PER_BATCH
     assert pretraining.STORIES == STORIES
     assert training.TRACKERS == sorted(LOGGER_TYPE_TO_CLASS)
+    assert translation.SCORES == ("loss", "perplexity", *SHOWN_SCORES)
 
 
 def help_of(command, arguments, capsys):
@@ -111,3 +113,112 @@ print(json.dumps(found))
     result = subprocess.run([sys.executable, "-c", program, json.dumps(names)], capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
     assert json.loads(result.stdout) == {name: [] for name in names}
+
+
+# The parser of each script, with what it needs to be given.
+PARSERS = {
+    "translation": (translation.parse, "--model_type bahdanau --train_file t --output_dir o --max_steps 10"),
+    "pretraining": (pretraining.parse, "--train_file t --validation_file v --output_dir o --max_steps 10"),
+    "finetuning": (finetuning.parse, "--model_name_or_path m --train_file t --output_dir o"),
+    "ablation": (finetuning.parse_ablation, "--model_name_or_path m --train_file t --output_dir o"),
+    "generation": (generation.parse, "--model_name_or_path m"),
+    "translate": (decoding.parse_translation, "--model_name_or_path m"),
+    "scoring": (decoding.parse_scoring, "--model_name_or_path m"),
+    "classification": (classification.parse, "--model_name_or_path m"),
+}
+SEED_RANGE = "it must be from 0 to 4294967295."
+TRAINING_SCRIPTS = "translation pretraining finetuning"
+OUT_OF_RANGE = [
+    # scripts; setting; values; message
+    (TRAINING_SCRIPTS + " generation", "seed", "-1 4294967296", SEED_RANGE),
+    ("finetuning", "seeds", "-1 4294967296", SEED_RANGE),
+    (TRAINING_SCRIPTS, "save_total_limit", "-1", "it must be at least 0."),
+    (TRAINING_SCRIPTS, "average_last_checkpoints", "-2", "it must be at least 0."),
+    (TRAINING_SCRIPTS, "dataloader_num_workers", "-1", "it must be at least 0."),
+    (TRAINING_SCRIPTS, "learning_rate", "0.0 -1.0", "it must be above 0."),
+    (TRAINING_SCRIPTS, "learning_rate", "nan inf", "it must be a finite number."),
+    (TRAINING_SCRIPTS, "weight_decay", "nan", "it must be a finite number."),
+    (TRAINING_SCRIPTS, "max_grad_norm", "-1.0", "it must be at least 0."),
+    (TRAINING_SCRIPTS, "warmup_steps", "-5.0", "it must be at least 0."),
+    (TRAINING_SCRIPTS, "num_train_epochs", "0.0", "it must be above 0."),
+    (TRAINING_SCRIPTS, "max_train_minutes", "0.0", "it must be above 0."),
+    (
+        TRAINING_SCRIPTS,
+        "max_steps gradient_accumulation_steps logging_steps eval_steps save_steps",
+        "0",
+        "at least 1.",
+    ),
+    (TRAINING_SCRIPTS, "early_stopping_patience", "0", "it must be at least 1."),
+    (TRAINING_SCRIPTS, "adam_beta1 adam_beta2", "1.0", "it must be at least 0 and below 1."),
+    ("translation translate scoring", "max_tokens_per_batch", "0", "it must be at least 1."),
+    # The end token takes one of them.
+    ("translation translate scoring", "max_source_length", "0 1", "it must be at least 2."),
+    ("translation", "max_target_length", "-1 1", "it must be at least 2."),
+    ("translation pretraining", "tokenizer_samples", "0", "it must be at least 1."),
+    ("translation", "vocab_size decoder_vocab_size max_train_samples eval_num_beams", "0", "it must be at least 1."),
+    ("translation translate scoring", "length_penalty", "nan", "it must be a finite number."),
+    ("translation translate scoring generation", "num_beams max_new_tokens", "0", "it must be at least 1."),
+    ("translate generation", "num_return_sequences", "0", "it must be at least 1."),
+    ("translation", "bpe_dropout label_smoothing_factor", "1.0", "it must be at least 0 and below 1."),
+    ("pretraining generation", "temperature", "0.0 -1.0 1e-45", "it must be at least 0.0001."),
+    ("pretraining generation", "temperature", "nan inf", "it must be a finite number."),
+    ("pretraining generation", "top_k", "-1", "it must be at least 0."),
+    ("generation", "top_p", "0.0 1.5", "it must be above 0 and at most 1."),
+    (
+        "pretraining",
+        "sample_new_tokens sample_prompt_tokens num_merges max_eval_blocks",
+        "0",
+        "it must be at least 1.",
+    ),
+    ("pretraining", "residual_dropout layer_norm_eps", "nan", "it must be a finite number."),
+    ("finetuning", "validation_share", "0.0 1.0 -0.1", "it must be above 0 and below 1."),
+    ("finetuning", "max_length", "4", "it must be at least 5."),
+    (
+        "pretraining finetuning",
+        "per_device_train_batch_size per_device_eval_batch_size",
+        "0",
+        "it must be at least 1.",
+    ),
+    ("ablation", "layers", "-1", "it must be at least 0."),
+    ("classification", "batch_size", "0", "it must be at least 1."),
+]
+
+
+@pytest.mark.parametrize(("scripts", "names", "values", "message"), OUT_OF_RANGE)
+def test_a_number_out_of_range_is_refused_before_anything_is_read(scripts, names, values, message):
+    for script in scripts.split():
+        parse, needed = PARSERS[script]
+        parse(needed.split())
+        for name in names.split():
+            for value in values.split():
+                with pytest.raises(ValueError, match=re.escape(f"{name} is {value}; ") + ".*" + re.escape(message)):
+                    parse([*needed.split(), f"--{name}={value}"])
+
+
+def test_everything_out_of_range_is_reported_at_once():
+    parse, needed = PARSERS["translation"]
+    with pytest.raises(ValueError) as error:
+        parse([*needed.split(), "--seed=-1", "--vocab_size=0", "--learning_rate=nan"])
+    assert [line.split()[0] for line in str(error.value).splitlines()] == ["vocab_size", "learning_rate", "seed"]
+
+
+def test_the_size_of_a_second_vocabulary_needs_a_second_vocabulary():
+    parse, needed = PARSERS["translation"]
+    arguments = [*needed.split(), "--decoder_vocab_size=280"]
+    with pytest.raises(ValueError, match="it has no effect unless share_vocabulary is false"):
+        parse(arguments)
+    assert parse([*arguments, "--share_vocabulary=false"])[2].decoder_vocab_size == 280
+
+
+@pytest.mark.parametrize(
+    ("script", "metric", "expected"),
+    [
+        ("translation", "bleu", "does not report.* It reports loss, perplexity, exact_match, sacrebleu"),
+        ("translation", "eval_loss", "Did you mean 'loss'"),
+        ("pretraining", "accuracy", "It reports loss, perplexity, word_perplexity, bits_per_byte"),
+    ],
+)
+def test_a_metric_that_the_evaluation_does_not_report_is_refused_before_training(script, metric, expected):
+    parse, needed = PARSERS[script]
+    with pytest.raises(ValueError, match=expected):
+        parse([*needed.split(), "--metric_for_best_model", metric])
