@@ -1,5 +1,6 @@
 """Translating lists of sentences, against one `generate()` call for each sentence."""
 
+import copy
 import logging
 import math
 
@@ -7,6 +8,7 @@ import pytest
 import torch
 from transformers import MarianConfig, MarianMTModel
 
+from seq2seq_scratch import BahdanauConfig, BahdanauForConditionalGeneration
 from seq2seq_scratch.tokenization import save_tokenizers, train_tokenizer
 from seq2seq_scratch.translation import Hypothesis, load_translator, translate
 
@@ -118,6 +120,58 @@ def test_the_limit_is_fifty_tokens_beyond_the_source(model, tokenizers, monkeypa
     translate(model, *tokenizers, SENTENCES)
     translate(model, *tokenizers, SENTENCES, max_new_tokens=9)
     assert [(limit, length) for _, limit, length in seen] == [(None, 6), (None, 10)]
+
+
+SEARCHES = {
+    "greedy": {"num_beams": 1},
+    "beams": {"num_beams": 3, "num_return_sequences": 2},
+    "canonical": {"num_beams": 3, "early_stopping": "never"},
+    "constrained": {"num_beams": 3, "prefix_allowed_tokens_fn": lambda row, ids: range(3, 12)},
+}
+
+
+@pytest.mark.parametrize("search", SEARCHES)
+@pytest.mark.parametrize("of_library", [False, True], ids=["bahdanau", "marian"])
+@pytest.mark.parametrize("with_scores", [False, True], ids=["texts", "scores"])
+def test_a_sentence_without_an_end_has_its_own_limit_in_every_batch(
+    model, tokenizers, search, of_library, with_scores
+):
+    source, _ = tokenizers
+    if of_library:
+        model = copy.deepcopy(model)
+        model.generation_config.max_new_tokens = None
+        model.final_logits_bias[0, 3] = -2.0
+    else:
+        torch.manual_seed(3)
+        sizes = dict.fromkeys(("embedding_size", "hidden_size", "attention_size", "maxout_size"), 6)
+        config = BahdanauConfig(vocab_size=len(source), decoder_vocab_size=12, initializer_std=0.6, **sizes)
+        model = BahdanauForConditionalGeneration(config)
+        model.lm_head.bias.data[1] = -1e9
+        model.lm_head.bias.data[3] = -2.0
+    sentences = [sentence for sentence in SENTENCES if sentence.strip()]
+    results = [
+        translate(
+            model,
+            source,
+            IdsAsText(),
+            sentences,
+            max_tokens_per_batch=tokens,
+            with_scores=with_scores,
+            **SEARCHES[search],
+        )
+        for tokens in (1, 4096)
+    ]
+    unended = 0
+    for sentence, alone, together in zip(sentences, *results, strict=True):
+        for one, other in zip(alone, together, strict=True):
+            ids, others = one.text.split(), other.text.split()
+            assert others[: len(ids)] == ids and set(others[len(ids) :]) <= {"1"}  # padding
+            if with_scores:
+                assert other.score == pytest.approx(one.score, abs=1e-4)
+            if "3" not in ids:
+                assert len(ids) - 1 == len(source(sentence).input_ids) + 50
+                unended += 1
+    assert unended > 1
 
 
 @pytest.mark.parametrize(("num_beams", "rows_each"), [(1, 1), (4, 4)])
