@@ -64,6 +64,8 @@ def load_translator(
     )
     source_tokenizer, target_tokenizer = load_tokenizers(folder_or_hub_id, revision=revision)
     check_vocabularies(model, source_tokenizer, target_tokenizer)
+    if getattr(model.config, "share_vocabulary", True) is None:  # saved by an earlier version
+        model.config.share_vocabulary = source_tokenizer is target_tokenizer
     return model.eval(), source_tokenizer, target_tokenizer
 
 

@@ -122,6 +122,16 @@ def test_the_limit_is_fifty_tokens_beyond_the_source(model, tokenizers, monkeypa
     assert [(limit, length) for _, limit, length in seen] == [(None, 6), (None, 10)]
 
 
+def tiny_bahdanau(source, end_bias):
+    torch.manual_seed(3)
+    sizes = dict.fromkeys(("embedding_size", "hidden_size", "attention_size", "maxout_size"), 6)
+    config = BahdanauConfig(vocab_size=len(source), decoder_vocab_size=12, initializer_std=0.6, **sizes)
+    model = BahdanauForConditionalGeneration(config).eval()
+    model.lm_head.bias.data[1] = -1e9  # padding
+    model.lm_head.bias.data[3] = end_bias
+    return model
+
+
 SEARCHES = {
     "greedy": {"num_beams": 1},
     "beams": {"num_beams": 3, "num_return_sequences": 2},
@@ -142,12 +152,7 @@ def test_a_sentence_without_an_end_has_its_own_limit_in_every_batch(
         model.generation_config.max_new_tokens = None
         model.final_logits_bias[0, 3] = -2.0
     else:
-        torch.manual_seed(3)
-        sizes = dict.fromkeys(("embedding_size", "hidden_size", "attention_size", "maxout_size"), 6)
-        config = BahdanauConfig(vocab_size=len(source), decoder_vocab_size=12, initializer_std=0.6, **sizes)
-        model = BahdanauForConditionalGeneration(config)
-        model.lm_head.bias.data[1] = -1e9
-        model.lm_head.bias.data[3] = -2.0
+        model = tiny_bahdanau(source, end_bias=-2.0)
     sentences = [sentence for sentence in SENTENCES if sentence.strip()]
     results = [
         translate(
@@ -239,6 +244,25 @@ def test_scores_are_log_probabilities(model, tokenizers, num_beams, length_penal
             if num_beams > 1:
                 expected /= len(ids) ** length_penalty
             assert math.isclose(hypothesis.score, expected, abs_tol=1e-4)
+            lengths.add(len(ids))
+    assert len(lengths) > 1
+
+
+@pytest.mark.parametrize(
+    "search", [{"do_sample": True}, {"prefix_allowed_tokens_fn": lambda row, ids: range(3, 9)}], ids=lambda s: [*s][0]
+)
+def test_beams_that_the_library_searches_have_scores(tokenizers, search):
+    source, _ = tokenizers
+    model = tiny_bahdanau(source, end_bias=1.0)
+    settings = {"num_beams": 3, "num_return_sequences": 3, "length_penalty": 0.6, "max_new_tokens": 8}
+    results = translate(model, source, IdsAsText(), SENTENCES, with_scores=True, **settings, **search)
+    lengths = set()
+    for sentence, hypotheses in zip(SENTENCES, results, strict=True):
+        for hypothesis in hypotheses if sentence.strip() else []:
+            _, *ids = map(int, hypothesis.text.split())
+            ids = ids[: ids.index(3) + 1] if 3 in ids else ids
+            expected = sum_of_log_probabilities(model, source(sentence, return_tensors="pt")["input_ids"], ids)
+            assert hypothesis.score == pytest.approx(expected / ((5 + len(ids)) / 6) ** 0.6, abs=1e-4)
             lengths.add(len(ids))
     assert len(lengths) > 1
 
