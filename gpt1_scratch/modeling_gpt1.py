@@ -326,11 +326,11 @@ class GPT1Model(GPT1PreTrainedModel):
 
         Args:
             input_ids: (B, T) tokens.
-            attention_mask: (B, S) with 0 for padding, on either side; `None` if there is no padding. With padding on
-                the left, `position_ids` must be given, as `generate()` does. A (B, 1, T, S) mask is used as it is.
-            position_ids: (B, T), by default counted from the end of the cache. Where they restart within a row and
-                neither padding nor a filled cache is given, a new document begins. Its positions do not attend to the
-                document before.
+            attention_mask: (B, S) with 0 for padding, on either side; `None` if there is no padding. A (B, 1, T, S)
+                mask is used as it is.
+            position_ids: (B, T), by default the number of real tokens before each token according to a (B, S)
+                mask, else counted from the end of the cache. Where they restart within a row and neither padding nor
+                a filled cache is given, a new document begins. Its positions do not attend to the document before.
             cache: a cache to read and extend.
             inputs_embeds: (B, T, D), token embeddings in place of `input_ids`.
             use_cache: whether to return a cache; by default the config's `use_cache`, and false in training.
@@ -340,7 +340,8 @@ class GPT1Model(GPT1PreTrainedModel):
 
         Raises:
             ValueError: both or neither of `input_ids` and `inputs_embeds` are given, the sequence is longer than
-                `max_position_embeddings`, or an LSTM gets padding on the left.
+                `max_position_embeddings`, a (B, S) mask is too short for the cached tokens and the input's, or an LSTM
+                gets padding on the left.
             TypeError: an argument is unknown, or the cache is of a class that the model cannot use.
         """
         if only_one(input_ids, inputs_embeds) is input_ids:
@@ -370,7 +371,7 @@ class GPT1Model(GPT1PreTrainedModel):
         if use_cache and cache is None:
             cache = DynamicCache(config=self.config)
         if position_ids is None:
-            position_ids = self._count_positions(inputs_embeds, cache)
+            position_ids = self._count_positions(inputs_embeds, attention_mask, cache)
 
         hidden_states = inputs_embeds + self.positions_embed(position_ids)  # B T D: h_0 = U W_e + W_p
         device_type = hidden_states.device.type
@@ -385,7 +386,10 @@ class GPT1Model(GPT1PreTrainedModel):
             hidden_states = self.blocks[layer_idx](hidden_states, attention_mask=mask, cache=cache, **kwargs)
         return BaseModelOutputWithPast(last_hidden_state=hidden_states, **{CACHE_NAME: cache if use_cache else None})
 
-    def _count_positions(self, inputs_embeds: torch.Tensor, cache: Cache | None) -> torch.Tensor:
+    def _count_positions(
+        self, inputs_embeds: torch.Tensor, attention_mask: torch.Tensor | None, cache: Cache | None
+    ) -> torch.Tensor:
+        """Returns the positions of the input's tokens, (B, T) with a (B, S) mask and (1, T) without one."""
         seen = cache.get_seq_length() if cache is not None else 0
         length = inputs_embeds.shape[1]
         if isinstance(seen, int) and seen + length > self.config.max_position_embeddings:
@@ -393,7 +397,16 @@ class GPT1Model(GPT1PreTrainedModel):
                 f"The sequence has {seen + length} tokens, but the model's max_position_embeddings is "
                 f"{self.config.max_position_embeddings}: shorten it, or split it into windows."
             )
-        return (torch.arange(length, device=inputs_embeds.device) + seen).unsqueeze(0)
+        columns = torch.arange(length, device=inputs_embeds.device) + seen  # T
+        if attention_mask is None or attention_mask.ndim != 2:
+            return columns.unsqueeze(0)
+        if isinstance(seen, int) and attention_mask.shape[1] < seen + length:
+            raise ValueError(
+                f"attention_mask has {attention_mask.shape[1]} columns, but there are {seen} cached tokens and "
+                f"{length} new ones: it must have a column for each of them."
+            )
+        # A token's position is the number of real tokens before it, so padding on the left shifts nothing.
+        return ((attention_mask != 0).cumsum(dim=1) - 1).clamp(min=0)[:, columns]
 
 
 class GPT1ForCausalLM(GPT1PreTrainedModel, GPT1GenerationMixin):

@@ -19,7 +19,9 @@ methods with those that the code was written for.
 Dimensions: B batch, T target length, V target vocabulary, n hypotheses of a sentence, k chosen ones.
 """
 
+import copy
 import functools
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -104,13 +106,44 @@ def keep_rows(rows: torch.Tensor, encoder_outputs: Any, attention_mask: torch.Te
     }
 
 
+class SentenceLengthLimits(generation.StoppingCriteria):
+    """Ends every hypothesis at the limit of its own sentence, whatever other sentences are in the batch.
+
+    Args:
+        limits: the largest number of tokens of each sentence's hypotheses after the start token, (B,).
+    """
+
+    def __init__(self, limits: Sequence[int] | torch.Tensor):
+        self.limits = torch.as_tensor(limits)
+
+    def __call__(self, input_ids: torch.LongTensor, scores: Any, **kwargs: Any) -> torch.BoolTensor:
+        """Returns for each of (B * n, T) hypotheses whether it ends; those of a sentence are adjacent."""
+        ended = (input_ids.shape[1] - 1 >= self.limits).to(input_ids.device)
+        return ended.repeat_interleave(len(input_ids) // len(ended))
+
+    def keep_sentences(self, sentences: torch.LongTensor) -> "SentenceLengthLimits":
+        """Returns the criterion of a batch that has the given sentences only."""
+        return SentenceLengthLimits(self.limits[sentences.to(self.limits.device)])
+
+
+def keep_criteria(stopping_criteria: Any, sentences: torch.LongTensor) -> Any:
+    """Returns the criteria of a batch that has the given sentences only."""
+    return generation.StoppingCriteriaList(
+        each.keep_sentences(sentences) if hasattr(each, "keep_sentences") else each for each in stopping_criteria
+    )
+
+
 def can_drop_finished_rows(logits_processor: Any, stopping_criteria: Any) -> bool:
     """True if every processor and criterion looks only at a hypothesis' own tokens, so finished rows can leave.
+
+    A criterion with the method `keep_sentences` follows them. The method is what counts, not the class, because the
+    code that a checkpoint carries has its own copy of the class.
 
     The library's `prefix_allowed_tokens_fn` looks at a sentence's index in the batch, and `encoder_repetition_penalty`
     at a row's source. A caller's own processor may look at either.
     """
-    return all(type(each) in ROW_INDEPENDENT_PROCESSORS for each in (*logits_processor, *stopping_criteria))
+    followed = [each for each in stopping_criteria if not hasattr(each, "keep_sentences")]
+    return all(type(each) in ROW_INDEPENDENT_PROCESSORS for each in (*logits_processor, *followed))
 
 
 class BeamSearchGenerationMixin(GenerationMixin):
@@ -223,6 +256,7 @@ class BeamSearchGenerationMixin(GenerationMixin):
                 if not len(still_open):
                     return sequences[:, : running.shape[1]]
                 open_sentences, running = open_sentences[still_open], running[still_open]
+                stopping_criteria = keep_criteria(stopping_criteria, still_open)
                 model_kwargs |= self._keep_sentences(still_open, 1, **model_kwargs)
                 if model_kwargs.get(CACHE_NAME) is not None:
                     self._reorder_cache(model_kwargs[CACHE_NAME], still_open)
@@ -259,9 +293,15 @@ class BeamSearchGenerationMixin(GenerationMixin):
         needs_library = returns_steps or config.do_sample or synced_gpus
         needs_library = needs_library or not can_drop_finished_rows(logits_processor, stopping_criteria)
         if needs_library or plain_forms_are_on():
-            return super()._beam_search(
+            # The library returns the scores of hypotheses only with those of every step.
+            asked, config = config, copy.copy(config)
+            config.output_scores = config.return_dict_in_generate
+            output = super()._beam_search(
                 input_ids, logits_processor, stopping_criteria, config, synced_gpus, **model_kwargs
             )
+            if asked.return_dict_in_generate and not asked.output_scores:
+                output.scores = None
+            return output
         beams, alpha, device = config.num_beams, config.length_penalty, input_ids.device
         start = length = input_ids.shape[1]
         limit = config.max_length - start
@@ -320,6 +360,7 @@ class BeamSearchGenerationMixin(GenerationMixin):
                     tensor[still_open]
                     for tensor in (open_sentences, running, finished, running_scores, finished_scores, rows)
                 )
+                stopping_criteria = keep_criteria(stopping_criteria, still_open)
                 model_kwargs |= self._keep_sentences(still_open, beams, **model_kwargs)
             if model_kwargs.get(CACHE_NAME) is not None:
                 self._reorder_cache(model_kwargs[CACHE_NAME], rows.flatten())

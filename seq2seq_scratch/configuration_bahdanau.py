@@ -13,6 +13,8 @@ class BahdanauConfig(TranslationConfig):
     Args:
         vocab_size: size of the source vocabulary.
         decoder_vocab_size: size of the target vocabulary; by default that of the source.
+        share_vocabulary: whether source and target have one vocabulary, so that `resize_token_embeddings` resizes both
+            tables. With None, they do if the sizes are equal.
         embedding_size: size of source and target embeddings, m in the paper.
         hidden_size: number of units of each encoder direction and of the decoder, n in the paper.
         attention_size: number of units of the alignment model, n' in the paper.
@@ -46,6 +48,7 @@ class BahdanauConfig(TranslationConfig):
 
     vocab_size: int = 30_000
     decoder_vocab_size: int | None = None
+    share_vocabulary: bool | None = None
     embedding_size: int = 620
     hidden_size: int = 1000
     attention_size: int = 1000

@@ -12,6 +12,8 @@ class RNNSeq2SeqConfig(TranslationConfig):
     Args:
         vocab_size: size of the source vocabulary.
         decoder_vocab_size: size of the target vocabulary; by default 80,000, and with None that of the source.
+        share_vocabulary: whether source and target have one vocabulary, so that `resize_token_embeddings` resizes both
+            tables. With None, they do if the sizes are equal.
         embedding_size: size of source and target embeddings.
         hidden_size: number of LSTM cells in a layer.
         num_hidden_layers: number of layers of the encoder and of the decoder. They are equal because each decoder
@@ -45,6 +47,7 @@ class RNNSeq2SeqConfig(TranslationConfig):
 
     vocab_size: int = 160_000
     decoder_vocab_size: int | None = 80_000
+    share_vocabulary: bool | None = None
     embedding_size: int = 1000
     hidden_size: int = 1000
     num_hidden_layers: int = 4

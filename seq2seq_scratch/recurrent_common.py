@@ -148,15 +148,16 @@ class RecurrentTranslationModel(LoadsOldKeys, SavedWithUmask, PreTrainedModel, B
         """Resizes source and target vocabulary to the same size, for models with one tokenizer for both.
 
         Raises:
-            ValueError: the vocabularies have different sizes, so one number cannot be right for both.
+            ValueError: the vocabularies are two, so one number cannot be right for both.
         """
         if new_num_tokens is None and pad_to_multiple_of is None:
             return self.get_input_embeddings()
-        if self.config.vocab_size != self.config.decoder_vocab_size:
+        config = self.config
+        if config.share_vocabulary is False or config.vocab_size != config.decoder_vocab_size:
             raise ValueError(
-                f"resize_token_embeddings cannot tell which vocabulary to resize: vocab_size is "
-                f"{self.config.vocab_size}, decoder_vocab_size is {self.config.decoder_vocab_size}. Call "
-                "resize_encoder_token_embeddings or resize_decoder_token_embeddings instead."
+                f"resize_token_embeddings cannot tell which vocabulary to resize: vocab_size is {config.vocab_size}, "
+                f"decoder_vocab_size is {config.decoder_vocab_size}, share_vocabulary is {config.share_vocabulary}. "
+                "Call resize_encoder_token_embeddings or resize_decoder_token_embeddings instead."
             )
         self.resize_decoder_token_embeddings(new_num_tokens, pad_to_multiple_of, mean_resizing)
         return self.resize_encoder_token_embeddings(new_num_tokens, pad_to_multiple_of, mean_resizing)

@@ -6,8 +6,15 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from transformers import AutoModelForSeq2SeqLM, GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    AutoModelForSeq2SeqLM,
+    GenerationConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    StoppingCriteriaList,
+)
 
+from .beam_search import SentenceLengthLimits
 from .encoding import encode_sources, pad_right
 from .tokenization import load_tokenizers
 
@@ -57,6 +64,8 @@ def load_translator(
     )
     source_tokenizer, target_tokenizer = load_tokenizers(folder_or_hub_id, revision=revision)
     check_vocabularies(model, source_tokenizer, target_tokenizer)
+    if getattr(model.config, "share_vocabulary", True) is None:  # saved by an earlier version
+        model.config.share_vocabulary = source_tokenizer is target_tokenizer
     return model.eval(), source_tokenizer, target_tokenizer
 
 
@@ -96,20 +105,20 @@ def _check_search(arguments: dict[str, Any], num_beams: int, do_sample: bool, nu
         raise ValueError("max_length and max_new_tokens are both set. Set one: max_length counts the start token too.")
 
 
-def _length_limit(saved: GenerationConfig, max_new_tokens: int | None, source_length: int) -> dict[str, int]:
-    """Returns the argument of `generate()` that limits the length of hypotheses."""
-    limit = max_new_tokens
-    if limit is None:
-        limits = (
-            source_length + TOKENS_BEYOND_SOURCE,
-            saved.max_new_tokens,
-            saved.max_length and saved.max_length - 1,
-        )
-        limit = min(value for value in limits if value is not None)
+def _length_limits(
+    saved: GenerationConfig, max_new_tokens: int | None, source_lengths: Sequence[int]
+) -> tuple[dict[str, int], list[int]]:
+    """Returns the argument of `generate()` that limits all hypotheses, and the limit of each sentence."""
+    if max_new_tokens is not None:
+        limits = [max_new_tokens] * len(source_lengths)
+    else:
+        of_model = [saved.max_new_tokens, saved.max_length and saved.max_length - 1]
+        of_model = [value for value in of_model if value is not None]
+        limits = [min([length + TOKENS_BEYOND_SOURCE, *of_model]) for length in source_lengths]
     if saved.max_length is not None and saved.max_new_tokens is None:
         # The library warns of max_new_tokens if the model was saved with max_length, which counts the start token.
-        return {"max_length": limit + 1}
-    return {"max_new_tokens": limit}
+        return {"max_length": max(limits) + 1}, limits
+    return {"max_new_tokens": max(limits)}, limits
 
 
 def _batches_by_length(lengths: Sequence[int], rows_each: int, max_tokens_per_batch: int) -> Iterator[list[int]]:
@@ -125,14 +134,15 @@ def _batches_by_length(lengths: Sequence[int], rows_each: int, max_tokens_per_ba
 
 
 def _sampled_log_probabilities(
-    sequences: torch.Tensor, scores: Sequence[torch.Tensor], eos_token_id: int | list[int]
+    sequences: torch.Tensor, scores: Sequence[torch.Tensor], eos_token_id: int | list[int], limits: Sequence[int]
 ) -> torch.Tensor:
-    """Sums the log-probabilities of the tokens up to the end token, which counts.
+    """Sums the log-probabilities of the tokens up to the end token, which counts, or to the limit.
 
     Args:
         sequences: (B, 1 + T) the start token and T generated ids.
         scores: T tensors (B, V), the scores of each step.
         eos_token_id: the id or ids that end a sequence.
+        limits: the largest number of generated tokens of each sequence, (B,).
 
     Returns:
         (B,) in fp32.
@@ -140,9 +150,10 @@ def _sampled_log_probabilities(
     total = torch.zeros(len(sequences), device=sequences.device)
     running = torch.ones(len(sequences), dtype=torch.bool, device=sequences.device)
     ends = torch.tensor(eos_token_id, device=sequences.device)
-    for step_scores, tokens in zip(scores, sequences[:, -len(scores) :].T, strict=True):
+    limit = torch.tensor(limits, device=sequences.device)
+    for step, (step_scores, tokens) in enumerate(zip(scores, sequences[:, -len(scores) :].T, strict=True)):
         log_probabilities = torch.log_softmax(step_scores.float(), dim=-1).gather(1, tokens[:, None])[:, 0]
-        total += torch.where(running, log_probabilities, 0.0)
+        total += torch.where(running & (step < limit), log_probabilities, 0.0)
         running &= ~torch.isin(tokens, ends)
     return total
 
@@ -177,13 +188,13 @@ def translate(
         max_tokens_per_batch: largest product of a batch's sentences, the hypotheses of each (beams, or samples) and
             the length of its longest source.
         num_return_sequences: number of translations of each sentence.
-        with_scores: whether hypotheses have scores. Without beams, scores cost memory for hypotheses times vocabulary
-            numbers at every step.
+        with_scores: whether hypotheses have scores. Without beams, with sampling and with constraints that look at a
+            sentence's place in the batch, scores cost memory for hypotheses times vocabulary numbers at every step.
         progress: is called after each batch with the number of sentences that it finished.
         generate_kwargs: arguments of `generate()`: `num_beams`, `length_penalty`, `do_sample`, `temperature`,
             `max_new_tokens`, `max_length` (one more, because it counts the start token) and so on. By default,
-            hypotheses have at most 50 tokens more than the longest source of their batch (Vaswani et al. 2017,
-            section 6.1), and no more than `generation_config` allows.
+            hypotheses have at most 50 tokens more than their source (Vaswani et al. 2017, section 6.1), and no more
+            than `generation_config` allows.
 
     Returns:
         The translations of each sentence: those of a search with the best first, samples in the order drawn.
@@ -202,6 +213,7 @@ def translate(
         carried = num_beams > 1 and getattr(model, "beams_carry_scores", False)
         arguments |= {"return_dict_in_generate": True, "output_scores": not carried}
     max_new_tokens, max_length = (arguments.pop(name, None) for name in ("max_new_tokens", "max_length"))
+    stopping_criteria = arguments.pop("stopping_criteria", None) or ()
     if max_length is not None:
         if max_length < 2:
             raise ValueError(f"max_length is {max_length}; it must be at least 2, because it counts the start token.")
@@ -228,11 +240,16 @@ def translate(
         rows_each = max(num_beams, num_return_sequences)
         for batch in _batches_by_length([len(row) for row in ids], rows_each, max_tokens_per_batch):
             input_ids, mask = pad_right([ids[index] for index in batch], source_tokenizer.pad_token_id)
+            limit_argument, limits = _length_limits(saved, max_new_tokens, [len(ids[index]) for index in batch])
+            criteria = StoppingCriteriaList(stopping_criteria)
+            if min(limits) < max(limits):
+                criteria.append(SentenceLengthLimits(limits))
             output = model.generate(
                 input_ids=torch.from_numpy(input_ids).to(model.device),
                 attention_mask=torch.from_numpy(mask).to(model.device, torch.long),
                 **arguments,
-                **_length_limit(saved, max_new_tokens, input_ids.shape[1]),
+                stopping_criteria=criteria,
+                **limit_argument,
             )
             scores: Sequence[float | None] = [None] * (len(batch) * num_return_sequences)
             sequences = output
@@ -242,7 +259,8 @@ def translate(
                     scores = output.sequences_scores.tolist()
                 else:
                     eos_token_id = generate_kwargs.get("eos_token_id", saved.eos_token_id)
-                    scores = _sampled_log_probabilities(sequences, output.scores, eos_token_id).tolist()
+                    row_limits = [limit for limit in limits for _ in range(num_return_sequences)]
+                    scores = _sampled_log_probabilities(sequences, output.scores, eos_token_id, row_limits).tolist()
             texts = target_tokenizer.batch_decode(sequences, skip_special_tokens=True)
             # Byte tokens can spell line feeds, but a hypothesis must fit in one line of a file.
             hypotheses = [Hypothesis(" ".join(text.split()), score) for text, score in zip(texts, scores, strict=True)]

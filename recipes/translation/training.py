@@ -225,6 +225,8 @@ def make_config(
             "eos_token_id": target_tokenizer.eos_token_id,
             "decoder_start_token_id": target_tokenizer.bos_token_id,
         }
+        if hasattr(TRANSLATION_CONFIGS[choice.model_type], "share_vocabulary"):
+            from_tokenizers["share_vocabulary"] = source_tokenizer is target_tokenizer
     try:
         return TRANSLATION_CONFIGS[choice.model_type](**vars(model_settings), **from_tokenizers)
     except StrictDataclassError as error:

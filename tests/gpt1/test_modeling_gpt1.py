@@ -122,6 +122,41 @@ def test_attention_in_blocks_equals_eager_attention(padding, small_blocks):
     torch.testing.assert_close(results[0], results[1])
 
 
+@pytest.mark.parametrize("implementation", ["eager", "sdpa"])
+@pytest.mark.parametrize("compiled", [False, True], ids=["called", "compiled"])
+def test_padding_on_either_side_changes_no_logits_without_position_ids(implementation, compiled):
+    model, rows = tiny_model(), [tokens(1, length, seed=length)[0] for length in (3, 9, 7)]
+    model.set_attn_implementation(implementation)
+    run = torch.compile(model, backend="aot_eager", fullgraph=True) if compiled else model
+    for side in ("left", "right"):
+        input_ids = nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=PADDING, padding_side=side)
+        logits = run(input_ids, attention_mask=(input_ids != PADDING).long()).logits
+        for row, padded in zip(rows, logits, strict=True):
+            padded = padded[9 - len(row) :] if side == "left" else padded[: len(row)]
+            torch.testing.assert_close(padded, model(row[None]).logits[0], atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("cache_class", [DynamicCache, StaticCache])
+def test_a_cache_is_continued_after_padding_on_the_left_without_position_ids(cache_class):
+    model, rows = tiny_model(), [tokens(1, length, seed=length)[0] for length in (4, 9)]
+    input_ids = nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=PADDING, padding_side="left")
+    mask = (input_ids != PADDING).long()
+    options = {"max_cache_len": 12} if cache_class is StaticCache else {}
+    cache = cache_class(config=model.config, **options)
+    with torch.no_grad():
+        model(input_ids[:, :6], attention_mask=mask[:, :6], **{CACHE_NAME: cache}, use_cache=True)
+        logits = model(input_ids[:, 6:], attention_mask=mask, **{CACHE_NAME: cache}, use_cache=True).logits
+    for row, continued in zip(rows, logits, strict=True):
+        torch.testing.assert_close(continued, model(row[None]).logits[0, -3:], atol=1e-5, rtol=1e-4)
+
+
+def test_a_mask_that_does_not_cover_the_cache_is_refused():
+    model, input_ids = tiny_model(), tokens(2, 6)
+    cache = model(input_ids, use_cache=True)[CACHE_NAME]
+    with pytest.raises(ValueError, match="attention_mask has 1 columns, but there are 6 cached tokens and 1 new ones"):
+        model(input_ids[:, :1], attention_mask=torch.ones(2, 1), **{CACHE_NAME: cache})
+
+
 def test_blocks_are_used_in_training_on_cpu_and_only_there(monkeypatch):
     model, input_ids, calls = tiny_model(), tokens(2, 5), []
     blocked = modeling_gpt1.blocked_attention_forward

@@ -1,5 +1,6 @@
 """Translating lists of sentences, against one `generate()` call for each sentence."""
 
+import copy
 import logging
 import math
 
@@ -9,6 +10,7 @@ from transformers import MarianConfig, MarianMTModel
 
 from papers_to_gpt.settings.decoding import TranslationSettings
 from papers_to_gpt.translation.decoding import make_translator
+from seq2seq_scratch import BahdanauConfig, BahdanauForConditionalGeneration
 from seq2seq_scratch.tokenization import save_tokenizers, train_tokenizer
 from seq2seq_scratch.translation import Hypothesis, load_translator, translate
 
@@ -122,6 +124,63 @@ def test_the_limit_is_fifty_tokens_beyond_the_source(model, tokenizers, monkeypa
     assert [(limit, length) for _, limit, length in seen] == [(None, 6), (None, 10)]
 
 
+def tiny_bahdanau(source, end_bias):
+    torch.manual_seed(3)
+    sizes = dict.fromkeys(("embedding_size", "hidden_size", "attention_size", "maxout_size"), 6)
+    config = BahdanauConfig(vocab_size=len(source), decoder_vocab_size=12, initializer_std=0.6, **sizes)
+    model = BahdanauForConditionalGeneration(config).eval()
+    model.lm_head.bias.data[1] = -1e9  # padding
+    model.lm_head.bias.data[3] = end_bias
+    return model
+
+
+SEARCHES = {
+    "greedy": {"num_beams": 1},
+    "beams": {"num_beams": 3, "num_return_sequences": 2},
+    "canonical": {"num_beams": 3, "early_stopping": "never"},
+    "constrained": {"num_beams": 3, "prefix_allowed_tokens_fn": lambda row, ids: range(3, 12)},
+}
+
+
+@pytest.mark.parametrize("search", SEARCHES)
+@pytest.mark.parametrize("of_library", [False, True], ids=["bahdanau", "marian"])
+@pytest.mark.parametrize("with_scores", [False, True], ids=["texts", "scores"])
+def test_a_sentence_without_an_end_has_its_own_limit_in_every_batch(
+    model, tokenizers, search, of_library, with_scores
+):
+    source, _ = tokenizers
+    if of_library:
+        model = copy.deepcopy(model)
+        model.generation_config.max_new_tokens = None
+        model.final_logits_bias[0, 3] = -2.0
+    else:
+        model = tiny_bahdanau(source, end_bias=-2.0)
+    sentences = [sentence for sentence in SENTENCES if sentence.strip()]
+    results = [
+        translate(
+            model,
+            source,
+            IdsAsText(),
+            sentences,
+            max_tokens_per_batch=tokens,
+            with_scores=with_scores,
+            **SEARCHES[search],
+        )
+        for tokens in (1, 4096)
+    ]
+    unended = 0
+    for sentence, alone, together in zip(sentences, *results, strict=True):
+        for one, other in zip(alone, together, strict=True):
+            ids, others = one.text.split(), other.text.split()
+            assert others[: len(ids)] == ids and set(others[len(ids) :]) <= {"1"}  # padding
+            if with_scores:
+                assert other.score == pytest.approx(one.score, abs=1e-4)
+            if "3" not in ids:
+                assert len(ids) - 1 == len(source(sentence).input_ids) + 50
+                unended += 1
+    assert unended > 1
+
+
 @pytest.mark.parametrize(("num_beams", "rows_each"), [(1, 1), (4, 4)])
 def test_batches_hold_at_most_the_tokens_asked_for(model, tokenizers, monkeypatch, num_beams, rows_each):
     shapes = []
@@ -187,6 +246,25 @@ def test_scores_are_log_probabilities(model, tokenizers, num_beams, length_penal
             if num_beams > 1:
                 expected /= len(ids) ** length_penalty
             assert math.isclose(hypothesis.score, expected, abs_tol=1e-4)
+            lengths.add(len(ids))
+    assert len(lengths) > 1
+
+
+@pytest.mark.parametrize(
+    "search", [{"do_sample": True}, {"prefix_allowed_tokens_fn": lambda row, ids: range(3, 9)}], ids=lambda s: [*s][0]
+)
+def test_beams_that_the_library_searches_have_scores(tokenizers, search):
+    source, _ = tokenizers
+    model = tiny_bahdanau(source, end_bias=1.0)
+    settings = {"num_beams": 3, "num_return_sequences": 3, "length_penalty": 0.6, "max_new_tokens": 8}
+    results = translate(model, source, IdsAsText(), SENTENCES, with_scores=True, **settings, **search)
+    lengths = set()
+    for sentence, hypotheses in zip(SENTENCES, results, strict=True):
+        for hypothesis in hypotheses if sentence.strip() else []:
+            _, *ids = map(int, hypothesis.text.split())
+            ids = ids[: ids.index(3) + 1] if 3 in ids else ids
+            expected = sum_of_log_probabilities(model, source(sentence, return_tensors="pt")["input_ids"], ids)
+            assert hypothesis.score == pytest.approx(expected / ((5 + len(ids)) / 6) ** 0.6, abs=1e-4)
             lengths.add(len(ids))
     assert len(lengths) > 1
 

@@ -12,6 +12,8 @@ from seq2seq_scratch.library_arguments import CACHE_NAME
 from seq2seq_scratch.modeling_bahdanau import BahdanauForConditionalGeneration
 from seq2seq_scratch.modeling_rnn_seq2seq import RNNSeq2SeqForConditionalGeneration
 from seq2seq_scratch.recurrent_common import RecurrentState
+from seq2seq_scratch.tokenization import save_tokenizers, train_tokenizer
+from seq2seq_scratch.translation import load_translator
 
 PAD, START, END = 1, 2, 3
 SOURCES = [[4, 5, 6, 7, 3], [8, 3], [9, 10, 3], [7, 7, 3]]
@@ -301,13 +303,17 @@ def test_forward_alone_may_run_under_autocast(model):
         torch.testing.assert_close(logits.float(), model(**batch).logits, rtol=0.05, atol=0.2)
 
 
-def test_resizing_needs_to_know_which_vocabulary(build):
-    with pytest.raises(ValueError, match="vocab_size is 13, decoder_vocab_size is 6.*resize_encoder_token_embeddings"):
-        build().resize_token_embeddings(20)
+@pytest.mark.parametrize("target", [{"decoder_vocab_size": 6}, {"decoder_vocab_size": 13, "share_vocabulary": False}])
+def test_resizing_needs_to_know_which_vocabulary(build, target):
+    model = build(**target)
+    with pytest.raises(ValueError, match="vocab_size is 13, decoder_vocab_size is .*resize_encoder_token_embeddings"):
+        model.resize_token_embeddings(20)
+    assert (model.config.vocab_size, model.config.decoder_vocab_size) == (13, target["decoder_vocab_size"])
 
 
-def test_resizing_a_shared_vocabulary_keeps_what_was_learnt(build):
-    model = build(decoder_vocab_size=13)
+@pytest.mark.parametrize("share_vocabulary", [None, True])
+def test_resizing_a_shared_vocabulary_keeps_what_was_learnt(build, share_vocabulary):
+    model = build(decoder_vocab_size=13, share_vocabulary=share_vocabulary)
     batch = {"input_ids": pad(SOURCES), "decoder_input_ids": pad(TARGETS)}
     with torch.no_grad():
         logits = model(**batch).logits
@@ -323,6 +329,14 @@ def test_each_vocabulary_can_be_resized_alone(build):
     model.resize_decoder_token_embeddings(9)
     assert (model.config.vocab_size, model.config.decoder_vocab_size) == (20, 9)
     assert model(input_ids=torch.tensor([[19, 3]]), decoder_input_ids=torch.tensor([[2, 8]])).logits.shape[-1] == 9
+
+
+def test_a_loaded_translator_knows_whether_its_vocabulary_is_shared(build, tmp_path):
+    tokenizers = [train_tokenizer(["a b c d e f g h i"] * 2, kind="word", vocab_size=13) for _ in range(2)]
+    for target in (0, 1):
+        build(decoder_vocab_size=13).save_pretrained(tmp_path)
+        save_tokenizers(tmp_path, tokenizers[0], tokenizers[target])
+        assert load_translator(str(tmp_path))[0].config.share_vocabulary is (target == 0)
 
 
 def test_forward_without_a_target_says_what_is_missing(model):

@@ -25,6 +25,7 @@ from seq2seq_scratch.translation import TOKENS_PER_BATCH
 NOT_SET_BY_HAND = """
     vocab_size decoder_vocab_size pad_token_id bos_token_id eos_token_id decoder_start_token_id is_encoder_decoder
     use_cache classifier_dropout auxiliary_loss_weight both_orders delimiter_token_id
+    share_vocabulary
 """.split()
 CONFIGS = [(translation.MODEL_SETTINGS[name], config) for name, config in TRANSLATION_CONFIGS.items()]
 CONFIGS.append((pretraining.ModelSettings, GPT1Config))
