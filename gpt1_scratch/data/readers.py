@@ -42,8 +42,8 @@ from .text_lines import (
 Row = dict[str, Any]
 
 # A table that is stored at a time.
-ROWS_AT_ONCE = 1_000
-CHARACTERS_AT_ONCE = 2**24
+ROW_CHUNK_SIZE = 1_000
+CHARACTER_CHUNK_SIZE = 2**24
 
 
 # Tables
@@ -218,7 +218,7 @@ def open_parquet(path: str | Path) -> parquet.ParquetFile:
 
 def parquet_tables(path: str | Path, columns: Sequence[str] | None = None) -> Iterator[pyarrow.Table]:
     """The rows of a parquet file, some at a time; a column of categories as the values that they stand for."""
-    for batch in open_parquet(path).iter_batches(ROWS_AT_ONCE, columns=columns):
+    for batch in open_parquet(path).iter_batches(ROW_CHUNK_SIZE, columns=columns):
         table = pyarrow.Table.from_batches([batch])
         yield table.cast(_without_categories(table.schema))
 
@@ -264,7 +264,7 @@ def tables_of_rows(rows: Iterable[Mapping[str, str]]) -> Iterator[pyarrow.Table]
     for row in rows:
         held.append(row)
         size += sum(map(len, row.values()))
-        if len(held) == ROWS_AT_ONCE or size >= CHARACTERS_AT_ONCE:
+        if len(held) == ROW_CHUNK_SIZE or size >= CHARACTER_CHUNK_SIZE:
             yield pyarrow.Table.from_pylist(held)
             held, size = [], 0
     if held:

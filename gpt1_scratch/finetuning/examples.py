@@ -18,7 +18,7 @@ from .loading import TaskSplit
 from .tasks import Task
 
 # An encoding takes some hundred bytes a token until its numbers are taken from it.
-SEQUENCES_AT_ONCE = 20_000
+SEQUENCE_CHUNK_SIZE = 20_000
 
 Batch = dict[str, torch.Tensor]
 
@@ -68,8 +68,8 @@ def tokenize_task(task: Task, split: TaskSplit, tokenizer: PreTrainedTokenizerFa
     else:
         sequences, choices = split.texts, None
     pieces, lengths, cut = [], [], set()
-    for start in range(0, len(sequences), SEQUENCES_AT_ONCE):
-        texts = [list(column) for column in zip(*sequences[start : start + SEQUENCES_AT_ONCE], strict=True)]
+    for start in range(0, len(sequences), SEQUENCE_CHUNK_SIZE):
+        texts = [list(column) for column in zip(*sequences[start : start + SEQUENCE_CHUNK_SIZE], strict=True)]
         encoded = _encode(tokenizer, texts)
         long = [index for index, tokens in enumerate(encoded) if len(tokens) > max_length]
         if long:

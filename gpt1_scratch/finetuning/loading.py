@@ -7,46 +7,20 @@ Whatever a task comes from, its splits are lists of texts and labels:
 """
 
 import math
-import re
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from random import Random
-from typing import Any, Literal
+from typing import Any
 
+from ..renamed.hook import warn
+from .inference import ColumnOverrides, check_columns, infer_task, name_class, parse_number, read_labels_of_table
 from .tables import Table, name_rows, read_table
 from .tasks import OWN, TASKS, Task, find_task, name_classes
 
 # The embedded tasks, by how they begin.
 STORIES = "stories_"
 
-# The columns that an own file is searched for, in this order.
-LABEL_COLUMNS = ("label", "labels", "class", "category", "target", "score", "rating")
-PAIRS_OF_COLUMNS = (
-    ("text", "text_pair"),
-    ("sentence1", "sentence2"),
-    ("text1", "text2"),
-    ("premise", "hypothesis"),
-    ("question", "sentence"),
-    ("question1", "question2"),
-)
-SINGLE_COLUMNS = ("text", "sentence", "review", "content")
-ROWS_LOOKED_AT = 100
-
-# A decimal number as a person writes it; beside such numbers, programs write 1e-05. `float` would also take 1_000,
-# 007, inf and digits of other scripts, all of which are names of classes.
-PLAIN_NUMBER = re.compile(r"-?(0|[1-9][0-9]*)(\.[0-9]+)?")
-NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
-SMALL_NUMBER = re.compile(r"-?[1-9](\.[0-9]+)?[eE]-[0-9]+")
-WHOLE_NUMBER = re.compile(r"-?(0|[1-9][0-9]*)(\.0+)?")
-NO_NUMBER = ("nan", "inf", "-inf", "infinity", "-infinity")
-DATE = re.compile(r"\d{1,4}[-/.]\d{1,2}[-/.]\d{1,4}([T ]\d{1,2}:\d{2}.*)?")
-
-# So many different whole numbers with a decimal point are numbers; fewer are classes. As many classes, of which most
-# have one row, are ids.
-MOST_CLASSES_OF_FLOATS = 20
-MOST_CLASSES_OF_SINGLE_ROWS = 20
 
 # Characters of a text that an example shows.
 EXAMPLE_LENGTH = 60
@@ -71,17 +45,6 @@ class TaskSplit:
         return len(self.texts)
 
 
-@dataclass(frozen=True)
-class OwnColumns:
-    """What the reader says about files of their own; None is found out."""
-
-    text_column: str | None = None
-    text_pair_column: str | None = None
-    label_column: str | None = None
-    problem_type: Literal["classification", "regression"] | None = None
-    both_orders: bool | None = None
-
-
 def load_task(
     name: str | None = None,
     *,
@@ -89,7 +52,7 @@ def load_task(
     validation_file: str | None = None,
     test_file: str | None = None,
     data_dir: str | Path | None = None,
-    own_columns: OwnColumns | None = None,
+    own_columns: ColumnOverrides | None = None,
     validation_share: float = 0.1,
     seed: int = 42,
 ) -> tuple[Task, dict[str, TaskSplit]]:
@@ -119,7 +82,7 @@ def load_task(
         raise ValueError("data_dir and train_file are both set; set one.")
     if name is None and not files:
         raise ValueError(f"Set train_file, or a task: {', '.join(TASKS)}.")
-    if name is not None and own_columns is not None and own_columns != OwnColumns():
+    if name is not None and own_columns is not None and own_columns != ColumnOverrides():
         given = [setting for setting, value in vars(own_columns).items() if value is not None]
         raise ValueError(f"{' and '.join(given)} is for a task of your own; {name} has its columns. Leave one out.")
     if not 0 < validation_share < 1:
@@ -127,7 +90,7 @@ def load_task(
     task = None if name is None else find_task(name)
     if files:
         tables = {split: read_table(file) for split, file in files.items()}
-        task = task or find_out_task(tables["train"], own_columns or OwnColumns())
+        task = task or infer_task(tables["train"], own_columns or ColumnOverrides())
         task = replace(task, validation=("validation",), test=("test",), submissions=task.submissions[:1])
     elif data_dir is not None:
         tables = _tables_in_folder(task, Path(data_dir))
@@ -256,199 +219,6 @@ def _tables_on_hub(task: Task) -> dict[str, Table]:
     return {split: Table(f"{dataset}, {configuration or 'default'}, {split}", loaded[split]) for split in names}
 
 
-def find_out_task(table: Table, columns: OwnColumns) -> Task:
-    """The task that a file of the reader's own sets: which columns, classes or numbers, and which classes.
-
-    Labels are to be predicted as numbers if all of them are plain decimal numbers and one has a fraction, or more than
-    20 different ones are written with a decimal point. All others are names of classes as they are written, but 0.0 is
-    the class 0. Two texts with a number are taken for a similarity, which has no order.
-
-    Raises:
-        ValueError: columns that are named but not there, or not to be found out; labels that are missing, or that
-            cannot be what problem_type says.
-    """
-    label_column = columns.label_column
-    if label_column is None:
-        lowered = {name.lower(): name for name in reversed(table.names)}
-        label_column = next((lowered[name] for name in LABEL_COLUMNS if name in lowered), None)
-        if label_column is None:
-            raise ValueError(
-                f"{table.where}: no column is called {' or '.join(LABEL_COLUMNS[:3])}; it has "
-                f"{', '.join(table.names)}. Set label_column."
-            )
-    _check_columns(table, [label_column], "label_column")
-    texts = _text_columns(table, columns, label_column)
-    values = _labels_in(table, label_column)
-    if values is None:
-        raise ValueError(f"{table.where}: there is no label in the column {label_column!r}.")
-    if columns.problem_type is None:
-        regression = _are_numbers(values)
-    else:
-        regression = columns.problem_type == "regression"
-    names = None
-    if not regression:
-        names = tuple(table.class_names(label_column) or _class_names(table, label_column, values))
-        _check_for_ids(table, columns, label_column, values)
-    both_orders = columns.both_orders
-    if both_orders is None:
-        both_orders = regression and len(texts) == 2
-    if both_orders and len(texts) != 2:
-        raise ValueError(f"both_orders is set, but there is one text column, {texts[0]}. Set text_pair_column.")
-    return Task(
-        OWN,
-        "similarity" if both_orders else "classification",
-        texts,
-        names,
-        ("pearson", "spearmanr") if regression else ("accuracy", "f1_macro"),
-        label_column=label_column,
-    )
-
-
-def _check_columns(table: Table, names: Sequence[str], setting: str) -> None:
-    missing = [name for name in names if name not in table.names]
-    if missing:
-        raise ValueError(
-            f"{table.where}: there is no column {' and no '.join(map(repr, missing))} ({setting}); it has "
-            f"{', '.join(table.names)}."
-        )
-
-
-def _text_columns(table: Table, columns: OwnColumns, label_column: str) -> tuple[str, ...]:
-    named = {"text_column": columns.text_column, "text_pair_column": columns.text_pair_column}
-    for setting, name in named.items():
-        if name is not None:
-            _check_columns(table, [name], setting)
-    if columns.text_column is not None:
-        return tuple(name for name in named.values() if name is not None)
-    if columns.text_pair_column is not None:
-        raise ValueError("text_pair_column is set, but text_column is not.")
-    found = [name for name in table.names if name != label_column and _looks_like_text(table.values(name))]
-    if len(found) > 1:
-        # Beside a text, ids and dates are none.
-        found = [name for name in found if not _look_like_ids(table.values(name))] or found
-    if len(found) > 2:
-        lowered = {name.lower(): name for name in found}
-        for known in (*PAIRS_OF_COLUMNS, *((name,) for name in SINGLE_COLUMNS)):
-            if all(name in lowered for name in known):
-                return tuple(lowered[name] for name in known)
-    if not 1 <= len(found) <= 2:
-        what = f"several columns hold text ({', '.join(found)})" if found else "no column holds text"
-        raise ValueError(
-            f"{table.where}: {what}; it has {', '.join(table.names)}. Set text_column and, for a pair, "
-            "text_pair_column."
-        )
-    return tuple(found)
-
-
-def _looks_like_text(values: Sequence[Any]) -> bool:
-    some = [value for value in values[:ROWS_LOOKED_AT] if value is not None]
-    return (
-        bool(some)
-        and all(isinstance(value, str) for value in some)
-        and not all(PLAIN_NUMBER.fullmatch(value.strip()) for value in some)
-    )
-
-
-def _look_like_ids(values: Sequence[str | None]) -> bool:
-    """Whether values are dates, or all different, without spaces and with digits."""
-    values = [value.strip() for value in values if value is not None and value.strip()]
-    if all(DATE.fullmatch(value) for value in values):
-        return True
-    return len(set(values)) == len(values) and all(
-        not re.search(r"\s", value) and re.search(r"\d", value) for value in values
-    )
-
-
-def _is_missing(value: Any) -> bool:
-    return value is None or (isinstance(value, str) and not value.strip()) or (value != value)
-
-
-def _class_name(value: Any) -> str:
-    """A label as the name of a class: as it is written, but for the fraction of a whole number."""
-    name = str(value).strip()
-    return name.partition(".")[0] if WHOLE_NUMBER.fullmatch(name) else name
-
-
-def _are_numbers(values: Sequence[Any]) -> bool:
-    """Whether labels without a type of their own are numbers to predict, and not names of classes."""
-    if any(isinstance(value, bool) for value in values):
-        return False
-    # A value of type float is written without an exponent.
-    names = {f"{value:.17f}" if isinstance(value, float) else str(value).strip() for value in values}
-    # "nan" may be a number that is missing, or a name among names.
-    numbers = {name for name in names if name.lower() not in NO_NUMBER}
-    plain = {name for name in numbers if PLAIN_NUMBER.fullmatch(name)}
-    if not plain or not all(SMALL_NUMBER.fullmatch(name) for name in numbers - plain):
-        return False
-    if any(not WHOLE_NUMBER.fullmatch(name) for name in plain):
-        return True
-    return sum("." in name for name in numbers) > MOST_CLASSES_OF_FLOATS
-
-
-def _class_names(table: Table, column: str, values: Sequence[Any]) -> list[str]:
-    """The classes that labels name, in order: of numbers if all of them are whole.
-
-    Raises:
-        ValueError: a name has a line break or a tab.
-    """
-    names = set(map(_class_name, values))
-    broken = [index for index, value in enumerate(values) if re.search(r"[\n\r\t]", _class_name(value))]
-    if broken:
-        raise ValueError(
-            f"{table.where}: the label ({column}) holds a line break or a tab in {name_rows(broken)}: "
-            f"{_class_name(values[broken[0]])!r}. Predictions are written in lines and columns: rename the class."
-        )
-    return sorted(names, key=int if all(WHOLE_NUMBER.fullmatch(name) for name in names) else str)
-
-
-def _check_for_ids(table: Table, columns: OwnColumns, label_column: str, values: Sequence[Any]) -> None:
-    counts = Counter(map(_class_name, values))
-    single = sum(count == 1 for count in counts.values())
-    if columns.problem_type is None and single > max(MOST_CLASSES_OF_SINGLE_ROWS, len(values) / 2):
-        raise ValueError(
-            f"{table.where}: there are {len(counts):,} different labels in {len(values):,} rows: is {label_column} a "
-            "column of ids? Set label_column to another, or problem_type to classification (or regression) if it is "
-            "the label."
-        )
-
-
-def _number(value: Any) -> float:
-    if isinstance(value, str) and not NUMBER.fullmatch(value.strip()):
-        return math.nan
-    try:
-        return float(value)
-    except (TypeError, ValueError):
-        return math.nan
-
-
-def _labels_in(table: Table, column: str, skip_unlabelled: bool = False) -> list[Any] | None:
-    """A column of labels; None if there is none at all.
-
-    Raises:
-        ValueError: some are lists or objects, or missing, unless these are to be skipped: then they are None.
-    """
-    values = table.values(column)
-    # What a split without labels holds in their place: nothing, or -1 in every row.
-    if all(_is_missing(value) or value in (-1, "-1") for value in values):
-        return None
-    for kind, name in ((list, "a list"), (dict, "an object")):
-        wrong = [index for index, value in enumerate(values) if isinstance(value, kind)]
-        if wrong:
-            raise ValueError(
-                f"{table.where}: the label ({column}) is {name} in {name_rows(wrong)}; it must be one class or number "
-                "for each text."
-            )
-    if skip_unlabelled:
-        return [None if _is_missing(value) or value in (-1, "-1", "-") else value for value in values]
-    missing = [index for index, value in enumerate(values) if _is_missing(value)]
-    if missing:
-        raise ValueError(
-            f"{table.where}: the label ({column}) is missing or not a number in {name_rows(missing)}. Fill it in, or "
-            "leave these rows out."
-        )
-    return values
-
-
 def _read_split(task: Task, table: Table, split: str, strict: bool) -> TaskSplit:
     """Texts and labels of a table, checked.
 
@@ -460,11 +230,11 @@ def _read_split(task: Task, table: Table, split: str, strict: bool) -> TaskSplit
     needed = [*task.columns, *task.choices]
     if not (is_test and task.label_column not in table.names):
         needed.append(task.label_column)
-    _check_columns(table, needed, f"the task {task.name} reads it")
+    check_columns(table, needed, f"the task {task.name} reads it")
     texts, notes = _texts_in(task, table, strict)
     labels = None
     if task.label_column in table.names:
-        values = _labels_in(table, task.label_column, skip_unlabelled=task.unlabelled_rows)
+        values = read_labels_of_table(table, task.label_column, skip_unlabelled=task.unlabelled_rows)
         if values is not None:
             kept = [index for index, value in enumerate(values) if value is not None]
             if len(kept) < len(values):
@@ -482,7 +252,7 @@ def read_texts(task: Task, table: Table) -> list[tuple[str, ...]]:
     Raises:
         ValueError: columns that are not there, or a text that is empty or missing.
     """
-    _check_columns(table, [*task.columns, *task.choices], f"the task {task.name} reads it")
+    check_columns(table, [*task.columns, *task.choices], f"the task {task.name} reads it")
     return _texts_in(task, table, strict=True)[0]
 
 
@@ -525,7 +295,7 @@ def _read_labels(task: Task, table: Table, values: list[Any]) -> list[int] | lis
     """Numbers of classes, by their names or as they stand, or numbers to predict."""
     where = f"{table.where}: the label ({task.label_column})"
     if task.labels is None:
-        numbers = [_number(value) for value in values]
+        numbers = [parse_number(value) for value in values]
         wrong = [index for index, number in enumerate(numbers) if not math.isfinite(number)]
         if wrong:
             raise ValueError(f"{where} is not a number in {name_rows(wrong)}: {values[wrong[0]]!r}.")
@@ -534,10 +304,10 @@ def _read_labels(task: Task, table: Table, values: list[Any]) -> list[int] | lis
     if task.name != OWN and not any(name.isdecimal() for name in task.labels):
         # Published files number the classes, from 0, more often than they name them.
         numbers |= {str(number): number for number in range(len(task.labels))}
-    found = [numbers.get(_class_name(value)) for value in values]
+    found = [numbers.get(name_class(value)) for value in values]
     unknown = [index for index, number in enumerate(found) if number is None]
     if unknown:
-        names = sorted({repr(_class_name(values[index])) for index in unknown})
+        names = sorted({repr(name_class(values[index])) for index in unknown})
         source = "those that training shows" if task.name == OWN else f"the classes of {task.name}"
         raise ValueError(
             f"{where} is {', '.join(names[:5])} in {name_rows(unknown)}, which is none of {source}: "
@@ -555,3 +325,10 @@ def _check_seen(task: Task, train: TaskSplit, train_where: str, split: TaskSplit
             f"{where}: the label is {', '.join(map(repr, labels))} in {name_rows(unseen)}, which training never "
             f"shows: {train_where} has {name_classes([task.labels[number] for number in sorted(seen)])}."
         )
+
+
+def __getattr__(name: str) -> Any:
+    if name == "OwnColumns":  # its name in version 0.1
+        warn(f"{__name__}.{name}", f"{ColumnOverrides.__module__}.{ColumnOverrides.__name__}")
+        return ColumnOverrides
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -27,7 +27,7 @@ from transformers import PreTrainedTokenizerFast
 logger = logging.getLogger(__name__)
 
 # Text that is tokenised at a time, on all cores; a token takes some hundred bytes until it is stored.
-CHARACTERS_AT_ONCE = 2**23
+CHARACTER_CHUNK_SIZE = 2**23
 
 
 def tokenizer_key(tokenizer: PreTrainedTokenizerFast) -> str:
@@ -54,7 +54,7 @@ def _encode(texts: Sequence[str | None], tokenizer: PreTrainedTokenizerFast) -> 
     for index, text in enumerate(texts):
         group.append(text)
         size += len(text)
-        if size >= CHARACTERS_AT_ONCE or index == len(texts) - 1:
+        if size >= CHARACTER_CHUNK_SIZE or index == len(texts) - 1:
             encodings = tokenizer.backend_tokenizer.encode_batch_fast(group, add_special_tokens=False)
             tokens += [encoding.ids for encoding in encodings]
             group, size = [], 0

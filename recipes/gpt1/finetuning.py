@@ -18,7 +18,8 @@ from transformers.utils import logging as transformers_logging
 
 from gpt1_scratch import GPT1Model
 from gpt1_scratch.finetuning.examples import TaskExamples, collate_examples, predict, tokenize_task
-from gpt1_scratch.finetuning.loading import OwnColumns, load_task
+from gpt1_scratch.finetuning.inference import ColumnOverrides
+from gpt1_scratch.finetuning.loading import load_task
 from gpt1_scratch.finetuning.metrics import TaskMetric
 from gpt1_scratch.finetuning.models import load_pretrained, make_task_model
 from gpt1_scratch.finetuning.reports import (
@@ -124,14 +125,14 @@ def load_data(
     # The frame and a token of each text.
     if not 5 <= max_length <= positions:
         raise ValueError(f"max_length is {max_length}; it must be from 5 to max_position_embeddings, {positions}.")
-    names = [field.name for field in dataclasses.fields(OwnColumns)]
+    names = [field.name for field in dataclasses.fields(ColumnOverrides)]
     task, splits = load_task(
         name,
         train_file=data.train_file,
         validation_file=data.validation_file,
         test_file=data.test_file,
         data_dir=data.data_dir,
-        own_columns=OwnColumns(**{name: getattr(data, name) for name in names}),
+        own_columns=ColumnOverrides(**{name: getattr(data, name) for name in names}),
         validation_share=data.validation_share,
     )
     say(task.describe())

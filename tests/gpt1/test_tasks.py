@@ -11,7 +11,8 @@ from datasets import ClassLabel, Dataset, Features, Value
 
 from gpt1_scratch import GPT1Config, GPT1ForMultipleChoice, GPT1ForSequenceClassification
 from gpt1_scratch.finetuning.examples import collate_examples, predict, tokenize_task
-from gpt1_scratch.finetuning.loading import OwnColumns, TaskSplit, load_task, read_texts
+from gpt1_scratch.finetuning.inference import ColumnOverrides
+from gpt1_scratch.finetuning.loading import TaskSplit, load_task, read_texts
 from gpt1_scratch.finetuning.metrics import TaskMetric
 from gpt1_scratch.finetuning.tables import read_table
 from gpt1_scratch.finetuning.tasks import TASKS, find_task
@@ -58,7 +59,7 @@ def own(tmp_path):
             for split, rows in files.items()
             if rows is not None
         }
-        return load_task(**paths, own_columns=OwnColumns(**columns))
+        return load_task(**paths, own_columns=ColumnOverrides(**columns))
 
     return load
 
@@ -432,7 +433,10 @@ def test_empty_texts_of_published_sets_are_only_noted(tmp_path):
         ({}, "Set train_file, or a task: cola"),
         ({"name": "cola", "train_file": "x.csv", "data_dir": "y"}, "data_dir and train_file are both set"),
         ({"name": "cola", "validation_file": "x.csv"}, "validation_file is set, but train_file is not"),
-        ({"name": "cola", "own_columns": OwnColumns("text", both_orders=True)}, "text_column and both_orders is for"),
+        (
+            {"name": "cola", "own_columns": ColumnOverrides("text", both_orders=True)},
+            "text_column and both_orders is for",
+        ),
         ({"train_file": "nowhere.csv"}, "There is no file nowhere.csv"),
         ({"train_file": "nowhere.csv", "validation_share": 1.0}, "validation_share is 1.0"),
     ],
@@ -529,7 +533,7 @@ def test_batches_are_padded_to_their_longest_and_labels_have_the_heads_type(toke
 
 
 def test_many_texts_are_encoded_as_one_by_one(tokenizer, monkeypatch):
-    monkeypatch.setattr("gpt1_scratch.finetuning.examples.SEQUENCES_AT_ONCE", 7)
+    monkeypatch.setattr("gpt1_scratch.finetuning.examples.SEQUENCE_CHUNK_SIZE", 7)
     words = np.random.default_rng(0).choice(list("abcdefghij"), size=(40, 9))
     texts = [(" ".join(row[: 1 + index % 9]),) for index, row in enumerate(words)]
     examples = tokenize_task(TASKS["sst2"], TaskSplit(texts, None), tokenizer, max_length=8)

@@ -130,7 +130,7 @@ def test_short_blocks_that_do_not_fill_the_others_are_refused(size):
 def test_groups_of_any_size_are_tokenised_alike(monkeypatch):
     texts = Dataset.from_dict({"text": [*rows_of(3, 50, 0, 4), None]})
     expected = tokenize_texts(texts, letter_tokenizer())["input_ids"][:]
-    monkeypatch.setattr(packing, "CHARACTERS_AT_ONCE", 7)
+    monkeypatch.setattr(packing, "CHARACTER_CHUNK_SIZE", 7)
     texts = Dataset.from_dict({"text": [*rows_of(3, 50, 0, 4), None], "other": [1] * 5}).select_columns("text")
     assert tokenize_texts(texts, letter_tokenizer())["input_ids"][:] == expected
     assert [len(row) for row in expected] == [3, 50, 0, 4, 0]

@@ -1,0 +1,251 @@
+"""Infers the task of a user's own table: which columns hold texts, which one the label, and of what kind it is."""
+
+import math
+import re
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from .tables import Table, name_rows
+from .tasks import OWN, Task
+
+# The columns that an own file is searched for, in this order.
+LABEL_COLUMNS = ("label", "labels", "class", "category", "target", "score", "rating")
+
+PAIRS_OF_COLUMNS = (
+    ("text", "text_pair"),
+    ("sentence1", "sentence2"),
+    ("text1", "text2"),
+    ("premise", "hypothesis"),
+    ("question", "sentence"),
+    ("question1", "question2"),
+)
+
+SINGLE_COLUMNS = ("text", "sentence", "review", "content")
+
+ROWS_LOOKED_AT = 100
+
+# A decimal number as a person writes it; beside such numbers, programs write 1e-05. `float` would also take 1_000,
+# 007, inf and digits of other scripts, all of which are names of classes.
+PLAIN_NUMBER = re.compile(r"-?(0|[1-9][0-9]*)(\.[0-9]+)?")
+
+NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
+
+SMALL_NUMBER = re.compile(r"-?[1-9](\.[0-9]+)?[eE]-[0-9]+")
+
+WHOLE_NUMBER = re.compile(r"-?(0|[1-9][0-9]*)(\.0+)?")
+
+NO_NUMBER = ("nan", "inf", "-inf", "infinity", "-infinity")
+
+DATE = re.compile(r"\d{1,4}[-/.]\d{1,2}[-/.]\d{1,4}([T ]\d{1,2}:\d{2}.*)?")
+
+# So many different whole numbers with a decimal point are numbers; fewer are classes. As many classes, of which most
+# have one row, are ids.
+MOST_CLASSES_OF_FLOATS = 20
+
+MOST_CLASSES_OF_SINGLE_ROWS = 20
+
+
+@dataclass(frozen=True)
+class ColumnOverrides:
+    """What the reader says about files of their own; None is found out."""
+
+    text_column: str | None = None
+    text_pair_column: str | None = None
+    label_column: str | None = None
+    problem_type: Literal["classification", "regression"] | None = None
+    both_orders: bool | None = None
+
+
+def infer_task(table: Table, columns: ColumnOverrides) -> Task:
+    """The task that a file of the reader's own sets: which columns, classes or numbers, and which classes.
+
+    Labels are to be predicted as numbers if all of them are plain decimal numbers and one has a fraction, or more than
+    20 different ones are written with a decimal point. All others are names of classes as they are written, but 0.0 is
+    the class 0. Two texts with a number are taken for a similarity, which has no order.
+
+    Raises:
+        ValueError: columns that are named but not there, or not to be found out; labels that are missing, or that
+            cannot be what problem_type says.
+    """
+    label_column = columns.label_column
+    if label_column is None:
+        lowered = {name.lower(): name for name in reversed(table.names)}
+        label_column = next((lowered[name] for name in LABEL_COLUMNS if name in lowered), None)
+        if label_column is None:
+            raise ValueError(
+                f"{table.where}: no column is called {' or '.join(LABEL_COLUMNS[:3])}; it has "
+                f"{', '.join(table.names)}. Set label_column."
+            )
+    check_columns(table, [label_column], "label_column")
+    texts = _text_columns(table, columns, label_column)
+    values = read_labels_of_table(table, label_column)
+    if values is None:
+        raise ValueError(f"{table.where}: there is no label in the column {label_column!r}.")
+    if columns.problem_type is None:
+        regression = _are_numbers(values)
+    else:
+        regression = columns.problem_type == "regression"
+    names = None
+    if not regression:
+        names = tuple(table.class_names(label_column) or _class_names(table, label_column, values))
+        _check_for_ids(table, columns, label_column, values)
+    both_orders = columns.both_orders
+    if both_orders is None:
+        both_orders = regression and len(texts) == 2
+    if both_orders and len(texts) != 2:
+        raise ValueError(f"both_orders is set, but there is one text column, {texts[0]}. Set text_pair_column.")
+    return Task(
+        OWN,
+        "similarity" if both_orders else "classification",
+        texts,
+        names,
+        ("pearson", "spearmanr") if regression else ("accuracy", "f1_macro"),
+        label_column=label_column,
+    )
+
+
+def check_columns(table: Table, names: Sequence[str], setting: str) -> None:
+    missing = [name for name in names if name not in table.names]
+    if missing:
+        raise ValueError(
+            f"{table.where}: there is no column {' and no '.join(map(repr, missing))} ({setting}); it has "
+            f"{', '.join(table.names)}."
+        )
+
+
+def _text_columns(table: Table, columns: ColumnOverrides, label_column: str) -> tuple[str, ...]:
+    named = {"text_column": columns.text_column, "text_pair_column": columns.text_pair_column}
+    for setting, name in named.items():
+        if name is not None:
+            check_columns(table, [name], setting)
+    if columns.text_column is not None:
+        return tuple(name for name in named.values() if name is not None)
+    if columns.text_pair_column is not None:
+        raise ValueError("text_pair_column is set, but text_column is not.")
+    found = [name for name in table.names if name != label_column and _looks_like_text(table.values(name))]
+    if len(found) > 1:
+        # Beside a text, ids and dates are none.
+        found = [name for name in found if not _look_like_ids(table.values(name))] or found
+    if len(found) > 2:
+        lowered = {name.lower(): name for name in found}
+        for known in (*PAIRS_OF_COLUMNS, *((name,) for name in SINGLE_COLUMNS)):
+            if all(name in lowered for name in known):
+                return tuple(lowered[name] for name in known)
+    if not 1 <= len(found) <= 2:
+        what = f"several columns hold text ({', '.join(found)})" if found else "no column holds text"
+        raise ValueError(
+            f"{table.where}: {what}; it has {', '.join(table.names)}. Set text_column and, for a pair, "
+            "text_pair_column."
+        )
+    return tuple(found)
+
+
+def _looks_like_text(values: Sequence[Any]) -> bool:
+    some = [value for value in values[:ROWS_LOOKED_AT] if value is not None]
+    return (
+        bool(some)
+        and all(isinstance(value, str) for value in some)
+        and not all(PLAIN_NUMBER.fullmatch(value.strip()) for value in some)
+    )
+
+
+def _look_like_ids(values: Sequence[str | None]) -> bool:
+    """Whether values are dates, or all different, without spaces and with digits."""
+    values = [value.strip() for value in values if value is not None and value.strip()]
+    if all(DATE.fullmatch(value) for value in values):
+        return True
+    return len(set(values)) == len(values) and all(
+        not re.search(r"\s", value) and re.search(r"\d", value) for value in values
+    )
+
+
+def _is_missing(value: Any) -> bool:
+    return value is None or (isinstance(value, str) and not value.strip()) or (value != value)
+
+
+def name_class(value: Any) -> str:
+    """A label as the name of a class: as it is written, but for the fraction of a whole number."""
+    name = str(value).strip()
+    return name.partition(".")[0] if WHOLE_NUMBER.fullmatch(name) else name
+
+
+def _are_numbers(values: Sequence[Any]) -> bool:
+    """Whether labels without a type of their own are numbers to predict, and not names of classes."""
+    if any(isinstance(value, bool) for value in values):
+        return False
+    # A value of type float is written without an exponent.
+    names = {f"{value:.17f}" if isinstance(value, float) else str(value).strip() for value in values}
+    # "nan" may be a number that is missing, or a name among names.
+    numbers = {name for name in names if name.lower() not in NO_NUMBER}
+    plain = {name for name in numbers if PLAIN_NUMBER.fullmatch(name)}
+    if not plain or not all(SMALL_NUMBER.fullmatch(name) for name in numbers - plain):
+        return False
+    if any(not WHOLE_NUMBER.fullmatch(name) for name in plain):
+        return True
+    return sum("." in name for name in numbers) > MOST_CLASSES_OF_FLOATS
+
+
+def _class_names(table: Table, column: str, values: Sequence[Any]) -> list[str]:
+    """The classes that labels name, in order: of numbers if all of them are whole.
+
+    Raises:
+        ValueError: a name has a line break or a tab.
+    """
+    names = set(map(name_class, values))
+    broken = [index for index, value in enumerate(values) if re.search(r"[\n\r\t]", name_class(value))]
+    if broken:
+        raise ValueError(
+            f"{table.where}: the label ({column}) holds a line break or a tab in {name_rows(broken)}: "
+            f"{name_class(values[broken[0]])!r}. Predictions are written in lines and columns: rename the class."
+        )
+    return sorted(names, key=int if all(WHOLE_NUMBER.fullmatch(name) for name in names) else str)
+
+
+def _check_for_ids(table: Table, columns: ColumnOverrides, label_column: str, values: Sequence[Any]) -> None:
+    counts = Counter(map(name_class, values))
+    single = sum(count == 1 for count in counts.values())
+    if columns.problem_type is None and single > max(MOST_CLASSES_OF_SINGLE_ROWS, len(values) / 2):
+        raise ValueError(
+            f"{table.where}: there are {len(counts):,} different labels in {len(values):,} rows: is {label_column} a "
+            "column of ids? Set label_column to another, or problem_type to classification (or regression) if it is "
+            "the label."
+        )
+
+
+def parse_number(value: Any) -> float:
+    if isinstance(value, str) and not NUMBER.fullmatch(value.strip()):
+        return math.nan
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        return math.nan
+
+
+def read_labels_of_table(table: Table, column: str, skip_unlabelled: bool = False) -> list[Any] | None:
+    """A column of labels; None if there is none at all.
+
+    Raises:
+        ValueError: some are lists or objects, or missing, unless these are to be skipped: then they are None.
+    """
+    values = table.values(column)
+    # What a split without labels holds in their place: nothing, or -1 in every row.
+    if all(_is_missing(value) or value in (-1, "-1") for value in values):
+        return None
+    for kind, name in ((list, "a list"), (dict, "an object")):
+        wrong = [index for index, value in enumerate(values) if isinstance(value, kind)]
+        if wrong:
+            raise ValueError(
+                f"{table.where}: the label ({column}) is {name} in {name_rows(wrong)}; it must be one class or number "
+                "for each text."
+            )
+    if skip_unlabelled:
+        return [None if _is_missing(value) or value in (-1, "-1", "-") else value for value in values]
+    missing = [index for index, value in enumerate(values) if _is_missing(value)]
+    if missing:
+        raise ValueError(
+            f"{table.where}: the label ({column}) is missing or not a number in {name_rows(missing)}. Fill it in, or "
+            "leave these rows out."
+        )
+    return values
