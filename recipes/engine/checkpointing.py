@@ -11,17 +11,19 @@ A checkpoint is written under another name and renamed when it is complete, so e
 """
 
 import json
+import pickle
 import random
 import shutil
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from accelerate import Accelerator
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn
 
@@ -123,7 +125,7 @@ def load_checkpoint(
 
     Raises:
         ValueError: if the folder has no training state, was written by another number of processes, or holds the
-            weights of another model.
+            weights of another model; or if one of its files cannot be read.
     """
     state = checkpoint / TRAINING_STATE
     missing = [path.name for path in (state / "progress.json", state / "optimizer.pt") if not path.is_file()]
@@ -140,20 +142,31 @@ def load_checkpoint(
         )
     load_weights(model, checkpoint)
     # weights_only unpickles nothing but tensors, numbers and strings, so a foreign file cannot run code.
-    optimizer.load_state_dict(torch.load(state / "optimizer.pt", map_location="cpu", weights_only=True))
-    random_state = torch.load(state / f"random_state_{accelerator.process_index}.pt", weights_only=True)
-    _set_random_state(random_state)
-    values = json.loads((state / "progress.json").read_text())
+    read_tensors = partial(torch.load, map_location="cpu", weights_only=True)
+    optimizer.load_state_dict(_read(state / "optimizer.pt", read_tensors))
+    _set_random_state(_read(state / f"random_state_{accelerator.process_index}.pt", read_tensors))
+    values = _read(state / "progress.json", lambda path: json.loads(path.read_text()))
     return Progress(**{field.name: values[field.name] for field in fields(Progress)})
+
+
+def _read(path: Path, read: Callable[[Path], Any]) -> Any:
+    """What `read` makes of a file; an error that does not name the file becomes one that does."""
+    try:
+        return read(path)
+    except (SafetensorError, ValueError, OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
+        raise ValueError(
+            f"{path} cannot be read ({error}); it may be cut off. Copy the file again, or set resume_from_checkpoint "
+            "to another checkpoint."
+        ) from error
 
 
 def load_weights(model: nn.Module, folder: Path) -> None:
     """Copies a folder's weights into a model of the same configuration, in place.
 
     Raises:
-        ValueError: if the folder lacks weights of the model or has others.
+        ValueError: if the folder lacks weights of the model or has others, or if its file cannot be read.
     """
-    weights = load_file(folder / "model.safetensors")
+    weights = _read(folder / "model.safetensors", load_file)
     missing, unexpected = model.load_state_dict(weights, strict=False)
     # A tied weight is saved under only one of its names, so the other name is missing.
     owned = {name for name, _ in model.named_parameters()} | {name for name, _ in model.named_buffers()}

@@ -1,6 +1,7 @@
 """The training loop: exact gradients under accumulation, exact resume, limits, checkpoints, the final model."""
 
 import json
+import re
 from functools import partial
 from pathlib import Path
 
@@ -241,7 +242,7 @@ def test_impossible_settings_are_refused(make_trainer, settings, expected):
 
 
 def test_an_unknown_metric_names_those_that_exist(make_trainer):
-    with pytest.raises(ValueError, match=r"'bleu', which the evaluation does not report. It reports \['loss'\]"):
+    with pytest.raises(ValueError, match=r"'bleu', which the evaluation does not report. It reports loss."):
         make_trainer(metric_for_best_model="bleu").train()
 
 
@@ -273,3 +274,26 @@ def test_nothing_is_unpickled_from_a_checkpoint(make_trainer, tmp_path):
     with pytest.raises(Exception, match="[Ww]eights.only|WeightsUnpickler"):
         make_trainer(resume_from_checkpoint="last", max_steps=20).train()
     assert not (tmp_path / "executed").exists()
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "training_state/optimizer.pt", "training_state/progress.json"])
+def test_a_file_of_a_checkpoint_that_is_cut_off_is_named(make_trainer, tmp_path, name):
+    make_trainer().train()
+    path = tmp_path / "run" / "checkpoint-12" / name
+    content = path.read_bytes()
+    path.write_bytes(content[: len(content) // 2])
+    with pytest.raises(ValueError, match=f"{re.escape(str(path))} cannot be read"):
+        make_trainer(resume_from_checkpoint="last", max_steps=20).train()
+
+
+def test_an_interrupted_run_says_how_to_go_on(make_trainer):
+    losses = iter([1.0])
+
+    def interrupt_at_the_second(model):
+        loss = next(losses, None)
+        if loss is None:
+            raise KeyboardInterrupt
+        return {"loss": loss}
+
+    with pytest.raises(KeyboardInterrupt, match="at update 8.*--resume_from_checkpoint last.*checkpoint-4"):
+        make_trainer(evaluate=interrupt_at_the_second).train()

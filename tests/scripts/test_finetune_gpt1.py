@@ -572,6 +572,14 @@ def test_wrong_input_ends_the_script_with_a_message(
     assert error.startswith("error: ") and expected in error and "Traceback" not in error
 
 
+def test_a_metric_that_the_task_does_not_have_is_refused_before_the_first_update(finetune, files, capsys):
+    arguments = [*files, "--metric_for_best_model", "eval_accuracy", "--eval_steps", 5, "--logging_steps", 1]
+    assert failure(finetune, *arguments) == 2
+    output, error = capsys.readouterr()
+    assert "Did you mean 'accuracy'? It reports loss, accuracy" in error
+    assert "train: 71 examples" in output and "train 1/" not in output
+
+
 def test_wrong_rows_end_the_script_with_their_numbers(finetune, tmp_path, capsys):
     rows = [("a", "x"), ("", "y"), ("c", "x")]
     assert failure(finetune, "--train_file", write_csv(tmp_path / "bad.csv", rows)) == 2
