@@ -41,12 +41,15 @@ a chat model, because the format does not occur in its pre-training data.
 
 import copy
 import json
+import logging
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
+
+logger = logging.getLogger(__name__)
 
 UNKNOWN = "<unk>"
 WORD_END = "</w>"
@@ -54,6 +57,10 @@ START, DELIMITER, EXTRACT, PADDING = "<start>", "<delimiter>", "<extract>", "<pa
 
 # Number of most frequent characters of a training corpus that have tokens; others become `<unk>`.
 LARGEST_ALPHABET = 1000
+
+# Words of more characters are learned from in pieces of as many. Learning from a word takes time that grows with the
+# square of its length, and no word of a language comes near.
+LONGEST_WORD = 1000
 
 
 def _words(*lists: str, capital: bool = True) -> str:
@@ -241,6 +248,23 @@ def published_tokenizer(
     return _finish(vocab, merges, model_max_length)
 
 
+def _report_long_words(texts: Iterable[str]) -> Iterator[str]:
+    """Yields the texts, and then warns if a word was longer than `LONGEST_WORD`."""
+    normalizer = _normalizer()  # its own: the learner's is locked while it learns
+    long_run, longest = re.compile(rf"\S{{{LONGEST_WORD},}}"), 0
+    for text in texts:
+        for run in long_run.findall(text):
+            longest = max(longest, *map(len, normalizer.normalize_str(run).split(" ")))
+        yield text
+    if longest > LONGEST_WORD:
+        logger.warning(
+            "The texts to learn a vocabulary from have words of up to %s characters; those of more than %s were "
+            "learned from in pieces of as many.",
+            f"{longest:,}",
+            f"{LONGEST_WORD:,}",
+        )
+
+
 def train_tokenizer(
     texts: Iterable[str], merges: int = 40_000, model_max_length: int = 512
 ) -> PreTrainedTokenizerFast:
@@ -262,6 +286,7 @@ def train_tokenizer(
     if merges < 1:
         raise ValueError(f"merges is {merges}; it must be at least 1.")
     learner = _with_pipeline(models.BPE(unk_token=UNKNOWN, end_of_word_suffix=WORD_END))
+    learner.pre_tokenizer = pre_tokenizers.Sequence([learner.pre_tokenizer, pre_tokenizers.FixedLength(LONGEST_WORD)])
     trainer = trainers.BpeTrainer(
         # Each character has two symbols. Superfluous merges are removed below.
         vocab_size=merges + 2 * LARGEST_ALPHABET + 1,
@@ -271,7 +296,7 @@ def train_tokenizer(
         end_of_word_suffix=WORD_END,
         show_progress=False,
     )
-    learner.train_from_iterator(texts, trainer)
+    learner.train_from_iterator(_report_long_words(texts), trainer)
     learned = json.loads(learner.to_str())["model"]
     if len(learned["vocab"]) == 1:
         raise ValueError("texts holds no text: a vocabulary needs at least one word.")

@@ -17,8 +17,10 @@ frequent words are one token, rare words are several, and a new word such as "lo
 """
 
 import json
+import logging
+import re
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Literal
 
@@ -26,11 +28,17 @@ from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_toke
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 from transformers.utils import cached_file
 
+logger = logging.getLogger(__name__)
+
 # The order gives the tokens the ids 0 to 3, which are the defaults of the translators' configurations.
 SPECIAL_TOKENS = {"unk_token": "<unk>", "pad_token": "<pad>", "bos_token": "<s>", "eos_token": "</s>"}
 BYTE_TOKENS = [f"<0x{byte:02X}>" for byte in range(256)]
 WORD_START = "▁"
 TARGET_SUBFOLDER = "target_tokenizer"
+
+# Words of more characters are learned from in pieces of as many. Learning from a word takes time that grows with the
+# square of its length, and no word of a language comes near.
+LONGEST_WORD = 1000
 
 
 def _normalizer(lowercase: bool) -> normalizers.Normalizer:
@@ -54,6 +62,26 @@ def _pre_tokenizer() -> pre_tokenizers.PreTokenizer:
     )
 
 
+def _report_long_words(sentences: Iterable[str] | Iterable[list[str]], lowercase: bool) -> Iterator[str | list[str]]:
+    """Yields the sentences, and then warns if a word was longer than `LONGEST_WORD`."""
+    # Parts of their own: the learner's are locked while it learns.
+    normalizer, pre_tokenizer = _normalizer(lowercase), _pre_tokenizer()
+    long_run, longest = re.compile(rf"\S{{{LONGEST_WORD},}}"), 0
+    for item in sentences:
+        for sentence in [item] if isinstance(item, str) else item:
+            for run in long_run.findall(sentence):
+                words = pre_tokenizer.pre_tokenize_str(normalizer.normalize_str(run))
+                longest = max(longest, *(len(word) for word, _ in words))
+        yield item
+    if longest > LONGEST_WORD:
+        logger.warning(
+            "The sentences to train a vocabulary on have words of up to %s characters; those of more than %s were "
+            "learned from in pieces of as many.",
+            f"{longest:,}",
+            f"{LONGEST_WORD:,}",
+        )
+
+
 def _train_bpe(
     sentences: Iterable[str] | Iterable[list[str]], vocab_size: int, min_frequency: int, lowercase: bool
 ) -> Tokenizer:
@@ -66,9 +94,10 @@ def _train_bpe(
             f"{len(SPECIAL_TOKENS)} special tokens and {len(BYTE_TOKENS)} bytes come first. Raise vocab_size."
         )
     learner = Tokenizer(models.BPE())
-    learner.normalizer, learner.pre_tokenizer = _normalizer(lowercase), _pre_tokenizer()
+    learner.normalizer = _normalizer(lowercase)
+    learner.pre_tokenizer = pre_tokenizers.Sequence([_pre_tokenizer(), pre_tokenizers.FixedLength(LONGEST_WORD)])
     learner.train_from_iterator(
-        sentences,
+        _report_long_words(sentences, lowercase),
         trainers.BpeTrainer(
             vocab_size=room,
             min_frequency=min_frequency,

@@ -3,6 +3,7 @@
 import json
 import random
 import re
+import time
 from pathlib import Path
 
 import pytest
@@ -276,3 +277,12 @@ def test_merges_are_learned_in_the_order_of_the_example_in_the_documentation():
     merges = json.loads(tokenizer.backend_tokenizer.to_str())["model"]["merges"]
     assert merges == [["p", "u"], ["h", "u"], ["pu", "n</w>"]]
     assert tokenizer.tokenize("hug pun") == ["hu", "g</w>", "pun</w>"]
+
+
+def test_a_word_of_one_repeated_letter_is_learned_from_in_pieces_with_a_warning(caplog):
+    start = time.process_time()
+    tokenizer = train_tokenizer(["the dog ran"] * 20 + ["a" * 200_000], merges=100)
+    assert time.process_time() - start < 5  # the whole word takes more than 10 seconds
+    [record] = caplog.records
+    assert "words of up to 200,000 characters; those of more than 1,000" in record.getMessage()
+    assert tokenizer.tokenize("the dog") == ["the</w>", "dog</w>"]

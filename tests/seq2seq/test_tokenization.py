@@ -4,6 +4,7 @@ import json
 import random
 import subprocess
 import sys
+import time
 import unicodedata
 
 import pytest
@@ -234,3 +235,21 @@ def test_the_example_of_byte_pair_encoding_is_what_training_learns():
     merges = [tuple(merge) for merge in json.loads(tokenizer.backend_tokenizer.to_str())["model"]["merges"]]
     assert merges[:2] == [("e", "s"), ("es", "t")]
     assert tokenizer.tokenize("lowest") == ["▁low", "est"]
+
+
+@pytest.mark.parametrize("letters", [20_000, 200_000])
+def test_a_word_of_one_repeated_letter_is_learned_from_in_pieces_with_a_warning(letters, caplog):
+    start = time.process_time()
+    tokenizer = train_tokenizer([*SENTENCES, "a" * letters], kind="bpe", vocab_size=400)
+    assert time.process_time() - start < 5  # the whole word of 200,000 letters takes more than 10 seconds
+    [record] = caplog.records
+    assert f"words of up to {letters + 1:,} characters; those of more than 1,000" in record.getMessage()
+    assert decoded(tokenizer, "a" * letters) == "a" * letters
+
+
+def test_long_lines_of_ordinary_words_give_no_warning(caplog):
+    line = " ".join(SENTENCES * 2)
+    assert len(line) > 1000
+    whole = train_tokenizer([line], kind="bpe", vocab_size=400).get_vocab()
+    assert train_tokenizer([*SENTENCES * 2], kind="bpe", vocab_size=400).get_vocab() == whole
+    assert not caplog.records
