@@ -49,6 +49,11 @@ class TranslationSettings(CheckedSettings):
         super().__post_init__()
         if not self.model_name_or_path:
             raise ValueError("model_name_or_path is not set. Name the folder or Hub id of a trained model.")
+        if self.num_beams is not None and self.num_return_sequences > self.num_beams:
+            raise ValueError(
+                f"num_return_sequences is {self.num_return_sequences}, but num_beams is {self.num_beams}: a search "
+                "finds one translation for each beam. Raise num_beams."
+            )
 
 
 @dataclass

@@ -223,3 +223,10 @@ def test_a_metric_that_the_evaluation_does_not_report_is_refused_before_training
     parse, needed = PARSERS[script]
     with pytest.raises(ValueError, match=expected):
         parse([*needed.split(), "--metric_for_best_model", metric])
+
+
+def test_more_translations_than_beams_are_refused_before_the_model_is_read():
+    parse, needed = PARSERS["translate"]
+    with pytest.raises(ValueError, match="num_return_sequences is 4, but num_beams is 3"):
+        parse([*needed.split(), "--num_beams=3", "--num_return_sequences=4"])
+    assert parse([*needed.split(), "--num_beams=3", "--num_return_sequences=3"])[0].num_beams == 3
