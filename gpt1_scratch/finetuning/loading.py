@@ -107,7 +107,9 @@ def load_task(
     train = _read_split(task, tables["train"], "train", strict)
     if len(set(train.labels)) == 1:
         label = train.labels[0] if task.is_regression else task.labels[train.labels[0]]
-        raise ValueError(f"{where}: every row has the label {label}. There is nothing to learn; give rows of others.")
+        raise ValueError(
+            f"{where}: every row has the label {label}. There is nothing to learn: add rows with another label."
+        )
     if task.name == OWN:
         train = replace(train, notes=(*train.notes, _example(task, train), *_alike_classes(task)))
     splits = {"train": train}
