@@ -7,7 +7,7 @@ from typing import Literal
 from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 
-from papers_to_gpt.settings.arguments import option, parse_settings, read_settings
+from papers_to_gpt.settings.arguments import WORDS_FOR_NO_VALUE, option, parse_settings, read_settings
 
 
 @dataclass
@@ -71,5 +71,7 @@ def parse_sharing(arguments: list[str] | None = None, description: str = "") -> 
     """Reads the command line; a first argument without a name is the folder."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     if arguments and not arguments[0].startswith("-"):
-        arguments[0] = f"--folder={arguments[0]}"
+        # The name of a folder here, and never the word that takes a setting back.
+        folder = f"./{arguments[0]}" if arguments[0].lower() in WORDS_FOR_NO_VALUE else arguments[0]
+        arguments[0] = f"--folder={folder}"
     return parse_settings(read_settings(arguments), SharingSettings, description=description)

@@ -16,7 +16,16 @@ from gpt1_scratch import GPT1Config
 from gpt1_scratch.finetuning.tasks import TASKS
 from gpt1_scratch.pretraining.corpora import STORIES
 from papers_to_gpt.__main__ import COMMANDS
-from papers_to_gpt.settings import classification, decoding, finetuning, generation, pretraining, training, translation
+from papers_to_gpt.settings import (
+    classification,
+    decoding,
+    finetuning,
+    generation,
+    hub,
+    pretraining,
+    training,
+    translation,
+)
 from seq2seq_scratch import TRANSLATION_CONFIGS
 from seq2seq_scratch.data.metrics import SHOWN_SCORES
 from seq2seq_scratch.translation import TOKENS_PER_BATCH
@@ -230,3 +239,8 @@ def test_more_translations_than_beams_are_refused_before_the_model_is_read():
     with pytest.raises(ValueError, match="num_return_sequences is 4, but num_beams is 3"):
         parse([*needed.split(), "--num_beams=3", "--num_return_sequences=4"])
     assert parse([*needed.split(), "--num_beams=3", "--num_return_sequences=3"])[0].num_beams == 3
+
+
+def test_a_folder_that_is_called_like_no_value_can_be_shared():
+    (settings,) = hub.parse_sharing(["none"])
+    assert settings.folder == "./none"
