@@ -12,6 +12,8 @@ which `next_token_loss` in `token_loss.py` computes. The model is a stack of Tra
 
 Equations 3 to 5 add a head for a task: see `modeling_gpt1_heads.py`.
 
+The file has a few more than 500 lines, because the language model is read as a whole.
+
 The code here is in plain form. Files beside it hold faster forms: `cpu_kernels.py` for training, `cpu_generation.py`
 and `packed_linear.py` for `generate()`. Run a model inside `plain_forms()` to step through the plain forms in a
 debugger.

@@ -32,7 +32,7 @@ from .library_arguments import CACHE_NAME, name_cache_for_library, name_cache_fo
 from .library_version import check_generation
 from .plain_forms import plain_forms_are_on
 
-# Fills the positions after a hypothesis while the search goes on; no token has this id.
+# Fills the positions after an unfinished hypothesis during the search; no token has this id.
 UNWRITTEN = -1
 
 # Processors and criteria that look only at a hypothesis' own tokens, whichever row of the batch it is in.

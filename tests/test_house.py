@@ -1,4 +1,4 @@
-"""The rules of the house: who imports whom, style, presets that parse, documents whose commands parse."""
+"""The rules of the code base: imports, style, presets that parse, and documents whose commands parse."""
 
 import ast
 import configparser

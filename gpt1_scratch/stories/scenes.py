@@ -113,7 +113,7 @@ PARTS = ("who", "what", "thing", "whom", "where")
 
 @dataclass(frozen=True)
 class _Deed:
-    """Who did what, with which thing, to whom and where; `what` is a key of `DEEDS`."""
+    """A deed with its actor, thing, recipient and place; `what` is the deed, a key of `DEEDS`."""
 
     who: Person
     what: str

@@ -141,7 +141,7 @@ class Stage:
         self.telling.sentences += passed_on
 
     def glad_or_sad_today(self) -> list[Person]:
-        """Returns those of the two main people whom an event of the present day made glad or sad."""
+        """Returns the main people, of two, that an event of the present day made glad or sad."""
         today = self.world.events[self.earlier_events :]
         feelings = {person: self.world.feelings.get(person) for person in self.people[:2]}
         return [

@@ -9,7 +9,7 @@ hypothesis or an ending alone is true in half of the rows.
                    in the training rows, only in the pre-training stories, which say how they make people feel
     entailment     the beginning of a story, and a statement about who has or gave a thing, is at a place or feels how
     paraphrase     two wordings of one deed, or of two deeds of the same people with the same thing at the same place
-    similarity     two deeds, and how many of five parts are the same: who, what, which thing, with whom, where
+    similarity     two deeds; the number of equal parts among five: actor, deed, thing, partner, place
     cloze          a story without its ending, one ending that is true of its world and one that is not
 
     >>> load_story_task("entailment")["train"][0]

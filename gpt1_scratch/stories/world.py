@@ -57,7 +57,7 @@ class Place:
 
 @dataclass(frozen=True)
 class Event:
-    """A change of the world: who did what, with which thing, with whom and where; what does not apply is `None`."""
+    """An event: its actor, deed, thing, partner and place; parts that do not apply are `None`."""
 
     kind: str
     actor: Person

@@ -182,7 +182,7 @@ def run_series(tasks: Sequence[TaskData], settings: Settings, output_dir: Path) 
 
 
 def run_in_folder(data: TaskData, settings: Settings, folder: Path, seed: int) -> dict[str, Any]:
-    """One of several runs; of a resumed series, one that is finished is only read, and one that is not goes on."""
+    """Runs one of several runs. In a resumed series, the results of a finished run are read; other runs resume."""
     start, task_settings, optimization, training, _ = settings
     top = Path(training.output_dir)
     run_name = "-".join((training.run_name or top.resolve().name, *folder.relative_to(top).parts))

@@ -38,7 +38,7 @@ class HubSettings(RepositorySettings):
         False, "Push the trained model to the Hub; needs the token HF_TOKEN or a login with `hf auth login`."
     )
     hub_strategy: Literal["end", "every_save"] = option(
-        "end", "Push at the end of the run only, or also the model of each checkpoint while training goes on."
+        "end", "Push at the end of the run only, or also the model of each checkpoint during training."
     )
 
     def __post_init__(self):

@@ -110,7 +110,10 @@ def test_the_librarys_lstm_equals_the_equations(given, dtype, tolerance):
         assert_same_in_both_forms(lambda x: run_lstm(lstm, x, lengths), [inputs], tolerance, list(lstm.parameters()))
     else:
         leaves = [inputs, state]
-        run = lambda x, s: run_lstm(lstm, x, state=s)  # noqa: E731
+
+        def run(x, s):
+            return run_lstm(lstm, x, state=s)
+
         assert_same_in_both_forms(run, leaves, tolerance, list(lstm.parameters()))
 
 
