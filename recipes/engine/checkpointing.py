@@ -5,14 +5,12 @@
         training_state/
             progress.json       updates, epoch, batches of the epoch, best score
             optimizer.pt        the optimizer's moments
-            random_state_0.pt   the random generators, one file for each process
 
 A checkpoint is written under another name and renamed when it is complete, so every checkpoint folder is complete.
 """
 
 import json
 import pickle
-import random
 import shutil
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields
@@ -20,7 +18,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from accelerate import Accelerator
 from safetensors import SafetensorError, safe_open
@@ -28,6 +25,9 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 CHECKPOINT_PREFIX = "checkpoint-"
+# Written between the others, by the clock or when a run is stopped, and only to resume from: which there are must not
+# change the result of a run, so they are not averaged, and the next checkpoint replaces them.
+RECOVERY_PREFIX = "recovery-"
 TRAINING_STATE = "training_state"
 
 
@@ -37,38 +37,53 @@ class Progress:
 
     Attributes:
         update: updates done.
-        epoch, batches_in_epoch: complete epochs, and batches of the present epoch that were read.
+        epoch, updates_in_epoch: complete epochs, and updates of the present epoch that are done.
+        batches_per_update: batches of an update over all processes; a run keeps it on another number of processes.
         target_tokens: tokens that the loss was computed on.
         train_seconds: time spent in updates.
         elapsed_seconds: time since the start, evaluation and checkpoints included.
         best_update, best_score: the best evaluation so far; None before the first.
         evaluations_without_improvement: number of evaluations since the best one.
+        evaluation_is_due: whether an evaluation after this update was not finished.
+        skipped_updates, skipped_in_a_row: updates whose gradient was not finite: all, and up to this one in a row.
+        log_window: sums since the last log line (see `LogWindow`).
     """
 
     update: int = 0
     epoch: int = 0
-    batches_in_epoch: int = 0
+    updates_in_epoch: int = 0
+    batches_per_update: int = 1
     target_tokens: int = 0
     train_seconds: float = 0.0
     elapsed_seconds: float = 0.0
     best_update: int | None = None
     best_score: float | None = None
     evaluations_without_improvement: int = 0
+    evaluation_is_due: bool = False
+    skipped_updates: int = 0
+    skipped_in_a_row: int = 0
+    log_window: dict[str, float] | None = None
 
 
-def checkpoints_in(output_dir: str | Path) -> list[Path]:
-    """Returns the checkpoints of a run in the order of their updates."""
-    found = [
-        path
-        for path in Path(output_dir).glob(f"{CHECKPOINT_PREFIX}*")
-        if path.name[len(CHECKPOINT_PREFIX) :].isdigit()
-    ]
+def checkpoints_in(output_dir: str | Path, prefix: str = CHECKPOINT_PREFIX) -> list[Path]:
+    """Returns the scheduled checkpoints of a run in the order of their updates."""
+    found = [path for path in Path(output_dir).glob(f"{prefix}*") if path.name[len(prefix) :].isdigit()]
     return sorted(found, key=update_of)
+
+
+def recovery_checkpoints_in(output_dir: str | Path) -> list[Path]:
+    """Returns the checkpoints that were written between the scheduled ones, in the order of their updates."""
+    return checkpoints_in(output_dir, RECOVERY_PREFIX)
 
 
 def update_of(checkpoint: Path) -> int:
     """Returns the update after which a checkpoint was written."""
-    return int(checkpoint.name.removeprefix(CHECKPOINT_PREFIX))
+    return int(checkpoint.name.rpartition("-")[2])
+
+
+def newest_checkpoint(output_dir: str | Path) -> Path | None:
+    """Returns the checkpoint of a run with the most updates, of either kind; None if there is none."""
+    return max([*recovery_checkpoints_in(output_dir), *checkpoints_in(output_dir)], key=update_of, default=None)
 
 
 def save_checkpoint(
@@ -78,6 +93,7 @@ def save_checkpoint(
     optimizer: torch.optim.Optimizer,
     save_model: Callable[[Path], None],
     keep_last: int,
+    scheduled: bool = True,
 ) -> Path:
     """Writes a checkpoint and removes older ones, except the last `keep_last` and the best.
 
@@ -87,19 +103,19 @@ def save_checkpoint(
         progress: how far the run has come.
         optimizer: the optimizer whose state is saved.
         save_model: writes the model in the form that is shared to a folder.
-        keep_last: number of checkpoints to keep, including the new one; 0 keeps all.
+        keep_last: number of scheduled checkpoints to keep, including the new one; 0 keeps all.
+        scheduled: False for a checkpoint to resume from only, which the next one replaces.
 
     Returns:
         The checkpoint's folder.
     """
-    final = output_dir / f"{CHECKPOINT_PREFIX}{progress.update}"
+    final = output_dir / f"{CHECKPOINT_PREFIX if scheduled else RECOVERY_PREFIX}{progress.update}"
     partial = output_dir / f"partial-{final.name}"
     if accelerator.is_main_process:
         shutil.rmtree(partial, ignore_errors=True)
         (partial / TRAINING_STATE).mkdir(parents=True)
     accelerator.wait_for_everyone()
     state = partial / TRAINING_STATE
-    torch.save(_random_state(), state / f"random_state_{accelerator.process_index}.pt")
     if accelerator.is_main_process:
         save_model(partial)
         torch.save(optimizer.state_dict(), state / "optimizer.pt")
@@ -110,6 +126,9 @@ def save_checkpoint(
         partial.rename(final)
         for old in checkpoints_in(output_dir)[:-keep_last] if keep_last else []:
             if update_of(old) != progress.best_update:
+                shutil.rmtree(old)
+        for old in recovery_checkpoints_in(output_dir):
+            if old != final:
                 shutil.rmtree(old)
     accelerator.wait_for_everyone()
     return final
@@ -134,19 +153,12 @@ def load_checkpoint(
             f"{checkpoint} cannot be resumed from: {state} lacks {', '.join(missing)}. Set resume_from_checkpoint to "
             "a checkpoint with its training state, or to last."
         )
-    processes = len(list(state.glob("random_state_*.pt")))
-    if processes != accelerator.num_processes:
-        raise ValueError(
-            f"{checkpoint} was written by {processes} processes, but this run has {accelerator.num_processes}. "
-            f"Resume with `accelerate launch --num_processes {processes}`."
-        )
     load_weights(model, checkpoint)
     # weights_only unpickles nothing but tensors, numbers and strings, so a foreign file cannot run code.
     read_tensors = partial(torch.load, map_location="cpu", weights_only=True)
     optimizer.load_state_dict(_read(state / "optimizer.pt", read_tensors))
-    _set_random_state(_read(state / f"random_state_{accelerator.process_index}.pt", read_tensors))
     values = _read(state / "progress.json", lambda path: json.loads(path.read_text()))
-    return Progress(**{field.name: values[field.name] for field in fields(Progress)})
+    return Progress(**{field.name: values[field.name] for field in fields(Progress) if field.name in values})
 
 
 def _read(path: Path, read: Callable[[Path], Any]) -> Any:
@@ -205,24 +217,3 @@ def average_weights(
     save_file(mean, target / "model.safetensors", metadata=metadata)
     # safetensors creates files that only their owner may read.
     shutil.copymode(checkpoints[0] / "model.safetensors", target / "model.safetensors")
-
-
-def _random_state() -> dict[str, Any]:
-    name, keys, position, has_gauss, cached = np.random.get_state()
-    version, numbers, gauss = random.getstate()
-    return {
-        "torch": torch.get_rng_state(),
-        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
-        "numpy": [name, torch.from_numpy(keys.astype(np.int64)), position, has_gauss, cached],
-        "python": [version, list(numbers), gauss],
-    }
-
-
-def _set_random_state(state: dict[str, Any]) -> None:
-    torch.set_rng_state(state["torch"])
-    if state["cuda"]:
-        torch.cuda.set_rng_state_all(state["cuda"])
-    name, keys, position, has_gauss, cached = state["numpy"]
-    np.random.set_state((name, keys.numpy().astype(np.uint32), position, has_gauss, cached))
-    version, numbers, gauss = state["python"]
-    random.setstate((version, tuple(numbers), gauss))

@@ -36,10 +36,11 @@ from papers_to_gpt.engine.batching import Batch, LengthBucketBatches
 from papers_to_gpt.engine.checkpointing import checkpoints_in
 from papers_to_gpt.engine.evaluation import map_across_processes
 from papers_to_gpt.engine.hardware import FOR_BATCHES_OF_ROWS, keep_compiled_code
+from papers_to_gpt.engine.log_window import TokenCounts
 from papers_to_gpt.engine.model_folder import check_folder
 from papers_to_gpt.engine.output_folder import prepare_output_dir
 from papers_to_gpt.engine.reporting import RESULTS_FILE, write_results, write_run_record
-from papers_to_gpt.engine.training import TokenCounts, TrainingLoop, make_accelerator
+from papers_to_gpt.engine.training import TrainingLoop, make_accelerator
 from papers_to_gpt.publishing.cards import write_card
 from papers_to_gpt.publishing.sharing import open_repository, push_at_end, push_of_checkpoints
 from papers_to_gpt.settings.finetuning import FinetuningSettings, Settings, TaskSettings

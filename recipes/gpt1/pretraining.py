@@ -23,15 +23,11 @@ from gpt1_scratch.pretraining.corpora import load_texts
 from gpt1_scratch.pretraining.packing import PackedTexts, PartlyCutBlocks, pack_blocks, stream_blocks, tokenize_texts
 from gpt1_scratch.tokenization import published_tokenizer, train_tokenizer
 from papers_to_gpt.engine.batching import Batch, LengthBucketBatches, StreamBatches, batches_for_evaluation
-from papers_to_gpt.engine.evaluation import evaluate_loss
+from papers_to_gpt.engine.evaluation import evaluate_loss, is_any_true
+from papers_to_gpt.engine.log_window import TokenCounts
 from papers_to_gpt.engine.output_folder import prepare_output_dir
 from papers_to_gpt.engine.reporting import measure_matrix_peak, write_results, write_run_record
-from papers_to_gpt.engine.training import (
-    TokenCounts,
-    TrainingLoop,
-    checkpoint_to_resume,
-    make_accelerator,
-)
+from papers_to_gpt.engine.training import TrainingLoop, checkpoint_to_resume, make_accelerator
 from papers_to_gpt.publishing.cards import write_card
 from papers_to_gpt.publishing.sharing import open_repository, push_at_end, push_of_checkpoints
 from papers_to_gpt.settings.pretraining import ModelSettings, SampleSettings, TextSettings, VocabularySettings
@@ -233,6 +229,9 @@ def training_batches(
             max_tokens_per_batch=max_tokens_per_batch,
             seed=training.seed,
             window=1000,
+            process_index=accelerator.process_index,
+            num_processes=accelerator.num_processes,
+            is_any_true=partial(is_any_true, accelerator),
         )
     lengths = np.full((len(blocks), 1), block_size)
     if text.short_block_size is not None:
