@@ -31,9 +31,11 @@ from papers_to_gpt.engine.checkpointing import (
     save_checkpoint,
 )
 from papers_to_gpt.engine.hardware import processor_has_bf16
+from papers_to_gpt.engine.launching import check_launch, check_processes, must_use_cpu
 from papers_to_gpt.engine.log_window import LogWindow, TokenCounts, count_tokens
 from papers_to_gpt.engine.memory import keep_freed_memory, return_freed_memory
 from papers_to_gpt.engine.optimization import make_optimizer, make_schedule
+from papers_to_gpt.engine.process_watch import LIMIT_WHILE_TRAINING, ProcessWatch, limit_waiting
 from papers_to_gpt.engine.random_streams import seed_generators
 from papers_to_gpt.engine.reporting import Reporter, check_trackers
 from papers_to_gpt.engine.stopping import StopRequested, StopSignals, interruptible
@@ -70,18 +72,22 @@ def make_accelerator(settings: TrainingSettings) -> Accelerator:
     """The accelerator of a run. What `accelerate launch` was told goes before the guess about bf16.
 
     Raises:
-        ValueError: a tracker of report_to is not installed.
+        ValueError: a tracker of report_to is not installed, or the launcher was asked for what a run cannot do.
     """
     check_trackers(settings.report_to)
+    check_launch()
     keep_freed_memory()
     bf16 = processor_has_bf16(settings.use_cpu) if settings.bf16 is None else settings.bf16
     chosen_at_launch = settings.bf16 is None and "ACCELERATE_MIXED_PRECISION" in os.environ
-    return Accelerator(
-        cpu=settings.use_cpu,
+    accelerator = Accelerator(
+        cpu=must_use_cpu(settings.use_cpu),
         mixed_precision=None if chosen_at_launch else "bf16" if bf16 else "no",
         log_with=settings.report_to or None,
         project_dir=settings.output_dir,
     )
+    check_processes(accelerator)
+    ProcessWatch.start(accelerator)
+    return accelerator
 
 
 def checkpoint_to_resume(settings: TrainingSettings) -> Path | None:
@@ -191,6 +197,7 @@ class TrainingLoop:
             ValueError: if too many updates in a row are not finite; checkpoints written before stay as they are.
             KeyboardInterrupt: after SIGTERM or Ctrl-C, once the last finished update is saved; says how to go on.
         """
+        limit_waiting(self.accelerator, LIMIT_WHILE_TRAINING)
         checkpoint = checkpoint_to_resume(self.settings)
         if checkpoint is not None:
             self.progress = load_checkpoint(self.accelerator, checkpoint, self.raw_model, self.optimizer)

@@ -16,6 +16,7 @@ from gpt1_scratch.finetuning.reports import format_score
 from gpt1_scratch.finetuning.tasks import Task
 from papers_to_gpt.engine.hardware import FOR_BATCHES_OF_ROWS, keep_compiled_code
 from papers_to_gpt.engine.output_folder import prepare_output_dir
+from papers_to_gpt.engine.process_watch import stops_together
 from papers_to_gpt.engine.reporting import write_results, write_run_record
 from papers_to_gpt.engine.training import make_accelerator
 from papers_to_gpt.gpt1.finetuning import TaskData, check_metrics, load_data, run_series
@@ -34,6 +35,7 @@ LSTM = "lstm"
 LAYERS = "layers_{}"
 
 
+@stops_together
 def run(settings: tuple[Any, ...]) -> None:
     """Runs every variant, and writes the table and the plot.
 

@@ -39,6 +39,7 @@ from papers_to_gpt.engine.hardware import FOR_BATCHES_OF_ROWS, keep_compiled_cod
 from papers_to_gpt.engine.log_window import TokenCounts
 from papers_to_gpt.engine.model_folder import check_folder
 from papers_to_gpt.engine.output_folder import prepare_output_dir
+from papers_to_gpt.engine.process_watch import stops_together
 from papers_to_gpt.engine.reporting import RESULTS_FILE, write_results, write_run_record
 from papers_to_gpt.engine.training import TrainingLoop, make_accelerator
 from papers_to_gpt.publishing.cards import write_card
@@ -60,6 +61,7 @@ class TaskData:
     backbone: GPT1Model
 
 
+@stops_together
 def run(settings: Settings) -> None:
     """Runs one fine-tuning or a series of them, from data to sharing.
 

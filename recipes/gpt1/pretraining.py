@@ -26,6 +26,7 @@ from papers_to_gpt.engine.batching import Batch, LengthBucketBatches, StreamBatc
 from papers_to_gpt.engine.evaluation import evaluate_loss, is_any_true
 from papers_to_gpt.engine.log_window import TokenCounts
 from papers_to_gpt.engine.output_folder import prepare_output_dir
+from papers_to_gpt.engine.process_watch import stops_together
 from papers_to_gpt.engine.reporting import measure_matrix_peak, write_results, write_run_record
 from papers_to_gpt.engine.training import TrainingLoop, checkpoint_to_resume, make_accelerator
 from papers_to_gpt.publishing.cards import write_card
@@ -34,6 +35,7 @@ from papers_to_gpt.settings.pretraining import ModelSettings, SampleSettings, Te
 from papers_to_gpt.settings.training import TrainingSettings
 
 
+@stops_together
 def run(settings: tuple[Any, ...]) -> None:
     """Runs a pre-training from data to sharing.
 

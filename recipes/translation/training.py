@@ -17,6 +17,7 @@ from papers_to_gpt.engine.batching import LengthBucketBatches, StreamBatches, ba
 from papers_to_gpt.engine.evaluation import evaluate_loss, map_across_processes
 from papers_to_gpt.engine.hardware import FOR_BATCHES_OF_TOKENS, keep_compiled_code
 from papers_to_gpt.engine.output_folder import prepare_output_dir
+from papers_to_gpt.engine.process_watch import stops_together
 from papers_to_gpt.engine.reporting import write_results, write_run_record
 from papers_to_gpt.engine.training import TrainingLoop, checkpoint_to_resume, make_accelerator
 from papers_to_gpt.publishing.cards import write_card
@@ -31,6 +32,7 @@ from seq2seq_scratch.tokenization import load_tokenizers, save_tokenizers, train
 from seq2seq_scratch.translation import translate
 
 
+@stops_together
 def run(settings: tuple[Any, ...]) -> None:
     """Runs a training from data to sharing.
 
