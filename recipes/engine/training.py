@@ -7,10 +7,11 @@ time of an update, and not its gradient. Everything counts updates: schedule, lo
 
 import math
 import os
+import re
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -107,6 +108,23 @@ def name_batch(batch: LocalBatch) -> str:
     """Returns how messages name a batch: by its index in the update and its first examples."""
     rows = ", ".join(map(str, batch.rows[:3])) + (", ..." if len(batch.rows) > 3 else "")
     return f"batch {batch.index + 1}" + (f" (examples {rows} of the training data)" if rows else "")
+
+
+@contextmanager
+def saying_what_needs_memory(group: list[LocalBatch], update: int) -> Iterator[None]:
+    """Turns a lack of memory into a sentence that names the update's largest batch and the settings."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:  # torch.OutOfMemoryError is a RuntimeError
+        if not isinstance(error, MemoryError) and not re.search(r"out of memory|can't allocate memory", str(error)):
+            raise
+        shapes = (tuple(batch.tensors["input_ids"].shape) for batch in group)
+        largest = max(shapes, key=math.prod)
+        raise ValueError(
+            f"There is not enough memory for update {update}, whose largest batch has {largest[0]} rows of "
+            f"{math.prod(largest[1:])} tokens. Make batches smaller (max_tokens_per_batch or "
+            "per_device_train_batch_size) and raise gradient_accumulation_steps, or make the model smaller."
+        ) from error
 
 
 class TrainingLoop:
@@ -207,6 +225,7 @@ class TrainingLoop:
             project=self.settings.project,
             run_name=self.settings.run_name,
         )
+        self._find_best_checkpoint(reporter)
         self.earlier_seconds = self.progress.elapsed_seconds
         self._started, self._saved_at = time.perf_counter() - self.earlier_seconds, time.perf_counter()
         with self.stopping:
@@ -221,6 +240,20 @@ class TrainingLoop:
             finally:
                 reporter.close()
 
+    def _find_best_checkpoint(self, reporter: Reporter) -> None:
+        """Makes the present update the first candidate if the best checkpoint of a resumed run is missing."""
+        progress = self.progress
+        if self.settings.average_last_checkpoints or progress.best_update is None:
+            return
+        best = self.output_dir / f"checkpoint-{progress.best_update}"
+        if not best.is_dir():
+            reporter.say(
+                f"{best}, the best checkpoint so far, is missing. The best one is chosen among update "
+                f"{progress.update} and the later ones."
+            )
+            progress.best_update = progress.best_score = None
+            progress.evaluation_is_due = True
+
     def _run(self, reporter: Reporter) -> None:
         settings, progress = self.settings, self.progress
         if progress.evaluation_is_due:
@@ -228,6 +261,12 @@ class TrainingLoop:
             self._save()
         updates = self._updates()
         wishes = Wishes(out_of_time=self._is_out_of_time())
+        if wishes.out_of_time:
+            reporter.say(f"max_train_minutes ({settings.max_train_minutes:g}) is used up. Raise it to train further.")
+        elif self._is_out_of_patience() and progress.update < self.total_updates:
+            reporter.say(
+                f"early_stopping_patience ({settings.early_stopping_patience}) is used up. Raise it to train further."
+            )
         while progress.update < self.total_updates and not (wishes.out_of_time or self._is_out_of_patience()):
             started = time.perf_counter()
             epoch, updates_in_epoch, group = next(updates)
@@ -285,7 +324,10 @@ class TrainingLoop:
         sums = accelerator.reduce(sums, "sum")
         targets, wishes = sums[0], Wishes(*map(bool, sums[1:].tolist()))
         losses = []
-        with self.stopping.abandonable() if accelerator.num_processes == 1 else nullcontext():
+        with (
+            self.stopping.abandonable() if accelerator.num_processes == 1 else nullcontext(),
+            saying_what_needs_memory(group, update),
+        ):
             for position, batch in enumerate(group):
                 seed_generators(self.settings.seed, update, batch.index)
                 tensors = {
@@ -422,7 +464,13 @@ class TrainingLoop:
         """Puts the final weights into the model and its folder."""
         progress, results = self.progress, {}
         if self.settings.average_last_checkpoints:
-            checkpoints = checkpoints_in(self.output_dir)[-self.settings.average_last_checkpoints :]
+            asked = self.settings.average_last_checkpoints
+            checkpoints = checkpoints_in(self.output_dir)[-asked:]
+            if len(checkpoints) < asked:
+                reporter.say(
+                    f"average_last_checkpoints is {asked}, but there are only {len(checkpoints)} checkpoints. The "
+                    "model is the mean of these."
+                )
             if self.accelerator.is_main_process:
                 rename_old_keys = getattr(self.raw_model, "rename_old_keys", dict)  # a model of any kind trains here
                 average_weights(checkpoints, self.output_dir, rename_old_keys)

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import signal
 import time
 from functools import partial
@@ -453,3 +454,39 @@ def test_a_file_of_a_checkpoint_that_is_cut_off_is_named(make_trainer, tmp_path,
     path.write_bytes(content[: len(content) // 2])
     with pytest.raises(ValueError, match=f"{re.escape(str(path))} cannot be read"):
         make_trainer(resume_from_checkpoint="last", max_steps=20).train()
+
+
+def test_a_lack_of_memory_names_the_batch_and_the_settings(make_trainer):
+    trainer = make_trainer()
+    trainer.raw_model.register_forward_pre_hook(lambda module, inputs: torch.empty(2**55))
+    with pytest.raises(ValueError, match=r"memory for update 1, .* \d+ rows of \d+ tokens.*max_tokens_per_batch"):
+        trainer.train()
+
+
+def test_a_missing_best_checkpoint_is_said_at_resume(make_trainer, capsys):
+    scores = iter([1.0, 3.0, 2.5, 2.0])
+    trainer = make_trainer(max_steps=8, evaluate=lambda model: {"loss": next(scores)})
+    trainer.train()
+    shutil.rmtree(Path(trainer.output_dir) / "checkpoint-4")
+    resumed = make_trainer(resume_from_checkpoint="last", evaluate=lambda model: {"loss": next(scores)})
+    assert resumed.train()["best_update"] == 12
+    out = capsys.readouterr().out
+    assert "checkpoint-4, the best checkpoint so far, is missing" in out and "eval 8/12  loss 2.5" in out
+
+
+def test_time_that_is_used_up_stays_used_up(make_trainer, capsys):
+    options = {"max_steps": 10**6, "eval_steps": 10**6, "max_train_minutes": 0.003}
+    updates = make_trainer(**options).train()["train_updates"]
+    capsys.readouterr()
+    assert make_trainer(resume_from_checkpoint="last", **options).train()["train_updates"] == updates
+    assert "max_train_minutes (0.003) is used up" in capsys.readouterr().out
+
+
+def test_an_average_of_fewer_checkpoints_than_asked_is_said(make_trainer, capsys):
+    trainer = make_trainer(average_last_checkpoints=3, save_total_limit=3)
+    trainer.train()
+    shutil.rmtree(Path(trainer.output_dir) / "checkpoint-4")
+    capsys.readouterr()
+    options = {"average_last_checkpoints": 3, "save_total_limit": 3, "resume_from_checkpoint": "last"}
+    assert make_trainer(**options).train()["averaged_checkpoints"] == ["checkpoint-8", "checkpoint-12"]
+    assert "there are only 2 checkpoints" in capsys.readouterr().out
