@@ -6,6 +6,7 @@ time of an update, and not its gradient. Everything counts updates: schedule, lo
 """
 
 import itertools
+import logging
 import math
 import os
 import time
@@ -21,19 +22,24 @@ from accelerate.utils import set_seed
 from transformers import PreTrainedModel
 
 from papers_to_gpt.engine.batching import Batch
+from papers_to_gpt.engine.checkpoint_writer import CheckpointWriter
 from papers_to_gpt.engine.checkpointing import (
     Progress,
     average_weights,
+    check_checkpoint,
     checkpoints_in,
+    find_good_checkpoint,
     load_checkpoint,
     load_weights,
-    save_checkpoint,
 )
+from papers_to_gpt.engine.durable_files import clean_leftovers, files_written_aside
 from papers_to_gpt.engine.hardware import processor_has_bf16
 from papers_to_gpt.engine.memory import keep_freed_memory, return_freed_memory
 from papers_to_gpt.engine.optimization import make_optimizer, make_schedule
 from papers_to_gpt.engine.reporting import Reporter, check_trackers
 from papers_to_gpt.settings.training import OptimizationSettings, TrainingSettings, check_metric
+
+logger = logging.getLogger(__name__)
 
 IGNORE_INDEX = -100
 
@@ -84,11 +90,15 @@ def make_accelerator(settings: TrainingSettings) -> Accelerator:
     )
 
 
-def checkpoint_to_resume(settings: TrainingSettings) -> Path | None:
+def checkpoint_to_resume(settings: TrainingSettings, model: PreTrainedModel | None = None) -> Path | None:
     """The checkpoint that resume_from_checkpoint names, or None for a run that starts anew.
 
+    Args:
+        settings: of the run.
+        model: if given, its weights must have the names and shapes of the checkpoint's.
+
     Raises:
-        ValueError: if there is none.
+        ValueError: if there is none, or the one that is named is damaged.
     """
     name = settings.resume_from_checkpoint
     if not name:
@@ -96,11 +106,16 @@ def checkpoint_to_resume(settings: TrainingSettings) -> Path | None:
     if name != "last":
         if not Path(name).is_dir():
             raise ValueError(f"resume_from_checkpoint is {name!r}, which is not a folder.")
+        check_checkpoint(Path(name), model)
         return Path(name)
-    checkpoints = checkpoints_in(settings.output_dir)
-    if not checkpoints:
-        raise ValueError(f"resume_from_checkpoint is last, but {settings.output_dir} holds no checkpoint.")
-    return checkpoints[-1]
+    checkpoint, skipped = find_good_checkpoint(settings.output_dir, model)
+    if checkpoint is None:
+        reason = " ".join([f"{settings.output_dir} holds no checkpoint to resume from.", *skipped])
+        raise ValueError(f"resume_from_checkpoint is last, but {reason}")
+    if model is not None:  # the loop asks last; recipes have asked for the tokenizer's folder before
+        for sentence in skipped:
+            logger.warning(sentence)
+    return checkpoint
 
 
 class TrainingLoop:
@@ -113,12 +128,14 @@ class TrainingLoop:
         batches: of this process.
         settings, optimization: see there.
         evaluate: from the model (in evaluation mode, on every process) to scores, the same on every process.
-        save_model: writes the shareable model to a folder; called on the main process.
+        save_model: writes the shareable model to a folder, with the weights in `state_dict` if it is not None;
+            called on the main process, with background_checkpoints by a thread.
         count_tokens: for losses that do not predict every label.
         counted: what the loss is a sum over and `TokenCounts.target_tokens` counts; names the rates.
         loss_arguments: passed to the model's forward in training.
         rates: further values for the log line, from what is counted per second.
-        after_save: called with every new checkpoint's folder on the main process; must not keep training waiting.
+        after_save: called with every new checkpoint's folder on the main process, with background_checkpoints by a
+            thread; must not keep training waiting.
     """
 
     def __init__(
@@ -130,7 +147,7 @@ class TrainingLoop:
         optimization: OptimizationSettings,
         *,
         evaluate: Callable[[PreTrainedModel], dict[str, float]],
-        save_model: Callable[[Path], None],
+        save_model: Callable[..., None],
         count_tokens: Callable[[Batch], TokenCounts] = count_tokens,
         counted: str = "target_tokens",
         loss_arguments: dict[str, Any] | None = None,
@@ -141,7 +158,7 @@ class TrainingLoop:
         self.evaluate, self.save_model, self.count_tokens = evaluate, save_model, count_tokens
         self.counted = counted
         self.max_grad_norm, self.loss_arguments = optimization.max_grad_norm, loss_arguments or {}
-        self.rates, self.after_save = rates, after_save
+        self.rates = rates
         self.output_dir = Path(settings.output_dir)
         self.total_updates, self.eval_steps = settings.max_steps, settings.eval_steps
         if batches.batches_per_epoch is not None:
@@ -160,6 +177,16 @@ class TrainingLoop:
         self.raw_model = model
         self.model, self.optimizer = accelerator.prepare(model, make_optimizer(model, optimization))
         self.progress = Progress()
+        self.writer = CheckpointWriter(
+            accelerator,
+            self.output_dir,
+            model,
+            self.optimizer,
+            save_model,
+            settings.save_total_limit,
+            background=settings.background_checkpoints,
+            after_save=after_save,
+        )
 
     def train(self) -> dict[str, Any]:
         """Runs all updates and leaves the final model in `output_dir`.
@@ -173,9 +200,12 @@ class TrainingLoop:
         """
         # Dropout differs between processes; everything before this line was drawn alike on all of them.
         set_seed(self.settings.seed, device_specific=True)
-        checkpoint = checkpoint_to_resume(self.settings)
+        if self.accelerator.is_main_process:
+            clean_leftovers(self.output_dir)
+        self.accelerator.wait_for_everyone()
+        checkpoint = checkpoint_to_resume(self.settings, self.raw_model)
         if checkpoint is not None:
-            self.progress = load_checkpoint(self.accelerator, checkpoint, self.raw_model, self.optimizer)
+            self.progress = load_checkpoint(checkpoint, self.raw_model, self.optimizer)
         reporter = Reporter(
             self.accelerator,
             self.output_dir,
@@ -187,6 +217,7 @@ class TrainingLoop:
         self._started = time.perf_counter() - self.progress.elapsed_seconds
         try:
             self._run(reporter)
+            self.writer.wait()
             return self._finish(reporter)
         except KeyboardInterrupt:
             raise KeyboardInterrupt(self._how_to_go_on()) from None
@@ -225,6 +256,7 @@ class TrainingLoop:
             if evaluate:
                 self._evaluate(reporter)
             if evaluate or save:
+                reporter.flush()
                 self._save()
 
     def _updates(self) -> Iterator[list[Batch]]:
@@ -287,12 +319,7 @@ class TrainingLoop:
 
     def _save(self) -> None:
         self.progress.elapsed_seconds = time.perf_counter() - self._started
-        keep = self.settings.save_total_limit
-        checkpoint = save_checkpoint(
-            self.accelerator, self.output_dir, self.progress, self.optimizer, self.save_model, keep
-        )
-        if self.after_save is not None and self.accelerator.is_main_process:
-            self.after_save(checkpoint)
+        self.writer.save(self.progress)
 
     def _how_to_go_on(self) -> str:
         """What an interrupted run has left."""
@@ -338,7 +365,8 @@ class TrainingLoop:
         else:
             load_weights(self.raw_model, self.output_dir / f"checkpoint-{progress.best_update}")
         if self.accelerator.is_main_process:
-            self.save_model(self.output_dir)
+            with files_written_aside(self.output_dir) as folder:
+                self.save_model(folder)
         self.accelerator.wait_for_everyone()
         return results | {
             "train_updates": progress.update,

@@ -1,7 +1,6 @@
 """The training loop: exact gradients under accumulation, exact resume, limits, checkpoints, the final model."""
 
 import json
-import re
 from functools import partial
 from pathlib import Path
 
@@ -250,7 +249,7 @@ def test_resuming_needs_a_complete_checkpoint(make_trainer, tmp_path):
     with pytest.raises(ValueError, match="holds no checkpoint"):
         make_trainer(resume_from_checkpoint="last").train()
     (tmp_path / "empty").mkdir()
-    with pytest.raises(ValueError, match="lacks progress.json, optimizer.pt"):
+    with pytest.raises(ValueError, match="it has no folder training_state"):
         make_trainer(resume_from_checkpoint=str(tmp_path / "empty")).train()
 
 
@@ -259,31 +258,6 @@ def test_weights_of_another_model_are_refused(tmp_path):
     save_file({"another.weight": torch.zeros(1)}, tmp_path / "model.safetensors")
     with pytest.raises(ValueError, match="holds another model"):
         load_weights(model, tmp_path)
-
-
-def test_nothing_is_unpickled_from_a_checkpoint(make_trainer, tmp_path):
-    trainer = make_trainer()
-    trainer.train()
-    state = checkpoints_in(trainer.output_dir)[-1] / "training_state"
-
-    class Payload:
-        def __reduce__(self):
-            return (Path.touch, (tmp_path / "executed",))
-
-    torch.save({"state": Payload()}, state / "optimizer.pt")
-    with pytest.raises(Exception, match="[Ww]eights.only|WeightsUnpickler"):
-        make_trainer(resume_from_checkpoint="last", max_steps=20).train()
-    assert not (tmp_path / "executed").exists()
-
-
-@pytest.mark.parametrize("name", ["model.safetensors", "training_state/optimizer.pt", "training_state/progress.json"])
-def test_a_file_of_a_checkpoint_that_is_cut_off_is_named(make_trainer, tmp_path, name):
-    make_trainer().train()
-    path = tmp_path / "run" / "checkpoint-12" / name
-    content = path.read_bytes()
-    path.write_bytes(content[: len(content) // 2])
-    with pytest.raises(ValueError, match=f"{re.escape(str(path))} cannot be read"):
-        make_trainer(resume_from_checkpoint="last", max_steps=20).train()
 
 
 def test_an_interrupted_run_says_how_to_go_on(make_trainer):
