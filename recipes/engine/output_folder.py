@@ -21,9 +21,9 @@ from papers_to_gpt.settings.training import TrainingSettings
 # Settings that may change when a run is resumed: they decide how long and where it runs, not what it computes.
 FREE_ON_RESUME = frozenset(
     """output_dir overwrite_output_dir resume_from_checkpoint max_steps num_train_epochs max_train_minutes
-    logging_steps eval_steps save_steps save_total_limit early_stopping_patience average_last_checkpoints
-    dataloader_num_workers report_to project run_name use_cpu push_to_hub hub_model_id hub_private_repo hub_strategy
-    overwrite_hub_repo""".split()
+    logging_steps eval_steps save_steps save_total_limit background_checkpoints early_stopping_patience
+    average_last_checkpoints dataloader_num_workers report_to project run_name use_cpu push_to_hub hub_model_id
+    hub_private_repo hub_strategy overwrite_hub_repo""".split()
 )
 
 

@@ -247,8 +247,8 @@ def finetune(
         write_run_record(output_dir, accelerator, settings, parameters=model.num_parameters())
 
     # Training
-    def save_model(folder: Path) -> None:
-        model.save_pretrained(folder)
+    def save_model(folder: Path, state_dict: dict[str, Any] | None = None) -> None:
+        model.save_pretrained(folder, state_dict=state_dict)
         data.tokenizer.save_pretrained(folder)
 
     pad_token_id = data.tokenizer.pad_token_id

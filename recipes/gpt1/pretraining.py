@@ -4,6 +4,7 @@ import itertools
 import logging
 import math
 import time
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,7 @@ from papers_to_gpt.engine.batching import Batch, LengthBucketBatches, StreamBatc
 from papers_to_gpt.engine.evaluation import evaluate_loss, is_any_true
 from papers_to_gpt.engine.log_window import TokenCounts
 from papers_to_gpt.engine.output_folder import prepare_output_dir
-from papers_to_gpt.engine.reporting import measure_matrix_peak, write_results, write_run_record
+from papers_to_gpt.engine.reporting import add_samples, measure_matrix_peak, write_results, write_run_record
 from papers_to_gpt.engine.training import TrainingLoop, checkpoint_to_resume, make_accelerator
 from papers_to_gpt.publishing.cards import write_card
 from papers_to_gpt.publishing.sharing import open_repository, push_at_end, push_of_checkpoints
@@ -94,10 +95,11 @@ def run(settings: tuple[Any, ...]) -> None:
         write_run_record(output_dir, accelerator, settings, parameters=model.num_parameters())
 
     # Training
-    def save_model(folder: Path) -> None:
-        model.save_pretrained(folder)
+    def save_model(folder: Path, state_dict: dict[str, Any] | None = None) -> None:
+        model.save_pretrained(folder, state_dict=state_dict)
         tokenizer.save_pretrained(folder)
 
+    trained = False
     peak = measure_matrix_peak(accelerator) * accelerator.num_processes
     flops_per_token = training_flops_per_token(model, block_size)
     loop = TrainingLoop(
@@ -112,7 +114,12 @@ def run(settings: tuple[Any, ...]) -> None:
             packed=packed,
             text=text,
             write_samples=partial(
-                write_samples, tokenizer=tokenizer, texts=validation_texts, sampling=sampling, output_dir=output_dir
+                write_samples,
+                tokenizer=tokenizer,
+                texts=validation_texts,
+                sampling=sampling,
+                output_dir=output_dir,
+                current_update=lambda: None if trained else loop.progress.update,
             ),
         ),
         save_model=save_model,
@@ -123,6 +130,7 @@ def run(settings: tuple[Any, ...]) -> None:
         },
     )
     results = loop.train()
+    trained = True
 
     # Evaluation
     final = loop.scores(model)
@@ -303,8 +311,9 @@ def write_samples(
     texts: Dataset,
     sampling: SampleSettings,
     output_dir: Path,
+    current_update: Callable[[], int | None],
 ) -> None:
-    """Appends continuations of validation texts to `samples.txt`."""
+    """Adds continuations of validation texts to `samples.txt`; `current_update` is None for the final model."""
     blocks = []
     openings = (row["text"] for row in texts if row["text"] and not row["text"].isspace())
     for opening in itertools.islice(openings, sampling.num_samples):
@@ -321,5 +330,4 @@ def write_samples(
         )
         beginning, going_on = tokenizer.decode(prompt[0]), tokenizer.decode(output[0, prompt.shape[1] :])
         blocks.append(f"[{beginning}] {going_on}")
-    with (output_dir / "samples.txt").open("a", encoding="utf-8") as file:
-        file.write("\n\n".join(blocks) + "\n\n----\n\n")
+    add_samples(output_dir / "samples.txt", current_update(), "\n\n".join(blocks))

@@ -91,8 +91,8 @@ def run(settings: tuple[Any, ...]) -> None:
         write_run_record(output_dir, accelerator, settings, parameters=model.num_parameters())
 
     # Training
-    def save_model(folder: Path) -> None:
-        model.save_pretrained(folder)
+    def save_model(folder: Path, state_dict: dict[str, Any] | None = None) -> None:
+        model.save_pretrained(folder, state_dict=state_dict)
         save_tokenizers(folder, source_tokenizer, target_tokenizer)
 
     decode = partial(decode_sentences, accelerator, source_tokenizer, target_tokenizer, data)
