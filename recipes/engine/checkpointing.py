@@ -36,6 +36,7 @@ from papers_to_gpt.engine.optimizer_files import (
     STATE_OF_EARLIER_VERSIONS,
     STRUCTURE_FILE,
     TENSORS_FILE,
+    check_optimizer,
     read_optimizer,
     read_optimizer_of_earlier_versions,
 )
@@ -156,7 +157,7 @@ def verify_checkpoint(checkpoint: Path, model: nn.Module | None = None) -> list[
 
     Args:
         checkpoint: the folder.
-        model: if given, names and shapes of the weights are compared with the model's.
+        model: if given, names and shapes of weights and moments are compared with the model's.
 
     Returns:
         One clause for each problem, such as "model.safetensors is damaged: its checksum differs"; an empty list for
@@ -177,6 +178,8 @@ def verify_checkpoint(checkpoint: Path, model: nn.Module | None = None) -> list[
         if model is not None:
             with _collecting(problems):
                 _check_shapes(checkpoint, model)
+                if not _is_of_an_earlier_version(checkpoint):
+                    check_optimizer(state, model)
     return problems
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn
 
@@ -80,6 +80,30 @@ def read_optimizer_of_earlier_versions(folder: Path, optimizer: torch.optim.Opti
     optimizer.load_state_dict(torch.load(folder / STATE_OF_EARLIER_VERSIONS, map_location="cpu", weights_only=True))
 
 
+def check_optimizer(folder: Path, model: nn.Module) -> None:
+    """Compares the names and shapes in `optimizer.safetensors` with a model's parameters, without reading the tensors.
+
+    Raises:
+        ValueError: if the file belongs to another model.
+    """
+    with safe_open(folder / TENSORS_FILE, framework="pt") as file:
+        shapes = {name: torch.Size(file.get_slice(name).get_shape()) for name in file.keys()}
+    try:
+        _check_names_and_shapes(shapes, model)
+    except ValueError as error:
+        raise ValueError(f"{folder / TENSORS_FILE} belongs to another model: {error}") from error
+
+
+def _check_names_and_shapes(shapes: dict[str, torch.Size], model: nn.Module) -> None:
+    expected = {name: parameter.shape for name, parameter in model.named_parameters()}
+    for full_name, shape in shapes.items():
+        name = full_name.rpartition(".")[0]
+        if name not in expected:
+            raise ValueError(f"it has {full_name}, but the model has no such parameter")
+        if shape not in (expected[name], ()):  # a step count has no dimension
+            raise ValueError(f"{full_name} has the shape {list(shape)}, but its parameter {list(expected[name])}")
+
+
 def _parts(state_dict: dict[str, Any]) -> list[dict[str, Any]]:
     return state_dict["parts"] if "parts" in state_dict else [state_dict]
 
@@ -95,16 +119,11 @@ def _unpack(
 ) -> dict[str, Any]:
     """The `state_dict` that was packed, with parameters counted as `optimizer` counts them now."""
     present = optimizer.state_dict()
-    names, shapes = _parameter_names(optimizer, model), {name: p.shape for name, p in model.named_parameters()}
+    names = _parameter_names(optimizer, model)
+    _check_names_and_shapes({name: tensor.shape for name, tensor in tensors.items()}, model)
     states: dict[str, dict[str, Any]] = {}
     for full_name, tensor in tensors.items():
         name, _, key = full_name.rpartition(".")
-        if name not in shapes:
-            raise ValueError(f"it has {full_name}, but the model has no such parameter")
-        if tensor.shape not in (shapes[name], ()):  # a step count has no dimension
-            raise ValueError(
-                f"{full_name} has the shape {tuple(tensor.shape)}, but its parameter {tuple(shapes[name])}"
-            )
         states.setdefault(name, {})[key] = tensor
     parts, first = [], 0
     if len(structure) != len(_parts(present)):
