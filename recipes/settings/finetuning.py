@@ -6,15 +6,8 @@ from typing import Any, Literal
 
 from papers_to_gpt.settings.arguments import CheckedSettings, option, parse_settings, read_settings
 from papers_to_gpt.settings.hub import HubSettings
+from papers_to_gpt.settings.registries import glue_tasks, groups_of_tasks, quoted, task_names
 from papers_to_gpt.settings.training import OUTPUT, SEEDS, OptimizationSettings, TrainingSettings
-
-# The names of `gpt1_scratch.finetuning.tasks`, whose package imports torch: GLUE's tasks, the paper's others, and
-# those embedded in the package.
-GLUE_TASKS = ("cola", "sst2", "mrpc", "qqp", "stsb", "mnli", "qnli", "rte", "wnli")
-EMBEDDED_TASKS = tuple(
-    f"stories_{name}" for name in ("acceptability", "sentiment", "entailment", "paraphrase", "similarity", "cloze")
-)
-TASK_NAMES = (*GLUE_TASKS, "snli", "scitail", "race", "story_cloze", *EMBEDDED_TASKS)
 
 
 @dataclass
@@ -66,8 +59,8 @@ class TaskSettings(CheckedSettings):
 
     task: list[str] = option(
         [],
-        f"One or several of {', '.join(TASK_NAMES)}; `stories` for all embedded ones; `all` for those that data_dir "
-        "holds, or those of GLUE. Leave it out for files of your own.",
+        f"One or several of {', '.join(task_names())}; {quoted(tuple(groups_of_tasks()))} for all embedded tasks of "
+        "that name; `all` for the tasks in data_dir, or those of GLUE. Leave it out for files of your own.",
     )
     data_dir: str | None = option(
         None, "Folder with TASK/train.parquet and the other splits; left out, data sets come from the Hub."
@@ -114,18 +107,19 @@ class TaskSettings(CheckedSettings):
                 "(--train_file none)."
             )
         if names == [None] and self.train_file is None:
-            raise ValueError(f"Set train_file, or task to some of {', '.join(TASK_NAMES)}.")
+            raise ValueError(f"Set train_file, or task to some of {', '.join(task_names())}.")
 
     def names(self) -> list[str | None]:
         """The names of the tasks that are asked for; None stands for a task of the user's own files."""
-        in_data_dir = [name for name in TASK_NAMES if self.data_dir and (Path(self.data_dir) / name).is_dir()]
-        groups = {"stories": EMBEDDED_TASKS, "all": in_data_dir if self.data_dir else GLUE_TASKS}
+        known = task_names()
+        in_data_dir = tuple(name for name in known if self.data_dir and (Path(self.data_dir) / name).is_dir())
+        groups = {**groups_of_tasks(), "all": in_data_dir if self.data_dir else glue_tasks()}
         if "all" in self.task and not groups["all"]:
             raise ValueError(f"task is all, but data_dir {self.data_dir} holds no folder of a known task.")
         names: list[str | None] = []
         for name in self.task:
-            if name not in groups and name not in TASK_NAMES:
-                raise ValueError(f"The task {name!r} is not known; known are {', '.join(TASK_NAMES)}.")
+            if name not in groups and name not in known:
+                raise ValueError(f"The task {name!r} is not known; known are {', '.join(known)}.")
             names += groups.get(name, [name])
         return list(dict.fromkeys(names)) or [None]
 

@@ -5,6 +5,7 @@ from typing import Any
 
 from papers_to_gpt.settings.arguments import CheckedSettings, option, parse_settings, read_settings
 from papers_to_gpt.settings.hub import HubSettings
+from papers_to_gpt.settings.registries import embedded_texts, quoted
 from papers_to_gpt.settings.training import OUTPUT, OptimizationSettings, TrainingSettings, check_metric
 
 # What the evaluation reports.
@@ -12,9 +13,6 @@ SCORES = ("loss", "perplexity", "word_perplexity", "bits_per_byte")
 
 # Logits divided by much less than this overflow, and their softmax is not a number.
 LOWEST_TEMPERATURE = 0.0001
-
-# The data set that is embedded in `gpt1_scratch.pretraining.corpora`, whose package imports torch.
-STORIES = "stories"
 
 
 @dataclass
@@ -68,7 +66,7 @@ class TextSettings(CheckedSettings):
 
     group = "data"
 
-    dataset_name: str | None = option(None, "Data set: `stories` (embedded) or a Hub id.")
+    dataset_name: str | None = option(None, f"Data set: {quoted(embedded_texts())} (embedded) or a Hub id.")
     dataset_config_name: str | None = option(None, "Configuration of the data set.")
     dataset_revision: str | None = option(None, "Branch, tag or commit of the data set on the Hub.")
     train_split: str = option("train", "Split to train on.")
@@ -106,7 +104,7 @@ class TextSettings(CheckedSettings):
                 f"dataset_name is {self.dataset_name!r} and train_file is {self.train_file!r}, but a run takes one of "
                 "dataset_name and train_file. Unset the other: --dataset_name none, or --train_file none."
             )
-        if self.dataset_revision is not None and self.dataset_name in (None, STORIES):
+        if self.dataset_revision is not None and self.dataset_name in (None, *embedded_texts()):
             raise ValueError(
                 f"dataset_revision is {self.dataset_revision!r}, but dataset_name is {self.dataset_name!r}: only a "
                 "data set on the Hub has revisions. Leave dataset_revision out, or name such a data set."

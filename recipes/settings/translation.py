@@ -5,6 +5,7 @@ from typing import Any, Literal
 
 from papers_to_gpt.settings.arguments import CheckedSettings, Setting, option, parse_settings, read_settings, value_of
 from papers_to_gpt.settings.hub import HubSettings
+from papers_to_gpt.settings.registries import embedded_pairs, quoted
 from papers_to_gpt.settings.training import OUTPUT, OptimizationSettings, TrainingSettings, check_metric
 
 # What the evaluation reports: the loss, and the scores of `seq2seq_scratch.data.metrics`, whose package imports torch.
@@ -134,7 +135,7 @@ class DataSettings(CheckedSettings):
     group = "data"
 
     dataset_name: str | None = option(
-        None, "Data set: `numbers` (embedded), a Hub id, or a folder that `load_dataset` reads."
+        None, f"Data set: {quoted(embedded_pairs())} (embedded), a Hub id, or a folder that `load_dataset` reads."
     )
     dataset_config_name: str | None = option(None, "Configuration of the data set, such as a language pair.")
     dataset_revision: str | None = option(None, "Branch, tag or commit of the data set on the Hub.")
