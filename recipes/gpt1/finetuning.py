@@ -39,9 +39,11 @@ from papers_to_gpt.engine.hardware import FOR_BATCHES_OF_ROWS, keep_compiled_cod
 from papers_to_gpt.engine.model_folder import check_folder
 from papers_to_gpt.engine.output_folder import prepare_output_dir
 from papers_to_gpt.engine.reporting import RESULTS_FILE, write_results, write_run_record
+from papers_to_gpt.engine.run_plan import describe_plan
 from papers_to_gpt.engine.training import TokenCounts, TrainingLoop, make_accelerator
 from papers_to_gpt.publishing.cards import write_card
 from papers_to_gpt.publishing.sharing import open_repository, push_at_end, push_of_checkpoints
+from papers_to_gpt.settings.commands import command
 from papers_to_gpt.settings.finetuning import FinetuningSettings, Settings, TaskSettings
 from papers_to_gpt.settings.hub import HubSettings
 from papers_to_gpt.settings.training import check_metric
@@ -101,14 +103,15 @@ def run(settings: Settings) -> None:
         if "tasks" in results:
             (output_dir / TABLE_FILE).write_text(report + "\n", encoding="utf-8")
     accelerator.print(f"\n{report}")
-    accelerator.print(HOW_TO_USE.format(folder=chosen, seconds=results["wall_seconds"]))
+    classify = command("classify", "--model_name_or_path", chosen, "--input_file", "texts.csv")
+    accelerator.print(HOW_TO_USE.format(classify=classify, folder=chosen, seconds=results["wall_seconds"]))
     push_at_end(repository, chosen)
 
 
 HOW_TO_USE = """
-Done after {seconds:.0f} s. To use the model in {folder}:
+Done after {seconds:.0f} s. To predict with the model in {folder}:
 
-python recipes/classify.py --model_name_or_path {folder} --input_file texts.csv
+{classify}
 """
 
 
@@ -281,6 +284,7 @@ def finetune(
         count_tokens=count_examples,
         counted="examples",
     )
+    accelerator.print(describe_plan(loop.total_updates, loop.eval_steps, training, optimization))
     results = loop.train()
 
     # Evaluation

@@ -26,14 +26,11 @@ from papers_to_gpt.engine.batching import Batch, LengthBucketBatches, StreamBatc
 from papers_to_gpt.engine.evaluation import evaluate_loss
 from papers_to_gpt.engine.output_folder import prepare_output_dir
 from papers_to_gpt.engine.reporting import measure_matrix_peak, write_results, write_run_record
-from papers_to_gpt.engine.training import (
-    TokenCounts,
-    TrainingLoop,
-    checkpoint_to_resume,
-    make_accelerator,
-)
+from papers_to_gpt.engine.run_plan import describe_plan
+from papers_to_gpt.engine.training import TokenCounts, TrainingLoop, checkpoint_to_resume, make_accelerator
 from papers_to_gpt.publishing.cards import write_card
 from papers_to_gpt.publishing.sharing import open_repository, push_at_end, push_of_checkpoints
+from papers_to_gpt.settings.commands import command
 from papers_to_gpt.settings.pretraining import ModelSettings, SampleSettings, TextSettings, VocabularySettings
 from papers_to_gpt.settings.training import TrainingSettings
 
@@ -126,6 +123,7 @@ def run(settings: tuple[Any, ...]) -> None:
             "model_flops_utilization_percent": 100 * tokens_per_second * flops_per_token / peak
         },
     )
+    accelerator.print(describe_plan(loop.total_updates, loop.eval_steps, training, optimization))
     results = loop.train()
 
     # Evaluation
@@ -137,14 +135,18 @@ def run(settings: tuple[Any, ...]) -> None:
     if accelerator.is_main_process:
         write_results(output_dir, results)
         write_card(output_dir)
-    accelerator.print(HOW_TO_USE.format(folder=output_dir, seconds=results["wall_seconds"], **final))
+    generate = command("generate_text", "--model_name_or_path", output_dir, "--prompt", "Once upon a time")
+    accelerator.print(
+        HOW_TO_USE.format(folder=output_dir, generate=generate, seconds=results["wall_seconds"], **final)
+    )
     push_at_end(repository, output_dir)
 
 
 HOW_TO_USE = """
-Done after {seconds:.0f} s: {bits_per_byte:.3f} bits per byte on text never seen. The model is in {folder}. To use it:
+Done after {seconds:.0f} s: {bits_per_byte:.3f} bits per byte on the validation text. The model is in {folder}.
+To continue a text with it:
 
-python recipes/generate_text.py --model_name_or_path {folder} --prompt "Once upon a time"
+{generate}
 """
 
 
@@ -306,6 +308,7 @@ def write_samples(
     output_dir: Path,
 ) -> None:
     """Appends continuations of validation texts to `samples.txt`."""
+    positions = model.config.max_position_embeddings
     blocks = []
     openings = (row["text"] for row in texts if row["text"] and not row["text"].isspace())
     for opening in itertools.islice(openings, sampling.num_samples):
@@ -315,7 +318,8 @@ def write_samples(
         output = model.generate(
             prompt.to(model.device),
             attention_mask=torch.ones_like(prompt).to(model.device),
-            max_new_tokens=sampling.sample_new_tokens,
+            # Shorter than the setting where the model's positions end, which would otherwise log a warning each time.
+            max_new_tokens=max(1, min(sampling.sample_new_tokens, positions - prompt.shape[1])),
             do_sample=True,
             temperature=sampling.temperature,
             top_k=sampling.top_k,

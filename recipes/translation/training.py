@@ -18,9 +18,11 @@ from papers_to_gpt.engine.evaluation import evaluate_loss, map_across_processes
 from papers_to_gpt.engine.hardware import FOR_BATCHES_OF_TOKENS, keep_compiled_code
 from papers_to_gpt.engine.output_folder import prepare_output_dir
 from papers_to_gpt.engine.reporting import write_results, write_run_record
+from papers_to_gpt.engine.run_plan import describe_plan
 from papers_to_gpt.engine.training import TrainingLoop, checkpoint_to_resume, make_accelerator
 from papers_to_gpt.publishing.cards import write_card
 from papers_to_gpt.publishing.sharing import open_repository, push_at_end, push_of_checkpoints
+from papers_to_gpt.settings.commands import command
 from papers_to_gpt.settings.translation import DataSettings, ModelChoice, TokenizerSettings, TranslationTraining
 from seq2seq_scratch import TRANSLATION_CONFIGS
 from seq2seq_scratch.data.batches import collate, tokenize_parallel
@@ -124,6 +126,7 @@ def run(settings: tuple[Any, ...]) -> None:
         after_save=push_of_checkpoints(repository, hub),
         loss_arguments={"smoothing": training.label_smoothing_factor, "r_drop_weight": training.r_drop_weight},
     )
+    say(describe_plan(loop.total_updates, loop.eval_steps, training, optimization))
     results = loop.train()
 
     # Evaluation
@@ -150,7 +153,10 @@ def run(settings: tuple[Any, ...]) -> None:
         write_card(output_dir)
     say(
         HOW_TO_USE.format(
-            folder=output_dir, sentence=pairs["validation"][0]["source"], seconds=results["wall_seconds"]
+            folder=output_dir,
+            translate=command("translate", "--model_name_or_path", output_dir),
+            sentence=pairs["validation"][0]["source"],
+            seconds=results["wall_seconds"],
         )
     )
     push_at_end(repository, output_dir)
@@ -163,11 +169,15 @@ LOADING_SETTINGS = (
 
 
 HOW_TO_USE = """
-Done after {seconds:.0f} s. The model is in {folder}. To use it:
+Done after {seconds:.0f} s. The model is in {folder}. To translate lines that you type, or a file with < FILE:
 
-from seq2seq_scratch.translation import load_translator, translate
-translator = load_translator("{folder}")
-print(translate(*translator, [{sentence!r}])[0][0].text)
+{translate}
+
+To use it in Python:
+
+from transformers import pipeline
+translator = pipeline("translation", model="{folder}", trust_remote_code=True)
+print(translator([{sentence!r}]))
 """
 
 
