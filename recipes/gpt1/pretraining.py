@@ -36,16 +36,16 @@ from papers_to_gpt.settings.training import TrainingSettings
 
 
 def run(settings: tuple[Any, ...]) -> None:
-    """Runs a pre-training from data to sharing.
+    """Pre-trains, evaluates and shares GPT-1.
 
     Args:
         settings: from `papers_to_gpt.settings.pretraining.parse`.
 
     Raises:
-        ValueError: for settings that make no model, text that cannot be read, and what the training loop refuses.
+        ValueError: if the settings make no model, the text cannot be read, or training fails (see `TrainingLoop`).
     """
     model_settings, vocabulary, text, sampling, optimization, training, hub = settings
-    make_config(model_settings)  # before data loads
+    make_config(model_settings)  # wrong sizes fail here, before data loads
     accelerator = make_accelerator(training)
     repository = open_repository(accelerator, hub, training)
     output_dir = prepare_output_dir(accelerator, training, settings)
@@ -59,7 +59,7 @@ def run(settings: tuple[Any, ...]) -> None:
     # Data
     with accelerator.main_process_first():
         train_texts, validation_texts = load_corpus(text)
-        # Learning a vocabulary breaks ties differently each time: it is learned once, by one process, and loaded.
+        # Training a tokenizer is not deterministic (ties are broken at random): one process trains it, all load it.
         checkpoint = checkpoint_to_resume(training)
         if checkpoint is None and accelerator.is_main_process:
             make_tokenizer(train_texts, vocabulary).save_pretrained(output_dir)
@@ -151,14 +151,14 @@ To continue a text with it:
 
 
 def load_corpus(text: TextSettings) -> tuple[Dataset | IterableDataset, Dataset]:
-    """Rows of text to train and to validate on."""
+    """Loads the training text and the validation text, each in rows with the column `text`."""
     row = "line" if text.row_is_line else "document"
     load = partial(load_texts, text_column=text.text_column, row=row)
     if text.dataset_name is not None:
         load = partial(load, text.dataset_name, name=text.dataset_config_name, revision=text.dataset_revision)
         train = load(text.train_split, streaming=text.streaming)
-        # The library stores all splits of a data set to give one, so the validation split is read from a stream too.
-        # It cannot stream a slice.
+        # To load one split, the datasets library downloads all of them, so the validation split is streamed too. The
+        # library cannot stream a slice such as "train[:1%]".
         if text.streaming and "[" not in text.validation_split:
             return train, Dataset.from_list(list(load(text.validation_split, streaming=True)))
         return train, load(text.validation_split)
@@ -166,7 +166,7 @@ def load_corpus(text: TextSettings) -> tuple[Dataset | IterableDataset, Dataset]
 
 
 def make_tokenizer(train: Dataset | IterableDataset, settings: VocabularySettings) -> PreTrainedTokenizerFast:
-    """The tokenizer named, or one learned from the training text."""
+    """Loads the tokenizer that the settings name, or trains one on the training text."""
     if settings.tokenizer_name is not None:
         return AutoTokenizer.from_pretrained(settings.tokenizer_name, trust_remote_code=False)
     if settings.vocabulary_file is not None and settings.merges_file is not None:
@@ -176,10 +176,10 @@ def make_tokenizer(train: Dataset | IterableDataset, settings: VocabularySetting
 
 
 def make_config(model_settings: ModelSettings, tokenizer: PreTrainedTokenizerFast | None = None) -> GPT1Config:
-    """The model's configuration; without a tokenizer, one to see whether the settings make a model at all.
+    """Returns the model's configuration. Without a tokenizer it only serves to check the settings.
 
     Raises:
-        ValueError: if they do not.
+        ValueError: if the settings make no model.
     """
     from_tokenizer = {}
     if tokenizer is not None:
@@ -194,16 +194,16 @@ def make_config(model_settings: ModelSettings, tokenizer: PreTrainedTokenizerFas
 
 
 def report_corpus(accelerator: Accelerator, split: str, packed: PackedTexts) -> None:
-    """One line on what a corpus became."""
+    """Prints the size of a packed split."""
     without_text = f" ({packed.empty_rows:,} without text)" if packed.empty_rows else ""
     accelerator.print(
         f"{split}: {packed.rows:,} rows{without_text}, {packed.words:,} words, {packed.tokens:,} tokens in "
-        f"{len(packed.blocks):,} blocks; the last {packed.dropped_tokens:,} tokens fill no block"
+        f"{len(packed.blocks):,} blocks; the last {packed.dropped_tokens:,} tokens fill no block and are dropped"
     )
 
 
 def collate_blocks(examples: list[dict[str, Any]]) -> Batch:
-    """(B, block_size) tensors; every token is a label, and the model shifts them."""
+    """Stacks blocks into tensors of shape (B, block_size). The labels are the tokens, which the model shifts."""
     batch = {
         name: torch.from_numpy(np.array([example[name] for example in examples], dtype=np.int64))
         for name in examples[0]
@@ -212,7 +212,7 @@ def collate_blocks(examples: list[dict[str, Any]]) -> Batch:
 
 
 def count_predicted_tokens(batch: Batch) -> TokenCounts:
-    """Each block's first token has nothing before it and is not predicted; nothing is padding."""
+    """Counts the predicted tokens of a batch: all but the first of each block. Blocks have no padding."""
     rows, length = batch["input_ids"].shape
     return TokenCounts(target_tokens=rows * (length - 1), tokens=rows * length, slots=rows * length)
 
@@ -224,10 +224,10 @@ def training_batches(
     training: TrainingSettings,
     accelerator: Accelerator,
 ) -> LengthBucketBatches | StreamBatches:
-    """Blocks in the seed's order, in batches of one length."""
+    """Returns the training batches of this process: shuffled blocks, of one length in each batch."""
     max_tokens_per_batch = text.per_device_train_batch_size * block_size
     if text.streaming:
-        # The stream is this process's own share already.
+        # `stream_blocks` has already split the stream among the processes.
         return StreamBatches(
             blocks,
             lambda block: [block_size],
@@ -260,10 +260,11 @@ def training_batches(
 
 
 def training_flops_per_token(model: PreTrainedModel, block_size: int) -> float:
-    """Of forward and backward, as usually counted (Chowdhery et al. 2022, appendix B): 6 N + 12 L D T.
+    """Returns the FLOP per token of forward and backward, 6 N + 12 L D T (Chowdhery et al. 2022, appendix B).
 
-    N leaves out the position table, which multiplies nothing; the token table counts as the softmax. The second term
-    is attention's, which an LSTM has none of.
+    N is the number of parameters without the position table, which is only added; the token table counts because it
+    is also the softmax matrix. L is the number of layers, D the model width and T the block size. The second term is
+    that of attention, so it is 0 for an LSTM.
     """
     config = model.config
     matrices = model.num_parameters() - config.max_position_embeddings * config.hidden_size
@@ -274,7 +275,7 @@ def training_flops_per_token(model: PreTrainedModel, block_size: int) -> float:
 def evaluate(
     model: PreTrainedModel, *, accelerator: Accelerator, packed: PackedTexts, text: TextSettings, write_samples: Any
 ) -> dict[str, float]:
-    """Loss and perplexity per token, and two measures in which vocabularies compare: per word and per byte."""
+    """Returns loss and perplexity per token, and per word and per byte, which compare across vocabularies."""
     blocks = packed.blocks
     if text.max_eval_blocks is not None:
         blocks = blocks.select(range(min(text.max_eval_blocks, len(blocks))))
@@ -307,7 +308,7 @@ def write_samples(
     sampling: SampleSettings,
     output_dir: Path,
 ) -> None:
-    """Appends continuations of validation texts to `samples.txt`."""
+    """Samples continuations of validation texts and appends them to `samples.txt`."""
     positions = model.config.max_position_embeddings
     blocks = []
     openings = (row["text"] for row in texts if row["text"] and not row["text"].isspace())
@@ -324,7 +325,7 @@ def write_samples(
             temperature=sampling.temperature,
             top_k=sampling.top_k,
         )
-        beginning, going_on = tokenizer.decode(prompt[0]), tokenizer.decode(output[0, prompt.shape[1] :])
-        blocks.append(f"[{beginning}] {going_on}")
+        beginning, continuation = tokenizer.decode(prompt[0]), tokenizer.decode(output[0, prompt.shape[1] :])
+        blocks.append(f"[{beginning}] {continuation}")
     with (output_dir / "samples.txt").open("a", encoding="utf-8") as file:
         file.write("\n\n".join(blocks) + "\n\n----\n\n")

@@ -11,7 +11,7 @@ TOKENS_PER_BATCH = 16384
 
 @dataclass
 class TranslationSettings(CheckedSettings):
-    """Which model translates what, and how."""
+    """The model, the text to translate and the parameters of the search."""
 
     group = "decoding"
 
@@ -59,7 +59,7 @@ class TranslationSettings(CheckedSettings):
 
 @dataclass
 class ScoringSettings(CheckedSettings):
-    """Which model is scored, on which test set, and how."""
+    """The model, the test set and the parameters of the search."""
 
     group = "decoding"
 

@@ -1,4 +1,4 @@
-"""Settings for fine-tuning GPT-1 on tasks, and for the ablation that is made of such runs."""
+"""Settings for fine-tuning GPT-1 on tasks, and for the ablation, which is a series of such runs."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +12,7 @@ from papers_to_gpt.settings.training import OUTPUT, SEEDS, OptimizationSettings,
 
 @dataclass
 class StartSettings(CheckedSettings):
-    """The model to begin with."""
+    """The pre-trained model, and the parts of it that are kept."""
 
     group = "model"
 
@@ -44,7 +44,7 @@ class StartSettings(CheckedSettings):
             raise ValueError("from_scratch and transferred_layers are both set. Set one.")
 
     def of_config(self) -> dict[str, float]:
-        """Those of the settings that belong to the configuration of the model, by the names they have there."""
+        """Returns the settings that change the model's configuration, by their names in `GPT1Config`."""
         changes = {name: getattr(self, name) for name in ("classifier_dropout", "auxiliary_loss_weight")}
         if self.dropout is not None:
             changes |= dict.fromkeys(("embedding_dropout", "attention_dropout", "residual_dropout"), self.dropout)
@@ -53,7 +53,7 @@ class StartSettings(CheckedSettings):
 
 @dataclass
 class TaskSettings(CheckedSettings):
-    """The tasks, their data, and how it is batched."""
+    """The tasks, their data and the batch sizes."""
 
     group = "data"
 
@@ -98,7 +98,7 @@ class TaskSettings(CheckedSettings):
     def __post_init__(self):
         super().__post_init__()
         if len(set(self.seeds)) < len(self.seeds):
-            raise ValueError(f"seeds is {self.seeds}: one stands there twice.")
+            raise ValueError(f"seeds is {self.seeds}, which has a seed twice. Name each once.")
         names = self.names()
         if self.train_file is not None and len(names) > 1:
             raise ValueError(
@@ -110,7 +110,7 @@ class TaskSettings(CheckedSettings):
             raise ValueError(f"Set train_file, or task to some of {', '.join(task_names())}.")
 
     def names(self) -> list[str | None]:
-        """The names of the tasks that are asked for; None stands for a task of the user's own files."""
+        """Returns the names of the chosen tasks; None stands for a task of the user's own files."""
         known = task_names()
         in_data_dir = tuple(name for name in known if self.data_dir and (Path(self.data_dir) / name).is_dir())
         groups = {**groups_of_tasks(), "all": in_data_dir if self.data_dir else glue_tasks()}
@@ -143,7 +143,7 @@ class FinetuningOptimization(OptimizationSettings):
 
 @dataclass
 class FinetuningSettings(TrainingSettings):
-    """The settings of every run, by epochs: the paper's three, each with an evaluation."""
+    """The training settings, with the paper's three epochs and an evaluation after each."""
 
     num_train_epochs: float | None = option(3, "Number of epochs, used if max_steps is not set.", above=0)
     eval_steps: int | None = option(
@@ -157,7 +157,7 @@ class FinetuningSettings(TrainingSettings):
 
 @dataclass
 class AblationSettings(CheckedSettings):
-    """What is left out, one part after the other."""
+    """The variants of the ablation."""
 
     group = "ablation"
 

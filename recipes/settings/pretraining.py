@@ -8,16 +8,16 @@ from papers_to_gpt.settings.hub import HubSettings
 from papers_to_gpt.settings.registries import embedded_texts, quoted
 from papers_to_gpt.settings.training import OUTPUT, OptimizationSettings, TrainingSettings, check_metric
 
-# What the evaluation reports.
+# The scores that an evaluation reports.
 SCORES = ("loss", "perplexity", "word_perplexity", "bits_per_byte")
 
-# Logits divided by much less than this overflow, and their softmax is not a number.
+# Dividing logits by a smaller number makes them overflow, and their softmax becomes nan.
 LOWEST_TEMPERATURE = 0.0001
 
 
 @dataclass
 class ModelSettings(CheckedSettings):
-    """`GPT1Config` without what the tokenizer decides and without the heads for tasks."""
+    """The fields of `GPT1Config` that depend neither on the tokenizer nor on a task."""
 
     group = "model"
 
@@ -62,7 +62,7 @@ class VocabularySettings(CheckedSettings):
 
 @dataclass
 class TextSettings(CheckedSettings):
-    """The corpus and how it is cut into blocks."""
+    """The text and how it is cut into blocks."""
 
     group = "data"
 
@@ -116,14 +116,14 @@ class TextSettings(CheckedSettings):
             raise ValueError(f"short_block_size and {other} are both set. Set one, or choose a smaller block_size.")
         if self.repeated_block_share and self.short_block_size is None:
             raise ValueError(
-                f"repeated_block_share is {self.repeated_block_share}, a share of the short blocks, but there are "
-                "none. Set short_block_size."
+                f"repeated_block_share is {self.repeated_block_share}, a fraction of the short blocks, but there "
+                "are none. Set short_block_size."
             )
 
 
 @dataclass
 class SampleSettings(CheckedSettings):
-    """Texts that the model continues at every evaluation, for a person to read."""
+    """The texts that the model continues at every evaluation, as samples to read."""
 
     group = "decoding"
 
@@ -136,7 +136,7 @@ class SampleSettings(CheckedSettings):
 
 @dataclass
 class PretrainingSettings(TrainingSettings):
-    """The settings of every run."""
+    """The training settings."""
 
     project: str = option("papers-to-gpt-pretraining", "Project in trackers, shared by all runs of a recipe.", OUTPUT)
 

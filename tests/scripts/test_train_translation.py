@@ -208,7 +208,7 @@ def test_an_existing_tokenizer_is_taken_if_it_marks_the_end(train, tmp_path):
     assert taken["model"] == json.loads((tmp_path / "with_end" / "tokenizer.json").read_text())["model"]
     tokenizer.backend_tokenizer.post_processor = TemplateProcessing(single="$A", special_tokens=[])
     tokenizer.save_pretrained(tmp_path / "without_end")
-    with pytest.raises(ValueError, match="adds no </s> behind a text"):
+    with pytest.raises(ValueError, match="does not append </s> to a text"):
         train("--tokenizer_name", str(tmp_path / "without_end"), "--output_dir", str(tmp_path / "other"))
 
 
