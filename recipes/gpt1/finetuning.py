@@ -1,4 +1,4 @@
-"""Fine-tunes GPT-1 on tasks: one run, or a run for each task and seed with a table of the scores."""
+"""Fine-tunes GPT-1 on tasks: a single run, or one run for each task and seed and a table of their scores."""
 
 import dataclasses
 import json
@@ -40,9 +40,11 @@ from papers_to_gpt.engine.log_window import TokenCounts
 from papers_to_gpt.engine.model_folder import check_folder
 from papers_to_gpt.engine.output_folder import prepare_output_dir
 from papers_to_gpt.engine.reporting import RESULTS_FILE, write_results, write_run_record
+from papers_to_gpt.engine.run_plan import describe_plan
 from papers_to_gpt.engine.training import TrainingLoop, make_accelerator
 from papers_to_gpt.publishing.cards import write_card
 from papers_to_gpt.publishing.sharing import open_repository, push_at_end, push_of_checkpoints
+from papers_to_gpt.settings.commands import command
 from papers_to_gpt.settings.finetuning import FinetuningSettings, Settings, TaskSettings
 from papers_to_gpt.settings.hub import HubSettings
 from papers_to_gpt.settings.training import check_metric
@@ -52,7 +54,7 @@ TABLE_FILE = "results.md"
 
 @dataclass(frozen=True)
 class TaskData:
-    """A task with its tokenised splits, and what all its runs start from."""
+    """A task, its tokenized splits, and the tokenizer and backbone that all of its runs start from."""
 
     task: Task
     examples: dict[str, TaskExamples]
@@ -61,7 +63,7 @@ class TaskData:
 
 
 def run(settings: Settings) -> None:
-    """Runs one fine-tuning or a series of them, from data to sharing.
+    """Fine-tunes on one task, or on several tasks or with several seeds, and shares the model.
 
     Args:
         settings: from `papers_to_gpt.settings.finetuning.parse`.
@@ -102,14 +104,15 @@ def run(settings: Settings) -> None:
         if "tasks" in results:
             (output_dir / TABLE_FILE).write_text(report + "\n", encoding="utf-8")
     accelerator.print(f"\n{report}")
-    accelerator.print(HOW_TO_USE.format(folder=chosen, seconds=results["wall_seconds"]))
+    classify = command("classify", "--model_name_or_path", chosen, "--input_file", "texts.csv")
+    accelerator.print(HOW_TO_USE.format(classify=classify, folder=chosen, seconds=results["wall_seconds"]))
     push_at_end(repository, chosen)
 
 
 HOW_TO_USE = """
-Done after {seconds:.0f} s. To use the model in {folder}:
+Done after {seconds:.0f} s. To predict with the model in {folder}:
 
-python recipes/classify.py --model_name_or_path {folder} --input_file texts.csv
+{classify}
 """
 
 
@@ -120,10 +123,10 @@ def load_data(
     tokenizer: PreTrainedTokenizerFast,
     say: Callable[[str], None],
 ) -> TaskData:
-    """A task's splits, tokenised, with a word about each."""
+    """Loads and tokenizes the splits of a task, and prints a line about each."""
     positions = backbone.config.max_position_embeddings
     max_length = data.max_length or positions
-    # The frame and a token of each text.
+    # A pair needs three special tokens and at least one token of each text.
     if not 5 <= max_length <= positions:
         raise ValueError(f"max_length is {max_length}; it must be from 5 to max_position_embeddings, {positions}.")
     names = [field.name for field in dataclasses.fields(ColumnOverrides)]
@@ -142,16 +145,16 @@ def load_data(
         examples[split] = tokenize_task(task, part, tokenizer, max_length)
         notes = part.notes
         if cut := examples[split].cut:
-            notes += (f"{cut:,} are longer than {max_length} tokens and cut",)
+            notes += (f"{cut:,} are longer than {max_length} tokens and were cut",)
         say(f"{split}: " + "; ".join([f"{len(part):,} examples", *notes]))
     return TaskData(task, examples, tokenizer, backbone)
 
 
 def check_metrics(tasks: Sequence[TaskData], training: FinetuningSettings) -> None:
-    """Refuses a metric_for_best_model that the evaluation of one of the tasks will not report.
+    """Checks that the evaluation of every task reports `metric_for_best_model`.
 
     Raises:
-        ValueError: names the scores of that task.
+        ValueError: if it does not; the message names the scores of the task.
     """
     if training.metric_for_best_model is None:
         return
@@ -169,7 +172,7 @@ def check_metrics(tasks: Sequence[TaskData], training: FinetuningSettings) -> No
 
 
 def run_series(tasks: Sequence[TaskData], settings: Settings, output_dir: Path) -> dict[str, dict[str, Any]]:
-    """A run for each task and seed, in subfolders; gives each task's summary (see `summarize`)."""
+    """Runs every task with every seed, in subfolders, and returns the summary of each task (see `summarize`)."""
     _, task_settings, _, training, _ = settings
     seeds = task_settings.seeds or [training.seed]
     summaries = {}
@@ -183,7 +186,7 @@ def run_series(tasks: Sequence[TaskData], settings: Settings, output_dir: Path) 
 
 
 def run_in_folder(data: TaskData, settings: Settings, folder: Path, seed: int) -> dict[str, Any]:
-    """Runs one of several runs. In a resumed series, the results of a finished run are read; other runs resume."""
+    """Runs one of several runs. If the series is resumed, a finished run is not repeated and others continue."""
     start, task_settings, optimization, training, _ = settings
     top = Path(training.output_dir)
     run_name = "-".join((training.run_name or top.resolve().name, *folder.relative_to(top).parts))
@@ -191,8 +194,8 @@ def run_in_folder(data: TaskData, settings: Settings, folder: Path, seed: int) -
     if training.resume_from_checkpoint:
         if training.resume_from_checkpoint != "last":
             raise ValueError(
-                f"resume_from_checkpoint is {training.resume_from_checkpoint!r}, but there are several runs. Resume "
-                "them all from where they stand: last."
+                f"resume_from_checkpoint is {training.resume_from_checkpoint!r}, but there are several runs. Set it "
+                "to last, which resumes each of them from its newest checkpoint."
             )
         if (folder / RESULTS_FILE).is_file():
             return json.loads((folder / RESULTS_FILE).read_text())
@@ -201,13 +204,13 @@ def run_in_folder(data: TaskData, settings: Settings, folder: Path, seed: int) -
     task_settings = dataclasses.replace(
         task_settings, task=[data.task.name] if task_settings.task else [], seeds=[seed]
     )
-    # Of a series it is the median run that is pushed, once it is known.
+    # Of a series only the median run is pushed, after all of them.
     settings = (start, task_settings, optimization, training, HubSettings())
     accelerator = make_accelerator(training)
     prepare_output_dir(accelerator, training, settings)
     accelerator.print(f"\n{folder}")
     results = finetune(accelerator, data, settings, folder, seed)
-    # What a series needs of a finished run is its model and its results.
+    # A series needs only the model and the results of a finished run, not its checkpoints.
     if accelerator.is_main_process:
         for checkpoint in checkpoints_in(folder):
             shutil.rmtree(checkpoint)
@@ -223,7 +226,7 @@ def finetune(
     seed: int,
     after_save: Callable[[Path], None] | None = None,
 ) -> dict[str, Any]:
-    """One run: one task, one seed. Leaves the best checkpoint's model with its scores in the folder."""
+    """Fine-tunes on one task with one seed. Saves the model of the best checkpoint and its scores in the folder."""
     start, task_settings, optimization, training, _ = settings
     task, examples = data.task, data.examples
     started = time.perf_counter()
@@ -282,6 +285,7 @@ def finetune(
         count_tokens=count_examples,
         counted="examples",
     )
+    accelerator.print(describe_plan(loop.total_updates, loop.eval_steps, training, optimization))
     results = loop.train()
 
     # Evaluation
@@ -315,7 +319,7 @@ def evaluate(
     logits_of: Callable[..., Any],
     scores_of: Callable[..., dict[str, float]],
 ) -> dict[str, float]:
-    """Loss and scores on validation."""
+    """Returns the loss and the scores on the validation splits."""
     scores = {}
     for split in data.task.validation:
         if split in data.examples:
@@ -326,5 +330,5 @@ def evaluate(
 
 
 def count_examples(batch: Batch) -> TokenCounts:
-    """The loss is a sum over examples."""
+    """Counts a batch. Its targets are the examples: the loss is summed over them and divided by their number."""
     return TokenCounts(len(batch["labels"]), int(batch["attention_mask"].sum()), batch["input_ids"].numel())

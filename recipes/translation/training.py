@@ -18,9 +18,11 @@ from papers_to_gpt.engine.evaluation import evaluate_loss, map_across_processes
 from papers_to_gpt.engine.hardware import FOR_BATCHES_OF_TOKENS, keep_compiled_code
 from papers_to_gpt.engine.output_folder import prepare_output_dir
 from papers_to_gpt.engine.reporting import write_results, write_run_record
+from papers_to_gpt.engine.run_plan import describe_plan
 from papers_to_gpt.engine.training import TrainingLoop, checkpoint_to_resume, make_accelerator
 from papers_to_gpt.publishing.cards import write_card
 from papers_to_gpt.publishing.sharing import open_repository, push_at_end, push_of_checkpoints
+from papers_to_gpt.settings.commands import command
 from papers_to_gpt.settings.translation import DataSettings, ModelChoice, TokenizerSettings, TranslationTraining
 from seq2seq_scratch import TRANSLATION_CONFIGS
 from seq2seq_scratch.data.batches import collate, tokenize_parallel
@@ -32,16 +34,16 @@ from seq2seq_scratch.translation import translate
 
 
 def run(settings: tuple[Any, ...]) -> None:
-    """Runs a training from data to sharing.
+    """Trains, evaluates and shares a translator.
 
     Args:
         settings: from `papers_to_gpt.settings.translation.parse`.
 
     Raises:
-        ValueError: for settings that make no model, data that cannot be read, and what the training loop refuses.
+        ValueError: if the settings make no model, the data cannot be read, or training fails (see `TrainingLoop`).
     """
     choice, model_settings, tokenizer_settings, data, decoding, optimization, training, hub = settings
-    make_config(choice, model_settings)  # before data loads
+    make_config(choice, model_settings)  # wrong sizes fail here, before data loads
     keep_compiled_code(FOR_BATCHES_OF_TOKENS)
     accelerator = make_accelerator(training)
     repository = open_repository(accelerator, hub, training)
@@ -58,7 +60,7 @@ def run(settings: tuple[Any, ...]) -> None:
         for split in ("train", "validation"):
             if split not in pairs:
                 raise ValueError(f"The data has no split {split!r}, only {', '.join(pairs)}. Set {split}_file.")
-        # Learning a vocabulary breaks ties differently each time: it is learned once, by one process, and loaded.
+        # Training a tokenizer is not deterministic (ties are broken at random): one process trains it, all load it.
         checkpoint = checkpoint_to_resume(training)
         if checkpoint is None and accelerator.is_main_process:
             save_tokenizers(output_dir, *make_tokenizers(pairs["train"], tokenizer_settings))
@@ -79,7 +81,7 @@ def run(settings: tuple[Any, ...]) -> None:
 
     # Model
     config = make_config(choice, model_settings, source_tokenizer, target_tokenizer)
-    if getattr(config, "position_embedding_type", None) == "learned":  # nothing longer has an embedding
+    if getattr(config, "position_embedding_type", None) == "learned":  # longer sources have no embeddings
         source_tokenizer.model_max_length = target_tokenizer.model_max_length = config.max_position_embeddings
     model = AutoModelForSeq2SeqLM.from_config(config)
     model.generation_config.update(max_new_tokens=decoding.max_new_tokens, num_beams=decoding.num_beams)
@@ -124,6 +126,7 @@ def run(settings: tuple[Any, ...]) -> None:
         after_save=push_of_checkpoints(repository, hub),
         loss_arguments={"smoothing": training.label_smoothing_factor, "r_drop_weight": training.r_drop_weight},
     )
+    say(describe_plan(loop.total_updates, loop.eval_steps, training, optimization))
     results = loop.train()
 
     # Evaluation
@@ -150,7 +153,10 @@ def run(settings: tuple[Any, ...]) -> None:
         write_card(output_dir)
     say(
         HOW_TO_USE.format(
-            folder=output_dir, sentence=pairs["validation"][0]["source"], seconds=results["wall_seconds"]
+            folder=output_dir,
+            translate=command("translate", "--model_name_or_path", output_dir),
+            sentence=pairs["validation"][0]["source"],
+            seconds=results["wall_seconds"],
         )
     )
     push_at_end(repository, output_dir)
@@ -163,18 +169,22 @@ LOADING_SETTINGS = (
 
 
 HOW_TO_USE = """
-Done after {seconds:.0f} s. The model is in {folder}. To use it:
+Done after {seconds:.0f} s. The model is in {folder}. To translate lines that you type, or a file with < FILE:
 
-from seq2seq_scratch.translation import load_translator, translate
-translator = load_translator("{folder}")
-print(translate(*translator, [{sentence!r}])[0][0].text)
+{translate}
+
+To use it in Python:
+
+from transformers import pipeline
+translator = pipeline("translation", model="{folder}", trust_remote_code=True)
+print(translator([{sentence!r}]))
 """
 
 
 def make_tokenizers(
     train: Dataset | IterableDataset, settings: TokenizerSettings
 ) -> tuple[PreTrainedTokenizerFast, PreTrainedTokenizerFast]:
-    """Source and target tokenizers, the same object when the vocabulary is shared."""
+    """Loads or trains the source and target tokenizers. They are the same object if the vocabulary is shared."""
     if settings.tokenizer_name:
         tokenizers = load_tokenizers(settings.tokenizer_name)
         for tokenizer in tokenizers:
@@ -193,14 +203,14 @@ def make_tokenizers(
 
 
 def check_tokenizer(tokenizer: PreTrainedTokenizerFast, name: str) -> None:
-    """Raises ValueError for a tokenizer that does not mark where a sentence ends, or has no padding or start."""
+    """Raises ValueError if a tokenizer has no padding, start or end token, or does not append the end token."""
     missing = [kind for kind in ("pad", "bos", "eos") if getattr(tokenizer, f"{kind}_token_id") is None]
     if missing:
         raise ValueError(f"tokenizer_name {name}: it has no {' and no '.join(f'{kind}_token' for kind in missing)}.")
     if tokenizer("text").input_ids[-1:] != [tokenizer.eos_token_id]:
         raise ValueError(
-            f"tokenizer_name {name}: it adds no {tokenizer.eos_token} behind a text, without which no translation "
-            "ends. Give it a template that does, or train one (leave tokenizer_name out)."
+            f"tokenizer_name {name}: it does not append {tokenizer.eos_token} to a text, so no translation would "
+            "end. Give it a template that does, or train a tokenizer (leave tokenizer_name out)."
         )
 
 
@@ -210,10 +220,10 @@ def make_config(
     source_tokenizer: PreTrainedTokenizerFast | None = None,
     target_tokenizer: PreTrainedTokenizerFast | None = None,
 ) -> PreTrainedConfig:
-    """The model's configuration; without tokenizers, one to see whether the settings make a model at all.
+    """Returns the model's configuration. Without tokenizers it only serves to check the settings.
 
     Raises:
-        ValueError: if they do not.
+        ValueError: if the settings make no model.
     """
     from_tokenizers = {}
     if source_tokenizer is not None and target_tokenizer is not None:
@@ -234,7 +244,7 @@ def make_config(
 
 
 def lengths_of(example: Any) -> np.ndarray:
-    """(examples, 2) or (2,) source and target tokens."""
+    """Returns the numbers of source and target tokens: (2,) for one example, (N, 2) for N examples."""
     return np.array([example["source_length"], example["target_length"]]).T
 
 
@@ -246,7 +256,7 @@ def training_batches(
     training: TranslationTraining,
     accelerator: Accelerator,
 ) -> LengthBucketBatches | StreamBatches:
-    """This process's batches, from an indexed data set or a stream."""
+    """Returns the training batches of this process. The examples are an indexed data set or a stream."""
     common = {
         "collate": partial(
             collate, pad_token_id=tokenizers[0].pad_token_id, copies=2 if training.r_drop_weight else 1
@@ -279,10 +289,10 @@ def decode_sentences(
     sentences: list[str],
     **generate_arguments: Any,
 ) -> list[str]:
-    """Best translations of a list of sentences, shared out over the processes."""
+    """Returns the best translation of each sentence. The processes share the work."""
 
     def decode(share: list[str]) -> list[str]:
-        # One autocast region around the whole search: each weight is cast once, not once a step.
+        # One autocast region around the whole search casts each weight once instead of once per step.
         with accelerator.autocast():
             hypotheses = translate(
                 model,
@@ -308,7 +318,7 @@ def evaluate(
     collate_batch: Any,
     max_tokens_per_batch: int,
 ) -> dict[str, float]:
-    """Loss, perplexity and the scores of decoded translations on the validation split."""
+    """Returns loss, perplexity and the scores of decoded translations on the validation split."""
     batches = batches_for_evaluation(
         examples.select_columns(["input_ids", "labels"]),
         lengths_of(examples[:]),
