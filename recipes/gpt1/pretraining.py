@@ -23,9 +23,11 @@ from gpt1_scratch.pretraining.corpora import load_texts
 from gpt1_scratch.pretraining.packing import PackedTexts, PartlyCutBlocks, pack_blocks, stream_blocks, tokenize_texts
 from gpt1_scratch.tokenization import published_tokenizer, train_tokenizer
 from papers_to_gpt.engine.batching import Batch, LengthBucketBatches, StreamBatches, batches_for_evaluation
+from papers_to_gpt.engine.data_fingerprint import Fingerprint, fingerprint_files
 from papers_to_gpt.engine.evaluation import evaluate_loss
-from papers_to_gpt.engine.output_folder import prepare_output_dir
+from papers_to_gpt.engine.output_folder import RunStart, finish_run, plan_run
 from papers_to_gpt.engine.reporting import measure_matrix_peak, write_results, write_run_record
+from papers_to_gpt.engine.run_lock import lock_output_dir
 from papers_to_gpt.engine.training import (
     TokenCounts,
     TrainingLoop,
@@ -47,11 +49,26 @@ def run(settings: tuple[Any, ...]) -> None:
     Raises:
         ValueError: for settings that make no model, text that cannot be read, and what the training loop refuses.
     """
-    model_settings, vocabulary, text, sampling, optimization, training, hub = settings
+    model_settings, _, text, _, _, training, _ = settings
     make_config(model_settings)  # before data loads
     accelerator = make_accelerator(training)
+    with lock_output_dir(accelerator, training.output_dir):
+        start = plan_run(accelerator, training, settings, partial(fingerprint_text, text))
+        if start.finished is None:
+            train(accelerator, settings, start)
+
+
+def train(accelerator: Accelerator, settings: tuple[Any, ...], start: RunStart) -> None:
+    """Pre-trains a model from where the output folder stands.
+
+    Args:
+        accelerator: of the run.
+        settings: see `run`.
+        start: what the output folder holds.
+    """
+    model_settings, vocabulary, text, sampling, optimization, _, hub = settings
+    training, output_dir = start.training, start.folder
     repository = open_repository(accelerator, hub, training)
-    output_dir = prepare_output_dir(accelerator, training, settings)
     started = time.perf_counter()
     disable_progress_bars()
     transformers_logging.disable_progress_bar()
@@ -62,10 +79,14 @@ def run(settings: tuple[Any, ...]) -> None:
     # Data
     with accelerator.main_process_first():
         train_texts, validation_texts = load_corpus(text)
+        if text.dataset_name is not None:
+            start.check_loaded("dataset_name", {"train": train_texts, "validation": validation_texts})
         # Learning a vocabulary breaks ties differently each time: it is learned once, by one process, and loaded.
         checkpoint = checkpoint_to_resume(training)
         if checkpoint is None and accelerator.is_main_process:
-            make_tokenizer(train_texts, vocabulary).save_pretrained(output_dir)
+            tokenizer = make_tokenizer(train_texts, vocabulary)
+            start.begin()
+            tokenizer.save_pretrained(output_dir)
         tokenizer = AutoTokenizer.from_pretrained(checkpoint or output_dir, trust_remote_code=False)
         config = make_config(model_settings, tokenizer)
         tokenizer.model_max_length = config.max_position_embeddings
@@ -95,7 +116,7 @@ def run(settings: tuple[Any, ...]) -> None:
     model = GPT1ForCausalLM(config)
     accelerator.print(f"GPT-1 with {model.num_parameters():,} parameters, vocabulary {len(tokenizer):,}")
     if accelerator.is_main_process:
-        write_run_record(output_dir, accelerator, settings, parameters=model.num_parameters())
+        write_run_record(output_dir, accelerator, settings, parameters=model.num_parameters(), **start.record())
 
     # Training
     def save_model(folder: Path) -> None:
@@ -137,6 +158,7 @@ def run(settings: tuple[Any, ...]) -> None:
     if accelerator.is_main_process:
         write_results(output_dir, results)
         write_card(output_dir)
+        finish_run(output_dir, loop.progress, loop.total_updates)
     accelerator.print(HOW_TO_USE.format(folder=output_dir, seconds=results["wall_seconds"], **final))
     push_at_end(repository, output_dir)
 
@@ -146,6 +168,12 @@ Done after {seconds:.0f} s: {bits_per_byte:.3f} bits per byte on text never seen
 
 python recipes/generate_text.py --model_name_or_path {folder} --prompt "Once upon a time"
 """
+
+
+def fingerprint_text(text: TextSettings) -> dict[str, Fingerprint | None]:
+    """The fingerprints of the files that the text settings name."""
+    names = ("train_file", "validation_file", "dataset_name")
+    return {name: fingerprint_files(getattr(text, name)) for name in names}
 
 
 def load_corpus(text: TextSettings) -> tuple[Dataset | IterableDataset, Dataset]:

@@ -14,10 +14,12 @@ from transformers import AutoModelForSeq2SeqLM, PreTrainedConfig, PreTrainedMode
 from transformers.utils import logging as transformers_logging
 
 from papers_to_gpt.engine.batching import LengthBucketBatches, StreamBatches, batches_for_evaluation
+from papers_to_gpt.engine.data_fingerprint import Fingerprint, fingerprint_files
 from papers_to_gpt.engine.evaluation import evaluate_loss, map_across_processes
 from papers_to_gpt.engine.hardware import FOR_BATCHES_OF_TOKENS, keep_compiled_code
-from papers_to_gpt.engine.output_folder import prepare_output_dir
+from papers_to_gpt.engine.output_folder import RunStart, finish_run, plan_run
 from papers_to_gpt.engine.reporting import write_results, write_run_record
+from papers_to_gpt.engine.run_lock import lock_output_dir
 from papers_to_gpt.engine.training import TrainingLoop, checkpoint_to_resume, make_accelerator
 from papers_to_gpt.publishing.cards import write_card
 from papers_to_gpt.publishing.sharing import open_repository, push_at_end, push_of_checkpoints
@@ -40,12 +42,27 @@ def run(settings: tuple[Any, ...]) -> None:
     Raises:
         ValueError: for settings that make no model, data that cannot be read, and what the training loop refuses.
     """
-    choice, model_settings, tokenizer_settings, data, decoding, optimization, training, hub = settings
+    choice, model_settings, _, data, _, _, training, _ = settings
     make_config(choice, model_settings)  # before data loads
     keep_compiled_code(FOR_BATCHES_OF_TOKENS)
     accelerator = make_accelerator(training)
+    with lock_output_dir(accelerator, training.output_dir):
+        start = plan_run(accelerator, training, settings, partial(fingerprint_data, data))
+        if start.finished is None:
+            train(accelerator, settings, start)
+
+
+def train(accelerator: Accelerator, settings: tuple[Any, ...], start: RunStart) -> None:
+    """Trains a translator from where the output folder stands.
+
+    Args:
+        accelerator: of the run.
+        settings: see `run`.
+        start: what the output folder holds.
+    """
+    choice, model_settings, tokenizer_settings, data, decoding, optimization, _, hub = settings
+    training, output_dir = start.training, start.folder
     repository = open_repository(accelerator, hub, training)
-    output_dir = prepare_output_dir(accelerator, training, settings)
     started = time.perf_counter()
     say = accelerator.print
     disable_progress_bars()
@@ -58,10 +75,14 @@ def run(settings: tuple[Any, ...]) -> None:
         for split in ("train", "validation"):
             if split not in pairs:
                 raise ValueError(f"The data has no split {split!r}, only {', '.join(pairs)}. Set {split}_file.")
+        if data.dataset_name is not None:
+            start.check_loaded("dataset_name", pairs)
         # Learning a vocabulary breaks ties differently each time: it is learned once, by one process, and loaded.
         checkpoint = checkpoint_to_resume(training)
         if checkpoint is None and accelerator.is_main_process:
-            save_tokenizers(output_dir, *make_tokenizers(pairs["train"], tokenizer_settings))
+            tokenizers = make_tokenizers(pairs["train"], tokenizer_settings)
+            start.begin()
+            save_tokenizers(output_dir, *tokenizers)
         source_tokenizer, target_tokenizer = load_tokenizers(checkpoint or output_dir)
         tokenized, reports = {}, {}
         for split, part in pairs.items():
@@ -88,7 +109,7 @@ def run(settings: tuple[Any, ...]) -> None:
         model.generation_config.update(length_penalty=decoding.length_penalty, early_stopping=early_stopping)
     say(f"{choice.model_type} with {model.num_parameters():,} parameters, vocabulary {len(target_tokenizer):,}")
     if accelerator.is_main_process:
-        write_run_record(output_dir, accelerator, settings, parameters=model.num_parameters())
+        write_run_record(output_dir, accelerator, settings, parameters=model.num_parameters(), **start.record())
 
     # Training
     def save_model(folder: Path) -> None:
@@ -148,12 +169,20 @@ def run(settings: tuple[Any, ...]) -> None:
     if accelerator.is_main_process:
         write_results(output_dir, results)
         write_card(output_dir)
+        finish_run(output_dir, loop.progress, loop.total_updates)
     say(
         HOW_TO_USE.format(
             folder=output_dir, sentence=pairs["validation"][0]["source"], seconds=results["wall_seconds"]
         )
     )
     push_at_end(repository, output_dir)
+
+
+def fingerprint_data(data: DataSettings) -> dict[str, Fingerprint | None]:
+    """The fingerprints of the files that the data settings name."""
+    languages = (data.source_language, data.target_language)
+    names = ("train_file", "validation_file", "test_file", "dataset_name")
+    return {name: fingerprint_files(getattr(data, name), endings=languages) for name in names}
 
 
 LOADING_SETTINGS = (
