@@ -80,20 +80,23 @@ class CheckpointWriter:
         self._failure: Exception | None = None
         self._copies: dict[tuple[str, str], torch.Tensor] = {}
 
-    def save(self, progress: Progress, scheduled: bool = True) -> None:
+    def save(self, progress: Progress, scheduled: bool = True) -> Path:
         """Writes a checkpoint, or starts to write it.
 
         Args:
             progress: how far the run has come.
             scheduled: False for a checkpoint to resume from only, which the next one replaces.
 
+        Returns:
+            The checkpoint's folder.
+
         Raises:
             WriteError: on every process, if this checkpoint cannot be written, or one before that a thread wrote.
         """
         self.wait()
+        name = f"{CHECKPOINT_PREFIX if scheduled else RECOVERY_PREFIX}{progress.update}"
         if self.accelerator.is_main_process:
             moments, structure = pack_optimizer(self.optimizer, self.model)
-            name = f"{CHECKPOINT_PREFIX if scheduled else RECOVERY_PREFIX}{progress.update}"
             snapshot = Snapshot(name, Progress(**asdict(progress)), self.model.state_dict(), moments, structure)
             if self.background:
                 self._copy(snapshot)
@@ -103,6 +106,7 @@ class CheckpointWriter:
                 self._write(snapshot)
         if not self.background:
             self.wait()
+        return self.output_dir / name
 
     def wait(self) -> None:
         """Waits until the last checkpoint is on the disk; call this method before the run ends.

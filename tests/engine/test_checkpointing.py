@@ -148,7 +148,7 @@ def test_a_checkpoint_of_the_version_before_goes_on(tmp_path, optim):
     checkpoint = old_checkpoint(tmp_path / "checkpoint-3", run)
     assert find_good_checkpoint(tmp_path, run.model) == (checkpoint, [])
     other = Run(tmp_path, optim).update(7)
-    assert load_checkpoint(checkpoint, other.model, other.optimizer) == Progress(3, 1, 2)
+    assert load_checkpoint(checkpoint, other.model, other.optimizer) == Progress(3, 1, batches_in_epoch=2)
     assert_same(other.update(3, 4).weights(), run.update(3, 4).weights())
 
 

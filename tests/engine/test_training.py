@@ -198,7 +198,7 @@ def test_a_second_interrupt_stops_at_once(make_trainer):
 def test_checkpoints_by_the_clock_change_nothing(make_trainer):
     options = {"average_last_checkpoints": 2, "save_total_limit": 2}
     make_trainer(folder="whole", **options).train()
-    trainer = make_trainer(folder="often", save_minutes=0, **options)
+    trainer = make_trainer(folder="often", save_minutes=1e-9, **options)
     saved = []
     save = trainer.writer.save
     trainer.writer.save = lambda progress, scheduled: (saved.append(progress.update), save(progress, scheduled))
