@@ -220,8 +220,10 @@ class TrainingLoop:
             self.writer.wait()
             return self._finish(reporter)
         except KeyboardInterrupt:
+            self.writer.join()
             raise KeyboardInterrupt(self._how_to_go_on()) from None
         finally:
+            self.writer.join()
             reporter.close()
 
     def _run(self, reporter: Reporter) -> None:
