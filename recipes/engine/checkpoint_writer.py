@@ -1,7 +1,6 @@
 """Writes a run's checkpoints, at once or in the background, and removes those that are no longer needed."""
 
 import json
-import shutil
 import threading
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -25,7 +24,7 @@ from papers_to_gpt.engine.checkpointing import (
     recovery_checkpoints_in,
     update_of,
 )
-from papers_to_gpt.engine.durable_files import WriteError, durable_folder
+from papers_to_gpt.engine.durable_files import WriteError, durable_folder, remove_folder
 from papers_to_gpt.engine.manifest import write_manifest
 from papers_to_gpt.engine.optimizer_files import pack_optimizer, write_optimizer
 
@@ -108,15 +107,19 @@ class CheckpointWriter:
             self.wait()
         return self.output_dir / name
 
+    def join(self) -> None:
+        """Waits until the thread has ended, without a word to other processes: for a run that ends by an error."""
+        if self._thread is not None:
+            self._thread.join()
+            self._thread = None
+
     def wait(self) -> None:
-        """Waits until the last checkpoint is on the disk; call this method before the run ends.
+        """Waits until the last checkpoint is on the disk; every process calls this method before the run ends.
 
         Raises:
             WriteError: on every process, if it could not be written.
         """
-        if self._thread is not None:
-            self._thread.join()
-            self._thread = None
+        self.join()
         failure, self._failure = self._failure, None
         messages = [None if failure is None else str(failure)]
         broadcast_object_list(messages)
@@ -169,10 +172,10 @@ def write_checkpoint(output_dir: Path, snapshot: Snapshot, save_model: Callable[
         good, _ = find_good_checkpoint(output_dir)
         raise WriteError(f"{error} " + (f"That is {good}." if good else "There is none yet.")) from error
     for old in outdated_checkpoints(checkpoints_in(output_dir), progress, keep_last):
-        shutil.rmtree(old)
+        remove_folder(old)
     for old in recovery_checkpoints_in(output_dir):
         if old != final:
-            shutil.rmtree(old)
+            remove_folder(old)
     return final
 
 

@@ -16,7 +16,11 @@ from pathlib import Path
 PARTIAL_FILE = ".partial"  # ends the name of a file while it is written
 PARTIAL_FOLDER = "partial-"  # begins the name of a folder while it is written
 REPLACED_FOLDER = "replaced-"  # begins the name of a folder while another one takes its place
-LEFTOVERS = ("partial-checkpoint-*", "partial-files", f"*{PARTIAL_FILE}", ".tmp*")  # safetensors writes to .tmpXXXXXX
+REMOVED_FOLDER = "removed-"  # begins the name of a folder while its files are removed
+LEFTOVERS = (
+    *("partial-checkpoint-*", "removed-checkpoint-*", "partial-files", f"*{PARTIAL_FILE}"),
+    ".tmp*",  # safetensors and tokenizers write to .tmpXXXXXX
+)
 
 # What fsync answers where a file system or a platform does not have it.
 NO_FSYNC = {errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EBADF, errno.EACCES, errno.EPERM}
@@ -251,6 +255,15 @@ def _failed_file(path: Path, error: BaseException) -> Path:
         if files:
             return max(files, key=lambda file: file.stat().st_mtime_ns)
     return path
+
+
+def remove_folder(folder: str | os.PathLike) -> None:
+    """Removes a folder that, if this is interrupted, is not there under its name any more with a part of its files."""
+    folder = Path(folder)
+    removed = folder.with_name(REMOVED_FOLDER + folder.name)
+    shutil.rmtree(removed, ignore_errors=True)
+    folder.rename(removed)
+    shutil.rmtree(removed, ignore_errors=True)
 
 
 def clean_leftovers(output_dir: str | os.PathLike) -> list[str]:

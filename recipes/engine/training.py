@@ -267,8 +267,10 @@ class TrainingLoop:
                 self._save_at_stop(reporter)
                 raise self.stopping.interruption(self._how_to_go_on()) from None
             except KeyboardInterrupt:  # the second Ctrl-C
+                self.writer.join()
                 raise KeyboardInterrupt(self._how_to_go_on()) from None
             finally:
+                self.writer.join()
                 reporter.close()
 
     def _load(self, checkpoint: Path) -> None:

@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 import threading
 from pathlib import Path
 
@@ -443,6 +444,51 @@ def test_an_error_in_the_background_surfaces_once(tmp_path, surfaces_at):
     run.save(3)
     run.writer.wait()
     assert [path.name for path in checkpoints_in(tmp_path)] == ["checkpoint-3"]
+
+
+# Several processes
+
+TWO_PROCESSES = """
+import sys
+from pathlib import Path
+from test_checkpointing import Run
+
+from papers_to_gpt.engine.durable_files import WriteError
+
+def full(folder, state_dict):
+    raise OSError(28, "No space left on device", str(folder / "config.json"))
+
+for background in (False, True):
+    run = Run(Path(sys.argv[1]) / str(background), background=background)
+    process = run.writer.accelerator.process_index
+    assert run.writer.accelerator.num_processes == 2
+    run.folder.mkdir(exist_ok=True)
+    run.update(0).save(1)
+    run.writer.wait()
+    run.writer.save_model = full
+    try:
+        run.save(2)
+        run.writer.wait()
+    except WriteError as error:
+        Path(sys.argv[1], f"{background}-{process}").write_text(str(error))
+"""
+
+
+def test_every_process_learns_that_the_main_one_could_not_write(tmp_path):
+    script = tmp_path / "two_processes.py"
+    script.write_text(TWO_PROCESSES)
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(script)]
+    tests = Path(__file__).parents[1]
+    path = os.pathsep.join([str(tests / "engine"), str(tests), *sys.path])
+    subprocess.run([*command, str(tmp_path)], check=True, timeout=300, env={**os.environ, "PYTHONPATH": path})
+    for background in (False, True):
+        folder = tmp_path / str(background)
+        assert os.listdir(folder) == ["checkpoint-1"]
+        expected = f"{folder / 'checkpoint-2' / 'config.json'} could not be written: No space left on device. "
+        assert [(tmp_path / f"{background}-{process}").read_text().startswith(expected) for process in (0, 1)] == [
+            True,
+            True,
+        ]
 
 
 # Means

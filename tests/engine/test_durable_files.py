@@ -18,6 +18,7 @@ from papers_to_gpt.engine.durable_files import (
     durable_folder,
     files_written_aside,
     naming_failed_writes,
+    remove_folder,
     write_durably,
 )
 
@@ -236,17 +237,53 @@ def test_weights_have_the_permissions_of_other_files(tmp_path, umask):
     assert {stat.S_IMODE(path.stat().st_mode) for path in files} == {0o666 & ~umask}
 
 
+def test_a_folder_that_is_half_removed_has_another_name(tmp_path, monkeypatch):
+    folder = tmp_path / "checkpoint-1"
+    folder.mkdir()
+    for name in ("a", "b"):
+        (folder / name).touch()
+    remove_folder(folder)
+    assert tree(tmp_path) == []
+    folder.mkdir()
+    (folder / "a").touch()
+    unlink = os.unlink
+
+    def interrupt(path, **options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "unlink", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        remove_folder(folder)
+    monkeypatch.setattr(os, "unlink", unlink)
+    assert tree(tmp_path) == ["removed-checkpoint-1", "removed-checkpoint-1/a"]
+    assert clean_leftovers(tmp_path) == ["removed-checkpoint-1"]
+
+
 def test_leftovers_are_removed_and_nothing_else(tmp_path):
     outside = tmp_path / "outside"
     outside.mkdir()
     (outside / "file").touch()
     folder = tmp_path / "run"
-    for name in ("partial-checkpoint-4/state", "partial-files", "checkpoint-2", "partial-results", ".cache"):
-        (folder / name).mkdir(parents=True)
+    for name in (
+        "partial-checkpoint-4/state",
+        "removed-checkpoint-1",
+        "partial-files",
+        "checkpoint-2",
+        "partial-results",
+        ".cache",
+    ):
+        (folder / name).mkdir(parents=True, exist_ok=True)
     for name in ("run.yaml.partial", ".tmpAbc123", "run.yaml", "train_log.jsonl"):
         (folder / name).touch()
     (folder / ".tmplink").symlink_to(outside)
-    removed = [".tmpAbc123", ".tmplink", "partial-checkpoint-4", "partial-files", "run.yaml.partial"]
+    removed = [
+        ".tmpAbc123",
+        ".tmplink",
+        "partial-checkpoint-4",
+        "partial-files",
+        "removed-checkpoint-1",
+        "run.yaml.partial",
+    ]
     assert clean_leftovers(folder) == removed
     assert sorted(path.name for path in folder.iterdir()) == [
         *(".cache", "checkpoint-2", "partial-results", "run.yaml", "train_log.jsonl")
