@@ -87,8 +87,8 @@ def run_recipe(
             watch.stop()
         return {"loss": 0.0}
 
-    def save_model(target: Path) -> None:
-        model.save_pretrained(target)
+    def save_model(target: Path, state_dict: dict[str, Any] | None = None) -> None:
+        model.save_pretrained(target, state_dict=state_dict)
         save_tokenizers(target, *tokenizers)
 
     TrainingLoop(

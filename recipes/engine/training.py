@@ -5,12 +5,14 @@ the gradient of its summed loss divided by that count. So accumulation and more 
 time of an update, and not its gradient. Everything counts updates: schedule, log, evaluation, checkpoints, limits.
 """
 
+import logging
 import math
 import os
+import re
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -21,15 +23,18 @@ from tqdm import tqdm
 from transformers import PreTrainedModel
 
 from papers_to_gpt.engine.batching import Batch, LocalBatch
+from papers_to_gpt.engine.checkpoint_writer import CheckpointWriter
 from papers_to_gpt.engine.checkpointing import (
     Progress,
+    all_checkpoints_in,
     average_weights,
+    check_checkpoint,
     checkpoints_in,
+    find_good_checkpoint,
     load_checkpoint,
     load_weights,
-    newest_checkpoint,
-    save_checkpoint,
 )
+from papers_to_gpt.engine.durable_files import clean_leftovers, files_written_aside
 from papers_to_gpt.engine.hardware import processor_has_bf16
 from papers_to_gpt.engine.launching import check_launch, check_processes, must_use_cpu
 from papers_to_gpt.engine.log_window import LogWindow, TokenCounts, count_tokens
@@ -40,6 +45,8 @@ from papers_to_gpt.engine.random_streams import seed_generators
 from papers_to_gpt.engine.reporting import Reporter, check_trackers
 from papers_to_gpt.engine.stopping import StopRequested, StopSignals, interruptible
 from papers_to_gpt.settings.training import OptimizationSettings, TrainingSettings, check_metric
+
+logger = logging.getLogger(__name__)
 
 # Costs nothing that can be measured, and keeps a process from holding more than about twice what it uses.
 UPDATES_BETWEEN_TRIMS = 10
@@ -90,11 +97,15 @@ def make_accelerator(settings: TrainingSettings) -> Accelerator:
     return accelerator
 
 
-def checkpoint_to_resume(settings: TrainingSettings) -> Path | None:
-    """The checkpoint that resume_from_checkpoint names, or None for a run that starts anew.
+def checkpoint_to_resume(settings: TrainingSettings, model: PreTrainedModel | None = None) -> Path | None:
+    """Returns the checkpoint that resume_from_checkpoint names, or None for a run that starts anew.
+
+    Args:
+        settings: the settings of the run.
+        model: if given, its weights must have the names and shapes of the checkpoint's.
 
     Raises:
-        ValueError: if there is none.
+        ValueError: if there is none, or the one that is named is damaged.
     """
     name = settings.resume_from_checkpoint
     if not name:
@@ -102,17 +113,39 @@ def checkpoint_to_resume(settings: TrainingSettings) -> Path | None:
     if name != "last":
         if not Path(name).is_dir():
             raise ValueError(f"resume_from_checkpoint is {name!r}, which is not a folder.")
+        check_checkpoint(Path(name), model)
         return Path(name)
-    newest = newest_checkpoint(settings.output_dir)
-    if newest is None:
-        raise ValueError(f"resume_from_checkpoint is last, but {settings.output_dir} holds no checkpoint.")
-    return newest
+    checkpoint, skipped = find_good_checkpoint(settings.output_dir, model)
+    if checkpoint is None:
+        reason = " ".join([f"{settings.output_dir} holds no checkpoint to resume from.", *skipped])
+        raise ValueError(f"resume_from_checkpoint is last, but {reason}")
+    if model is not None:  # the loop asks last; recipes have asked for the tokenizer's folder before
+        for sentence in skipped:
+            logger.warning(sentence)
+    return checkpoint
 
 
 def name_batch(batch: LocalBatch) -> str:
     """Returns how messages name a batch: by its index in the update and its first examples."""
     rows = ", ".join(map(str, batch.rows[:3])) + (", ..." if len(batch.rows) > 3 else "")
     return f"batch {batch.index + 1}" + (f" (examples {rows} of the training data)" if rows else "")
+
+
+@contextmanager
+def saying_what_needs_memory(group: list[LocalBatch], update: int) -> Iterator[None]:
+    """Turns a lack of memory into a sentence that names the update's largest batch and the settings."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:  # torch.OutOfMemoryError is a RuntimeError
+        if not isinstance(error, MemoryError) and not re.search(r"out of memory|can't allocate memory", str(error)):
+            raise
+        shapes = (tuple(batch.tensors["input_ids"].shape) for batch in group)
+        largest = max(shapes, key=math.prod)
+        raise ValueError(
+            f"There is not enough memory for update {update}, whose largest batch has {largest[0]} rows of "
+            f"{math.prod(largest[1:])} tokens. Make batches smaller (max_tokens_per_batch or "
+            "per_device_train_batch_size) and raise gradient_accumulation_steps, or make the model smaller."
+        ) from error
 
 
 class TrainingLoop:
@@ -125,12 +158,14 @@ class TrainingLoop:
         batches: the updates' batches of this process.
         settings, optimization: the settings of the run.
         evaluate: function from the model (in evaluation mode, on every process) to scores, the same on every process.
-        save_model: writes the shareable model to a folder; called on the main process.
+        save_model: writes the shareable model to a folder, with the weights in `state_dict` if it is not None;
+            called on the main process, with background_checkpoints by a thread.
         count_tokens: function that counts a batch. Override it for a loss that does not predict every label.
         counted: name of what the loss is a sum over and `TokenCounts.target_tokens` counts.
         loss_arguments: passed to the model's forward in training.
         rates: function from what is counted per second to further values for the log line.
-        after_save: called with every new checkpoint's folder on the main process; must not keep training waiting.
+        after_save: called with every new checkpoint's folder on the main process, with background_checkpoints by a
+            thread; must not keep training waiting.
     """
 
     def __init__(
@@ -142,7 +177,7 @@ class TrainingLoop:
         optimization: OptimizationSettings,
         *,
         evaluate: Callable[[PreTrainedModel], dict[str, float]],
-        save_model: Callable[[Path], None],
+        save_model: Callable[..., None],
         count_tokens: Callable[[Batch], TokenCounts] = count_tokens,
         counted: str = "target_tokens",
         loss_arguments: dict[str, Any] | None = None,
@@ -153,11 +188,21 @@ class TrainingLoop:
         self.evaluate, self.save_model, self.count_tokens = evaluate, save_model, count_tokens
         self.counted = counted
         self.max_grad_norm, self.loss_arguments = optimization.max_grad_norm, loss_arguments or {}
-        self.rates, self.after_save = rates, after_save
+        self.rates = rates
         self.output_dir = Path(settings.output_dir)
         self.raw_model, self.optimization = model, optimization
         self.model, self.optimizer = accelerator.prepare(model, make_optimizer(model, optimization))
         self.progress = Progress(batches_per_update=settings.gradient_accumulation_steps * accelerator.num_processes)
+        self.writer = CheckpointWriter(
+            accelerator,
+            self.output_dir,
+            model,
+            self.optimizer,
+            save_model,
+            settings.save_total_limit,
+            background=settings.background_checkpoints,
+            after_save=after_save,
+        )
         self.window = LogWindow(accelerator.device)
         self.stopping = StopSignals(settings.stop_within_seconds)
         self._started = self._saved_at = time.perf_counter()
@@ -198,9 +243,12 @@ class TrainingLoop:
             KeyboardInterrupt: after SIGTERM or Ctrl-C, once the last finished update is saved; says how to go on.
         """
         limit_waiting(self.accelerator, LIMIT_WHILE_TRAINING)
-        checkpoint = checkpoint_to_resume(self.settings)
+        if self.accelerator.is_main_process:
+            clean_leftovers(self.output_dir)
+        self.accelerator.wait_for_everyone()
+        checkpoint = checkpoint_to_resume(self.settings, self.raw_model)
         if checkpoint is not None:
-            self.progress = load_checkpoint(self.accelerator, checkpoint, self.raw_model, self.optimizer)
+            self._load(checkpoint)
             self._plan_updates()
             self._saved_update = self.progress.update
             self._skipped += torch.tensor([self.progress.skipped_updates, self.progress.skipped_in_a_row])
@@ -214,27 +262,61 @@ class TrainingLoop:
             project=self.settings.project,
             run_name=self.settings.run_name,
         )
+        self._find_best_checkpoint(reporter)
         self.earlier_seconds = self.progress.elapsed_seconds
         self._started, self._saved_at = time.perf_counter() - self.earlier_seconds, time.perf_counter()
         with self.stopping:
             try:
                 self._run(reporter)
+                self.writer.wait()
                 return self._finish(reporter)
             except StopRequested:
-                self._save_at_stop()
+                self._save_at_stop(reporter)
                 raise self.stopping.interruption(self._how_to_go_on()) from None
             except KeyboardInterrupt:  # the second Ctrl-C
+                self.writer.join()
                 raise KeyboardInterrupt(self._how_to_go_on()) from None
             finally:
+                self.writer.join()
                 reporter.close()
+
+    def _load(self, checkpoint: Path) -> None:
+        """Restores model, optimizer and position."""
+        batches_per_update = self.progress.batches_per_update
+        self.progress = load_checkpoint(checkpoint, self.raw_model, self.optimizer)
+        if self.progress.batches_in_epoch is not None:  # written by an earlier version, on as many processes
+            self.progress.batches_per_update = batches_per_update
+            accumulation = self.settings.gradient_accumulation_steps
+            self.progress.updates_in_epoch = math.ceil(self.progress.batches_in_epoch / accumulation)
+            self.progress.batches_in_epoch = None
+
+    def _find_best_checkpoint(self, reporter: Reporter) -> None:
+        """Makes the present update the first candidate if the best checkpoint of a resumed run is missing."""
+        progress = self.progress
+        if self.settings.average_last_checkpoints or progress.best_update is None:
+            return
+        best = self.output_dir / f"checkpoint-{progress.best_update}"
+        if not best.is_dir():
+            reporter.say(
+                f"{best}, the best checkpoint so far, is missing. The best one is chosen among update "
+                f"{progress.update} and the later ones."
+            )
+            progress.best_update = progress.best_score = None
+            progress.evaluation_is_due = True
 
     def _run(self, reporter: Reporter) -> None:
         settings, progress = self.settings, self.progress
         if progress.evaluation_is_due:
             self._evaluate(reporter)
-            self._save()
+            self._save(reporter)
         updates = self._updates()
         wishes = Wishes(out_of_time=self._is_out_of_time())
+        if wishes.out_of_time:
+            reporter.say(f"max_train_minutes ({settings.max_train_minutes:g}) is used up. Raise it to train further.")
+        elif self._is_out_of_patience() and progress.update < self.total_updates:
+            reporter.say(
+                f"early_stopping_patience ({settings.early_stopping_patience}) is used up. Raise it to train further."
+            )
         while progress.update < self.total_updates and not (wishes.out_of_time or self._is_out_of_patience()):
             started = time.perf_counter()
             epoch, updates_in_epoch, group = next(updates)
@@ -265,9 +347,9 @@ class TrainingLoop:
             if evaluate:
                 self._evaluate(reporter)
             if evaluate or save:
-                self._save()
+                self._save(reporter)
             elif wishes.save:
-                self._save(scheduled=False)
+                self._save(reporter, scheduled=False)
 
     def _updates(self) -> Iterator[tuple[int, int, list[LocalBatch]]]:
         """Yields the epoch, the number of the update in it and the batches of one update after another."""
@@ -292,7 +374,10 @@ class TrainingLoop:
         sums = accelerator.reduce(sums, "sum")
         targets, wishes = sums[0], Wishes(*map(bool, sums[1:].tolist()))
         losses = []
-        with self.stopping.abandonable() if accelerator.num_processes == 1 else nullcontext():
+        with (
+            self.stopping.abandonable() if accelerator.num_processes == 1 else nullcontext(),
+            saying_what_needs_memory(group, update),
+        ):
             for position, batch in enumerate(group):
                 seed_generators(self.settings.seed, update, batch.index)
                 tensors = {
@@ -385,37 +470,29 @@ class TrainingLoop:
         with torch.no_grad(), interruptible() if self.accelerator.num_processes == 1 else nullcontext():
             return self.evaluate(model)
 
-    def _save(self, scheduled: bool = True) -> None:
+    def _save(self, reporter: Reporter, scheduled: bool = True) -> None:
         progress = self.progress
+        reporter.flush()
         progress.elapsed_seconds = time.perf_counter() - self._started
         progress.log_window = self.window.state_dict(self.accelerator)
-        checkpoint = save_checkpoint(
-            self.accelerator,
-            self.output_dir,
-            progress,
-            self.optimizer,
-            self.save_model,
-            self.settings.save_total_limit,
-            scheduled,
-        )
+        self.writer.save(progress, scheduled)
         self._saved_at, self._saved_update = time.perf_counter(), progress.update
-        if scheduled and self.after_save is not None and self.accelerator.is_main_process:
-            self.after_save(checkpoint)
 
-    def _save_at_stop(self) -> None:
+    def _save_at_stop(self, reporter: Reporter) -> None:
         """Saves the last finished update, unless a checkpoint holds it already."""
         if self.progress.update and self._saved_update != self.progress.update:
-            self._save(scheduled=False)
+            self._save(reporter, scheduled=False)
+        self.writer.wait()
 
     def _how_to_go_on(self) -> str:
         """Returns what an interrupted run has left."""
         return f"Stopped after update {self.progress.update}. {self._newest_checkpoint()}"
 
     def _newest_checkpoint(self) -> str:
-        newest = newest_checkpoint(self.output_dir)
-        if newest is None:
+        checkpoints = all_checkpoints_in(self.output_dir)
+        if not checkpoints:
             return "There is no checkpoint yet: the same command starts anew."
-        return f"The newest checkpoint is {newest}: run the same command again to go on from it."
+        return f"The newest checkpoint is {checkpoints[-1]}: run the same command again to go on from it."
 
     def _is_out_of_patience(self) -> bool:
         patience = self.settings.early_stopping_patience
@@ -429,7 +506,13 @@ class TrainingLoop:
         """Puts the final weights into the model and its folder."""
         progress, results = self.progress, {}
         if self.settings.average_last_checkpoints:
-            checkpoints = checkpoints_in(self.output_dir)[-self.settings.average_last_checkpoints :]
+            asked = self.settings.average_last_checkpoints
+            checkpoints = checkpoints_in(self.output_dir)[-asked:]
+            if len(checkpoints) < asked:
+                reporter.say(
+                    f"average_last_checkpoints is {asked}, but there are only {len(checkpoints)} checkpoints. The "
+                    "model is the mean of these."
+                )
             if self.accelerator.is_main_process:
                 rename_old_keys = getattr(self.raw_model, "rename_old_keys", dict)  # a model of any kind trains here
                 average_weights(checkpoints, self.output_dir, rename_old_keys)
@@ -439,7 +522,8 @@ class TrainingLoop:
         else:
             load_weights(self.raw_model, self.output_dir / f"checkpoint-{progress.best_update}")
         if self.accelerator.is_main_process:
-            self.save_model(self.output_dir)
+            with files_written_aside(self.output_dir) as folder:
+                self.save_model(folder)
         self.accelerator.wait_for_everyone()
         return results | {
             "train_updates": progress.update,

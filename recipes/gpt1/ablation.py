@@ -1,4 +1,4 @@
-"""Takes GPT-1's fine-tuning apart: a series of runs for each part that is left out."""
+"""Runs the ablation of GPT-1's fine-tuning: a series of runs for each part that is left out."""
 
 import dataclasses
 import statistics
@@ -8,24 +8,35 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from accelerate import Accelerator
 from datasets import disable_progress_bars
 from transformers.utils import logging as transformers_logging
 
 from gpt1_scratch.finetuning.models import load_pretrained
 from gpt1_scratch.finetuning.reports import format_score
 from gpt1_scratch.finetuning.tasks import Task
+from papers_to_gpt.engine.data_fingerprint import fingerprint_files
 from papers_to_gpt.engine.hardware import FOR_BATCHES_OF_ROWS, keep_compiled_code
-from papers_to_gpt.engine.output_folder import prepare_output_dir
+from papers_to_gpt.engine.output_folder import RunStart, finish_run, plan_run
 from papers_to_gpt.engine.process_watch import stops_together
 from papers_to_gpt.engine.reporting import write_results, write_run_record
+from papers_to_gpt.engine.run_lock import lock_output_dir
 from papers_to_gpt.engine.training import make_accelerator
-from papers_to_gpt.gpt1.finetuning import TaskData, check_metrics, load_data, run_series
+from papers_to_gpt.gpt1.finetuning import (
+    FILES_OF_MODEL,
+    TaskData,
+    check_metrics,
+    check_resuming_of_series,
+    fingerprint_data,
+    load_data,
+    run_series,
+)
 from papers_to_gpt.settings.finetuning import AblationSettings, TaskSettings
 
 FULL = "full"
 TABLE_FILE, PLOT_FILE = "ablation.md", "ablation.png"
 
-# Rows of table 5 by what they change.
+# The rows of the paper's table 5: the settings that each changes.
 VARIANTS: dict[str, dict[str, Any]] = {
     FULL: {},
     "no_pretraining": {"from_scratch": True},
@@ -37,15 +48,41 @@ LAYERS = "layers_{}"
 
 @stops_together
 def run(settings: tuple[Any, ...]) -> None:
-    """Runs every variant, and writes the table and the plot.
+    """Runs every variant and writes the table and the plot.
 
     Args:
         settings: from `papers_to_gpt.settings.finetuning.parse_ablation`.
     """
-    ablation, start, data, optimization, training, hub = settings
+    ablation, start, data, _, training, _ = settings
+    check_resuming_of_series(training)
     keep_compiled_code(FOR_BATCHES_OF_ROWS)
     accelerator = make_accelerator(training)
-    output_dir = prepare_output_dir(accelerator, training, settings)
+    lstm = ablation.lstm_model_name_or_path
+    with lock_output_dir(accelerator, training.output_dir):
+        run_start = plan_run(
+            accelerator,
+            training,
+            settings,
+            lambda: (
+                fingerprint_data(start, data)
+                | {"lstm_model_name_or_path": fingerprint_files(lstm, within=FILES_OF_MODEL)}
+            ),
+            is_series=True,
+        )
+        if run_start.finished is None:
+            train(accelerator, settings, run_start)
+
+
+def train(accelerator: Accelerator, settings: tuple[Any, ...], run_start: RunStart) -> None:
+    """Runs the variants from where the output folder stands.
+
+    Args:
+        accelerator: of the run.
+        settings: see `run`.
+        run_start: what the output folder holds.
+    """
+    ablation, start, data, optimization, training, hub = settings
+    output_dir = run_start.folder
     started = time.perf_counter()
     disable_progress_bars()
     transformers_logging.disable_progress_bar()
@@ -65,7 +102,8 @@ def run(settings: tuple[Any, ...]) -> None:
                 )
     check_metrics([*tasks, *lstm_tasks], training)
     if accelerator.is_main_process:
-        write_run_record(output_dir, accelerator, settings)
+        run_start.begin()
+        write_run_record(output_dir, accelerator, settings, **run_start.record())
 
     # Training and evaluation
     summaries = {}
@@ -80,23 +118,26 @@ def run(settings: tuple[Any, ...]) -> None:
         write_results(output_dir, {"variants": summaries, "wall_seconds": round(time.perf_counter() - started, 1)})
         (output_dir / TABLE_FILE).write_text(table + "\n", encoding="utf-8")
         if find_spec("matplotlib") is None:
-            accelerator.print('There is no plot, for matplotlib is not installed: pip install -e ".[plots]"')
+            accelerator.print("No plot was made because matplotlib is not installed (pip install matplotlib).")
         else:
             plot_layers(names, summaries, blocks, output_dir / PLOT_FILE)
-    accelerator.print(f"\n{table}\n\nDone after {time.perf_counter() - started:.0f} s. All is in {output_dir}.")
+        finish_run(output_dir)
+    accelerator.print(
+        f"\n{table}\n\nDone after {time.perf_counter() - started:.0f} s. The results are in {output_dir}."
+    )
 
 
 def load_tasks(model: str, revision: str | None, data: TaskSettings, say: Callable[[str], None]) -> list[TaskData]:
-    """The tasks as a pre-trained model's tokenizer writes them."""
+    """Loads the tasks, tokenized for a pre-trained model."""
     backbone, tokenizer = load_pretrained(model, revision)
     return [load_data(name, data, backbone, tokenizer, say) for name in data.names()]
 
 
 def plan(settings: AblationSettings, blocks: int) -> dict[str, dict[str, Any]]:
-    """What each variant changes in `StartSettings`. All blocks are transferred in the full model already.
+    """Returns the changes to `StartSettings` that make each variant. The full model transfers all blocks.
 
     Raises:
-        ValueError: a number of layers that the model does not have.
+        ValueError: if `layers` has a number that is larger than the model's number of blocks.
     """
     layers = range(blocks) if settings.layers is None else settings.layers
     wrong = [number for number in layers if not 0 <= number <= blocks]
@@ -111,7 +152,7 @@ def plan(settings: AblationSettings, blocks: int) -> dict[str, dict[str, Any]]:
 
 
 def format_table(tasks: Sequence[Task], summaries: dict[str, dict[str, dict[str, Any]]]) -> str:
-    """Markdown in the form of table 5: a line for each variant, with the first score of each task times 100."""
+    """Returns a Markdown table like table 5: a row for each variant, with the first score of each task times 100."""
     several = any(len(part["runs"]) > 1 for summary in summaries.values() for part in summary.values())
     lines = [
         ["variant", "average", *(f"{task.name} ({task.metrics[0]})" for task in tasks)],
@@ -128,7 +169,10 @@ def format_table(tasks: Sequence[Task], summaries: dict[str, dict[str, dict[str,
 def plot_layers(
     tasks: Sequence[Task], summaries: dict[str, dict[str, dict[str, Any]]], blocks: int, path: Path
 ) -> None:
-    """Figure 2, left: each task's score against the number of transferred blocks, dotted without pre-training."""
+    """Plots each task's score against the number of transferred blocks, as in figure 2 (left) of the paper.
+
+    Dotted lines are the scores without pre-training.
+    """
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
 

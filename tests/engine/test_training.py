@@ -2,7 +2,7 @@
 
 import json
 import os
-import re
+import shutil
 import signal
 import time
 from functools import partial
@@ -198,11 +198,12 @@ def test_a_second_interrupt_stops_at_once(make_trainer):
 def test_checkpoints_by_the_clock_change_nothing(make_trainer):
     options = {"average_last_checkpoints": 2, "save_total_limit": 2}
     make_trainer(folder="whole", **options).train()
-    trainer = make_trainer(folder="often", save_minutes=0, **options)
+    trainer = make_trainer(folder="often", save_minutes=1e-9, **options)
     saved = []
-    trainer.save_model = lambda folder: (saved.append(folder.name), trainer.raw_model.save_pretrained(folder))
+    save = trainer.writer.save
+    trainer.writer.save = lambda progress, scheduled: (saved.append(progress.update), save(progress, scheduled))
     trainer.train()
-    assert len(saved) == 12 + 1  # one after each update, and the final model
+    assert saved == list(range(1, 13))
     assert_same_weights(weights_of(trainer.output_dir), weights_of(Path(trainer.output_dir).parent / "whole"))
     assert not list(Path(trainer.output_dir).glob("recovery-*"))
 
@@ -419,7 +420,7 @@ def test_resuming_needs_a_complete_checkpoint(make_trainer, tmp_path):
     with pytest.raises(ValueError, match="holds no checkpoint"):
         make_trainer(resume_from_checkpoint="last").train()
     (tmp_path / "empty").mkdir()
-    with pytest.raises(ValueError, match="lacks progress.json, optimizer.pt"):
+    with pytest.raises(ValueError, match="it has no folder training_state"):
         make_trainer(resume_from_checkpoint=str(tmp_path / "empty")).train()
 
 
@@ -430,26 +431,37 @@ def test_weights_of_another_model_are_refused(tmp_path):
         load_weights(model, tmp_path)
 
 
-def test_nothing_is_unpickled_from_a_checkpoint(make_trainer, tmp_path):
+def test_a_lack_of_memory_names_the_batch_and_the_settings(make_trainer):
     trainer = make_trainer()
+    trainer.raw_model.register_forward_pre_hook(lambda module, inputs: torch.empty(2**55))
+    with pytest.raises(ValueError, match=r"memory for update 1, .* \d+ rows of \d+ tokens.*max_tokens_per_batch"):
+        trainer.train()
+
+
+def test_a_missing_best_checkpoint_is_said_at_resume(make_trainer, capsys):
+    scores = iter([1.0, 3.0, 2.5, 2.0])
+    trainer = make_trainer(max_steps=8, evaluate=lambda model: {"loss": next(scores)})
     trainer.train()
-    state = checkpoints_in(trainer.output_dir)[-1] / "training_state"
-
-    class Payload:
-        def __reduce__(self):
-            return (Path.touch, (tmp_path / "executed",))
-
-    torch.save({"state": Payload()}, state / "optimizer.pt")
-    with pytest.raises(Exception, match="[Ww]eights.only|WeightsUnpickler"):
-        make_trainer(resume_from_checkpoint="last", max_steps=20).train()
-    assert not (tmp_path / "executed").exists()
+    shutil.rmtree(Path(trainer.output_dir) / "checkpoint-4")
+    resumed = make_trainer(resume_from_checkpoint="last", evaluate=lambda model: {"loss": next(scores)})
+    assert resumed.train()["best_update"] == 12
+    out = capsys.readouterr().out
+    assert "checkpoint-4, the best checkpoint so far, is missing" in out and "eval 8/12  loss 2.5" in out
 
 
-@pytest.mark.parametrize("name", ["model.safetensors", "training_state/optimizer.pt", "training_state/progress.json"])
-def test_a_file_of_a_checkpoint_that_is_cut_off_is_named(make_trainer, tmp_path, name):
-    make_trainer().train()
-    path = tmp_path / "run" / "checkpoint-12" / name
-    content = path.read_bytes()
-    path.write_bytes(content[: len(content) // 2])
-    with pytest.raises(ValueError, match=f"{re.escape(str(path))} cannot be read"):
-        make_trainer(resume_from_checkpoint="last", max_steps=20).train()
+def test_time_that_is_used_up_stays_used_up(make_trainer, capsys):
+    options = {"max_steps": 10**6, "eval_steps": 10**6, "max_train_minutes": 0.003}
+    updates = make_trainer(**options).train()["train_updates"]
+    capsys.readouterr()
+    assert make_trainer(resume_from_checkpoint="last", **options).train()["train_updates"] == updates
+    assert "max_train_minutes (0.003) is used up" in capsys.readouterr().out
+
+
+def test_an_average_of_fewer_checkpoints_than_asked_is_said(make_trainer, capsys):
+    trainer = make_trainer(average_last_checkpoints=3, save_total_limit=3)
+    trainer.train()
+    shutil.rmtree(Path(trainer.output_dir) / "checkpoint-4")
+    capsys.readouterr()
+    options = {"average_last_checkpoints": 3, "save_total_limit": 3, "resume_from_checkpoint": "last"}
+    assert make_trainer(**options).train()["averaged_checkpoints"] == ["checkpoint-8", "checkpoint-12"]
+    assert "there are only 2 checkpoints" in capsys.readouterr().out
