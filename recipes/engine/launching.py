@@ -9,6 +9,9 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import DistributedType
 
+# Set in place of ACCELERATE_USE_FSDP.
+SHARDED = "PAPERS_TO_GPT_SHARDED"
+
 CONFIGS = "recipes/accelerate_configs"
 
 # What `accelerate launch` sets to "true" for an engine, and the engine's name.
@@ -28,20 +31,20 @@ def check_launch() -> None:
     """Refuses what the launcher was asked for and a run cannot do. Call it before the accelerator is made.
 
     Raises:
-        ValueError: for another engine than DistributedDataParallel, for float16 and float8, and for more processes on
-            a machine than it has accelerators.
+        ValueError: for another engine than DistributedDataParallel and FSDP2, and for float16 and float8.
     """
     for name, engine in OTHER_ENGINES.items():
         if _is_set(name):
             raise ValueError(
-                f"{engine} cannot train these models (the launcher set {name}). Use DistributedDataParallel: "
-                f"{CONFIGS}/ddp.yaml."
+                f"{engine} cannot train these models (the launcher set {name}). Use DistributedDataParallel or "
+                f"FSDP2: {CONFIGS}/ddp.yaml or fsdp2.yaml."
             )
     if _is_set("ACCELERATE_USE_FSDP"):
-        raise ValueError(
-            "FSDP cannot train these models yet (the launcher set ACCELERATE_USE_FSDP). Use DistributedDataParallel: "
-            f"{CONFIGS}/ddp.yaml."
-        )
+        _check_fsdp()
+        # The recipes shard the model themselves (see `engine/sharding.py`). Accelerate would do it in its own way, on
+        # GPUs only, and transformers would load weights on the main process alone.
+        del os.environ["ACCELERATE_USE_FSDP"]
+        os.environ[SHARDED] = "true"
     precision = os.environ.get("ACCELERATE_MIXED_PRECISION", "no").lower()
     if precision not in ("no", "bf16"):
         raise ValueError(
@@ -54,6 +57,25 @@ def check_launch() -> None:
             f"gradient_accumulation_steps is {accumulation} (accelerate launch). Leave it out there, and set it for "
             f"the recipe: --gradient_accumulation_steps {accumulation}."
         )
+
+
+def _check_fsdp() -> None:
+    if os.environ.get("FSDP_VERSION", "1") != "2":
+        raise ValueError(
+            "FSDP's version is 1 (FSDP_VERSION), which these recipes do not train with. Set fsdp_version to 2, as "
+            f"{CONFIGS}/fsdp2.yaml does."
+        )
+    for name, option in (
+        ("FSDP_OFFLOAD_PARAMS", "fsdp_offload_params"),
+        ("FSDP_ACTIVATION_CHECKPOINTING", "fsdp_activation_checkpointing"),
+    ):
+        if _is_set(name):
+            raise ValueError(f"{option} is true, which these recipes do not do. Set it to false.")
+
+
+def is_sharded(accelerator: Accelerator) -> bool:
+    """Whether the launcher asked for FSDP2 and there are processes to share among."""
+    return _is_set(SHARDED) and accelerator.num_processes > 1
 
 
 def must_use_cpu(use_cpu: bool) -> bool:
