@@ -164,14 +164,18 @@ def processes_of(run):
     return found
 
 
+def wait_for_checkpoint(run, folder):
+    waiting_since = time.monotonic()
+    while not list(folder.glob("checkpoint-*")) and time.monotonic() - waiting_since < 200:
+        assert run.poll() is None, run.communicate()
+        time.sleep(0.1)
+
+
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="finds the processes in /proc")
 def test_a_process_that_is_killed_is_named_by_the_others_which_stop(tmp_path):
     killed = 0  # the main process
     run = start(TORCHRUN, tmp_path, "--max_steps", 1_000_000)
-    waiting_since = time.monotonic()
-    while not list(tmp_path.glob("checkpoint-*")) and time.monotonic() - waiting_since < 200:
-        assert run.poll() is None, run.communicate()
-        time.sleep(0.2)
+    wait_for_checkpoint(run, tmp_path)
     pid = processes_of(run)[killed]
     os.kill(pid, signal.SIGKILL)
     killed_at = time.monotonic()
@@ -182,3 +186,16 @@ def test_a_process_that_is_killed_is_named_by_the_others_which_stop(tmp_path):
     assert message.endswith("Run the same command again to go on from the newest checkpoint.")
     # The only traceback is that of the launcher, which knows the exit status alone.
     assert output.count("Traceback (most recent call last)") == 1
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="finds the processes in /proc")
+def test_torchrun_starts_the_processes_anew_and_they_go_on(tmp_path):
+    lengths = ["--max_steps", 100, "--eval_steps", 100, "--save_steps", 10]
+    run = start((*TORCHRUN, "--max-restarts", "1"), tmp_path, *lengths)
+    wait_for_checkpoint(run, tmp_path)
+    os.kill(processes_of(run)[1], signal.SIGKILL)
+    output, _ = run.communicate(timeout=300)
+    assert run.returncode == 0, output
+    assert f"Going on with the run in {tmp_path} from checkpoint-" in output
+    lines = [json.loads(line) for line in (tmp_path / "train_log.jsonl").read_text().splitlines()]
+    assert [line["update"] for line in lines if line["kind"] == "train"] == list(range(2, 101, 2))
