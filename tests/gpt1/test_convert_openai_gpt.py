@@ -158,7 +158,7 @@ def test_what_is_no_checkpoint_is_refused(tmp_path, monkeypatch):
     with pytest.raises(ValueError, match="no config.json"):
         convert(tmp_path / "empty", tmp_path / "target")
     published_model().save_pretrained(tmp_path / "source")
-    with pytest.raises(ValueError, match="exists already"):
+    with pytest.raises(ValueError, match="already has files"):
         convert(tmp_path / "source", tmp_path / "source")
     (tmp_path / "source" / "model.safetensors").write_bytes(b"nonsense")
     with pytest.raises(ValueError, match="model.safetensors cannot be read"):
