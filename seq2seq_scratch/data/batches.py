@@ -206,7 +206,7 @@ def collate(examples: Sequence[Mapping[str, Any]], pad_token_id: int, copies: in
         copies: number of times that the batch is repeated, for a loss that compares predictions of the same example.
 
     Returns:
-        `input_ids` (B, S), `attention_mask` (B, S) with 1 for tokens and 0 for padding, and `labels` (B, T), all int64;
+        `input_ids` (B, S), `attention_mask` (B, S) with 1 for tokens and 0 for padding, and `labels` (B, T), in int64;
         B is the number of examples times `copies`.
     """
     input_ids, attention_mask = pad_right([example["input_ids"] for example in examples], pad_token_id)

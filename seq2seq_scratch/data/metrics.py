@@ -96,7 +96,7 @@ def normalize_for_scores(sentences: Sequence[str]) -> list[str]:
 
 def _lowercase(text: str, language: str) -> str:
     if language in ("az", "tr"):
-        # Dotted and dotless i are two letters. In Unicode, the default lower case of İ has two dots; tokenizers use it.
+        # Dotted and dotless i are two letters. By default, which tokenizers follow, the lower case of İ has two dots.
         text = text.replace("İ", "i").replace("I", "ı").replace("i\u0307", "i")
     return text.lower()
 
@@ -107,8 +107,8 @@ def lowercase_and_moses_tokenize(sentences: Sequence[str], language: str) -> lis
     Most published scores on Multi30k prepare hypotheses and references in this way. Special characters are not written
     as HTML entities, because `&apos;` and `'` both count as one token in BLEU.
 
-    In Turkish and Azerbaijani the lower case of I is ı and that of İ is i. Moses' tokeniser finds no words in languages
-    written without spaces, so sacreBLEU's tokenisers split those.
+    In Turkish and Azerbaijani, the lower case of I is ı and that of İ is i. Moses' tokeniser finds no words in text
+    without spaces, so sacreBLEU's tokenisers split those.
 
     Args:
         sentences: N sentences.

@@ -67,8 +67,8 @@ def load_numbers(
 ) -> datasets.DatasetDict:
     """Draws whole numbers and writes them out in two languages.
 
-    The number of digits is uniform, as long as there are short numbers left, and then the number is uniform among those
-    with that many digits. No number and no source text is in two splits.
+    The number of digits is uniform, as long as there are short numbers left, and the number is uniform among those of
+    that many digits. No number and no source text is in two splits.
 
     Args:
         source_language: a language of num2words, such as `en`, `fr`, `pt_BR`.

@@ -120,7 +120,7 @@ def test_multiple_choice_reads_columns_or_lists(tmp_path):
     assert splits["train"].texts[0] == ("x why ?", "a", "b", "c", "d")
     assert splits["train"].labels == [2, 0]
     file = write(tmp_path / "short.jsonl", [("x", "why ?", ["a", "b"], "C")], header)
-    with pytest.raises(ValueError, match="options must be a list of 4 texts, which it is not in row 1"):
+    with pytest.raises(ValueError, match="options must be a list of 4 texts, but it is not in row 1"):
         load_task("race", train_file=file)
 
 
@@ -322,7 +322,7 @@ def test_classes_that_differ_in_capitals_alone_are_told(own):
     rows = [("a b", "Neg"), ("c d", "neg"), ("e f", "pos")]
     task, splits = own(rows, rows)
     assert task.labels == ("Neg", "neg", "pos")
-    assert splits["train"].notes[1:] == ("classes that differ in capitals alone: 'Neg' and 'neg'",)
+    assert splits["train"].notes[1:] == ("classes that differ only in capitals: 'Neg' and 'neg'",)
 
 
 def test_no_class_loses_its_only_row_to_validation_and_all_give_their_share(own):
@@ -404,7 +404,7 @@ def test_a_known_class_that_training_never_shows_is_refused(tmp_path):
     train = write(tmp_path / "train.csv", [("a", "b", "entailment"), ("c", "d", "neutral")], header)
     validation = write(tmp_path / "validation.csv", [("a", "b", "neutral"), ("e", "f", "contradiction")], header)
     with pytest.raises(
-        ValueError, match=r"validation.csv: the label is 'contradiction' in row 2 .*, which training never"
+        ValueError, match=r"validation.csv: the label is 'contradiction' in row 2 .*, which does not occur in training"
     ):
         load_task("snli", train_file=train, validation_file=validation)
 
