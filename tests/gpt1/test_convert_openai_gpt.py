@@ -1,4 +1,4 @@
-"""Weights in and out: both directions agree with transformers' OpenAIGPTLMHeadModel."""
+"""Conversion of weights in both directions agrees with transformers' OpenAIGPTLMHeadModel."""
 
 import json
 import subprocess
@@ -25,7 +25,7 @@ SMALL = {"vocab_size": 47, "n_positions": 20, "n_embd": 24, "n_layer": 2, "n_hea
 
 
 def stir(model: torch.nn.Module) -> torch.nn.Module:
-    """Random biases and gains too, so that a layer in the wrong place shows."""
+    """Draws biases and gains at random too, so that a misplaced layer changes the result."""
     torch.manual_seed(0)
     with torch.no_grad():
         for parameter in model.parameters():
