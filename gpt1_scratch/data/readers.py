@@ -10,8 +10,8 @@ compressed with gzip or zstandard. All recipes use these functions, so a file gi
 - A JSON value keeps its type, and null is None.
 
 Rows are parsed by `csv` and `json` and stored by `datasets`. The readers of `datasets` are not used: pandas fills up
-rows that have too few fields, and pyarrow ends a row at a carriage return and converts JSON text that looks like a date
-to a time.
+rows that have too few fields, and pyarrow ends a row at a carriage return and converts JSON text that looks like a
+date to a time.
 
 The packages do not import each other, and each has this file; a test compares them.
 """
