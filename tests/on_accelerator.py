@@ -17,6 +17,7 @@ from pathlib import Path
 
 import torch
 from accelerate.state import AcceleratorState, GradientState
+from killed_runs import forget_the_end
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer, set_seed
 from transformers.utils import logging as transformers_logging
@@ -109,6 +110,7 @@ def resume(folder: Path) -> Path:
     copy = shutil.copytree(folder, folder.with_name(f"{folder.name}_resumed"))
     shutil.rmtree(copy / "checkpoint-4")
     (copy / "model.safetensors").unlink()
+    forget_the_end(copy)
     return copy
 
 

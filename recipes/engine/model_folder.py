@@ -29,10 +29,7 @@ def check_folder(name: str, trust_remote_code: bool = False) -> None:
         return
     path = folder / "config.json"
     if not path.is_file():
-        raise ValueError(
-            f"The folder {folder} holds no model: config.json is not there. Give the output_dir of a run, or one of "
-            "its checkpoints."
-        )
+        raise ValueError(describe_missing_config(folder))
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
@@ -61,6 +58,15 @@ def check_folder(name: str, trust_remote_code: bool = False) -> None:
             raise ValueError(
                 f"{file} is cut off or no safetensors file ({error}). Copy or download it again."
             ) from error
+
+
+def describe_missing_config(folder: Path) -> str:
+    """The message about a folder without config.json, such as that of a run that has not ended."""
+    weights = "" if any(folder.glob("*.safetensors")) else ", and it holds no weights"
+    return (
+        f"The folder {folder} holds no model: config.json is not there{weights}. Give the output_dir of a finished "
+        "run, or one of its checkpoints."
+    )
 
 
 def check_vocabulary(tokenizer: PreTrainedTokenizerBase, vocab_size: int, name: str) -> None:

@@ -8,17 +8,28 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from accelerate import Accelerator
 from datasets import disable_progress_bars
 from transformers.utils import logging as transformers_logging
 
 from gpt1_scratch.finetuning.models import load_pretrained
 from gpt1_scratch.finetuning.reports import format_score
 from gpt1_scratch.finetuning.tasks import Task
+from papers_to_gpt.engine.data_fingerprint import fingerprint_files
 from papers_to_gpt.engine.hardware import FOR_BATCHES_OF_ROWS, keep_compiled_code
-from papers_to_gpt.engine.output_folder import prepare_output_dir
+from papers_to_gpt.engine.output_folder import RunStart, finish_run, plan_run
 from papers_to_gpt.engine.reporting import write_results, write_run_record
+from papers_to_gpt.engine.run_lock import lock_output_dir
 from papers_to_gpt.engine.training import make_accelerator
-from papers_to_gpt.gpt1.finetuning import TaskData, check_metrics, load_data, run_series
+from papers_to_gpt.gpt1.finetuning import (
+    FILES_OF_MODEL,
+    TaskData,
+    check_metrics,
+    check_resuming_of_series,
+    fingerprint_data,
+    load_data,
+    run_series,
+)
 from papers_to_gpt.settings.finetuning import AblationSettings, TaskSettings
 
 FULL = "full"
@@ -40,10 +51,36 @@ def run(settings: tuple[Any, ...]) -> None:
     Args:
         settings: from `papers_to_gpt.settings.finetuning.parse_ablation`.
     """
-    ablation, start, data, optimization, training, hub = settings
+    ablation, start, data, _, training, _ = settings
+    check_resuming_of_series(training)
     keep_compiled_code(FOR_BATCHES_OF_ROWS)
     accelerator = make_accelerator(training)
-    output_dir = prepare_output_dir(accelerator, training, settings)
+    lstm = ablation.lstm_model_name_or_path
+    with lock_output_dir(accelerator, training.output_dir):
+        run_start = plan_run(
+            accelerator,
+            training,
+            settings,
+            lambda: (
+                fingerprint_data(start, data)
+                | {"lstm_model_name_or_path": fingerprint_files(lstm, within=FILES_OF_MODEL)}
+            ),
+            is_series=True,
+        )
+        if run_start.finished is None:
+            train(accelerator, settings, run_start)
+
+
+def train(accelerator: Accelerator, settings: tuple[Any, ...], run_start: RunStart) -> None:
+    """Runs the variants from where the output folder stands.
+
+    Args:
+        accelerator: of the run.
+        settings: see `run`.
+        run_start: what the output folder holds.
+    """
+    ablation, start, data, optimization, training, hub = settings
+    output_dir = run_start.folder
     started = time.perf_counter()
     disable_progress_bars()
     transformers_logging.disable_progress_bar()
@@ -63,7 +100,8 @@ def run(settings: tuple[Any, ...]) -> None:
                 )
     check_metrics([*tasks, *lstm_tasks], training)
     if accelerator.is_main_process:
-        write_run_record(output_dir, accelerator, settings)
+        run_start.begin()
+        write_run_record(output_dir, accelerator, settings, **run_start.record())
 
     # Training and evaluation
     summaries = {}
@@ -81,6 +119,7 @@ def run(settings: tuple[Any, ...]) -> None:
             accelerator.print("No plot was made because matplotlib is not installed (pip install matplotlib).")
         else:
             plot_layers(names, summaries, blocks, output_dir / PLOT_FILE)
+        finish_run(output_dir)
     accelerator.print(
         f"\n{table}\n\nDone after {time.perf_counter() - started:.0f} s. The results are in {output_dir}."
     )

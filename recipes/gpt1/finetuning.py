@@ -33,22 +33,28 @@ from gpt1_scratch.finetuning.reports import (
 )
 from gpt1_scratch.finetuning.tasks import Task
 from papers_to_gpt.engine.batching import Batch, LengthBucketBatches
-from papers_to_gpt.engine.checkpointing import checkpoints_in
+from papers_to_gpt.engine.checkpointing import all_checkpoints_in
+from papers_to_gpt.engine.data_fingerprint import Fingerprint, fingerprint_files
 from papers_to_gpt.engine.evaluation import map_across_processes
 from papers_to_gpt.engine.hardware import FOR_BATCHES_OF_ROWS, keep_compiled_code
+from papers_to_gpt.engine.log_window import TokenCounts
 from papers_to_gpt.engine.model_folder import check_folder
-from papers_to_gpt.engine.output_folder import prepare_output_dir
+from papers_to_gpt.engine.output_folder import RunStart, finish_run, is_finished, plan_run
 from papers_to_gpt.engine.reporting import RESULTS_FILE, write_results, write_run_record
+from papers_to_gpt.engine.run_lock import lock_output_dir, on_main_process
 from papers_to_gpt.engine.run_plan import describe_plan
-from papers_to_gpt.engine.training import TokenCounts, TrainingLoop, make_accelerator
+from papers_to_gpt.engine.training import TrainingLoop, make_accelerator
 from papers_to_gpt.publishing.cards import write_card
 from papers_to_gpt.publishing.sharing import open_repository, push_at_end, push_of_checkpoints
 from papers_to_gpt.settings.commands import command
-from papers_to_gpt.settings.finetuning import FinetuningSettings, Settings, TaskSettings
+from papers_to_gpt.settings.finetuning import FinetuningSettings, Settings, StartSettings, TaskSettings
 from papers_to_gpt.settings.hub import HubSettings
 from papers_to_gpt.settings.training import check_metric
 
 TABLE_FILE = "results.md"
+
+# The files of a pre-trained model that a fine-tuning depends on.
+FILES_OF_MODEL = ("config.json", "tokenizer.json", "*.safetensors")
 
 
 @dataclass(frozen=True)
@@ -67,11 +73,30 @@ def run(settings: Settings) -> None:
     Args:
         settings: from `papers_to_gpt.settings.finetuning.parse`.
     """
-    start, data, _, training, hub = settings
+    start, data, _, training, _ = settings
+    is_series = len(data.names()) > 1 or len(data.seeds) > 1
+    if is_series:
+        check_resuming_of_series(training)
     keep_compiled_code(FOR_BATCHES_OF_ROWS)
     accelerator = make_accelerator(training)
-    repository = open_repository(accelerator, hub, training)
-    output_dir = prepare_output_dir(accelerator, training, settings)
+    with lock_output_dir(accelerator, training.output_dir):
+        fingerprints = partial(fingerprint_data, start, data)
+        run_start = plan_run(accelerator, training, settings, fingerprints, is_series=is_series)
+        if run_start.finished is None:
+            train(accelerator, settings, run_start)
+
+
+def train(accelerator: Accelerator, settings: Settings, run_start: RunStart) -> None:
+    """Fine-tunes from where the output folder stands.
+
+    Args:
+        accelerator: of the run.
+        settings: see `run`.
+        run_start: what the output folder holds.
+    """
+    start, data, _, training, hub = settings
+    output_dir = run_start.folder
+    repository = open_repository(accelerator, hub, run_start.training)
     started = time.perf_counter()
     disable_progress_bars()
     transformers_logging.disable_progress_bar()
@@ -86,11 +111,12 @@ def run(settings: Settings) -> None:
     # Model, training, evaluation: see `finetune`
     if len(tasks) == 1 and len(data.seeds) < 2:
         (seed,) = data.seeds or [training.seed]
-        results = finetune(accelerator, tasks[0], settings, output_dir, seed, push_of_checkpoints(repository, hub))
+        results = finetune(accelerator, tasks[0], settings, run_start, seed, push_of_checkpoints(repository, hub))
         report, chosen = describe_run(tasks[0].task, results), output_dir
     else:
         if accelerator.is_main_process:
-            write_run_record(output_dir, accelerator, settings)
+            run_start.begin()
+            write_run_record(output_dir, accelerator, settings, **run_start.record())
         summaries = run_series(tasks, settings, output_dir)
         results = {"tasks": summaries} | glue_average(summaries)
         report = format_table([part.task for part in tasks], results)
@@ -102,6 +128,7 @@ def run(settings: Settings) -> None:
         write_results(output_dir, results)
         if "tasks" in results:
             (output_dir / TABLE_FILE).write_text(report + "\n", encoding="utf-8")
+            finish_run(output_dir)
     accelerator.print(f"\n{report}")
     classify = command("classify", "--model_name_or_path", chosen, "--input_file", "texts.csv")
     accelerator.print(HOW_TO_USE.format(classify=classify, folder=chosen, seconds=results["wall_seconds"]))
@@ -113,6 +140,15 @@ Done after {seconds:.0f} s. To predict with the model in {folder}:
 
 {classify}
 """
+
+
+def fingerprint_data(start: StartSettings, data: TaskSettings) -> dict[str, Fingerprint | None]:
+    """The fingerprints of the files that the settings of a fine-tuning name, those of the pre-trained model too."""
+    files = {name: fingerprint_files(getattr(data, name)) for name in ("train_file", "validation_file", "test_file")}
+    return files | {
+        "data_dir": fingerprint_files(data.data_dir, within=[f"{name}/*" for name in data.names()]),
+        "model_name_or_path": fingerprint_files(start.model_name_or_path, within=FILES_OF_MODEL),
+    }
 
 
 def load_data(
@@ -190,43 +226,56 @@ def run_in_folder(data: TaskData, settings: Settings, folder: Path, seed: int) -
     top = Path(training.output_dir)
     run_name = "-".join((training.run_name or top.resolve().name, *folder.relative_to(top).parts))
     training = dataclasses.replace(training, output_dir=str(folder), seed=seed, run_name=run_name)
-    if training.resume_from_checkpoint:
-        if training.resume_from_checkpoint != "last":
-            raise ValueError(
-                f"resume_from_checkpoint is {training.resume_from_checkpoint!r}, but there are several runs. Set it "
-                "to last, which resumes each of them from its newest checkpoint."
-            )
-        if (folder / RESULTS_FILE).is_file():
-            return json.loads((folder / RESULTS_FILE).read_text())
-        if not checkpoints_in(folder):
-            training = dataclasses.replace(training, resume_from_checkpoint=None, overwrite_output_dir=True)
+    training = dataclasses.replace(training, resume_from_checkpoint=None)  # it goes on by itself
     task_settings = dataclasses.replace(
         task_settings, task=[data.task.name] if task_settings.task else [], seeds=[seed]
     )
     # Of a series only the median run is pushed, after all of them.
     settings = (start, task_settings, optimization, training, HubSettings())
     accelerator = make_accelerator(training)
-    prepare_output_dir(accelerator, training, settings)
-    accelerator.print(f"\n{folder}")
-    results = finetune(accelerator, data, settings, folder, seed)
+    results = on_main_process(accelerator, partial(finished_results, folder))
+    if results is None:
+        accelerator.print(f"\n{folder}")
+        run_start = plan_run(accelerator, training, settings)
+        results = finetune(accelerator, data, settings, run_start, seed, in_series=True)
     # A series needs only the model and the results of a finished run, not its checkpoints.
     if accelerator.is_main_process:
-        for checkpoint in checkpoints_in(folder):
+        for checkpoint in all_checkpoints_in(folder):
             shutil.rmtree(checkpoint)
     accelerator.wait_for_everyone()
     return results
+
+
+def finished_results(folder: Path) -> dict[str, Any] | None:
+    """The results of a run of a series that has ended; None if it has not."""
+    return json.loads((folder / RESULTS_FILE).read_text()) if is_finished(folder) else None
+
+
+def check_resuming_of_series(training: FinetuningSettings) -> None:
+    """Refuses to resume several runs from one checkpoint.
+
+    Raises:
+        ValueError: if resume_from_checkpoint names a folder.
+    """
+    if training.resume_from_checkpoint not in (None, "last"):
+        raise ValueError(
+            f"resume_from_checkpoint is {training.resume_from_checkpoint!r}, but there are several runs. Resume "
+            "them all from where they stand: last."
+        )
 
 
 def finetune(
     accelerator: Accelerator,
     data: TaskData,
     settings: Settings,
-    output_dir: Path,
+    run_start: RunStart,
     seed: int,
     after_save: Callable[[Path], None] | None = None,
+    in_series: bool = False,
 ) -> dict[str, Any]:
     """Fine-tunes on one task with one seed. Saves the model of the best checkpoint and its scores in the folder."""
-    start, task_settings, optimization, training, _ = settings
+    start, task_settings, optimization, _, _ = settings
+    training, output_dir = run_start.training, run_start.folder
     task, examples = data.task, data.examples
     started = time.perf_counter()
 
@@ -246,11 +295,13 @@ def finetune(
         + ("from scratch" if start.from_scratch else f"from {start.model_name_or_path}")
     )
     if accelerator.is_main_process:
-        write_run_record(output_dir, accelerator, settings, parameters=model.num_parameters())
+        run_start.begin()
+        entries = {"parameters": model.num_parameters(), "in_series": in_series} | run_start.record()
+        write_run_record(output_dir, accelerator, settings, **entries)
 
     # Training
-    def save_model(folder: Path) -> None:
-        model.save_pretrained(folder)
+    def save_model(folder: Path, state_dict: dict[str, Any] | None = None) -> None:
+        model.save_pretrained(folder, state_dict=state_dict)
         data.tokenizer.save_pretrained(folder)
 
     pad_token_id = data.tokenizer.pad_token_id
@@ -301,12 +352,13 @@ def finetune(
             if kind == "test" and accelerator.is_main_process:
                 write_predictions(output_dir / task.predictions_file(split), task, logits)
     results |= {"labels": task.labels, "train_rows": len(examples["train"])}
-    results["wall_seconds"] = round(time.perf_counter() - started, 1)
+    results["wall_seconds"] = round(time.perf_counter() - started + loop.earlier_seconds, 1)
 
     # Sharing
     if accelerator.is_main_process:
         write_results(output_dir, results)
         write_card(output_dir)
+        finish_run(output_dir, loop.progress, loop.total_updates)
     accelerator.free_memory()
     return results
 

@@ -4,6 +4,7 @@ import itertools
 import logging
 import math
 import time
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,11 +24,14 @@ from gpt1_scratch.pretraining.corpora import load_texts
 from gpt1_scratch.pretraining.packing import PackedTexts, PartlyCutBlocks, pack_blocks, stream_blocks, tokenize_texts
 from gpt1_scratch.tokenization import published_tokenizer, train_tokenizer
 from papers_to_gpt.engine.batching import Batch, LengthBucketBatches, StreamBatches, batches_for_evaluation
-from papers_to_gpt.engine.evaluation import evaluate_loss
-from papers_to_gpt.engine.output_folder import prepare_output_dir
-from papers_to_gpt.engine.reporting import measure_matrix_peak, write_results, write_run_record
+from papers_to_gpt.engine.data_fingerprint import Fingerprint, fingerprint_files
+from papers_to_gpt.engine.evaluation import evaluate_loss, is_any_true
+from papers_to_gpt.engine.log_window import TokenCounts
+from papers_to_gpt.engine.output_folder import RunStart, finish_run, plan_run
+from papers_to_gpt.engine.reporting import add_samples, measure_matrix_peak, write_results, write_run_record
+from papers_to_gpt.engine.run_lock import lock_output_dir
 from papers_to_gpt.engine.run_plan import describe_plan
-from papers_to_gpt.engine.training import TokenCounts, TrainingLoop, checkpoint_to_resume, make_accelerator
+from papers_to_gpt.engine.training import TrainingLoop, checkpoint_to_resume, make_accelerator
 from papers_to_gpt.publishing.cards import write_card
 from papers_to_gpt.publishing.sharing import open_repository, push_at_end, push_of_checkpoints
 from papers_to_gpt.settings.commands import command
@@ -44,11 +48,26 @@ def run(settings: tuple[Any, ...]) -> None:
     Raises:
         ValueError: if the settings make no model, the text cannot be read, or training fails (see `TrainingLoop`).
     """
-    model_settings, vocabulary, text, sampling, optimization, training, hub = settings
+    model_settings, _, text, _, _, training, _ = settings
     make_config(model_settings)  # wrong sizes fail here, before data loads
     accelerator = make_accelerator(training)
+    with lock_output_dir(accelerator, training.output_dir):
+        start = plan_run(accelerator, training, settings, partial(fingerprint_text, text))
+        if start.finished is None:
+            train(accelerator, settings, start)
+
+
+def train(accelerator: Accelerator, settings: tuple[Any, ...], start: RunStart) -> None:
+    """Pre-trains a model from where the output folder stands.
+
+    Args:
+        accelerator: of the run.
+        settings: see `run`.
+        start: what the output folder holds.
+    """
+    model_settings, vocabulary, text, sampling, optimization, _, hub = settings
+    training, output_dir = start.training, start.folder
     repository = open_repository(accelerator, hub, training)
-    output_dir = prepare_output_dir(accelerator, training, settings)
     started = time.perf_counter()
     disable_progress_bars()
     transformers_logging.disable_progress_bar()
@@ -59,10 +78,14 @@ def run(settings: tuple[Any, ...]) -> None:
     # Data
     with accelerator.main_process_first():
         train_texts, validation_texts = load_corpus(text)
+        if text.dataset_name is not None:
+            start.check_loaded("dataset_name", {"train": train_texts, "validation": validation_texts})
         # Training a tokenizer is not deterministic (ties are broken at random): one process trains it, all load it.
         checkpoint = checkpoint_to_resume(training)
         if checkpoint is None and accelerator.is_main_process:
-            make_tokenizer(train_texts, vocabulary).save_pretrained(output_dir)
+            tokenizer = make_tokenizer(train_texts, vocabulary)
+            start.begin()
+            tokenizer.save_pretrained(output_dir)
         tokenizer = AutoTokenizer.from_pretrained(checkpoint or output_dir, trust_remote_code=False)
         config = make_config(model_settings, tokenizer)
         tokenizer.model_max_length = config.max_position_embeddings
@@ -92,13 +115,14 @@ def run(settings: tuple[Any, ...]) -> None:
     model = GPT1ForCausalLM(config)
     accelerator.print(f"GPT-1 with {model.num_parameters():,} parameters, vocabulary {len(tokenizer):,}")
     if accelerator.is_main_process:
-        write_run_record(output_dir, accelerator, settings, parameters=model.num_parameters())
+        write_run_record(output_dir, accelerator, settings, parameters=model.num_parameters(), **start.record())
 
     # Training
-    def save_model(folder: Path) -> None:
-        model.save_pretrained(folder)
+    def save_model(folder: Path, state_dict: dict[str, Any] | None = None) -> None:
+        model.save_pretrained(folder, state_dict=state_dict)
         tokenizer.save_pretrained(folder)
 
+    trained = False
     peak = measure_matrix_peak(accelerator) * accelerator.num_processes
     flops_per_token = training_flops_per_token(model, block_size)
     loop = TrainingLoop(
@@ -113,7 +137,12 @@ def run(settings: tuple[Any, ...]) -> None:
             packed=packed,
             text=text,
             write_samples=partial(
-                write_samples, tokenizer=tokenizer, texts=validation_texts, sampling=sampling, output_dir=output_dir
+                write_samples,
+                tokenizer=tokenizer,
+                texts=validation_texts,
+                sampling=sampling,
+                output_dir=output_dir,
+                current_update=lambda: None if trained else loop.progress.update,
             ),
         ),
         save_model=save_model,
@@ -125,16 +154,18 @@ def run(settings: tuple[Any, ...]) -> None:
     )
     accelerator.print(describe_plan(loop.total_updates, loop.eval_steps, training, optimization))
     results = loop.train()
+    trained = True
 
     # Evaluation
     final = loop.scores(model)
     results |= {f"eval_{name}": value for name, value in final.items()}
-    results["wall_seconds"] = round(time.perf_counter() - started, 1)
+    results["wall_seconds"] = round(time.perf_counter() - started + loop.earlier_seconds, 1)
 
     # Sharing
     if accelerator.is_main_process:
         write_results(output_dir, results)
         write_card(output_dir)
+        finish_run(output_dir, loop.progress, loop.total_updates)
     generate = command("generate_text", "--model_name_or_path", output_dir, "--prompt", "Once upon a time")
     accelerator.print(
         HOW_TO_USE.format(folder=output_dir, generate=generate, seconds=results["wall_seconds"], **final)
@@ -148,6 +179,12 @@ To continue a text with it:
 
 {generate}
 """
+
+
+def fingerprint_text(text: TextSettings) -> dict[str, Fingerprint | None]:
+    """The fingerprints of the files that the text settings name."""
+    names = ("train_file", "validation_file", "dataset_name")
+    return {name: fingerprint_files(getattr(text, name)) for name in names}
 
 
 def load_corpus(text: TextSettings) -> tuple[Dataset | IterableDataset, Dataset]:
@@ -235,6 +272,9 @@ def training_batches(
             max_tokens_per_batch=max_tokens_per_batch,
             seed=training.seed,
             window=1000,
+            process_index=accelerator.process_index,
+            num_processes=accelerator.num_processes,
+            is_any_true=partial(is_any_true, accelerator),
         )
     lengths = np.full((len(blocks), 1), block_size)
     if text.short_block_size is not None:
@@ -307,8 +347,12 @@ def write_samples(
     texts: Dataset,
     sampling: SampleSettings,
     output_dir: Path,
+    current_update: Callable[[], int | None],
 ) -> None:
-    """Samples continuations of validation texts and appends them to `samples.txt`."""
+    """Samples continuations of validation texts and adds them to `samples.txt`.
+
+    `current_update` returns the update that the model is from; None for the final model.
+    """
     positions = model.config.max_position_embeddings
     blocks = []
     openings = (row["text"] for row in texts if row["text"] and not row["text"].isspace())
@@ -327,5 +371,4 @@ def write_samples(
         )
         beginning, continuation = tokenizer.decode(prompt[0]), tokenizer.decode(output[0, prompt.shape[1] :])
         blocks.append(f"[{beginning}] {continuation}")
-    with (output_dir / "samples.txt").open("a", encoding="utf-8") as file:
-        file.write("\n\n".join(blocks) + "\n\n----\n\n")
+    add_samples(output_dir / "samples.txt", current_update(), "\n\n".join(blocks))

@@ -11,6 +11,7 @@ from gpt1_scratch.configuration_gpt1 import GPT1Config
 from gpt1_scratch.finetuning.tasks import TASKS
 from gpt1_scratch.library_version import requirement
 from gpt1_scratch.pretraining.embedded import EMBEDDED_TEXTS
+from papers_to_gpt.engine.model_folder import describe_missing_config
 from papers_to_gpt.publishing import model_card
 from papers_to_gpt.publishing.data_sources import DataSource, describe_training_data
 from papers_to_gpt.publishing.model_card import Description, Paper, Run, read_run, without_folders
@@ -112,10 +113,7 @@ def write_card(folder: Path, model_id: str | None = None) -> Path:
     """
     path = folder / "config.json"
     if not path.is_file():
-        raise ValueError(
-            f"The folder {folder} holds no model: config.json is not there. Give the output_dir of a run, or one of "
-            "its checkpoints."
-        )
+        raise ValueError(describe_missing_config(folder))
     config = json.loads(path.read_text(encoding="utf-8"))
     run, model_type = read_run(folder), config.get("model_type")
     if model_type in TRANSLATION_CONFIGS:

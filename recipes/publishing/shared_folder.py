@@ -17,6 +17,7 @@ from safetensors import SafetensorError, safe_open
 from transformers import CONFIG_MAPPING, AutoConfig, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.dynamic_module_utils import custom_object_save, get_relative_import_files
 
+from papers_to_gpt.engine.model_folder import describe_missing_config
 from papers_to_gpt.engine.reporting import CARD_FILE, RESULTS_FILE, RUN_FILE
 from papers_to_gpt.publishing.clean_process import (
     TARGET_TOKENIZER,
@@ -43,10 +44,21 @@ SAVE_AGAIN = "Load the model with the package that defines it and save it again 
 
 
 def shared_files(folder: Path) -> dict[str, Path]:
-    """Returns the files of a model's folder that are shared, by their path relative to the folder."""
+    """Returns the files of a model's folder that are shared, by their path relative to the folder.
+
+    A link does not count: what it points to may lie anywhere on the machine.
+    """
+    files = [path for path in _candidates(folder) if path.is_file() and not _is_link(path, folder)]
+    return {path.relative_to(folder).as_posix(): path for path in sorted(files)}
+
+
+def _candidates(folder: Path) -> list[Path]:
     files = [path for path in folder.iterdir() if path.name in SHARED_NAMES or path.suffix.lower() in SHARED_SUFFIXES]
-    files += [parent / name for parent in (folder, folder / TARGET_TOKENIZER) for name in TOKENIZER_NAMES]
-    return {path.relative_to(folder).as_posix(): path for path in sorted(files) if path.is_file()}
+    return files + [parent / name for parent in (folder, folder / TARGET_TOKENIZER) for name in TOKENIZER_NAMES]
+
+
+def _is_link(path: Path, folder: Path) -> bool:
+    return path.is_symlink() or (path.parent != folder and path.parent.is_symlink())
 
 
 @dataclass(frozen=True)
@@ -76,6 +88,7 @@ def check_shared_folder(folder: Path) -> CheckedFolder:
     """
     config = _check_config(folder)
     _check_weights(folder)
+    _check_links(folder)
     _check_code(folder, config)
     auto_class = getattr(transformers, auto_class_of(AutoConfig.from_pretrained(folder, trust_remote_code=False)))
     model = load_complete(auto_class, folder, trust_remote_code=False)
@@ -119,10 +132,7 @@ def _check_config(folder: Path) -> dict[str, Any]:
         raise ValueError(f"{folder} is not a folder. Give the output_dir of a run, or one of its checkpoints.")
     path = folder / "config.json"
     if not path.is_file():
-        raise ValueError(
-            f"The folder {folder} holds no model: config.json is not there. Give the output_dir of a run, or one of "
-            "its checkpoints."
-        )
+        raise ValueError(describe_missing_config(folder))
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
@@ -156,6 +166,16 @@ def _check_weights(folder: Path) -> None:
                 f"{folder / name} is cut off or no safetensors file: {error}. Use the weights of a checkpoint, or "
                 "copy the file again."
             ) from error
+
+
+def _check_links(folder: Path) -> None:
+    """Raises ValueError if the weights, the configuration or the tokenizer are links, without which nothing works."""
+    needed = [path for path in _candidates(folder) if path.suffix in (".safetensors", ".json") and path.is_file()]
+    for path in sorted(needed):
+        if path.name != RESULTS_FILE and _is_link(path, folder):
+            raise ValueError(
+                f"{path} is a link, and links are not shared. Put a copy of the file that it points to in its place."
+            )
 
 
 def _check_code(folder: Path, config: dict[str, Any]) -> None:

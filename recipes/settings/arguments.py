@@ -15,7 +15,9 @@ import itertools
 import logging
 import math
 import os
+import signal
 import sys
+import threading
 import types
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -28,8 +30,8 @@ WORDS_FOR_NO_VALUE = ("none", "null")
 
 COMMAND_LINE = "command line"
 
-# Exit statuses of programs that SIGINT and SIGPIPE end, by the convention of shells: 128 plus the signal's number.
-INTERRUPTED_STATUS, BROKEN_PIPE_STATUS = 130, 141
+# Exit statuses of programs that SIGINT, SIGPIPE and SIGTERM end, by the convention of shells: 128 plus the number.
+INTERRUPTED_STATUS, BROKEN_PIPE_STATUS, TERMINATED_STATUS = 130, 141, 143
 
 TRUE_WORDS, FALSE_WORDS = ("yes", "true", "t", "y", "1"), ("no", "false", "f", "n", "0")
 
@@ -355,14 +357,24 @@ def _members(annotation: Any) -> tuple[Any, ...]:
     return get_args(annotation) if get_origin(annotation) in (Union, types.UnionType) else (annotation,)
 
 
+class Terminated(KeyboardInterrupt):
+    """SIGTERM arrived; handled as Ctrl-C is, with another status."""
+
+
+def _terminate(number: int, frame: types.FrameType | None) -> NoReturn:
+    raise Terminated("Terminated.")
+
+
 def run_script(main: Callable[[], None]) -> None:
     """Runs a script's main function; whatever goes wrong ends it with one message and without a traceback.
 
-    The status is 2 for what is wrong with the user's input, 1 for a fault of the program, 130 for Ctrl-C, and 141,
-    without a message, for a reader of standard output that is gone (`| head`). The traceback is printed when the
-    environment variable LOGLEVEL is DEBUG.
+    The status is 2 for what is wrong with the user's input, 1 for a fault of the program, 130 for Ctrl-C, 143 for
+    SIGTERM, and 141, without a message, for a reader of standard output that is gone (`| head`). The traceback is
+    printed when the environment variable LOGLEVEL is DEBUG.
     """
     logging.basicConfig(level=os.environ.get("LOGLEVEL", "WARNING").upper(), format="%(levelname)s %(message)s")
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, _terminate)
     try:
         try:
             main()
@@ -373,7 +385,8 @@ def run_script(main: Callable[[], None]) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise SystemExit(BROKEN_PIPE_STATUS) from None
     except KeyboardInterrupt as interrupt:
-        _stop(str(interrupt) or "Interrupted.", INTERRUPTED_STATUS)
+        status = TERMINATED_STATUS if isinstance(interrupt, Terminated) else INTERRUPTED_STATUS
+        _stop(str(interrupt) or "Interrupted.", status)
     except (ValueError, OSError) as error:
         _stop(f"error: {error}", 2)
     except Exception as error:

@@ -87,13 +87,35 @@ class TrainingSettings(CheckedSettings):
     output_dir: str | None = option(None, "Folder for the model, its scores, logs and checkpoints.", OUTPUT)
     overwrite_output_dir: bool = option(False, "Replace the run that output_dir holds.", OUTPUT)
     resume_from_checkpoint: str | None = option(
-        None, "Checkpoint folder to resume from, or `last` for the newest one in output_dir.", OUTPUT
+        None,
+        "Checkpoint folder to resume from, or `last` for the newest one in output_dir; left out, an unfinished run in "
+        "output_dir goes on by itself.",
+        OUTPUT,
+    )
+    accept_changes: bool = option(
+        False, "Resume the run in output_dir although its settings, its precision or its data have changed.", OUTPUT
+    )
+    skip_data_check: bool = option(
+        False, "Resume without comparing the data with the data that the run started with.", OUTPUT
     )
     seed: int = option(42, "Seed of the initial weights, the order of the data and dropout.", **SEEDS)
     max_steps: int | None = option(None, "Number of updates; required unless num_train_epochs is set.", at_least=1)
     num_train_epochs: float | None = option(None, "Number of epochs, used if max_steps is not set.", above=0)
     max_train_minutes: float | None = option(None, "Stop after this many minutes of updates and evaluations.", above=0)
-    gradient_accumulation_steps: int = option(1, "Batches per update on each process.", at_least=1)
+    max_skipped_updates: int = option(
+        10,
+        "Updates in a row that are left out because the loss or its gradient is not finite, before the run stops.",
+        at_least=0,
+    )
+    stop_within_seconds: float | None = option(
+        None,
+        "Seconds that an update may take to end after SIGTERM or Ctrl-C, before it is given up and the last finished "
+        "one is saved; left out, as long as it takes.",
+        above=0,
+    )
+    gradient_accumulation_steps: int = option(
+        1, "Batches per update on each process; a run resumed on more or fewer processes keeps its sum.", at_least=1
+    )
     bf16: bool | None = option(
         None, "Compute in bfloat16 by autocast; left out, it is on where the processor has bfloat16 instructions."
     )
@@ -107,12 +129,37 @@ class TrainingSettings(CheckedSettings):
     save_steps: int | None = option(
         None, "Updates between checkpoints in addition to those that evaluations write.", OUTPUT, at_least=1
     )
+    save_minutes: float | None = option(
+        15,
+        "Minutes after which a checkpoint to resume from is written, if none was; the next checkpoint replaces it. "
+        "none leaves it to the updates.",
+        OUTPUT,
+        above=0,
+    )
     save_total_limit: int = option(
         1, "Newest checkpoints to keep in addition to the best one; 0 keeps all.", OUTPUT, at_least=0
+    )
+    background_checkpoints: bool = option(
+        False,
+        "Write checkpoints while training goes on, from a copy of weights and optimizer state in the CPU's memory "
+        "(1.4 GB for 117M parameters with Adam).",
+        OUTPUT,
     )
     metric_for_best_model: str = option("loss", "Evaluation score that selects the best checkpoint.")
     early_stopping_patience: int | None = option(
         None, "Stop after this many evaluations in a row without a better score.", at_least=1
+    )
+    max_skipped_updates: int = option(
+        10,
+        "Updates in a row that are skipped because their gradient is not finite before the run stops.",
+        at_least=0,
+    )
+    stop_within_seconds: float | None = option(
+        None,
+        "Time that an update has to end after SIGTERM or Ctrl-C; then it is given up and the last finished one saved. "
+        "Left out, the update is finished.",
+        OUTPUT,
+        above=0,
     )
     average_last_checkpoints: int = option(
         0, "Number of newest checkpoints whose mean becomes the final model; 0 takes the best checkpoint.", at_least=0

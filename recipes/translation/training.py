@@ -14,10 +14,12 @@ from transformers import AutoModelForSeq2SeqLM, PreTrainedConfig, PreTrainedMode
 from transformers.utils import logging as transformers_logging
 
 from papers_to_gpt.engine.batching import LengthBucketBatches, StreamBatches, batches_for_evaluation
+from papers_to_gpt.engine.data_fingerprint import Fingerprint, fingerprint_files
 from papers_to_gpt.engine.evaluation import evaluate_loss, map_across_processes
 from papers_to_gpt.engine.hardware import FOR_BATCHES_OF_TOKENS, keep_compiled_code
-from papers_to_gpt.engine.output_folder import prepare_output_dir
+from papers_to_gpt.engine.output_folder import RunStart, finish_run, plan_run
 from papers_to_gpt.engine.reporting import write_results, write_run_record
+from papers_to_gpt.engine.run_lock import lock_output_dir
 from papers_to_gpt.engine.run_plan import describe_plan
 from papers_to_gpt.engine.training import TrainingLoop, checkpoint_to_resume, make_accelerator
 from papers_to_gpt.publishing.cards import write_card
@@ -42,12 +44,27 @@ def run(settings: tuple[Any, ...]) -> None:
     Raises:
         ValueError: if the settings make no model, the data cannot be read, or training fails (see `TrainingLoop`).
     """
-    choice, model_settings, tokenizer_settings, data, decoding, optimization, training, hub = settings
+    choice, model_settings, _, data, _, _, training, _ = settings
     make_config(choice, model_settings)  # wrong sizes fail here, before data loads
     keep_compiled_code(FOR_BATCHES_OF_TOKENS)
     accelerator = make_accelerator(training)
+    with lock_output_dir(accelerator, training.output_dir):
+        start = plan_run(accelerator, training, settings, partial(fingerprint_data, data))
+        if start.finished is None:
+            train(accelerator, settings, start)
+
+
+def train(accelerator: Accelerator, settings: tuple[Any, ...], start: RunStart) -> None:
+    """Trains a translator from where the output folder stands.
+
+    Args:
+        accelerator: of the run.
+        settings: see `run`.
+        start: what the output folder holds.
+    """
+    choice, model_settings, tokenizer_settings, data, decoding, optimization, _, hub = settings
+    training, output_dir = start.training, start.folder
     repository = open_repository(accelerator, hub, training)
-    output_dir = prepare_output_dir(accelerator, training, settings)
     started = time.perf_counter()
     say = accelerator.print
     disable_progress_bars()
@@ -60,10 +77,14 @@ def run(settings: tuple[Any, ...]) -> None:
         for split in ("train", "validation"):
             if split not in pairs:
                 raise ValueError(f"The data has no split {split!r}, only {', '.join(pairs)}. Set {split}_file.")
+        if data.dataset_name is not None:
+            start.check_loaded("dataset_name", pairs)
         # Training a tokenizer is not deterministic (ties are broken at random): one process trains it, all load it.
         checkpoint = checkpoint_to_resume(training)
         if checkpoint is None and accelerator.is_main_process:
-            save_tokenizers(output_dir, *make_tokenizers(pairs["train"], tokenizer_settings))
+            tokenizers = make_tokenizers(pairs["train"], tokenizer_settings)
+            start.begin()
+            save_tokenizers(output_dir, *tokenizers)
         source_tokenizer, target_tokenizer = load_tokenizers(checkpoint or output_dir)
         tokenized, reports = {}, {}
         for split, part in pairs.items():
@@ -90,11 +111,11 @@ def run(settings: tuple[Any, ...]) -> None:
         model.generation_config.update(length_penalty=decoding.length_penalty, early_stopping=early_stopping)
     say(f"{choice.model_type} with {model.num_parameters():,} parameters, vocabulary {len(target_tokenizer):,}")
     if accelerator.is_main_process:
-        write_run_record(output_dir, accelerator, settings, parameters=model.num_parameters())
+        write_run_record(output_dir, accelerator, settings, parameters=model.num_parameters(), **start.record())
 
     # Training
-    def save_model(folder: Path) -> None:
-        model.save_pretrained(folder)
+    def save_model(folder: Path, state_dict: dict[str, Any] | None = None) -> None:
+        model.save_pretrained(folder, state_dict=state_dict)
         save_tokenizers(folder, source_tokenizer, target_tokenizer)
 
     decode = partial(decode_sentences, accelerator, source_tokenizer, target_tokenizer, data)
@@ -145,12 +166,13 @@ def run(settings: tuple[Any, ...]) -> None:
         if accelerator.is_main_process:
             (output_dir / f"{split}_hypotheses.txt").write_text("\n".join(hypotheses) + "\n", encoding="utf-8")
         say(f"{split}: " + "  ".join(f"{name} {scores[name]:.2f}" for name in SHOWN_SCORES))
-    results["wall_seconds"] = round(time.perf_counter() - started, 1)
+    results["wall_seconds"] = round(time.perf_counter() - started + loop.earlier_seconds, 1)
 
     # Sharing
     if accelerator.is_main_process:
         write_results(output_dir, results)
         write_card(output_dir)
+        finish_run(output_dir, loop.progress, loop.total_updates)
     say(
         HOW_TO_USE.format(
             folder=output_dir,
@@ -160,6 +182,13 @@ def run(settings: tuple[Any, ...]) -> None:
         )
     )
     push_at_end(repository, output_dir)
+
+
+def fingerprint_data(data: DataSettings) -> dict[str, Fingerprint | None]:
+    """The fingerprints of the files that the data settings name."""
+    languages = (data.source_language, data.target_language)
+    names = ("train_file", "validation_file", "test_file", "dataset_name")
+    return {name: fingerprint_files(getattr(data, name), endings=languages) for name in names}
 
 
 LOADING_SETTINGS = (

@@ -15,6 +15,7 @@ import torch
 import yaml
 from accelerate.state import AcceleratorState
 from datasets import Dataset
+from killed_runs import forget_the_end
 from safetensors.torch import load_file
 from transformers import (
     AutoConfig,
@@ -304,6 +305,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one(finetune, files):
     parts = whole.parent / "parts"
     shutil.copytree(whole, parts)
     shutil.rmtree(parts / "checkpoint-18")
+    forget_the_end(parts)
     finetune(*files, "--resume_from_checkpoint", "last", name="parts")
     expected = load_file(whole / "checkpoint-18" / "model.safetensors")
     for name, tensor in load_file(parts / "checkpoint-18" / "model.safetensors").items():
@@ -335,12 +337,13 @@ def test_seeds_are_runs_with_median_and_spread_and_a_series_can_be_resumed(finet
     assert alone["eval_loss"] == runs["seed_2"]["eval_loss"]
 
     shutil.rmtree(folder / "seed_2")
+    forget_the_end(folder)
     untouched = (folder / "seed_1" / "model.safetensors").stat().st_mtime_ns
     finetune(*files, "--seeds", 1, 2, 3, "--resume_from_checkpoint", "last")
     assert (folder / "seed_1" / "model.safetensors").stat().st_mtime_ns == untouched
     assert results_of(folder)["tasks"]["own"]["eval_loss"] == summary["eval_loss"]
     with pytest.raises(ValueError, match="holds another run"):
-        finetune(*files, "--seeds", 1, 2, 3)
+        finetune(*files, "--seeds", 1, 2)
     with pytest.raises(ValueError, match="but there are several runs. Set it to last"):
         finetune(*files, "--seeds", 1, 2, 3, "--resume_from_checkpoint", folder / "seed_1")
 

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from datasets import Dataset
+from killed_runs import forget_the_end
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -105,6 +106,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one(pretrain):
     folder = whole.parent / "parts"
     shutil.copytree(whole, folder)
     shutil.rmtree(folder / "checkpoint-6")
+    forget_the_end(folder)
     pretrain("--resume_from_checkpoint", "last", name="parts")
     weights = load_file(whole / "checkpoint-6" / "model.safetensors")
     for name, tensor in load_file(folder / "checkpoint-6" / "model.safetensors").items():

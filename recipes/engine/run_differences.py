@@ -1,0 +1,178 @@
+"""Compares a start with the run that it would go on with: what changes the result, and what does not."""
+
+import dataclasses
+import platform
+from collections.abc import Mapping, Sequence
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from accelerate import Accelerator
+
+from papers_to_gpt.engine.data_fingerprint import Fingerprint, compare_fingerprints
+from papers_to_gpt.engine.reporting import describe_machine, flatten_settings
+from papers_to_gpt.settings.training import TrainingSettings
+
+# How long the run is. The runs of a series keep no checkpoint to go on from, so that theirs may not change.
+LENGTH = ("max_steps", "num_train_epochs", "max_train_minutes", "early_stopping_patience")
+
+# Settings that may change when a run is resumed: they decide how long and where it runs, not what it computes.
+FREE_ON_RESUME = frozenset(
+    """output_dir overwrite_output_dir resume_from_checkpoint accept_changes skip_data_check max_steps
+    num_train_epochs max_train_minutes logging_steps eval_steps save_steps save_minutes save_total_limit
+    background_checkpoints early_stopping_patience average_last_checkpoints stop_within_seconds
+    max_skipped_updates dataloader_num_workers report_to project run_name use_cpu push_to_hub hub_model_id
+    hub_private_repo hub_strategy overwrite_hub_repo""".split()
+)
+# Compared by what it comes to on the machine.
+PRECISION = "bf16"
+# Free, but said.
+WORKERS = "dataloader_num_workers"
+
+# A checkpoint holds what these settings made, and nothing else can be made of it.
+FIXED = frozenset(
+    ("optim", "model_type", "tokenizer_type", "share_vocabulary", "lowercase", "vocab_size", "num_merges")
+)
+
+
+@dataclasses.dataclass
+class Differences:
+    """What differs from the run to go on with.
+
+    Attributes:
+        settings: of the settings, those that change the result, by name: the values before and now.
+        precision: the precision before and now, if it differs.
+        data: a sentence for each part of the data that differs.
+        conditions: what does not change the result but its rounding: a sentence for each.
+    """
+
+    settings: dict[str, tuple[Any, Any]] = dataclasses.field(default_factory=dict)
+    precision: tuple[str, str] | None = None
+    data: list[str] = dataclasses.field(default_factory=list)
+    conditions: list[str] = dataclasses.field(default_factory=list)
+
+    @property
+    def names(self) -> set[str]:
+        return set(self.settings)
+
+    @property
+    def fixed(self) -> list[str]:
+        """The settings that differ and that a checkpoint cannot go on with."""
+        return sorted(FIXED.intersection(self.settings))
+
+    def refuse(self, folder: Path) -> None:
+        """Raises ValueError if there is anything that changes the result."""
+        if self.changes():
+            raise ValueError(self.message(folder))
+
+    def message(self, folder: Path) -> str:
+        """Names the differences and what to do."""
+        restore = [f"--{name} {_on_command_line(was)}" for name, (was, _) in self.settings.items()]
+        if self.precision:
+            restore.append(f"--bf16 {'true' if self.precision[0] == 'bf16' else 'false'}")
+        ways = [f"Restore it ({' '.join(restore)})"] if restore else []
+        if self.data:
+            ways.append("restore the data" if ways else "Restore the data")
+        if not self.fixed:
+            ways.append("accept the change (--accept_changes true)")
+        ways += ["replace the run (--overwrite_output_dir true)", "or name another folder (--output_dir ...)"]
+        what = "settings" if restore else "data"
+        changed = "; ".join(self.changes())
+        return (
+            f"output_dir {folder} holds another run, which cannot go on with other {what}: {changed}. "
+            f"{', '.join(ways)}."
+        )
+
+    def changes(self) -> list[str]:
+        """Says of everything that changes the result what it was and what it is."""
+        changed = [f"{name} was {was!r}, is {now!r}" for name, (was, now) in self.settings.items()]
+        if self.precision:
+            changed.append("the precision was {}, is {}".format(*self.precision))
+        return changed + self.data
+
+    def notes(self) -> list[str]:
+        """Lines for a run that goes on in spite of the differences."""
+        lines = []
+        if changed := self.changes():
+            lines.append(f"Accepted changes: {'; '.join(changed)}.")
+        if self.conditions:
+            lines.append(
+                f"Note: the run goes on under other conditions, which may round otherwise: "
+                f"{'; '.join(self.conditions)}."
+            )
+        return lines
+
+
+def find_differences(
+    record: Mapping[str, Any],
+    settings: Sequence[Any],
+    accelerator: Accelerator,
+    data: Mapping[str, Fingerprint],
+    is_series: bool = False,
+) -> Differences:
+    """Compares a start with the record of a run.
+
+    Args:
+        record: what `run.yaml` holds.
+        settings: all settings of the start.
+        accelerator: its precision and machine.
+        data: its fingerprints by setting. A setting with the same fingerprint may name another path.
+        is_series: True if the length of the runs may not change.
+    """
+    found = Differences()
+    before, now = record["settings"], flatten_settings(tuple(settings))
+    earlier_data = record.get("data") or {}
+    free = FREE_ON_RESUME.difference(LENGTH if is_series else ()) | {PRECISION}
+    defaults = {each.name: each.default for part in settings for each in dataclasses.fields(part)}
+    for name, value in now.items():
+        was = before.get(name, value if defaults[name] is dataclasses.MISSING else defaults[name])
+        if was == value or name in free:
+            continue
+        if name in data and name in earlier_data:
+            found.conditions.append(f"{name} was {was}, is {value}")
+        else:
+            found.settings[name] = (was, value)
+    found.data = compare_fingerprints(earlier_data, data)
+    machine, machine_now = record.get("machine") or {}, describe_machine(accelerator)
+    precisions = [_precision(each.get("mixed_precision")) for each in (machine, machine_now)]
+    if "mixed_precision" in machine and precisions[0] != precisions[1]:
+        found.precision = (precisions[0], precisions[1])
+    conditions = [(name, machine.get(name), machine_now[name]) for name in ("device", "processes", "threads")]
+    conditions += [(name, was, _version(name)) for name, was in (record.get("versions") or {}).items()]
+    conditions.append((WORKERS, before.get(WORKERS), now.get(WORKERS)))
+    found.conditions += [
+        f"{name} was {was}, is {value}" for name, was, value in conditions if was not in (None, value)
+    ]
+    return found
+
+
+def length_changes(before: Mapping[str, Any], training: TrainingSettings) -> list[str]:
+    """Says how long the schedule of the learning rate is now, if it is longer or shorter than before."""
+    now = _length(training.max_steps, training.num_train_epochs)
+    was = _length(before.get("max_steps"), before.get("num_train_epochs"))
+    return [] if was in (None, now) else [f"The schedule is now for {now}; it was for {was}."]
+
+
+def _length(steps: int | None, epochs: float | None) -> str | None:
+    if steps is not None:
+        return f"{steps:,} updates"
+    return None if epochs is None else f"{epochs:g} epoch{'' if epochs == 1 else 's'}"
+
+
+def _version(library: str) -> str | None:
+    try:
+        return platform.python_version() if library == "python" else version(library)
+    except PackageNotFoundError:
+        return None
+
+
+def _precision(name: str | None) -> str:
+    return "fp32" if name in (None, "no") else name
+
+
+def _on_command_line(value: Any) -> str:
+    if value is None or value == []:
+        return "none"
+    if isinstance(value, bool):
+        return str(value).lower()
+    return " ".join(map(str, value)) if isinstance(value, list) else str(value)
