@@ -72,12 +72,12 @@ def run(settings: tuple[Any, ...]) -> None:
 
 
 def train(accelerator: Accelerator, settings: tuple[Any, ...], run_start: RunStart) -> None:
-    """Runs the variants from where the output folder stands.
+    """Runs the variants, from the beginning or from the state of the output folder.
 
     Args:
-        accelerator: of the run.
-        settings: see `run`.
-        run_start: what the output folder holds.
+        accelerator: the accelerator of the run.
+        settings: the settings that `run` takes.
+        run_start: the state of the output folder.
     """
     ablation, start, data, optimization, training, hub = settings
     output_dir = run_start.folder

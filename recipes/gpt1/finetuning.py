@@ -87,12 +87,12 @@ def run(settings: Settings) -> None:
 
 
 def train(accelerator: Accelerator, settings: Settings, run_start: RunStart) -> None:
-    """Fine-tunes from where the output folder stands.
+    """Fine-tunes a model, from its beginning or from the checkpoints in the output folder.
 
     Args:
-        accelerator: of the run.
-        settings: see `run`.
-        run_start: what the output folder holds.
+        accelerator: the accelerator of the run.
+        settings: the settings that `run` takes.
+        run_start: the state of the output folder.
     """
     start, data, _, training, hub = settings
     output_dir = run_start.folder
@@ -143,7 +143,7 @@ Done after {seconds:.0f} s. To predict with the model in {folder}:
 
 
 def fingerprint_data(start: StartSettings, data: TaskSettings) -> dict[str, Fingerprint | None]:
-    """The fingerprints of the files that the settings of a fine-tuning name, those of the pre-trained model too."""
+    """Returns the fingerprints of the files that the settings name, and of the pre-trained model."""
     files = {name: fingerprint_files(getattr(data, name)) for name in ("train_file", "validation_file", "test_file")}
     return files | {
         "data_dir": fingerprint_files(data.data_dir, within=[f"{name}/*" for name in data.names()]),
@@ -226,7 +226,7 @@ def run_in_folder(data: TaskData, settings: Settings, folder: Path, seed: int) -
     top = Path(training.output_dir)
     run_name = "-".join((training.run_name or top.resolve().name, *folder.relative_to(top).parts))
     training = dataclasses.replace(training, output_dir=str(folder), seed=seed, run_name=run_name)
-    training = dataclasses.replace(training, resume_from_checkpoint=None)  # it goes on by itself
+    training = dataclasses.replace(training, resume_from_checkpoint=None)  # each run resumes by itself
     task_settings = dataclasses.replace(
         task_settings, task=[data.task.name] if task_settings.task else [], seeds=[seed]
     )
@@ -247,20 +247,20 @@ def run_in_folder(data: TaskData, settings: Settings, folder: Path, seed: int) -
 
 
 def finished_results(folder: Path) -> dict[str, Any] | None:
-    """The results of a run of a series that has ended; None if it has not."""
+    """Returns the results of a run of a series; None if it has not ended."""
     return json.loads((folder / RESULTS_FILE).read_text()) if is_finished(folder) else None
 
 
 def check_resuming_of_series(training: FinetuningSettings) -> None:
-    """Refuses to resume several runs from one checkpoint.
+    """Checks that several runs are not resumed from one checkpoint.
 
     Raises:
         ValueError: if resume_from_checkpoint names a folder.
     """
     if training.resume_from_checkpoint not in (None, "last"):
         raise ValueError(
-            f"resume_from_checkpoint is {training.resume_from_checkpoint!r}, but there are several runs. Resume "
-            "them all from where they stand: last."
+            f"resume_from_checkpoint is {training.resume_from_checkpoint!r}, but there are several runs. Set it "
+            "to last, which resumes each of them from its newest checkpoint."
         )
 
 

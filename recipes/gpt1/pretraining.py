@@ -58,12 +58,12 @@ def run(settings: tuple[Any, ...]) -> None:
 
 
 def train(accelerator: Accelerator, settings: tuple[Any, ...], start: RunStart) -> None:
-    """Pre-trains a model from where the output folder stands.
+    """Pre-trains a model, from its beginning or from the checkpoint in the output folder.
 
     Args:
-        accelerator: of the run.
-        settings: see `run`.
-        start: what the output folder holds.
+        accelerator: the accelerator of the run.
+        settings: the settings that `run` takes.
+        start: the state of the output folder.
     """
     model_settings, vocabulary, text, sampling, optimization, _, hub = settings
     training, output_dir = start.training, start.folder
@@ -182,7 +182,7 @@ To continue a text with it:
 
 
 def fingerprint_text(text: TextSettings) -> dict[str, Fingerprint | None]:
-    """The fingerprints of the files that the text settings name."""
+    """Returns the fingerprints of the files that the settings of the text name."""
     names = ("train_file", "validation_file", "dataset_name")
     return {name: fingerprint_files(getattr(text, name)) for name in names}
 

@@ -55,12 +55,12 @@ def run(settings: tuple[Any, ...]) -> None:
 
 
 def train(accelerator: Accelerator, settings: tuple[Any, ...], start: RunStart) -> None:
-    """Trains a translator from where the output folder stands.
+    """Trains a translator, from its beginning or from the checkpoint in the output folder.
 
     Args:
-        accelerator: of the run.
-        settings: see `run`.
-        start: what the output folder holds.
+        accelerator: the accelerator of the run.
+        settings: the settings that `run` takes.
+        start: the state of the output folder.
     """
     choice, model_settings, tokenizer_settings, data, decoding, optimization, _, hub = settings
     training, output_dir = start.training, start.folder
@@ -185,7 +185,7 @@ def train(accelerator: Accelerator, settings: tuple[Any, ...], start: RunStart) 
 
 
 def fingerprint_data(data: DataSettings) -> dict[str, Fingerprint | None]:
-    """The fingerprints of the files that the data settings name."""
+    """Returns the fingerprints of the files that the settings of the data name."""
     languages = (data.source_language, data.target_language)
     names = ("train_file", "validation_file", "test_file", "dataset_name")
     return {name: fingerprint_files(getattr(data, name), endings=languages) for name in names}
