@@ -1,10 +1,12 @@
 """Checkpoints: exact state of every optimizer, damage that is found, full disks, writing in the background."""
 
 import contextlib
+import fcntl
 import json
 import os
 import re
 import shutil
+import struct
 import subprocess
 import sys
 import threading
@@ -31,6 +33,7 @@ from papers_to_gpt.engine.checkpointing import (
 from papers_to_gpt.engine.durable_files import WriteError
 from papers_to_gpt.engine.manifest import write_manifest
 from papers_to_gpt.engine.optimization import make_optimizer
+from papers_to_gpt.engine.reporting import Reporter, read_log, read_run_record, write_run_record
 from papers_to_gpt.settings.training import OptimizationSettings
 
 OPTIMIZERS = ["adamw", "adam", "sgd", "adadelta", "muon"]
@@ -325,11 +328,12 @@ def test_a_checkpoint_that_is_written_again_replaces_the_damaged_one(two_checkpo
 
 
 @contextlib.contextmanager
-def small_disk(folder, size):
-    folder.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(folder)]
-    if shutil.which("mount") is None or subprocess.run(mount, capture_output=True).returncode:
-        pytest.skip("Only an administrator can mount a small disk.")
+def mounted(folder, *arguments):
+    """A disk of its own at a folder."""
+    folder.mkdir(exist_ok=True)
+    command = ["mount", *map(str, arguments), str(folder)]
+    if shutil.which("mount") is None or subprocess.run(command, capture_output=True).returncode:
+        pytest.skip("Only an administrator can mount a disk.")
     try:
         yield folder
     finally:
@@ -339,7 +343,7 @@ def small_disk(folder, size):
 @pytest.mark.parametrize("background", [False, True])
 def test_a_disk_that_is_full_at_any_write_leaves_the_checkpoint_before(tmp_path, background):
     page = 4096
-    with small_disk(tmp_path / "disk", 400 * page) as disk:
+    with mounted(tmp_path / "disk", "-t", "tmpfs", "-o", f"size={400 * page}", "tmpfs") as disk:
         run = Run(disk, keep_last=1, background=background)
         first = run.update(0).save(1)
         run.writer.wait()
@@ -382,6 +386,45 @@ def test_other_errors_stay_what_they_are(tmp_path):
 
     with pytest.raises(KeyError, match="a fault of the program"):
         Run(tmp_path, save_model=wrong).save(1)
+
+
+# Losses of power
+
+EXT4_IOC_SHUTDOWN, WITHOUT_FLUSH = 0x8004587D, struct.pack("I", 2)  # linux/fs/ext4/ext4.h
+
+
+@pytest.mark.parametrize("flushed", [True, False])
+def test_a_loss_of_power_right_after_a_save_leaves_the_checkpoint(tmp_path, monkeypatch, flushed):
+    image = tmp_path / "image"
+    with image.open("wb") as file:
+        file.truncate(32 << 20)
+    if shutil.which("mkfs.ext4") is None:
+        pytest.skip("There is no mkfs.ext4.")
+    subprocess.run(["mkfs.ext4", "-q", "-F", str(image)], check=True)
+    if not flushed:  # without fsync the same loss leaves nothing: what is measured is the flush
+        monkeypatch.setattr(os, "fsync", lambda descriptor: None)
+    with mounted(tmp_path / "disk", "-o", "loop,commit=300", image) as disk:
+        run = Run(disk, keep_last=1)
+        write_run_record(disk, run.writer.accelerator, (OptimizationSettings(),))
+        reporter = Reporter(run.writer.accelerator, disk, 3, project="test")
+        for update in (1, 2, 3):
+            run.update(update)
+            reporter.log(update, {"loss": 1.0}, "train")
+            reporter.flush()
+            run.save(update)
+        descriptor = os.open(disk, os.O_RDONLY)
+        try:
+            fcntl.ioctl(descriptor, EXT4_IOC_SHUTDOWN, WITHOUT_FLUSH)
+        except OSError as error:
+            pytest.skip(f"This file system cannot be shut down ({error}).")
+        finally:
+            os.close(descriptor)
+    with mounted(tmp_path / "disk", "-o", "loop", image) as disk:
+        good, skipped = find_good_checkpoint(disk, run.model)
+        assert good == (disk / "checkpoint-3" if flushed else None)
+        if flushed:
+            assert not skipped and read_run_record(disk)["settings"]
+            assert [line["update"] for line in read_log(disk / "train_log.jsonl")] == [1, 2, 3]
 
 
 # In the background
