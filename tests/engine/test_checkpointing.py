@@ -188,6 +188,16 @@ def test_nothing_is_unpickled_from_a_checkpoint_of_the_version_before(tmp_path):
     assert not (tmp_path / "executed").exists()
 
 
+def test_moments_of_another_model_of_the_version_before_are_refused(tmp_path):
+    run = Run(tmp_path).update(0)
+    checkpoint = old_checkpoint(tmp_path / "checkpoint-3", run)
+    state = run.optimizer.state_dict()
+    state["state"][0]["exp_avg"] = torch.zeros(3, 3)
+    torch.save(state, checkpoint / "training_state" / "optimizer.pt")
+    with pytest.raises(ValueError, match=r"optimizer.pt cannot be read \(exp_avg of parameter 0 .* \[3, 3\]"):
+        load_checkpoint(checkpoint, run.model, run.optimizer)
+
+
 def flip(path):
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 0xFF
@@ -255,6 +265,13 @@ def test_tensors_of_another_model_are_found_though_the_manifest_agrees(two_check
     save_file(tensors, path)
     renew_manifest(path.parents[1] if path.parent.name == "training_state" else path.parent)
     assert_skipped(two_checkpoints, path.name, Run(two_checkpoints).model)
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "training_state/optimizer.safetensors"])
+def test_a_file_without_tensors_is_found_though_the_manifest_agrees(two_checkpoints, name):
+    (two_checkpoints / "checkpoint-2" / name).write_text("text")
+    renew_manifest(two_checkpoints / "checkpoint-2")
+    assert_skipped(two_checkpoints, Path(name).name, Run(two_checkpoints).model)
 
 
 @pytest.mark.parametrize("name", ["../../secret", "/etc/hostname", "a/../../../secret", "link", "..\\secret", ""])
