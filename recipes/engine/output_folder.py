@@ -208,7 +208,7 @@ def _plan(
     if record is None:
         notes = [f"Warning: {folder} holds checkpoints but no readable {RUN_FILE}: settings are not compared."]
         return _going_on(anew, asked, checkpoints, {}, notes)
-    if not (checkpoints or is_series or _has_weights(folder) or asked):
+    if not (checkpoints or is_series or "finished" in record or _has_weights(folder) or asked):
         return dataclasses.replace(
             anew, replaces=True, notes=(f"The run in {folder} had no checkpoint yet: it starts anew.",)
         )
