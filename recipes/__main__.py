@@ -11,8 +11,7 @@ import sys
 from pathlib import Path
 
 from papers_to_gpt.settings.arguments import run_script
-
-PROGRAM = "papers-to-gpt"
+from papers_to_gpt.settings.commands import PROGRAM
 
 COMMANDS = {
     path.stem.replace("_", "-"): path

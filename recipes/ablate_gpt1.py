@@ -1,10 +1,10 @@
-"""Takes GPT-1's fine-tuning apart, as the paper does in table 5 and figure 2: one table, one plot.
+"""Runs the ablations of the GPT-1 paper (table 5 and figure 2) and writes one table and one plot.
 
 python recipes/ablate_gpt1.py recipes/presets/stories/entailment.yaml --output_dir runs/ablation
 python recipes/ablate_gpt1.py recipes/presets/stories/entailment.yaml --lstm_model_name_or_path runs/stories_lstm_mini
 python recipes/ablate_gpt1.py recipes/presets/glue/gpt1.yaml --data_dir glue --task cola sst2 --seeds 1 2 3
 
-Every variant is a run of recipes/finetune_gpt1.py, whose settings all hold; the folder of each is beside the others.
+Every variant is a run of recipes/finetune_gpt1.py in a sub-folder of output_dir, and takes all of its settings.
 The plot needs matplotlib, which the extra `plots` installs.
 """
 

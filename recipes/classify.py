@@ -1,4 +1,4 @@
-"""Predicts with a fine-tuned model: from a file or standard input to lines of number, prediction and probability.
+"""Predicts with a fine-tuned model: reads a file or standard input, writes a prediction and its probability per line.
 
 python recipes/classify.py --model_name_or_path runs/mine --input_file texts.csv --output_file predictions.tsv
 python recipes/classify.py --model_name_or_path runs/mine < texts.txt

@@ -1,4 +1,4 @@
-"""Fine-tunes GPT-1 on tasks: GLUE's, the paper's others, small embedded ones, or files of your own.
+"""Fine-tunes GPT-1 on tasks: those of GLUE and of the paper, small embedded ones, or your own files.
 
 python recipes/finetune_gpt1.py recipes/presets/stories/sentiment.yaml
 python recipes/finetune_gpt1.py --model_name_or_path runs/mini --train_file mine.csv --output_dir runs/mine

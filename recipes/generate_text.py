@@ -1,4 +1,4 @@
-"""Continues text with a trained GPT-1, token by token as it comes.
+"""Continues text with a trained GPT-1 and prints each token as it is generated.
 
 python recipes/generate_text.py --model_name_or_path runs/stories_gpt1_mini --prompt "Anna had a red kite ."
 python recipes/generate_text.py --model_name_or_path runs/stories_gpt1_mini --prompt_file openings.txt

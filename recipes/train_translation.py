@@ -1,4 +1,4 @@
-"""Trains one of the translation models from scratch, scores it and leaves it where `from_pretrained` loads it.
+"""Trains one of the translation models from scratch, scores it and saves it for `from_pretrained`.
 
 python recipes/train_translation.py recipes/presets/numbers/bahdanau.yaml
 python recipes/train_translation.py PRESET.yaml --learning_rate 3e-4 --output_dir runs/mine

@@ -18,10 +18,6 @@ from .inference import ColumnOverrides, check_columns, infer_task, name_class, p
 from .tables import Table, name_rows, read_table
 from .tasks import OWN, TASKS, Task, find_task, name_classes
 
-# The embedded tasks, by how they begin.
-STORIES = "stories_"
-
-
 # Characters of a text that an example shows.
 EXAMPLE_LENGTH = 60
 
@@ -94,11 +90,8 @@ def load_task(
         task = replace(task, validation=("validation",), test=("test",), submissions=task.submissions[:1])
     elif data_dir is not None:
         tables = _tables_in_folder(task, Path(data_dir))
-    elif name.startswith(STORIES):
-        from ..stories.tasks import load_story_task
-
-        loaded = load_story_task(name.removeprefix(STORIES))
-        tables = {split: Table(f"{name}, {split}", rows) for split, rows in loaded.items()}
+    elif task.embedded is not None:
+        tables = {split: Table(f"{name}, {split}", rows) for split, rows in task.embedded.generate().items()}
     else:
         tables = _tables_on_hub(task)
 

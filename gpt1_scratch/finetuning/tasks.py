@@ -1,14 +1,19 @@
 """Tasks to fine-tune on: GLUE's, the paper's others, and small embedded ones.
 
 A task says which columns hold the texts, how they become the model's input (figure 1 of the paper), what its labels
-are called and how it is scored.
+are called and how it is scored. A new task needs an entry in `TASKS`; if its data are generated, also the function
+that the entry names.
+
+This file imports neither torch nor transformers, because the settings read it to answer `--help` quickly.
 """
 
-from collections.abc import Sequence
+import pkgutil
+from collections.abc import Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-from transformers import PreTrainedConfig
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig
 
 GLUE = "nyu-mll/glue"
 
@@ -26,6 +31,28 @@ def name_classes(names: Sequence[str]) -> str:
 
 
 @dataclass(frozen=True)
+class EmbeddedRows:
+    """The rows of an embedded task: the function that generates them and what its model cards say.
+
+    Attributes:
+        generator: the function, as "module:function". It takes `argument` and returns the splits `train`, `validation`
+            and, if there is one, `test`, each a `datasets.Dataset` with the columns of the task.
+        argument: the name of the task among those that the function generates.
+        group: the name that stands for all tasks of this group in the setting `task`.
+        description: one sentence that says what the rows are.
+    """
+
+    generator: str
+    argument: str
+    group: str
+    description: str
+
+    def generate(self) -> Mapping[str, Any]:
+        """Returns the splits by name."""
+        return pkgutil.resolve_name(self.generator)(self.argument)
+
+
+@dataclass(frozen=True)
 class Task:
     """What there is to learn from which columns.
 
@@ -40,6 +67,7 @@ class Task:
         choices: of multiple choice, the columns of the texts to choose among, or one that holds them as a list.
         label_column: the column with the label.
         hub: the data set on the Hub and its configuration.
+        embedded: the rows that this package generates.
         validation, test: names of the splits; scores are reported for all, and the first validation split decides.
         unlabelled_rows: whether training and validation have rows that annotators could not agree on; these are left
             out.
@@ -58,6 +86,7 @@ class Task:
     choices: tuple[str, ...] = ()
     label_column: str = "label"
     hub: tuple[str, str | None] | None = None
+    embedded: EmbeddedRows | None = None
     validation: tuple[str, ...] = ("validation",)
     test: tuple[str, ...] = ("test",)
     unlabelled_rows: bool = False
@@ -94,6 +123,17 @@ _SENTIMENT = ("negative", "positive")
 _ENTAILMENT = ("entailment", "not_entailment")
 _ENTAILMENT_OR_NEUTRAL = ("entailment", "neutral", "contradiction")
 _SENTENCES = ("sentence1", "sentence2")
+
+
+def _stories(name: str) -> EmbeddedRows:
+    """Returns the rows of a task about the embedded stories."""
+    return EmbeddedRows(
+        generator="gpt1_scratch.stories.tasks:load_story_task",
+        argument=name,
+        group="stories",
+        description="Labelled sentences and stories about a small world, in a few hundred words of English.",
+    )
+
 
 TASKS = {
     task.name: task
@@ -247,11 +287,40 @@ TASKS = {
             ("sentence",),
             _ACCEPTABILITY,
             ("matthews_correlation", "accuracy"),
+            embedded=_stories("acceptability"),
         ),
-        Task("stories_sentiment", "classification", ("sentence",), _SENTIMENT, ("accuracy",)),
-        Task("stories_entailment", "classification", ("premise", "hypothesis"), _ENTAILMENT, ("accuracy",)),
-        Task("stories_paraphrase", "similarity", _SENTENCES, ("not_paraphrase", "paraphrase"), ("accuracy", "f1")),
-        Task("stories_similarity", "similarity", _SENTENCES, None, ("pearson", "spearmanr")),
+        Task(
+            "stories_sentiment",
+            "classification",
+            ("sentence",),
+            _SENTIMENT,
+            ("accuracy",),
+            embedded=_stories("sentiment"),
+        ),
+        Task(
+            "stories_entailment",
+            "classification",
+            ("premise", "hypothesis"),
+            _ENTAILMENT,
+            ("accuracy",),
+            embedded=_stories("entailment"),
+        ),
+        Task(
+            "stories_paraphrase",
+            "similarity",
+            _SENTENCES,
+            ("not_paraphrase", "paraphrase"),
+            ("accuracy", "f1"),
+            embedded=_stories("paraphrase"),
+        ),
+        Task(
+            "stories_similarity",
+            "similarity",
+            _SENTENCES,
+            None,
+            ("pearson", "spearmanr"),
+            embedded=_stories("similarity"),
+        ),
         Task(
             "stories_cloze",
             "multiple_choice",
@@ -259,6 +328,7 @@ TASKS = {
             ("ending1", "ending2"),
             ("accuracy",),
             choices=("ending1", "ending2"),
+            embedded=_stories("cloze"),
         ),
     )
 }
@@ -294,7 +364,7 @@ def config_of_task(task: Task) -> dict[str, Any]:
     }
 
 
-def task_of_config(config: PreTrainedConfig) -> Task | None:
+def task_of_config(config: "PreTrainedConfig") -> Task | None:
     """The task that a model was fine-tuned on, as far as reading texts for it goes; None if its config has none."""
     saved = getattr(config, "finetuning_task", None)
     if not isinstance(saved, dict):

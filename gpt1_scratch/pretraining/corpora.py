@@ -1,6 +1,5 @@
-"""Opens any text data set: the embedded stories, files, or the Hub. `packing.py` packs what comes out into blocks."""
+"""Opens text data sets: embedded ones, files, and those on the Hub. `packing.py` packs their texts into blocks."""
 
-import functools
 import logging
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -10,7 +9,6 @@ from typing import Any, Literal
 import pyarrow
 from datasets import (
     Dataset,
-    DatasetDict,
     Features,
     IterableDataset,
     ReadInstruction,
@@ -31,11 +29,9 @@ from ..data.readers import (
     text_of,
 )
 from ..data.text_lines import COMPRESSIONS, file_extension, numbered_lines, without_line_end
-from ..stories.corpus import load_stories
+from .embedded import EMBEDDED_TEXTS
 
 logger = logging.getLogger(__name__)
-
-STORIES = "stories"
 
 TEXT_EXTENSIONS = (".txt", ".text", ".md")
 EXTENSIONS = (*TEXT_EXTENSIONS, *TABLE_EXTENSIONS)
@@ -62,9 +58,10 @@ def load_texts(
     """Opens a text data set.
 
     Args:
-        source: "stories" for the embedded corpus; a file, a folder of files (those of its sub-folders too, but no
-            README) or several files; or a data set's name on the Hub. Files are text (`.txt`, `.text`, `.md`) or
-            tables (parquet, JSON lines, a JSON list, CSV, TSV: see `gpt1_scratch.data.readers`).
+        source: the name of an embedded data set (`EMBEDDED_TEXTS`), such as "stories"; a file, several files, or a
+            folder of files (those in its sub-folders too, but no README); or a data set's name on the Hub. Files are
+            text (`.txt`, `.text`, `.md`) or tables (parquet, JSON lines, a JSON list, CSV, TSV: see
+            `gpt1_scratch.data.readers`).
         split: "train" and so on; of files there is only "train". A slice such as "train[:95%]" works unless streaming.
         name: the configuration of a data set on the Hub that has several.
         revision: a branch, tag or commit of a data set on the Hub; default: its main branch.
@@ -79,9 +76,9 @@ def load_texts(
         ValueError: nothing there, an unknown kind of file, a binary, malformed or wrongly encoded one, several kinds
             at once, a column or split that does not exist, or a column that holds something else than text.
     """
-    if source == STORIES:
-        texts = _stories()
-        _check_name("split", split.split("[")[0], texts, f"the embedded corpus {STORIES!r}")
+    if isinstance(source, str) and source in EMBEDDED_TEXTS:
+        texts = EMBEDDED_TEXTS[source].generate()
+        _check_name("split", split.split("[")[0], texts, f"the embedded data set {source!r}")
         chosen = _slice(texts, split)
         return chosen.to_iterable_dataset() if streaming else chosen
     paths = [Path(source)] if isinstance(source, str | Path) else [Path(path) for path in source]
@@ -113,12 +110,8 @@ def load_texts(
     return texts if text_column == "text" else texts.rename_column(text_column, "text")
 
 
-# Told once in a process, though both splits are loaded.
-_stories = functools.cache(load_stories)
-
-
-def _slice(texts: DatasetDict, split: str) -> Dataset:
-    """A split of an embedded corpus, or a slice of one, read as the library reads those of files."""
+def _slice(texts: Mapping[str, Dataset], split: str) -> Dataset:
+    """Returns a split or a slice of one, such as "train[:95%]", by the rules of the datasets library."""
     (instruction,) = ReadInstruction.from_spec(split).to_absolute({key: len(part) for key, part in texts.items()})
     return texts[instruction.splitname].select(range(instruction.from_, instruction.to))
 

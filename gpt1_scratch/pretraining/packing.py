@@ -169,7 +169,7 @@ def pack_blocks(
         features=Features(features),
         fingerprint=Hasher.hash(("pack_blocks", tokenized._fingerprint, sorted(settings.items(), key=str))),
     )
-    packed = PackedTexts(
+    return PackedTexts(
         blocks=blocks,
         rows=len(tokenized),
         empty_rows=int((lengths == 0).sum()),
@@ -178,11 +178,6 @@ def pack_blocks(
         tokens=tokens,
         dropped_tokens=tokens - len(blocks) * block_size,
     )
-    logger.info(
-        f"{packed.rows} rows of {packed.bytes} bytes: {packed.tokens} tokens in {len(blocks)} blocks of {block_size}; "
-        f"{packed.dropped_tokens} at the end fill no block and are dropped."
-    )
-    return packed
 
 
 # Tokens; below it there is more repetition than there is to find again.

@@ -17,16 +17,22 @@ from papers_to_gpt.settings.benchmarking import Workload
 class ClockedBatches:
     """Our training batches under a stopwatch; one endless epoch, so that the clock never stops between epochs."""
 
-    batches_per_epoch = None
-
     def __init__(self, batches: Any, watch: Stopwatch, work: Workload, padding: int):
         self.batches, self.watch, self.work, self.padding = batches, watch, work, padding
 
-    def epoch(self, epoch: int, skip: int = 0) -> Iterator[dict[str, torch.Tensor]]:
+    def updates_per_epoch(self, batches_per_update: int) -> None:
+        """Returns None: the epoch has no end."""
+
+    def updates(self, epoch: int, batches_per_update: int, skip: int = 0) -> Iterator[list[Any]]:
+        """Iterates over batches, each an update of its own."""
+        from papers_to_gpt.engine.batching import LocalBatch
+
         endless = itertools.chain.from_iterable(self.batches.epoch(number) for number in itertools.count())
-        return self.watch.over(
+        clocked = self.watch.over(
             endless, self.work, lambda batch: count_padded(batch["input_ids"], batch["labels"], self.padding, -100)
         )
+        for tensors in clocked:
+            yield [LocalBatch(tensors, index=0)]
 
 
 def run_recipe(
@@ -81,8 +87,8 @@ def run_recipe(
             watch.stop()
         return {"loss": 0.0}
 
-    def save_model(target: Path) -> None:
-        model.save_pretrained(target)
+    def save_model(target: Path, state_dict: dict[str, Any] | None = None) -> None:
+        model.save_pretrained(target, state_dict=state_dict)
         save_tokenizers(target, *tokenizers)
 
     TrainingLoop(

@@ -3,7 +3,8 @@
 import itertools
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -11,6 +12,10 @@ from torch.utils.data import DataLoader, Dataset
 
 Batch = dict[str, torch.Tensor]
 Collate = Callable[[Sequence[Mapping[str, Any]]], Batch]
+Item = TypeVar("Item")
+
+# A worker that gives nothing for so long is taken for hung.
+WORKER_TIMEOUT_SECONDS = 300
 
 
 def cut_into_batches(
@@ -66,26 +71,40 @@ def order_by_length(lengths: np.ndarray, generator: np.random.Generator | None =
     return ties[np.lexsort((np.where(longest % 2, difference, -difference), longest))]
 
 
-class LengthBucketBatches:
-    """The batches of one process, epoch by epoch, from a data set in memory.
+@dataclass(frozen=True)
+class LocalBatch:
+    """One batch of an update, on the process that computes it.
 
-    Every epoch shuffles the examples, sorts them by length, cuts them into batches and shuffles the batches. The order
-    depends on the seed and the epoch only, so a run resumes at any update by skipping batches, without using the
-    model's random generator.
+    Attributes:
+        tensors: the batch.
+        index: its index in the update, counted over all processes; with the update it determines the batch's dropout.
+        weight: 1, or 0 for a batch that only keeps this process in step with the others and adds nothing.
+        rows: indices of its examples in the data set, where they are known.
+    """
+
+    tensors: Batch
+    index: int
+    weight: int = 1
+    rows: Sequence[int] = ()
+
+
+class LengthBucketBatches:
+    """The updates of a run, epoch by epoch, from a data set in memory.
+
+    Every epoch shuffles the examples, sorts them by length, cuts them into batches, shuffles the batches and cuts them
+    into updates, of which the last may be short. All this depends on the seed and the epoch only. So a run resumes at
+    any update by skipping updates, and any number of processes shares the same updates: process p takes the batches
+    p, p + num_processes, ... of each.
 
     Args:
         dataset: the examples.
         lengths: number of tokens of each example, (examples, sides). For a data set that changes from epoch to epoch,
             a function from the epoch (from 0) to them, which is called before the epoch's examples are read.
         collate: function from examples to a batch of tensors.
-        max_tokens_per_batch, max_rows_per_batch: limits of a batch of one process (see `cut_into_batches`).
+        max_tokens_per_batch, max_rows_per_batch: limits of a batch (see `cut_into_batches`).
         seed: seed of the order.
-        process_index, num_processes: this process and their number. An epoch ends for all processes at once: up to
-            `num_processes - 1` batches, other ones in every epoch, are left out.
+        process_index, num_processes: this process and their number.
         num_workers: number of processes that load and collate in advance. With 0, this process does it.
-
-    Raises:
-        ValueError: if there are fewer batches than processes.
     """
 
     def __init__(
@@ -105,54 +124,95 @@ class LengthBucketBatches:
         self.limits = {"max_tokens_per_batch": max_tokens_per_batch, "max_rows_per_batch": max_rows_per_batch}
         self.seed, self.num_workers = seed, num_workers
         self.process_index, self.num_processes = process_index, num_processes
-        # Counted in epoch 0. Other epochs may have a few more or less, as examples of equal length are shuffled.
-        self.batches_per_epoch = len(self._indices(epoch=0))
-        if self.batches_per_epoch == 0:
-            set_limits = [name for name, limit in self.limits.items() if limit is not None]
-            raise ValueError(
-                f"{len(dataset)} training examples make fewer batches "
-                f"({', '.join(f'{name} is {self.limits[name]}' for name in set_limits)}) than there are processes "
-                f"({num_processes}). Lower {' or '.join(set_limits)}, or use fewer processes."
-            )
 
-    def _indices(self, epoch: int) -> list[list[int]]:
+    def updates_per_epoch(self, batches_per_update: int) -> int:
+        """Returns the number of updates of epoch 0; other epochs may have a few more or less, as ties are shuffled."""
+        return math.ceil(len(self._rows_of_batches(epoch=0)) / batches_per_update)
+
+    def _rows_of_batches(self, epoch: int) -> list[list[int]]:
+        """Returns the examples of all batches of an epoch, for all processes."""
         lengths = self.lengths(epoch) if callable(self.lengths) else self.lengths
         generator = np.random.default_rng([self.seed, epoch])
         batches = cut_into_batches(lengths, order_by_length(lengths, generator), **self.limits)
-        shuffled = [batches[index].tolist() for index in generator.permutation(len(batches))]
-        share = shuffled[self.process_index :: self.num_processes]
-        return share[: len(shuffled) // self.num_processes]
+        return [batches[index].tolist() for index in generator.permutation(len(batches))]
 
-    def epoch(self, epoch: int, skip: int = 0) -> Iterator[Batch]:
-        """Iterates over the batches of an epoch (from 0), without the first `skip`."""
-        return iter(
-            DataLoader(
-                self.dataset,
-                batch_sampler=self._indices(epoch)[skip:],
-                collate_fn=self.collate,
-                num_workers=self.num_workers,
-                # A DataLoader's iterator draws a seed. Drawing it from the global generator would change dropout when
-                # a run resumes in the middle of an epoch.
-                generator=torch.Generator().manual_seed(self.seed),
-            )
+    def updates(self, epoch: int, batches_per_update: int, skip: int = 0) -> Iterator[list[LocalBatch]]:
+        """Iterates over this process's batches of each update of an epoch.
+
+        Every process gets equally many batches of an update. One for which there is none gets a copy of the first
+        one with weight 0.
+
+        Args:
+            epoch: the epoch, from 0.
+            batches_per_update: number of batches of an update over all processes.
+            skip: number of updates to leave out at the beginning.
+
+        Raises:
+            OSError: if a worker ends or gives no batch for `WORKER_TIMEOUT_SECONDS`.
+        """
+        batches = self._rows_of_batches(epoch)
+        starts = range(skip * batches_per_update, len(batches), batches_per_update)
+        shares = [
+            share_of_update(batches[start : start + batches_per_update], self.process_index, self.num_processes)
+            for start in starts
+        ]
+        loader = DataLoader(
+            self.dataset,
+            batch_sampler=[rows for share in shares for _, _, rows in share],
+            collate_fn=self.collate,
+            num_workers=self.num_workers,
+            timeout=WORKER_TIMEOUT_SECONDS if self.num_workers else 0,
+            # An iterator of a DataLoader draws a seed. It must not come from the model's generator.
+            generator=torch.Generator().manual_seed(self.seed),
         )
+        tensors = said_of_workers(loader)
+        for share in shares:
+            yield [LocalBatch(next(tensors), index, weight, rows) for index, weight, rows in share]
+
+    def epoch(self, epoch: int) -> Iterator[Batch]:
+        """Iterates over this process's batches of an epoch, for a caller that makes no updates of several batches."""
+        for update in self.updates(epoch, batches_per_update=self.num_processes):
+            yield from (batch.tensors for batch in update if batch.weight)
+
+
+def share_of_update(batches: Sequence[Item], process_index: int, num_processes: int) -> list[tuple[int, int, Item]]:
+    """Returns a process's share of an update's batches as (index in the update, weight, batch), with equally many
+    entries on every process."""
+    rounds = math.ceil(len(batches) / num_processes)
+    places = range(process_index, rounds * num_processes, num_processes)
+    return [(place, 1, batches[place]) if place < len(batches) else (place, 0, batches[0]) for place in places]
+
+
+def said_of_workers(loader: Iterable[Batch]) -> Iterator[Batch]:
+    """Iterates over a DataLoader and says in a sentence what is wrong with one of its workers."""
+    try:
+        yield from loader
+    except RuntimeError as error:
+        if "DataLoader" not in str(error):
+            raise
+        reason = " ".join(str(error).split()).rstrip(".")
+        raise OSError(
+            f"A process that prepares batches (dataloader_num_workers) ended or hangs: {reason}. The machine may be "
+            "short of memory. Lower dataloader_num_workers, then run the same command again to go on."
+        ) from error
 
 
 class StreamBatches:
-    """The batches of one process, epoch by epoch, from a stream that is too large to index.
+    """The updates of a run, epoch by epoch, from a stream that is too large to index.
 
     The stream is read in windows; each window is sorted by length and cut into batches. Bahdanau et al. 2014 (appendix
-    B.2) do the same: they fetch 1600 pairs, sort them and cut them into 20 batches. Every process reads the whole
-    stream and takes its share of the batches. A resumed run reads the stream again up to where it stopped.
+    B.2) do the same: they fetch 1600 pairs, sort them and cut them into 20 batches.
 
     Args:
         examples: the stream, which every epoch iterates over again. If it shuffles, it has a method `set_epoch`.
         lengths_of: function from an example to its numbers of tokens, (sides,).
         collate, max_tokens_per_batch, seed, process_index, num_processes: as in `LengthBucketBatches`.
         window: number of examples in a window.
+        is_any_true: function that tells whether a condition is true on any process. It is given if the stream holds
+            other examples on every process. Then an update takes equally many batches of each process, and one whose
+            stream ends first repeats its last batch with weight 0. None: every process reads the whole stream and
+            takes its share of each update.
     """
-
-    batches_per_epoch = None
 
     def __init__(
         self,
@@ -165,28 +225,67 @@ class StreamBatches:
         window: int = 20_000,
         process_index: int = 0,
         num_processes: int = 1,
+        is_any_true: Callable[[bool], bool] | None = None,
     ):
         self.examples, self.lengths_of, self.collate = examples, lengths_of, collate
         self.max_tokens_per_batch, self.seed, self.window = max_tokens_per_batch, seed, window
-        self.process_index, self.num_processes = process_index, num_processes
+        self.process_index, self.num_processes, self.is_any_true = process_index, num_processes, is_any_true
 
-    def epoch(self, epoch: int, skip: int = 0) -> Iterator[Batch]:
-        """Iterates over the batches of an epoch (from 0), without the first `skip`."""
+    def updates_per_epoch(self, batches_per_update: int) -> None:
+        """Returns None: the length of a stream is not known."""
+
+    def updates(self, epoch: int, batches_per_update: int, skip: int = 0) -> Iterator[list[LocalBatch]]:
+        """Iterates over this process's batches of each update of an epoch; see `LengthBucketBatches.updates`.
+
+        The epoch ends when no process has a batch left.
+
+        Raises:
+            ValueError: if this process's own share of the stream is empty.
+        """
         if hasattr(self.examples, "set_epoch"):
             self.examples.set_epoch(epoch)
-        share = self._batches_of_this_process(np.random.default_rng([self.seed, epoch]))
-        return map(self.collate, itertools.islice(share, skip, None))
+        batches = self._batches(np.random.default_rng([self.seed, epoch]))
+        if self.is_any_true is None:
+            while update := list(itertools.islice(batches, batches_per_update)):
+                if skip:
+                    skip -= 1
+                    continue
+                share = share_of_update(update, self.process_index, self.num_processes)
+                yield [LocalBatch(self.collate(examples), index, weight) for index, weight, examples in share]
+            return
+        shares = share_of_update(range(batches_per_update), self.process_index, self.num_processes)
+        places, own = [place for place, _, _ in shares], sum(weight for _, weight, _ in shares)
+        last = None
+        while True:
+            update = list(itertools.islice(batches, own))
+            if not self.is_any_true(bool(update)):
+                return
+            last = update[-1] if update else last
+            if last is None:
+                raise ValueError(
+                    f"Process {self.process_index} has no example of the stream. Use fewer processes, or more files."
+                )
+            if skip:
+                skip -= 1
+                continue
+            padded = [(examples, 1) for examples in update] + [(last, 0)] * (len(places) - len(update))
+            yield [
+                LocalBatch(self.collate(examples), index, weight)
+                for index, (examples, weight) in zip(places, padded, strict=True)
+            ]
 
-    def _batches_of_this_process(self, generator: np.random.Generator) -> Iterator[list[Mapping[str, Any]]]:
+    def epoch(self, epoch: int) -> Iterator[Batch]:
+        """Iterates over this process's batches of an epoch, for a caller that makes no updates of several batches."""
+        for update in self.updates(epoch, batches_per_update=self.num_processes):
+            yield from (batch.tensors for batch in update if batch.weight)
+
+    def _batches(self, generator: np.random.Generator) -> Iterator[list[Mapping[str, Any]]]:
         stream = iter(self.examples)
         while examples := list(itertools.islice(stream, self.window)):
             lengths = np.array([self.lengths_of(example) for example in examples])
             batches = cut_into_batches(lengths, order_by_length(lengths, generator), self.max_tokens_per_batch)
-            shuffled = [batches[index] for index in generator.permutation(len(batches))]
-            # Every process gets the same number of batches; otherwise one would wait for the others' gradients.
-            rounds = len(shuffled) // self.num_processes * self.num_processes
-            for indices in shuffled[self.process_index : rounds : self.num_processes]:
-                yield [examples[index] for index in indices]
+            for index in generator.permutation(len(batches)):
+                yield [examples[row] for row in batches[index]]
 
 
 def batches_for_evaluation(

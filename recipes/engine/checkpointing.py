@@ -3,32 +3,56 @@
     checkpoint-500/
         config.json, model.safetensors, tokenizer...    the model in the form that is shared
         training_state/
-            progress.json       updates, epoch, batches of the epoch, best score
-            optimizer.pt        the optimizer's moments
-            random_state_0.pt   the random generators, one file for each process
+            progress.json                           updates, epoch, batches of the epoch, best score
+            optimizer.safetensors, optimizer.json   the optimizer's moments and its groups of parameters
+            manifest.json                           size and checksum of every other file of the checkpoint
 
-A checkpoint is written under another name and renamed when it is complete, so every checkpoint folder is complete.
+A checkpoint is a transaction (`checkpoint_writer.py`). It is written under another name, flushed to the disk and
+renamed, so every checkpoint folder is complete, after a loss of power too; older checkpoints are removed only then.
+What happens to its files later is found by the manifest. Nothing in it is pickled. Checkpoints of earlier versions,
+with their moments in `optimizer.pt`, can be resumed from: their pickle is read by a reader that makes tensors, numbers
+and text only.
 """
 
+import contextlib
 import json
 import pickle
-import random
-import shutil
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, fields
-from functools import partial
+import types
+import typing
+import zipfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from accelerate import Accelerator
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from papers_to_gpt.engine.durable_files import files_written_aside
+from papers_to_gpt.engine.manifest import damaged_files
+from papers_to_gpt.engine.optimizer_files import (
+    STATE_OF_EARLIER_VERSIONS,
+    STRUCTURE_FILE,
+    TENSORS_FILE,
+    check_optimizer,
+    read_optimizer,
+    read_optimizer_of_earlier_versions,
+)
+
 CHECKPOINT_PREFIX = "checkpoint-"
+# Written between the others, by the clock or when a run is stopped, and only to resume from: which there are must not
+# change the result of a run, so they are not averaged, and the next checkpoint replaces them.
+RECOVERY_PREFIX = "recovery-"
 TRAINING_STATE = "training_state"
+WEIGHTS_FILE = "model.safetensors"
+PROGRESS_FILE = "progress.json"
+MANIFEST_FILE = "manifest.json"
+REQUIRED_FILES = (
+    WEIGHTS_FILE,
+    *(f"{TRAINING_STATE}/{name}" for name in (PROGRESS_FILE, TENSORS_FILE, STRUCTURE_FILE)),
+)
 
 
 @dataclass
@@ -37,126 +61,250 @@ class Progress:
 
     Attributes:
         update: updates done.
-        epoch, batches_in_epoch: complete epochs, and batches of the present epoch that were read.
+        epoch, updates_in_epoch: complete epochs, and updates of the present epoch that are done.
+        batches_per_update: batches of an update over all processes; a run keeps it on another number of processes.
         target_tokens: tokens that the loss was computed on.
         train_seconds: time spent in updates.
         elapsed_seconds: time since the start, evaluation and checkpoints included.
         best_update, best_score: the best evaluation so far; None before the first.
         evaluations_without_improvement: number of evaluations since the best one.
+        evaluation_is_due: whether an evaluation after this update was not finished.
+        skipped_updates, skipped_in_a_row: updates whose gradient was not finite: all, and up to this one in a row.
+        log_window: sums since the last log line (see `LogWindow`).
+        batches_in_epoch: position in checkpoints of earlier versions, in batches of one process.
     """
 
     update: int = 0
     epoch: int = 0
-    batches_in_epoch: int = 0
+    updates_in_epoch: int = 0
+    batches_per_update: int = 1
     target_tokens: int = 0
     train_seconds: float = 0.0
     elapsed_seconds: float = 0.0
     best_update: int | None = None
     best_score: float | None = None
     evaluations_without_improvement: int = 0
+    evaluation_is_due: bool = False
+    skipped_updates: int = 0
+    skipped_in_a_row: int = 0
+    log_window: dict[str, float] | None = None
+    batches_in_epoch: int | None = None
 
 
-def checkpoints_in(output_dir: str | Path) -> list[Path]:
-    """Returns the checkpoints of a run in the order of their updates."""
-    found = [
-        path
-        for path in Path(output_dir).glob(f"{CHECKPOINT_PREFIX}*")
-        if path.name[len(CHECKPOINT_PREFIX) :].isdigit()
-    ]
+def read_progress(path: Path) -> Progress:
+    """Reads a checkpoint's `progress.json`.
+
+    A field that the file does not have takes its default, and one that `Progress` does not have is left out: versions
+    before and after this one have other fields.
+
+    Raises:
+        ValueError: if the file is not JSON, or a field has a value of another type.
+    """
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise ValueError(f"{path} cannot be read ({error}).") from error
+    hints = typing.get_type_hints(Progress)
+    known = {name: value for name, value in values.items() if name in hints} if isinstance(values, dict) else {}
+    if "update" not in known:
+        raise ValueError(f"{path} does not say how far the run has come: it has no update.")
+    for name, value in known.items():
+        if not _has_type(value, hints[name]):
+            raise ValueError(
+                f"{path}: {name} is {value!r}, but must be {getattr(hints[name], '__name__', hints[name])}."
+            )
+    return Progress(**known)
+
+
+def _has_type(value: Any, hint: Any) -> bool:
+    if isinstance(hint, types.UnionType) or typing.get_origin(hint) is typing.Union:
+        return any(_has_type(value, part) for part in typing.get_args(hint))
+    kind = typing.get_origin(hint) or hint
+    if kind is Any:
+        return True
+    if isinstance(value, bool):
+        return kind is bool
+    return isinstance(value, (int, float) if kind is float else kind)
+
+
+def checkpoints_in(output_dir: str | Path, prefix: str = CHECKPOINT_PREFIX) -> list[Path]:
+    """Returns the scheduled checkpoints of a run in the order of their updates."""
+    found = [path for path in Path(output_dir).glob(f"{prefix}*") if path.name[len(prefix) :].isdigit()]
     return sorted(found, key=update_of)
+
+
+def recovery_checkpoints_in(output_dir: str | Path) -> list[Path]:
+    """Returns the checkpoints that were written between the scheduled ones, in the order of their updates."""
+    return checkpoints_in(output_dir, RECOVERY_PREFIX)
+
+
+def all_checkpoints_in(output_dir: str | Path) -> list[Path]:
+    """Returns the checkpoints of both kinds that a run can resume from, in the order of their updates."""
+    # sorted() keeps the order of equals, so of two checkpoints of an update the scheduled one counts as newer.
+    return sorted([*recovery_checkpoints_in(output_dir), *checkpoints_in(output_dir)], key=update_of)
 
 
 def update_of(checkpoint: Path) -> int:
     """Returns the update after which a checkpoint was written."""
-    return int(checkpoint.name.removeprefix(CHECKPOINT_PREFIX))
+    return int(checkpoint.name.rpartition("-")[2])
 
 
-def save_checkpoint(
-    accelerator: Accelerator,
-    output_dir: Path,
-    progress: Progress,
-    optimizer: torch.optim.Optimizer,
-    save_model: Callable[[Path], None],
-    keep_last: int,
-) -> Path:
-    """Writes a checkpoint and removes older ones, except the last `keep_last` and the best.
+# Checking
+
+
+def verify_checkpoint(checkpoint: Path, model: nn.Module | None = None) -> list[str]:
+    """Reads a checkpoint's files and compares them with its manifest.
 
     Args:
-        accelerator: every process must call this function; the main process writes the model.
-        output_dir: the folder of the run.
-        progress: how far the run has come.
-        optimizer: the optimizer whose state is saved.
-        save_model: writes the model in the form that is shared to a folder.
-        keep_last: number of checkpoints to keep, including the new one; 0 keeps all.
+        checkpoint: the folder.
+        model: if given, names and shapes of weights and moments are compared with the model's.
 
     Returns:
-        The checkpoint's folder.
+        One clause for each problem, such as "model.safetensors is damaged: its checksum differs"; an empty list for
+        a checkpoint that can be resumed from.
     """
-    final = output_dir / f"{CHECKPOINT_PREFIX}{progress.update}"
-    partial = output_dir / f"partial-{final.name}"
-    if accelerator.is_main_process:
-        shutil.rmtree(partial, ignore_errors=True)
-        (partial / TRAINING_STATE).mkdir(parents=True)
-    accelerator.wait_for_everyone()
-    state = partial / TRAINING_STATE
-    torch.save(_random_state(), state / f"random_state_{accelerator.process_index}.pt")
-    if accelerator.is_main_process:
-        save_model(partial)
-        torch.save(optimizer.state_dict(), state / "optimizer.pt")
-        (state / "progress.json").write_text(json.dumps(asdict(progress), indent=2) + "\n")
-    accelerator.wait_for_everyone()
-    if accelerator.is_main_process:
-        shutil.rmtree(final, ignore_errors=True)
-        partial.rename(final)
-        for old in checkpoints_in(output_dir)[:-keep_last] if keep_last else []:
-            if update_of(old) != progress.best_update:
-                shutil.rmtree(old)
-    accelerator.wait_for_everyone()
-    return final
+    state = checkpoint / TRAINING_STATE
+    if not checkpoint.is_dir():
+        return ["it is no folder"]
+    if not state.is_dir():
+        return [f"it has no folder {TRAINING_STATE}"]
+    if _is_of_an_earlier_version(checkpoint):
+        problems = _problems_of_an_earlier_version(checkpoint)
+    else:
+        problems = damaged_files(checkpoint, state / MANIFEST_FILE, REQUIRED_FILES)
+    if not problems:
+        with _collecting(problems):
+            read_progress(state / PROGRESS_FILE)
+        if model is not None:
+            with _collecting(problems):
+                _check_shapes(checkpoint, model)
+                if not _is_of_an_earlier_version(checkpoint):
+                    check_optimizer(state, model)
+    return problems
 
 
-def load_checkpoint(
-    accelerator: Accelerator, checkpoint: Path, model: nn.Module, optimizer: torch.optim.Optimizer
-) -> Progress:
-    """Restores the model, the optimizer and the random generators in place.
+def find_good_checkpoint(
+    output_dir: str | Path, model: nn.Module | None = None, before: int | None = None
+) -> tuple[Path | None, list[str]]:
+    """Finds the newest checkpoint that can be resumed from.
+
+    Args:
+        output_dir: the folder of the run.
+        model: see `verify_checkpoint`.
+        before: if given, only checkpoints of earlier updates are looked at.
+
+    Returns:
+        The checkpoint, None if there is none; and one sentence for each newer one that is damaged, in one line.
+    """
+    skipped = []
+    for checkpoint in reversed(all_checkpoints_in(output_dir)):
+        if before is None or update_of(checkpoint) < before:
+            problems = verify_checkpoint(checkpoint, model)
+            if not problems:
+                return checkpoint, skipped
+            more = f" (and {len(problems) - 1} more problems)" if len(problems) > 1 else ""
+            skipped.append(f"{checkpoint} cannot be resumed from and is skipped: {problems[0]}{more}.")
+    return None, skipped
+
+
+def check_checkpoint(checkpoint: Path, model: nn.Module | None = None) -> None:
+    """Refuses a damaged checkpoint that the user has named.
+
+    Raises:
+        ValueError: names the damaged files, and the good checkpoint before it in the same folder.
+    """
+    problems = verify_checkpoint(checkpoint, model)
+    if not problems:
+        return
+    number = checkpoint.name.rpartition("-")[2]
+    good = find_good_checkpoint(checkpoint.parent, model, int(number))[0] if number.isdigit() else None
+    remedy = f"set resume_from_checkpoint to {good}, the one before" if good else "name another checkpoint"
+    raise ValueError(f"{checkpoint} cannot be resumed from: {'; '.join(problems)}. Copy it again, or {remedy}.")
+
+
+@contextlib.contextmanager
+def _collecting(problems: list[str]) -> Iterator[None]:
+    try:
+        yield
+    except ValueError as error:
+        problems.append(str(error).rstrip("."))
+
+
+def _is_of_an_earlier_version(checkpoint: Path) -> bool:
+    state = checkpoint / TRAINING_STATE
+    return (state / STATE_OF_EARLIER_VERSIONS).exists() and not (state / MANIFEST_FILE).exists()
+
+
+def _problems_of_an_earlier_version(checkpoint: Path) -> list[str]:
+    """What can be found without a manifest: files that are missing or cut, and damage of `optimizer.pt`."""
+    problems = []
+    weights, moments = checkpoint / WEIGHTS_FILE, checkpoint / TRAINING_STATE / STATE_OF_EARLIER_VERSIONS
+    for path in (weights, checkpoint / TRAINING_STATE / PROGRESS_FILE):
+        if not path.is_file():
+            problems.append(f"{path.relative_to(checkpoint)} is missing")
+    try:
+        if weights.is_file():
+            with safe_open(weights, framework="pt"):
+                pass
+    except (OSError, SafetensorError) as error:
+        problems.append(f"{WEIGHTS_FILE} is damaged ({error})")
+    try:
+        with zipfile.ZipFile(moments) as archive:  # torch.save writes a zip archive, which has a checksum of each part
+            damaged = archive.testzip()
+    except (OSError, zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError) as error:
+        damaged = str(error)
+    if damaged:
+        problems.append(f"{moments.relative_to(checkpoint)} is damaged ({damaged})")
+    return problems
+
+
+# Reading
+
+
+def load_checkpoint(checkpoint: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> Progress:
+    """Restores the model and the optimizer in place.
 
     Returns:
         How far the run had come.
 
     Raises:
-        ValueError: if the folder has no training state, was written by another number of processes, or holds the
-            weights of another model; or if one of its files cannot be read.
+        ValueError: if a file is missing or cannot be read, or holds the state of another model.
     """
     state = checkpoint / TRAINING_STATE
-    missing = [path.name for path in (state / "progress.json", state / "optimizer.pt") if not path.is_file()]
+    earlier = _is_of_an_earlier_version(checkpoint)
+    needed = (PROGRESS_FILE, *((STATE_OF_EARLIER_VERSIONS,) if earlier else (TENSORS_FILE, STRUCTURE_FILE)))
+    missing = [name for name in needed if not (state / name).is_file()]
     if missing:
         raise ValueError(
             f"{checkpoint} cannot be resumed from: {state} lacks {', '.join(missing)}. Set resume_from_checkpoint to "
             "a checkpoint with its training state, or to last."
         )
-    processes = len(list(state.glob("random_state_*.pt")))
-    if processes != accelerator.num_processes:
-        raise ValueError(
-            f"{checkpoint} was written by {processes} processes, but this run has {accelerator.num_processes}. "
-            f"Resume with `accelerate launch --num_processes {processes}`."
-        )
+    progress = read_progress(state / PROGRESS_FILE)
     load_weights(model, checkpoint)
-    # weights_only unpickles nothing but tensors, numbers and strings, so a foreign file cannot run code.
-    read_tensors = partial(torch.load, map_location="cpu", weights_only=True)
-    optimizer.load_state_dict(_read(state / "optimizer.pt", read_tensors))
-    _set_random_state(_read(state / f"random_state_{accelerator.process_index}.pt", read_tensors))
-    values = _read(state / "progress.json", lambda path: json.loads(path.read_text()))
-    return Progress(**{field.name: values[field.name] for field in fields(Progress)})
+    if earlier:
+        try:
+            read_optimizer_of_earlier_versions(state, optimizer)
+        except (ValueError, OSError, RuntimeError, EOFError, KeyError, TypeError, pickle.UnpicklingError) as error:
+            raise ValueError(
+                f"{state / STATE_OF_EARLIER_VERSIONS} cannot be read ({error}). Copy it again, or set "
+                "resume_from_checkpoint to another checkpoint."
+            ) from error
+    else:
+        read_optimizer(state, optimizer, model)
+    return progress
 
 
-def _read(path: Path, read: Callable[[Path], Any]) -> Any:
-    """What `read` makes of a file; an error that does not name the file becomes one that does."""
+def _read_weights(folder: Path) -> dict[str, torch.Tensor]:
+    path = folder / WEIGHTS_FILE
     try:
-        return read(path)
-    except (SafetensorError, ValueError, OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
+        return load_file(path)
+    except FileNotFoundError as error:
         raise ValueError(
-            f"{path} cannot be read ({error}); it may be cut off. Copy the file again, or set resume_from_checkpoint "
-            "to another checkpoint."
+            f"{folder} holds no weights: {path} is missing. Copy it again, or name another folder."
+        ) from error
+    except (SafetensorError, OSError) as error:
+        raise ValueError(
+            f"{path} cannot be read ({error}); it may be cut off. Copy it again, or take another checkpoint."
         ) from error
 
 
@@ -166,16 +314,36 @@ def load_weights(model: nn.Module, folder: Path) -> None:
     Raises:
         ValueError: if the folder lacks weights of the model or has others, or if its file cannot be read.
     """
-    weights = _read(folder / "model.safetensors", load_file)
-    missing, unexpected = model.load_state_dict(weights, strict=False)
-    # A tied weight is saved under only one of its names, so the other name is missing.
-    owned = {name for name, _ in model.named_parameters()} | {name for name, _ in model.named_buffers()}
-    lacking = [name for name in missing if name in owned]
+    weights = _read_weights(folder)
+    _compare(folder, {name: tensor.shape for name, tensor in weights.items()}, model)
+    model.load_state_dict(weights, strict=False)
+
+
+def _check_shapes(folder: Path, model: nn.Module) -> None:
+    """Compares the header of a folder's weights with a model."""
+    with safe_open(folder / WEIGHTS_FILE, framework="pt") as file:
+        _compare(folder, {name: torch.Size(file.get_slice(name).get_shape()) for name in file.keys()}, model)
+
+
+def _compare(folder: Path, shapes: dict[str, torch.Size], model: nn.Module) -> None:
+    """Refuses weights of other names or shapes than the model's."""
+    shapes = getattr(model, "rename_old_keys", dict)(shapes)
+    owned = dict(model.named_parameters())  # a tied weight under the one name that is saved
+    expected = {name: tensor.shape for name, tensor in model.state_dict().items()}
+    buffers = {name for name, _ in model.named_buffers()} & expected.keys()
+    lacking = [name for name in expected if name not in shapes and (name in owned or name in buffers)]
+    unexpected = [name for name in shapes if name not in expected]
     if lacking or unexpected:
         raise ValueError(
-            f"{folder} holds another model: it lacks {lacking[:3]} and has the unexpected {unexpected[:3]}. Use a "
-            "checkpoint of a run with the same settings."
+            f"{folder} holds another model: {WEIGHTS_FILE} lacks {lacking[:3]} and has the unexpected "
+            f"{unexpected[:3]}. Use a checkpoint of a run with the same settings."
         )
+    for name, shape in shapes.items():
+        if shape != expected[name]:
+            raise ValueError(
+                f"{folder} holds a model of another size: {name} is {list(shape)} in {WEIGHTS_FILE}, but "
+                f"{list(expected[name])} in this run. Use a checkpoint of a run with the same settings."
+            )
 
 
 def average_weights(
@@ -192,37 +360,24 @@ def average_weights(
         target: the folder to write to.
         rename_old_keys: returns a checkpoint's tensors under the names that the model uses now. Without it, the
             checkpoints must use the same names.
+
+    Raises:
+        ValueError: if a checkpoint's weights cannot be read, or have other names or shapes than the first one's.
     """
     total: dict[str, torch.Tensor] = {}
-    with safe_open(checkpoints[0] / "model.safetensors", framework="pt") as file:
-        metadata = file.metadata()
+    dtypes: dict[str, torch.dtype] = {}
     for checkpoint in checkpoints:
-        weights = rename_old_keys(load_file(checkpoint / "model.safetensors"))
+        weights = rename_old_keys(_read_weights(checkpoint))
+        if total and {n: t.shape for n, t in weights.items()} != {n: t.shape for n, t in total.items()}:
+            raise ValueError(
+                f"The weights of {checkpoint} and {checkpoints[0]} differ in names or shapes, so they have no mean. "
+                "Remove the checkpoint that belongs to another run."
+            )
         dtypes = {name: tensor.dtype for name, tensor in weights.items()}
         for name, tensor in weights.items():
             total[name] = total.get(name, 0) + tensor.float() / len(checkpoints)
     mean = {name: tensor.to(dtypes[name]) for name, tensor in total.items()}
-    save_file(mean, target / "model.safetensors", metadata=metadata)
-    # safetensors creates files that only their owner may read.
-    shutil.copymode(checkpoints[0] / "model.safetensors", target / "model.safetensors")
-
-
-def _random_state() -> dict[str, Any]:
-    name, keys, position, has_gauss, cached = np.random.get_state()
-    version, numbers, gauss = random.getstate()
-    return {
-        "torch": torch.get_rng_state(),
-        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
-        "numpy": [name, torch.from_numpy(keys.astype(np.int64)), position, has_gauss, cached],
-        "python": [version, list(numbers), gauss],
-    }
-
-
-def _set_random_state(state: dict[str, Any]) -> None:
-    torch.set_rng_state(state["torch"])
-    if state["cuda"]:
-        torch.cuda.set_rng_state_all(state["cuda"])
-    name, keys, position, has_gauss, cached = state["numpy"]
-    np.random.set_state((name, keys.numpy().astype(np.uint32), position, has_gauss, cached))
-    version, numbers, gauss = state["python"]
-    random.setstate((version, tuple(numbers), gauss))
+    with safe_open(checkpoints[0] / WEIGHTS_FILE, framework="pt") as file:
+        metadata = file.metadata()
+    with files_written_aside(target) as folder:
+        save_file(mean, folder / WEIGHTS_FILE, metadata=metadata)

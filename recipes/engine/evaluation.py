@@ -10,7 +10,8 @@ from accelerate.utils import gather_object
 from transformers import PreTrainedModel
 
 from papers_to_gpt.engine.batching import Batch
-from papers_to_gpt.engine.training import TokenCounts, count_tokens
+from papers_to_gpt.engine.log_window import TokenCounts, count_tokens
+from papers_to_gpt.engine.stopping import StopRequested, interruptible
 
 Item = TypeVar("Item")
 
@@ -34,14 +35,26 @@ def evaluate_loss(
 
     Returns:
         `loss` and `perplexity`, the same on every process.
+
+    Raises:
+        StopRequested: on every process, if one of them was asked to stop.
     """
-    # The sums are divided once at the end, because batches have different numbers of tokens.
-    sums = torch.zeros(2, dtype=torch.float32, device=accelerator.device)
-    for batch in batches:
-        sums[1] += count_tokens(batch).target_tokens
-        batch = {name: tensor.to(accelerator.device) for name, tensor in batch.items()}
-        sums[0] += model(**batch, num_items_in_batch=1, **(loss_arguments or {})).loss
-    loss, targets = accelerator.reduce(sums, "sum").tolist()
+    # The sums are divided once at the end, because batches have different numbers of tokens. The third one counts the
+    # processes that were asked to stop.
+    dtype = torch.float64 if accelerator.device.type in ("cpu", "cuda") else torch.float32
+    sums = torch.zeros(3, dtype=dtype, device=accelerator.device)
+    try:
+        with interruptible():
+            for batch in batches:
+                targets = count_tokens(batch).target_tokens
+                batch = {name: tensor.to(accelerator.device) for name, tensor in batch.items()}
+                sums[0] += model(**batch, num_items_in_batch=1, **(loss_arguments or {})).loss
+                sums[1] += targets
+    except StopRequested:
+        sums[2] = 1
+    loss, targets, stopped = accelerator.reduce(sums, "sum").tolist()
+    if stopped:
+        raise StopRequested
     mean = loss / targets
     return {"loss": mean, "perplexity": math.exp(min(mean, 700.0))}
 
@@ -58,12 +71,29 @@ def map_across_processes(
 
     Returns:
         One result for each item, in the order of the items.
+
+    Raises:
+        StopRequested: on every process, if one of them was asked to stop.
     """
     index, processes = accelerator.process_index, accelerator.num_processes
+    share = None
+    try:
+        with interruptible():
+            share = function(items[index::processes])
+    except StopRequested:
+        if processes == 1:
+            raise
     if processes == 1:
-        return function(items)
-    shares = gather_object([function(items[index::processes])])
+        return share
+    shares = gather_object([share])
+    if None in shares:
+        raise StopRequested
     results: list[Any] = [None] * len(items)
     for process, share in enumerate(shares):
         results[process::processes] = share
     return results
+
+
+def is_any_true(accelerator: Accelerator, condition: bool) -> bool:
+    """Returns whether a condition is true on any process; every process must call this function."""
+    return bool(accelerator.reduce(torch.tensor(int(condition), device=accelerator.device), "sum"))

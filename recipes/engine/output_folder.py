@@ -6,7 +6,6 @@ where it stands; the entry `finished` of `run.yaml`, which is written last, says
 
 import contextlib
 import dataclasses
-import os
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -16,8 +15,9 @@ import yaml
 from accelerate import Accelerator
 from transformers.dynamic_module_utils import get_relative_import_files
 
-from papers_to_gpt.engine.checkpointing import TRAINING_STATE, Progress, checkpoints_in, update_of
+from papers_to_gpt.engine.checkpointing import Progress, all_checkpoints_in, find_good_checkpoint, update_of
 from papers_to_gpt.engine.data_fingerprint import Fingerprint, compare_fingerprints, fingerprint_rows
+from papers_to_gpt.engine.durable_files import write_durably
 from papers_to_gpt.engine.reporting import CARD_FILE, LOG_FILE, RESULTS_FILE, RUN_FILE, read_run_record
 from papers_to_gpt.engine.run_differences import Differences, find_differences, length_changes
 from papers_to_gpt.engine.run_lock import on_main_process
@@ -136,9 +136,7 @@ def finish_run(folder: Path, progress: Progress | None = None, total_updates: in
             "evaluations_without_improvement": progress.evaluations_without_improvement,
         }
     record = (_read_record(folder) or {}) | {"finished": done}
-    partial = folder / f"{RUN_FILE}.partial"
-    partial.write_text(yaml.safe_dump(record, sort_keys=False, allow_unicode=True), encoding="utf-8")
-    os.replace(partial, folder / RUN_FILE)
+    write_durably(folder / RUN_FILE, yaml.safe_dump(record, sort_keys=False, allow_unicode=True))
 
 
 def is_finished(folder: Path) -> bool:
@@ -159,7 +157,7 @@ def remove_run(folder: Path) -> None:
                 if emptied == folder or any(emptied.iterdir()):
                     break
                 emptied.rmdir()
-    for path in [*checkpoints_in(folder), folder / TARGET_TOKENIZER]:
+    for path in [*all_checkpoints_in(folder), folder / TARGET_TOKENIZER]:
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)
     for path in _code_of(folder):
@@ -192,7 +190,7 @@ def _plan(
     is_series: bool,
 ) -> RunStart:
     folder = Path(training.output_dir)
-    record, checkpoints = _read_record(folder), checkpoints_in(folder)
+    record, checkpoints = _read_record(folder), all_checkpoints_in(folder)
     product = training.gradient_accumulation_steps * accelerator.num_processes
     anew = RunStart(folder, dataclasses.replace(training, resume_from_checkpoint=None), product, data)
     asked = training.resume_from_checkpoint
@@ -261,13 +259,13 @@ def _going_on(
             "cannot go on. Replace it (--overwrite_output_dir true), or name another folder (--output_dir ...)."
         )
     else:
-        good = [each for each in checkpoints if (each / TRAINING_STATE / "progress.json").is_file()]
-        if not good:
+        found, damaged = find_good_checkpoint(folder)
+        if found is None:
             raise ValueError(
-                f"No checkpoint in output_dir {folder} can be resumed from: {checkpoints[-1]} lacks its training "
-                "state. Replace the run (--overwrite_output_dir true), or name another folder (--output_dir ...)."
+                f"No checkpoint in output_dir {folder} can be resumed from. {' '.join(damaged)} Replace the run "
+                "(--overwrite_output_dir true), or name another folder (--output_dir ...)."
             )
-        checkpoint = good[-1]
+        checkpoint, notes = found, [*damaged, *notes]
     limit = start.training.max_steps
     if checkpoint in checkpoints and limit is not None and update_of(checkpoint) > limit:
         raise ValueError(_too_many(folder, update_of(checkpoint), "updates", "max_steps", limit))

@@ -2,8 +2,10 @@
 
 import dataclasses
 import json
+import logging
 import os
 import platform
+import re
 import sys
 import time
 from collections.abc import Sequence
@@ -17,10 +19,15 @@ from accelerate import Accelerator
 from accelerate.tracking import get_available_trackers
 from tqdm import tqdm
 
+from papers_to_gpt.engine.durable_files import append_line, flush_file, write_durably
+
+logger = logging.getLogger(__name__)
+
 LOG_FILE = "train_log.jsonl"
 RESULTS_FILE = "all_results.json"
 RUN_FILE = "run.yaml"
 TRACKERS_OF_THE_EXTRA = ("tensorboard", "trackio")  # what `tracking` in setup.cfg installs
+SAMPLES_HEADING = re.compile(r"^==== (?:update (?P<update>\d+)|final model) ====$", re.MULTILINE)
 LIBRARIES = "torch transformers datasets tokenizers accelerate evaluate sacrebleu scikit-learn scipy".split()
 
 
@@ -85,7 +92,7 @@ def write_run_record(output_dir: Path, accelerator: Accelerator, settings: tuple
         "versions": {"python": platform.python_version(), **{library: version(library) for library in LIBRARIES}},
         "machine": describe_machine(accelerator),
     }
-    (output_dir / RUN_FILE).write_text(yaml.safe_dump(record, sort_keys=False, allow_unicode=True), encoding="utf-8")
+    write_durably(output_dir / RUN_FILE, yaml.safe_dump(record, sort_keys=False, allow_unicode=True))
 
 
 def flatten_settings(settings: tuple[Any, ...]) -> dict[str, Any]:
@@ -94,18 +101,105 @@ def flatten_settings(settings: tuple[Any, ...]) -> dict[str, Any]:
 
 
 def read_run_record(output_dir: Path) -> dict[str, Any] | None:
-    """Reads what `write_run_record` wrote; None if the folder holds no run."""
+    """Reads what `write_run_record` wrote; None if the folder holds no run.
+
+    Raises:
+        ValueError: if the file is damaged.
+    """
     path = output_dir / RUN_FILE
-    return yaml.safe_load(path.read_text(encoding="utf-8")) if path.is_file() else None
+    if not path.is_file():
+        return None
+    try:
+        record = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise _damaged_record(path, " ".join(str(error).split())) from error
+    if not isinstance(record, dict) or not isinstance(record.get("settings"), dict):
+        raise _damaged_record(path, "it has no mapping named settings")
+    return record
+
+
+def _damaged_record(path: Path, reason: str) -> ValueError:
+    return ValueError(
+        f"{path} is damaged ({reason}), so the settings of the run are not known. Copy it again from a backup, or "
+        "replace the run (--overwrite_output_dir true)."
+    )
 
 
 def write_results(output_dir: Path, results: dict[str, Any]) -> None:
-    """Adds results to `all_results.json` and replaces those of the same name."""
+    """Adds results to `all_results.json` and replaces those of the same name.
+
+    Earlier results that are damaged are kept as `all_results.json.damaged`, and a warning names them.
+    """
     path = output_dir / RESULTS_FILE
-    earlier = json.loads(path.read_text()) if path.is_file() else {}
-    partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps(earlier | results, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    os.replace(partial, path)
+    try:
+        earlier = read_results(output_dir)
+    except ValueError as error:
+        earlier, aside = {}, path.with_name(path.name + ".damaged")
+        os.replace(path, aside)
+        logger.warning("%s It is kept as %s, and new results are written.", error, aside)
+    write_durably(path, json.dumps(earlier | results, indent=2, ensure_ascii=False) + "\n")
+
+
+def read_results(output_dir: Path) -> dict[str, Any]:
+    """Reads what `write_results` wrote; nothing if the folder holds no results.
+
+    Raises:
+        ValueError: if the file is damaged.
+    """
+    path = output_dir / RESULTS_FILE
+    if not path.is_file():
+        return {}
+    try:
+        results = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path} is damaged ({error}).") from error
+    if not isinstance(results, dict):
+        raise ValueError(f"{path} is damaged (it holds no JSON object).")
+    return results
+
+
+def read_log(path: Path) -> list[dict[str, Any]]:
+    """Reads the lines of a run's log. A last line that a full disk or a loss of power has cut is left out.
+
+    Raises:
+        ValueError: if a line before the last one is damaged.
+    """
+    if not path.is_file():
+        return []
+    lines = path.read_bytes().split(b"\n")
+    entries = []
+    for number, line in enumerate(lines, start=1):
+        try:
+            entry = json.loads(line)
+            complete = isinstance(entry, dict) and type(entry.get("update")) is int
+        except (ValueError, RecursionError):
+            complete = False
+        if complete:
+            entries.append(entry)
+        elif any(rest.strip() for rest in lines[number:]):
+            raise ValueError(
+                f"{path}, line {number} is damaged: it is no JSON object with an update. Correct or remove the line."
+            )
+    return entries
+
+
+def add_samples(path: Path, update: int | None, text: str) -> None:
+    """Adds an entry to a file of samples; entries of this update and of later ones are replaced.
+
+    So a run that is resumed, and evaluates some updates again, has each entry once.
+
+    Args:
+        path: the file, such as `samples.txt`.
+        update: the update that the samples are from; None for those of the final model.
+        text: the samples.
+    """
+    content = path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
+    for heading in SAMPLES_HEADING.finditer(content):
+        if heading["update"] is None or (update is not None and int(heading["update"]) >= update):
+            content = content[: heading.start()]
+            break
+    heading = "final model" if update is None else f"update {update}"
+    write_durably(path, f"{content}==== {heading} ====\n\n{text}\n\n----\n\n")
 
 
 def check_trackers(names: Sequence[str]) -> None:
@@ -176,9 +270,8 @@ class Reporter:
         self.is_main = accelerator.is_main_process
         self.started, self.first_update = time.perf_counter(), first_update
         if self.is_main:
-            lines = self.path.read_text().splitlines(keepends=True) if self.path.is_file() else []
-            kept = [line for line in lines if json.loads(line)["update"] <= first_update]
-            self.path.write_text("".join(kept))
+            kept = [line for line in read_log(self.path) if line["update"] <= first_update] if first_update else []
+            write_durably(self.path, "".join(json.dumps(line) + "\n" for line in kept))
         if accelerator.log_with:
             accelerator.init_trackers(
                 project,
@@ -209,8 +302,7 @@ class Reporter:
         if not self.is_main:
             return
         values = {name: float(f"{value:.6g}") if isinstance(value, float) else value for name, value in values.items()}
-        with self.path.open("a") as file:
-            file.write(json.dumps({"update": update, "kind": prefix, **values}) + "\n")
+        append_line(self.path, json.dumps({"update": update, "kind": prefix, **values}))
         shown = "  ".join(
             f"{name} {self._short(value)}" for name, value in values.items() if not isinstance(value, str)
         )
@@ -218,6 +310,11 @@ class Reporter:
         self.say(f"{prefix:>5} {update}{of_total}  {shown}" + (self._time_left(update) if prefix == "train" else ""))
         numbers = {f"{prefix}/{name}": value for name, value in values.items() if isinstance(value, int | float)}
         self.accelerator.log(numbers, step=update)
+
+    def flush(self) -> None:
+        """Waits until the log is on the disk; call it before a checkpoint is written, which counts on its lines."""
+        if self.is_main:
+            flush_file(self.path)
 
     def say(self, text: str) -> None:
         """Prints a line on the console, above the progress bar."""

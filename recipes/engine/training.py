@@ -5,65 +5,72 @@ the gradient of its summed loss divided by that count. So accumulation and more 
 time of an update, and not its gradient. Everything counts updates: schedule, log, evaluation, checkpoints, limits.
 """
 
-import itertools
+import logging
 import math
 import os
+import re
+import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import set_seed
+from tqdm import tqdm
 from transformers import PreTrainedModel
 
-from papers_to_gpt.engine.batching import Batch
+from papers_to_gpt.engine.batching import Batch, LocalBatch
+from papers_to_gpt.engine.checkpoint_writer import CheckpointWriter
 from papers_to_gpt.engine.checkpointing import (
     Progress,
+    all_checkpoints_in,
     average_weights,
+    check_checkpoint,
     checkpoints_in,
+    find_good_checkpoint,
     load_checkpoint,
     load_weights,
-    save_checkpoint,
 )
+from papers_to_gpt.engine.durable_files import clean_leftovers, files_written_aside
 from papers_to_gpt.engine.hardware import processor_has_bf16
+from papers_to_gpt.engine.log_window import LogWindow, TokenCounts, count_tokens
 from papers_to_gpt.engine.memory import keep_freed_memory, return_freed_memory
 from papers_to_gpt.engine.optimization import make_optimizer, make_schedule
+from papers_to_gpt.engine.random_streams import seed_generators
 from papers_to_gpt.engine.reporting import Reporter, check_trackers
+from papers_to_gpt.engine.stopping import StopRequested, StopSignals, interruptible
 from papers_to_gpt.settings.training import OptimizationSettings, TrainingSettings, check_metric
 
-IGNORE_INDEX = -100
+logger = logging.getLogger(__name__)
 
 # Costs nothing that can be measured, and keeps a process from holding more than about twice what it uses.
 UPDATES_BETWEEN_TRIMS = 10
 
 
-class TrainBatches(Protocol):
-    """What the loop reads: this process's batches, reproducible epoch by epoch (see `engine/batching.py`)."""
-
-    batches_per_epoch: int | None
-
-    def epoch(self, epoch: int, skip: int = 0) -> Iterator[Batch]: ...
-
-
 @dataclass(frozen=True)
-class TokenCounts:
-    """Counts of a batch: tokens to predict, tokens that are not padding, and slots in its tensors."""
+class Wishes:
+    """What any process wants after an update.
 
-    target_tokens: int
-    tokens: int
-    slots: int
+    Attributes:
+        stop: to stop, because of a signal.
+        save: to save, because the last checkpoint is `save_minutes` old.
+        out_of_time: to end the run, because `max_train_minutes` are over.
+    """
+
+    stop: bool = False
+    save: bool = False
+    out_of_time: bool = False
 
 
-def count_tokens(batch: Batch) -> TokenCounts:
-    """The counts of a batch with `labels`, `input_ids` and, where it is padded, `attention_mask`."""
-    targets = int((batch["labels"] != IGNORE_INDEX).sum())
-    mask = batch.get("attention_mask")
-    inputs = batch["input_ids"].numel() if mask is None else int(mask.sum())
-    return TokenCounts(targets, targets + inputs, batch["labels"].numel() + batch["input_ids"].numel())
+class TrainBatches(Protocol):
+    """What the loop reads: this process's batches of each update, reproducible by epoch (see `engine/batching.py`)."""
+
+    def updates_per_epoch(self, batches_per_update: int) -> int | None: ...
+
+    def updates(self, epoch: int, batches_per_update: int, skip: int = 0) -> Iterator[list[LocalBatch]]: ...
 
 
 def make_accelerator(settings: TrainingSettings) -> Accelerator:
@@ -84,11 +91,15 @@ def make_accelerator(settings: TrainingSettings) -> Accelerator:
     )
 
 
-def checkpoint_to_resume(settings: TrainingSettings) -> Path | None:
-    """The checkpoint that resume_from_checkpoint names, or None for a run that starts anew.
+def checkpoint_to_resume(settings: TrainingSettings, model: PreTrainedModel | None = None) -> Path | None:
+    """Returns the checkpoint that resume_from_checkpoint names, or None for a run that starts anew.
+
+    Args:
+        settings: the settings of the run.
+        model: if given, its weights must have the names and shapes of the checkpoint's.
 
     Raises:
-        ValueError: if there is none.
+        ValueError: if there is none, or the one that is named is damaged.
     """
     name = settings.resume_from_checkpoint
     if not name:
@@ -96,11 +107,39 @@ def checkpoint_to_resume(settings: TrainingSettings) -> Path | None:
     if name != "last":
         if not Path(name).is_dir():
             raise ValueError(f"resume_from_checkpoint is {name!r}, which is not a folder.")
+        check_checkpoint(Path(name), model)
         return Path(name)
-    checkpoints = checkpoints_in(settings.output_dir)
-    if not checkpoints:
-        raise ValueError(f"resume_from_checkpoint is last, but {settings.output_dir} holds no checkpoint.")
-    return checkpoints[-1]
+    checkpoint, skipped = find_good_checkpoint(settings.output_dir, model)
+    if checkpoint is None:
+        reason = " ".join([f"{settings.output_dir} holds no checkpoint to resume from.", *skipped])
+        raise ValueError(f"resume_from_checkpoint is last, but {reason}")
+    if model is not None:  # the loop asks last; recipes have asked for the tokenizer's folder before
+        for sentence in skipped:
+            logger.warning(sentence)
+    return checkpoint
+
+
+def name_batch(batch: LocalBatch) -> str:
+    """Returns how messages name a batch: by its index in the update and its first examples."""
+    rows = ", ".join(map(str, batch.rows[:3])) + (", ..." if len(batch.rows) > 3 else "")
+    return f"batch {batch.index + 1}" + (f" (examples {rows} of the training data)" if rows else "")
+
+
+@contextmanager
+def saying_what_needs_memory(group: list[LocalBatch], update: int) -> Iterator[None]:
+    """Turns a lack of memory into a sentence that names the update's largest batch and the settings."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:  # torch.OutOfMemoryError is a RuntimeError
+        if not isinstance(error, MemoryError) and not re.search(r"out of memory|can't allocate memory", str(error)):
+            raise
+        shapes = (tuple(batch.tensors["input_ids"].shape) for batch in group)
+        largest = max(shapes, key=math.prod)
+        raise ValueError(
+            f"There is not enough memory for update {update}, whose largest batch has {largest[0]} rows of "
+            f"{math.prod(largest[1:])} tokens. Make batches smaller (max_tokens_per_batch or "
+            "per_device_train_batch_size) and raise gradient_accumulation_steps, or make the model smaller."
+        ) from error
 
 
 class TrainingLoop:
@@ -110,15 +149,17 @@ class TrainingLoop:
         accelerator: from `make_accelerator`.
         model: its forward takes a batch's tensors, `num_items_in_batch` and loss_arguments, and returns a `loss`
             summed over the tokens to predict and divided by `num_items_in_batch`.
-        batches: of this process.
-        settings, optimization: see there.
-        evaluate: from the model (in evaluation mode, on every process) to scores, the same on every process.
-        save_model: writes the shareable model to a folder; called on the main process.
-        count_tokens: for losses that do not predict every label.
-        counted: what the loss is a sum over and `TokenCounts.target_tokens` counts; names the rates.
+        batches: the updates' batches of this process.
+        settings, optimization: the settings of the run.
+        evaluate: function from the model (in evaluation mode, on every process) to scores, the same on every process.
+        save_model: writes the shareable model to a folder, with the weights in `state_dict` if it is not None;
+            called on the main process, with background_checkpoints by a thread.
+        count_tokens: function that counts a batch. Override it for a loss that does not predict every label.
+        counted: name of what the loss is a sum over and `TokenCounts.target_tokens` counts.
         loss_arguments: passed to the model's forward in training.
-        rates: further values for the log line, from what is counted per second.
-        after_save: called with every new checkpoint's folder on the main process; must not keep training waiting.
+        rates: function from what is counted per second to further values for the log line.
+        after_save: called with every new checkpoint's folder on the main process, with background_checkpoints by a
+            thread; must not keep training waiting.
     """
 
     def __init__(
@@ -130,7 +171,7 @@ class TrainingLoop:
         optimization: OptimizationSettings,
         *,
         evaluate: Callable[[PreTrainedModel], dict[str, float]],
-        save_model: Callable[[Path], None],
+        save_model: Callable[..., None],
         count_tokens: Callable[[Batch], TokenCounts] = count_tokens,
         counted: str = "target_tokens",
         loss_arguments: dict[str, Any] | None = None,
@@ -141,12 +182,39 @@ class TrainingLoop:
         self.evaluate, self.save_model, self.count_tokens = evaluate, save_model, count_tokens
         self.counted = counted
         self.max_grad_norm, self.loss_arguments = optimization.max_grad_norm, loss_arguments or {}
-        self.rates, self.after_save = rates, after_save
+        self.rates = rates
         self.output_dir = Path(settings.output_dir)
+        self.raw_model, self.optimization = model, optimization
+        self.model, self.optimizer = accelerator.prepare(model, make_optimizer(model, optimization))
+        self.progress = Progress(batches_per_update=settings.gradient_accumulation_steps * accelerator.num_processes)
+        self.writer = CheckpointWriter(
+            accelerator,
+            self.output_dir,
+            model,
+            self.optimizer,
+            save_model,
+            settings.save_total_limit,
+            background=settings.background_checkpoints,
+            after_save=after_save,
+        )
+        self.window = LogWindow(accelerator.device)
+        self.stopping = StopSignals(settings.stop_within_seconds)
+        self._started = self._saved_at = time.perf_counter()
+        self._saved_update, self._losses = 0, []
+        self._skipped = torch.tensor([0, 0], device=accelerator.device)  # all, and in a row up to this update
+        self._plan_updates()
+
+    def _plan_updates(self) -> None:
+        """Computes the length of the run, the schedule and when to evaluate from the number of batches of an update.
+
+        Raises:
+            ValueError: if they need the length of the data, which is not known.
+        """
+        settings = self.settings
         self.total_updates, self.eval_steps = settings.max_steps, settings.eval_steps
-        if batches.batches_per_epoch is not None:
-            updates_per_epoch = math.ceil(batches.batches_per_epoch / settings.gradient_accumulation_steps)
-            self.eval_steps = self.eval_steps or updates_per_epoch
+        updates_per_epoch = self.batches.updates_per_epoch(self.progress.batches_per_update)
+        if updates_per_epoch is not None:
+            self.eval_steps = self.eval_steps or max(1, updates_per_epoch)
             if self.total_updates is None:
                 self.total_updates = max(1, round(settings.num_train_epochs * updates_per_epoch))
         if self.total_updates is None:
@@ -155,11 +223,8 @@ class TrainingLoop:
             raise ValueError(
                 "The data's size is not known, so an epoch cannot be evaluated at its end. Set eval_steps."
             )
-        model_size = getattr(model.config, "hidden_size", None)
-        self.learning_rate = make_schedule(optimization, self.total_updates, model_size)
-        self.raw_model = model
-        self.model, self.optimizer = accelerator.prepare(model, make_optimizer(model, optimization))
-        self.progress = Progress()
+        model_size = getattr(self.raw_model.config, "hidden_size", None)
+        self.learning_rate = make_schedule(self.optimization, self.total_updates, model_size)
 
     def train(self) -> dict[str, Any]:
         """Runs all updates and leaves the final model in `output_dir`.
@@ -168,14 +233,20 @@ class TrainingLoop:
             What the run cost and its best score, for `all_results.json`.
 
         Raises:
-            ValueError: if the loss is not finite; checkpoints written before stay as they are.
-            KeyboardInterrupt: says how to go on.
+            ValueError: if too many updates in a row are not finite; checkpoints written before stay as they are.
+            KeyboardInterrupt: after SIGTERM or Ctrl-C, once the last finished update is saved; says how to go on.
         """
-        # Dropout differs between processes; everything before this line was drawn alike on all of them.
-        set_seed(self.settings.seed, device_specific=True)
-        checkpoint = checkpoint_to_resume(self.settings)
+        if self.accelerator.is_main_process:
+            clean_leftovers(self.output_dir)
+        self.accelerator.wait_for_everyone()
+        checkpoint = checkpoint_to_resume(self.settings, self.raw_model)
         if checkpoint is not None:
-            self.progress = load_checkpoint(self.accelerator, checkpoint, self.raw_model, self.optimizer)
+            self._load(checkpoint)
+            self._plan_updates()
+            self._saved_update = self.progress.update
+            self._skipped += torch.tensor([self.progress.skipped_updates, self.progress.skipped_in_a_row])
+            if self.progress.log_window is not None:
+                self.window.load_state_dict(self.progress.log_window, self.accelerator)
         reporter = Reporter(
             self.accelerator,
             self.output_dir,
@@ -184,86 +255,186 @@ class TrainingLoop:
             project=self.settings.project,
             run_name=self.settings.run_name,
         )
-        self._started = time.perf_counter() - self.progress.elapsed_seconds
-        try:
-            self._run(reporter)
-            return self._finish(reporter)
-        except KeyboardInterrupt:
-            raise KeyboardInterrupt(self._how_to_go_on()) from None
-        finally:
-            reporter.close()
+        self._find_best_checkpoint(reporter)
+        self.earlier_seconds = self.progress.elapsed_seconds
+        self._started, self._saved_at = time.perf_counter() - self.earlier_seconds, time.perf_counter()
+        with self.stopping:
+            try:
+                self._run(reporter)
+                self.writer.wait()
+                return self._finish(reporter)
+            except StopRequested:
+                self._save_at_stop(reporter)
+                raise self.stopping.interruption(self._how_to_go_on()) from None
+            except KeyboardInterrupt:  # the second Ctrl-C
+                self.writer.join()
+                raise KeyboardInterrupt(self._how_to_go_on()) from None
+            finally:
+                self.writer.join()
+                reporter.close()
+
+    def _load(self, checkpoint: Path) -> None:
+        """Restores model, optimizer and position."""
+        batches_per_update = self.progress.batches_per_update
+        self.progress = load_checkpoint(checkpoint, self.raw_model, self.optimizer)
+        if self.progress.batches_in_epoch is not None:  # written by an earlier version, on as many processes
+            self.progress.batches_per_update = batches_per_update
+            accumulation = self.settings.gradient_accumulation_steps
+            self.progress.updates_in_epoch = math.ceil(self.progress.batches_in_epoch / accumulation)
+            self.progress.batches_in_epoch = None
+
+    def _find_best_checkpoint(self, reporter: Reporter) -> None:
+        """Makes the present update the first candidate if the best checkpoint of a resumed run is missing."""
+        progress = self.progress
+        if self.settings.average_last_checkpoints or progress.best_update is None:
+            return
+        best = self.output_dir / f"checkpoint-{progress.best_update}"
+        if not best.is_dir():
+            reporter.say(
+                f"{best}, the best checkpoint so far, is missing. The best one is chosen among update "
+                f"{progress.update} and the later ones."
+            )
+            progress.best_update = progress.best_score = None
+            progress.evaluation_is_due = True
 
     def _run(self, reporter: Reporter) -> None:
         settings, progress = self.settings, self.progress
-        window = LogWindow()
+        if progress.evaluation_is_due:
+            self._evaluate(reporter)
+            self._save(reporter)
         updates = self._updates()
-        out_of_time = False
-        while progress.update < self.total_updates and not (out_of_time or self._out_of_patience()):
+        wishes = Wishes(out_of_time=self._is_out_of_time())
+        if wishes.out_of_time:
+            reporter.say(f"max_train_minutes ({settings.max_train_minutes:g}) is used up. Raise it to train further.")
+        elif self._is_out_of_patience() and progress.update < self.total_updates:
+            reporter.say(
+                f"early_stopping_patience ({settings.early_stopping_patience}) is used up. Raise it to train further."
+            )
+        while progress.update < self.total_updates and not (wishes.out_of_time or self._is_out_of_patience()):
             started = time.perf_counter()
-            group = next(updates)
-            loss, gradient_norm, counts = self._update(group)
-            window.add(loss, gradient_norm, counts)
+            epoch, updates_in_epoch, group = next(updates)
+            wishes = self._update(group)
+            progress.epoch, progress.updates_in_epoch = epoch, updates_in_epoch
             reporter.advance()
-            out_of_time = self._out_of_time()
-            last = progress.update == self.total_updates or out_of_time
+            last = progress.update == self.total_updates or wishes.out_of_time
             log, evaluate, save = (
                 every is not None and (last or progress.update % every == 0)
                 for every in (settings.logging_steps, self.eval_steps, settings.save_steps)
             )
-            if log or evaluate or save:
-                self._check_finite(window)
+            if log or evaluate or save or self.accelerator.device.type == "cpu":
+                self._check_skipped(group)
             if progress.update % UPDATES_BETWEEN_TRIMS == 0 or evaluate:
                 return_freed_memory()
             seconds = time.perf_counter() - started
-            window.seconds += seconds
+            self.window.seconds += seconds
             progress.train_seconds += seconds
             if log:
-                values = window.values(self.accelerator, self.counted)
+                values = self.window.values(self.accelerator, self.counted)
                 values["learning_rate"] = self.learning_rate(progress.update)
                 reporter.log(progress.update, values | self.rates(values[f"{self.counted}_per_second"]), "train")
-                window = LogWindow()
+                self.window = LogWindow(self.accelerator.device)
+            progress.evaluation_is_due = evaluate
+            # Several processes agree at the beginning of an update, so their stop comes after the next one.
+            if wishes.stop or (self.accelerator.num_processes == 1 and self.stopping.received is not None):
+                raise StopRequested
             if evaluate:
                 self._evaluate(reporter)
             if evaluate or save:
-                self._save()
+                self._save(reporter)
+            elif wishes.save:
+                self._save(reporter, scheduled=False)
 
-    def _updates(self) -> Iterator[list[Batch]]:
-        """The batches of one update after another, from where the run stands."""
-        progress = self.progress
+    def _updates(self) -> Iterator[tuple[int, int, list[LocalBatch]]]:
+        """Yields the epoch, the number of the update in it and the batches of one update after another."""
+        epoch, done = self.progress.epoch, self.progress.updates_in_epoch
         while True:
-            batches = self.batches.epoch(progress.epoch, skip=progress.batches_in_epoch)
-            while group := list(itertools.islice(batches, self.settings.gradient_accumulation_steps)):
-                progress.batches_in_epoch += len(group)
-                yield group
-            if progress.batches_in_epoch == 0:
+            number = done
+            groups = self.batches.updates(epoch, self.progress.batches_per_update, skip=done)
+            for number, group in enumerate(groups, done + 1):
+                yield epoch, number, group
+            if number == 0:
                 raise ValueError("The training data gave no batch.")
-            progress.epoch, progress.batches_in_epoch = progress.epoch + 1, 0
+            epoch, done = epoch + 1, 0
 
-    def _update(self, group: list[Batch]) -> tuple[torch.Tensor, torch.Tensor, list[TokenCounts]]:
-        accelerator = self.accelerator
+    def _update(self, group: list[LocalBatch]) -> Wishes:
+        """Makes one update and returns what is to be done after it."""
+        accelerator, update = self.accelerator, self.progress.update + 1
         self.model.train()
-        counts = [self.count_tokens(batch) for batch in group]
-        targets = torch.tensor(sum(count.target_tokens for count in counts), device=accelerator.device)
-        targets = accelerator.reduce(targets, "sum")  # of this update, over all processes
-        self.progress.target_tokens += int(targets)
-        total_loss = torch.zeros((), device=accelerator.device)
-        for position, batch in enumerate(group):
-            batch = {name: tensor.to(accelerator.device, non_blocking=True) for name, tensor in batch.items()}
-            # Gradients travel between processes once an update, with its last batch.
-            is_last = position == len(group) - 1
-            with nullcontext() if is_last else accelerator.no_sync(self.model):
-                loss = self.model(**batch, num_items_in_batch=targets, **self.loss_arguments).loss
-                # Distributed training averages gradients over processes; the gradient here is their sum.
-                accelerator.backward(loss * accelerator.num_processes)
-            total_loss += loss.detach()
-        # A bound of infinity clips nothing and still measures the norm.
-        norm = accelerator.clip_grad_norm_(self.model.parameters(), self.max_grad_norm or math.inf)
-        self.progress.update += 1
+        counts = [self.count_tokens(batch.tensors) for batch in group if batch.weight]
+        target_tokens = sum(count.target_tokens for count in counts)
+        # One reduction carries everything on which the processes have to agree.
+        sums = torch.tensor([target_tokens, *self._own_wishes()], device=accelerator.device)
+        sums = accelerator.reduce(sums, "sum")
+        targets, wishes = sums[0], Wishes(*map(bool, sums[1:].tolist()))
+        losses = []
+        with (
+            self.stopping.abandonable() if accelerator.num_processes == 1 else nullcontext(),
+            saying_what_needs_memory(group, update),
+        ):
+            for position, batch in enumerate(group):
+                seed_generators(self.settings.seed, update, batch.index)
+                tensors = {
+                    name: tensor.to(accelerator.device, non_blocking=True) for name, tensor in batch.tensors.items()
+                }
+                # Gradients travel between processes once an update, with its last batch.
+                is_last = position == len(group) - 1
+                with nullcontext() if is_last else accelerator.no_sync(self.model):
+                    loss = self.model(**tensors, num_items_in_batch=targets, **self.loss_arguments).loss * batch.weight
+                    # Distributed training averages gradients over processes; the gradient here is their sum. The last
+                    # term is 0. If the loss is not finite it is NaN, which every process then finds in its gradients.
+                    accelerator.backward(loss * (accelerator.num_processes + (loss - loss).detach()))
+                losses.append(loss.detach())
+            # A bound of infinity clips nothing and still measures the norm.
+            norm = accelerator.clip_grad_norm_(self.model.parameters(), self.max_grad_norm or math.inf).detach()
         for parameter_group in self.optimizer.param_groups:
-            parameter_group["lr"] = self.learning_rate(self.progress.update)
-        self.optimizer.step()
+            parameter_group["lr"] = self.learning_rate(update)
+        self._step(norm)
         self.optimizer.zero_grad()
-        return total_loss * targets, norm.detach(), counts
+        self.window.add(torch.stack(losses).sum() * targets, norm, counts)
+        self._losses = losses
+        self.progress.update = update
+        self.progress.target_tokens += int(targets)
+        return wishes
+
+    def _step(self, norm: torch.Tensor) -> None:
+        """Steps the optimizer, unless the norm of the gradient is not finite: then nothing changes."""
+        finite = norm.isfinite()
+        self._skipped = torch.where(finite, self._skipped * self._skipped.new_tensor([1, 0]), self._skipped + 1)
+        optimizer = self.optimizer.optimizer
+        if norm.device.type != "cpu" and getattr(optimizer, "_step_supports_amp_scaling", False):
+            # Fused kernels skip the step on the device, so that training need not wait for the norm.
+            optimizer.found_inf = (~finite).float()
+            self.optimizer.step()
+        elif finite:
+            self.optimizer.step()
+
+    def _check_skipped(self, group: list[LocalBatch]) -> None:
+        """Says which update was skipped.
+
+        Raises:
+            ValueError: if `max_skipped_updates` were skipped in a row.
+        """
+        progress = self.progress
+        progress.skipped_updates, progress.skipped_in_a_row = self._skipped.tolist()
+        if progress.skipped_in_a_row == 0:
+            return
+        losses = zip(group, self._losses, strict=True)
+        named = [name_batch(batch) for batch, loss in losses if batch.weight and not loss.isfinite()]
+        what = f"the loss of {' and '.join(named)}" if named else "the gradient"
+        if named or self.accelerator.is_main_process:
+            tqdm.write(f"Update {progress.update} is skipped: {what} is not finite.", file=sys.stderr)
+        if progress.skipped_in_a_row >= max(1, self.settings.max_skipped_updates):
+            raise ValueError(
+                f"{progress.skipped_in_a_row} updates in a row were skipped, the last is update {progress.update}: "
+                f"{what} is not finite (max_skipped_updates is {self.settings.max_skipped_updates}). Lower "
+                f"learning_rate, raise warmup_steps, or lower max_grad_norm. {self._newest_checkpoint()}"
+            )
+
+    def _own_wishes(self) -> tuple[bool, bool, bool]:
+        """Returns this process's part of `Wishes`. The main process's clock decides for all."""
+        minutes, is_main = self.settings.save_minutes, self.accelerator.is_main_process
+        save = is_main and minutes is not None and time.perf_counter() - self._saved_at > 60 * minutes
+        return self.stopping.received is not None, save, is_main and self._is_out_of_time()
 
     def _evaluate(self, reporter: Reporter) -> None:
         settings, progress = self.settings, self.progress
@@ -277,58 +448,64 @@ class TrainingLoop:
             progress.evaluations_without_improvement = 0
         else:
             progress.evaluations_without_improvement += 1
+        progress.evaluation_is_due = False
         reporter.log(progress.update, scores, "eval")
 
     def scores(self, model: PreTrainedModel) -> dict[str, float]:
-        """The evaluation of a model as it is now; what it draws at random leaves training's generator alone."""
+        """Evaluates a model after the present update; random numbers come from a stream of their own.
+
+        Raises:
+            StopRequested: after SIGTERM or Ctrl-C within `train`.
+        """
         model.eval()
-        with torch.no_grad(), torch.random.fork_rng():
+        seed_generators(self.settings.seed, "evaluation", self.progress.update)
+        # Among several processes only parts without communication may be left; `engine/evaluation.py` marks them.
+        with torch.no_grad(), interruptible() if self.accelerator.num_processes == 1 else nullcontext():
             return self.evaluate(model)
 
-    def _save(self) -> None:
-        self.progress.elapsed_seconds = time.perf_counter() - self._started
-        keep = self.settings.save_total_limit
-        checkpoint = save_checkpoint(
-            self.accelerator, self.output_dir, self.progress, self.optimizer, self.save_model, keep
-        )
-        if self.after_save is not None and self.accelerator.is_main_process:
-            self.after_save(checkpoint)
+    def _save(self, reporter: Reporter, scheduled: bool = True) -> None:
+        progress = self.progress
+        reporter.flush()
+        progress.elapsed_seconds = time.perf_counter() - self._started
+        progress.log_window = self.window.state_dict(self.accelerator)
+        self.writer.save(progress, scheduled)
+        self._saved_at, self._saved_update = time.perf_counter(), progress.update
+
+    def _save_at_stop(self, reporter: Reporter) -> None:
+        """Saves the last finished update, unless a checkpoint holds it already."""
+        if self.progress.update and self._saved_update != self.progress.update:
+            self._save(reporter, scheduled=False)
+        self.writer.wait()
 
     def _how_to_go_on(self) -> str:
-        """What an interrupted run has left."""
-        checkpoints = checkpoints_in(self.output_dir)
-        if not checkpoints:
-            return f"Interrupted at update {self.progress.update}, before the first checkpoint."
-        return (
-            f"Interrupted at update {self.progress.update}. Run the same command with --resume_from_checkpoint last "
-            f"to go on from {checkpoints[-1]}."
-        )
+        """Returns what an interrupted run has left."""
+        return f"Stopped after update {self.progress.update}. {self._newest_checkpoint()}"
 
-    def _out_of_patience(self) -> bool:
+    def _newest_checkpoint(self) -> str:
+        checkpoints = all_checkpoints_in(self.output_dir)
+        if not checkpoints:
+            return "There is no checkpoint yet: the same command starts anew."
+        return f"The newest checkpoint is {checkpoints[-1]}: run the same command again to go on from it."
+
+    def _is_out_of_patience(self) -> bool:
         patience = self.settings.early_stopping_patience
         return patience is not None and self.progress.evaluations_without_improvement >= patience
 
-    def _out_of_time(self) -> bool:
+    def _is_out_of_time(self) -> bool:
         limit = self.settings.max_train_minutes
-        if limit is None:
-            return False
-        # The main process's clock decides for all, or some would wait for others that have stopped.
-        out = torch.tensor(time.perf_counter() - self._started > 60 * limit, device=self.accelerator.device)
-        return bool(torch.any(self.accelerator.gather(out[None])))
-
-    def _check_finite(self, window: "LogWindow") -> None:
-        if not window.is_finite():
-            raise ValueError(
-                f"The loss or its gradient is not finite at update {self.progress.update} or up to "
-                f"{window.updates - 1} updates before. Checkpoints in {self.output_dir} are from before. Lower "
-                "learning_rate, raise warmup_steps, or lower max_grad_norm."
-            )
+        return limit is not None and time.perf_counter() - self._started > 60 * limit
 
     def _finish(self, reporter: Reporter) -> dict[str, Any]:
         """Puts the final weights into the model and its folder."""
         progress, results = self.progress, {}
         if self.settings.average_last_checkpoints:
-            checkpoints = checkpoints_in(self.output_dir)[-self.settings.average_last_checkpoints :]
+            asked = self.settings.average_last_checkpoints
+            checkpoints = checkpoints_in(self.output_dir)[-asked:]
+            if len(checkpoints) < asked:
+                reporter.say(
+                    f"average_last_checkpoints is {asked}, but there are only {len(checkpoints)} checkpoints. The "
+                    "model is the mean of these."
+                )
             if self.accelerator.is_main_process:
                 rename_old_keys = getattr(self.raw_model, "rename_old_keys", dict)  # a model of any kind trains here
                 average_weights(checkpoints, self.output_dir, rename_old_keys)
@@ -338,53 +515,16 @@ class TrainingLoop:
         else:
             load_weights(self.raw_model, self.output_dir / f"checkpoint-{progress.best_update}")
         if self.accelerator.is_main_process:
-            self.save_model(self.output_dir)
+            with files_written_aside(self.output_dir) as folder:
+                self.save_model(folder)
         self.accelerator.wait_for_everyone()
         return results | {
             "train_updates": progress.update,
+            **({"train_skipped_updates": progress.skipped_updates} if progress.skipped_updates else {}),
             "train_epochs": progress.epoch,
             f"train_{self.counted}": progress.target_tokens,
             "train_seconds": round(progress.train_seconds, 1),
             f"train_{self.counted}_per_second": round(progress.target_tokens / max(progress.train_seconds, 1e-9), 1),
             "best_update": progress.best_update,
             f"best_{self.settings.metric_for_best_model}": progress.best_score,
-        }
-
-
-class LogWindow:
-    """The updates since the last log line. Losses stay on the device until they are asked for."""
-
-    def __init__(self):
-        self.losses: list[torch.Tensor] = []
-        self.norms: list[torch.Tensor] = []
-        self.target_tokens = self.tokens = self.slots = 0
-        self.seconds = 0.0
-
-    @property
-    def updates(self) -> int:
-        return len(self.losses)
-
-    def add(self, loss: torch.Tensor, norm: torch.Tensor, counts: list[TokenCounts]) -> None:
-        self.losses.append(loss)
-        self.norms.append(norm)
-        self.target_tokens += sum(count.target_tokens for count in counts)
-        self.tokens += sum(count.tokens for count in counts)
-        self.slots += sum(count.slots for count in counts)
-
-    def is_finite(self) -> bool:
-        return not self.losses or bool(torch.stack([*self.losses, *self.norms]).isfinite().all())
-
-    def values(self, accelerator: Accelerator, counted: str) -> dict[str, float]:
-        """Sums over processes turned into means and rates."""
-        sums = torch.tensor(
-            [float(torch.stack(self.losses).sum()), self.target_tokens, self.tokens, self.slots],
-            dtype=torch.float64 if accelerator.device.type == "cpu" else torch.float32,
-            device=accelerator.device,
-        )
-        loss, target_tokens, tokens, slots = accelerator.reduce(sums, "sum").tolist()
-        return {
-            "loss": loss / target_tokens,
-            "gradient_norm": float(torch.stack(self.norms).mean()),
-            f"{counted}_per_second": target_tokens / self.seconds,
-            "padding_percent": 100 * (1 - tokens / slots),
         }

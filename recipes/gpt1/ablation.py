@@ -1,4 +1,4 @@
-"""Takes GPT-1's fine-tuning apart: a series of runs for each part that is left out."""
+"""Runs the ablation of GPT-1's fine-tuning: a series of runs for each part that is left out."""
 
 import dataclasses
 import statistics
@@ -35,7 +35,7 @@ from papers_to_gpt.settings.finetuning import AblationSettings, TaskSettings
 FULL = "full"
 TABLE_FILE, PLOT_FILE = "ablation.md", "ablation.png"
 
-# Rows of table 5 by what they change.
+# The rows of the paper's table 5: the settings that each changes.
 VARIANTS: dict[str, dict[str, Any]] = {
     FULL: {},
     "no_pretraining": {"from_scratch": True},
@@ -46,7 +46,7 @@ LAYERS = "layers_{}"
 
 
 def run(settings: tuple[Any, ...]) -> None:
-    """Runs every variant, and writes the table and the plot.
+    """Runs every variant and writes the table and the plot.
 
     Args:
         settings: from `papers_to_gpt.settings.finetuning.parse_ablation`.
@@ -116,24 +116,26 @@ def train(accelerator: Accelerator, settings: tuple[Any, ...], run_start: RunSta
         write_results(output_dir, {"variants": summaries, "wall_seconds": round(time.perf_counter() - started, 1)})
         (output_dir / TABLE_FILE).write_text(table + "\n", encoding="utf-8")
         if find_spec("matplotlib") is None:
-            accelerator.print('There is no plot, for matplotlib is not installed: pip install -e ".[plots]"')
+            accelerator.print("No plot was made because matplotlib is not installed (pip install matplotlib).")
         else:
             plot_layers(names, summaries, blocks, output_dir / PLOT_FILE)
         finish_run(output_dir)
-    accelerator.print(f"\n{table}\n\nDone after {time.perf_counter() - started:.0f} s. All is in {output_dir}.")
+    accelerator.print(
+        f"\n{table}\n\nDone after {time.perf_counter() - started:.0f} s. The results are in {output_dir}."
+    )
 
 
 def load_tasks(model: str, revision: str | None, data: TaskSettings, say: Callable[[str], None]) -> list[TaskData]:
-    """The tasks as a pre-trained model's tokenizer writes them."""
+    """Loads the tasks, tokenized for a pre-trained model."""
     backbone, tokenizer = load_pretrained(model, revision)
     return [load_data(name, data, backbone, tokenizer, say) for name in data.names()]
 
 
 def plan(settings: AblationSettings, blocks: int) -> dict[str, dict[str, Any]]:
-    """What each variant changes in `StartSettings`. All blocks are transferred in the full model already.
+    """Returns the changes to `StartSettings` that make each variant. The full model transfers all blocks.
 
     Raises:
-        ValueError: a number of layers that the model does not have.
+        ValueError: if `layers` has a number that is larger than the model's number of blocks.
     """
     layers = range(blocks) if settings.layers is None else settings.layers
     wrong = [number for number in layers if not 0 <= number <= blocks]
@@ -148,7 +150,7 @@ def plan(settings: AblationSettings, blocks: int) -> dict[str, dict[str, Any]]:
 
 
 def format_table(tasks: Sequence[Task], summaries: dict[str, dict[str, dict[str, Any]]]) -> str:
-    """Markdown in the form of table 5: a line for each variant, with the first score of each task times 100."""
+    """Returns a Markdown table like table 5: a row for each variant, with the first score of each task times 100."""
     several = any(len(part["runs"]) > 1 for summary in summaries.values() for part in summary.values())
     lines = [
         ["variant", "average", *(f"{task.name} ({task.metrics[0]})" for task in tasks)],
@@ -165,7 +167,10 @@ def format_table(tasks: Sequence[Task], summaries: dict[str, dict[str, dict[str,
 def plot_layers(
     tasks: Sequence[Task], summaries: dict[str, dict[str, dict[str, Any]]], blocks: int, path: Path
 ) -> None:
-    """Figure 2, left: each task's score against the number of transferred blocks, dotted without pre-training."""
+    """Plots each task's score against the number of transferred blocks, as in figure 2 (left) of the paper.
+
+    Dotted lines are the scores without pre-training.
+    """
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
 

@@ -24,7 +24,7 @@ SEPARATOR = "\t"
 
 
 def run(settings: ClassificationSettings) -> None:
-    """Predicts for the input file, for standard input, or for what a person types."""
+    """Predicts for the input file, for standard input, or for lines typed at a prompt."""
     transformers_logging.disable_progress_bar()
     task, logits_of = load_classifier(settings)
     with open_output(settings.output_file) as output:
@@ -42,10 +42,10 @@ def run(settings: ClassificationSettings) -> None:
 
 
 def load_classifier(settings: ClassificationSettings) -> tuple[Task, Callable[[list[tuple[str, ...]]], np.ndarray]]:
-    """The task that a model was fine-tuned on, and a function from texts to logits (see `predict`).
+    """Returns the task that a model was fine-tuned on, and a function from texts to logits (see `predict`).
 
     Raises:
-        ValueError: a folder without a model, or a model that is not fine-tuned for a task.
+        ValueError: if the folder holds no model, or the model is not fine-tuned for a task.
     """
     name, source = settings.model_name_or_path, {"revision": settings.revision, "trust_remote_code": False}
     check_folder(name)
@@ -64,7 +64,7 @@ def load_classifier(settings: ClassificationSettings) -> tuple[Task, Callable[[l
     tokenizer = AutoTokenizer.from_pretrained(name, **source)
     check_vocabulary(tokenizer, config.vocab_size, name)
     head = GPT1ForMultipleChoice if task.kind == "multiple_choice" else GPT1ForSequenceClassification
-    # In float32, as it was scored.
+    # In float32, like the evaluation during training.
     model: PreTrainedModel = head.from_pretrained(
         name, revision=settings.revision, dtype=torch.float32, use_safetensors=True
     )
@@ -83,17 +83,17 @@ def load_classifier(settings: ClassificationSettings) -> tuple[Task, Callable[[l
 
 
 def texts_of_file(task: Task, name: str) -> list[tuple[str, ...]]:
-    """Texts of a file with columns, or of lines."""
+    """Returns the texts of a table, or of a file with one example on each line."""
     if file_extension(name) in TABLE_EXTENSIONS:
         return read_texts(task, read_table(name))
     return texts_of_lines(task, read_lines(name), name)
 
 
 def texts_of_lines(task: Task, lines: Sequence[str], where: str) -> list[tuple[str, ...]]:
-    """The texts of each line: one, a pair, or a context and its choices.
+    """Splits lines into their texts: one text, a pair, or a context and its choices.
 
     Raises:
-        ValueError: no line, one with too few or too many texts, or an empty text.
+        ValueError: if there is no line, or a line has too few or too many texts or an empty one.
     """
     names = task.columns if task.kind != "multiple_choice" else ("the context", *task.labels)
     rows = [line.split(SEPARATOR) for line in lines]
@@ -110,7 +110,7 @@ def texts_of_lines(task: Task, lines: Sequence[str], where: str) -> list[tuple[s
 
 
 def write(task: Task, logits: np.ndarray, output: TextIO) -> None:
-    """A line for each example: its number from 0, the class and its probability; of regression the number alone."""
+    """Writes a line for each example: its number from 0, and its class and probability or the predicted number."""
     if task.is_regression:
         print("index", "prediction", sep="\t", file=output)
         for index, number in enumerate(logits[:, 0]):

@@ -1,4 +1,4 @@
-"""Fine-tunes GPT-1 on tasks: one run, or a run for each task and seed with a table of the scores."""
+"""Fine-tunes GPT-1 on tasks: a single run, or one run for each task and seed and a table of their scores."""
 
 import dataclasses
 import json
@@ -33,17 +33,20 @@ from gpt1_scratch.finetuning.reports import (
 )
 from gpt1_scratch.finetuning.tasks import Task
 from papers_to_gpt.engine.batching import Batch, LengthBucketBatches
-from papers_to_gpt.engine.checkpointing import checkpoints_in
+from papers_to_gpt.engine.checkpointing import all_checkpoints_in
 from papers_to_gpt.engine.data_fingerprint import Fingerprint, fingerprint_files
 from papers_to_gpt.engine.evaluation import map_across_processes
 from papers_to_gpt.engine.hardware import FOR_BATCHES_OF_ROWS, keep_compiled_code
+from papers_to_gpt.engine.log_window import TokenCounts
 from papers_to_gpt.engine.model_folder import check_folder
 from papers_to_gpt.engine.output_folder import RunStart, finish_run, is_finished, plan_run
 from papers_to_gpt.engine.reporting import RESULTS_FILE, write_results, write_run_record
 from papers_to_gpt.engine.run_lock import lock_output_dir, on_main_process
-from papers_to_gpt.engine.training import TokenCounts, TrainingLoop, make_accelerator
+from papers_to_gpt.engine.run_plan import describe_plan
+from papers_to_gpt.engine.training import TrainingLoop, make_accelerator
 from papers_to_gpt.publishing.cards import write_card
 from papers_to_gpt.publishing.sharing import open_repository, push_at_end, push_of_checkpoints
+from papers_to_gpt.settings.commands import command
 from papers_to_gpt.settings.finetuning import FinetuningSettings, Settings, StartSettings, TaskSettings
 from papers_to_gpt.settings.hub import HubSettings
 from papers_to_gpt.settings.training import check_metric
@@ -56,7 +59,7 @@ FILES_OF_MODEL = ("config.json", "tokenizer.json", "*.safetensors")
 
 @dataclass(frozen=True)
 class TaskData:
-    """A task with its tokenised splits, and what all its runs start from."""
+    """A task, its tokenized splits, and the tokenizer and backbone that all of its runs start from."""
 
     task: Task
     examples: dict[str, TaskExamples]
@@ -65,7 +68,7 @@ class TaskData:
 
 
 def run(settings: Settings) -> None:
-    """Runs one fine-tuning or a series of them, from data to sharing.
+    """Fine-tunes on one task, or on several tasks or with several seeds, and shares the model.
 
     Args:
         settings: from `papers_to_gpt.settings.finetuning.parse`.
@@ -127,14 +130,15 @@ def train(accelerator: Accelerator, settings: Settings, run_start: RunStart) -> 
             (output_dir / TABLE_FILE).write_text(report + "\n", encoding="utf-8")
             finish_run(output_dir)
     accelerator.print(f"\n{report}")
-    accelerator.print(HOW_TO_USE.format(folder=chosen, seconds=results["wall_seconds"]))
+    classify = command("classify", "--model_name_or_path", chosen, "--input_file", "texts.csv")
+    accelerator.print(HOW_TO_USE.format(classify=classify, folder=chosen, seconds=results["wall_seconds"]))
     push_at_end(repository, chosen)
 
 
 HOW_TO_USE = """
-Done after {seconds:.0f} s. To use the model in {folder}:
+Done after {seconds:.0f} s. To predict with the model in {folder}:
 
-python recipes/classify.py --model_name_or_path {folder} --input_file texts.csv
+{classify}
 """
 
 
@@ -154,10 +158,10 @@ def load_data(
     tokenizer: PreTrainedTokenizerFast,
     say: Callable[[str], None],
 ) -> TaskData:
-    """A task's splits, tokenised, with a word about each."""
+    """Loads and tokenizes the splits of a task, and prints a line about each."""
     positions = backbone.config.max_position_embeddings
     max_length = data.max_length or positions
-    # The frame and a token of each text.
+    # A pair needs three special tokens and at least one token of each text.
     if not 5 <= max_length <= positions:
         raise ValueError(f"max_length is {max_length}; it must be from 5 to max_position_embeddings, {positions}.")
     names = [field.name for field in dataclasses.fields(ColumnOverrides)]
@@ -176,16 +180,16 @@ def load_data(
         examples[split] = tokenize_task(task, part, tokenizer, max_length)
         notes = part.notes
         if cut := examples[split].cut:
-            notes += (f"{cut:,} are longer than {max_length} tokens and cut",)
+            notes += (f"{cut:,} are longer than {max_length} tokens and were cut",)
         say(f"{split}: " + "; ".join([f"{len(part):,} examples", *notes]))
     return TaskData(task, examples, tokenizer, backbone)
 
 
 def check_metrics(tasks: Sequence[TaskData], training: FinetuningSettings) -> None:
-    """Refuses a metric_for_best_model that the evaluation of one of the tasks will not report.
+    """Checks that the evaluation of every task reports `metric_for_best_model`.
 
     Raises:
-        ValueError: names the scores of that task.
+        ValueError: if it does not; the message names the scores of the task.
     """
     if training.metric_for_best_model is None:
         return
@@ -203,7 +207,7 @@ def check_metrics(tasks: Sequence[TaskData], training: FinetuningSettings) -> No
 
 
 def run_series(tasks: Sequence[TaskData], settings: Settings, output_dir: Path) -> dict[str, dict[str, Any]]:
-    """A run for each task and seed, in subfolders; gives each task's summary (see `summarize`)."""
+    """Runs every task with every seed, in subfolders, and returns the summary of each task (see `summarize`)."""
     _, task_settings, _, training, _ = settings
     seeds = task_settings.seeds or [training.seed]
     summaries = {}
@@ -217,7 +221,7 @@ def run_series(tasks: Sequence[TaskData], settings: Settings, output_dir: Path) 
 
 
 def run_in_folder(data: TaskData, settings: Settings, folder: Path, seed: int) -> dict[str, Any]:
-    """Runs one of several runs. In a series that goes on, the results of a finished run are read; others go on."""
+    """Runs one of several runs. If the series is resumed, a finished run is not repeated and others continue."""
     start, task_settings, optimization, training, _ = settings
     top = Path(training.output_dir)
     run_name = "-".join((training.run_name or top.resolve().name, *folder.relative_to(top).parts))
@@ -226,7 +230,7 @@ def run_in_folder(data: TaskData, settings: Settings, folder: Path, seed: int) -
     task_settings = dataclasses.replace(
         task_settings, task=[data.task.name] if task_settings.task else [], seeds=[seed]
     )
-    # Of a series it is the median run that is pushed, once it is known.
+    # Of a series only the median run is pushed, after all of them.
     settings = (start, task_settings, optimization, training, HubSettings())
     accelerator = make_accelerator(training)
     results = on_main_process(accelerator, partial(finished_results, folder))
@@ -234,9 +238,9 @@ def run_in_folder(data: TaskData, settings: Settings, folder: Path, seed: int) -
         accelerator.print(f"\n{folder}")
         run_start = plan_run(accelerator, training, settings)
         results = finetune(accelerator, data, settings, run_start, seed, in_series=True)
-    # What a series needs of a finished run is its model and its results.
+    # A series needs only the model and the results of a finished run, not its checkpoints.
     if accelerator.is_main_process:
-        for checkpoint in checkpoints_in(folder):
+        for checkpoint in all_checkpoints_in(folder):
             shutil.rmtree(checkpoint)
     accelerator.wait_for_everyone()
     return results
@@ -269,7 +273,7 @@ def finetune(
     after_save: Callable[[Path], None] | None = None,
     in_series: bool = False,
 ) -> dict[str, Any]:
-    """One run: one task, one seed. Leaves the best checkpoint's model with its scores in the folder."""
+    """Fine-tunes on one task with one seed. Saves the model of the best checkpoint and its scores in the folder."""
     start, task_settings, optimization, _, _ = settings
     training, output_dir = run_start.training, run_start.folder
     task, examples = data.task, data.examples
@@ -296,8 +300,8 @@ def finetune(
         write_run_record(output_dir, accelerator, settings, **entries)
 
     # Training
-    def save_model(folder: Path) -> None:
-        model.save_pretrained(folder)
+    def save_model(folder: Path, state_dict: dict[str, Any] | None = None) -> None:
+        model.save_pretrained(folder, state_dict=state_dict)
         data.tokenizer.save_pretrained(folder)
 
     pad_token_id = data.tokenizer.pad_token_id
@@ -331,6 +335,7 @@ def finetune(
         count_tokens=count_examples,
         counted="examples",
     )
+    accelerator.print(describe_plan(loop.total_updates, loop.eval_steps, training, optimization))
     results = loop.train()
 
     # Evaluation
@@ -347,7 +352,7 @@ def finetune(
             if kind == "test" and accelerator.is_main_process:
                 write_predictions(output_dir / task.predictions_file(split), task, logits)
     results |= {"labels": task.labels, "train_rows": len(examples["train"])}
-    results["wall_seconds"] = round(time.perf_counter() - started, 1)
+    results["wall_seconds"] = round(time.perf_counter() - started + loop.earlier_seconds, 1)
 
     # Sharing
     if accelerator.is_main_process:
@@ -365,7 +370,7 @@ def evaluate(
     logits_of: Callable[..., Any],
     scores_of: Callable[..., dict[str, float]],
 ) -> dict[str, float]:
-    """Loss and scores on validation."""
+    """Returns the loss and the scores on the validation splits."""
     scores = {}
     for split in data.task.validation:
         if split in data.examples:
@@ -376,5 +381,5 @@ def evaluate(
 
 
 def count_examples(batch: Batch) -> TokenCounts:
-    """The loss is a sum over examples."""
+    """Counts a batch. Its targets are the examples: the loss is summed over them and divided by their number."""
     return TokenCounts(len(batch["labels"]), int(batch["attention_mask"].sum()), batch["input_ids"].numel())

@@ -24,12 +24,12 @@ logger = logging.getLogger(__name__)
 
 
 def run(settings: GenerationSettings) -> None:
-    """Continues the prompts of the settings, of standard input, or of a person who types them."""
+    """Continues the prompts of the settings, of standard input, or typed at a terminal."""
     transformers_logging.disable_progress_bar()
     check_folder(settings.model_name_or_path, settings.trust_remote_code)
     source = {"revision": settings.revision, "trust_remote_code": settings.trust_remote_code}
     bf16 = processor_has_bf16() if settings.bf16 is None else settings.bf16
-    # Generation is bound by reading the weights: half the bytes take half the time.
+    # Generation spends its time reading the weights, and half the bytes take half the time.
     dtype = torch.bfloat16 if bf16 else torch.float32
     model = AutoModelForCausalLM.from_pretrained(
         settings.model_name_or_path, dtype=dtype, use_safetensors=True, **source
@@ -46,7 +46,7 @@ def run(settings: GenerationSettings) -> None:
 
 
 def prompts(settings: GenerationSettings) -> Iterator[str]:
-    """The prompts, one after the other; typed ones as they come."""
+    """Yields the prompts one by one. At a terminal it waits for each to be typed."""
     if settings.prompt is not None:
         yield settings.prompt
     elif settings.prompt_file is not None:
@@ -65,13 +65,13 @@ def prompts(settings: GenerationSettings) -> Iterator[str]:
 def continue_text(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompt: str, settings: GenerationSettings
 ) -> None:
-    """Prints the prompt and its continuation, as it comes where there is only one.
+    """Prints the prompt and its continuations. A single continuation is printed token by token.
 
-    A prompt that leaves no room within the model's positions is cut at its start, with a warning.
+    If a prompt leaves too few of the model's positions for new tokens, its beginning is cut off with a warning.
     """
     ids = tokenizer(prompt, return_tensors="pt", verbose=False).input_ids
     if ids.shape[1] == 0:
-        raise ValueError("The prompt has no text. Give at least a word.")
+        raise ValueError("The prompt is empty. Give at least one word.")
     positions = model.config.max_position_embeddings
     kept = max(1, positions - min(settings.max_new_tokens, positions // 2))
     if ids.shape[1] > kept:

@@ -4,6 +4,7 @@ import itertools
 import logging
 import math
 import time
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -24,33 +25,31 @@ from gpt1_scratch.pretraining.packing import PackedTexts, PartlyCutBlocks, pack_
 from gpt1_scratch.tokenization import published_tokenizer, train_tokenizer
 from papers_to_gpt.engine.batching import Batch, LengthBucketBatches, StreamBatches, batches_for_evaluation
 from papers_to_gpt.engine.data_fingerprint import Fingerprint, fingerprint_files
-from papers_to_gpt.engine.evaluation import evaluate_loss
+from papers_to_gpt.engine.evaluation import evaluate_loss, is_any_true
+from papers_to_gpt.engine.log_window import TokenCounts
 from papers_to_gpt.engine.output_folder import RunStart, finish_run, plan_run
-from papers_to_gpt.engine.reporting import measure_matrix_peak, write_results, write_run_record
+from papers_to_gpt.engine.reporting import add_samples, measure_matrix_peak, write_results, write_run_record
 from papers_to_gpt.engine.run_lock import lock_output_dir
-from papers_to_gpt.engine.training import (
-    TokenCounts,
-    TrainingLoop,
-    checkpoint_to_resume,
-    make_accelerator,
-)
+from papers_to_gpt.engine.run_plan import describe_plan
+from papers_to_gpt.engine.training import TrainingLoop, checkpoint_to_resume, make_accelerator
 from papers_to_gpt.publishing.cards import write_card
 from papers_to_gpt.publishing.sharing import open_repository, push_at_end, push_of_checkpoints
+from papers_to_gpt.settings.commands import command
 from papers_to_gpt.settings.pretraining import ModelSettings, SampleSettings, TextSettings, VocabularySettings
 from papers_to_gpt.settings.training import TrainingSettings
 
 
 def run(settings: tuple[Any, ...]) -> None:
-    """Runs a pre-training from data to sharing.
+    """Pre-trains, evaluates and shares GPT-1.
 
     Args:
         settings: from `papers_to_gpt.settings.pretraining.parse`.
 
     Raises:
-        ValueError: for settings that make no model, text that cannot be read, and what the training loop refuses.
+        ValueError: if the settings make no model, the text cannot be read, or training fails (see `TrainingLoop`).
     """
     model_settings, _, text, _, _, training, _ = settings
-    make_config(model_settings)  # before data loads
+    make_config(model_settings)  # wrong sizes fail here, before data loads
     accelerator = make_accelerator(training)
     with lock_output_dir(accelerator, training.output_dir):
         start = plan_run(accelerator, training, settings, partial(fingerprint_text, text))
@@ -81,7 +80,7 @@ def train(accelerator: Accelerator, settings: tuple[Any, ...], start: RunStart) 
         train_texts, validation_texts = load_corpus(text)
         if text.dataset_name is not None:
             start.check_loaded("dataset_name", {"train": train_texts, "validation": validation_texts})
-        # Learning a vocabulary breaks ties differently each time: it is learned once, by one process, and loaded.
+        # Training a tokenizer is not deterministic (ties are broken at random): one process trains it, all load it.
         checkpoint = checkpoint_to_resume(training)
         if checkpoint is None and accelerator.is_main_process:
             tokenizer = make_tokenizer(train_texts, vocabulary)
@@ -119,10 +118,11 @@ def train(accelerator: Accelerator, settings: tuple[Any, ...], start: RunStart) 
         write_run_record(output_dir, accelerator, settings, parameters=model.num_parameters(), **start.record())
 
     # Training
-    def save_model(folder: Path) -> None:
-        model.save_pretrained(folder)
+    def save_model(folder: Path, state_dict: dict[str, Any] | None = None) -> None:
+        model.save_pretrained(folder, state_dict=state_dict)
         tokenizer.save_pretrained(folder)
 
+    trained = False
     peak = measure_matrix_peak(accelerator) * accelerator.num_processes
     flops_per_token = training_flops_per_token(model, block_size)
     loop = TrainingLoop(
@@ -137,7 +137,12 @@ def train(accelerator: Accelerator, settings: tuple[Any, ...], start: RunStart) 
             packed=packed,
             text=text,
             write_samples=partial(
-                write_samples, tokenizer=tokenizer, texts=validation_texts, sampling=sampling, output_dir=output_dir
+                write_samples,
+                tokenizer=tokenizer,
+                texts=validation_texts,
+                sampling=sampling,
+                output_dir=output_dir,
+                current_update=lambda: None if trained else loop.progress.update,
             ),
         ),
         save_model=save_model,
@@ -147,26 +152,32 @@ def train(accelerator: Accelerator, settings: tuple[Any, ...], start: RunStart) 
             "model_flops_utilization_percent": 100 * tokens_per_second * flops_per_token / peak
         },
     )
+    accelerator.print(describe_plan(loop.total_updates, loop.eval_steps, training, optimization))
     results = loop.train()
+    trained = True
 
     # Evaluation
     final = loop.scores(model)
     results |= {f"eval_{name}": value for name, value in final.items()}
-    results["wall_seconds"] = round(time.perf_counter() - started, 1)
+    results["wall_seconds"] = round(time.perf_counter() - started + loop.earlier_seconds, 1)
 
     # Sharing
     if accelerator.is_main_process:
         write_results(output_dir, results)
         write_card(output_dir)
         finish_run(output_dir, loop.progress, loop.total_updates)
-    accelerator.print(HOW_TO_USE.format(folder=output_dir, seconds=results["wall_seconds"], **final))
+    generate = command("generate_text", "--model_name_or_path", output_dir, "--prompt", "Once upon a time")
+    accelerator.print(
+        HOW_TO_USE.format(folder=output_dir, generate=generate, seconds=results["wall_seconds"], **final)
+    )
     push_at_end(repository, output_dir)
 
 
 HOW_TO_USE = """
-Done after {seconds:.0f} s: {bits_per_byte:.3f} bits per byte on text never seen. The model is in {folder}. To use it:
+Done after {seconds:.0f} s: {bits_per_byte:.3f} bits per byte on the validation text. The model is in {folder}.
+To continue a text with it:
 
-python recipes/generate_text.py --model_name_or_path {folder} --prompt "Once upon a time"
+{generate}
 """
 
 
@@ -177,14 +188,14 @@ def fingerprint_text(text: TextSettings) -> dict[str, Fingerprint | None]:
 
 
 def load_corpus(text: TextSettings) -> tuple[Dataset | IterableDataset, Dataset]:
-    """Rows of text to train and to validate on."""
+    """Loads the training text and the validation text, each in rows with the column `text`."""
     row = "line" if text.row_is_line else "document"
     load = partial(load_texts, text_column=text.text_column, row=row)
     if text.dataset_name is not None:
         load = partial(load, text.dataset_name, name=text.dataset_config_name, revision=text.dataset_revision)
         train = load(text.train_split, streaming=text.streaming)
-        # The library stores all splits of a data set to give one, so the validation split is read from a stream too.
-        # It cannot stream a slice.
+        # To load one split, the datasets library downloads all of them, so the validation split is streamed too. The
+        # library cannot stream a slice such as "train[:1%]".
         if text.streaming and "[" not in text.validation_split:
             return train, Dataset.from_list(list(load(text.validation_split, streaming=True)))
         return train, load(text.validation_split)
@@ -192,7 +203,7 @@ def load_corpus(text: TextSettings) -> tuple[Dataset | IterableDataset, Dataset]
 
 
 def make_tokenizer(train: Dataset | IterableDataset, settings: VocabularySettings) -> PreTrainedTokenizerFast:
-    """The tokenizer named, or one learned from the training text."""
+    """Loads the tokenizer that the settings name, or trains one on the training text."""
     if settings.tokenizer_name is not None:
         return AutoTokenizer.from_pretrained(settings.tokenizer_name, trust_remote_code=False)
     if settings.vocabulary_file is not None and settings.merges_file is not None:
@@ -202,10 +213,10 @@ def make_tokenizer(train: Dataset | IterableDataset, settings: VocabularySetting
 
 
 def make_config(model_settings: ModelSettings, tokenizer: PreTrainedTokenizerFast | None = None) -> GPT1Config:
-    """The model's configuration; without a tokenizer, one to see whether the settings make a model at all.
+    """Returns the model's configuration. Without a tokenizer it only serves to check the settings.
 
     Raises:
-        ValueError: if they do not.
+        ValueError: if the settings make no model.
     """
     from_tokenizer = {}
     if tokenizer is not None:
@@ -220,16 +231,16 @@ def make_config(model_settings: ModelSettings, tokenizer: PreTrainedTokenizerFas
 
 
 def report_corpus(accelerator: Accelerator, split: str, packed: PackedTexts) -> None:
-    """One line on what a corpus became."""
+    """Prints the size of a packed split."""
     without_text = f" ({packed.empty_rows:,} without text)" if packed.empty_rows else ""
     accelerator.print(
         f"{split}: {packed.rows:,} rows{without_text}, {packed.words:,} words, {packed.tokens:,} tokens in "
-        f"{len(packed.blocks):,} blocks; the last {packed.dropped_tokens:,} tokens fill no block"
+        f"{len(packed.blocks):,} blocks; the last {packed.dropped_tokens:,} tokens fill no block and are dropped"
     )
 
 
 def collate_blocks(examples: list[dict[str, Any]]) -> Batch:
-    """(B, block_size) tensors; every token is a label, and the model shifts them."""
+    """Stacks blocks into tensors of shape (B, block_size). The labels are the tokens, which the model shifts."""
     batch = {
         name: torch.from_numpy(np.array([example[name] for example in examples], dtype=np.int64))
         for name in examples[0]
@@ -238,7 +249,7 @@ def collate_blocks(examples: list[dict[str, Any]]) -> Batch:
 
 
 def count_predicted_tokens(batch: Batch) -> TokenCounts:
-    """Each block's first token has nothing before it and is not predicted; nothing is padding."""
+    """Counts the predicted tokens of a batch: all but the first of each block. Blocks have no padding."""
     rows, length = batch["input_ids"].shape
     return TokenCounts(target_tokens=rows * (length - 1), tokens=rows * length, slots=rows * length)
 
@@ -250,10 +261,10 @@ def training_batches(
     training: TrainingSettings,
     accelerator: Accelerator,
 ) -> LengthBucketBatches | StreamBatches:
-    """Blocks in the seed's order, in batches of one length."""
+    """Returns the training batches of this process: shuffled blocks, of one length in each batch."""
     max_tokens_per_batch = text.per_device_train_batch_size * block_size
     if text.streaming:
-        # The stream is this process's own share already.
+        # `stream_blocks` has already split the stream among the processes.
         return StreamBatches(
             blocks,
             lambda block: [block_size],
@@ -261,6 +272,9 @@ def training_batches(
             max_tokens_per_batch=max_tokens_per_batch,
             seed=training.seed,
             window=1000,
+            process_index=accelerator.process_index,
+            num_processes=accelerator.num_processes,
+            is_any_true=partial(is_any_true, accelerator),
         )
     lengths = np.full((len(blocks), 1), block_size)
     if text.short_block_size is not None:
@@ -286,10 +300,11 @@ def training_batches(
 
 
 def training_flops_per_token(model: PreTrainedModel, block_size: int) -> float:
-    """Of forward and backward, as usually counted (Chowdhery et al. 2022, appendix B): 6 N + 12 L D T.
+    """Returns the FLOP per token of forward and backward, 6 N + 12 L D T (Chowdhery et al. 2022, appendix B).
 
-    N leaves out the position table, which multiplies nothing; the token table counts as the softmax. The second term
-    is attention's, which an LSTM has none of.
+    N is the number of parameters without the position table, which is only added; the token table counts because it
+    is also the softmax matrix. L is the number of layers, D the model width and T the block size. The second term is
+    that of attention, so it is 0 for an LSTM.
     """
     config = model.config
     matrices = model.num_parameters() - config.max_position_embeddings * config.hidden_size
@@ -300,7 +315,7 @@ def training_flops_per_token(model: PreTrainedModel, block_size: int) -> float:
 def evaluate(
     model: PreTrainedModel, *, accelerator: Accelerator, packed: PackedTexts, text: TextSettings, write_samples: Any
 ) -> dict[str, float]:
-    """Loss and perplexity per token, and two measures in which vocabularies compare: per word and per byte."""
+    """Returns loss and perplexity per token, and per word and per byte, which compare across vocabularies."""
     blocks = packed.blocks
     if text.max_eval_blocks is not None:
         blocks = blocks.select(range(min(text.max_eval_blocks, len(blocks))))
@@ -332,8 +347,13 @@ def write_samples(
     texts: Dataset,
     sampling: SampleSettings,
     output_dir: Path,
+    current_update: Callable[[], int | None],
 ) -> None:
-    """Appends continuations of validation texts to `samples.txt`."""
+    """Samples continuations of validation texts and adds them to `samples.txt`.
+
+    `current_update` returns the update that the model is from; None for the final model.
+    """
+    positions = model.config.max_position_embeddings
     blocks = []
     openings = (row["text"] for row in texts if row["text"] and not row["text"].isspace())
     for opening in itertools.islice(openings, sampling.num_samples):
@@ -343,12 +363,12 @@ def write_samples(
         output = model.generate(
             prompt.to(model.device),
             attention_mask=torch.ones_like(prompt).to(model.device),
-            max_new_tokens=sampling.sample_new_tokens,
+            # Shorter than the setting where the model's positions end, which would otherwise log a warning each time.
+            max_new_tokens=max(1, min(sampling.sample_new_tokens, positions - prompt.shape[1])),
             do_sample=True,
             temperature=sampling.temperature,
             top_k=sampling.top_k,
         )
-        beginning, going_on = tokenizer.decode(prompt[0]), tokenizer.decode(output[0, prompt.shape[1] :])
-        blocks.append(f"[{beginning}] {going_on}")
-    with (output_dir / "samples.txt").open("a", encoding="utf-8") as file:
-        file.write("\n\n".join(blocks) + "\n\n----\n\n")
+        beginning, continuation = tokenizer.decode(prompt[0]), tokenizer.decode(output[0, prompt.shape[1] :])
+        blocks.append(f"[{beginning}] {continuation}")
+    add_samples(output_dir / "samples.txt", current_update(), "\n\n".join(blocks))

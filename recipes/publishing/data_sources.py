@@ -5,7 +5,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from gpt1_scratch import stories
 from gpt1_scratch.finetuning.tasks import TASKS
 from gpt1_scratch.pretraining.embedded import EMBEDDED_TEXTS
 from papers_to_gpt.publishing.model_card import without_folders
@@ -90,20 +89,23 @@ OWN_FILES = DataSource("", "Only the person who trained the model can state the 
 NOT_RECORDED = DataSource("", "The terms of the training data are not known.")
 OTHER_HUB_DATA = DataSource("", "The page of the data set on the Hub states its terms.")
 
-STORY_TASKS = DataSource(stories.TASK_DESCRIPTION, GENERATED_TERMS, is_generated=True)
-EMBEDDED_SOURCES = {
-    name: DataSource(data.description, GENERATED_TERMS, is_generated=True)
-    for name, data in {**EMBEDDED_PAIRS, **EMBEDDED_TEXTS}.items()
-}
+
+def source_of_dataset(name: str) -> DataSource | None:
+    """Returns the source of an embedded data set, or of one on the Hub; None for a data set in neither registry."""
+    embedded = EMBEDDED_PAIRS.get(name) or EMBEDDED_TEXTS.get(name)
+    if embedded is not None:
+        return DataSource(embedded.description, GENERATED_TERMS, is_generated=True)
+    return HUB_SOURCES.get(name)
 
 
 def source_of_task(name: str) -> DataSource | None:
     """Returns the source of a task's data; None for a task that is not in the table, or that comes as files only."""
-    if name.startswith(stories.TASK_PREFIX):
-        return STORY_TASKS
-    if name in TASKS and TASKS[name].hub is not None:
-        return HUB_SOURCES[TASKS[name].hub[0]]
-    return None
+    task = TASKS.get(name)
+    if task is None:
+        return None
+    if task.embedded is not None:
+        return DataSource(task.embedded.description, GENERATED_TERMS, is_generated=True)
+    return None if task.hub is None else HUB_SOURCES[task.hub[0]]
 
 
 def describe_training_data(settings: Mapping[str, Any], task: str | None = None) -> TrainingData:
@@ -130,11 +132,10 @@ def describe_training_data(settings: Mapping[str, Any], task: str | None = None)
     dataset = settings.get("dataset_name")
     if dataset is None:
         return TrainingData("This folder does not record the training data.", NOT_RECORDED)
-    if dataset in EMBEDDED_SOURCES:
-        source = EMBEDDED_SOURCES[dataset]
+    source = source_of_dataset(dataset) or OTHER_HUB_DATA
+    if source.is_generated:
         return TrainingData(f"`{dataset}`, a data set that this project generates. {source.description}", source)
     part = f", `{settings['dataset_config_name']}`" if settings.get("dataset_config_name") else ""
-    source = HUB_SOURCES.get(dataset, OTHER_HUB_DATA)
     on_hub = "/" in dataset and without_folders(dataset) == dataset
     text = f"`{without_folders(dataset)}`{part}. {source.description}".rstrip()
     return TrainingData(text, source if on_hub else OWN_FILES, [dataset] if on_hub else None)

@@ -1,6 +1,5 @@
 """Writes the model card, `README.md`, from a run's records and from a description of the model."""
 
-import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -11,7 +10,7 @@ import yaml
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from papers_to_gpt.engine.checkpointing import CHECKPOINT_PREFIX
-from papers_to_gpt.engine.reporting import CARD_FILE, LOG_FILE, RESULTS_FILE, read_run_record
+from papers_to_gpt.engine.reporting import CARD_FILE, LOG_FILE, read_log, read_results, read_run_record
 
 TEMPLATE = Path(__file__).with_name("model_card.md.jinja")
 
@@ -100,12 +99,11 @@ def read_run(folder: Path) -> Run:
     if record is None:
         record = read_run_record(folder.parent) if folder.name.startswith(CHECKPOINT_PREFIX) else None
         return Run() if record is None else Run(settings=record["settings"], record=record)
-    results, log = folder / RESULTS_FILE, folder / LOG_FILE
     return Run(
         settings=record["settings"],
         record=record,
-        results=json.loads(results.read_text(encoding="utf-8")) if results.is_file() else {},
-        log=[json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()] if log.is_file() else [],
+        results=read_results(folder),
+        log=read_log(folder / LOG_FILE),
     )
 
 

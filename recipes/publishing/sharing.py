@@ -1,6 +1,5 @@
 """Shares the model in a run's output folder: opens the repository, pushes checkpoints and the final model."""
 
-import shlex
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,6 +12,7 @@ from papers_to_gpt.publishing.cards import write_card
 from papers_to_gpt.publishing.hub import HubRepository
 from papers_to_gpt.publishing.model_card import name_on_hub
 from papers_to_gpt.publishing.shared_folder import CheckedFolder, check_shared_folder, refresh_code, shared_files
+from papers_to_gpt.settings.commands import command
 from papers_to_gpt.settings.hub import HubSettings, SharingSettings
 from papers_to_gpt.settings.training import TrainingSettings
 
@@ -54,11 +54,10 @@ def push_at_end(repository: HubRepository | None, folder: Path) -> None:
         repository.finish_uploads()
         share_folder(repository, check_shared_folder(folder))
     except (ValueError, OSError) as error:
-        command = ["python", "recipes/share.py", str(folder), "--hub_model_id", repository.repo_id]
-        command += ["--overwrite_hub_repo", "true"] if repository.overwrite else []
+        overwrite = ["--overwrite_hub_repo", "true"] if repository.overwrite else []
+        share = command("share", folder, "--hub_model_id", repository.repo_id, *overwrite)
         raise ValueError(
-            f"The model is trained and saved in {folder}, but it was not shared: {error}\n"
-            f"To share it: {shlex.join(command)}"
+            f"The model is trained and saved in {folder}, but it was not shared: {error}\nTo share it: {share}"
         ) from error
 
 

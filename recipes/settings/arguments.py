@@ -1,10 +1,11 @@
 """Settings from a YAML preset and the command line, through one parser.
 
-A preset's `key: value` pairs become `--key value` ahead of the command line, so that both get the same types, choices
-and messages, and the command line wins. Everything wrong is reported at once, before any data loads.
+The `key: value` pairs of a preset are parsed like `--key value` before those of the command line. Both have the same
+types, choices and error messages, and the command line takes precedence. All errors are reported at once, before any
+data loads.
 
-The value `none` (or `null`, in any case) takes back what a preset or a default has set: the setting is None where its
-type allows None, and empty where it is a list.
+The value `none` (or `null`, in upper or lower case) unsets what a preset or a default has set: the setting becomes
+None if its type allows None, and empty if it is a list.
 """
 
 import argparse
@@ -14,7 +15,9 @@ import itertools
 import logging
 import math
 import os
+import signal
 import sys
+import threading
 import types
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -22,13 +25,13 @@ from typing import Any, Literal, NoReturn, Union, get_args, get_origin, get_type
 
 import yaml
 
-# A preset writes a YAML null, or one of these words; the command line one of the words.
+# The words that unset a setting. A preset may also have a YAML null.
 WORDS_FOR_NO_VALUE = ("none", "null")
 
 COMMAND_LINE = "command line"
 
-# What shells report for programs that end by SIGINT and SIGPIPE: 128 and the signal's number.
-INTERRUPTED_STATUS, BROKEN_PIPE_STATUS = 130, 141
+# Exit statuses of programs that SIGINT, SIGPIPE and SIGTERM end, by the convention of shells: 128 plus the number.
+INTERRUPTED_STATUS, BROKEN_PIPE_STATUS, TERMINATED_STATUS = 130, 141, 143
 
 TRUE_WORDS, FALSE_WORDS = ("yes", "true", "t", "y", "1"), ("no", "false", "f", "n", "0")
 
@@ -37,7 +40,7 @@ PRESETS = Path(__file__).resolve().parents[1] / "presets"
 
 @dataclasses.dataclass(frozen=True)
 class Range:
-    """The numbers that a setting may have; a bound that is None does not limit them."""
+    """The range of a numeric setting; a bound that is None does not limit it."""
 
     at_least: float | None = None
     above: float | None = None
@@ -45,7 +48,7 @@ class Range:
     below: float | None = None
 
     def holds(self, number: float) -> bool:
-        """Whether a number is finite and within the bounds."""
+        """Returns True if a number is finite and within the bounds."""
         return (
             math.isfinite(number)
             and (self.at_least is None or number >= self.at_least)
@@ -63,13 +66,13 @@ class Range:
 
 
 def option(default: Any, help: str, group: str | None = None, **bounds: float) -> Any:
-    """A field of a dataclass of settings.
+    """Returns a field for a dataclass of settings.
 
     Args:
         default: a list is copied for every instance.
         help: a sentence for `--help`, which adds the default unless it is None or an empty list.
         group: the heading in `--help`; None takes the attribute `group` of the dataclass.
-        bounds: those of `Range`, for a number or every number of a list; `CheckedSettings` checks them.
+        bounds: the arguments of `Range`, for a number or every number of a list; `CheckedSettings` checks them.
     """
     metadata: dict[str, Any] = {"help": help, "range": Range(**bounds)} | ({} if group is None else {"group": group})
     if isinstance(default, list):
@@ -79,9 +82,9 @@ def option(default: Any, help: str, group: str | None = None, **bounds: float) -
 
 @dataclasses.dataclass
 class CheckedSettings:
-    """A dataclass of settings whose numbers are finite and within the bounds that `option` has been given.
+    """A dataclass of settings that checks its numbers: they must be finite and within the bounds given to `option`.
 
-    A subclass with a `__post_init__` of its own calls this one first.
+    A subclass that defines `__post_init__` must call this one first.
     """
 
     def __post_init__(self):
@@ -98,7 +101,7 @@ class CheckedSettings:
 
 @dataclasses.dataclass(frozen=True)
 class Setting:
-    """One `--key value...`, and where it was written."""
+    """A key with its values, and where it was written: on the command line or at a line of a preset."""
 
     key: str
     values: tuple[str, ...]
@@ -106,20 +109,20 @@ class Setting:
 
 
 def read_settings(arguments: Sequence[str] | None = None) -> list[Setting]:
-    """The settings of the preset, if the first argument names one, followed by those of the command line.
+    """Reads the settings of the preset, if the first argument names one, followed by those of the command line.
 
     Args:
         arguments: the command line without the program's name; `sys.argv[1:]` when left out.
 
     Raises:
-        ValueError: for a preset that cannot be read and for a command line that is no list of `--key value`.
+        ValueError: if the preset cannot be read, or the command line is not a list of `--key value`.
     """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     arguments = ["--help" if argument == "-h" else argument for argument in arguments]
     settings = []
     if arguments and not arguments[0].startswith("-"):
         settings += _read_preset(arguments.pop(0))
-    # What follows a `--key`, up to the next one, are its values. A negative number is a value.
+    # The words after a `--key`, up to the next key, are its values. A negative number is a value, not a key.
     for argument in arguments:
         if argument.startswith("--"):
             key, equals, value = argument[2:].partition("=")
@@ -128,21 +131,21 @@ def read_settings(arguments: Sequence[str] | None = None) -> list[Setting]:
             settings[-1] = dataclasses.replace(settings[-1], values=(*settings[-1].values, argument))
         else:
             raise ValueError(
-                f"{argument!r} on the command line stands behind no --setting. "
+                f"{argument!r} on the command line follows no --setting. "
                 "Usage: SCRIPT.py [PRESET] [--setting value ...]; --help lists the settings."
             )
     return settings
 
 
 def find_preset(name: str) -> str:
-    """The path of a preset: a file's own, or that of the packaged preset of this name.
+    """Returns the path of a preset, which is a file or has the name of a packaged preset.
 
     Args:
         name: a path, or `numbers/bahdanau` for `recipes/presets/numbers/bahdanau.yaml`, with or without `.yaml` and
             the folders above it.
 
     Raises:
-        ValueError: if there is neither.
+        ValueError: if there is no such file and no such preset.
     """
     if Path(name).is_file():
         return name
@@ -169,7 +172,7 @@ def _read_preset(name: str) -> list[Setting]:
     if not isinstance(root, yaml.MappingNode):
         raise ValueError(f"The preset {path} must be a list of `setting: value` lines.")
     settings, lines = [], {}
-    # Scalars are taken as they are written: the parser gives them their types, so `3e-4` is a number here too.
+    # Scalars stay text, and the parser gives them their types. YAML itself would read `3e-4` as text.
     for key_node, value_node in root.value:
         origin = f"{path}:{key_node.start_mark.line + 1}"
         key = key_node.value
@@ -190,7 +193,7 @@ def _read_preset(name: str) -> list[Setting]:
 
 
 def value_of(settings: Sequence[Setting], key: str) -> str | None:
-    """The last value given for a setting, before any parsing; None if there is none."""
+    """Returns the last value of a setting as text; None if it is not set."""
     return next((setting.values[0] for setting in reversed(settings) if setting.key == key and setting.values), None)
 
 
@@ -198,8 +201,9 @@ def parse_settings(settings: Sequence[Setting], *dataclass_types: type, descript
     """Turns settings into one instance of each dataclass.
 
     Raises:
-        ValueError: lists every unknown setting with the nearest known one, every value of a wrong type, and every
-            `none` for a setting that must have a value; or else everything that the dataclasses refuse.
+        ValueError: if there are unknown settings, values of a wrong type, or `none` for a setting that must have a
+            value. The message lists them all. If there are none, the message lists the values that the dataclasses
+            refuse.
         SystemExit: after printing the settings, if `--help` is among them.
     """
     annotations = {name: kind for part in dataclass_types for name, kind in get_type_hints(part).items()}
@@ -215,10 +219,10 @@ def parse_settings(settings: Sequence[Setting], *dataclass_types: type, descript
             hint = f" Did you mean {nearest[0]!r}?" if nearest else " --help lists the settings."
             problems.append(f"{setting.origin}: unknown setting {setting.key!r}.{hint}")
             continue
-        # The last of several values wins, so a setting has one pair of arguments, or none if it is unset.
+        # Of several values for one setting the last counts. A setting that is unset is not passed to the parser.
         pairs.pop(setting.key, None)
         unset.pop(setting.key, None)
-        annotation = annotations.get(setting.key, bool)  # --no_NAME, which the parser adds to switches, has no field
+        annotation = annotations.get(setting.key, bool)  # the parser adds --no_NAME to switches; it has no field
         if _has_no_value(setting, annotation):
             try:
                 unset[setting.key] = _value_when_unset(setting, annotation)
@@ -253,9 +257,9 @@ def parse_settings(settings: Sequence[Setting], *dataclass_types: type, descript
 
 
 def make_parser(dataclass_types: Sequence[type], description: str = "") -> argparse.ArgumentParser:
-    """A parser with an option for every field of the dataclasses, under the headings that their `group` names.
+    """Returns a parser with an option for every field of the dataclasses, under the headings that their `group` names.
 
-    Options that are not given are left out of the result, so that the defaults of the dataclasses hold.
+    Options that are not given are absent from the result, so the defaults of the dataclasses apply.
     """
     parser = argparse.ArgumentParser(
         usage="%(prog)s [PRESET] [--setting value ...]",
@@ -307,7 +311,7 @@ def _read_bool(word: str) -> bool:
 
 
 def _has_no_value(setting: Setting, annotation: Any) -> bool:
-    """Whether the setting is `none`, or a list without entries. A switch on the command line needs no value."""
+    """Returns True if the setting is `none` or an empty list. A switch on the command line needs no value."""
     if not setting.values:
         return _allows(annotation, list) or setting.origin != COMMAND_LINE
     return (
@@ -318,10 +322,10 @@ def _has_no_value(setting: Setting, annotation: Any) -> bool:
 
 
 def _value_when_unset(setting: Setting, annotation: Any) -> Any:
-    """None or an empty list, whichever the setting's type allows.
+    """Returns None or an empty list, whichever the setting's type allows.
 
     Raises:
-        ValueError: if it allows neither; the message says what it does allow.
+        ValueError: if it allows neither; the message says what it allows.
     """
     if setting.values and _allows(annotation, types.NoneType):
         return None
@@ -338,29 +342,39 @@ def _value_when_unset(setting: Setting, annotation: Any) -> Any:
 
 
 def _allows(annotation: Any, kind: type) -> bool:
-    """Whether a type is of a kind, list or NoneType, or a union such as `list[int] | None` with it as a member."""
+    """Returns True if a type, or a member of a union such as `list[int] | None`, is of a kind: list or NoneType."""
     return any(kind in (member, get_origin(member)) for member in _members(annotation))
 
 
 def _choices(annotation: Any) -> tuple[Any, ...]:
-    """The values of a `Literal`, alone or with None; nothing for any other type."""
+    """Returns the values of a `Literal`, alone or in a union with None; an empty tuple for any other type."""
     literals = [member for member in _members(annotation) if get_origin(member) is Literal]
     return tuple(choice for literal in literals for choice in get_args(literal))
 
 
 def _members(annotation: Any) -> tuple[Any, ...]:
-    """The types of a union, or the one type."""
+    """Returns the members of a union; a type that is not a union is its only member."""
     return get_args(annotation) if get_origin(annotation) in (Union, types.UnionType) else (annotation,)
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM arrived; handled as Ctrl-C is, with another status."""
+
+
+def _terminate(number: int, frame: types.FrameType | None) -> NoReturn:
+    raise Terminated("Terminated.")
 
 
 def run_script(main: Callable[[], None]) -> None:
     """Runs a script's main function; whatever goes wrong ends it with one message and without a traceback.
 
-    The status is 2 for what is wrong with the user's input, 1 for a fault of the program, 130 for Ctrl-C, and 141,
-    without a message, for a reader of standard output that is gone (`| head`). The traceback is printed when the
-    environment variable LOGLEVEL is DEBUG.
+    The status is 2 for what is wrong with the user's input, 1 for a fault of the program, 130 for Ctrl-C, 143 for
+    SIGTERM, and 141, without a message, for a reader of standard output that is gone (`| head`). The traceback is
+    printed when the environment variable LOGLEVEL is DEBUG.
     """
     logging.basicConfig(level=os.environ.get("LOGLEVEL", "WARNING").upper(), format="%(levelname)s %(message)s")
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, _terminate)
     try:
         try:
             main()
@@ -371,7 +385,8 @@ def run_script(main: Callable[[], None]) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise SystemExit(BROKEN_PIPE_STATUS) from None
     except KeyboardInterrupt as interrupt:
-        _stop(str(interrupt) or "Interrupted.", INTERRUPTED_STATUS)
+        status = TERMINATED_STATUS if isinstance(interrupt, Terminated) else INTERRUPTED_STATUS
+        _stop(str(interrupt) or "Interrupted.", status)
     except (ValueError, OSError) as error:
         _stop(f"error: {error}", 2)
     except Exception as error:

@@ -1,10 +1,10 @@
-"""Settings of the benchmark: what is compared, on which data and models, and how often."""
+"""Settings of the benchmark: the contenders, their data and sizes, and the number of measurements."""
 
 from dataclasses import dataclass
 
 from papers_to_gpt.settings.arguments import option, parse_settings, read_settings
 
-# What is counted in each section.
+# The unit that each section counts.
 SECTIONS = {
     "translation_training": "target tokens, without padding,",
     "translation_decoding": "sentences",
@@ -16,7 +16,7 @@ SECTIONS = {
 
 @dataclass
 class BenchmarkSettings:
-    """What is compared, on which data, and how often."""
+    """The contenders, the data, and the number of measurements."""
 
     group = "data"
 
@@ -49,7 +49,7 @@ class BenchmarkSettings:
 
 @dataclass
 class Workload:
-    """How much is measured, and on models of what size. The defaults are those of the published figures."""
+    """The length of a measurement and the sizes of the models. The defaults are those of the published figures."""
 
     group = "model"
 
@@ -90,7 +90,7 @@ class Workload:
                 raise ValueError(f"{name} is {value}; it must be at least 1.")
         if self.prompt_tokens + self.new_tokens > self.context:
             raise ValueError(
-                f"prompt_tokens {self.prompt_tokens} and new_tokens {self.new_tokens} go beyond the context of "
+                f"prompt_tokens {self.prompt_tokens} and new_tokens {self.new_tokens} exceed the context of "
                 f"{self.context} positions. Lower one, or raise context."
             )
 

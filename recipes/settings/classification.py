@@ -7,7 +7,7 @@ from papers_to_gpt.settings.arguments import CheckedSettings, option, parse_sett
 
 @dataclass
 class ClassificationSettings(CheckedSettings):
-    """Which model predicts from what."""
+    """The model and its input."""
 
     group = "data"
 

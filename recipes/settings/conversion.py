@@ -9,7 +9,7 @@ from papers_to_gpt.settings.arguments import option, parse_settings, read_settin
 
 @dataclass
 class ConversionSettings:
-    """Which checkpoint becomes which."""
+    """The checkpoint to convert and the folder to write."""
 
     group = "model"
 

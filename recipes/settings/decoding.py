@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from papers_to_gpt.settings.arguments import CheckedSettings, option, parse_settings, read_settings
+from papers_to_gpt.settings.registries import embedded_pairs, quoted
 
 # `seq2seq_scratch.translation` has the same number; importing it would import torch.
 TOKENS_PER_BATCH = 16384
@@ -10,7 +11,7 @@ TOKENS_PER_BATCH = 16384
 
 @dataclass
 class TranslationSettings(CheckedSettings):
-    """Which model translates what, and how."""
+    """The model, the text to translate and the parameters of the search."""
 
     group = "decoding"
 
@@ -58,7 +59,7 @@ class TranslationSettings(CheckedSettings):
 
 @dataclass
 class ScoringSettings(CheckedSettings):
-    """Which model is scored, on which test set, and how."""
+    """The model, the test set and the parameters of the search."""
 
     group = "decoding"
 
@@ -66,7 +67,9 @@ class ScoringSettings(CheckedSettings):
     revision: str | None = option(None, "Branch, tag or commit of the model on the Hub.", "model")
     trust_remote_code: bool = option(False, "Run the code that comes with the model.", "model")
     output_dir: str | None = option(None, "Folder for the scores; left out, the folder of the model.", "output")
-    dataset_name: str | None = option(None, "Data set: `numbers` (embedded), a Hub id or a local folder.", "data")
+    dataset_name: str | None = option(
+        None, f"Data set: {quoted(embedded_pairs())} (embedded), a Hub id or a local folder.", "data"
+    )
     dataset_config_name: str | None = option(None, "Configuration of the data set, such as a language pair.", "data")
     dataset_revision: str | None = option(None, "Branch, tag or commit of the data set on the Hub.", "data")
     test_file: str | None = option(None, "Test file of the kinds that train_translation.py reads.", "data")

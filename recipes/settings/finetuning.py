@@ -1,4 +1,4 @@
-"""Settings for fine-tuning GPT-1 on tasks, and for the ablation that is made of such runs."""
+"""Settings for fine-tuning GPT-1 on tasks, and for the ablation, which is a series of such runs."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -6,20 +6,13 @@ from typing import Any, Literal
 
 from papers_to_gpt.settings.arguments import CheckedSettings, option, parse_settings, read_settings
 from papers_to_gpt.settings.hub import HubSettings
+from papers_to_gpt.settings.registries import glue_tasks, groups_of_tasks, quoted, task_names
 from papers_to_gpt.settings.training import OUTPUT, SEEDS, OptimizationSettings, TrainingSettings
-
-# The names of `gpt1_scratch.finetuning.tasks`, whose package imports torch: GLUE's tasks, the paper's others, and
-# those embedded in the package.
-GLUE_TASKS = ("cola", "sst2", "mrpc", "qqp", "stsb", "mnli", "qnli", "rte", "wnli")
-EMBEDDED_TASKS = tuple(
-    f"stories_{name}" for name in ("acceptability", "sentiment", "entailment", "paraphrase", "similarity", "cloze")
-)
-TASK_NAMES = (*GLUE_TASKS, "snli", "scitail", "race", "story_cloze", *EMBEDDED_TASKS)
 
 
 @dataclass
 class StartSettings(CheckedSettings):
-    """The model to begin with."""
+    """The pre-trained model, and the parts of it that are kept."""
 
     group = "model"
 
@@ -51,7 +44,7 @@ class StartSettings(CheckedSettings):
             raise ValueError("from_scratch and transferred_layers are both set. Set one.")
 
     def of_config(self) -> dict[str, float]:
-        """Those of the settings that belong to the configuration of the model, by the names they have there."""
+        """Returns the settings that change the model's configuration, by their names in `GPT1Config`."""
         changes = {name: getattr(self, name) for name in ("classifier_dropout", "auxiliary_loss_weight")}
         if self.dropout is not None:
             changes |= dict.fromkeys(("embedding_dropout", "attention_dropout", "residual_dropout"), self.dropout)
@@ -60,14 +53,14 @@ class StartSettings(CheckedSettings):
 
 @dataclass
 class TaskSettings(CheckedSettings):
-    """The tasks, their data, and how it is batched."""
+    """The tasks, their data and the batch sizes."""
 
     group = "data"
 
     task: list[str] = option(
         [],
-        f"One or several of {', '.join(TASK_NAMES)}; `stories` for all embedded ones; `all` for those that data_dir "
-        "holds, or those of GLUE. Leave it out for files of your own.",
+        f"One or several of {', '.join(task_names())}; {quoted(tuple(groups_of_tasks()))} for all embedded tasks of "
+        "that name; `all` for the tasks in data_dir, or those of GLUE. Leave it out for files of your own.",
     )
     data_dir: str | None = option(
         None, "Folder with TASK/train.parquet and the other splits; left out, data sets come from the Hub."
@@ -105,7 +98,7 @@ class TaskSettings(CheckedSettings):
     def __post_init__(self):
         super().__post_init__()
         if len(set(self.seeds)) < len(self.seeds):
-            raise ValueError(f"seeds is {self.seeds}: one stands there twice.")
+            raise ValueError(f"seeds is {self.seeds}, which has a seed twice. Name each once.")
         names = self.names()
         if self.train_file is not None and len(names) > 1:
             raise ValueError(
@@ -114,18 +107,19 @@ class TaskSettings(CheckedSettings):
                 "(--train_file none)."
             )
         if names == [None] and self.train_file is None:
-            raise ValueError(f"Set train_file, or task to some of {', '.join(TASK_NAMES)}.")
+            raise ValueError(f"Set train_file, or task to some of {', '.join(task_names())}.")
 
     def names(self) -> list[str | None]:
-        """The names of the tasks that are asked for; None stands for a task of the user's own files."""
-        in_data_dir = [name for name in TASK_NAMES if self.data_dir and (Path(self.data_dir) / name).is_dir()]
-        groups = {"stories": EMBEDDED_TASKS, "all": in_data_dir if self.data_dir else GLUE_TASKS}
+        """Returns the names of the chosen tasks; None stands for a task of the user's own files."""
+        known = task_names()
+        in_data_dir = tuple(name for name in known if self.data_dir and (Path(self.data_dir) / name).is_dir())
+        groups = {**groups_of_tasks(), "all": in_data_dir if self.data_dir else glue_tasks()}
         if "all" in self.task and not groups["all"]:
             raise ValueError(f"task is all, but data_dir {self.data_dir} holds no folder of a known task.")
         names: list[str | None] = []
         for name in self.task:
-            if name not in groups and name not in TASK_NAMES:
-                raise ValueError(f"The task {name!r} is not known; known are {', '.join(TASK_NAMES)}.")
+            if name not in groups and name not in known:
+                raise ValueError(f"The task {name!r} is not known; known are {', '.join(known)}.")
             names += groups.get(name, [name])
         return list(dict.fromkeys(names)) or [None]
 
@@ -149,7 +143,7 @@ class FinetuningOptimization(OptimizationSettings):
 
 @dataclass
 class FinetuningSettings(TrainingSettings):
-    """The settings of every run, by epochs: the paper's three, each with an evaluation."""
+    """The training settings, with the paper's three epochs and an evaluation after each."""
 
     num_train_epochs: float | None = option(3, "Number of epochs, used if max_steps is not set.", above=0)
     eval_steps: int | None = option(
@@ -163,7 +157,7 @@ class FinetuningSettings(TrainingSettings):
 
 @dataclass
 class AblationSettings(CheckedSettings):
-    """What is left out, one part after the other."""
+    """The variants of the ablation."""
 
     group = "ablation"
 

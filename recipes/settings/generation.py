@@ -9,14 +9,16 @@ from papers_to_gpt.settings.training import SEEDS
 
 @dataclass
 class GenerationSettings(CheckedSettings):
-    """Which model continues which prompt, and how."""
+    """The model, the prompts and the parameters of generation."""
 
     group = "decoding"
 
     model_name_or_path: str | None = option(None, "Folder or Hub id of a trained model.", "model")
     revision: str | None = option(None, "Branch, tag or commit of the model on the Hub.", "model")
     trust_remote_code: bool = option(False, "Run the code that comes with the model.", "model")
-    prompt: str | None = option(None, "Text to continue; left out, standard input, or a prompt to type at.", "data")
+    prompt: str | None = option(
+        None, "Text to continue; left out, standard input, or prompts typed at the terminal.", "data"
+    )
     prompt_file: str | None = option(None, "UTF-8 file with a prompt on each line.", "data")
     max_new_tokens: int = option(200, "Maximum number of tokens to add.", at_least=1)
     num_return_sequences: int = option(1, "Continuations of each prompt.", at_least=1)
@@ -27,7 +29,7 @@ class GenerationSettings(CheckedSettings):
         1.0, "Sample from the most probable tokens whose probabilities add up to this number.", above=0, at_most=1
     )
     num_beams: int = option(1, "Beams of the search.", at_least=1)
-    seed: int | None = option(None, "Seed of sampling; left out, every call gives another text.", **SEEDS)
+    seed: int | None = option(None, "Seed of sampling; left out, every call generates another text.", **SEEDS)
     bf16: bool | None = option(
         None, "Compute in bfloat16; left out, it is on where the processor has bfloat16 instructions."
     )

@@ -1,4 +1,4 @@
-"""Where on the Hub a model goes, and when."""
+"""Settings for sharing a model on the Hub."""
 
 import sys
 from dataclasses import dataclass, fields
@@ -12,7 +12,7 @@ from papers_to_gpt.settings.arguments import WORDS_FOR_NO_VALUE, option, parse_s
 
 @dataclass
 class RepositorySettings:
-    """Where on the Hub a model goes. Names are those of `transformers.TrainingArguments`, where it has them."""
+    """The repository on the Hub. Names are those of `transformers.TrainingArguments` where it has the setting."""
 
     group = "Hub"
 
@@ -32,7 +32,7 @@ class RepositorySettings:
 
 @dataclass
 class HubSettings(RepositorySettings):
-    """What a run shares, and when."""
+    """Whether and when a run shares its model."""
 
     push_to_hub: bool = option(
         False, "Push the trained model to the Hub; needs the token HF_TOKEN or a login with `hf auth login`."
@@ -50,7 +50,7 @@ class HubSettings(RepositorySettings):
 
 @dataclass
 class SharingSettings(RepositorySettings):
-    """What is shared, and where."""
+    """The model to share, and its repository."""
 
     folder: str | None = option(
         None, "Folder of a finished run or of one of its checkpoints; it may stand first, without its name.", "model"
@@ -71,7 +71,7 @@ def parse_sharing(arguments: list[str] | None = None, description: str = "") -> 
     """Reads the command line; a first argument without a name is the folder."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     if arguments and not arguments[0].startswith("-"):
-        # The name of a folder here, and never the word that takes a setting back.
+        # A folder may be called none: here the word is a name and does not unset the setting.
         folder = f"./{arguments[0]}" if arguments[0].lower() in WORDS_FOR_NO_VALUE else arguments[0]
         arguments[0] = f"--folder={folder}"
     return parse_settings(read_settings(arguments), SharingSettings, description=description)

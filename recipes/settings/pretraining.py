@@ -5,21 +5,19 @@ from typing import Any
 
 from papers_to_gpt.settings.arguments import CheckedSettings, option, parse_settings, read_settings
 from papers_to_gpt.settings.hub import HubSettings
+from papers_to_gpt.settings.registries import embedded_texts, quoted
 from papers_to_gpt.settings.training import OUTPUT, OptimizationSettings, TrainingSettings, check_metric
 
-# What the evaluation reports.
+# The scores that an evaluation reports.
 SCORES = ("loss", "perplexity", "word_perplexity", "bits_per_byte")
 
-# Logits divided by much less than this overflow, and their softmax is not a number.
+# Dividing logits by a smaller number makes them overflow, and their softmax becomes nan.
 LOWEST_TEMPERATURE = 0.0001
-
-# The data set that is embedded in `gpt1_scratch.pretraining.corpora`, whose package imports torch.
-STORIES = "stories"
 
 
 @dataclass
 class ModelSettings(CheckedSettings):
-    """`GPT1Config` without what the tokenizer decides and without the heads for tasks."""
+    """The fields of `GPT1Config` that depend neither on the tokenizer nor on a task."""
 
     group = "model"
 
@@ -64,11 +62,11 @@ class VocabularySettings(CheckedSettings):
 
 @dataclass
 class TextSettings(CheckedSettings):
-    """The corpus and how it is cut into blocks."""
+    """The text and how it is cut into blocks."""
 
     group = "data"
 
-    dataset_name: str | None = option(None, "Data set: `stories` (embedded) or a Hub id.")
+    dataset_name: str | None = option(None, f"Data set: {quoted(embedded_texts())} (embedded) or a Hub id.")
     dataset_config_name: str | None = option(None, "Configuration of the data set.")
     dataset_revision: str | None = option(None, "Branch, tag or commit of the data set on the Hub.")
     train_split: str = option("train", "Split to train on.")
@@ -106,7 +104,7 @@ class TextSettings(CheckedSettings):
                 f"dataset_name is {self.dataset_name!r} and train_file is {self.train_file!r}, but a run takes one of "
                 "dataset_name and train_file. Unset the other: --dataset_name none, or --train_file none."
             )
-        if self.dataset_revision is not None and self.dataset_name in (None, STORIES):
+        if self.dataset_revision is not None and self.dataset_name in (None, *embedded_texts()):
             raise ValueError(
                 f"dataset_revision is {self.dataset_revision!r}, but dataset_name is {self.dataset_name!r}: only a "
                 "data set on the Hub has revisions. Leave dataset_revision out, or name such a data set."
@@ -118,14 +116,14 @@ class TextSettings(CheckedSettings):
             raise ValueError(f"short_block_size and {other} are both set. Set one, or choose a smaller block_size.")
         if self.repeated_block_share and self.short_block_size is None:
             raise ValueError(
-                f"repeated_block_share is {self.repeated_block_share}, a share of the short blocks, but there are "
-                "none. Set short_block_size."
+                f"repeated_block_share is {self.repeated_block_share}, a fraction of the short blocks, but there "
+                "are none. Set short_block_size."
             )
 
 
 @dataclass
 class SampleSettings(CheckedSettings):
-    """Texts that the model continues at every evaluation, for a person to read."""
+    """The texts that the model continues at every evaluation, as samples to read."""
 
     group = "decoding"
 
@@ -138,7 +136,7 @@ class SampleSettings(CheckedSettings):
 
 @dataclass
 class PretrainingSettings(TrainingSettings):
-    """The settings of every run."""
+    """The training settings."""
 
     project: str = option("papers-to-gpt-pretraining", "Project in trackers, shared by all runs of a recipe.", OUTPUT)
 

@@ -130,14 +130,36 @@ class TrainingSettings(CheckedSettings):
         None, "Updates between checkpoints in addition to those that evaluations write.", OUTPUT, at_least=1
     )
     save_minutes: float | None = option(
-        15, "Minutes after which a checkpoint is written if none was; none leaves it to the updates.", OUTPUT, above=0
+        15,
+        "Minutes after which a checkpoint to resume from is written, if none was; the next checkpoint replaces it. "
+        "none leaves it to the updates.",
+        OUTPUT,
+        above=0,
     )
     save_total_limit: int = option(
         1, "Newest checkpoints to keep in addition to the best one; 0 keeps all.", OUTPUT, at_least=0
     )
+    background_checkpoints: bool = option(
+        False,
+        "Write checkpoints while training goes on, from a copy of weights and optimizer state in the CPU's memory "
+        "(1.4 GB for 117M parameters with Adam).",
+        OUTPUT,
+    )
     metric_for_best_model: str = option("loss", "Evaluation score that selects the best checkpoint.")
     early_stopping_patience: int | None = option(
         None, "Stop after this many evaluations in a row without a better score.", at_least=1
+    )
+    max_skipped_updates: int = option(
+        10,
+        "Updates in a row that are skipped because their gradient is not finite before the run stops.",
+        at_least=0,
+    )
+    stop_within_seconds: float | None = option(
+        None,
+        "Time that an update has to end after SIGTERM or Ctrl-C; then it is given up and the last finished one saved. "
+        "Left out, the update is finished.",
+        OUTPUT,
+        above=0,
     )
     average_last_checkpoints: int = option(
         0, "Number of newest checkpoints whose mean becomes the final model; 0 takes the best checkpoint.", at_least=0

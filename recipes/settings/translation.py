@@ -5,15 +5,16 @@ from typing import Any, Literal
 
 from papers_to_gpt.settings.arguments import CheckedSettings, Setting, option, parse_settings, read_settings, value_of
 from papers_to_gpt.settings.hub import HubSettings
+from papers_to_gpt.settings.registries import embedded_pairs, quoted
 from papers_to_gpt.settings.training import OUTPUT, OptimizationSettings, TrainingSettings, check_metric
 
-# What the evaluation reports: the loss, and the scores of `seq2seq_scratch.data.metrics`, whose package imports torch.
+# The scores that an evaluation reports, as in `seq2seq_scratch.data.metrics`. Importing that would import torch.
 SCORES = ("loss", "perplexity", "exact_match", "sacrebleu", "bleu_tokenized_lowercased", "chrf")
 
 
 @dataclass
 class ModelChoice:
-    """Which of the three papers the model is of."""
+    """The model family, one for each of the three papers."""
 
     group = "model"
 
@@ -24,7 +25,7 @@ class ModelChoice:
 
 @dataclass
 class RNNSeq2SeqSettings(CheckedSettings):
-    """`RNNSeq2SeqConfig` without what the tokenizer decides."""
+    """The fields of `RNNSeq2SeqConfig` that do not depend on the tokenizer."""
 
     group = "model"
 
@@ -40,7 +41,7 @@ class RNNSeq2SeqSettings(CheckedSettings):
 
 @dataclass
 class BahdanauSettings(CheckedSettings):
-    """`BahdanauConfig` without what the tokenizer decides."""
+    """The fields of `BahdanauConfig` that do not depend on the tokenizer."""
 
     group = "model"
 
@@ -57,7 +58,7 @@ class BahdanauSettings(CheckedSettings):
 
 @dataclass
 class TransformerSettings(CheckedSettings):
-    """`TransformerConfig` without what the tokenizer decides."""
+    """The fields of `TransformerConfig` that do not depend on the tokenizer."""
 
     group = "model"
 
@@ -134,7 +135,7 @@ class DataSettings(CheckedSettings):
     group = "data"
 
     dataset_name: str | None = option(
-        None, "Data set: `numbers` (embedded), a Hub id, or a folder that `load_dataset` reads."
+        None, f"Data set: {quoted(embedded_pairs())} (embedded), a Hub id, or a folder that `load_dataset` reads."
     )
     dataset_config_name: str | None = option(None, "Configuration of the data set, such as a language pair.")
     dataset_revision: str | None = option(None, "Branch, tag or commit of the data set on the Hub.")
@@ -172,7 +173,7 @@ class DataSettings(CheckedSettings):
 
 @dataclass
 class DecodingSettings(CheckedSettings):
-    """How the trained model translates; saved with it."""
+    """The parameters of the search, which are saved with the model."""
 
     group = "decoding"
 
@@ -181,7 +182,8 @@ class DecodingSettings(CheckedSettings):
         1.0, "Exponent of the length normalization of Wu et al. 2016; 0 turns it off, higher values prefer longer."
     )
     early_stopping: Literal["never", "false", "true"] = option(
-        "never", "End of a search: never stops once nothing better can follow, true stops at num_beams hypotheses."
+        "never",
+        "End of the search: `never` stops once no better hypothesis can follow, `true` stops at num_beams hypotheses.",
     )
     max_new_tokens: int = option(256, "Maximum number of tokens of a translation.", at_least=1)
     eval_num_beams: int = option(1, "Beams for the scores during training.", at_least=1)
@@ -197,7 +199,7 @@ class DecodingSettings(CheckedSettings):
 
 @dataclass
 class TranslationTraining(TrainingSettings):
-    """The settings of every run, and those of the loss of translation."""
+    """The training settings, and those of the translation loss."""
 
     label_smoothing_factor: float = option(
         0.0,
@@ -221,7 +223,7 @@ class TranslationTraining(TrainingSettings):
 
 
 def parse(arguments: list[str] | None = None, description: str = "") -> tuple[Any, ...]:
-    """Reads preset and command line. The model family decides which settings of the model there are."""
+    """Reads preset and command line. The model family decides which model settings exist."""
     settings: list[Setting] = read_settings(arguments)
     model_type = value_of(settings, "model_type")
     asks_for_help = any(setting.key == "help" for setting in settings)
@@ -243,6 +245,6 @@ def parse(arguments: list[str] | None = None, description: str = "") -> tuple[An
     if tokenizer.bpe_dropout and data.streaming:
         raise ValueError(
             f"bpe_dropout is {tokenizer.bpe_dropout}, but streaming is true: it needs examples that can be read by "
-            "number. Leave one of them out."
+            "index. Leave one of them out."
         )
     return parsed

@@ -16,7 +16,7 @@ from seq2seq_scratch.translation import Hypothesis, load_translator, translate
 
 
 def run(settings: TranslationSettings) -> None:
-    """Translates the input file, standard input, or what a person types."""
+    """Translates the input file, standard input, or lines typed at a prompt."""
     logging.getLogger("seq2seq_scratch").setLevel(logging.WARNING)
     translate_lines = make_translator(settings)
     with open_output(settings.output_file) as output:
@@ -28,9 +28,9 @@ def run(settings: TranslationSettings) -> None:
 
 
 def make_translator(settings: TranslationSettings) -> Callable[..., list[list[Hypothesis]]]:
-    """The loaded model as a function from sentences to hypotheses, best first.
+    """Loads the model and returns a function from sentences to hypotheses, best first.
 
-    Further arguments of the function are `generate()`'s and go before the settings.
+    The function passes keyword arguments on to `generate()`; they take precedence over the settings.
     """
     transformers_logging.disable_progress_bar()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -60,7 +60,7 @@ def make_translator(settings: TranslationSettings) -> Callable[..., list[list[Hy
 
 
 def prompt_lines() -> Iterator[str]:
-    """Lines that a person types, until the input ends."""
+    """Yields the lines typed at a prompt, until the input ends."""
     while True:
         try:
             yield input("> ")
@@ -69,7 +69,7 @@ def prompt_lines() -> Iterator[str]:
 
 
 def write(translations: list[list[Hypothesis]], settings: TranslationSettings, output: TextIO) -> None:
-    """One best translation a line, or numbered n-best lists with their scores (log-probabilities)."""
+    """Writes the best translation of each line, or numbered n-best lists with their scores (log-probabilities)."""
     for number, hypotheses in enumerate(translations):
         if settings.num_return_sequences == 1 and not settings.with_scores:
             print(hypotheses[0].text, file=output)

@@ -11,7 +11,7 @@ from seq2seq_scratch.data.metrics import SHOWN_SCORES, TranslationMetric
 
 
 def run(settings: ScoringSettings) -> None:
-    """Scores every split with every number of beams, and writes hypotheses and scores beside each other."""
+    """Scores every split with every number of beams, and writes the hypotheses and scores of each."""
     output_dir = Path(settings.output_dir or settings.model_name_or_path or "")
     if not settings.output_dir and not output_dir.is_dir():
         raise ValueError(

@@ -20,9 +20,11 @@ from papers_to_gpt.engine.hardware import FOR_BATCHES_OF_TOKENS, keep_compiled_c
 from papers_to_gpt.engine.output_folder import RunStart, finish_run, plan_run
 from papers_to_gpt.engine.reporting import write_results, write_run_record
 from papers_to_gpt.engine.run_lock import lock_output_dir
+from papers_to_gpt.engine.run_plan import describe_plan
 from papers_to_gpt.engine.training import TrainingLoop, checkpoint_to_resume, make_accelerator
 from papers_to_gpt.publishing.cards import write_card
 from papers_to_gpt.publishing.sharing import open_repository, push_at_end, push_of_checkpoints
+from papers_to_gpt.settings.commands import command
 from papers_to_gpt.settings.translation import DataSettings, ModelChoice, TokenizerSettings, TranslationTraining
 from seq2seq_scratch import TRANSLATION_CONFIGS
 from seq2seq_scratch.data.batches import collate, tokenize_parallel
@@ -34,16 +36,16 @@ from seq2seq_scratch.translation import translate
 
 
 def run(settings: tuple[Any, ...]) -> None:
-    """Runs a training from data to sharing.
+    """Trains, evaluates and shares a translator.
 
     Args:
         settings: from `papers_to_gpt.settings.translation.parse`.
 
     Raises:
-        ValueError: for settings that make no model, data that cannot be read, and what the training loop refuses.
+        ValueError: if the settings make no model, the data cannot be read, or training fails (see `TrainingLoop`).
     """
     choice, model_settings, _, data, _, _, training, _ = settings
-    make_config(choice, model_settings)  # before data loads
+    make_config(choice, model_settings)  # wrong sizes fail here, before data loads
     keep_compiled_code(FOR_BATCHES_OF_TOKENS)
     accelerator = make_accelerator(training)
     with lock_output_dir(accelerator, training.output_dir):
@@ -77,7 +79,7 @@ def train(accelerator: Accelerator, settings: tuple[Any, ...], start: RunStart) 
                 raise ValueError(f"The data has no split {split!r}, only {', '.join(pairs)}. Set {split}_file.")
         if data.dataset_name is not None:
             start.check_loaded("dataset_name", pairs)
-        # Learning a vocabulary breaks ties differently each time: it is learned once, by one process, and loaded.
+        # Training a tokenizer is not deterministic (ties are broken at random): one process trains it, all load it.
         checkpoint = checkpoint_to_resume(training)
         if checkpoint is None and accelerator.is_main_process:
             tokenizers = make_tokenizers(pairs["train"], tokenizer_settings)
@@ -100,7 +102,7 @@ def train(accelerator: Accelerator, settings: tuple[Any, ...], start: RunStart) 
 
     # Model
     config = make_config(choice, model_settings, source_tokenizer, target_tokenizer)
-    if getattr(config, "position_embedding_type", None) == "learned":  # nothing longer has an embedding
+    if getattr(config, "position_embedding_type", None) == "learned":  # longer sources have no embeddings
         source_tokenizer.model_max_length = target_tokenizer.model_max_length = config.max_position_embeddings
     model = AutoModelForSeq2SeqLM.from_config(config)
     model.generation_config.update(max_new_tokens=decoding.max_new_tokens, num_beams=decoding.num_beams)
@@ -112,8 +114,8 @@ def train(accelerator: Accelerator, settings: tuple[Any, ...], start: RunStart) 
         write_run_record(output_dir, accelerator, settings, parameters=model.num_parameters(), **start.record())
 
     # Training
-    def save_model(folder: Path) -> None:
-        model.save_pretrained(folder)
+    def save_model(folder: Path, state_dict: dict[str, Any] | None = None) -> None:
+        model.save_pretrained(folder, state_dict=state_dict)
         save_tokenizers(folder, source_tokenizer, target_tokenizer)
 
     decode = partial(decode_sentences, accelerator, source_tokenizer, target_tokenizer, data)
@@ -145,6 +147,7 @@ def train(accelerator: Accelerator, settings: tuple[Any, ...], start: RunStart) 
         after_save=push_of_checkpoints(repository, hub),
         loss_arguments={"smoothing": training.label_smoothing_factor, "r_drop_weight": training.r_drop_weight},
     )
+    say(describe_plan(loop.total_updates, loop.eval_steps, training, optimization))
     results = loop.train()
 
     # Evaluation
@@ -163,7 +166,7 @@ def train(accelerator: Accelerator, settings: tuple[Any, ...], start: RunStart) 
         if accelerator.is_main_process:
             (output_dir / f"{split}_hypotheses.txt").write_text("\n".join(hypotheses) + "\n", encoding="utf-8")
         say(f"{split}: " + "  ".join(f"{name} {scores[name]:.2f}" for name in SHOWN_SCORES))
-    results["wall_seconds"] = round(time.perf_counter() - started, 1)
+    results["wall_seconds"] = round(time.perf_counter() - started + loop.earlier_seconds, 1)
 
     # Sharing
     if accelerator.is_main_process:
@@ -172,7 +175,10 @@ def train(accelerator: Accelerator, settings: tuple[Any, ...], start: RunStart) 
         finish_run(output_dir, loop.progress, loop.total_updates)
     say(
         HOW_TO_USE.format(
-            folder=output_dir, sentence=pairs["validation"][0]["source"], seconds=results["wall_seconds"]
+            folder=output_dir,
+            translate=command("translate", "--model_name_or_path", output_dir),
+            sentence=pairs["validation"][0]["source"],
+            seconds=results["wall_seconds"],
         )
     )
     push_at_end(repository, output_dir)
@@ -192,18 +198,22 @@ LOADING_SETTINGS = (
 
 
 HOW_TO_USE = """
-Done after {seconds:.0f} s. The model is in {folder}. To use it:
+Done after {seconds:.0f} s. The model is in {folder}. To translate lines that you type, or a file with < FILE:
 
-from seq2seq_scratch.translation import load_translator, translate
-translator = load_translator("{folder}")
-print(translate(*translator, [{sentence!r}])[0][0].text)
+{translate}
+
+To use it in Python:
+
+from transformers import pipeline
+translator = pipeline("translation", model="{folder}", trust_remote_code=True)
+print(translator([{sentence!r}]))
 """
 
 
 def make_tokenizers(
     train: Dataset | IterableDataset, settings: TokenizerSettings
 ) -> tuple[PreTrainedTokenizerFast, PreTrainedTokenizerFast]:
-    """Source and target tokenizers, the same object when the vocabulary is shared."""
+    """Loads or trains the source and target tokenizers. They are the same object if the vocabulary is shared."""
     if settings.tokenizer_name:
         tokenizers = load_tokenizers(settings.tokenizer_name)
         for tokenizer in tokenizers:
@@ -222,14 +232,14 @@ def make_tokenizers(
 
 
 def check_tokenizer(tokenizer: PreTrainedTokenizerFast, name: str) -> None:
-    """Raises ValueError for a tokenizer that does not mark where a sentence ends, or has no padding or start."""
+    """Raises ValueError if a tokenizer has no padding, start or end token, or does not append the end token."""
     missing = [kind for kind in ("pad", "bos", "eos") if getattr(tokenizer, f"{kind}_token_id") is None]
     if missing:
         raise ValueError(f"tokenizer_name {name}: it has no {' and no '.join(f'{kind}_token' for kind in missing)}.")
     if tokenizer("text").input_ids[-1:] != [tokenizer.eos_token_id]:
         raise ValueError(
-            f"tokenizer_name {name}: it adds no {tokenizer.eos_token} behind a text, without which no translation "
-            "ends. Give it a template that does, or train one (leave tokenizer_name out)."
+            f"tokenizer_name {name}: it does not append {tokenizer.eos_token} to a text, so no translation would "
+            "end. Give it a template that does, or train a tokenizer (leave tokenizer_name out)."
         )
 
 
@@ -239,10 +249,10 @@ def make_config(
     source_tokenizer: PreTrainedTokenizerFast | None = None,
     target_tokenizer: PreTrainedTokenizerFast | None = None,
 ) -> PreTrainedConfig:
-    """The model's configuration; without tokenizers, one to see whether the settings make a model at all.
+    """Returns the model's configuration. Without tokenizers it only serves to check the settings.
 
     Raises:
-        ValueError: if they do not.
+        ValueError: if the settings make no model.
     """
     from_tokenizers = {}
     if source_tokenizer is not None and target_tokenizer is not None:
@@ -263,7 +273,7 @@ def make_config(
 
 
 def lengths_of(example: Any) -> np.ndarray:
-    """(examples, 2) or (2,) source and target tokens."""
+    """Returns the numbers of source and target tokens: (2,) for one example, (N, 2) for N examples."""
     return np.array([example["source_length"], example["target_length"]]).T
 
 
@@ -275,7 +285,7 @@ def training_batches(
     training: TranslationTraining,
     accelerator: Accelerator,
 ) -> LengthBucketBatches | StreamBatches:
-    """This process's batches, from an indexed data set or a stream."""
+    """Returns the training batches of this process. The examples are an indexed data set or a stream."""
     common = {
         "collate": partial(
             collate, pad_token_id=tokenizers[0].pad_token_id, copies=2 if training.r_drop_weight else 1
@@ -308,10 +318,10 @@ def decode_sentences(
     sentences: list[str],
     **generate_arguments: Any,
 ) -> list[str]:
-    """Best translations of a list of sentences, shared out over the processes."""
+    """Returns the best translation of each sentence. The processes share the work."""
 
     def decode(share: list[str]) -> list[str]:
-        # One autocast region around the whole search: each weight is cast once, not once a step.
+        # One autocast region around the whole search casts each weight once instead of once per step.
         with accelerator.autocast():
             hypotheses = translate(
                 model,
@@ -337,7 +347,7 @@ def evaluate(
     collate_batch: Any,
     max_tokens_per_batch: int,
 ) -> dict[str, float]:
-    """Loss, perplexity and the scores of decoded translations on the validation split."""
+    """Returns loss, perplexity and the scores of decoded translations on the validation split."""
     batches = batches_for_evaluation(
         examples.select_columns(["input_ids", "labels"]),
         lengths_of(examples[:]),

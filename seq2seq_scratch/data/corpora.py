@@ -15,7 +15,7 @@ import datasets
 import pyarrow
 from datasets import Dataset, IterableDataset
 
-from .numbers import load_numbers
+from .embedded import EMBEDDED_PAIRS
 from .readers import (
     TABLE_EXTENSIONS,
     dataset_of_files,
@@ -230,8 +230,8 @@ def load_parallel_data(
     becomes an empty string.
 
     Args:
-        dataset_name: `numbers` for the embedded data set, otherwise what `datasets.load_dataset` takes: an id on the
-            Hub or a local folder.
+        dataset_name: the name of an embedded data set (`EMBEDDED_PAIRS`), such as `numbers`, or what
+            `datasets.load_dataset` takes: an id on the Hub or a local folder.
         dataset_config_name: its configuration, such as `de-en`.
         dataset_revision: a branch, tag or commit on the Hub.
         streaming: the split `train` is read as it is needed and is an `IterableDataset`; other splits are read whole.
@@ -276,10 +276,10 @@ def load_parallel_data(
         )
 
     splits: dict[str, Any]
-    if dataset_name == "numbers":
-        loaded = load_numbers(source_language, target_language)
+    if dataset_name in EMBEDDED_PAIRS:
+        loaded = EMBEDDED_PAIRS[dataset_name].generate(source_language, target_language)
         wanted = Wanted(source_language, target_language, None, None)
-        splits = {name: _as_pairs(split, wanted, "numbers") for name, split in loaded.items()}
+        splits = {name: _as_pairs(split, wanted, dataset_name) for name, split in loaded.items()}
         if streaming:
             splits["train"] = splits["train"].to_iterable_dataset()
     elif dataset_name is not None:

@@ -329,7 +329,7 @@ def test_a_measurement_in_its_own_process(tmp_path):
         (["--sections", "gpt"], "sections names gpt; there are translation_training"),
         (["--rounds", "0"], "rounds is 0; it must be at least 1"),
         (["--updates", "0"], "updates is 0; it must be at least 1"),
-        (["--new_tokens", "600"], "go beyond the context of 512"),
+        (["--new_tokens", "600"], "exceed the context of 512"),
         (["--nanogpt_dir", "nowhere"], "nanogpt_dir is nowhere, which holds no model.py"),
         (["--contenders", "fairseq"], "fairseq.*matches no row.*MarianMTModel"),
     ],

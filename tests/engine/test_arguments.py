@@ -83,7 +83,7 @@ def test_a_missing_preset_is_named():
 
 
 def test_a_value_without_a_setting_is_refused():
-    with pytest.raises(ValueError, match="'-x' on the command line stands behind no --setting"):
+    with pytest.raises(ValueError, match="'-x' on the command line follows no --setting"):
         read_settings(["-x", "20"])
 
 

@@ -1,5 +1,11 @@
 """Batches by tokens: complete, full, alike on every machine, and shared out without overlap."""
 
+import os
+import signal
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
@@ -78,23 +84,35 @@ def test_epochs_differ_and_the_same_epoch_repeats(lengths):
     assert len(composition[0] & composition[1]) < len(composition[0]) / 2
 
 
+def updates_of(batches, **arguments):
+    """The updates of an epoch: index in the update to (weight, examples)."""
+    return [
+        {batch.index: (batch.weight, tuple(batch.tensors["index"].tolist())) for batch in group}
+        for group in batches.updates(**arguments)
+    ]
+
+
 def test_skipping_gives_the_rest_of_the_epoch_and_draws_no_random_number_of_the_models(lengths):
     before = torch.get_rng_state()
-    assert indices(make(lengths).epoch(3, skip=4)) == indices(make(lengths).epoch(3))[4:]
+    whole = updates_of(make(lengths), epoch=3, batches_per_update=3)
+    assert updates_of(make(lengths), epoch=3, batches_per_update=3, skip=4) == whole[4:]
     assert torch.equal(before, torch.get_rng_state())
 
 
-def test_processes_share_an_epoch_evenly_and_without_overlap(lengths):
-    shares = [indices(make(lengths, process_index=index, num_processes=3).epoch(0)) for index in range(3)]
-    assert len({len(share) for share in shares}) == 1
-    seen = sum(sum(shares, []), [])
-    assert len(seen) == len(set(seen))
-    assert sum(map(len, shares)) >= len(indices(make(lengths).epoch(0))) - 2
-
-
-def test_too_few_examples_for_the_processes_are_refused():
-    with pytest.raises(ValueError, match="Lower max_tokens_per_batch"):
-        make(np.array([[3, 3], [4, 4]]), num_processes=4)
+@pytest.mark.parametrize("processes", [1, 2, 3, 4, 7])
+def test_any_number_of_processes_shares_the_same_updates(lengths, processes):
+    alone = updates_of(make(lengths), epoch=0, batches_per_update=4)
+    assert len(alone) == make(lengths).updates_per_epoch(4)
+    assert sorted(row for update in alone for _, rows in update.values() for row in rows) == list(range(len(lengths)))
+    assert len(alone[-1]) < 4  # the last update is short
+    shares = [
+        updates_of(make(lengths, process_index=index, num_processes=processes), epoch=0, batches_per_update=4)
+        for index in range(processes)
+    ]
+    for update, parts in zip(alone, zip(*shares, strict=True), strict=True):
+        assert len({len(part) for part in parts}) == 1  # or one process would wait for another
+        together = {index: batch for part in parts for index, batch in part.items()}
+        assert {index: batch for index, batch in together.items() if batch[0]} == update
 
 
 def test_a_stream_gives_every_example_and_resumes(lengths):
@@ -112,10 +130,71 @@ def test_a_stream_gives_every_example_and_resumes(lengths):
     batches = indices(stream().epoch(0))
     assert sorted(sum(batches, [])) == list(range(len(lengths)))
     assert padding(lengths, batches) < 0.1
-    assert indices(stream().epoch(0, skip=5)) == batches[5:]
-    shares = [indices(stream(process_index=index, num_processes=2).epoch(0)) for index in range(2)]
+    whole = updates_of(stream(), epoch=0, batches_per_update=2)
+    assert updates_of(stream(), epoch=0, batches_per_update=2, skip=5) == whole[5:]
+    shares = [
+        updates_of(stream(process_index=index, num_processes=2), epoch=0, batches_per_update=2) for index in range(2)
+    ]
+    for update, parts in zip(whole, zip(*shares, strict=True), strict=True):
+        together = {index: batch for part in parts for index, batch in part.items()}
+        assert {index: batch for index, batch in together.items() if batch[0]} == update
+
+
+def test_a_stream_that_is_a_processs_own_share_ends_with_the_longest(lengths):
+    """Two processes in lockstep, of which one has fewer examples."""
+    waiting = threading.Barrier(2)
+    conditions = {}
+
+    def is_any_true(index, condition):
+        conditions[index] = condition
+        waiting.wait()
+        result = any(conditions.values())
+        waiting.wait()
+        return result
+
+    parts = [examples_of(lengths)[:2000], examples_of(lengths)[2000:]]
+
+    def run(index):
+        return updates_of(
+            StreamBatches(
+                parts[index],
+                lambda e: e["lengths"],
+                collate,
+                max_tokens_per_batch=512,
+                seed=1,
+                process_index=index,
+                num_processes=2,
+                is_any_true=partial(is_any_true, index),
+            ),
+            epoch=0,
+            batches_per_update=4,
+        )
+
+    with ThreadPoolExecutor(2) as pool:
+        shares = list(pool.map(run, range(2)))
     assert len(shares[0]) == len(shares[1])
-    assert not set(sum(shares[0], [])) & set(sum(shares[1], []))
+    seen = [row for share in shares for update in share for weight, rows in update.values() if weight for row in rows]
+    assert sorted(seen) == list(range(len(lengths)))
+
+
+class DyingDataset:
+    """A worker that reads it is killed, as by a lack of memory."""
+
+    def __len__(self):
+        return 4
+
+    def __getitem__(self, index):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_a_worker_that_is_killed_is_named():
+    batches = LengthBucketBatches(
+        DyingDataset(), np.full((4, 1), 3), collate, max_rows_per_batch=2, seed=0, num_workers=1
+    )
+    with pytest.raises(
+        OSError, match=r"prepares batches .*(killed by signal|exited unexpectedly)\. .*Lower dataloader_num_workers"
+    ):
+        list(batches.epoch(0))
 
 
 def test_evaluation_sees_every_example_once_over_all_processes(lengths):

@@ -1,7 +1,10 @@
 """The training loop: exact gradients under accumulation, exact resume, limits, checkpoints, the final model."""
 
 import json
-import re
+import os
+import shutil
+import signal
+import time
 from functools import partial
 from pathlib import Path
 
@@ -10,9 +13,11 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from papers_to_gpt.engine.batching import LengthBucketBatches
+from papers_to_gpt.engine.batching import LengthBucketBatches, LocalBatch
 from papers_to_gpt.engine.checkpointing import average_weights, checkpoints_in, load_weights
-from papers_to_gpt.engine.training import TokenCounts, TrainingLoop, make_accelerator
+from papers_to_gpt.engine.log_window import TokenCounts
+from papers_to_gpt.engine.training import TrainingLoop, make_accelerator
+from papers_to_gpt.settings.arguments import Terminated
 from papers_to_gpt.settings.training import OptimizationSettings, TrainingSettings
 from seq2seq_scratch import RNNSeq2SeqConfig, RNNSeq2SeqForConditionalGeneration
 
@@ -83,7 +88,7 @@ def test_accumulated_batches_give_the_gradient_of_one_large_batch(make_trainer, 
     before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
     # Batches of unequal token counts: a mean of means would weigh their tokens differently.
     groups = [examples[:3], examples[3:20], examples[20:25]]
-    trainer._update([collate(group) for group in groups])
+    trainer._update([LocalBatch(collate(group), index) for index, group in enumerate(groups)])
     reference = tiny_model(dropout=0.0)
     reference(**collate(examples[:25])).loss.backward()
     for name, parameter in model.named_parameters():
@@ -91,7 +96,15 @@ def test_accumulated_batches_give_the_gradient_of_one_large_batch(make_trainer, 
         torch.testing.assert_close(gradient, dict(reference.named_parameters())[name].grad, atol=1e-6, rtol=1e-4)
 
 
-@pytest.mark.parametrize(("accumulation", "optim"), [(1, "adamw"), (3, "adamw"), (1, "muon")])
+def log_of(folder):
+    """The log's lines without what the clock decides."""
+    lines = [json.loads(line) for line in (Path(folder) / "train_log.jsonl").open()]
+    return [{name: value for name, value in line.items() if "per_second" not in name} for line in lines]
+
+
+@pytest.mark.parametrize(
+    ("accumulation", "optim"), [(1, "adamw"), (3, "adamw"), (1, "muon"), (1, "adadelta"), (1, "sgd")]
+)
 def test_a_resumed_run_equals_an_uninterrupted_one(make_trainer, accumulation, optim):
     options = {"gradient_accumulation_steps": accumulation, "save_total_limit": 0, "eval_steps": 5}
     make_trainer = partial(make_trainer, optimization={"optim": optim})
@@ -103,23 +116,127 @@ def test_a_resumed_run_equals_an_uninterrupted_one(make_trainer, accumulation, o
     make_trainer(other, folder="parts", resume_from_checkpoint="last", **options).train()
     folder = Path(make_trainer(folder="parts").output_dir)
     assert_same_weights(weights_of(folder / "checkpoint-12"), weights_of(folder.parent / "whole" / "checkpoint-12"))
-    logs = [
-        [
-            line["loss"]
-            for line in map(json.loads, (folder.parent / run / "train_log.jsonl").open())
-            if line["kind"] == "train"
-        ]
-        for run in ("whole", "parts")
-    ]
-    assert logs[0][-1] == logs[1][-1]
+
+
+def stop_after(trainer, update, number=signal.SIGTERM):
+    """Sends this process a signal while the loop computes the update after the given one."""
+
+    def send(module, inputs):
+        if module.training and trainer.progress.update == update:
+            os.kill(os.getpid(), number)
+
+    trainer.raw_model.register_forward_pre_hook(send)
+
+
+@pytest.mark.parametrize(("number", "error"), [(signal.SIGTERM, Terminated), (signal.SIGINT, KeyboardInterrupt)])
+@pytest.mark.parametrize("update", [1, 3, 7])
+def test_a_run_that_is_stopped_and_resumed_equals_an_uninterrupted_one(make_trainer, number, error, update):
+    # Update 4 is evaluated, update 3 logged, and in update 8 the evaluation is due when the run stops.
+    make_trainer(folder="whole").train()
+    trainer = make_trainer(folder="parts")
+    stop_after(trainer, update, number)
+    with pytest.raises(KeyboardInterrupt, match=f"after update {update + 1}.*recovery-{update + 1}.*the same command"):
+        trainer.train()
+    assert signal.getsignal(number) != trainer.stopping._note  # the handler of before is back
+    resumed = make_trainer(folder="parts", resume_from_checkpoint="last")
+    resumed.train()
+    whole = Path(trainer.output_dir).parent / "whole"
+    assert_same_weights(weights_of(trainer.output_dir), weights_of(whole))
+    assert log_of(trainer.output_dir) == log_of(whole)
+    assert [path.name for path in Path(trainer.output_dir).glob("*-*")] == [path.name for path in whole.glob("*-*")]
+
+
+def test_a_signal_ends_an_evaluation_which_is_repeated_after_the_resume(make_trainer):
+    def scores(model):
+        evaluations.append(trainer.progress.update)
+        if evaluations == [4, 8]:
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(10)
+        return {"loss": float(len(evaluations) == 1)}
+
+    evaluations = []
+    trainer = make_trainer(evaluate=scores)
+    with pytest.raises(Terminated, match="after update 8"):
+        trainer.train()
+    trainer = make_trainer(evaluate=scores, resume_from_checkpoint="last")
+    assert trainer.train()["best_update"] == 8
+    assert evaluations == [4, 8, 8, 12]
+    assert [line["update"] for line in log_of(trainer.output_dir) if line["kind"] == "eval"] == [4, 8, 12]
+
+
+def test_an_update_that_outlasts_the_time_of_grace_is_given_up(make_trainer):
+    make_trainer(folder="whole").train()
+    trainer = make_trainer(folder="parts", stop_within_seconds=0.05)
+
+    def hang(module, inputs):
+        if trainer.progress.update == 5:
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(10)
+
+    trainer.raw_model.register_forward_pre_hook(hang)
+    started = time.perf_counter()
+    with pytest.raises(Terminated, match="after update 5"):
+        trainer.train()
+    assert time.perf_counter() - started < 8
+    make_trainer(folder="parts", resume_from_checkpoint="last").train()
+    assert_same_weights(weights_of(trainer.output_dir), weights_of(Path(trainer.output_dir).parent / "whole"))
+
+
+def test_a_second_interrupt_stops_at_once(make_trainer):
+    trainer = make_trainer()
+
+    def interrupt_twice(module, inputs):
+        if trainer.progress.update == 5:
+            os.kill(os.getpid(), signal.SIGINT)
+            os.kill(os.getpid(), signal.SIGINT)
+
+    trainer.raw_model.register_forward_pre_hook(interrupt_twice)
+    with pytest.raises(KeyboardInterrupt, match="after update 5.*checkpoint-4"):
+        trainer.train()
+
+
+def test_checkpoints_by_the_clock_change_nothing(make_trainer):
+    options = {"average_last_checkpoints": 2, "save_total_limit": 2}
+    make_trainer(folder="whole", **options).train()
+    trainer = make_trainer(folder="often", save_minutes=1e-9, **options)
+    saved = []
+    save = trainer.writer.save
+    trainer.writer.save = lambda progress, scheduled: (saved.append(progress.update), save(progress, scheduled))
+    trainer.train()
+    assert saved == list(range(1, 13))
+    assert_same_weights(weights_of(trainer.output_dir), weights_of(Path(trainer.output_dir).parent / "whole"))
+    assert not list(Path(trainer.output_dir).glob("recovery-*"))
+
+
+def test_batches_of_weight_zero_add_nothing(make_trainer, examples):
+    results = []
+    for copies in (1, 3):
+        trainer = make_trainer(tiny_model(dropout=0.0))
+        batch = collate(examples[:5])
+        trainer._update([LocalBatch(batch, 0), *[LocalBatch(batch, index, weight=0) for index in range(1, copies)]])
+        results.append((trainer.raw_model.state_dict(), trainer.window.state_dict(trainer.accelerator)))
+    assert_same_weights(results[0][0], results[1][0])
+    assert results[0][1] == results[1][1]
+
+
+def test_dropout_follows_from_seed_update_and_batch(make_trainer, examples):
+    def first_loss(seed=42, update=0, index=0, drawn_before=0):
+        trainer = make_trainer(tiny_model(dropout=0.5), seed=seed)
+        trainer.progress.update = update
+        torch.rand(drawn_before)
+        trainer._update([LocalBatch(collate(examples[:5]), index)])
+        return trainer.window.values(trainer.accelerator, "target_tokens")["loss"]
+
+    assert first_loss() == first_loss(drawn_before=7)
+    assert len({first_loss(), first_loss(seed=1), first_loss(update=1), first_loss(index=1)}) == 4
 
 
 def test_clipping_bounds_the_gradient(make_trainer):
     model = tiny_model()
     before = [parameter.detach().clone() for parameter in model.parameters()]
     trainer = make_trainer(model, optimization={"optim": "sgd", "learning_rate": 1.0, "max_grad_norm": 1e-3})
-    _, norm, _ = trainer._update([next(trainer.batches.epoch(0))])
-    assert norm > 1e-3
+    trainer._update([LocalBatch(next(trainer.batches.epoch(0)), 0)])
+    assert trainer.window.values(trainer.accelerator, "target_tokens")["gradient_norm"] > 1e-3
     step = torch.cat([(p.detach() - b).flatten() for p, b in zip(model.parameters(), before, strict=True)])
     assert step.norm() == pytest.approx(1e-3, rel=1e-3)
 
@@ -183,19 +300,72 @@ def test_averaging_keeps_the_dtype_and_sums_in_fp32(tmp_path):
     assert mean[0] == torch.tensor(sum(values) / 3).bfloat16()
 
 
-def test_a_non_finite_loss_stops_the_run_and_keeps_earlier_checkpoints(make_trainer):
-    model = tiny_model()
-    model.register_forward_hook(
-        lambda module, _, output: setattr(
-            output, "loss", output.loss * float("nan" if trainer.progress.update == 4 else 1)
-        )
-    )
-    trainer = make_trainer(model, eval_steps=2, save_total_limit=0, logging_steps=6)
-    with pytest.raises(ValueError, match=r"not finite at update 6 or up to \d updates before.*learning_rate"):
+def make_losses_nan(model, when):
+    """Multiplies the training loss by NaN where `when()` is true."""
+
+    def multiply(module, _, output):
+        if module.training and when():
+            output.loss = output.loss * float("nan")
+
+    model.register_forward_hook(multiply)
+    return model
+
+
+@pytest.mark.parametrize("optim", ["adamw", "sgd", "adadelta", "muon"])
+def test_an_update_that_is_not_finite_is_as_if_it_had_not_been(make_trainer, optim, capsys):
+    kept = []
+    for nan_at in (None, 5):
+        model = tiny_model()
+        trainer = make_trainer(model, optimization={"optim": optim, "max_grad_norm": 0.0})
+        make_losses_nan(model, lambda progress=trainer.progress, nan_at=nan_at: progress.update == nan_at)
+        for update, group in enumerate(trainer.batches.updates(0, 1)):
+            if nan_at is None and update == 5:
+                trainer.progress.update += 1  # never computed
+                continue
+            trainer._update(group)
+            if nan_at == update:
+                trainer._check_skipped(group)
+            if update == 7:
+                break
+        states = {
+            f"{index}/{name}": value
+            for index, state in enumerate(trainer.optimizer.optimizer.state.values())
+            for name, value in state.items()
+            if isinstance(value, torch.Tensor)
+        }
+        kept.append((model.state_dict(), states, trainer.window.values(trainer.accelerator, "tokens")["loss"]))
+    assert_same_weights(kept[0][0], kept[1][0])
+    assert_same_weights(kept[0][1], kept[1][1])
+    assert kept[0][2] == kept[1][2]
+    assert "Update 6 is skipped: the loss of batch 1 (examples " in capsys.readouterr().err
+
+
+def test_fused_optimizers_skip_a_step_on_the_device(make_trainer):
+    # The path of GPUs, whose kernels exist on CPU as well.
+    trainer = make_trainer(tiny_model())
+    groups = trainer.batches.updates(0, 1)
+    trainer._update(next(groups))
+    before = {name: tensor.clone() for name, tensor in trainer.raw_model.state_dict().items()}
+    optimizer = trainer.optimizer.optimizer
+    assert optimizer._step_supports_amp_scaling
+    optimizer.found_inf = torch.tensor(1.0)
+    trainer._update(next(groups))
+    assert_same_weights(before, trainer.raw_model.state_dict())
+
+
+def test_a_run_stops_after_too_many_skipped_updates_and_keeps_its_checkpoints(make_trainer):
+    model = make_losses_nan(tiny_model(), lambda: trainer.progress.update >= 4)
+    trainer = make_trainer(model, eval_steps=2, save_total_limit=0, logging_steps=3, max_skipped_updates=3)
+    with pytest.raises(ValueError, match=r"3 updates in a row were skipped, the last is update 7.*learning_rate"):
         trainer.train()
-    assert [path.name for path in checkpoints_in(trainer.output_dir)] == ["checkpoint-2", "checkpoint-4"]
-    for name in ("checkpoint-2", "checkpoint-4"):
-        assert all(tensor.isfinite().all() for tensor in weights_of(trainer.output_dir / name).values())
+    assert [path.name for path in checkpoints_in(trainer.output_dir)] == [
+        "checkpoint-2",
+        "checkpoint-4",
+        "checkpoint-6",
+    ]
+    for path in checkpoints_in(trainer.output_dir):
+        assert all(tensor.isfinite().all() for tensor in weights_of(path).values())
+    assert [line.get("skipped_updates") for line in log_of(trainer.output_dir) if line["kind"] == "train"] == [None, 2]
 
 
 def test_logged_rate_is_tokens_over_measured_seconds(make_trainer):
@@ -250,7 +420,7 @@ def test_resuming_needs_a_complete_checkpoint(make_trainer, tmp_path):
     with pytest.raises(ValueError, match="holds no checkpoint"):
         make_trainer(resume_from_checkpoint="last").train()
     (tmp_path / "empty").mkdir()
-    with pytest.raises(ValueError, match="lacks progress.json, optimizer.pt"):
+    with pytest.raises(ValueError, match="it has no folder training_state"):
         make_trainer(resume_from_checkpoint=str(tmp_path / "empty")).train()
 
 
@@ -261,39 +431,37 @@ def test_weights_of_another_model_are_refused(tmp_path):
         load_weights(model, tmp_path)
 
 
-def test_nothing_is_unpickled_from_a_checkpoint(make_trainer, tmp_path):
+def test_a_lack_of_memory_names_the_batch_and_the_settings(make_trainer):
     trainer = make_trainer()
+    trainer.raw_model.register_forward_pre_hook(lambda module, inputs: torch.empty(2**55))
+    with pytest.raises(ValueError, match=r"memory for update 1, .* \d+ rows of \d+ tokens.*max_tokens_per_batch"):
+        trainer.train()
+
+
+def test_a_missing_best_checkpoint_is_said_at_resume(make_trainer, capsys):
+    scores = iter([1.0, 3.0, 2.5, 2.0])
+    trainer = make_trainer(max_steps=8, evaluate=lambda model: {"loss": next(scores)})
     trainer.train()
-    state = checkpoints_in(trainer.output_dir)[-1] / "training_state"
-
-    class Payload:
-        def __reduce__(self):
-            return (Path.touch, (tmp_path / "executed",))
-
-    torch.save({"state": Payload()}, state / "optimizer.pt")
-    with pytest.raises(Exception, match="[Ww]eights.only|WeightsUnpickler"):
-        make_trainer(resume_from_checkpoint="last", max_steps=20).train()
-    assert not (tmp_path / "executed").exists()
+    shutil.rmtree(Path(trainer.output_dir) / "checkpoint-4")
+    resumed = make_trainer(resume_from_checkpoint="last", evaluate=lambda model: {"loss": next(scores)})
+    assert resumed.train()["best_update"] == 12
+    out = capsys.readouterr().out
+    assert "checkpoint-4, the best checkpoint so far, is missing" in out and "eval 8/12  loss 2.5" in out
 
 
-@pytest.mark.parametrize("name", ["model.safetensors", "training_state/optimizer.pt", "training_state/progress.json"])
-def test_a_file_of_a_checkpoint_that_is_cut_off_is_named(make_trainer, tmp_path, name):
-    make_trainer().train()
-    path = tmp_path / "run" / "checkpoint-12" / name
-    content = path.read_bytes()
-    path.write_bytes(content[: len(content) // 2])
-    with pytest.raises(ValueError, match=f"{re.escape(str(path))} cannot be read"):
-        make_trainer(resume_from_checkpoint="last", max_steps=20).train()
+def test_time_that_is_used_up_stays_used_up(make_trainer, capsys):
+    options = {"max_steps": 10**6, "eval_steps": 10**6, "max_train_minutes": 0.003}
+    updates = make_trainer(**options).train()["train_updates"]
+    capsys.readouterr()
+    assert make_trainer(resume_from_checkpoint="last", **options).train()["train_updates"] == updates
+    assert "max_train_minutes (0.003) is used up" in capsys.readouterr().out
 
 
-def test_an_interrupted_run_says_how_to_go_on(make_trainer):
-    losses = iter([1.0])
-
-    def interrupt_at_the_second(model):
-        loss = next(losses, None)
-        if loss is None:
-            raise KeyboardInterrupt
-        return {"loss": loss}
-
-    with pytest.raises(KeyboardInterrupt, match="at update 8.*--resume_from_checkpoint last.*checkpoint-4"):
-        make_trainer(evaluate=interrupt_at_the_second).train()
+def test_an_average_of_fewer_checkpoints_than_asked_is_said(make_trainer, capsys):
+    trainer = make_trainer(average_last_checkpoints=3, save_total_limit=3)
+    trainer.train()
+    shutil.rmtree(Path(trainer.output_dir) / "checkpoint-4")
+    capsys.readouterr()
+    options = {"average_last_checkpoints": 3, "save_total_limit": 3, "resume_from_checkpoint": "last"}
+    assert make_trainer(**options).train()["averaged_checkpoints"] == ["checkpoint-8", "checkpoint-12"]
+    assert "there are only 2 checkpoints" in capsys.readouterr().out

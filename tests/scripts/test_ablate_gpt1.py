@@ -75,7 +75,7 @@ def test_every_variant_is_run_with_what_it_changes_and_leads_to_a_table_and_a_pl
     assert (folder / "ablation.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_without_matplotlib_there_is_a_table_and_a_word(ablate, monkeypatch, capsys):
+def test_without_matplotlib_there_is_a_table_and_a_message(ablate, monkeypatch, capsys):
     monkeypatch.setattr(ablation, "find_spec", lambda name: None)
     folder = ablate("--layers", "2")
     assert "matplotlib is not installed" in capsys.readouterr().out

@@ -10,6 +10,7 @@ import pytest
 
 from papers_to_gpt import __main__ as command_line
 from papers_to_gpt.settings.arguments import PRESETS, find_preset, read_settings, value_of
+from papers_to_gpt.settings.commands import command
 
 ROOT = Path(__file__).parents[2]
 
@@ -60,6 +61,21 @@ def test_an_unknown_command_is_answered_with_the_nearest_and_all(call):
 def test_wrong_settings_end_a_command_with_a_message(call):
     status, _, errors = call("train-translation", "numbers/bahdanau", "--max_step", "2")
     assert (status, errors) == (2, "error: command line: unknown setting 'max_step'. Did you mean 'max_steps'?\n")
+
+
+@pytest.mark.parametrize(
+    ("started", "follows"),
+    [
+        ("papers-to-gpt finetune-gpt1", "papers-to-gpt generate-text"),
+        ("recipes/finetune_gpt1.py", "python recipes/generate_text.py"),
+        (str(ROOT / "recipes" / "finetune_gpt1.py"), f"python {ROOT}/recipes/generate_text.py"),
+        ("another_program.py", "python recipes/generate_text.py"),
+    ],
+)
+def test_a_message_names_the_next_command_as_the_user_started_this_one(started, follows, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setattr(sys, "argv", [started])
+    assert command("generate_text", "--prompt", "Once upon") == f"{follows} --prompt 'Once upon'"
 
 
 def test_it_runs_from_any_folder(tmp_path):

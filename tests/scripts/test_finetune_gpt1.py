@@ -344,7 +344,7 @@ def test_seeds_are_runs_with_median_and_spread_and_a_resumed_series_goes_on(fine
     assert results_of(folder)["tasks"]["own"]["eval_loss"] == summary["eval_loss"]
     with pytest.raises(ValueError, match="holds another run"):
         finetune(*files, "--seeds", 1, 2)
-    with pytest.raises(ValueError, match="but there are several runs. Resume them all"):
+    with pytest.raises(ValueError, match="but there are several runs. Set it to last"):
         finetune(*files, "--seeds", 1, 2, 3, "--resume_from_checkpoint", folder / "seed_1")
 
 
@@ -544,7 +544,7 @@ def failure(start, *arguments):
         (["--task", "all", "--data_dir", "nowhere"], "holds no folder of a known task"),
         (["FILES", "--label_column", "lable"], "no column 'lable' (label_column); it has text, label"),
         (["FILES", "--max_length", "100"], "max_length is 100; it must be from 5 to max_position_embeddings, 24"),
-        (["FILES", "--seeds", "1", "1"], "seeds is [1, 1]: one stands there twice"),
+        (["FILES", "--seeds", "1", "1"], "seeds is [1, 1], which has a seed twice"),
         (["FILES", "--transferred_layers", "3"], "transferred_layers is 3;"),
         (["FILES", "--transferred_layers", "1", "--from_scratch", "true"], "are both set. Set one"),
         (["FILES", "--metric_for_best_model", "f1"], "metric_for_best_model is 'f1', which the evaluation does not"),

@@ -13,8 +13,6 @@ import pytest
 from accelerate.tracking import LOGGER_TYPE_TO_CLASS
 
 from gpt1_scratch import GPT1Config
-from gpt1_scratch.finetuning.tasks import TASKS
-from gpt1_scratch.pretraining.corpora import STORIES
 from papers_to_gpt.__main__ import COMMANDS
 from papers_to_gpt.settings import (
     classification,
@@ -63,13 +61,9 @@ def test_settings_of_a_model_have_the_names_types_and_defaults_of_its_configurat
 
 
 def test_names_and_numbers_that_are_copied_to_keep_help_fast_are_those_of_the_packages():
-    assert tuple(TASKS) == finetuning.TASK_NAMES
-    assert tuple(name for name, task in TASKS.items() if task.submissions) == finetuning.GLUE_TASKS
-    assert tuple(name for name in TASKS if name.startswith("stories_")) == finetuning.EMBEDDED_TASKS
     assert list(translation.MODEL_SETTINGS) == list(TRANSLATION_CONFIGS)
     assert get_args(get_type_hints(translation.ModelChoice)["model_type"]) == tuple(TRANSLATION_CONFIGS)
     assert decoding.TOKENS_PER_BATCH == TOKENS_PER_BATCH
-    assert pretraining.STORIES == STORIES
     assert training.TRACKERS == sorted(LOGGER_TYPE_TO_CLASS)
     assert translation.SCORES == ("loss", "perplexity", *SHOWN_SCORES)
 
