@@ -226,7 +226,7 @@ def run_in_folder(data: TaskData, settings: Settings, folder: Path, seed: int) -
     top = Path(training.output_dir)
     run_name = "-".join((training.run_name or top.resolve().name, *folder.relative_to(top).parts))
     training = dataclasses.replace(training, output_dir=str(folder), seed=seed, run_name=run_name)
-    training = dataclasses.replace(training, resume_from_checkpoint=None)  # it goes on by itself
+    training = dataclasses.replace(training, resume_from_checkpoint=None)  # each run goes on by itself
     task_settings = dataclasses.replace(
         task_settings, task=[data.task.name] if task_settings.task else [], seeds=[seed]
     )
@@ -259,8 +259,8 @@ def check_resuming_of_series(training: FinetuningSettings) -> None:
     """
     if training.resume_from_checkpoint not in (None, "last"):
         raise ValueError(
-            f"resume_from_checkpoint is {training.resume_from_checkpoint!r}, but there are several runs. Resume "
-            "them all from where they stand: last."
+            f"resume_from_checkpoint is {training.resume_from_checkpoint!r}, but there are several runs. Set it to "
+            "last, which resumes each of them from where it stands, or leave it out."
         )
 
 

@@ -48,11 +48,11 @@ def run(settings: tuple[Any, ...]) -> None:
     Raises:
         ValueError: if the settings make no model, the text cannot be read, or training fails (see `TrainingLoop`).
     """
-    model_settings, _, text, _, _, training, _ = settings
+    model_settings, vocabulary, text, _, _, training, _ = settings
     make_config(model_settings)  # wrong sizes fail here, before data loads
     accelerator = make_accelerator(training)
     with lock_output_dir(accelerator, training.output_dir):
-        start = plan_run(accelerator, training, settings, partial(fingerprint_text, text))
+        start = plan_run(accelerator, training, settings, partial(fingerprint_text, text, vocabulary))
         if start.finished is None:
             train(accelerator, settings, start)
 
@@ -181,10 +181,12 @@ To continue a text with it:
 """
 
 
-def fingerprint_text(text: TextSettings) -> dict[str, Fingerprint | None]:
-    """The fingerprints of the files that the text settings name."""
+def fingerprint_text(text: TextSettings, vocabulary: VocabularySettings) -> dict[str, Fingerprint | None]:
+    """Returns the fingerprints of the files that the settings of the text and the vocabulary name."""
     names = ("train_file", "validation_file", "dataset_name")
-    return {name: fingerprint_files(getattr(text, name)) for name in names}
+    files = {name: fingerprint_files(getattr(text, name)) for name in names}
+    files |= {name: fingerprint_files(getattr(vocabulary, name)) for name in ("vocabulary_file", "merges_file")}
+    return files | {"tokenizer_name": fingerprint_files(vocabulary.tokenizer_name, within=["tokenizer.json"])}
 
 
 def load_corpus(text: TextSettings) -> tuple[Dataset | IterableDataset, Dataset]:

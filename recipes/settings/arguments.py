@@ -362,7 +362,7 @@ class Terminated(KeyboardInterrupt):
 
 
 def _terminate(number: int, frame: types.FrameType | None) -> NoReturn:
-    raise Terminated("Terminated.")
+    raise Terminated
 
 
 def run_script(main: Callable[[], None]) -> None:
@@ -385,8 +385,9 @@ def run_script(main: Callable[[], None]) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise SystemExit(BROKEN_PIPE_STATUS) from None
     except KeyboardInterrupt as interrupt:
-        status = TERMINATED_STATUS if isinstance(interrupt, Terminated) else INTERRUPTED_STATUS
-        _stop(str(interrupt) or "Interrupted.", status)
+        was_terminated = isinstance(interrupt, Terminated)
+        message = str(interrupt) or ("Terminated." if was_terminated else "Interrupted.")
+        _stop(message, TERMINATED_STATUS if was_terminated else INTERRUPTED_STATUS)
     except (ValueError, OSError) as error:
         _stop(f"error: {error}", 2)
     except Exception as error:

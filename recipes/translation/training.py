@@ -44,12 +44,12 @@ def run(settings: tuple[Any, ...]) -> None:
     Raises:
         ValueError: if the settings make no model, the data cannot be read, or training fails (see `TrainingLoop`).
     """
-    choice, model_settings, _, data, _, _, training, _ = settings
+    choice, model_settings, tokenizer, data, _, _, training, _ = settings
     make_config(choice, model_settings)  # wrong sizes fail here, before data loads
     keep_compiled_code(FOR_BATCHES_OF_TOKENS)
     accelerator = make_accelerator(training)
     with lock_output_dir(accelerator, training.output_dir):
-        start = plan_run(accelerator, training, settings, partial(fingerprint_data, data))
+        start = plan_run(accelerator, training, settings, partial(fingerprint_data, data, tokenizer))
         if start.finished is None:
             train(accelerator, settings, start)
 
@@ -184,11 +184,13 @@ def train(accelerator: Accelerator, settings: tuple[Any, ...], start: RunStart) 
     push_at_end(repository, output_dir)
 
 
-def fingerprint_data(data: DataSettings) -> dict[str, Fingerprint | None]:
-    """The fingerprints of the files that the data settings name."""
+def fingerprint_data(data: DataSettings, tokenizer: TokenizerSettings) -> dict[str, Fingerprint | None]:
+    """Returns the fingerprints of the files that the settings of the data and the tokenizer name."""
     languages = (data.source_language, data.target_language)
     names = ("train_file", "validation_file", "test_file", "dataset_name")
-    return {name: fingerprint_files(getattr(data, name), endings=languages) for name in names}
+    files = {name: fingerprint_files(getattr(data, name), endings=languages) for name in names}
+    tokenizers = ("tokenizer.json", "target_tokenizer/tokenizer.json")
+    return files | {"tokenizer_name": fingerprint_files(tokenizer.tokenizer_name, within=tokenizers)}
 
 
 LOADING_SETTINGS = (

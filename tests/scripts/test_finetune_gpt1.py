@@ -5,8 +5,10 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -346,6 +348,46 @@ def test_seeds_are_runs_with_median_and_spread_and_a_resumed_series_goes_on(fine
         finetune(*files, "--seeds", 1, 2)
     with pytest.raises(ValueError, match="but there are several runs. Set it to last"):
         finetune(*files, "--seeds", 1, 2, 3, "--resume_from_checkpoint", folder / "seed_1")
+
+
+def test_a_series_that_is_killed_in_its_second_seed_goes_on_there_by_the_same_command(
+    finetune, pretrained, files, tmp_path, capsys
+):
+    folder, options = tmp_path / "run", [*files, "--seeds", "1", "2", "--save_total_limit", "1"]
+    whole = finetune(*options, name="whole")
+    settings = ["--model_name_or_path", pretrained, *TINY, *options, "--output_dir", folder]
+    environment = {**os.environ, "ACCELERATE_USE_CPU": "true", "HF_HUB_OFFLINE": "1"}
+    script = [sys.executable, ROOT / "recipes" / "finetune_gpt1.py", *map(str, settings)]
+    series = subprocess.Popen(script, stdout=subprocess.DEVNULL, env=environment)
+    while not (folder / "seed_2" / "checkpoint-9").exists() and series.poll() is None:
+        time.sleep(0.002)
+    series.kill()
+    assert series.wait() == -signal.SIGKILL
+    untouched = (folder / "seed_1" / "model.safetensors").stat().st_mtime_ns
+    capsys.readouterr()
+    finetune(*options)
+    assert f"Going on with the run in {folder / 'seed_2'} from checkpoint-" in capsys.readouterr().out
+    assert (folder / "seed_1" / "model.safetensors").stat().st_mtime_ns == untouched
+    for seed in ("seed_1", "seed_2"):
+        assert results_of(folder / seed)["eval_loss"] == results_of(whole / seed)["eval_loss"]
+    finetune(*options)
+    assert f"{folder} is finished: all its runs are done" in capsys.readouterr().out
+    with pytest.raises(ValueError, match="num_train_epochs was 2.0, is 3.0"):  # nothing to go on from is kept
+        finetune(*options, "--num_train_epochs", "3")
+
+
+def test_a_seed_that_is_killed_before_its_card_is_not_finished(finetune, files, monkeypatch):
+    options = [*files, "--seeds", "1", "2"]
+
+    def die(folder):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr("papers_to_gpt.gpt1.finetuning.write_card", die)
+        finetune(*options)
+    folder = finetune(*options)
+    assert all((folder / seed / "README.md").is_file() for seed in ("seed_1", "seed_2"))
+    assert not list(folder.rglob("checkpoint-*"))
 
 
 def test_two_processes_train_and_score_as_one_that_accumulates(tmp_path, pretrained, files):
