@@ -1,4 +1,4 @@
-"""Tasks: the table, files of every kind, what is found out of them, what is refused, and what becomes of texts."""
+"""Tasks: the table, files of every kind, inferred columns and labels, errors, and the encoding of texts."""
 
 import csv
 import json
@@ -34,7 +34,7 @@ def tokenizer():
 
 
 def write(path, rows, header=("text", "label")):
-    """Rows as the file's extension says."""
+    """Writes rows in the format of the file's extension."""
     if path.suffix == ".jsonl":
         lines = [json.dumps(dict(zip(header, row, strict=True))) for row in rows]
         path.write_text("\n".join(lines) + "\n", encoding="utf-8")
@@ -50,7 +50,7 @@ def write(path, rows, header=("text", "label")):
 
 @pytest.fixture
 def own(tmp_path):
-    """Loads an own task from rows for training and validation."""
+    """Loads a user's task from rows for training and validation."""
 
     def load(train, validation=None, header=("text", "label"), extension=".csv", test=None, **columns):
         files = {"train": train, "validation": validation, "test": test}
@@ -120,7 +120,7 @@ def test_multiple_choice_reads_columns_or_lists(tmp_path):
     assert splits["train"].texts[0] == ("x why ?", "a", "b", "c", "d")
     assert splits["train"].labels == [2, 0]
     file = write(tmp_path / "short.jsonl", [("x", "why ?", ["a", "b"], "C")], header)
-    with pytest.raises(ValueError, match="options must be a list of 4 texts, which it is not in row 1"):
+    with pytest.raises(ValueError, match="options must be a list of 4 texts, but it is not in row 1"):
         load_task("race", train_file=file)
 
 
@@ -137,7 +137,7 @@ def test_a_task_without_a_download_says_what_to_do():
         load_task("story_cloze")
 
 
-def test_without_a_network_a_downloaded_task_says_how_to_go_on(monkeypatch):
+def test_without_a_network_a_task_of_the_hub_says_how_to_give_files(monkeypatch):
     def refuse(*arguments):
         raise ConnectionError("Couldn't reach the Hub.")
 
@@ -289,7 +289,7 @@ def test_class_names_that_would_break_lines_of_predictions_are_refused(own, name
         own([("a b", "x"), ("c d", name)])
 
 
-def test_a_column_of_ids_is_no_label_unless_it_is_said_to_be(own):
+def test_a_column_of_ids_is_not_a_label_unless_the_user_says_so(own):
     rows = [(f"text number {index}", f"id_{index}") for index in range(40)]
     with pytest.raises(ValueError, match="40 different labels in 40 rows: is label a column of ids. Set label_column"):
         own(rows, rows)
@@ -318,11 +318,11 @@ def test_what_is_found_out_is_shown_with_a_row(own):
     assert splits["validation"].notes == ()
 
 
-def test_classes_that_differ_in_capitals_alone_are_told(own):
+def test_classes_that_differ_only_in_capitals_are_reported(own):
     rows = [("a b", "Neg"), ("c d", "neg"), ("e f", "pos")]
     task, splits = own(rows, rows)
     assert task.labels == ("Neg", "neg", "pos")
-    assert splits["train"].notes[1:] == ("classes that differ in capitals alone: 'Neg' and 'neg'",)
+    assert splits["train"].notes[1:] == ("classes that differ only in capitals: 'Neg' and 'neg'",)
 
 
 def test_no_class_loses_its_only_row_to_validation_and_all_give_their_share(own):
@@ -399,12 +399,12 @@ def test_missing_values_of_typed_files_are_named(own, extension):
         own([("a", 0.5), ("b", float("nan")), ("c", None), ("d", 1.5)], extension=extension)
 
 
-def test_a_known_class_that_training_never_shows_is_refused(tmp_path):
+def test_a_known_class_without_training_rows_is_refused(tmp_path):
     header = ("premise", "hypothesis", "label")
     train = write(tmp_path / "train.csv", [("a", "b", "entailment"), ("c", "d", "neutral")], header)
     validation = write(tmp_path / "validation.csv", [("a", "b", "neutral"), ("e", "f", "contradiction")], header)
     with pytest.raises(
-        ValueError, match=r"validation.csv: the label is 'contradiction' in row 2 .*, which training never"
+        ValueError, match=r"validation.csv: the label is 'contradiction' in row 2 .*, which does not occur in training"
     ):
         load_task("snli", train_file=train, validation_file=validation)
 

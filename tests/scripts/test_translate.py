@@ -71,7 +71,7 @@ def texts_of(results):
 
 
 def one_by_one(model, tokenizers, **arguments):
-    """Texts of every sentence with text, each translated alone."""
+    """Translates every sentence that is not empty by itself."""
     source, target = tokenizers
     results = []
     for sentence in SENTENCES:
@@ -202,14 +202,14 @@ def test_batches_hold_at_most_the_tokens_asked_for(model, tokenizers, monkeypatc
 
 
 class IdsAsText:
-    """Decodes to the ids themselves, so that a test can score them again."""
+    """A tokenizer that decodes to the ids themselves, so that a test can score them again."""
 
     def batch_decode(self, rows, skip_special_tokens):
         return [" ".join(map(str, row)) for row in rows.tolist()]
 
 
 def sum_of_log_probabilities(model, source_ids, target_ids):
-    """Of target_ids, from one forward pass over all of them."""
+    """Returns the sum of the log-probabilities of target_ids, from one forward pass."""
     logits = model(
         input_ids=source_ids,
         attention_mask=torch.ones_like(source_ids),

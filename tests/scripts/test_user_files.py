@@ -246,7 +246,7 @@ def test_lines_of_text_are_the_same_lines_in_every_recipe(tmp_path):
             (tmp_path / f"data.{side}{ending}").unlink()
 
 
-def test_a_file_of_a_name_with_a_pattern_is_that_file_alone(tmp_path):
+def test_a_file_name_with_pattern_characters_names_that_file_only(tmp_path):
     for folder, word in (("c*d", "one"), ("cXd", "two"), ("[x]", "three"), ("x", "four"), ("a::b", "five")):
         (tmp_path / folder).mkdir()
         (tmp_path / folder / "b.txt").write_text(word)

@@ -62,7 +62,7 @@ def sinusoids(length, d_model):
 
 
 def reference_transformer(config):
-    """torch.nn.Transformer with as many heads and as wide in both stacks as the config says."""
+    """Returns a torch.nn.Transformer with the sizes of the config, which must be equal in both stacks."""
 
     def layer(kind, heads, inner):
         return kind(config.d_model, heads, inner, dropout=0.0, batch_first=True, norm_first=config.pre_norm)
@@ -78,7 +78,7 @@ def reference_transformer(config):
 
 
 def in_reference_names(tensors):
-    """A model's weights, or their gradients, under the names torch.nn.Transformer gives them."""
+    """Returns a model's weights, or their gradients, under the names of torch.nn.Transformer."""
     renamed = {}
     for stack, attentions in (("encoder", ["self"]), ("decoder", ["self", "cross"])):
         count = 1 + max(int(name.split(".")[3]) for name in tensors if name.startswith(f"model.{stack}.layers"))
@@ -305,10 +305,10 @@ def millions(**changes):
 def test_parameter_counts_are_those_of_the_paper():
     """With the 37,000 entries of section 5.1 base and big have 63.1M and 214.2M parameters.
 
-    Table 3 states 65M and 213M. Its rows differ from base by what the sizes say, and all of them, to the million,
-    follow from a table of 41,000 entries. The big model is no exception to be had that way: more entries take it
-    further from 213M, which asks for less than 36,400. So no one vocabulary gives every number; base and big are
-    checked at the vocabulary the paper names, the rows at the one they imply.
+    Table 3 states 65M and 213M. The differences between its rows follow from the sizes, and with a vocabulary of
+    41,000 entries all rows but the big model have the stated numbers, to the million. The big model has 213M only with
+    fewer than 36,400 entries. No vocabulary gives all numbers, so base and big are checked with the vocabulary that
+    the paper names, and the rows with the one that they imply.
     """
     assert round(millions(), 1) == 63.1
     assert round(millions(**BIG), 1) == 214.2

@@ -1,4 +1,4 @@
-"""Sentence pairs: every way in, every way a file can be wrong, tokenisation with its cache, collation."""
+"""Sentence pairs: all sources, all kinds of malformed files, tokenisation with its cache, and collation."""
 
 import csv
 import json
@@ -27,7 +27,7 @@ def own_cache(tmp_path, monkeypatch):
 
 
 def write_file(path, kind, named=("de", "en")):
-    """The five pairs, as a file of `kind`."""
+    """Writes the five pairs as a file of a kind."""
     pairs = [{"de": german, "en": english} for german, english in zip(GERMAN, ENGLISH, strict=True)]
     columns = [dict(zip(named, (pair["de"], pair["en"]), strict=True)) for pair in pairs]
     if kind == "parquet, translation":
@@ -271,7 +271,7 @@ LATIN_1 = "eins\nzwei\nschön\n".encode("latin-1")
         ({"data.parquet": b"no parquet"}, "data.parquet", r"data\.parquet is not a parquet file"),
     ],
 )
-def test_what_is_wrong_with_a_file_is_said(tmp_path, files, setting, message):
+def test_a_malformed_file_raises_an_error_that_names_the_place(tmp_path, files, setting, message):
     for name, content in files.items():
         (tmp_path / name).write_bytes(content)
     with pytest.raises(ValueError, match=message):
@@ -287,7 +287,7 @@ def test_what_is_wrong_with_a_file_is_said(tmp_path, files, setting, message):
         ({"de": ["a"], "en": [7]}, r"data\.parquet: en holds int \(7\), not text"),
     ],
 )
-def test_what_is_wrong_with_parquet_columns_is_said(tmp_path, columns, message, streaming):
+def test_wrong_parquet_columns_raise_an_error_that_names_them(tmp_path, columns, message, streaming):
     path = tmp_path / "data.parquet"
     datasets.Dataset.from_dict(columns).to_parquet(path)
     with pytest.raises(ValueError, match=message):
@@ -422,7 +422,7 @@ def test_several_processes_tokenise_like_one(pairs, tokenizers, monkeypatch):
 
 
 class Counting:
-    """Counts how often a tokenizer is called, which a cached result does without."""
+    """Counts the calls of a tokenizer; a cached result needs none."""
 
     def __init__(self, monkeypatch, tokenizer):
         self.calls = 0
