@@ -36,7 +36,7 @@ from papers_to_gpt.engine.batching import Batch, LengthBucketBatches
 from papers_to_gpt.engine.checkpointing import checkpoints_in
 from papers_to_gpt.engine.evaluation import map_across_processes
 from papers_to_gpt.engine.hardware import FOR_BATCHES_OF_ROWS, keep_compiled_code
-from papers_to_gpt.engine.model_folder import check_folder
+from papers_to_gpt.engine.model_folder import CLASSIFIER, LANGUAGE_MODEL, OPENAI_GPT, check_folder
 from papers_to_gpt.engine.output_folder import prepare_output_dir
 from papers_to_gpt.engine.reporting import RESULTS_FILE, write_results, write_run_record
 from papers_to_gpt.engine.training import TokenCounts, TrainingLoop, make_accelerator
@@ -76,7 +76,7 @@ def run(settings: Settings) -> None:
 
     # Data
     with accelerator.main_process_first():
-        check_folder(start.model_name_or_path)
+        check_folder(start.model_name_or_path, kinds=(LANGUAGE_MODEL, CLASSIFIER, OPENAI_GPT))
         backbone, tokenizer = load_pretrained(start.model_name_or_path, start.revision)
         tasks = [load_data(name, data, backbone, tokenizer, accelerator.print) for name in data.names()]
     check_metrics(tasks, training)

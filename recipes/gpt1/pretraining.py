@@ -18,6 +18,7 @@ from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerFast
 from transformers.utils import logging as transformers_logging
 
 from gpt1_scratch.configuration_gpt1 import GPT1Config
+from gpt1_scratch.data.visible_text import has_visible_text
 from gpt1_scratch.modeling_gpt1 import GPT1ForCausalLM
 from gpt1_scratch.pretraining.corpora import load_texts
 from gpt1_scratch.pretraining.packing import PackedTexts, PartlyCutBlocks, pack_blocks, stream_blocks, tokenize_texts
@@ -307,7 +308,7 @@ def write_samples(
 ) -> None:
     """Appends continuations of validation texts to `samples.txt`."""
     blocks = []
-    openings = (row["text"] for row in texts if row["text"] and not row["text"].isspace())
+    openings = (row["text"] for row in texts if has_visible_text(row["text"] or ""))
     for opening in itertools.islice(openings, sampling.num_samples):
         prompt = tokenizer(opening[:2000], return_tensors="pt", verbose=False).input_ids[
             :, : sampling.sample_prompt_tokens
