@@ -34,7 +34,7 @@ from gpt1_scratch.finetuning.reports import (
 from gpt1_scratch.finetuning.tasks import Task
 from papers_to_gpt.engine.batching import Batch, LengthBucketBatches
 from papers_to_gpt.engine.checkpointing import checkpoints_in
-from papers_to_gpt.engine.evaluation import map_across_processes
+from papers_to_gpt.engine.evaluation import map_across_processes, rehearse_evaluation
 from papers_to_gpt.engine.hardware import FOR_BATCHES_OF_ROWS, keep_compiled_code
 from papers_to_gpt.engine.model_folder import CLASSIFIER, LANGUAGE_MODEL, OPENAI_GPT, check_folder
 from papers_to_gpt.engine.output_folder import prepare_output_dir
@@ -47,6 +47,9 @@ from papers_to_gpt.settings.hub import HubSettings
 from papers_to_gpt.settings.training import check_metric
 
 TABLE_FILE = "results.md"
+
+# Examples of a rehearsed evaluation: correlations need two.
+REHEARSED = 2
 
 
 @dataclass(frozen=True)
@@ -269,18 +272,20 @@ def finetune(
     )
     scores_of = partial(score, task, TaskMetric(task.metrics))
     metric = training.metric_for_best_model or task.metrics[0]
+    run_evaluation = partial(evaluate, data=data, logits_of=logits_of, scores_of=scores_of)
     loop = TrainingLoop(
         accelerator,
         model,
         batches,
         dataclasses.replace(training, seed=seed, metric_for_best_model=metric),
         optimization,
-        evaluate=partial(evaluate, data=data, logits_of=logits_of, scores_of=scores_of),
+        evaluate=run_evaluation,
         save_model=save_model,
         after_save=after_save,
         count_tokens=count_examples,
         counted="examples",
     )
+    rehearse_evaluation(model, partial(run_evaluation, limit=REHEARSED), metric)
     results = loop.train()
 
     # Evaluation
@@ -313,12 +318,20 @@ def evaluate(
     data: TaskData,
     logits_of: Callable[..., Any],
     scores_of: Callable[..., dict[str, float]],
+    limit: int | None = None,
 ) -> dict[str, float]:
-    """Loss and scores on validation."""
+    """Loss and scores on validation.
+
+    Args:
+        limit: only so many examples of each split are read, from the first, as a rehearsal; a test split's too.
+    """
     scores = {}
-    for split in data.task.validation:
+    for split in (*data.task.validation, *(data.task.test if limit is not None else ())):
         if split in data.examples:
-            part = data.examples[split]
+            part = data.examples[split] if limit is None else data.examples[split].first(limit)
+            if part.labels is None:
+                logits_of(model, part)
+                continue
             values = scores_of(logits_of(model, part), part.labels)
             scores |= {f"{name}{data.task.suffix(split)}": value for name, value in values.items()}
     return scores

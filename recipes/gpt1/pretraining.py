@@ -1,9 +1,11 @@
 """Pre-trains GPT-1 on contiguous text: vocabulary, blocks, training, evaluation, samples."""
 
+import dataclasses
 import itertools
 import logging
 import math
 import time
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -24,7 +26,7 @@ from gpt1_scratch.pretraining.corpora import load_texts
 from gpt1_scratch.pretraining.packing import PackedTexts, PartlyCutBlocks, pack_blocks, stream_blocks, tokenize_texts
 from gpt1_scratch.tokenization import published_tokenizer, train_tokenizer
 from papers_to_gpt.engine.batching import Batch, LengthBucketBatches, StreamBatches, batches_for_evaluation
-from papers_to_gpt.engine.evaluation import evaluate_loss
+from papers_to_gpt.engine.evaluation import evaluate_loss, rehearse_evaluation
 from papers_to_gpt.engine.output_folder import prepare_output_dir
 from papers_to_gpt.engine.reporting import measure_matrix_peak, write_results, write_run_record
 from papers_to_gpt.engine.training import (
@@ -103,6 +105,8 @@ def run(settings: tuple[Any, ...]) -> None:
         model.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
 
+    run_evaluation = partial(evaluate, accelerator=accelerator, packed=packed, text=text)
+    continue_texts = partial(continuations, tokenizer=tokenizer, texts=validation_texts)
     peak = measure_matrix_peak(accelerator) * accelerator.num_processes
     flops_per_token = training_flops_per_token(model, block_size)
     loop = TrainingLoop(
@@ -112,13 +116,8 @@ def run(settings: tuple[Any, ...]) -> None:
         training,
         optimization,
         evaluate=partial(
-            evaluate,
-            accelerator=accelerator,
-            packed=packed,
-            text=text,
-            write_samples=partial(
-                write_samples, tokenizer=tokenizer, texts=validation_texts, sampling=sampling, output_dir=output_dir
-            ),
+            run_evaluation,
+            write_samples=lambda model: write_samples(continue_texts(model, sampling=sampling), output_dir),
         ),
         save_model=save_model,
         after_save=push_of_checkpoints(repository, hub),
@@ -126,6 +125,12 @@ def run(settings: tuple[Any, ...]) -> None:
         rates=lambda tokens_per_second: {
             "model_flops_utilization_percent": 100 * tokens_per_second * flops_per_token / peak
         },
+    )
+    few = dataclasses.replace(sampling, num_samples=min(1, sampling.num_samples), sample_new_tokens=1)
+    rehearse_evaluation(
+        model,
+        partial(run_evaluation, write_samples=partial(continue_texts, sampling=few), limit=1),
+        training.metric_for_best_model,
     )
     results = loop.train()
 
@@ -271,12 +276,23 @@ def training_flops_per_token(model: PreTrainedModel, block_size: int) -> float:
 
 
 def evaluate(
-    model: PreTrainedModel, *, accelerator: Accelerator, packed: PackedTexts, text: TextSettings, write_samples: Any
+    model: PreTrainedModel,
+    *,
+    accelerator: Accelerator,
+    packed: PackedTexts,
+    text: TextSettings,
+    write_samples: Callable[[PreTrainedModel], Any],
+    limit: int | None = None,
 ) -> dict[str, float]:
-    """Loss and perplexity per token, and two measures in which vocabularies compare: per word and per byte."""
+    """Loss and perplexity per token, and two measures in which vocabularies compare: per word and per byte.
+
+    Args:
+        limit: only so many blocks, from the first, are read, as a rehearsal.
+    """
     blocks = packed.blocks
-    if text.max_eval_blocks is not None:
-        blocks = blocks.select(range(min(text.max_eval_blocks, len(blocks))))
+    limits = [number for number in (text.max_eval_blocks, limit) if number is not None]
+    if limits:
+        blocks = blocks.select(range(min(*limits, len(blocks))))
     length = len(blocks[0]["input_ids"])
     batches = batches_for_evaluation(
         blocks,
@@ -298,15 +314,10 @@ def evaluate(
     return scores
 
 
-def write_samples(
-    model: PreTrainedModel,
-    *,
-    tokenizer: PreTrainedTokenizerFast,
-    texts: Dataset,
-    sampling: SampleSettings,
-    output_dir: Path,
-) -> None:
-    """Appends continuations of validation texts to `samples.txt`."""
+def continuations(
+    model: PreTrainedModel, *, tokenizer: PreTrainedTokenizerFast, texts: Dataset, sampling: SampleSettings
+) -> list[str]:
+    """Beginnings of validation texts, each with what the model adds."""
     blocks = []
     openings = (row["text"] for row in texts if has_visible_text(row["text"] or ""))
     for opening in itertools.islice(openings, sampling.num_samples):
@@ -323,5 +334,10 @@ def write_samples(
         )
         beginning, going_on = tokenizer.decode(prompt[0]), tokenizer.decode(output[0, prompt.shape[1] :])
         blocks.append(f"[{beginning}] {going_on}")
+    return blocks
+
+
+def write_samples(blocks: list[str], output_dir: Path) -> None:
+    """Appends the samples of an evaluation to `samples.txt`."""
     with (output_dir / "samples.txt").open("a", encoding="utf-8") as file:
         file.write("\n\n".join(blocks) + "\n\n----\n\n")
