@@ -40,6 +40,7 @@ from papers_to_gpt.engine.hardware import FOR_BATCHES_OF_ROWS, keep_compiled_cod
 from papers_to_gpt.engine.log_window import TokenCounts
 from papers_to_gpt.engine.model_folder import CLASSIFIER, LANGUAGE_MODEL, OPENAI_GPT, check_folder
 from papers_to_gpt.engine.output_folder import RunStart, finish_run, is_finished, plan_run
+from papers_to_gpt.engine.process_watch import stops_together
 from papers_to_gpt.engine.reporting import RESULTS_FILE, write_results, write_run_record
 from papers_to_gpt.engine.run_lock import lock_output_dir, on_main_process
 from papers_to_gpt.engine.run_plan import describe_plan
@@ -70,6 +71,7 @@ class TaskData:
     backbone: GPT1Model
 
 
+@stops_together
 def run(settings: Settings) -> None:
     """Fine-tunes on one task, or on several tasks or with several seeds, and shares the model.
 

@@ -30,6 +30,7 @@ from papers_to_gpt.engine.data_fingerprint import Fingerprint, fingerprint_files
 from papers_to_gpt.engine.evaluation import evaluate_loss, is_any_true, rehearse_evaluation
 from papers_to_gpt.engine.log_window import TokenCounts
 from papers_to_gpt.engine.output_folder import RunStart, finish_run, plan_run
+from papers_to_gpt.engine.process_watch import stops_together
 from papers_to_gpt.engine.reporting import add_samples, measure_matrix_peak, write_results, write_run_record
 from papers_to_gpt.engine.run_lock import lock_output_dir
 from papers_to_gpt.engine.run_plan import describe_plan
@@ -41,6 +42,7 @@ from papers_to_gpt.settings.pretraining import ModelSettings, SampleSettings, Te
 from papers_to_gpt.settings.training import TrainingSettings
 
 
+@stops_together
 def run(settings: tuple[Any, ...]) -> None:
     """Pre-trains, evaluates and shares GPT-1.
 

@@ -18,6 +18,7 @@ from papers_to_gpt.engine.data_fingerprint import Fingerprint, fingerprint_files
 from papers_to_gpt.engine.evaluation import evaluate_loss, map_across_processes, rehearse_evaluation
 from papers_to_gpt.engine.hardware import FOR_BATCHES_OF_TOKENS, keep_compiled_code
 from papers_to_gpt.engine.output_folder import RunStart, finish_run, plan_run
+from papers_to_gpt.engine.process_watch import stops_together
 from papers_to_gpt.engine.reporting import write_results, write_run_record
 from papers_to_gpt.engine.run_lock import lock_output_dir
 from papers_to_gpt.engine.run_plan import describe_plan
@@ -35,6 +36,7 @@ from seq2seq_scratch.tokenization import load_tokenizers, save_tokenizers, train
 from seq2seq_scratch.translation import translate
 
 
+@stops_together
 def run(settings: tuple[Any, ...]) -> None:
     """Trains, evaluates and shares a translator.
 
