@@ -223,7 +223,7 @@ def documented_commands(document):
     """Returns the arguments of every `python recipes/...` command of a document, with continued lines joined."""
     text = (ROOT / document).read_text(encoding="utf-8").replace("\\\n", " ")
     commands = re.findall(
-        r"^(?:\w+=\S+ )*(?:python|accelerate launch|torchrun[^\n]*?) (recipes/\w+\.py[^\n|<>#&]*)", text, re.M
+        r"^(?:\w+=\S+ )*(?:python|accelerate launch[^\n]*?|torchrun[^\n]*?) (recipes/\w+\.py[^\n|<>#&]*)", text, re.M
     )
     return [shlex.split(command) for command in commands]
 

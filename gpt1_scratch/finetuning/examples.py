@@ -5,7 +5,7 @@ encoded here as everywhere else. In multiple choice, each choice forms a pair wi
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -48,6 +48,15 @@ class TaskExamples(Dataset):
         places = range(index * width, (index + 1) * width)
         example = {"input_ids": [self.tokens[self.bounds[place] : self.bounds[place + 1]] for place in places]}
         return example if self.labels is None else example | {"label": self.labels[index]}
+
+    def first(self, count: int) -> "TaskExamples":
+        """The first examples, at most as many as there are."""
+        count = min(count, len(self))
+        places = count * (self.choices or 1)
+        labels = None if self.labels is None else self.labels[:count]
+        return replace(
+            self, tokens=self.tokens[: self.bounds[places]], bounds=self.bounds[: places + 1], labels=labels
+        )
 
     @property
     def lengths(self) -> np.ndarray:

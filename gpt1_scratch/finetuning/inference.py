@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from ..data.visible_text import has_visible_text
 from .tables import Table, name_rows
 from .tasks import OWN, Task
 
@@ -162,7 +163,7 @@ def _look_like_ids(values: Sequence[str | None]) -> bool:
 
 
 def _is_missing(value: Any) -> bool:
-    return value is None or (isinstance(value, str) and not value.strip()) or (value != value)
+    return value is None or (isinstance(value, str) and not has_visible_text(value)) or (value != value)
 
 
 def name_class(value: Any) -> str:

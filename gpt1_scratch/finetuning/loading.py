@@ -7,12 +7,14 @@ The splits of every task are lists of texts and labels:
 """
 
 import math
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from random import Random
 from typing import Any
 
+from ..data.visible_text import has_visible_text
 from ..renamed.hook import warn
 from .inference import ColumnOverrides, check_columns, infer_task, name_class, parse_number, read_labels_of_table
 from .tables import Table, name_rows, read_table
@@ -66,9 +68,8 @@ def load_task(
         The task and its splits: `train`, those for validation and, if there are any, those for testing.
 
     Raises:
-        ValueError: if settings contradict each other; `read_table` fails; a column does not exist; a text in a file of
-            the user is empty or missing; a label is missing, unknown or, in validation, does not occur in training; or
-            there is only one class.
+        ValueError: if settings contradict each other; `read_table` fails; a column does not exist; no row has text; a
+            label is missing, unknown or, in validation, does not occur in training; or there is only one class.
     """
     files = {"train": train_file, "validation": validation_file, "test": test_file}
     files = {split: file for split, file in files.items() if file is not None}
@@ -98,6 +99,13 @@ def load_task(
     strict = bool(files)
     where = tables["train"].where
     train = _read_split(task, tables["train"], "train", strict)
+    if task.name == OWN and not task.is_regression:
+        lost = [name for number, name in enumerate(task.labels) if number not in set(train.labels)]
+        if lost:
+            raise ValueError(
+                f"{where}: no row of the class {name_classes(lost)} has text. Fill the texts in, or leave these rows "
+                "out."
+            )
     if len(set(train.labels)) == 1:
         label = train.labels[0] if task.is_regression else task.labels[train.labels[0]]
         raise ValueError(
@@ -126,12 +134,17 @@ def _example(task: Task, split: TaskSplit) -> str:
 
 
 def _alike_classes(task: Task) -> list[str]:
-    """Returns a note on classes that differ only in capitals, which may be misspelt labels."""
+    """Returns a note on classes that differ only in capitals or invisible characters: labels may be misspelt."""
     spellings: dict[str, list[str]] = {}
     for name in task.labels or ():
-        spellings.setdefault(name.casefold(), []).append(name)
-    alike = [" and ".join(map(repr, names)) for names in spellings.values() if len(names) > 1]
-    return [f"classes that differ only in capitals: {name_classes(alike)}"] if alike else []
+        plain = "".join(character for character in name if has_visible_text(character)).casefold()
+        spellings.setdefault(unicodedata.normalize("NFKC", plain), []).append(name)
+    alike = []
+    for names in spellings.values():
+        if len(names) > 1:
+            show = repr if all(unicodedata.is_normalized("NFC", name) for name in names) else ascii
+            alike.append(" and ".join(map(show, names)))
+    return [f"classes that differ in capitals or invisible characters alone: {name_classes(alike)}"] if alike else []
 
 
 def hold_out(split: TaskSplit, share: float, seed: int, *, keep_classes: bool = False) -> tuple[TaskSplit, TaskSplit]:
@@ -225,43 +238,58 @@ def _read_split(task: Task, table: Table, split: str, strict: bool) -> TaskSplit
         task: names the columns.
         table: the table to read.
         split: the name of the split; a test split may have no labels.
-        strict: True if an empty text is an error. In published data sets, which have some, it is only noted.
+        strict: True if training and validation rows without text are left out. Published data sets keep theirs, so
+            that scores compare; test rows always stay because each has a prediction.
     """
     is_test = split in task.test
     needed = [*task.columns, *task.choices]
     if not (is_test and task.label_column not in table.names):
         needed.append(task.label_column)
     check_columns(table, needed, f"the task {task.name} reads it")
-    texts, notes = _texts_in(task, table, strict)
+    texts, empty = _texts_in(task, table)
+    notes = [f"no text in the column {name!r} in {name_rows(rows)}" for name, rows in empty.items()]
+    dropped = set().union(*empty.values()) if strict and not is_test else set()
+    if dropped:
+        notes = [f"{_count_rows(len(dropped))} left out: {', '.join(notes)}"]
     labels = None
     if task.label_column in table.names:
         values = read_labels_of_table(table, task.label_column, skip_unlabelled=task.unlabelled_rows)
         if values is not None:
-            kept = [index for index, value in enumerate(values) if value is not None]
-            if len(kept) < len(values):
-                notes.append(f"{len(values) - len(kept):,} rows without a label are left out")
-                texts = [texts[index] for index in kept]
-            labels = _read_labels(task, table, [values[index] for index in kept])
+            labelled = [index for index, value in enumerate(values) if value is not None]
+            if len(labelled) < len(values):
+                notes.append(f"{_count_rows(len(values) - len(labelled))} left out, having no label")
+            kept = [index for index in labelled if index not in dropped]
+            if not kept:
+                raise ValueError(f"{table.where}: no row is left. {'; '.join(notes).capitalize()}.")
+            labels = _read_labels(task, table, values)
+            texts, labels = [texts[index] for index in kept], [labels[index] for index in kept]
     if labels is None and not is_test:
         raise ValueError(f"{table.where}: there is no label in the column {task.label_column!r}.")
     return TaskSplit(texts, labels, tuple(notes))
 
 
+def _count_rows(count: int) -> str:
+    return "1 row is" if count == 1 else f"{count:,} rows are"
+
+
 def read_texts(task: Task, table: Table) -> list[tuple[str, ...]]:
-    """Reads the texts of a table without labels, for predictions.
+    """Reads the texts of a table without labels, for predictions; a missing text is empty.
 
     Raises:
-        ValueError: if a column does not exist, or a text is empty or missing.
+        ValueError: if a column does not exist, or holds something other than text.
     """
     check_columns(table, [*task.columns, *task.choices], f"the task {task.name} reads it")
-    return _texts_in(task, table, strict=True)[0]
+    texts, _ = _texts_in(task, table)
+    return texts
 
 
-def _texts_in(task: Task, table: Table, strict: bool) -> tuple[list[tuple[str, ...]], list[str]]:
+def _texts_in(task: Task, table: Table) -> tuple[list[tuple[str, ...]], dict[str, list[int]]]:
+    """The texts of each row, and by column the rows without visible text."""
     columns = {name: table.values(name) for name in (*task.columns, *task.choices)}
-    notes = []
+    lists = task.choices[0] if len(task.choices) == 1 else None
     for name, values in columns.items():
-        if name in task.choices and len(task.choices) == 1:
+        if name == lists:
+            _check_lists(task, table, values)
             continue
         for index, value in enumerate(values):
             if value is not None and not isinstance(value, str):
@@ -269,31 +297,37 @@ def _texts_in(task: Task, table: Table, strict: bool) -> tuple[list[tuple[str, .
                     f"{table.where}: the column {name!r} holds {type(value).__name__} in {name_rows([index])}; it "
                     "must be text."
                 )
-        empty = [index for index, value in enumerate(values) if value is None or not value.strip()]
-        if empty:
-            message = f"{name} is empty or missing in {name_rows(empty)}"
-            if strict:
-                raise ValueError(f"{table.where}: {message}. Fill it in, or leave these rows out.")
-            notes.append(message)
-            columns[name] = [value or "" for value in values]
+        columns[name] = [value or "" for value in values]
+    empty = {}
+    for name, values in columns.items():
+        rows = [
+            index
+            for index, value in enumerate(values)
+            if not all(map(has_visible_text, value if name == lists else (value,)))
+        ]
+        if rows:
+            empty[name] = rows
     rows = list(zip(*(columns[name] for name in task.columns), strict=True))
     if task.kind != "multiple_choice":
-        return rows, notes
-    if len(task.choices) == 1:
-        choices = columns[task.choices[0]]
-        for index, row in enumerate(choices):
-            if not isinstance(row, list) or len(row) != len(task.labels) or not all(isinstance(x, str) for x in row):
-                raise ValueError(
-                    f"{table.where}: {task.choices[0]} must be a list of {len(task.labels)} texts, but it is not in "
-                    f"{name_rows([index])}."
-                )
-    else:
-        choices = list(zip(*(columns[name] for name in task.choices), strict=True))
-    return [(" ".join(context), *row) for context, row in zip(rows, choices, strict=True)], notes
+        return rows, empty
+    choices = columns[lists] if lists else list(zip(*(columns[name] for name in task.choices), strict=True))
+    return [(" ".join(context), *row) for context, row in zip(rows, choices, strict=True)], empty
 
 
-def _read_labels(task: Task, table: Table, values: list[Any]) -> list[int] | list[float]:
-    """Returns labels as numbers: those of the classes, which may be given by name or number, or numbers to predict."""
+def _check_lists(task: Task, table: Table, values: Sequence[Any]) -> None:
+    for index, row in enumerate(values):
+        if not isinstance(row, list) or len(row) != len(task.labels) or not all(isinstance(x, str) for x in row):
+            raise ValueError(
+                f"{table.where}: {task.choices[0]} must be a list of {len(task.labels)} texts, which it is not in "
+                f"{name_rows([index])}."
+            )
+
+
+def _read_labels(task: Task, table: Table, values: list[Any]) -> list[int | None] | list[float]:
+    """Returns labels as numbers: those of the classes, which may be given by name or number, or numbers to predict.
+
+    A label that is None stays None.
+    """
     where = f"{table.where}: the label ({task.label_column})"
     if task.labels is None:
         numbers = [parse_number(value) for value in values]
@@ -305,8 +339,8 @@ def _read_labels(task: Task, table: Table, values: list[Any]) -> list[int] | lis
     if task.name != OWN and not any(name.isdecimal() for name in task.labels):
         # In published files classes are usually numbered, from 0.
         numbers |= {str(number): number for number in range(len(task.labels))}
-    found = [numbers.get(name_class(value)) for value in values]
-    unknown = [index for index, number in enumerate(found) if number is None]
+    found = [None if value is None else numbers.get(name_class(value)) for value in values]
+    unknown = [index for index, value in enumerate(values) if value is not None and found[index] is None]
     if unknown:
         names = sorted({repr(name_class(values[index])) for index in unknown})
         source = "the classes in the training data" if task.name == OWN else f"the classes of {task.name}"

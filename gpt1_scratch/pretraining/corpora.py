@@ -28,7 +28,7 @@ from ..data.readers import (
     tables_of_rows,
     text_of,
 )
-from ..data.text_lines import COMPRESSIONS, file_extension, numbered_lines, without_line_end
+from ..data.text_lines import COMPRESSIONS, check_file, file_extension, numbered_lines, without_line_end
 from .embedded import EMBEDDED_TEXTS
 
 logger = logging.getLogger(__name__)
@@ -137,8 +137,7 @@ def _check_files(paths: Sequence[Path]) -> None:
     if not paths:
         raise ValueError("No text file is given.")
     for path in paths:
-        if not path.is_file():
-            raise ValueError(f"There is no file {path}.")
+        check_file(path)
         if file_extension(path) not in EXTENSIONS:
             raise ValueError(
                 f"{path} ends in none of {', '.join(EXTENSIONS)}, also followed by {' or '.join(COMPRESSIONS)}; "

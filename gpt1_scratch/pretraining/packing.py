@@ -24,6 +24,8 @@ from datasets.distributed import split_dataset_by_node
 from datasets.fingerprint import Hasher
 from transformers import PreTrainedTokenizerFast
 
+from ..data.visible_text import has_visible_text
+
 logger = logging.getLogger(__name__)
 
 # Limits the text that is tokenised at a time, because a token takes some hundred bytes until it is stored.
@@ -46,8 +48,11 @@ def tokenizer_key(tokenizer: PreTrainedTokenizerFast) -> str:
 
 
 def _encode(texts: Sequence[str | None], tokenizer: PreTrainedTokenizerFast) -> dict[str, list]:
-    """Returns the tokens, bytes and words of each text. Texts are tokenised in groups of limited size."""
-    texts = [text or "" for text in texts]
+    """Returns the tokens, bytes and words of each text; none of one without visible text.
+
+    Texts are tokenised in groups of limited size.
+    """
+    texts = [text if text and has_visible_text(text) else "" for text in texts]
     tokens: list[list[int]] = []
     group: list[str] = []
     size = 0
@@ -81,7 +86,7 @@ def tokenize_texts(texts: Dataset, tokenizer: PreTrainedTokenizerFast) -> Datase
     if len(texts) == 0:
         raise ValueError("The corpus is empty: it has no row.")
     features = Features({"input_ids": List(Value("int32")), "bytes": Value("int64"), "words": Value("int64")})
-    key = Hasher.hash(("tokenize_texts", texts._fingerprint, tokenizer_key(tokenizer)))
+    key = Hasher.hash(("tokenize_visible_texts", texts._fingerprint, tokenizer_key(tokenizer)))
     file = None
     if not texts.cache_files:  # the library itself caches only what comes from files
         folder = Path(config.HF_DATASETS_CACHE) / "tokenize_texts"

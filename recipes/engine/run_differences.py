@@ -22,7 +22,8 @@ FREE_ON_RESUME = frozenset(
     num_train_epochs max_train_minutes logging_steps eval_steps save_steps save_minutes save_total_limit
     background_checkpoints early_stopping_patience average_last_checkpoints stop_within_seconds
     max_skipped_updates dataloader_num_workers report_to project run_name use_cpu push_to_hub hub_model_id
-    hub_private_repo hub_strategy overwrite_hub_repo""".split()
+    hub_private_repo hub_strategy overwrite_hub_repo per_device_eval_batch_size num_samples sample_prompt_tokens
+    sample_new_tokens temperature top_k""".split()
 )
 # Compared by what it comes to on the machine.
 PRECISION = "bf16"
@@ -31,7 +32,8 @@ WORKERS = "dataloader_num_workers"
 
 # A checkpoint holds what these settings made, and nothing else can be made of it.
 FIXED = frozenset(
-    ("optim", "model_type", "tokenizer_type", "share_vocabulary", "lowercase", "vocab_size", "num_merges")
+    """optim gradient_accumulation_steps model_type tokenizer_type share_vocabulary lowercase vocab_size
+    decoder_vocab_size num_merges""".split()
 )
 
 
@@ -50,10 +52,6 @@ class Differences:
     precision: tuple[str, str] | None = None
     data: list[str] = dataclasses.field(default_factory=list)
     conditions: list[str] = dataclasses.field(default_factory=list)
-
-    @property
-    def names(self) -> set[str]:
-        return set(self.settings)
 
     @property
     def fixed(self) -> list[str]:

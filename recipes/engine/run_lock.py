@@ -20,6 +20,8 @@ from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 from filelock import BaseFileLock, FileLock, SoftFileLock, Timeout
 
+from papers_to_gpt.settings.arguments import Terminated
+
 LOCK_FILE = ".run.lock"
 # Where there is no flock. It has a name of its own, as an empty LOCK_FILE would count as another run's.
 SOFT_LOCK_FILE = ".run.lock.soft"
@@ -67,17 +69,17 @@ def lock_output_dir(accelerator: Accelerator, output_dir: str | Path) -> Iterato
         KeyboardInterrupt: says how to go on where the interruption does not say it itself.
     """
     folder = Path(output_dir)
-    with contextlib.ExitStack() as stack:
-        written = on_main_process(accelerator, lambda: _acquire(folder, stack))
-        if accelerator.num_processes > 1:
-            _check_shared_disk(accelerator, folder, written)
-        try:
+    try:
+        with contextlib.ExitStack() as stack:
+            written = on_main_process(accelerator, lambda: _acquire(folder, stack))
+            if accelerator.num_processes > 1:
+                _check_shared_disk(accelerator, folder, written)
             yield
-        except KeyboardInterrupt as interrupt:
-            if interrupt.args:
-                raise
-            message = "Interrupted. No update is lost; run the same command again to go on."
-            raise type(interrupt)(message) from None
+    except KeyboardInterrupt as interrupt:
+        if interrupt.args:
+            raise
+        what = "Terminated" if isinstance(interrupt, Terminated) else "Interrupted"
+        raise type(interrupt)(f"{what}. No update is lost; run the same command again to go on.") from None
 
 
 def _acquire(folder: Path, stack: contextlib.ExitStack) -> tuple[str, str]:

@@ -19,6 +19,7 @@ from transformers import PreTrainedTokenizerBase
 from ..encoding import encode_sources, pad_right
 from ..seq2seq_common import IGNORE_INDEX
 from ..tokenization import forget_last_call
+from ..visible_text import has_visible_text
 
 TOKENIZED_FEATURES = datasets.Features(
     {
@@ -51,7 +52,8 @@ class FilterReport:
 
     @property
     def kept(self) -> int:
-        return self.read - self.empty - self.source_too_long - self.target_too_long
+        left_out = self.empty if self.drop_long else 0
+        return self.read - left_out - self.source_too_long - self.target_too_long
 
     def count(self, pairs: Mapping[str, Any]) -> np.ndarray:
         """Adds pairs to the counts, each under one reason, and returns a Boolean for each: True if it is kept.
@@ -62,22 +64,25 @@ class FilterReport:
         empty, truncated = (np.asarray(pairs[name], dtype=bool) for name in ("empty", "truncated"))
         self.read += len(empty)
         self.truncated += int(truncated.sum())
+        self.empty += int(empty.sum())
         if not self.drop_long:
             return np.ones(len(empty), dtype=bool)
         source_too_long = ~empty & (np.asarray(pairs["source_length"]) > self.max_source_length)
         keep = ~(empty | source_too_long)
         target_too_long = keep & (np.asarray(pairs["target_length"]) > self.max_target_length)
-        self.empty += int(empty.sum())
         self.source_too_long += int(source_too_long.sum())
         self.target_too_long += int(target_too_long.sum())
         return keep & ~target_too_long
 
     def __str__(self) -> str:
         if not self.drop_long:
-            cut = f", {self.truncated:,} sources cut to {self.max_source_length} tokens" if self.truncated else ""
-            return f"{self.read:,} pairs{cut}"
+            notes = (
+                (self.truncated, f"sources cut to {self.max_source_length} tokens"),
+                (self.empty, "with a side without text"),
+            )
+            return ", ".join([f"{self.read:,} pairs", *(f"{count:,} {note}" for count, note in notes if count)])
         reasons = (
-            (self.empty, "with an empty or missing side"),
+            (self.empty, "with a side without text"),
             (self.source_too_long, f"longer than max_source_length ({self.max_source_length} tokens)"),
             (self.target_too_long, f"longer than max_target_length ({self.max_target_length} tokens)"),
         )
@@ -99,7 +104,7 @@ def _tokenize_batch(
         "labels": labels,
         "source_length": [len(ids) for ids in input_ids],
         "target_length": [len(ids) for ids in labels],
-        "empty": [not (source.strip() and target.strip()) for source, target in zip(sources, targets, strict=True)],
+        "empty": [not all(map(has_visible_text, pair)) for pair in zip(sources, targets, strict=True)],
         "truncated": truncated,
     }
 
@@ -141,8 +146,8 @@ def tokenize_parallel(
         target_tokenizer: encodes the target; the same tokenizer if the languages share a vocabulary.
         max_source_length: maximum number of source tokens, including the end token.
         max_target_length: maximum number of target tokens, including the end token.
-        drop_long: True for training: pairs with an empty side and pairs beyond a limit are left out. False for
-            evaluation: every pair is kept, sources are cut to `max_source_length`, and targets are not cut.
+        drop_long: True for training: pairs with a side without visible text and pairs beyond a limit are left out.
+            False for evaluation: every pair is kept, sources are cut to `max_source_length`, and targets are not cut.
         num_proc: number of processes. Default: one, or as many as there are cores if the data set is large.
 
     Returns:
@@ -171,7 +176,13 @@ def tokenize_parallel(
         )
         return stream, report
 
-    key = [dataset._fingerprint, *map(_digest_of_tokenizer, (source_tokenizer, target_tokenizer)), truncate_to]
+    # "visible": earlier versions stored other marks of what is empty.
+    key = [
+        "visible",
+        dataset._fingerprint,
+        *map(_digest_of_tokenizer, (source_tokenizer, target_tokenizer)),
+        truncate_to,
+    ]
     if num_proc is None:
         usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
         num_proc = usable if len(dataset) >= PAIRS_WORTH_SEVERAL_PROCESSES else None

@@ -25,7 +25,7 @@ from .readers import (
     tables_of_rows,
     text_of,
 )
-from .text_lines import COMPRESSIONS, file_extension, numbered_lines, without_line_end
+from .text_lines import COMPRESSIONS, check_file, file_extension, numbered_lines, without_line_end
 
 Pair = dict[str, str]
 
@@ -142,19 +142,21 @@ def _load_file(setting: str, name: str, wanted: Wanted, streaming: bool) -> Any:
         missing = [path for path in paths if not Path(path).is_file()]
         if not missing:
             return dataset_of_files(_tables_of_text_files, [paths], PAIR_FEATURES, streaming=streaming)
-        if Path(name).is_file():
+        if Path(name).exists() and not Path(name).is_dir():
             raise ValueError(
                 f"{setting}: {name} has the unknown extension {Path(name).suffix!r}. Known are "
                 f"{', '.join(TABLE_EXTENSIONS)}, each also followed by {' or '.join(COMPRESSIONS)}; two line-aligned "
                 f"text files are given by what their names share before the language, such as {Path(name).stem} for "
                 f"{Path(name).stem}.{wanted.source_language} and {Path(name).stem}.{wanted.target_language}."
             )
-        raise ValueError(
-            f"{setting}: there is no file {name}, nor a pair of text files: {' and '.join(missing)} "
-            f"{'is' if len(missing) == 1 else 'are'} missing."
-        )
-    if not Path(name).is_file():
-        raise ValueError(f"{setting}: there is no file {name}.")
+        missing = f"{' and '.join(missing)} {'is' if len(missing) == 1 else 'are'} missing."
+        if Path(name).is_dir():
+            raise ValueError(
+                f"{setting}: {name} is a folder, and no pair of text files: {missing} Name a file, or what the names "
+                f"of two text files share before the language, such as {Path(name) / 'train'}."
+            )
+        raise ValueError(f"{setting}: there is no file {name}, nor a pair of text files: {missing}")
+    check_file(name, setting)
     if file_extension(name) != ".parquet":
         return dataset_of_files(_tables_of_table, [(name,)], PAIR_FEATURES, streaming=streaming, wanted=wanted)
     # A parquet file has typed columns, so its rows need no check one by one.

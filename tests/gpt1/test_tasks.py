@@ -129,7 +129,7 @@ def test_rows_without_agreement_are_left_out_and_noted(tmp_path):
     file = write(tmp_path / "snli.jsonl", [("a", "b", 0), ("c", "d", -1), ("e", "f", 2)], header)
     _, splits = load_task("snli", train_file=file, validation_file=file)
     assert splits["train"].labels == [0, 2] and splits["train"].texts == [("a", "b"), ("e", "f")]
-    assert splits["train"].notes == ("1 rows without a label are left out",)
+    assert splits["train"].notes == ("1 row is left out, having no label",)
 
 
 def test_a_task_without_a_download_says_what_to_do():
@@ -322,7 +322,9 @@ def test_classes_that_differ_only_in_capitals_are_reported(own):
     rows = [("a b", "Neg"), ("c d", "neg"), ("e f", "pos")]
     task, splits = own(rows, rows)
     assert task.labels == ("Neg", "neg", "pos")
-    assert splits["train"].notes[1:] == ("classes that differ only in capitals: 'Neg' and 'neg'",)
+    assert splits["train"].notes[1:] == (
+        "classes that differ in capitals or invisible characters alone: 'Neg' and 'neg'",
+    )
 
 
 def test_no_class_loses_its_only_row_to_validation_and_all_give_their_share(own):
@@ -374,8 +376,20 @@ GOOD = [("a", "x"), ("b", "y")]
         (GOOD, [("c", "x"), ("d", "z")], None, {}, r"validation.csv: the label \(label\) is 'z' in row 2 .*: x, y"),
         ([("a", "x"), ("b", "x")], GOOD, None, {}, "train.csv: every row has the label x. There is nothing to learn"),
         ([("a", 1.5), ("b", 1.5)], GOOD, None, {}, "train.csv: every row has the label 1.5"),
-        ([("a", "x"), ("  ", "y")], GOOD, None, {}, "train.csv: text is empty or missing in row 2 "),
-        (GOOD, [("", "x")] * 9, None, {}, "validation.csv: text is empty.* in rows 1, 2, 3, 4, 5 and 4 more"),
+        (
+            [("a", "x"), (" \u200b", "y")],
+            GOOD,
+            None,
+            {},
+            "train.csv: no row of the class y has text",
+        ),
+        (
+            GOOD,
+            [("", "x")] * 9,
+            None,
+            {},
+            "validation.csv: no row is left. 9 rows are left out: no text in the column .text. in rows 1, 2,",
+        ),
         ([("a", "x"), ("b", "")], GOOD, None, {}, r"train.csv: the label \(label\) is missing .*row 2 "),
         ([("a", "1.5"), ("b", "nan")], GOOD, None, {}, "not a number in row 2 .*: 'nan'"),
         ([("a", "1.5"), ("b", "inf")], GOOD, None, {}, "not a number in row 2 .*: 'inf'"),
@@ -393,8 +407,9 @@ def test_bad_rows_and_columns_are_named(own, train, validation, header, columns,
 
 @pytest.mark.parametrize("extension", [".jsonl", ".parquet"])
 def test_missing_values_of_typed_files_are_named(own, extension):
-    with pytest.raises(ValueError, match=r"text is empty or missing in row 1 "):
-        own([(None, "x"), ("b", "y")], extension=extension)
+    _, splits = own([(None, "x"), ("b", "y"), ("c", "x")], GOOD, extension=extension)
+    assert splits["train"].texts == [("b",), ("c",)]
+    assert splits["train"].notes[0].startswith("1 row is left out: no text in the column 'text' in row 1 ")
     with pytest.raises(ValueError, match=r"the label \(label\) is missing or not a number in rows 2, 3 "):
         own([("a", 0.5), ("b", float("nan")), ("c", None), ("d", 1.5)], extension=extension)
 
@@ -424,7 +439,7 @@ def test_empty_texts_of_published_sets_are_only_noted(tmp_path):
         Dataset.from_dict(columns).to_parquet(tmp_path / "qqp" / f"{split}.parquet")
     _, splits = load_task("qqp", data_dir=tmp_path)
     assert splits["train"].texts == [("a", "b"), ("", "")]
-    assert splits["train"].notes[1].startswith("question2 is empty or missing in row 2 ")
+    assert splits["train"].notes[1].startswith("no text in the column 'question2' in row 2 ")
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ from huggingface_hub.errors import StrictDataclassError
 from safetensors.torch import load_file
 from torch import nn
 
+from seq2seq_scratch import modeling_transformer
 from seq2seq_scratch.configuration_transformer import TransformerConfig
 from seq2seq_scratch.library_arguments import CACHE_NAME
 from seq2seq_scratch.modeling_transformer import Dropout, TransformerForConditionalGeneration, TransformerModel
@@ -497,3 +498,15 @@ def test_bfloat16_autocast_keeps_the_loss():
     torch.testing.assert_close(loss, expected, rtol=0.02, atol=0)
     loss.backward()
     assert all(parameter.grad.isfinite().all() for parameter in model.parameters())
+
+
+def test_long_sources_are_read_by_the_fused_kernel_with_the_same_result(monkeypatch):
+    model, batch = tiny_model(), tiny_batch()
+    with torch.no_grad():
+        expected = model(**batch)
+        monkeypatch.setattr(modeling_transformer, "MAX_EAGER_WEIGHTS", 0)
+        long = model(**batch)
+        torch.testing.assert_close(long.logits, expected.logits)
+        # Weights that are asked for are there all the same.
+        weights = model(**batch, output_attentions=True).encoder_attentions[0]
+    assert weights.shape[-2:] == batch["input_ids"].shape[1:] * 2

@@ -341,7 +341,7 @@ def test_pairs_become_the_tokenizers_ids(pairs, tokenizers):
     assert tokenized["labels"][:] == target_tokenizer(ENGLISH)["input_ids"]
     assert tokenized["source_length"][:] == [len(ids) for ids in tokenized["input_ids"]]
     assert tokenized["target_length"][:] == [len(ids) for ids in tokenized["labels"]]
-    assert str(report) == "5 pairs"
+    assert str(report) == "5 pairs, 1 with a side without text"
 
 
 def expected_rows(tokenizers, max_source_length, max_target_length):
@@ -363,7 +363,7 @@ def test_training_pairs_that_are_empty_or_too_long_are_left_out_and_counted(pair
     assert (report.read, report.kept, report.empty, report.source_too_long) == (5, len(expected), 1, 1)
     assert report.target_too_long == 3 - len(expected)
     assert str(report) == (
-        f"5 pairs, {report.kept} kept; left out: 1 with an empty or missing side, "
+        f"5 pairs, {report.kept} kept; left out: 1 with a side without text, "
         f"1 longer than max_source_length ({lengths[-2]} tokens), "
         f"{report.target_too_long} longer than max_target_length (4 tokens)"
     )
@@ -387,7 +387,7 @@ def test_evaluation_pairs_all_stay_and_long_sources_are_cut(pairs, tokenizers):
     assert tokenized["labels"][:] == tokenizers[1](ENGLISH)["input_ids"]
     cut = sum(len(ids) > 6 for ids in full)
     assert 0 < cut == report.truncated
-    assert str(report) == f"5 pairs, {cut} sources cut to 6 tokens"
+    assert str(report) == f"5 pairs, {cut} sources cut to 6 tokens, 1 with a side without text"
 
 
 def test_a_training_set_of_which_nothing_is_left_is_an_error(pairs, tokenizers):
