@@ -1,8 +1,8 @@
 """Reads and writes text in lines, the same way in every recipe.
 
-Text is UTF-8, whatever the locale says. Only a line feed, or a carriage return before it, ends a line: the other
-separators of Unicode stand within sentences. A byte order mark is dropped. An output file is written aside and put in
-its place when it is whole, so that an error leaves an earlier file as it was, and the input may be the output.
+Text is UTF-8, whatever the locale says. A line ends with a line feed, which may follow a carriage return; other line
+separators of Unicode are part of the text. A byte order mark is dropped. An output file is written under another name
+and renamed when it is complete, so that an error does not change an earlier file, and the input may be the output.
 
 The packages do not import each other, and each has this file; a test compares them.
 """
@@ -20,16 +20,16 @@ from typing import BinaryIO, TextIO
 
 COMPRESSIONS = {".gz": "gzip", ".zst": "zstd"}
 
-# Errors of a file that is open have no name: no space, beyond the quota or the largest file, a broken disk.
+# Errors while a file is written, which do not name it: no space, quota or size limit exceeded, broken disk.
 ERRORS_OF_WRITING = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 
-# The tables that `readers.py` beside this file reads; those who read lines alone need not import it.
+# The tables that `readers.py` reads. They are named here, because importing that file takes longer.
 JSON_EXTENSIONS = (".jsonl", ".ndjson", ".json")
 TABLE_EXTENSIONS = (".csv", ".tsv", *JSON_EXTENSIONS, ".parquet")
 
 
 def file_extension(path: str | Path) -> str:
-    """What tells a file's kind: its extension in lower case, without that of a compression."""
+    """Returns a file's extension in lower case, without that of a compression."""
     path = Path(path)
     if path.suffix.lower() in COMPRESSIONS:
         path = path.with_suffix("")
@@ -41,7 +41,7 @@ def check_file(path: str | Path, setting: str = "") -> None:
 
     Args:
         path: the file.
-        setting: what named it, for the message.
+        setting: the setting that names the file, for the message.
     """
     named = f"{setting}: " if setting else ""
     if Path(path).is_dir():
@@ -51,15 +51,15 @@ def check_file(path: str | Path, setting: str = "") -> None:
 
 
 def is_terminal(stream: TextIO | None) -> bool:
-    """Whether a person types at a stream, which is None where it is closed."""
+    """Returns True if a stream is a terminal; a closed standard stream is None."""
     return stream is not None and stream.isatty()
 
 
 def open_file(path: str | Path) -> BinaryIO:
-    """Opens a file, or a pipe that has a name, to read its bytes, decompressed.
+    """Opens a file or named pipe to read its bytes, which are decompressed.
 
     Raises:
-        ValueError: there is no such file, or it is a folder.
+        ValueError: if there is no such file, or it is a folder.
     """
     path = Path(path)
     check_file(path)
@@ -68,25 +68,25 @@ def open_file(path: str | Path) -> BinaryIO:
         return open(path, "rb")
     if compression == "gzip":
         return gzip.open(path)
-    import pyarrow  # takes a while, and most files are not compressed
+    import pyarrow  # slow, and few files are compressed
 
     return io.BufferedReader(pyarrow.CompressedInputStream(pyarrow.OSFile(str(path)), compression))
 
 
 def numbered_lines(source: str | Path | None) -> Iterator[tuple[int, str]]:
-    """Lines with their numbers, from 1. A line keeps what ends it.
+    """Yields lines with their numbers, counted from 1. A line keeps its line end.
 
     Args:
         source: a file; None for standard input.
 
     Raises:
-        ValueError: a file that is missing, not UTF-8 or wrongly compressed, with the line and the byte's offset.
+        ValueError: if the file is missing, not UTF-8 or wrongly compressed; the message has the line and the offset.
     """
     if source is None:
         where = "standard input"
         if sys.stdin is None:
             raise ValueError("Standard input is closed. Give it text, or name a file.")
-        # Whatever the locale says, input is UTF-8: its bytes are read. A stream of text alone has none.
+        # The bytes are read, because the locale may name another encoding than UTF-8. A text stream has no bytes.
         bytes_of = getattr(sys.stdin, "buffer", None)
         stream = io.BytesIO(sys.stdin.read().encode()) if bytes_of is None else bytes_of
     else:
@@ -111,15 +111,15 @@ def numbered_lines(source: str | Path | None) -> Iterator[tuple[int, str]]:
 
 
 def without_line_end(line: str) -> str:
-    """Drops the line feed that ends a line, with a carriage return before it."""
+    """Removes the line feed at the end of a line, and a carriage return before it."""
     return line.removesuffix("\n").removesuffix("\r") if line.endswith("\n") else line
 
 
 def read_lines(source: str | Path | None) -> list[str]:
-    """The lines of a text file or, for None, of standard input, without what ends them.
+    """Reads the lines of a text file or, for None, of standard input, without their line ends.
 
     Raises:
-        ValueError: a file that is missing, empty or not UTF-8, with the line and the byte's offset.
+        ValueError: if the file is missing, empty or not UTF-8; the message has the line and the offset.
     """
     lines = [without_line_end(line) for _, line in numbered_lines(source)]
     if not lines and source is not None:
@@ -131,11 +131,11 @@ def read_lines(source: str | Path | None) -> list[str]:
 def open_output(path: str | Path | None) -> Iterator[TextIO]:
     """Opens a file, or for None standard output, to write text.
 
-    The file is written under another name beside its place and takes its place at the end. After an error the earlier
-    file, if there is one, is what it was.
+    The file is written under another name in the same folder and renamed at the end. After an error, an earlier file
+    of the name is unchanged.
 
     Raises:
-        ValueError: the path is a folder's, or lies in a folder that does not exist, or the file cannot be written.
+        ValueError: if the path is a folder or in a folder that does not exist, or the file cannot be written.
     """
     if path is None:
         if sys.stdout is None:
@@ -149,7 +149,7 @@ def open_output(path: str | Path | None) -> Iterator[TextIO]:
                 raise
             raise ValueError(f"Standard output cannot be written: {error.strerror}.") from error
         return
-    target = Path(os.path.realpath(path))  # a link stays, and what it leads to is replaced
+    target = Path(os.path.realpath(path))  # a link is kept, and the file that it points to is replaced
     if target.is_dir():
         raise ValueError(f"The output file {path} is a folder. Name a file.")
     if not target.parent.is_dir():

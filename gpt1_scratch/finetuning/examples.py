@@ -50,7 +50,7 @@ class TaskExamples(Dataset):
         return example if self.labels is None else example | {"label": self.labels[index]}
 
     def first(self, count: int) -> "TaskExamples":
-        """The first examples, at most as many as there are."""
+        """Returns the first `count` examples, or all if there are fewer."""
         count = min(count, len(self))
         places = count * (self.choices or 1)
         labels = None if self.labels is None else self.labels[:count]

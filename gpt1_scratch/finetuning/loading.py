@@ -144,7 +144,7 @@ def _alike_classes(task: Task) -> list[str]:
         if len(names) > 1:
             show = repr if all(unicodedata.is_normalized("NFC", name) for name in names) else ascii
             alike.append(" and ".join(map(show, names)))
-    return [f"classes that differ in capitals or invisible characters alone: {name_classes(alike)}"] if alike else []
+    return [f"classes that differ only in capitals or invisible characters: {name_classes(alike)}"] if alike else []
 
 
 def hold_out(split: TaskSplit, share: float, seed: int, *, keep_classes: bool = False) -> tuple[TaskSplit, TaskSplit]:
@@ -257,7 +257,7 @@ def _read_split(task: Task, table: Table, split: str, strict: bool) -> TaskSplit
         if values is not None:
             labelled = [index for index, value in enumerate(values) if value is not None]
             if len(labelled) < len(values):
-                notes.append(f"{_count_rows(len(values) - len(labelled))} left out, having no label")
+                notes.append(f"{_count_rows(len(values) - len(labelled))} left out for lack of a label")
             kept = [index for index in labelled if index not in dropped]
             if not kept:
                 raise ValueError(f"{table.where}: no row is left. {'; '.join(notes).capitalize()}.")
@@ -284,7 +284,7 @@ def read_texts(task: Task, table: Table) -> list[tuple[str, ...]]:
 
 
 def _texts_in(task: Task, table: Table) -> tuple[list[tuple[str, ...]], dict[str, list[int]]]:
-    """The texts of each row, and by column the rows without visible text."""
+    """Returns the texts of each row, and for each column the rows without visible text."""
     columns = {name: table.values(name) for name in (*task.columns, *task.choices)}
     lists = task.choices[0] if len(task.choices) == 1 else None
     for name, values in columns.items():
@@ -318,7 +318,7 @@ def _check_lists(task: Task, table: Table, values: Sequence[Any]) -> None:
     for index, row in enumerate(values):
         if not isinstance(row, list) or len(row) != len(task.labels) or not all(isinstance(x, str) for x in row):
             raise ValueError(
-                f"{table.where}: {task.choices[0]} must be a list of {len(task.labels)} texts, which it is not in "
+                f"{table.where}: {task.choices[0]} must be a list of {len(task.labels)} texts, but it is not in "
                 f"{name_rows([index])}."
             )
 

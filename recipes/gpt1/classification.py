@@ -20,10 +20,10 @@ from gpt1_scratch.finetuning.tasks import Task, task_of_config
 from papers_to_gpt.engine.model_folder import CLASSIFIER, check_folder, check_vocabulary
 from papers_to_gpt.settings.classification import ClassificationSettings
 
-# What separates the texts of a pair, or a context and its choices, in lines.
+# Separates the texts of a pair, or a context and its choices, in a line.
 SEPARATOR = "\t"
 
-# What stands in place of a class where there is nothing to predict from. The probability is then empty.
+# Written in place of a class if an example has no text. Its probability is then empty.
 NO_TEXT = "no text"
 
 

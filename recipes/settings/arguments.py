@@ -259,7 +259,7 @@ def parse_settings(settings: Sequence[Setting], *dataclass_types: type, descript
     return tuple(parsed)
 
 
-# The settings of this process that are texts, among them all paths: an error of the system names a path alone.
+# The settings of this process that are text, such as paths. System errors name a path but not its setting.
 _texts_given: dict[str, str] = {}
 
 
@@ -365,7 +365,7 @@ def _members(annotation: Any) -> tuple[Any, ...]:
 
 
 class Terminated(KeyboardInterrupt):
-    """SIGTERM arrived; handled as Ctrl-C is, with another status."""
+    """Raised by SIGTERM, and handled like Ctrl-C, with another status."""
 
 
 def _terminate(number: int, frame: types.FrameType | None) -> NoReturn:
@@ -373,11 +373,11 @@ def _terminate(number: int, frame: types.FrameType | None) -> NoReturn:
 
 
 def run_script(main: Callable[[], None]) -> None:
-    """Runs a script's main function; whatever goes wrong ends it with one message and without a traceback.
+    """Runs a script's main function. An error ends it with one message and without a traceback.
 
-    The status is 2 for what is wrong with the user's input, 1 for a fault of the program, 130 for Ctrl-C, 143 for
-    SIGTERM, and 141, without a message, for a reader of standard output that is gone (`| head`). The traceback is
-    printed when the environment variable LOGLEVEL is DEBUG.
+    The exit status is 2 for wrong input of the user, 1 for a fault of the program, 130 for Ctrl-C, 143 for SIGTERM,
+    and 141, without a message, if the reader of standard output has closed it (`| head`). The traceback is printed if
+    the environment variable LOGLEVEL is DEBUG.
     """
     logging.basicConfig(level=os.environ.get("LOGLEVEL", "WARNING").upper(), format="%(levelname)s %(message)s")
     if threading.current_thread() is threading.main_thread():
@@ -403,10 +403,10 @@ def run_script(main: Callable[[], None]) -> None:
 
 
 def _flush_output() -> None:
-    """Writes what standard output, which is None where it is closed, still holds.
+    """Flushes standard output, which is None if it is closed.
 
     Raises:
-        ValueError: it cannot be written.
+        ValueError: if it cannot be written.
     """
     try:
         if sys.stdout is not None:
@@ -419,12 +419,12 @@ def _flush_output() -> None:
 
 
 def _give_up_output() -> None:
-    """Python flushes standard output once more when it ends, which must not fail again."""
+    """Redirects standard output to nothing, because Python flushes it again at exit, which must not fail again."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _describe(error: Exception) -> str:
-    """The message of an error; of the system's, the setting that names the path, and what is wrong with it."""
+    """Returns the message of an error. That of a system error names the setting that the path comes from."""
     if not isinstance(error, OSError) or error.strerror is None or not isinstance(error.filename, str | os.PathLike):
         return str(error)
     path = Path(os.path.abspath(error.filename))

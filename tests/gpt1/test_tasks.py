@@ -129,7 +129,7 @@ def test_rows_without_agreement_are_left_out_and_noted(tmp_path):
     file = write(tmp_path / "snli.jsonl", [("a", "b", 0), ("c", "d", -1), ("e", "f", 2)], header)
     _, splits = load_task("snli", train_file=file, validation_file=file)
     assert splits["train"].labels == [0, 2] and splits["train"].texts == [("a", "b"), ("e", "f")]
-    assert splits["train"].notes == ("1 row is left out, having no label",)
+    assert splits["train"].notes == ("1 row is left out for lack of a label",)
 
 
 def test_a_task_without_a_download_says_what_to_do():
@@ -323,7 +323,7 @@ def test_classes_that_differ_only_in_capitals_are_reported(own):
     task, splits = own(rows, rows)
     assert task.labels == ("Neg", "neg", "pos")
     assert splits["train"].notes[1:] == (
-        "classes that differ in capitals or invisible characters alone: 'Neg' and 'neg'",
+        "classes that differ only in capitals or invisible characters: 'Neg' and 'neg'",
     )
 
 
