@@ -8,6 +8,8 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 from transformers import CONFIG_MAPPING, PreTrainedTokenizerBase
 
+from papers_to_gpt.settings.commands import command
+
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 
 
@@ -16,10 +18,10 @@ class Kind:
     """A kind of model that the scripts make and use.
 
     Attributes:
-        name: what it is.
-        script: the script that uses it.
-        model_types: those of its configurations.
-        heads: what the names of its classes end in; empty for any class.
+        name: the name of the kind in messages.
+        script: the script that uses such a model, without its extension.
+        model_types: the model types of its configurations.
+        heads: the endings of its class names; an empty text for any class.
     """
 
     name: str
@@ -28,21 +30,19 @@ class Kind:
     heads: tuple[str, ...] = ("",)
 
     def holds(self, config: dict[str, Any]) -> bool:
-        """Whether a config.json is of this kind."""
+        """Returns True if a config.json is of this kind."""
         return config.get("model_type") in self.model_types and _architecture(config).endswith(self.heads)
 
 
-TRANSLATOR = Kind("a translator", "recipes/translate.py", ("rnn_seq2seq", "bahdanau", "transformer_seq2seq"))
+TRANSLATOR = Kind("a translator", "translate", ("rnn_seq2seq", "bahdanau", "transformer_seq2seq"))
 CLASSIFIER = Kind(
     "a GPT-1 that is fine-tuned for a task",
-    "recipes/classify.py",
+    "classify",
     ("gpt1",),
     ("ForSequenceClassification", "ForMultipleChoice"),
 )
-LANGUAGE_MODEL = Kind(
-    "a GPT-1 that continues text", "recipes/generate_text.py", ("gpt1",), ("ForCausalLM", "GPT1Model")
-)
-OPENAI_GPT = Kind("a checkpoint of openai-gpt", "recipes/convert_openai_gpt.py", ("openai-gpt",))
+LANGUAGE_MODEL = Kind("a GPT-1 that continues text", "generate_text", ("gpt1",), ("ForCausalLM", "GPT1Model"))
+OPENAI_GPT = Kind("a checkpoint of openai-gpt", "convert_openai_gpt", ("openai-gpt",))
 KINDS = (TRANSLATOR, CLASSIFIER, LANGUAGE_MODEL, OPENAI_GPT)
 
 
@@ -51,18 +51,18 @@ def _architecture(config: dict[str, Any]) -> str:
 
 
 def check_kind(config: dict[str, Any], name: str, kinds: tuple[Kind, ...]) -> None:
-    """Raises ValueError for a model of another kind than a script uses; models of no known kind pass.
+    """Raises ValueError if a model is of another kind than the script uses. Models of unknown kinds are accepted.
 
     Args:
         config: the content of config.json.
         name: the model's folder.
-        kinds: what the script uses; nothing for any kind.
+        kinds: the kinds of model that the script uses; an empty tuple for any kind.
     """
     found = next((kind for kind in KINDS if kind.holds(config)), None)
     if kinds and found is not None and found not in kinds:
         raise ValueError(
             f"{name} holds a {_architecture(config)}, {found.name}. This script needs {kinds[0].name}; for "
-            f"{found.name} there is {found.script}."
+            f"{found.name} run: {command(found.script)}"
         )
 
 
@@ -74,7 +74,7 @@ def check_folder(name: str, trust_remote_code: bool = False, kinds: tuple[Kind, 
     Args:
         name: a folder, or an id on the Hub.
         trust_remote_code: True if a model_type that is not installed may be defined by code in the folder.
-        kinds: the kinds of model that the script uses; nothing for any kind.
+        kinds: the kinds of model that the script uses; an empty tuple for any kind.
 
     Raises:
         ValueError: if the folder does not exist, or no model can be loaded from it.

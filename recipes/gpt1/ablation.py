@@ -98,7 +98,7 @@ def train(accelerator: Accelerator, settings: tuple[Any, ...], run_start: RunSta
             if lstm_tasks[0].backbone.config.lstm_size is None:
                 raise ValueError(
                     f"lstm_model_name_or_path is {ablation.lstm_model_name_or_path}, which is a Transformer. Name a "
-                    "model that recipes/pretrain_gpt1.py has trained with lstm_size."
+                    "model that was pre-trained with lstm_size."
                 )
     check_metrics([*tasks, *lstm_tasks], training)
     if accelerator.is_main_process:

@@ -19,6 +19,7 @@ from gpt1_scratch.finetuning.tables import Table, read_table
 from gpt1_scratch.finetuning.tasks import Task, task_of_config
 from papers_to_gpt.engine.model_folder import CLASSIFIER, check_folder, check_vocabulary
 from papers_to_gpt.settings.classification import ClassificationSettings
+from papers_to_gpt.settings.commands import command
 
 # Separates the texts of a pair, or a context and its choices, in a line.
 SEPARATOR = "\t"
@@ -58,7 +59,7 @@ def load_classifier(settings: ClassificationSettings) -> tuple[Task, Callable[[l
     config = AutoConfig.from_pretrained(name, **source)
     task = task_of_config(config)
     if task is None:
-        raise ValueError(f"{name} is not fine-tuned for a task. Fine-tune it with recipes/finetune_gpt1.py.")
+        raise ValueError(f"{name} is not fine-tuned for a task. Fine-tune it first: {command('finetune_gpt1')}")
     if settings.text_column is not None:
         if task.kind == "multiple_choice":
             raise ValueError(f"text_column is set, but {name} chooses among texts: name the columns as in training.")
