@@ -24,7 +24,7 @@ class ClockedBatches:
         """Returns None: the epoch has no end."""
 
     def updates(self, epoch: int, batches_per_update: int, skip: int = 0) -> Iterator[list[Any]]:
-        """Iterates over batches, each an update of its own."""
+        """Yields updates of one batch each."""
         from papers_to_gpt.engine.batching import LocalBatch
 
         endless = itertools.chain.from_iterable(self.batches.epoch(number) for number in itertools.count())

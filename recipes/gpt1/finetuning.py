@@ -231,7 +231,7 @@ def run_in_folder(data: TaskData, settings: Settings, folder: Path, seed: int) -
     top = Path(training.output_dir)
     run_name = "-".join((training.run_name or top.resolve().name, *folder.relative_to(top).parts))
     training = dataclasses.replace(training, output_dir=str(folder), seed=seed, run_name=run_name)
-    training = dataclasses.replace(training, resume_from_checkpoint=None)  # each run goes on by itself
+    training = dataclasses.replace(training, resume_from_checkpoint=None)  # each run resumes by itself
     task_settings = dataclasses.replace(
         task_settings, task=[data.task.name] if task_settings.task else [], seeds=[seed]
     )

@@ -89,7 +89,7 @@ class TrainingSettings(CheckedSettings):
     resume_from_checkpoint: str | None = option(
         None,
         "Checkpoint folder to resume from, or `last` for the newest one in output_dir; left out, an unfinished run in "
-        "output_dir goes on by itself.",
+        "output_dir is resumed.",
         OUTPUT,
     )
     accept_changes: bool = option(
@@ -141,7 +141,7 @@ class TrainingSettings(CheckedSettings):
     )
     background_checkpoints: bool = option(
         False,
-        "Write checkpoints while training goes on, from a copy of weights and optimizer state in the CPU's memory "
+        "Write checkpoints while training continues, from a copy of weights and optimizer state in the CPU's memory "
         "(1.4 GB for 117M parameters with Adam).",
         OUTPUT,
     )
