@@ -65,7 +65,7 @@ ROW_INDEPENDENT_PROCESSORS = {
 
 
 def length_normalization(length: int, length_penalty: float) -> float:
-    """Equation 14 of Wu et al. 2016: lp(Y) = ((5 + |Y|) / (5 + 1))^alpha.
+    """Computes equation 14 of Wu et al. 2016: lp(Y) = ((5 + |Y|) / (5 + 1))^alpha.
 
     Args:
         length: |Y|, the number of tokens whose probabilities make up P(Y|X). The end of the sentence counts and the
@@ -175,7 +175,7 @@ def keep_criteria(stopping_criteria: Any, sentences: torch.LongTensor) -> Any:
 
 
 def can_drop_finished_rows(logits_processor: Any, stopping_criteria: Any) -> bool:
-    """True if every processor and criterion looks only at a hypothesis' own tokens, so finished rows can leave.
+    """Returns True if processors and criteria look only at a hypothesis' own tokens, so finished rows can leave.
 
     A criterion with the method `keep_sentences` follows them. The method is what counts, not the class, because the
     code that a checkpoint carries has its own copy of the class.

@@ -190,7 +190,7 @@ class MultiHeadAttention(nn.Module):
 
     @staticmethod
     def _split_heads(projected: torch.Tensor, width: int) -> torch.Tensor:
-        """(B, Q, H * width) to (B, H, Q, width)."""
+        """Splits heads: (B, Q, H * width) to (B, H, Q, width)."""
         return projected.unflatten(-1, (-1, width)).transpose(1, 2)
 
 

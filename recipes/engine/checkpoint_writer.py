@@ -181,10 +181,10 @@ def write_checkpoint(output_dir: Path, snapshot: Snapshot, save_model: Callable[
 
 
 def outdated_checkpoints(checkpoints: list[Path], progress: Progress, keep_last: int) -> list[Path]:
-    """The checkpoints that can go when the one of `progress` is written.
+    """Returns the checkpoints to remove when the one of `progress` is written.
 
-    These are the older ones, except the best and as many as are kept; and those of later updates, which a run leaves
-    that is resumed from an earlier checkpoint: from the new one on, they are no longer what this run leads to.
+    These are older checkpoints, except the best one and the newest `keep_last`, and checkpoints of later updates, which
+    exist if a run was resumed from an earlier checkpoint and do not belong to the resumed run.
     """
     later = [path for path in checkpoints if update_of(path) > progress.update]
     others = checkpoints[: len(checkpoints) - len(later)]

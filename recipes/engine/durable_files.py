@@ -230,7 +230,7 @@ def naming_failed_writes(path: str | os.PathLike, shown_as: str | os.PathLike | 
 
 
 def error_number(error: BaseException) -> int | None:
-    """The system's error number behind an exception of Python, safetensors, tokenizers or torch; None if none is."""
+    """Returns the system's error number of an exception of Python, safetensors, tokenizers or torch, or None."""
     if isinstance(error, OSError):
         return error.errno
     # Libraries in Rust report it in the message, torch not at all: its writer finds fewer bytes than it wrote.
@@ -243,7 +243,7 @@ def error_number(error: BaseException) -> int | None:
 
 
 def _failed_file(path: Path, error: BaseException) -> Path:
-    """The file that an error is about, in a folder of several as well as it can be told."""
+    """Returns the file that an error is about; in a folder of several files, the most likely one."""
     name = getattr(error, "filename", None)
     if isinstance(name, str | os.PathLike) and Path(name).is_relative_to(path):
         return Path(name)

@@ -127,7 +127,7 @@ def check_folder(name: str, trust_remote_code: bool = False, kinds: tuple[Kind, 
 
 
 def describe_missing_config(folder: Path) -> str:
-    """The message about a folder without config.json, such as that of a run that has not ended."""
+    """Returns the message about a folder without config.json, such as that of an unfinished run."""
     weights = "" if any(folder.glob("*.safetensors")) else ", and it holds no weights"
     return (
         f"The folder {folder} holds no model: config.json is not there{weights}. Give the output_dir of a finished "

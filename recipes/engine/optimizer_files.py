@@ -126,7 +126,7 @@ def _parts(state_dict: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def _parameter_names(optimizer: torch.optim.Optimizer, model: nn.Module) -> list[str]:
-    """The names of an optimizer's parameters in the order in which its state counts them."""
+    """Returns the names of an optimizer's parameters in the order of its state."""
     names = {id(parameter): name for name, parameter in model.named_parameters()}
     return [names[id(parameter)] for group in optimizer.param_groups for parameter in group["params"]]
 
@@ -134,7 +134,7 @@ def _parameter_names(optimizer: torch.optim.Optimizer, model: nn.Module) -> list
 def _unpack(
     tensors: dict[str, torch.Tensor], structure: list[dict], optimizer: torch.optim.Optimizer, model: nn.Module
 ) -> dict[str, Any]:
-    """The `state_dict` that was packed, with parameters counted as `optimizer` counts them now."""
+    """Returns the `state_dict` that was packed, with the parameters in the order of `optimizer`."""
     present = optimizer.state_dict()
     names = _parameter_names(optimizer, model)
     _check_names_and_shapes({name: tensor.shape for name, tensor in tensors.items()}, model)

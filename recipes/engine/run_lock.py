@@ -126,7 +126,7 @@ def _lock(folder: Path) -> BaseFileLock:
 
 
 def _held(folder: Path, path: Path) -> str:
-    """What a run is told that meets another one's lock."""
+    """Returns the error message if another run holds the lock."""
     host, process, started = _holder(path)
     rest = f" If it has ended, remove {path}." if path.name == SOFT_LOCK_FILE else ""
     return (
@@ -136,7 +136,7 @@ def _held(folder: Path, path: Path) -> str:
 
 
 def _holder(path: Path) -> tuple[str, str, str]:
-    """The host, the process and the start of the run that holds a lock; filelock writes a soft lock line by line."""
+    """Returns host, process and start of the run that holds a lock; filelock writes a soft lock line by line."""
     unknown = ("an unknown host", "of unknown number", "at an unknown time")
     try:
         text = path.read_text()
