@@ -183,7 +183,7 @@ def write_checkpoint(output_dir: Path, snapshot: Snapshot, save_model: Callable[
 def outdated_checkpoints(checkpoints: list[Path], progress: Progress, keep_last: int) -> list[Path]:
     """Returns the checkpoints to remove when the one of `progress` is written.
 
-    These are older checkpoints, except the best one and the newest `keep_last`, and checkpoints of later updates, which
+    These are older checkpoints, except the best one and the newest `keep_last`, and those of later updates, which
     exist if a run was resumed from an earlier checkpoint and do not belong to the resumed run.
     """
     later = [path for path in checkpoints if update_of(path) > progress.update]
