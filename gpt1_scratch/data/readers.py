@@ -1,18 +1,19 @@
 """Reads the files that users bring, with errors that name the file and the line.
 
 Tables are parquet, JSON lines, a JSON list of objects, CSV and TSV; everything else is text, in lines. A file may be
-compressed with gzip or zstandard. Every recipe reads through this file, so that the same file gives the same rows
-everywhere:
+compressed with gzip or zstandard. All recipes use these functions, so a file gives the same rows in each of them:
 
-- Text is UTF-8. Only a line feed, or a carriage return before it, ends a line: the other separators of Unicode stand
-  within sentences. A byte order mark is dropped.
-- The first line of a CSV or TSV file names the columns. Every field is text as it stands, `NA` and `null` too, and
-  empty where nothing stands. CSV fields may be quoted; in TSV a quotation mark is part of the text.
+- Text is UTF-8. A line ends with a line feed, which may follow a carriage return; other line separators of Unicode
+  are part of the text. A byte order mark is dropped.
+- The first line of a CSV or TSV file names the columns. Every field is text, also `NA` and `null`, and an empty field
+  is empty text. CSV fields may be quoted; in TSV a quotation mark is part of the text.
 - A JSON value keeps its type, and null is None.
 
-The rows are parsed by `csv` and `json` and stored by `datasets`, not parsed by its readers: pandas fills up a row that
-has too few fields, pyarrow ends a row at a carriage return, and its JSON reader turns text that looks like a date into
-a time.
+Rows are parsed by `csv` and `json` and stored by `datasets`. The readers of `datasets` are not used: pandas fills up
+rows that have too few fields, and pyarrow ends a row at a carriage return and converts JSON text that looks like a
+date to a time.
+
+The packages do not import each other, and each has this file; a test compares them.
 """
 
 import csv
@@ -41,7 +42,7 @@ from .text_lines import (
 
 Row = dict[str, Any]
 
-# A table that is stored at a time.
+# The maximum size of a table that is stored at a time.
 ROW_CHUNK_SIZE = 1_000
 CHARACTER_CHUNK_SIZE = 2**24
 
@@ -50,10 +51,10 @@ CHARACTER_CHUNK_SIZE = 2**24
 
 
 def table_rows(path: str | Path) -> Iterator[tuple[str, Row]]:
-    """The rows of a table, each with its place, such as `data.csv, line 3`.
+    """Yields the rows of a table, each with its place, such as `data.csv, line 3`.
 
     Raises:
-        ValueError: a file that is missing, empty, of another kind, not UTF-8 or malformed; the message names the line.
+        ValueError: if the file is missing, empty, of another kind, not UTF-8 or malformed; the message names the line.
     """
     extension = file_extension(path)
     if extension not in TABLE_EXTENSIONS:
@@ -104,7 +105,7 @@ def _tsv_fields(path: str | Path) -> Iterator[tuple[int, list[str]]]:
             yield number, line.split("\t")
 
 
-# No text in UTF-8 holds it, so it can stand for a carriage return within a line, at which `csv` would end a row.
+# Replaces a carriage return within a line, at which `csv` would end a row. UTF-8 text cannot have this character.
 _CARRIAGE_RETURN = "\udc0d"
 
 
@@ -116,7 +117,7 @@ def _csv_fields(path: str | Path) -> Iterator[tuple[int, list[str]]]:
                 line = text.replace("\r", _CARRIAGE_RETURN) + line[len(text) :]
             yield line
 
-    csv.field_size_limit(2**31 - 1)  # of all readers of the process; by default a field ends at 131,072 characters
+    csv.field_size_limit(2**31 - 1)  # for all readers of the process; the default limit is 131,072 characters
     reader = csv.reader(lines(), strict=True)
     begin = 1
     try:
@@ -126,8 +127,8 @@ def _csv_fields(path: str | Path) -> Iterator[tuple[int, list[str]]]:
             begin = reader.line_num + 1
     except csv.Error as error:
         raise ValueError(
-            f"{path}, line {reader.line_num}: {error}, in the row that begins in line {begin}. A field with a comma, "
-            "a line break or a quotation mark stands between quotation marks, and a quotation mark in it is doubled."
+            f"{path}, line {reader.line_num}: {error}, in the row that begins in line {begin}. Put a field with a "
+            "comma, a line break or a quotation mark between quotation marks, and double the quotation marks in it."
         ) from error
 
 
@@ -159,7 +160,7 @@ def _json_list_rows(path: str | Path, begin: int, lines: Iterable[str]) -> Itera
 
 
 def _parse_json(text: str, where: str, begin: int) -> Any:
-    """Parses JSON that begins in a line; refuses what would be lost or could not be stored as text."""
+    """Parses JSON that begins at a line; refuses repeated keys and text that cannot be stored as UTF-8."""
 
     def object_of(items: list[tuple[str, Any]]) -> Row:
         row = dict(items)
@@ -189,7 +190,7 @@ def _parse_json(text: str, where: str, begin: int) -> Any:
 
 
 def _strings_in(line: str) -> Iterator[str]:
-    """The strings of a line of valid JSON; none goes beyond its line."""
+    """Yields the strings in a line of valid JSON. A string of JSON cannot continue on the next line."""
     place = line.find('"')
     while place >= 0:
         text, end = json.decoder.scanstring(line, place + 1)
@@ -201,7 +202,7 @@ def open_parquet(path: str | Path) -> parquet.ParquetFile:
     """Opens a parquet file that has rows.
 
     Raises:
-        ValueError: a file that is missing, empty, not parquet, or names a column twice.
+        ValueError: if the file is missing, empty or not parquet, or names a column twice.
     """
     with open_file(path) as stream:
         compressed = Path(path).suffix.lower() in COMPRESSIONS
@@ -217,14 +218,14 @@ def open_parquet(path: str | Path) -> parquet.ParquetFile:
 
 
 def parquet_tables(path: str | Path, columns: Sequence[str] | None = None) -> Iterator[pyarrow.Table]:
-    """The rows of a parquet file, some at a time; a column of categories as the values that they stand for."""
+    """Yields the rows of a parquet file in tables. Columns of categories are converted to the values."""
     for batch in open_parquet(path).iter_batches(ROW_CHUNK_SIZE, columns=columns):
         table = pyarrow.Table.from_batches([batch])
         yield table.cast(_without_categories(table.schema))
 
 
 def parquet_features(path: str | Path) -> datasets.Features:
-    """The columns of a parquet file and their types."""
+    """Returns the columns of a parquet file and their types."""
     return datasets.Features.from_arrow_schema(_without_categories(open_parquet(path).schema_arrow))
 
 
@@ -242,10 +243,10 @@ def _parquet_rows(path: str | Path) -> Iterator[tuple[str, Row]]:
 
 
 def text_of(value: Any, where: str, name: str) -> str:
-    """A value that must be text; nothing is empty text.
+    """Returns a value that must be text; None becomes empty text.
 
     Raises:
-        ValueError: it is something else.
+        ValueError: if the value is neither text nor None.
     """
     if value is None:
         return ""
@@ -258,7 +259,7 @@ def text_of(value: Any, where: str, name: str) -> str:
 
 
 def tables_of_rows(rows: Iterable[Mapping[str, str]]) -> Iterator[pyarrow.Table]:
-    """Rows of text as tables, some rows at a time."""
+    """Yields rows of text in tables of limited size."""
     held: list[Mapping[str, str]] = []
     size = 0
     for row in rows:
@@ -288,20 +289,21 @@ def dataset_of_files(
     streaming: bool = False,
     **arguments: Any,
 ) -> Any:
-    """A data set of the tables that a function makes of files.
+    """Returns a data set of the tables that a function yields for files.
 
     Args:
-        generate: called with the names of files that belong together and with the further arguments.
-        files: those names, a tuple for each call.
-        features: columns and types of the tables.
-        split: "train", or, unless streaming, a slice of it such as "train[:95%]".
-        streaming: reads as it goes instead of storing the whole in the cache.
+        generate: the function. It takes the names of files that belong together, and `arguments`.
+        files: the names of the files, a tuple for each call of the function.
+        features: the columns of the tables and their types.
+        split: "train", or, without `streaming`, a slice of it such as "train[:95%]".
+        streaming: True to read the files as rows are needed, instead of storing all rows in the cache first.
+        arguments: further arguments of the function.
 
     Raises:
-        ValueError: what the function raises; of a stream, when it gets there.
+        ValueError: if the function raises it. A stream raises it when the row is read.
     """
     if streaming:
-        # The library hands out the items of a list to the processes that read a stream.
+        # The library distributes the items of a list over the processes that read a stream.
         shards = {"files": list(files), "generate": generate, "arguments": arguments}
         return datasets.IterableDataset.from_generator(_rows_of_files, features=features, gen_kwargs=shards)
     stamps = tuple((status.st_size, status.st_mtime_ns) for paths in files for status in map(os.stat, paths))

@@ -1,5 +1,6 @@
 """Writes a run's checkpoints, at once or in the background, and removes those that are no longer needed."""
 
+import copy
 import json
 import threading
 from collections.abc import Callable
@@ -96,7 +97,7 @@ class CheckpointWriter:
         name = f"{CHECKPOINT_PREFIX if scheduled else RECOVERY_PREFIX}{progress.update}"
         if self.accelerator.is_main_process:
             moments, structure = pack_optimizer(self.optimizer, self.model)
-            snapshot = Snapshot(name, Progress(**asdict(progress)), self.model.state_dict(), moments, structure)
+            snapshot = Snapshot(name, copy.deepcopy(progress), self.model.state_dict(), moments, structure)
             if self.background:
                 self._copy(snapshot)
                 self._thread = threading.Thread(target=self._write, args=(snapshot,), name="checkpoint writer")

@@ -18,7 +18,8 @@ PARTIAL_FOLDER = "partial-"  # begins the name of a folder while it is written
 REPLACED_FOLDER = "replaced-"  # begins the name of a folder while another one takes its place
 REMOVED_FOLDER = "removed-"  # begins the name of a folder while its files are removed
 LEFTOVERS = (
-    *("partial-checkpoint-*", "removed-checkpoint-*", "partial-files", f"*{PARTIAL_FILE}"),
+    *(f"{prefix}{kind}-*" for prefix in (PARTIAL_FOLDER, REMOVED_FOLDER) for kind in ("checkpoint", "recovery")),
+    *("partial-files", f"*{PARTIAL_FILE}"),
     ".tmp*",  # safetensors and tokenizers write to .tmpXXXXXX
 )
 
@@ -276,7 +277,9 @@ def clean_leftovers(output_dir: str | os.PathLike) -> list[str]:
     """
     output_dir = Path(output_dir)
     leftovers = [path for pattern in LEFTOVERS for path in output_dir.glob(pattern)]
-    for replaced in output_dir.glob(f"{REPLACED_FOLDER}checkpoint-*"):
+    for replaced in (
+        path for kind in ("checkpoint", "recovery") for path in output_dir.glob(f"{REPLACED_FOLDER}{kind}-*")
+    ):
         final = replaced.with_name(replaced.name.removeprefix(REPLACED_FOLDER))
         if final.exists():
             leftovers.append(replaced)

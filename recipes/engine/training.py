@@ -36,11 +36,14 @@ from papers_to_gpt.engine.checkpointing import (
 )
 from papers_to_gpt.engine.durable_files import clean_leftovers, files_written_aside
 from papers_to_gpt.engine.hardware import processor_has_bf16
+from papers_to_gpt.engine.launching import check_launch, check_processes, is_sharded, must_use_cpu
 from papers_to_gpt.engine.log_window import LogWindow, TokenCounts, count_tokens
 from papers_to_gpt.engine.memory import keep_freed_memory, return_freed_memory
 from papers_to_gpt.engine.optimization import make_optimizer, make_schedule
+from papers_to_gpt.engine.process_watch import LIMIT_WHILE_TRAINING, ProcessWatch, limit_waiting
 from papers_to_gpt.engine.random_streams import seed_generators
 from papers_to_gpt.engine.reporting import Reporter, check_trackers
+from papers_to_gpt.engine.sharding import Sharding, whole_tensor
 from papers_to_gpt.engine.stopping import StopRequested, StopSignals, interruptible
 from papers_to_gpt.settings.training import OptimizationSettings, TrainingSettings, check_metric
 
@@ -77,18 +80,22 @@ def make_accelerator(settings: TrainingSettings) -> Accelerator:
     """The accelerator of a run. What `accelerate launch` was told goes before the guess about bf16.
 
     Raises:
-        ValueError: a tracker of report_to is not installed.
+        ValueError: a tracker of report_to is not installed, or the launcher was asked for what a run cannot do.
     """
     check_trackers(settings.report_to)
+    check_launch()
     keep_freed_memory()
     bf16 = processor_has_bf16(settings.use_cpu) if settings.bf16 is None else settings.bf16
     chosen_at_launch = settings.bf16 is None and "ACCELERATE_MIXED_PRECISION" in os.environ
-    return Accelerator(
-        cpu=settings.use_cpu,
+    accelerator = Accelerator(
+        cpu=must_use_cpu(settings.use_cpu),
         mixed_precision=None if chosen_at_launch else "bf16" if bf16 else "no",
         log_with=settings.report_to or None,
         project_dir=settings.output_dir,
     )
+    check_processes(accelerator)
+    ProcessWatch.start(accelerator)
+    return accelerator
 
 
 def checkpoint_to_resume(settings: TrainingSettings, model: PreTrainedModel | None = None) -> Path | None:
@@ -185,13 +192,18 @@ class TrainingLoop:
         self.rates = rates
         self.output_dir = Path(settings.output_dir)
         self.raw_model, self.optimization = model, optimization
-        self.model, self.optimizer = accelerator.prepare(model, make_optimizer(model, optimization))
+        self.sharding = Sharding(accelerator, model, optimization) if is_sharded(accelerator) else None
+        if self.sharding:
+            self.model, self.optimizer = self.sharding.model, self.sharding.optimizer
+        else:
+            self.model, self.optimizer = accelerator.prepare(model, make_optimizer(model, optimization))
+        self.saved_optimizer = self.sharding.whole_optimizer if self.sharding else self.optimizer
         self.progress = Progress(batches_per_update=settings.gradient_accumulation_steps * accelerator.num_processes)
         self.writer = CheckpointWriter(
             accelerator,
             self.output_dir,
             model,
-            self.optimizer,
+            self.saved_optimizer,
             save_model,
             settings.save_total_limit,
             background=settings.background_checkpoints,
@@ -236,6 +248,7 @@ class TrainingLoop:
             ValueError: if too many updates in a row are not finite; checkpoints written before stay as they are.
             KeyboardInterrupt: after SIGTERM or Ctrl-C, once the last finished update is saved; says how to go on.
         """
+        limit_waiting(self.accelerator, LIMIT_WHILE_TRAINING)
         if self.accelerator.is_main_process:
             clean_leftovers(self.output_dir)
         self.accelerator.wait_for_everyone()
@@ -276,7 +289,9 @@ class TrainingLoop:
     def _load(self, checkpoint: Path) -> None:
         """Restores model, optimizer and position."""
         batches_per_update = self.progress.batches_per_update
-        self.progress = load_checkpoint(checkpoint, self.raw_model, self.optimizer)
+        self.progress = load_checkpoint(checkpoint, self.raw_model, self.saved_optimizer)
+        if self.sharding:
+            self.sharding.scatter_weights()
         if self.progress.batches_in_epoch is not None:  # written by an earlier version, on as many processes
             self.progress.batches_per_update = batches_per_update
             accumulation = self.settings.gradient_accumulation_steps
@@ -386,6 +401,7 @@ class TrainingLoop:
                 losses.append(loss.detach())
             # A bound of infinity clips nothing and still measures the norm.
             norm = accelerator.clip_grad_norm_(self.model.parameters(), self.max_grad_norm or math.inf).detach()
+            norm = whole_tensor(norm)
         for parameter_group in self.optimizer.param_groups:
             parameter_group["lr"] = self.learning_rate(update)
         self._step(norm)
@@ -438,6 +454,8 @@ class TrainingLoop:
 
     def _evaluate(self, reporter: Reporter) -> None:
         settings, progress = self.settings, self.progress
+        if self.sharding:
+            self.sharding.gather_weights()
         scores = self.scores(self.raw_model)
         metric = settings.metric_for_best_model
         check_metric(metric, [name for name, value in scores.items() if isinstance(value, int | float)])
@@ -468,6 +486,9 @@ class TrainingLoop:
         reporter.flush()
         progress.elapsed_seconds = time.perf_counter() - self._started
         progress.log_window = self.window.state_dict(self.accelerator)
+        if self.sharding:
+            self.sharding.gather_weights()
+            self.sharding.gather_optimizer()
         self.writer.save(progress, scheduled)
         self._saved_at, self._saved_update = time.perf_counter(), progress.update
 

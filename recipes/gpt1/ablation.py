@@ -18,6 +18,7 @@ from gpt1_scratch.finetuning.tasks import Task
 from papers_to_gpt.engine.data_fingerprint import fingerprint_files
 from papers_to_gpt.engine.hardware import FOR_BATCHES_OF_ROWS, keep_compiled_code
 from papers_to_gpt.engine.output_folder import RunStart, finish_run, plan_run
+from papers_to_gpt.engine.process_watch import stops_together
 from papers_to_gpt.engine.reporting import write_results, write_run_record
 from papers_to_gpt.engine.run_lock import lock_output_dir
 from papers_to_gpt.engine.training import make_accelerator
@@ -45,6 +46,7 @@ LSTM = "lstm"
 LAYERS = "layers_{}"
 
 
+@stops_together
 def run(settings: tuple[Any, ...]) -> None:
     """Runs every variant and writes the table and the plot.
 

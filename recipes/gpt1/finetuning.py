@@ -35,11 +35,12 @@ from gpt1_scratch.finetuning.tasks import Task
 from papers_to_gpt.engine.batching import Batch, LengthBucketBatches
 from papers_to_gpt.engine.checkpointing import all_checkpoints_in
 from papers_to_gpt.engine.data_fingerprint import Fingerprint, fingerprint_files
-from papers_to_gpt.engine.evaluation import map_across_processes
+from papers_to_gpt.engine.evaluation import map_across_processes, rehearse_evaluation
 from papers_to_gpt.engine.hardware import FOR_BATCHES_OF_ROWS, keep_compiled_code
 from papers_to_gpt.engine.log_window import TokenCounts
-from papers_to_gpt.engine.model_folder import check_folder
+from papers_to_gpt.engine.model_folder import CLASSIFIER, LANGUAGE_MODEL, OPENAI_GPT, check_folder
 from papers_to_gpt.engine.output_folder import RunStart, finish_run, is_finished, plan_run
+from papers_to_gpt.engine.process_watch import stops_together
 from papers_to_gpt.engine.reporting import RESULTS_FILE, write_results, write_run_record
 from papers_to_gpt.engine.run_lock import lock_output_dir, on_main_process
 from papers_to_gpt.engine.run_plan import describe_plan
@@ -56,6 +57,9 @@ TABLE_FILE = "results.md"
 # The files of a pre-trained model that a fine-tuning depends on.
 FILES_OF_MODEL = ("config.json", "tokenizer.json", "*.safetensors")
 
+# Examples of a rehearsed evaluation: correlations need two.
+REHEARSED_EXAMPLES = 2
+
 
 @dataclass(frozen=True)
 class TaskData:
@@ -67,6 +71,7 @@ class TaskData:
     backbone: GPT1Model
 
 
+@stops_together
 def run(settings: Settings) -> None:
     """Fine-tunes on one task, or on several tasks or with several seeds, and shares the model.
 
@@ -103,7 +108,7 @@ def train(accelerator: Accelerator, settings: Settings, run_start: RunStart) -> 
 
     # Data
     with accelerator.main_process_first():
-        check_folder(start.model_name_or_path)
+        check_folder(start.model_name_or_path, kinds=(LANGUAGE_MODEL, CLASSIFIER, OPENAI_GPT))
         backbone, tokenizer = load_pretrained(start.model_name_or_path, start.revision)
         tasks = [load_data(name, data, backbone, tokenizer, accelerator.print) for name in data.names()]
     check_metrics(tasks, training)
@@ -323,19 +328,21 @@ def finetune(
     )
     scores_of = partial(score, task, TaskMetric(task.metrics))
     metric = training.metric_for_best_model or task.metrics[0]
+    run_evaluation = partial(evaluate, data=data, logits_of=logits_of, scores_of=scores_of)
     loop = TrainingLoop(
         accelerator,
         model,
         batches,
         dataclasses.replace(training, seed=seed, metric_for_best_model=metric),
         optimization,
-        evaluate=partial(evaluate, data=data, logits_of=logits_of, scores_of=scores_of),
+        evaluate=run_evaluation,
         save_model=save_model,
         after_save=after_save,
         count_tokens=count_examples,
         counted="examples",
     )
     accelerator.print(describe_plan(loop.total_updates, loop.eval_steps, training, optimization))
+    rehearse_evaluation(model, partial(run_evaluation, limit=REHEARSED_EXAMPLES), metric)
     results = loop.train()
 
     # Evaluation
@@ -369,12 +376,24 @@ def evaluate(
     data: TaskData,
     logits_of: Callable[..., Any],
     scores_of: Callable[..., dict[str, float]],
+    limit: int | None = None,
 ) -> dict[str, float]:
-    """Returns the loss and the scores on the validation splits."""
+    """Returns the loss and the scores on the validation splits.
+
+    Args:
+        model: the model.
+        data: the task and its examples.
+        logits_of: function from the model and examples to logits.
+        scores_of: function from logits and labels to scores.
+        limit: number of examples of each split to read, test splits included, for a rehearsal. None reads all.
+    """
     scores = {}
-    for split in data.task.validation:
+    for split in (*data.task.validation, *(data.task.test if limit is not None else ())):
         if split in data.examples:
-            part = data.examples[split]
+            part = data.examples[split] if limit is None else data.examples[split].first(limit)
+            if part.labels is None:
+                logits_of(model, part)
+                continue
             values = scores_of(logits_of(model, part), part.labels)
             scores |= {f"{name}{data.task.suffix(split)}": value for name, value in values.items()}
     return scores

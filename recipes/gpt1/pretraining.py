@@ -1,5 +1,6 @@
 """Pre-trains GPT-1 on contiguous text: vocabulary, blocks, training, evaluation, samples."""
 
+import dataclasses
 import itertools
 import logging
 import math
@@ -19,15 +20,17 @@ from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerFast
 from transformers.utils import logging as transformers_logging
 
 from gpt1_scratch.configuration_gpt1 import GPT1Config
+from gpt1_scratch.data.visible_text import has_visible_text
 from gpt1_scratch.modeling_gpt1 import GPT1ForCausalLM
 from gpt1_scratch.pretraining.corpora import load_texts
 from gpt1_scratch.pretraining.packing import PackedTexts, PartlyCutBlocks, pack_blocks, stream_blocks, tokenize_texts
 from gpt1_scratch.tokenization import published_tokenizer, train_tokenizer
 from papers_to_gpt.engine.batching import Batch, LengthBucketBatches, StreamBatches, batches_for_evaluation
 from papers_to_gpt.engine.data_fingerprint import Fingerprint, fingerprint_files
-from papers_to_gpt.engine.evaluation import evaluate_loss, is_any_true
+from papers_to_gpt.engine.evaluation import evaluate_loss, is_any_true, rehearse_evaluation
 from papers_to_gpt.engine.log_window import TokenCounts
 from papers_to_gpt.engine.output_folder import RunStart, finish_run, plan_run
+from papers_to_gpt.engine.process_watch import stops_together
 from papers_to_gpt.engine.reporting import add_samples, measure_matrix_peak, write_results, write_run_record
 from papers_to_gpt.engine.run_lock import lock_output_dir
 from papers_to_gpt.engine.run_plan import describe_plan
@@ -39,6 +42,7 @@ from papers_to_gpt.settings.pretraining import ModelSettings, SampleSettings, Te
 from papers_to_gpt.settings.training import TrainingSettings
 
 
+@stops_together
 def run(settings: tuple[Any, ...]) -> None:
     """Pre-trains, evaluates and shares GPT-1.
 
@@ -123,6 +127,8 @@ def train(accelerator: Accelerator, settings: tuple[Any, ...], start: RunStart) 
         tokenizer.save_pretrained(folder)
 
     trained = False
+    run_evaluation = partial(evaluate, accelerator=accelerator, packed=packed, text=text)
+    continue_texts = partial(continuations, tokenizer=tokenizer, texts=validation_texts)
     peak = measure_matrix_peak(accelerator) * accelerator.num_processes
     flops_per_token = training_flops_per_token(model, block_size)
     loop = TrainingLoop(
@@ -132,17 +138,9 @@ def train(accelerator: Accelerator, settings: tuple[Any, ...], start: RunStart) 
         training,
         optimization,
         evaluate=partial(
-            evaluate,
-            accelerator=accelerator,
-            packed=packed,
-            text=text,
-            write_samples=partial(
-                write_samples,
-                tokenizer=tokenizer,
-                texts=validation_texts,
-                sampling=sampling,
-                output_dir=output_dir,
-                current_update=lambda: None if trained else loop.progress.update,
+            run_evaluation,
+            write_samples=lambda model: write_samples(
+                continue_texts(model, sampling=sampling), output_dir, None if trained else loop.progress.update
             ),
         ),
         save_model=save_model,
@@ -153,6 +151,12 @@ def train(accelerator: Accelerator, settings: tuple[Any, ...], start: RunStart) 
         },
     )
     accelerator.print(describe_plan(loop.total_updates, loop.eval_steps, training, optimization))
+    few = dataclasses.replace(sampling, num_samples=min(1, sampling.num_samples), sample_new_tokens=1)
+    rehearse_evaluation(
+        model,
+        partial(run_evaluation, write_samples=partial(continue_texts, sampling=few), limit=1),
+        training.metric_for_best_model,
+    )
     results = loop.train()
     trained = True
 
@@ -315,12 +319,22 @@ def training_flops_per_token(model: PreTrainedModel, block_size: int) -> float:
 
 
 def evaluate(
-    model: PreTrainedModel, *, accelerator: Accelerator, packed: PackedTexts, text: TextSettings, write_samples: Any
+    model: PreTrainedModel,
+    *,
+    accelerator: Accelerator,
+    packed: PackedTexts,
+    text: TextSettings,
+    write_samples: Callable[[PreTrainedModel], Any],
+    limit: int | None = None,
 ) -> dict[str, float]:
-    """Returns loss and perplexity per token, and per word and per byte, which compare across vocabularies."""
+    """Returns loss and perplexity per token, and per word and per byte, which compare across vocabularies.
+
+    `limit` is the number of blocks to read for a rehearsal; None reads all of them.
+    """
     blocks = packed.blocks
-    if text.max_eval_blocks is not None:
-        blocks = blocks.select(range(min(text.max_eval_blocks, len(blocks))))
+    limits = [number for number in (text.max_eval_blocks, limit) if number is not None]
+    if limits:
+        blocks = blocks.select(range(min(*limits, len(blocks))))
     length = len(blocks[0]["input_ids"])
     batches = batches_for_evaluation(
         blocks,
@@ -342,22 +356,13 @@ def evaluate(
     return scores
 
 
-def write_samples(
-    model: PreTrainedModel,
-    *,
-    tokenizer: PreTrainedTokenizerFast,
-    texts: Dataset,
-    sampling: SampleSettings,
-    output_dir: Path,
-    current_update: Callable[[], int | None],
-) -> None:
-    """Samples continuations of validation texts and adds them to `samples.txt`.
-
-    `current_update` returns the update that the model is from; None for the final model.
-    """
+def continuations(
+    model: PreTrainedModel, *, tokenizer: PreTrainedTokenizerFast, texts: Dataset, sampling: SampleSettings
+) -> list[str]:
+    """Samples continuations of the beginnings of validation texts."""
     positions = model.config.max_position_embeddings
     blocks = []
-    openings = (row["text"] for row in texts if row["text"] and not row["text"].isspace())
+    openings = (row["text"] for row in texts if has_visible_text(row["text"] or ""))
     for opening in itertools.islice(openings, sampling.num_samples):
         prompt = tokenizer(opening[:2000], return_tensors="pt", verbose=False).input_ids[
             :, : sampling.sample_prompt_tokens
@@ -373,4 +378,9 @@ def write_samples(
         )
         beginning, continuation = tokenizer.decode(prompt[0]), tokenizer.decode(output[0, prompt.shape[1] :])
         blocks.append(f"[{beginning}] {continuation}")
-    add_samples(output_dir / "samples.txt", current_update(), "\n\n".join(blocks))
+    return blocks
+
+
+def write_samples(blocks: list[str], output_dir: Path, update: int | None) -> None:
+    """Adds the samples of an evaluation to `samples.txt`; `update` is None for the final model."""
+    add_samples(output_dir / "samples.txt", update, "\n\n".join(blocks))

@@ -15,9 +15,10 @@ from transformers.utils import logging as transformers_logging
 
 from papers_to_gpt.engine.batching import LengthBucketBatches, StreamBatches, batches_for_evaluation
 from papers_to_gpt.engine.data_fingerprint import Fingerprint, fingerprint_files
-from papers_to_gpt.engine.evaluation import evaluate_loss, map_across_processes
+from papers_to_gpt.engine.evaluation import evaluate_loss, map_across_processes, rehearse_evaluation
 from papers_to_gpt.engine.hardware import FOR_BATCHES_OF_TOKENS, keep_compiled_code
 from papers_to_gpt.engine.output_folder import RunStart, finish_run, plan_run
+from papers_to_gpt.engine.process_watch import stops_together
 from papers_to_gpt.engine.reporting import write_results, write_run_record
 from papers_to_gpt.engine.run_lock import lock_output_dir
 from papers_to_gpt.engine.run_plan import describe_plan
@@ -35,6 +36,7 @@ from seq2seq_scratch.tokenization import load_tokenizers, save_tokenizers, train
 from seq2seq_scratch.translation import translate
 
 
+@stops_together
 def run(settings: tuple[Any, ...]) -> None:
     """Trains, evaluates and shares a translator.
 
@@ -120,6 +122,16 @@ def train(accelerator: Accelerator, settings: tuple[Any, ...], start: RunStart) 
 
     decode = partial(decode_sentences, accelerator, source_tokenizer, target_tokenizer, data)
     metric = TranslationMetric(target_language=data.target_language)
+    run_evaluation = partial(
+        evaluate,
+        accelerator=accelerator,
+        examples=tokenized["validation"],
+        decode=partial(decode, num_beams=decoding.eval_num_beams),
+        texts=pairs["validation"],
+        metric=metric,
+        collate_batch=partial(collate, pad_token_id=source_tokenizer.pad_token_id),
+        max_tokens_per_batch=data.max_tokens_per_batch,
+    )
     loop = TrainingLoop(
         accelerator,
         model,
@@ -133,21 +145,15 @@ def train(accelerator: Accelerator, settings: tuple[Any, ...], start: RunStart) 
         ),
         training,
         optimization,
-        evaluate=partial(
-            evaluate,
-            accelerator=accelerator,
-            examples=tokenized["validation"],
-            decode=partial(decode, num_beams=decoding.eval_num_beams),
-            texts=pairs["validation"],
-            metric=metric,
-            collate_batch=partial(collate, pad_token_id=source_tokenizer.pad_token_id),
-            max_tokens_per_batch=data.max_tokens_per_batch,
-        ),
+        evaluate=run_evaluation,
         save_model=save_model,
         after_save=push_of_checkpoints(repository, hub),
         loss_arguments={"smoothing": training.label_smoothing_factor, "r_drop_weight": training.r_drop_weight},
     )
     say(describe_plan(loop.total_updates, loop.eval_steps, training, optimization))
+    rehearse_evaluation(model, partial(run_evaluation, limit=1), training.metric_for_best_model)
+    search = {"num_beams": decoding.num_beams, "length_penalty": decoding.length_penalty}
+    rehearse_evaluation(model, partial(run_evaluation, decode=partial(decode, **search), limit=1))
     results = loop.train()
 
     # Evaluation
@@ -157,9 +163,7 @@ def train(accelerator: Accelerator, settings: tuple[Any, ...], start: RunStart) 
     for split in [name for name in pairs if name.startswith("test")]:
         begin = time.perf_counter()
         texts = pairs[split]
-        hypotheses = decode(
-            model, texts["source"], num_beams=decoding.num_beams, length_penalty=decoding.length_penalty
-        )
+        hypotheses = decode(model, texts["source"], **search)
         scores = metric.compute(predictions=hypotheses, references=texts["target"], sources=texts["source"])
         results |= {f"{split}_{name}": value for name, value in scores.items()}
         results[f"{split}_decoding_seconds"] = round(time.perf_counter() - begin, 1)
@@ -348,8 +352,19 @@ def evaluate(
     metric: TranslationMetric,
     collate_batch: Any,
     max_tokens_per_batch: int,
+    limit: int | None = None,
 ) -> dict[str, float]:
-    """Returns loss, perplexity and the scores of decoded translations on the validation split."""
+    """Returns loss, perplexity and the scores of decoded translations on the validation split.
+
+    Args:
+        limit: number of pairs to evaluate for a rehearsal, with translations of a few tokens. None reads all.
+    """
+    if len(examples) == 0:
+        raise ValueError("The validation split has no pair. Set validation_file, or validation_size above 0.")
+    if limit is not None:
+        examples, texts = (part.select(range(min(limit, len(part)))) for part in (examples, texts))
+        # The metric of the run warns once about odd references, and must see all of them.
+        decode, metric = partial(decode, max_new_tokens=2), TranslationMetric(target_language=metric.target_language)
     batches = batches_for_evaluation(
         examples.select_columns(["input_ids", "labels"]),
         lengths_of(examples[:]),

@@ -7,6 +7,7 @@ its place when it is whole, so that an error leaves an earlier file as it was, a
 The packages do not import each other, and each has this file; a test compares them.
 """
 
+import errno
 import gzip
 import io
 import os
@@ -18,6 +19,9 @@ from pathlib import Path
 from typing import BinaryIO, TextIO
 
 COMPRESSIONS = {".gz": "gzip", ".zst": "zstd"}
+
+# Errors of a file that is open have no name: no space, beyond the quota or the largest file, a broken disk.
+ERRORS_OF_WRITING = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 
 # The tables that `readers.py` beside this file reads; those who read lines alone need not import it.
 JSON_EXTENSIONS = (".jsonl", ".ndjson", ".json")
@@ -32,15 +36,33 @@ def file_extension(path: str | Path) -> str:
     return path.suffix.lower()
 
 
+def check_file(path: str | Path, setting: str = "") -> None:
+    """Raises ValueError if there is no such file, or it is a folder.
+
+    Args:
+        path: the file.
+        setting: what named it, for the message.
+    """
+    named = f"{setting}: " if setting else ""
+    if Path(path).is_dir():
+        raise ValueError(f"{named}{path} is a folder. Name a file in it.")
+    if not Path(path).exists():
+        raise ValueError(f"{named}there is no file {path}." if setting else f"There is no file {path}.")
+
+
+def is_terminal(stream: TextIO | None) -> bool:
+    """Whether a person types at a stream, which is None where it is closed."""
+    return stream is not None and stream.isatty()
+
+
 def open_file(path: str | Path) -> BinaryIO:
-    """Opens a file to read its bytes, decompressed.
+    """Opens a file, or a pipe that has a name, to read its bytes, decompressed.
 
     Raises:
-        ValueError: there is no such file.
+        ValueError: there is no such file, or it is a folder.
     """
     path = Path(path)
-    if not path.is_file():
-        raise ValueError(f"There is no file {path}.")
+    check_file(path)
     compression = COMPRESSIONS.get(path.suffix.lower())
     if compression is None:
         return open(path, "rb")
@@ -62,6 +84,8 @@ def numbered_lines(source: str | Path | None) -> Iterator[tuple[int, str]]:
     """
     if source is None:
         where = "standard input"
+        if sys.stdin is None:
+            raise ValueError("Standard input is closed. Give it text, or name a file.")
         # Whatever the locale says, input is UTF-8: its bytes are read. A stream of text alone has none.
         bytes_of = getattr(sys.stdin, "buffer", None)
         stream = io.BytesIO(sys.stdin.read().encode()) if bytes_of is None else bytes_of
@@ -111,28 +135,40 @@ def open_output(path: str | Path | None) -> Iterator[TextIO]:
     file, if there is one, is what it was.
 
     Raises:
-        ValueError: the path is a folder's, or lies in a folder that does not exist.
+        ValueError: the path is a folder's, or lies in a folder that does not exist, or the file cannot be written.
     """
     if path is None:
+        if sys.stdout is None:
+            raise ValueError("Standard output is closed. Leave it open, or name an output file.")
         if isinstance(sys.stdout, io.TextIOWrapper):
             sys.stdout.reconfigure(encoding="utf-8")
-        yield sys.stdout
+        try:
+            yield sys.stdout
+        except OSError as error:
+            if error.errno not in ERRORS_OF_WRITING:
+                raise
+            raise ValueError(f"Standard output cannot be written: {error.strerror}.") from error
         return
     target = Path(os.path.realpath(path))  # a link stays, and what it leads to is replaced
     if target.is_dir():
         raise ValueError(f"The output file {path} is a folder. Name a file.")
     if not target.parent.is_dir():
         raise ValueError(f"The output file {path} cannot be written: there is no folder {target.parent}.")
-    if target.exists() and not target.is_file():  # a pipe or a device
-        with open(target, "w", encoding="utf-8", newline="\n") as file:
-            yield file
-        return
     partial = target.with_name(f"{target.name}.{os.getpid()}.partial")
+    is_device = target.exists() and not target.is_file()  # or a pipe
     try:
-        with open(partial, "w", encoding="utf-8", newline="\n") as file:
+        with open(target if is_device else partial, "w", encoding="utf-8", newline="\n") as file:
             yield file
+        if is_device:
+            return
         if target.exists():
             shutil.copymode(target, partial)
         os.replace(partial, target)
+    except OSError as error:
+        if error.filename not in (str(target), str(partial)) and error.errno not in ERRORS_OF_WRITING:
+            raise
+        raise ValueError(
+            f"The output file {path} cannot be written: {error.strerror or error}. Free space, or name another file."
+        ) from error
     finally:
         partial.unlink(missing_ok=True)

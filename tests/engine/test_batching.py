@@ -59,7 +59,7 @@ def test_batches_are_full_and_hardly_padded(lengths):
     assert padding(lengths, np.array_split(order, len(batches))) > 0.3
 
 
-def test_an_example_longer_than_the_limit_stands_alone():
+def test_an_example_longer_than_the_limit_is_a_batch_by_itself():
     long = np.array([[5, 5], [900, 3], [5, 5]])
     batches = cut_into_batches(long, np.arange(3), max_tokens_per_batch=100)
     assert [batch.tolist() for batch in batches] == [[0], [1], [2]]

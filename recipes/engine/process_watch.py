@@ -1,0 +1,188 @@
+"""Notices that another process of a run has ended or does not answer, says which, and stops this one.
+
+A collective operation alone does not tell: gloo reports a closed connection without saying whose it is, and NCCL
+waits. So a thread of every process counts up in the store that the launcher keeps, and watches the count of the next
+process. Where an operation fails, the counts of all processes show which of them has stopped counting.
+"""
+
+import contextlib
+import functools
+import os
+import signal
+import socket
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from datetime import timedelta
+from typing import Any, TypeVar
+
+from accelerate import Accelerator
+from torch import distributed
+
+Result = TypeVar("Result")
+
+BEAT_SECONDS = 1.0
+# A process that is alive cannot be silent for so long, unless it is stopped or its machine is out of reach.
+BEATS_UNTIL_SILENT = 60
+# Time that this process's main thread has to end by itself when another process has said that it stops.
+BEATS_UNTIL_EXIT = 10
+# Preparing data keeps the other processes waiting for the main one, perhaps for hours. Later, the longest wait is for
+# the main process to write a checkpoint, or for a share of an evaluation.
+LIMIT_WHILE_PREPARING = timedelta(days=1)
+LIMIT_WHILE_TRAINING = timedelta(minutes=30)
+
+DONE = "done"
+HOW_TO_GO_ON = "Run the same command again to go on from the newest checkpoint."
+
+
+def limit_waiting(accelerator: Accelerator, limit: timedelta) -> None:
+    """Sets how long a collective operation may wait for the other processes before it fails."""
+    if accelerator.num_processes > 1:
+        distributed.distributed_c10d._set_pg_timeout(limit)
+
+
+class ProcessWatch:
+    """Counts up in the processes' store, and watches the next process of the run.
+
+    Args:
+        index, count: this process and their number.
+        store: a connection to the store of this process alone, because an operation that waits blocks its connection.
+    """
+
+    current: "ProcessWatch | None" = None
+
+    def __init__(self, index: int, count: int, store: distributed.Store):
+        self.index, self.count, self.store = index, count, store
+        self._ended = threading.Event()
+        store.set_timeout(timedelta(seconds=BEATS_UNTIL_EXIT * BEAT_SECONDS))
+        store.set(f"place/{index}", f"pid {os.getpid()} on {socket.gethostname()}")
+        self._thread = threading.Thread(target=self._watch, name="process watch", daemon=True)
+        self._thread.start()
+
+    @classmethod
+    def start(cls, accelerator: Accelerator) -> None:
+        """Starts to watch a run of several processes; further calls change nothing."""
+        if accelerator.num_processes == 1 or cls.current is not None:
+            return
+        store = distributed.distributed_c10d._get_default_store().clone()
+        attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+        store = distributed.PrefixStore(f"process_watch/{attempt}", store)
+        cls.current = cls(accelerator.process_index, accelerator.num_processes, store)
+        limit_waiting(accelerator, LIMIT_WHILE_PREPARING)
+
+    def end(self) -> None:
+        """Tells the others that this process has done its part."""
+        self._ended.set()
+        self._thread.join()
+        with contextlib.suppress(RuntimeError):  # the store may be gone already
+            self.store.set(f"beat/{self.index}", DONE)
+        ProcessWatch.current = None
+
+    def tell(self, failure: str) -> str:
+        """Leaves a message for all processes, and returns that of the first process that left one."""
+        try:
+            return self.store.compare_set("failure", "", failure).decode()
+        except RuntimeError:
+            return failure
+
+    def describe_failure(self) -> str:
+        """Returns a sentence on why an operation with the other processes failed; takes a few seconds."""
+        try:
+            before = self._beats()
+            time.sleep(4 * BEAT_SECONDS)
+            if self.store.check(["failure"]):
+                return self.store.get("failure").decode()
+            silent = [index for index, beat in self._beats().items() if beat == before[index] and index != self.index]
+            if silent:
+                return self.tell(self._describe(silent))
+        except RuntimeError:
+            return f"The main process, or the launcher that started it, has ended. {HOW_TO_GO_ON}"
+        return self.tell(
+            f"The {self.count} processes lost their connection, or one of them kept the others waiting for too long. "
+            f"{HOW_TO_GO_ON}"
+        )
+
+    def _describe(self, silent: list[int]) -> str:
+        names = []
+        for index in silent:
+            place = (
+                self.store.get(f"place/{index}").decode() if self.store.check([f"place/{index}"]) else "not started"
+            )
+            names.append(f"{index} ({place})")
+        has = "has" if len(silent) == 1 else "have"
+        return (
+            f"Process{'es' if len(silent) > 1 else ''} {', '.join(names)} of {self.count} {has} ended or "
+            f"{'does' if len(silent) == 1 else 'do'} not answer. {HOW_TO_GO_ON}"
+        )
+
+    def _beats(self) -> dict[int, str]:
+        """Returns the count of every process."""
+        keys = {index: f"beat/{index}" for index in range(self.count)}
+        return {index: self.store.get(key).decode() if self.store.check([key]) else "" for index, key in keys.items()}
+
+    def _watch(self) -> None:
+        following = (self.index + 1) % self.count
+        own, last, silent, told = 0, "", 0, 0
+        # Seconds are counted in beats of this thread, which do not pass while the whole run is suspended.
+        while not self._ended.wait(BEAT_SECONDS):
+            own += 1
+            try:
+                self.store.set(f"beat/{self.index}", str(own))
+                beat = self.store.get(f"beat/{following}").decode() if self.store.check([f"beat/{following}"]) else ""
+                silent = 0 if beat != last or beat == DONE else silent + 1
+                last = beat
+                told += self.store.check(["failure"])
+                if silent >= BEATS_UNTIL_SILENT:
+                    self.tell(self._describe([following]))
+                if silent >= BEATS_UNTIL_SILENT or told >= BEATS_UNTIL_EXIT:
+                    # The main thread waits in native code, where no exception reaches it.
+                    print(f"error: {self.store.get('failure').decode()}", file=sys.stderr, flush=True)
+                    os._exit(1)
+            except RuntimeError:
+                return  # the store has ended, and with it the launcher or the main process
+
+
+def stops_together(run: Callable[..., Result]) -> Callable[..., Result]:
+    """Lets all processes of a run end with a sentence on the one that ended first.
+
+    Args:
+        run: a function that all processes run, and that makes the accelerator.
+
+    Returns:
+        The function. It raises ConnectionError if another process has ended or does not answer.
+    """
+
+    @functools.wraps(run)
+    def wrapped(*arguments: Any, **named: Any) -> Result:
+        with _watched():
+            return run(*arguments, **named)
+
+    return wrapped
+
+
+@contextlib.contextmanager
+def _watched() -> Iterator[None]:
+    try:
+        yield
+    except (Exception, KeyboardInterrupt) as error:
+        watch = ProcessWatch.current
+        if watch is None:
+            raise
+        if _is_of_communication(error):
+            if threading.current_thread() is threading.main_thread():
+                signal.signal(signal.SIGTERM, signal.SIG_IGN)  # torchrun stops the others; this one ends by itself
+            raise ConnectionError(watch.describe_failure()) from error
+        # The others wait for this process in vain, and are to say why.
+        watch.tell(f"Process {watch.index} of {watch.count} has stopped: {error}")
+        raise
+    finally:
+        if ProcessWatch.current is not None:
+            ProcessWatch.current.end()
+
+
+def _is_of_communication(error: BaseException) -> bool:
+    """Whether an operation with other processes failed. Backends raise a plain RuntimeError that names them."""
+    if isinstance(error, distributed.DistError):
+        return True
+    return isinstance(error, RuntimeError) and any(name in str(error).lower() for name in ("gloo", "nccl", "c10d"))
