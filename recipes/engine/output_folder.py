@@ -6,6 +6,7 @@ where it stands; the entry `finished` of `run.yaml`, which is written last, says
 
 import contextlib
 import dataclasses
+import os
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -203,7 +204,7 @@ def _plan(
                 "resume_from_checkpoint out: then the run starts, and the same command goes on with it later."
             )
         return anew
-    if training.overwrite_output_dir and not asked:
+    if training.overwrite_output_dir and not asked and not _is_restarted():
         return dataclasses.replace(anew, replaces=True)
     if record is None:
         notes = [f"Warning: {folder} holds checkpoints but no readable {RUN_FILE}: settings are not compared."]
@@ -311,6 +312,11 @@ def _nothing_left(
     if epochs > epochs_before or updates < total:
         return None
     return f"{count} in {epochs:g} epoch{'' if epochs == 1 else 's'}; raise num_train_epochs to go on"
+
+
+def _is_restarted() -> bool:
+    """Whether `torchrun --max-restarts` has started this command again, which is not to undo what it has done."""
+    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
 
 
 def _too_many(folder: Path, has: float, unit: str, setting: str, asked: float) -> str:

@@ -21,6 +21,7 @@ from accelerate.utils import broadcast_object_list
 from filelock import BaseFileLock, FileLock, SoftFileLock, Timeout
 
 from papers_to_gpt.settings.arguments import Terminated
+from papers_to_gpt.settings.training import TrainingSettings
 
 LOCK_FILE = ".run.lock"
 # Where there is no flock. It has a name of its own, as an empty LOCK_FILE would count as another run's.
@@ -57,18 +58,18 @@ def on_main_process(accelerator: Accelerator, function: Callable[[], Answer]) ->
 
 
 @contextlib.contextmanager
-def lock_output_dir(accelerator: Accelerator, output_dir: str | Path) -> Iterator[None]:
+def lock_output_dir(accelerator: Accelerator, training: TrainingSettings) -> Iterator[None]:
     """Holds the lock of an output folder, which it creates; a folder that nothing was written to is removed again.
 
     Args:
         accelerator: every process must enter; the main process holds the lock.
-        output_dir: the folder of the run.
+        training: names the folder of the run.
 
     Raises:
         ValueError: if another run holds the folder, it cannot be written to, or not every process sees it.
         KeyboardInterrupt: says how to go on where the interruption does not say it itself.
     """
-    folder = Path(output_dir)
+    folder = Path(training.output_dir)
     try:
         with contextlib.ExitStack() as stack:
             written = on_main_process(accelerator, lambda: _acquire(folder, stack))
@@ -79,7 +80,7 @@ def lock_output_dir(accelerator: Accelerator, output_dir: str | Path) -> Iterato
         if interrupt.args:
             raise
         what = "Terminated" if isinstance(interrupt, Terminated) else "Interrupted"
-        raise type(interrupt)(f"{what}. No update is lost; run the same command again to go on.") from None
+        raise type(interrupt)(f"{what}. No update is lost; run {training.same_command} again to go on.") from None
 
 
 def _acquire(folder: Path, stack: contextlib.ExitStack) -> tuple[str, str]:

@@ -506,7 +506,7 @@ class TrainingLoop:
         checkpoints = all_checkpoints_in(self.output_dir)
         if not checkpoints:
             return "There is no checkpoint yet: the same command starts anew."
-        return f"The newest checkpoint is {checkpoints[-1]}: run the same command again to go on from it."
+        return f"The newest checkpoint is {checkpoints[-1]}: run {self.settings.same_command} again to go on from it."
 
     def _is_out_of_patience(self) -> bool:
         patience = self.settings.early_stopping_patience

@@ -58,7 +58,7 @@ def run(settings: tuple[Any, ...]) -> None:
     keep_compiled_code(FOR_BATCHES_OF_ROWS)
     accelerator = make_accelerator(training)
     lstm = ablation.lstm_model_name_or_path
-    with lock_output_dir(accelerator, training.output_dir):
+    with lock_output_dir(accelerator, training):
         run_start = plan_run(
             accelerator,
             training,

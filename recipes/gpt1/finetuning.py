@@ -84,7 +84,7 @@ def run(settings: Settings) -> None:
         check_resuming_of_series(training)
     keep_compiled_code(FOR_BATCHES_OF_ROWS)
     accelerator = make_accelerator(training)
-    with lock_output_dir(accelerator, training.output_dir):
+    with lock_output_dir(accelerator, training):
         fingerprints = partial(fingerprint_data, start, data)
         run_start = plan_run(accelerator, training, settings, fingerprints, is_series=is_series)
         if run_start.finished is None:

@@ -55,7 +55,7 @@ def run(settings: tuple[Any, ...]) -> None:
     model_settings, vocabulary, text, _, _, training, _ = settings
     make_config(model_settings)  # wrong sizes fail here, before data loads
     accelerator = make_accelerator(training)
-    with lock_output_dir(accelerator, training.output_dir):
+    with lock_output_dir(accelerator, training):
         start = plan_run(accelerator, training, settings, partial(fingerprint_text, text, vocabulary))
         if start.finished is None:
             train(accelerator, settings, start)

@@ -171,6 +171,11 @@ class TrainingSettings(CheckedSettings):
     project: str = option("papers-to-gpt", "Project in trackers, shared by all runs of a recipe.", OUTPUT)
     run_name: str | None = option(None, "Name of the run in trackers; left out, the name of output_dir.", OUTPUT)
 
+    @property
+    def same_command(self) -> str:
+        """How messages call the command that goes on with an interrupted run."""
+        return "the same command without --overwrite_output_dir" if self.overwrite_output_dir else "the same command"
+
     def __post_init__(self):
         super().__post_init__()
         if not self.output_dir:

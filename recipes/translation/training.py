@@ -50,7 +50,7 @@ def run(settings: tuple[Any, ...]) -> None:
     make_config(choice, model_settings)  # wrong sizes fail here, before data loads
     keep_compiled_code(FOR_BATCHES_OF_TOKENS)
     accelerator = make_accelerator(training)
-    with lock_output_dir(accelerator, training.output_dir):
+    with lock_output_dir(accelerator, training):
         start = plan_run(accelerator, training, settings, partial(fingerprint_data, data, tokenizer))
         if start.finished is None:
             train(accelerator, settings, start)

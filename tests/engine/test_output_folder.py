@@ -138,6 +138,13 @@ def test_a_run_that_was_killed_before_its_first_checkpoint_starts_anew(accelerat
     assert [path.name for path in folder.iterdir()] == ["notes.md"]
 
 
+def test_what_torchrun_restarts_does_not_overwrite_its_own_work(accelerator, training, finished_run, monkeypatch):
+    assert plan(accelerator, training, overwrite_output_dir=True).replaces
+    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
+    start = plan(accelerator, training, overwrite_output_dir=True)
+    assert start.finished and not start.replaces
+
+
 def test_what_is_cut_short_of_a_record_does_not_lock_a_user_out(accelerator, training, tmp_path):
     (tmp_path / "run").mkdir()
     for content in ("", "settings:\n  seed: [4", "settings"):

@@ -24,7 +24,7 @@ from papers_to_gpt.gpt1 import pretraining
 from papers_to_gpt.publishing import clean_process, shared_folder
 from papers_to_gpt.publishing.clean_process import compare_probes, probe_in_clean_process, probe_model
 from papers_to_gpt.publishing.hub import HubRepository
-from papers_to_gpt.publishing.shared_folder import check_shared_folder, refresh_code
+from papers_to_gpt.publishing.shared_folder import check_shared_folder, refresh_code, shared_files
 from papers_to_gpt.settings.arguments import run_script
 from papers_to_gpt.settings.hub import RepositorySettings
 from seq2seq_scratch import TRANSLATION_CONFIGS, TRANSLATION_MODELS
@@ -298,11 +298,17 @@ def another_tokenizer(folder):
     gpt1_tokenization.train_tokenizer(["other words"] * 9, merges=3).save_pretrained(folder)
 
 
+def link_to_weights(folder):
+    elsewhere = (folder / "model.safetensors").rename(folder.parent / "elsewhere.safetensors")
+    (folder / "model.safetensors").symlink_to(elsewhere)
+
+
 BAD_FOLDERS = {
     "no weights": (lambda folder: (folder / "model.safetensors").unlink(), "holds no weights: model.safetensors"),
     "no config": (lambda folder: (folder / "config.json").unlink(), "holds no model: config.json is not there"),
     "unknown type": (spoil("config.json")({"model_type": "elmo"}), "model_type is 'elmo', which is no model of"),
     "no auto_map": (spoil("config.json")({"auto_map": None}), "its auto_map does not say where the code"),
+    "link": (link_to_weights, "model.safetensors is a link, and links are not shared"),
     "truncated": (truncate, "model.safetensors is cut off or no safetensors file"),
     "pickle": (offer_pickle, "holds pytorch_model.bin: loading a pickle runs the code in it"),
     "a weight less": (drop_a_weight, "the weights are not those of its config.json: .*missing_keys"),
@@ -325,6 +331,16 @@ def test_a_folder_with_a_fault_is_refused_before_anything_is_sent(fault, hub, fo
     change(folder)
     with pytest.raises(ValueError, match=message):
         check_shared_folder(folder)
+
+
+def test_a_link_and_a_lock_are_not_shared(hub, folder, tmp_path):
+    (tmp_path / "secret.txt").write_text("mine")
+    before = set(shared_files(folder))
+    for name in ("plot.png", "notes.py"):
+        (folder / name).symlink_to(tmp_path / "secret.txt")
+    (folder / "target_tokenizer").symlink_to(folder)
+    (folder / ".run.lock").touch()
+    assert set(shared_files(folder)) == before
 
 
 @pytest.mark.parametrize(
