@@ -47,6 +47,7 @@ class Progress:
         evaluation_is_due: whether an evaluation after this update was not finished.
         skipped_updates, skipped_in_a_row: updates whose gradient was not finite: all, and up to this one in a row.
         log_window: sums since the last log line (see `LogWindow`).
+        stream: the position in a stream (see `StreamBatches.state_dict`).
     """
 
     update: int = 0
@@ -63,6 +64,7 @@ class Progress:
     skipped_updates: int = 0
     skipped_in_a_row: int = 0
     log_window: dict[str, float] | None = None
+    stream: dict[str, Any] | None = None
 
 
 def checkpoints_in(output_dir: str | Path, prefix: str = CHECKPOINT_PREFIX) -> list[Path]:

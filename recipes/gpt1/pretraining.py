@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate import Accelerator
-from accelerate.utils import set_seed
+from accelerate.utils import gather_object, set_seed
 from datasets import Dataset, IterableDataset, disable_progress_bars
 from huggingface_hub.errors import StrictDataclassError
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerFast
@@ -20,13 +20,14 @@ from transformers.utils import logging as transformers_logging
 from gpt1_scratch.configuration_gpt1 import GPT1Config
 from gpt1_scratch.modeling_gpt1 import GPT1ForCausalLM
 from gpt1_scratch.pretraining.corpora import load_texts
-from gpt1_scratch.pretraining.packing import PackedTexts, PartlyCutBlocks, pack_blocks, stream_blocks, tokenize_texts
+from gpt1_scratch.pretraining.packing import PackedTexts, PartlyCutBlocks, StreamPacker, pack_blocks, tokenize_texts
 from gpt1_scratch.tokenization import published_tokenizer, train_tokenizer
-from papers_to_gpt.engine.batching import Batch, LengthBucketBatches, StreamBatches, batches_for_evaluation
+from papers_to_gpt.engine.batching import Batch, LengthBucketBatches, batches_for_evaluation
 from papers_to_gpt.engine.evaluation import evaluate_loss, is_any_true
 from papers_to_gpt.engine.log_window import TokenCounts
 from papers_to_gpt.engine.output_folder import prepare_output_dir
 from papers_to_gpt.engine.reporting import measure_matrix_peak, write_results, write_run_record
+from papers_to_gpt.engine.streaming import StreamBatches, rows_of_stream
 from papers_to_gpt.engine.training import TrainingLoop, checkpoint_to_resume, make_accelerator
 from papers_to_gpt.publishing.cards import write_card
 from papers_to_gpt.publishing.sharing import open_repository, push_at_end, push_of_checkpoints
@@ -61,7 +62,7 @@ def run(settings: tuple[Any, ...]) -> None:
         # Learning a vocabulary breaks ties differently each time: it is learned once, by one process, and loaded.
         checkpoint = checkpoint_to_resume(training)
         if checkpoint is None and accelerator.is_main_process:
-            make_tokenizer(train_texts, vocabulary).save_pretrained(output_dir)
+            make_tokenizer(train_texts, vocabulary, text.skip_broken_shards).save_pretrained(output_dir)
         tokenizer = AutoTokenizer.from_pretrained(checkpoint or output_dir, trust_remote_code=False)
         config = make_config(model_settings, tokenizer)
         tokenizer.model_max_length = config.max_position_embeddings
@@ -72,20 +73,15 @@ def run(settings: tuple[Any, ...]) -> None:
             )
         pack = partial(pack_blocks, block_size=block_size, separate_documents=text.separate_documents)
         packed = pack(tokenize_texts(validation_texts, tokenizer))
-        if text.streaming:
-            blocks = stream_blocks(
-                train_texts,
-                tokenizer,
-                block_size,
-                separate_documents=text.separate_documents,
-                rank=accelerator.process_index,
-                world_size=accelerator.num_processes,
-            )
-        else:
+        if not text.streaming:
             packed_train = pack(tokenize_texts(train_texts, tokenizer))
-            blocks = packed_train.blocks
             report_corpus(accelerator, "train", packed_train)
         report_corpus(accelerator, "validation", packed)
+    if text.streaming:
+        packer = StreamPacker(tokenizer, block_size, text.separate_documents)
+        batches = streamed_batches(train_texts, packer, text, training, accelerator)
+    else:
+        batches = training_batches(packed_train.blocks, block_size, text, training, accelerator)
 
     # Model
     model = GPT1ForCausalLM(config)
@@ -103,7 +99,7 @@ def run(settings: tuple[Any, ...]) -> None:
     loop = TrainingLoop(
         accelerator,
         model,
-        training_batches(blocks, block_size, text, training, accelerator),
+        batches,
         training,
         optimization,
         evaluate=partial(
@@ -123,6 +119,8 @@ def run(settings: tuple[Any, ...]) -> None:
         },
     )
     results = loop.train()
+    if text.streaming:
+        results |= batches.results()
 
     # Evaluation
     final = loop.scores(model)
@@ -159,13 +157,16 @@ def load_corpus(text: TextSettings) -> tuple[Dataset | IterableDataset, Dataset]
     return load(text.train_file, streaming=text.streaming), load(text.validation_file)
 
 
-def make_tokenizer(train: Dataset | IterableDataset, settings: VocabularySettings) -> PreTrainedTokenizerFast:
+def make_tokenizer(
+    train: Dataset | IterableDataset, settings: VocabularySettings, skip_broken_shards: bool = False
+) -> PreTrainedTokenizerFast:
     """The tokenizer named, or one learned from the training text."""
     if settings.tokenizer_name is not None:
         return AutoTokenizer.from_pretrained(settings.tokenizer_name, trust_remote_code=False)
     if settings.vocabulary_file is not None and settings.merges_file is not None:
         return published_tokenizer(settings.vocabulary_file, settings.merges_file)
-    rows = train.take(settings.tokenizer_samples)
+    rows = rows_of_stream(train, skip_broken_shards) if isinstance(train, IterableDataset) else train
+    rows = itertools.islice(rows, settings.tokenizer_samples)
     return train_tokenizer((row["text"] or "" for row in rows), merges=settings.num_merges)
 
 
@@ -212,27 +213,9 @@ def count_predicted_tokens(batch: Batch) -> TokenCounts:
 
 
 def training_batches(
-    blocks: Dataset | IterableDataset,
-    block_size: int,
-    text: TextSettings,
-    training: TrainingSettings,
-    accelerator: Accelerator,
-) -> LengthBucketBatches | StreamBatches:
+    blocks: Dataset, block_size: int, text: TextSettings, training: TrainingSettings, accelerator: Accelerator
+) -> LengthBucketBatches:
     """Blocks in the seed's order, in batches of one length."""
-    max_tokens_per_batch = text.per_device_train_batch_size * block_size
-    if text.streaming:
-        # The stream is this process's own share already.
-        return StreamBatches(
-            blocks,
-            lambda block: [block_size],
-            collate_blocks,
-            max_tokens_per_batch=max_tokens_per_batch,
-            seed=training.seed,
-            window=1000,
-            process_index=accelerator.process_index,
-            num_processes=accelerator.num_processes,
-            is_any_true=partial(is_any_true, accelerator),
-        )
     lengths = np.full((len(blocks), 1), block_size)
     if text.short_block_size is not None:
         blocks = PartlyCutBlocks(
@@ -248,12 +231,49 @@ def training_batches(
         blocks,
         lengths,
         collate_blocks,
-        max_tokens_per_batch=max_tokens_per_batch,
+        max_tokens_per_batch=text.per_device_train_batch_size * block_size,
         seed=training.seed,
         process_index=accelerator.process_index,
         num_processes=accelerator.num_processes,
         num_workers=training.dataloader_num_workers,
     )
+
+
+# Blocks that are shuffled among each other, and rows that are tokenised at a time: a row may be a whole book.
+STREAM_WINDOW = 1000
+STREAM_CHUNK_SIZE = 100
+
+
+def streamed_batches(
+    texts: IterableDataset,
+    packer: StreamPacker,
+    text: TextSettings,
+    training: TrainingSettings,
+    accelerator: Accelerator,
+) -> StreamBatches:
+    """Blocks of a stream, shuffled window by window."""
+    return StreamBatches(
+        texts,
+        packer,
+        length_of_block,
+        collate_blocks,
+        max_tokens_per_batch=text.per_device_train_batch_size * packer.block_size,
+        seed=training.seed,
+        window=STREAM_WINDOW,
+        chunk_size=STREAM_CHUNK_SIZE,
+        process_index=accelerator.process_index,
+        num_processes=accelerator.num_processes,
+        num_workers=training.dataloader_num_workers,
+        skip_broken_shards=text.skip_broken_shards,
+        is_any_true=partial(is_any_true, accelerator),
+        gather=gather_object,
+        say=accelerator.print,
+    )
+
+
+def length_of_block(block: dict[str, Any]) -> tuple[int]:
+    """(1,) tokens."""
+    return (len(block["input_ids"]),)
 
 
 def training_flops_per_token(model: PreTrainedModel, block_size: int) -> float:

@@ -1,5 +1,6 @@
 """Trains a translator: data, model, training, evaluation, sharing."""
 
+import itertools
 import time
 from functools import partial
 from pathlib import Path
@@ -7,23 +8,24 @@ from typing import Any
 
 import numpy as np
 from accelerate import Accelerator
-from accelerate.utils import set_seed
+from accelerate.utils import gather_object, set_seed
 from datasets import Dataset, IterableDataset, disable_progress_bars
 from huggingface_hub.errors import StrictDataclassError
 from transformers import AutoModelForSeq2SeqLM, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerFast
 from transformers.utils import logging as transformers_logging
 
-from papers_to_gpt.engine.batching import LengthBucketBatches, StreamBatches, batches_for_evaluation
-from papers_to_gpt.engine.evaluation import evaluate_loss, map_across_processes
+from papers_to_gpt.engine.batching import LengthBucketBatches, batches_for_evaluation
+from papers_to_gpt.engine.evaluation import evaluate_loss, is_any_true, map_across_processes
 from papers_to_gpt.engine.hardware import FOR_BATCHES_OF_TOKENS, keep_compiled_code
 from papers_to_gpt.engine.output_folder import prepare_output_dir
 from papers_to_gpt.engine.reporting import write_results, write_run_record
+from papers_to_gpt.engine.streaming import StreamBatches, rows_of_stream
 from papers_to_gpt.engine.training import TrainingLoop, checkpoint_to_resume, make_accelerator
 from papers_to_gpt.publishing.cards import write_card
 from papers_to_gpt.publishing.sharing import open_repository, push_at_end, push_of_checkpoints
 from papers_to_gpt.settings.translation import DataSettings, ModelChoice, TokenizerSettings, TranslationTraining
 from seq2seq_scratch import TRANSLATION_CONFIGS
-from seq2seq_scratch.data.batches import collate, tokenize_parallel
+from seq2seq_scratch.data.batches import FilterReport, PairTokenizer, collate, tokenize_parallel
 from seq2seq_scratch.data.bpe_dropout import RandomlySegmented, RandomSegmentation
 from seq2seq_scratch.data.corpora import load_parallel_data
 from seq2seq_scratch.data.metrics import SHOWN_SCORES, TranslationMetric
@@ -61,10 +63,12 @@ def run(settings: tuple[Any, ...]) -> None:
         # Learning a vocabulary breaks ties differently each time: it is learned once, by one process, and loaded.
         checkpoint = checkpoint_to_resume(training)
         if checkpoint is None and accelerator.is_main_process:
-            save_tokenizers(output_dir, *make_tokenizers(pairs["train"], tokenizer_settings))
+            save_tokenizers(output_dir, *make_tokenizers(pairs["train"], tokenizer_settings, data.skip_broken_shards))
         source_tokenizer, target_tokenizer = load_tokenizers(checkpoint or output_dir)
         tokenized, reports = {}, {}
         for split, part in pairs.items():
+            if isinstance(part, IterableDataset):  # tokenised as it is read
+                continue
             tokenized[split], reports[split] = tokenize_parallel(
                 part,
                 source_tokenizer,
@@ -74,8 +78,7 @@ def run(settings: tuple[Any, ...]) -> None:
                 drop_long=split == "train",
             )
     for split, report in reports.items():
-        if not (split == "train" and data.streaming):
-            say(f"{split}: {report}")
+        say(f"{split}: {report}")
 
     # Model
     config = make_config(choice, model_settings, source_tokenizer, target_tokenizer)
@@ -97,17 +100,18 @@ def run(settings: tuple[Any, ...]) -> None:
 
     decode = partial(decode_sentences, accelerator, source_tokenizer, target_tokenizer, data)
     metric = TranslationMetric(target_language=data.target_language)
+    batches = training_batches(
+        pairs["train"] if data.streaming else tokenized["train"],
+        (source_tokenizer, target_tokenizer),
+        tokenizer_settings.bpe_dropout,
+        data,
+        training,
+        accelerator,
+    )
     loop = TrainingLoop(
         accelerator,
         model,
-        training_batches(
-            tokenized["train"],
-            (source_tokenizer, target_tokenizer),
-            tokenizer_settings.bpe_dropout,
-            data,
-            training,
-            accelerator,
-        ),
+        batches,
         training,
         optimization,
         evaluate=partial(
@@ -125,6 +129,8 @@ def run(settings: tuple[Any, ...]) -> None:
         loss_arguments={"smoothing": training.label_smoothing_factor, "r_drop_weight": training.r_drop_weight},
     )
     results = loop.train()
+    if data.streaming:
+        results |= batches.results()
 
     # Evaluation
     model.eval()
@@ -172,7 +178,7 @@ print(translate(*translator, [{sentence!r}])[0][0].text)
 
 
 def make_tokenizers(
-    train: Dataset | IterableDataset, settings: TokenizerSettings
+    train: Dataset | IterableDataset, settings: TokenizerSettings, skip_broken_shards: bool = False
 ) -> tuple[PreTrainedTokenizerFast, PreTrainedTokenizerFast]:
     """Source and target tokenizers, the same object when the vocabulary is shared."""
     if settings.tokenizer_name:
@@ -180,7 +186,8 @@ def make_tokenizers(
         for tokenizer in tokenizers:
             check_tokenizer(tokenizer, settings.tokenizer_name)
         return tokenizers
-    sample = list(train.take(settings.tokenizer_samples))
+    rows = rows_of_stream(train, skip_broken_shards) if isinstance(train, IterableDataset) else train
+    sample = list(itertools.islice(rows, settings.tokenizer_samples))
     sources, targets = ([pair[side] for pair in sample] for side in ("source", "target"))
     make = partial(train_tokenizer, kind=settings.tokenizer_type, lowercase=settings.lowercase)
     if settings.share_vocabulary:
@@ -238,6 +245,12 @@ def lengths_of(example: Any) -> np.ndarray:
     return np.array([example["source_length"], example["target_length"]]).T
 
 
+def prepare_pairs(tokenize: PairTokenizer, pairs: dict[str, list[str]], left_over: None) -> tuple[list[Any], None]:
+    """Examples of some pairs of a stream; nothing is left over for the next ones."""
+    columns = tokenize(pairs)
+    return [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)], None
+
+
 def training_batches(
     examples: Any,
     tokenizers: tuple[PreTrainedTokenizerFast, PreTrainedTokenizerFast],
@@ -246,7 +259,7 @@ def training_batches(
     training: TranslationTraining,
     accelerator: Accelerator,
 ) -> LengthBucketBatches | StreamBatches:
-    """This process's batches, from an indexed data set or a stream."""
+    """This process's batches, from an indexed data set of tokens or a stream of text."""
     common = {
         "collate": partial(
             collate, pad_token_id=tokenizers[0].pad_token_id, copies=2 if training.r_drop_weight else 1
@@ -257,7 +270,18 @@ def training_batches(
         "num_processes": accelerator.num_processes,
     }
     if data.streaming:
-        return StreamBatches(examples, lengths_of, **common)
+        report = FilterReport(data.max_source_length, data.max_target_length, drop_long=True)
+        return StreamBatches(
+            examples,
+            partial(prepare_pairs, PairTokenizer(*tokenizers, report)),
+            lengths_of,
+            num_workers=training.dataloader_num_workers,
+            skip_broken_shards=data.skip_broken_shards,
+            is_any_true=partial(is_any_true, accelerator),
+            gather=gather_object,
+            say=accelerator.print,
+            **common,
+        )
     if bpe_dropout:
         source_tokenizer, target_tokenizer = tokenizers
         source = target = RandomSegmentation(source_tokenizer, bpe_dropout, training.seed)

@@ -159,6 +159,13 @@ def _load_file(setting: str, name: str, wanted: Wanted, streaming: bool) -> Any:
     return _as_pairs(columns, wanted, name)
 
 
+def _first_of_each_shard(stream: IterableDataset, size: int) -> IterableDataset:
+    """The pairs that `stream.skip(size)` leaves out when each shard is read by itself."""
+    taken = stream.take(size)
+    shards = [taken.shard(stream.num_shards, index) for index in range(min(size, stream.num_shards))]
+    return datasets.concatenate_datasets(shards)
+
+
 def _text_file(path: str) -> str:
     """The file of this name, or a compressed one; the name itself if there is none."""
     return next((path + end for end in ("", *COMPRESSIONS) if Path(path + end).is_file()), path)
@@ -243,8 +250,9 @@ def load_parallel_data(
         source_column: the source's column where it is not named after the language.
         target_column: the target's.
         validation_size: pairs held out of `train` where there is no split `validation`, at most a tenth of `train`;
-            of a stream, its first pairs.
-        max_train_samples: only so many pairs of `train` are kept, the first ones.
+            of a stream, the first pairs of each of its files or shards, equally many of each.
+        max_train_samples: only so many pairs of `train` are kept, the first ones; of a stream that is split into
+            shards, equally many of each.
         seed: decides which pairs are held out.
 
     Returns:
@@ -297,7 +305,7 @@ def load_parallel_data(
         train = splits["train"]
         if "validation" not in splits and validation_size:
             if isinstance(train, IterableDataset):
-                splits["validation"], train = train.take(validation_size), train.skip(validation_size)
+                splits["validation"], train = _first_of_each_shard(train, validation_size), train.skip(validation_size)
             elif held_out := min(validation_size, len(train) // 10):
                 parts = train.train_test_split(test_size=held_out, seed=seed)
                 train, splits["validation"] = parts["train"], parts["test"]
