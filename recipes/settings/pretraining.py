@@ -79,7 +79,9 @@ class TextSettings(CheckedSettings):
     validation_file: str | None = option(None, "File or folder to validate on, of the kinds of train_file.")
     text_column: str = option("text", "Column that holds the text.")
     row_is_line: bool = option(False, "Treat each line of a text file as a document, instead of the file.")
-    streaming: bool = option(False, "Read the training text as a stream without storing it; needs max_steps.")
+    streaming: bool = option(
+        False, "Read the training text as a stream, each file a shard, without storing it; needs max_steps."
+    )
     skip_broken_shards: bool = option(
         False, "Leave out the rest of a file of the stream that cannot be read, instead of stopping; each is reported."
     )

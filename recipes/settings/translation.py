@@ -138,12 +138,14 @@ class DataSettings(CheckedSettings):
     )
     dataset_config_name: str | None = option(None, "Configuration of the data set, such as a language pair.")
     dataset_revision: str | None = option(None, "Branch, tag or commit of the data set on the Hub.")
-    streaming: bool = option(False, "Read the training split as a stream; needs max_steps.")
+    streaming: bool = option(
+        False, "Read the training split as a stream, each file a shard, without storing it; needs max_steps."
+    )
     skip_broken_shards: bool = option(
         False, "Leave out the rest of a file of the stream that cannot be read, instead of stopping; each is reported."
     )
     train_file: str | None = option(
-        None, "Parquet, JSON lines, CSV or TSV file, or the common prefix of two line-aligned text files."
+        None, "Parquet, JSON lines, CSV or TSV file, the common prefix of two line-aligned text files, or a folder."
     )
     validation_file: str | None = option(
         None, "File to validate on, of the kinds of train_file; left out, part of the training pairs."

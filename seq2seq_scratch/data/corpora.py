@@ -25,7 +25,7 @@ from .readers import (
     tables_of_rows,
     text_of,
 )
-from .text_lines import COMPRESSIONS, file_extension, numbered_lines, without_line_end
+from .text_lines import COMPRESSIONS, FilePlace, file_extension, numbered_lines, without_line_end
 
 Pair = dict[str, str]
 
@@ -107,9 +107,10 @@ def _pair_of_row(row: Mapping[str, Any], wanted: Wanted, where: str) -> Pair:
     return {"source": text_of(source, where, columns.source), "target": text_of(target, where, columns.target)}
 
 
-def _pairs_of_text_files(source_path: str, target_path: str) -> Iterator[Pair]:
-    sources, targets = numbered_lines(source_path), numbered_lines(target_path)
-    count = 0
+def _pairs_of_text_files(source_path: str, target_path: str, places: Sequence[FilePlace]) -> Iterator[Pair]:
+    source_place, target_place = places
+    sources, targets = numbered_lines(source_path, source_place), numbered_lines(target_path, target_place)
+    count = source_place.line
     for source, target in itertools.zip_longest(sources, targets):
         if source is None or target is None:
             rest = 1 + sum(1 for _ in (targets if source is None else sources))
@@ -124,39 +125,66 @@ def _pairs_of_text_files(source_path: str, target_path: str) -> Iterator[Pair]:
         raise ValueError(f"{source_path} is empty.")
 
 
-def _tables_of_text_files(source_path: str, target_path: str) -> Iterator[pyarrow.Table]:
-    return tables_of_rows(_pairs_of_text_files(source_path, target_path))
+def _tables_of_text_files(
+    source_path: str, target_path: str, places: Sequence[FilePlace] = ()
+) -> Iterator[pyarrow.Table]:
+    places = places or (FilePlace(), FilePlace())
+    return tables_of_rows(_pairs_of_text_files(source_path, target_path, places))
 
 
-def _tables_of_table(path: str, wanted: Wanted) -> Iterator[pyarrow.Table]:
-    return tables_of_rows(_pair_of_row(row, wanted, where) for where, row in table_rows(path))
+def _tables_of_table(path: str, wanted: Wanted, places: Sequence[FilePlace] = ()) -> Iterator[pyarrow.Table]:
+    return tables_of_rows(_pair_of_row(row, wanted, where) for where, row in table_rows(path, *places))
 
 
 def _load_file(setting: str, name: str, wanted: Wanted, streaming: bool) -> Any:
-    """One file, or the pair of text files whose names are `name` and the languages."""
-    if file_extension(name) not in TABLE_EXTENSIONS:
-        paths = tuple(_text_file(f"{name}.{side}") for side in (wanted.source_language, wanted.target_language))
-        missing = [path for path in paths if not Path(path).is_file()]
-        if not missing:
-            return dataset_of_files(_tables_of_text_files, [paths], PAIR_FEATURES, streaming=streaming)
-        if Path(name).is_file():
-            raise ValueError(
-                f"{setting}: {name} has the unknown extension {Path(name).suffix!r}. Known are "
-                f"{', '.join(TABLE_EXTENSIONS)}, each also followed by {' or '.join(COMPRESSIONS)}; two line-aligned "
-                f"text files are given by what their names share before the language, such as {Path(name).stem} for "
-                f"{Path(name).stem}.{wanted.source_language} and {Path(name).stem}.{wanted.target_language}."
-            )
-        raise ValueError(
-            f"{setting}: there is no file {name}, nor a pair of text files: {' and '.join(missing)} "
-            f"{'is' if len(missing) == 1 else 'are'} missing."
-        )
-    if not Path(name).is_file():
+    """One file, the pair of text files whose names are `name` and the languages, or a folder of either."""
+    parts = _parts_of_folder(setting, Path(name), wanted) if Path(name).is_dir() else [name]
+    if file_extension(parts[0]) not in TABLE_EXTENSIONS:
+        pairs = [_pair_of_text_files(setting, part, wanted) for part in parts]
+        return dataset_of_files(_tables_of_text_files, pairs, PAIR_FEATURES, streaming=streaming)
+    if not Path(parts[0]).is_file():
         raise ValueError(f"{setting}: there is no file {name}.")
-    if file_extension(name) != ".parquet":
-        return dataset_of_files(_tables_of_table, [(name,)], PAIR_FEATURES, streaming=streaming, wanted=wanted)
+    files = [(part,) for part in parts]
+    if file_extension(parts[0]) != ".parquet":
+        return dataset_of_files(_tables_of_table, files, PAIR_FEATURES, streaming=streaming, wanted=wanted)
     # A parquet file has types, so that its columns need not be looked at row by row.
-    columns = dataset_of_files(parquet_tables, [(name,)], parquet_features(name), streaming=streaming)
+    columns = dataset_of_files(parquet_tables, files, parquet_features(parts[0]), streaming=streaming)
     return _as_pairs(columns, wanted, name)
+
+
+def _parts_of_folder(setting: str, folder: Path, wanted: Wanted) -> list[str]:
+    """The tables in a folder, or what the names of its pairs of text files share before the language, sorted."""
+    files = sorted(path for path in folder.iterdir() if path.is_file() and not path.name.startswith("."))
+    tables = [str(path) for path in files if file_extension(path) in TABLE_EXTENSIONS]
+    plain = (str(path.with_suffix("") if path.suffix.lower() in COMPRESSIONS else path) for path in files)
+    ending = f".{wanted.source_language}"
+    pairs = [path.removesuffix(ending) for path in plain if path.endswith(ending)]
+    kinds = {file_extension(path) for path in tables} | ({f"text ({ending})"} if pairs else set())
+    if len(kinds) != 1:
+        found = f"files of {' and '.join(sorted(kinds))}" if kinds else "no data"
+        raise ValueError(
+            f"{setting}: the folder {folder} holds {found}. Give it files of one kind: {', '.join(TABLE_EXTENSIONS)}, or pairs of text files that end in "
+            f"{ending} and .{wanted.target_language}."
+        )
+    return tables or pairs
+
+
+def _pair_of_text_files(setting: str, name: str, wanted: Wanted) -> tuple[str, str]:
+    source, target = (_text_file(f"{name}.{side}") for side in (wanted.source_language, wanted.target_language))
+    missing = [path for path in (source, target) if not Path(path).is_file()]
+    if not missing:
+        return source, target
+    if Path(name).is_file():
+        raise ValueError(
+            f"{setting}: {name} has the unknown extension {Path(name).suffix!r}. Known are "
+            f"{', '.join(TABLE_EXTENSIONS)}, each also followed by {' or '.join(COMPRESSIONS)}; two line-aligned "
+            f"text files are given by what their names share before the language, such as {Path(name).stem} for "
+            f"{Path(name).stem}.{wanted.source_language} and {Path(name).stem}.{wanted.target_language}."
+        )
+    raise ValueError(
+        f"{setting}: there is no file {name}, nor a pair of text files: {' and '.join(missing)} "
+        f"{'is' if len(missing) == 1 else 'are'} missing."
+    )
 
 
 def _first_of_each_shard(stream: IterableDataset, size: int) -> IterableDataset:
@@ -233,8 +261,8 @@ def load_parallel_data(
     - no such extension: the common start of two line-aligned text files that end in the languages, so `data/train`
       stands for `data/train.en` and `data/train.de`.
 
-    A file may be compressed, with `.gz` or `.zst` behind its extension. Text must be UTF-8. Missing text (null)
-    becomes an empty string.
+    A folder stands for all of its files of one of these kinds. A file may be compressed, with `.gz` or `.zst` behind
+    its extension. Text must be UTF-8. Missing text (null) becomes an empty string.
 
     Args:
         dataset_name: `numbers` for the embedded data set, otherwise what `datasets.load_dataset` takes: an id on the

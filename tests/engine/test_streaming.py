@@ -10,12 +10,15 @@ from functools import partial
 
 import datasets
 import numpy as np
+import pyarrow
 import pytest
 import torch
 from datasets import Dataset, IterableDataset
 
+from gpt1_scratch.pretraining import corpora
 from gpt1_scratch.pretraining.corpora import load_texts
 from papers_to_gpt.engine.streaming import ShardReader, StreamBatches, rows_of_stream
+from seq2seq_scratch.data.corpora import load_parallel_data
 
 
 def rows_of_shards(shards):
@@ -342,11 +345,101 @@ def test_what_the_library_streams_resumes_at_every_chunk(tmp_path, kind):
         stream = stream.skip(10).take(70)
     if kind == "generator":
         stream = stream_of((34, 33, 33)).select_columns(["index"])
-    read = partial(ShardReader, stream, [2, 0, 1], chunk_size=7)
+    check_every_position(stream)
+
+
+def check_every_position(stream):
+    """Whatever chunk reading ends behind, what resumes there gives the other chunks."""
+    order = [*range(1, stream.num_shards), 0]
     for index, count in ((0, 1), (1, 2)):
-        reader = read(index, count)
-        chunks = [(chunk["index"], reader.position()) for chunk in reader]
-        rows = [chunk for chunk, _ in chunks]
+        reader = ShardReader(stream, order, index, count, chunk_size=7)
+        chunks = [(chunk, json.loads(json.dumps(reader.position()))) for chunk in reader]
+        assert len(chunks) > 5
         for done, (_, position) in enumerate(chunks, 1):
-            resumed = read(index, count, position=json.loads(json.dumps(position)))
-            assert [chunk["index"] for chunk in resumed] == rows[done:], (kind, count, done)
+            resumed = ShardReader(stream, order, index, count, chunk_size=7, position=position)
+            assert [*resumed] == [chunk for chunk, _ in chunks[done:]], (count, done)
+
+
+TEXTS = ['one, "two"', "a\tb", "zwölf", "", "line\nbreak"] * 5
+
+
+def write_texts(path, texts):
+    kind = path.name.partition(".")[2].removesuffix(".gz").removesuffix(".zst")
+    if kind == "parquet":
+        Dataset.from_dict({"text": texts}).to_parquet(path, batch_size=8)
+        return
+    if kind == "jsonl":
+        content = "".join(json.dumps({"text": text}) + "\n" for text in texts)
+    elif kind == "json":
+        content = json.dumps([{"text": text} for text in texts])
+    elif kind == "csv":
+        content = "number,text\n" + "".join(
+            f'{n},"{text.replace(chr(34), chr(34) * 2)}"\n' for n, text in enumerate(texts)
+        )
+    elif kind == "tsv":
+        content = "number\ttext\n" + "".join(f"{n}\t{' '.join(text.split())}\n" for n, text in enumerate(texts))
+    else:
+        content = "".join(text.replace("\n", " ") + "\n" for text in texts)
+    compress = {".gz": gzip.compress, ".zst": lambda data: pyarrow.compress(data, "zstd", asbytes=True)}
+    path.write_bytes(compress.get(path.suffix, bytes)(content.encode()))
+
+
+@pytest.mark.parametrize("kind", ["txt", "txt.gz", "txt.zst", "jsonl", "jsonl.gz", "json", "csv", "tsv", "parquet"])
+def test_files_of_every_kind_resume_at_every_chunk(tmp_path, kind, monkeypatch):
+    for package in ("gpt1_scratch", "seq2seq_scratch"):
+        monkeypatch.setattr(f"{package}.data.readers.ROW_CHUNK_SIZE", 6)
+    paths = [tmp_path / f"{number}.{kind}" for number in range(3)]
+    for number, path in enumerate(paths):
+        write_texts(path, [f"{number} {text}" for text in TEXTS])
+    check_every_position(load_texts(paths, streaming=True, row="line"))
+
+
+def test_line_aligned_files_resume_at_every_chunk(tmp_path, monkeypatch):
+    monkeypatch.setattr("seq2seq_scratch.data.readers.ROW_CHUNK_SIZE", 6)
+    (tmp_path / "train.de").write_text("".join(f"das ist {number}\n" for number in range(60)))
+    with gzip.open(tmp_path / "train.en.gz", "wt") as file:
+        file.write("".join(f"this is number {number}\n" for number in range(60)))
+    pairs = load_parallel_data(
+        train_file=str(tmp_path / "train"),
+        source_language="de",
+        target_language="en",
+        streaming=True,
+        validation_size=5,
+    )
+    assert [pair["source"] for pair in pairs["validation"]] == [f"das ist {number}" for number in range(5)]
+    check_every_position(pairs["train"])
+    assert len(list(pairs["train"])) == 55
+
+
+def test_the_rows_that_a_resumed_run_reads_do_not_grow_with_its_position(tmp_path, monkeypatch):
+    monkeypatch.setattr("gpt1_scratch.data.readers.ROW_CHUNK_SIZE", 10)
+    read = []
+    count_row = corpora._text_of_row
+    monkeypatch.setattr(corpora, "_text_of_row", lambda *arguments: read.append(1) or count_row(*arguments))
+    (path,) = write_shards(tmp_path, count=1, rows=2000)
+    whole = read_texts([path])
+    states = [whole.state_dict() for _ in whole.updates(0, 2)]
+    assert len(states) > 200
+    counts = []
+    for done in range(5, len(states) - 10, 20):
+        read.clear()
+        next(read_texts([path]).updates(0, 2, done, states[done - 1]))
+        counts.append(len(read))
+    # A table of 10, a chunk of 5 and a window of 8, wherever it begins in them.
+    assert max(counts) <= 50 and min(counts) >= 8
+
+
+def test_a_folder_of_parts_is_a_stream_of_shards(tmp_path):
+    for number in range(3):
+        (tmp_path / f"part-{number}.de").write_text(f"Zeile {number}\n" * 4)
+        (tmp_path / f"part-{number}.en").write_text(f"line {number}\n" * 4)
+    load = partial(load_parallel_data, source_language="de", target_language="en", validation_size=0)
+    stream = load(train_file=str(tmp_path), streaming=True)["train"]
+    assert stream.num_shards == 3
+    # What is held out is left out, also where each shard is read by itself.
+    splits = load_parallel_data(
+        train_file=str(tmp_path), source_language="de", target_language="en", streaming=True, validation_size=5
+    )
+    assert [pair["source"][-1] for pair in splits["validation"]] == list("00112")
+    assert [len(list(splits["train"].shard(3, number))) for number in range(3)] == [2, 2, 3]
+    assert list(stream) == list(load(train_file=str(tmp_path))["train"])
