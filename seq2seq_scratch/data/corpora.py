@@ -163,8 +163,8 @@ def _parts_of_folder(setting: str, folder: Path, wanted: Wanted) -> list[str]:
     if len(kinds) != 1:
         found = f"files of {' and '.join(sorted(kinds))}" if kinds else "no data"
         raise ValueError(
-            f"{setting}: the folder {folder} holds {found}. Give it files of one kind: {', '.join(TABLE_EXTENSIONS)}, or pairs of text files that end in "
-            f"{ending} and .{wanted.target_language}."
+            f"{setting}: the folder {folder} holds {found}. Give it files of one kind: {', '.join(TABLE_EXTENSIONS)}, "
+            f"or pairs of text files that end in {ending} and .{wanted.target_language}."
         )
     return tables or pairs
 
