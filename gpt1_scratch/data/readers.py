@@ -29,11 +29,13 @@ import pyarrow
 from datasets.exceptions import DatasetGenerationError
 from pyarrow import parquet
 
+from .streamed_tables import StreamedTables
 from .table_builder import TableBuilder
 from .text_lines import (
     COMPRESSIONS,
     JSON_EXTENSIONS,
     TABLE_EXTENSIONS,
+    FilePlace,
     file_extension,
     numbered_lines,
     open_file,
@@ -50,8 +52,12 @@ CHARACTER_CHUNK_SIZE = 2**24
 # Tables
 
 
-def table_rows(path: str | Path) -> Iterator[tuple[str, Row]]:
+def table_rows(path: str | Path, place: FilePlace | None = None) -> Iterator[tuple[str, Row]]:
     """Yields the rows of a table, each with its place, such as `data.csv, line 3`.
+
+    Args:
+        path: the file.
+        place: where to begin in it; it is moved behind every row that is given.
 
     Raises:
         ValueError: if the file is missing, empty, of another kind, not UTF-8 or malformed; the message names the line.
@@ -59,26 +65,31 @@ def table_rows(path: str | Path) -> Iterator[tuple[str, Row]]:
     extension = file_extension(path)
     if extension not in TABLE_EXTENSIONS:
         raise ValueError(f"{path} ends in none of {', '.join(TABLE_EXTENSIONS)}; rename or convert it.")
+    place = place or FilePlace()
+    begins = place == FilePlace()
     if extension == ".parquet":
-        rows = _parquet_rows(path)
+        rows = _parquet_rows(path, place)
     elif extension in JSON_EXTENSIONS:
-        rows = _json_rows(path)
+        rows = _json_rows(path, place)
     else:
-        rows = _delimited_rows(path, extension)
+        rows = _delimited_rows(path, extension, place)
     where = None
     for where, row in rows:
         yield where, row
-    if where is None:
+    if where is None and begins:
         raise ValueError(f"{path} is empty: it has no rows.")
 
 
-def _delimited_rows(path: str | Path, extension: str) -> Iterator[tuple[str, Row]]:
-    header = None
-    for number, fields in _tsv_fields(path) if extension == ".tsv" else _csv_fields(path):
-        if header is None:
-            header = [name.strip() for name in fields]
-            _check_header(path, header)
-            continue
+def _delimited_rows(path: str | Path, extension: str, place: FilePlace) -> Iterator[tuple[str, Row]]:
+    read = _tsv_fields if extension == ".tsv" else _csv_fields
+    # The first line is read again where reading begins within the file.
+    rows = read(path, place)
+    first = next(read(path, FilePlace()) if place.offset else rows, None)
+    if first is None:
+        return
+    header = [name.strip() for name in first[1]]
+    _check_header(path, header)
+    for number, fields in rows:
         if len(fields) != len(header):
             raise ValueError(
                 f"{path}, line {number}: has {_count(len(fields), 'field')}, but the first line names "
@@ -99,8 +110,8 @@ def _check_header(path: str | Path, header: Sequence[str]) -> None:
         )
 
 
-def _tsv_fields(path: str | Path) -> Iterator[tuple[int, list[str]]]:
-    for number, line in numbered_lines(path):
+def _tsv_fields(path: str | Path, place: FilePlace) -> Iterator[tuple[int, list[str]]]:
+    for number, line in numbered_lines(path, place):
         if line := without_line_end(line):
             yield number, line.split("\t")
 
@@ -109,9 +120,9 @@ def _tsv_fields(path: str | Path) -> Iterator[tuple[int, list[str]]]:
 _CARRIAGE_RETURN = "\udc0d"
 
 
-def _csv_fields(path: str | Path) -> Iterator[tuple[int, list[str]]]:
+def _csv_fields(path: str | Path, place: FilePlace) -> Iterator[tuple[int, list[str]]]:
     def lines() -> Iterator[str]:
-        for _, line in numbered_lines(path):
+        for _, line in numbered_lines(path, place):
             if "\r" in line:
                 text = without_line_end(line)
                 line = text.replace("\r", _CARRIAGE_RETURN) + line[len(text) :]
@@ -119,26 +130,30 @@ def _csv_fields(path: str | Path) -> Iterator[tuple[int, list[str]]]:
 
     csv.field_size_limit(2**31 - 1)  # for all readers of the process; the default limit is 131,072 characters
     reader = csv.reader(lines(), strict=True)
-    begin = 1
+    begin = place.line + 1
     try:
         for fields in reader:
             if fields:
-                yield reader.line_num, [field.replace(_CARRIAGE_RETURN, "\r") for field in fields]
-            begin = reader.line_num + 1
+                yield place.line, [field.replace(_CARRIAGE_RETURN, "\r") for field in fields]
+            begin = place.line + 1
     except csv.Error as error:
         raise ValueError(
-            f"{path}, line {reader.line_num}: {error}, in the row that begins in line {begin}. Put a field with a "
+            f"{path}, line {place.line}: {error}, in the row that begins in line {begin}. Put a field with a "
             "comma, a line break or a quotation mark between quotation marks, and double the quotation marks in it."
         ) from error
 
 
-def _json_rows(path: str | Path) -> Iterator[tuple[str, Row]]:
-    lines = numbered_lines(path)
+def _json_rows(path: str | Path, place: FilePlace) -> Iterator[tuple[str, Row]]:
+    lines = numbered_lines(path, place)
     for number, line in lines:
         if not line.strip():
             continue
         if line.lstrip().startswith("["):
-            yield from _json_list_rows(path, number, itertools.chain([line], (text for _, text in lines)))
+            rows = _json_list_rows(path, number, itertools.chain([line], (text for _, text in lines)))
+            for where, row in itertools.islice(rows, place.rows, None):
+                # The list is read as a whole, so it begins again at its beginning.
+                place.offset, place.line, place.rows = 0, 0, place.rows + 1
+                yield where, row
             return
         where = f"{path}, line {number}"
         row = _parse_json(line.rstrip(), where, number)
@@ -217,11 +232,32 @@ def open_parquet(path: str | Path) -> parquet.ParquetFile:
     return file
 
 
-def parquet_tables(path: str | Path, columns: Sequence[str] | None = None) -> Iterator[pyarrow.Table]:
-    """Yields the rows of a parquet file in tables. Columns of categories are converted to the values."""
-    for batch in open_parquet(path).iter_batches(ROW_CHUNK_SIZE, columns=columns):
-        table = pyarrow.Table.from_batches([batch])
-        yield table.cast(_without_categories(table.schema))
+def parquet_tables(
+    path: str | Path, columns: Sequence[str] | None = None, places: Sequence[FilePlace] = ()
+) -> Iterator[pyarrow.Table]:
+    """Yields the rows of a parquet file in tables. Columns of categories are converted to the values.
+
+    Args:
+        path: the file.
+        columns: the columns to read. Default: all.
+        places: the place to begin at, one element; it is moved behind each table before the table is yielded.
+    """
+    (place,) = places or (FilePlace(),)
+    file = open_parquet(path)
+    begin = 0
+    for group in range(file.num_row_groups):
+        end = begin + file.metadata.row_group(group).num_rows
+        batches = file.iter_batches(ROW_CHUNK_SIZE, row_groups=[group], columns=columns) if place.rows < end else ()
+        try:
+            for batch in batches:
+                begin += len(batch)
+                if begin > place.rows:
+                    place.rows = begin
+                    table = pyarrow.Table.from_batches([batch])
+                    yield table.cast(_without_categories(table.schema))
+        except (pyarrow.ArrowException, OSError) as error:
+            raise ValueError(f"{path} cannot be read after row {begin:,}: {error}.") from error
+        begin = end
 
 
 def parquet_features(path: str | Path) -> datasets.Features:
@@ -236,9 +272,10 @@ def _without_categories(schema: pyarrow.Schema) -> pyarrow.Schema:
     return schema
 
 
-def _parquet_rows(path: str | Path) -> Iterator[tuple[str, Row]]:
+def _parquet_rows(path: str | Path, place: FilePlace) -> Iterator[tuple[str, Row]]:
     rows = (row for table in parquet_tables(path) for row in table.to_pylist())
-    for number, row in enumerate(rows, start=1):
+    for number, row in enumerate(itertools.islice(rows, place.rows, None), start=place.rows + 1):
+        place.rows = number
         yield f"{path}, row {number}", row
 
 
@@ -272,14 +309,6 @@ def tables_of_rows(rows: Iterable[Mapping[str, str]]) -> Iterator[pyarrow.Table]
         yield pyarrow.Table.from_pylist(held)
 
 
-def _rows_of_files(
-    files: Sequence[tuple[str, ...]], generate: Callable[..., Iterator[pyarrow.Table]], arguments: Mapping[str, Any]
-) -> Iterator[Row]:
-    for paths in files:
-        for table in generate(*paths, **arguments):
-            yield from table.to_pylist()
-
-
 def dataset_of_files(
     generate: Callable[..., Iterator[pyarrow.Table]],
     files: Sequence[tuple[str, ...]],
@@ -292,7 +321,8 @@ def dataset_of_files(
     """Returns a data set of the tables that a function yields for files.
 
     Args:
-        generate: the function. It takes the names of files that belong together, and `arguments`.
+        generate: the function. It takes the names of files that belong together, and `arguments`; for a stream also
+            `places`, a `FilePlace` for each file, at which it begins to read and which it moves on.
         files: the names of the files, a tuple for each call of the function.
         features: the columns of the tables and their types.
         split: "train", or, without `streaming`, a slice of it such as "train[:95%]".
@@ -303,9 +333,8 @@ def dataset_of_files(
         ValueError: if the function raises it. A stream raises it when the row is read.
     """
     if streaming:
-        # The library distributes the items of a list over the processes that read a stream.
-        shards = {"files": list(files), "generate": generate, "arguments": arguments}
-        return datasets.IterableDataset.from_generator(_rows_of_files, features=features, gen_kwargs=shards)
+        tables = StreamedTables(generate, list(files), arguments, features)
+        return datasets.IterableDataset(tables, datasets.DatasetInfo(features=features), datasets.Split.TRAIN)
     stamps = tuple((status.st_size, status.st_mtime_ns) for paths in files for status in map(os.stat, paths))
     builder = TableBuilder(
         generate=generate, files=tuple(files), stamps=stamps, arguments=arguments, features=features

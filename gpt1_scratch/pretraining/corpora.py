@@ -28,7 +28,7 @@ from ..data.readers import (
     tables_of_rows,
     text_of,
 )
-from ..data.text_lines import COMPRESSIONS, check_file, file_extension, numbered_lines, without_line_end
+from ..data.text_lines import COMPRESSIONS, FilePlace, check_file, file_extension, numbered_lines, without_line_end
 from .embedded import EMBEDDED_TEXTS
 
 logger = logging.getLogger(__name__)
@@ -157,8 +157,8 @@ def _kind(path: Path) -> str:
     return "json" if extension in JSON_EXTENSIONS else extension.removeprefix(".")
 
 
-def _lines_of_text(path: str) -> Iterator[str]:
-    for number, line in numbered_lines(path):
+def _lines_of_text(path: str, place: FilePlace | None = None) -> Iterator[str]:
+    for number, line in numbered_lines(path, place):
         if binary := BINARY_CHARACTERS.intersection(line):
             raise ValueError(
                 f"{path}, line {number}: the character {min(binary)!r} does not occur in text; this is a binary "
@@ -167,17 +167,20 @@ def _lines_of_text(path: str) -> Iterator[str]:
         yield without_line_end(line) + "\n" if line.endswith("\n") else line
 
 
-def _documents(path: str) -> Iterator[pyarrow.Table]:
-    return tables_of_rows([{"text": "".join(_lines_of_text(path))}])
+def _documents(path: str, places: Sequence[FilePlace] = ()) -> Iterator[pyarrow.Table]:
+    (place,) = places or (FilePlace(),)
+    # A stream that goes on behind the file's only row finds nothing more.
+    return tables_of_rows([{"text": "".join(_lines_of_text(path, place))}] if place.line == 0 else [])
 
 
-def _lines(path: str) -> Iterator[pyarrow.Table]:
-    return tables_of_rows({"text": line.removesuffix("\n")} for line in _lines_of_text(path))
+def _lines(path: str, places: Sequence[FilePlace] = ()) -> Iterator[pyarrow.Table]:
+    return tables_of_rows({"text": line.removesuffix("\n")} for line in _lines_of_text(path, *places))
 
 
-def _texts_of_table(path: str, text_column: str) -> Iterator[pyarrow.Table]:
+def _texts_of_table(path: str, text_column: str, places: Sequence[FilePlace] = ()) -> Iterator[pyarrow.Table]:
     if file_extension(path) != ".parquet":
-        return tables_of_rows({"text": _text_of_row(row, text_column, where)} for where, row in table_rows(path))
+        rows = table_rows(path, *places)
+        return tables_of_rows({"text": _text_of_row(row, text_column, where)} for where, row in rows)
     _check_name("column", text_column, (schema := open_parquet(path).schema_arrow).names, path)
     kind = schema.field(text_column).type
     if pyarrow.types.is_dictionary(kind):
@@ -186,7 +189,7 @@ def _texts_of_table(path: str, text_column: str) -> Iterator[pyarrow.Table]:
         raise ValueError(f"{path}: the column {text_column!r} holds {kind}, not text.")
     return (
         pyarrow.table({"text": table.column(text_column).cast(pyarrow.large_string()).fill_null("")})
-        for table in parquet_tables(path, [text_column])
+        for table in parquet_tables(path, [text_column], places)
     )
 
 

@@ -12,7 +12,7 @@ A run loads rows of text (`corpora.py`), tokenises them and packs the tokens:
 """
 
 import logging
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -292,26 +292,100 @@ def cut_blocks(
     Yields:
         `input_ids` (block_size,), and `position_ids` (block_size,) if documents are separate.
     """
-    tokens = np.empty(block_size, dtype=np.int32)
-    positions = np.empty(block_size, dtype=np.int32)
-    filled = 0
+    cutter = _Cutter(block_size, separate_documents, separator_id)
     for row in rows:
+        yield from cutter.add(row)
+
+
+class _Cutter:
+    """Fills one block after another.
+
+    Args:
+        block_size, separate_documents, separator_id: as in `pack_blocks`.
+        left_over: from `left_over` of another cutter, to go on behind it.
+    """
+
+    def __init__(
+        self,
+        block_size: int,
+        separate_documents: bool,
+        separator_id: int | None,
+        left_over: Mapping[str, list[int]] | None = None,
+    ):
+        self.separate_documents, self.separator_id = separate_documents, separator_id
+        self.tokens = np.empty(block_size, dtype=np.int32)
+        self.positions = np.empty(block_size, dtype=np.int32)
+        self.filled = 0
+        if left_over is not None:
+            self.filled = len(left_over["input_ids"])
+            self.tokens[: self.filled] = left_over["input_ids"]
+            self.positions[: self.filled] = left_over["position_ids"]
+
+    def left_over(self) -> dict[str, list[int]]:
+        """Returns the tokens that fill no block yet, and their positions."""
+        return {
+            "input_ids": self.tokens[: self.filled].tolist(),
+            "position_ids": self.positions[: self.filled].tolist(),
+        }
+
+    def add(self, row: Sequence[int]) -> Iterator[dict[str, np.ndarray]]:
+        """Adds the tokens of a row and yields the blocks that become full."""
         if len(row) == 0:
-            continue
+            return
         row = np.asarray(row, dtype=np.int32)
-        if separator_id is not None:
-            row = np.concatenate([[separator_id], row]).astype(np.int32)
+        if self.separator_id is not None:
+            row = np.concatenate([[self.separator_id], row]).astype(np.int32)
+        block_size = len(self.tokens)
         while len(row):
-            taken = min(len(row), block_size - filled)
-            tokens[filled : filled + taken] = row[:taken]
-            positions[filled : filled + taken] = np.arange(taken)
-            filled, row = filled + taken, row[taken:]
-            if filled == block_size:
-                block = {"input_ids": tokens.copy()}
-                if separate_documents:
-                    block["position_ids"] = positions.copy()
+            taken = min(len(row), block_size - self.filled)
+            self.tokens[self.filled : self.filled + taken] = row[:taken]
+            self.positions[self.filled : self.filled + taken] = np.arange(taken)
+            self.filled, row = self.filled + taken, row[taken:]
+            if self.filled == block_size:
+                block = {"input_ids": self.tokens.copy()}
+                if self.separate_documents:
+                    block["position_ids"] = self.positions.copy()
                 yield block
-                filled = 0
+                self.filled = 0
+
+
+@dataclass(frozen=True)
+class StreamPacker:
+    """Tokenises some rows of a stream after others and packs them into blocks.
+
+    Attributes:
+        tokenizer, block_size, separate_documents, separator_id: as in `tokenize_texts` and `pack_blocks`.
+
+    Raises:
+        ValueError: `block_size` is less than 2.
+    """
+
+    tokenizer: PreTrainedTokenizerFast
+    block_size: int
+    separate_documents: bool = False
+    separator_id: int | None = None
+
+    def __post_init__(self):
+        if self.block_size < 2:
+            raise ValueError(
+                f"block_size is {self.block_size}; a block needs at least 2 tokens to predict one from another."
+            )
+
+    def __call__(
+        self, rows: Mapping[str, Sequence[str | None]], left_over: Mapping[str, list[int]] | None = None
+    ) -> tuple[list[dict[str, np.ndarray]], dict[str, list[int]]]:
+        """Packs rows behind those of an earlier call.
+
+        Args:
+            rows: their column `text`.
+            left_over: what the call for the rows before returned; None for the first rows.
+
+        Returns:
+            The blocks, as in `pack_blocks`, and the tokens left over, which JSON can hold.
+        """
+        cutter = _Cutter(self.block_size, self.separate_documents, self.separator_id, left_over)
+        encoded = _encode(rows["text"], self.tokenizer)["input_ids"]
+        return [block for row in encoded for block in cutter.add(row)], cutter.left_over()
 
 
 def stream_blocks(
@@ -339,42 +413,23 @@ def stream_blocks(
         ValueError: if `block_size` is less than 2 or `rank` is not less than `world_size`; and, while the blocks are
             read, if this process's part of the corpus does not fill one block.
     """
-    if block_size < 2:
-        raise ValueError(f"block_size is {block_size}; a block needs at least 2 tokens to predict one from another.")
+    packer = StreamPacker(tokenizer, block_size, separate_documents, separator_id)
     if not 0 <= rank < world_size:
         raise ValueError(f"rank is {rank}; with world_size {world_size} it must be from 0 to {world_size - 1}.")
     share = split_dataset_by_node(texts, rank=rank, world_size=world_size)
-    return IterableDataset.from_generator(
-        _streamed_blocks,
-        gen_kwargs={
-            "texts": share,
-            "tokenizer": tokenizer,
-            "block_size": block_size,
-            "separate_documents": separate_documents,
-            "separator_id": separator_id,
-        },
-    )
+    return IterableDataset.from_generator(_streamed_blocks, gen_kwargs={"texts": share, "packer": packer})
 
 
-def _streamed_blocks(texts: IterableDataset, tokenizer: PreTrainedTokenizerFast, block_size: int, **settings):
-    seen = 0
-
-    def rows() -> Iterator[list[int]]:
-        nonlocal seen
-        for batch in texts.iter(batch_size=100):
-            for tokens in _encode(batch["text"], tokenizer)["input_ids"]:
-                seen += len(tokens)
-                yield tokens
-
-    blocks = 0
-    for block in cut_blocks(rows(), block_size, **settings):
-        blocks += 1
-        yield block
+def _streamed_blocks(texts: IterableDataset, packer: StreamPacker) -> Iterator[dict[str, np.ndarray]]:
+    left_over, blocks = None, 0
+    for rows in texts.iter(batch_size=100):
+        cut, left_over = packer(rows, left_over)
+        blocks += len(cut)
+        yield from cut
+    size, rest = packer.block_size, len(left_over["input_ids"]) if left_over else 0
     if blocks == 0:
         raise ValueError(
-            f"This process's share of the corpus has {seen} tokens, less than one block of {block_size}: use a "
-            "smaller block_size, more text, or fewer processes."
+            f"This process's share of the corpus has {rest} tokens, less than one block of {size}: use a smaller "
+            "block_size, more text, or fewer processes."
         )
-    logger.info(
-        f"{seen} tokens read, {blocks} blocks of {block_size} made; the tokens after the last full block are dropped."
-    )
+    logger.info(f"{blocks} blocks of {size} made; the last {rest} tokens fill no block and are dropped.")

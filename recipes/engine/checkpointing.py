@@ -73,6 +73,7 @@ class Progress:
         skipped_updates, skipped_in_a_row: updates whose gradient was not finite: all, and up to this one in a row.
         log_window: sums since the last log line (see `LogWindow`).
         batches_in_epoch: position in checkpoints of earlier versions, in batches of one process.
+        stream: the position in a stream (see `StreamBatches.state_dict`).
     """
 
     update: int = 0
@@ -89,6 +90,7 @@ class Progress:
     skipped_updates: int = 0
     skipped_in_a_row: int = 0
     log_window: dict[str, float] | None = None
+    stream: dict[str, Any] | None = None
     batches_in_epoch: int | None = None
 
 

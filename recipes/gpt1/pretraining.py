@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate import Accelerator
-from accelerate.utils import set_seed
+from accelerate.utils import gather_object, set_seed
 from datasets import Dataset, IterableDataset, disable_progress_bars
 from huggingface_hub.errors import StrictDataclassError
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerFast
@@ -23,9 +23,9 @@ from gpt1_scratch.configuration_gpt1 import GPT1Config
 from gpt1_scratch.data.visible_text import has_visible_text
 from gpt1_scratch.modeling_gpt1 import GPT1ForCausalLM
 from gpt1_scratch.pretraining.corpora import load_texts
-from gpt1_scratch.pretraining.packing import PackedTexts, PartlyCutBlocks, pack_blocks, stream_blocks, tokenize_texts
+from gpt1_scratch.pretraining.packing import PackedTexts, PartlyCutBlocks, StreamPacker, pack_blocks, tokenize_texts
 from gpt1_scratch.tokenization import published_tokenizer, train_tokenizer
-from papers_to_gpt.engine.batching import Batch, LengthBucketBatches, StreamBatches, batches_for_evaluation
+from papers_to_gpt.engine.batching import Batch, LengthBucketBatches, batches_for_evaluation
 from papers_to_gpt.engine.data_fingerprint import Fingerprint, fingerprint_files
 from papers_to_gpt.engine.evaluation import evaluate_loss, is_any_true, rehearse_evaluation
 from papers_to_gpt.engine.log_window import TokenCounts
@@ -34,6 +34,7 @@ from papers_to_gpt.engine.process_watch import stops_together
 from papers_to_gpt.engine.reporting import add_samples, measure_matrix_peak, write_results, write_run_record
 from papers_to_gpt.engine.run_lock import lock_output_dir
 from papers_to_gpt.engine.run_plan import describe_plan
+from papers_to_gpt.engine.streaming import StreamBatches, rows_of_stream
 from papers_to_gpt.engine.training import TrainingLoop, checkpoint_to_resume, make_accelerator
 from papers_to_gpt.publishing.cards import write_card
 from papers_to_gpt.publishing.sharing import open_repository, push_at_end, push_of_checkpoints
@@ -87,7 +88,7 @@ def train(accelerator: Accelerator, settings: tuple[Any, ...], start: RunStart) 
         # Training a tokenizer is not deterministic (ties are broken at random): one process trains it, all load it.
         checkpoint = checkpoint_to_resume(training)
         if checkpoint is None and accelerator.is_main_process:
-            tokenizer = make_tokenizer(train_texts, vocabulary)
+            tokenizer = make_tokenizer(train_texts, vocabulary, text.skip_broken_shards)
             start.begin()
             tokenizer.save_pretrained(output_dir)
         tokenizer = AutoTokenizer.from_pretrained(checkpoint or output_dir, trust_remote_code=False)
@@ -100,20 +101,15 @@ def train(accelerator: Accelerator, settings: tuple[Any, ...], start: RunStart) 
             )
         pack = partial(pack_blocks, block_size=block_size, separate_documents=text.separate_documents)
         packed = pack(tokenize_texts(validation_texts, tokenizer))
-        if text.streaming:
-            blocks = stream_blocks(
-                train_texts,
-                tokenizer,
-                block_size,
-                separate_documents=text.separate_documents,
-                rank=accelerator.process_index,
-                world_size=accelerator.num_processes,
-            )
-        else:
+        if not text.streaming:
             packed_train = pack(tokenize_texts(train_texts, tokenizer))
-            blocks = packed_train.blocks
             report_corpus(accelerator, "train", packed_train)
         report_corpus(accelerator, "validation", packed)
+    if text.streaming:
+        packer = StreamPacker(tokenizer, block_size, text.separate_documents)
+        batches = streamed_batches(train_texts, packer, text, training, accelerator)
+    else:
+        batches = training_batches(packed_train.blocks, block_size, text, training, accelerator)
 
     # Model
     model = GPT1ForCausalLM(config)
@@ -134,7 +130,7 @@ def train(accelerator: Accelerator, settings: tuple[Any, ...], start: RunStart) 
     loop = TrainingLoop(
         accelerator,
         model,
-        training_batches(blocks, block_size, text, training, accelerator),
+        batches,
         training,
         optimization,
         evaluate=partial(
@@ -159,6 +155,8 @@ def train(accelerator: Accelerator, settings: tuple[Any, ...], start: RunStart) 
     )
     results = loop.train()
     trained = True
+    if text.streaming:
+        results |= batches.results()
 
     # Evaluation
     final = loop.scores(model)
@@ -208,13 +206,16 @@ def load_corpus(text: TextSettings) -> tuple[Dataset | IterableDataset, Dataset]
     return load(text.train_file, streaming=text.streaming), load(text.validation_file)
 
 
-def make_tokenizer(train: Dataset | IterableDataset, settings: VocabularySettings) -> PreTrainedTokenizerFast:
+def make_tokenizer(
+    train: Dataset | IterableDataset, settings: VocabularySettings, skip_broken_shards: bool = False
+) -> PreTrainedTokenizerFast:
     """Loads the tokenizer that the settings name, or trains one on the training text."""
     if settings.tokenizer_name is not None:
         return AutoTokenizer.from_pretrained(settings.tokenizer_name, trust_remote_code=False)
     if settings.vocabulary_file is not None and settings.merges_file is not None:
         return published_tokenizer(settings.vocabulary_file, settings.merges_file)
-    rows = train.take(settings.tokenizer_samples)
+    rows = rows_of_stream(train, skip_broken_shards) if isinstance(train, IterableDataset) else train
+    rows = itertools.islice(rows, settings.tokenizer_samples)
     return train_tokenizer((row["text"] or "" for row in rows), merges=settings.num_merges)
 
 
@@ -261,27 +262,9 @@ def count_predicted_tokens(batch: Batch) -> TokenCounts:
 
 
 def training_batches(
-    blocks: Dataset | IterableDataset,
-    block_size: int,
-    text: TextSettings,
-    training: TrainingSettings,
-    accelerator: Accelerator,
-) -> LengthBucketBatches | StreamBatches:
+    blocks: Dataset, block_size: int, text: TextSettings, training: TrainingSettings, accelerator: Accelerator
+) -> LengthBucketBatches:
     """Returns the training batches of this process: shuffled blocks, of one length in each batch."""
-    max_tokens_per_batch = text.per_device_train_batch_size * block_size
-    if text.streaming:
-        # `stream_blocks` has already split the stream among the processes.
-        return StreamBatches(
-            blocks,
-            lambda block: [block_size],
-            collate_blocks,
-            max_tokens_per_batch=max_tokens_per_batch,
-            seed=training.seed,
-            window=1000,
-            process_index=accelerator.process_index,
-            num_processes=accelerator.num_processes,
-            is_any_true=partial(is_any_true, accelerator),
-        )
     lengths = np.full((len(blocks), 1), block_size)
     if text.short_block_size is not None:
         blocks = PartlyCutBlocks(
@@ -297,12 +280,49 @@ def training_batches(
         blocks,
         lengths,
         collate_blocks,
-        max_tokens_per_batch=max_tokens_per_batch,
+        max_tokens_per_batch=text.per_device_train_batch_size * block_size,
         seed=training.seed,
         process_index=accelerator.process_index,
         num_processes=accelerator.num_processes,
         num_workers=training.dataloader_num_workers,
     )
+
+
+# Blocks that are shuffled among each other, and rows that are tokenised at a time: a row may be a whole book.
+STREAM_WINDOW = 1000
+STREAM_CHUNK_SIZE = 100
+
+
+def streamed_batches(
+    texts: IterableDataset,
+    packer: StreamPacker,
+    text: TextSettings,
+    training: TrainingSettings,
+    accelerator: Accelerator,
+) -> StreamBatches:
+    """Blocks of a stream, shuffled window by window."""
+    return StreamBatches(
+        texts,
+        packer,
+        length_of_block,
+        collate_blocks,
+        max_tokens_per_batch=text.per_device_train_batch_size * packer.block_size,
+        seed=training.seed,
+        window=STREAM_WINDOW,
+        chunk_size=STREAM_CHUNK_SIZE,
+        process_index=accelerator.process_index,
+        num_processes=accelerator.num_processes,
+        num_workers=training.dataloader_num_workers,
+        skip_broken_shards=text.skip_broken_shards,
+        is_any_true=partial(is_any_true, accelerator),
+        gather=gather_object,
+        say=accelerator.print,
+    )
+
+
+def length_of_block(block: dict[str, Any]) -> tuple[int]:
+    """(1,) tokens."""
+    return (len(block["input_ids"]),)
 
 
 def training_flops_per_token(model: PreTrainedModel, block_size: int) -> float:

@@ -109,6 +109,27 @@ def _tokenize_batch(
     }
 
 
+@dataclass(frozen=True)
+class PairTokenizer:
+    """Tokenises the pairs of a stream as they come and leaves out those that training does not take.
+
+    Attributes:
+        source_tokenizer, target_tokenizer: as in `tokenize_parallel`.
+        report: holds the limits, and counts what is left out.
+    """
+
+    source_tokenizer: PreTrainedTokenizerBase
+    target_tokenizer: PreTrainedTokenizerBase
+    report: FilterReport
+
+    def __call__(self, pairs: Mapping[str, list[str]]) -> dict[str, list[Any]]:
+        """Returns the columns that `tokenize_parallel` gives, of the columns `source` and `target`."""
+        truncate_to = None if self.report.drop_long else self.report.max_source_length
+        columns = _tokenize_batch(pairs, self.source_tokenizer, self.target_tokenizer, truncate_to)
+        keep = self.report.count(columns)
+        return {name: list(itertools.compress(columns[name], keep)) for name in TOKENIZED_FEATURES}
+
+
 def _digest_of_tokenizer(tokenizer: PreTrainedTokenizerBase) -> str:
     """Returns a hash of the files that the tokenizer saves. The object itself also holds traces of its last call."""
     forget_last_call(tokenizer)
@@ -165,15 +186,8 @@ def tokenize_parallel(
         "truncate_to": truncate_to,
     }
     if isinstance(dataset, IterableDataset):
-
-        def tokenize_and_filter(batch: Mapping[str, list[str]]) -> dict[str, list[Any]]:
-            columns = _tokenize_batch(batch, **arguments)
-            keep = report.count(columns)
-            return {name: list(itertools.compress(columns[name], keep)) for name in TOKENIZED_FEATURES}
-
-        stream = dataset.map(
-            tokenize_and_filter, batched=True, remove_columns=["source", "target"], features=TOKENIZED_FEATURES
-        )
+        tokenize = PairTokenizer(source_tokenizer, target_tokenizer, report)
+        stream = dataset.map(tokenize, batched=True, remove_columns=["source", "target"], features=TOKENIZED_FEATURES)
         return stream, report
 
     # "visible": earlier versions stored other marks of what is empty.

@@ -25,7 +25,7 @@ from .readers import (
     tables_of_rows,
     text_of,
 )
-from .text_lines import COMPRESSIONS, check_file, file_extension, numbered_lines, without_line_end
+from .text_lines import COMPRESSIONS, FilePlace, check_file, file_extension, numbered_lines, without_line_end
 
 Pair = dict[str, str]
 
@@ -110,9 +110,10 @@ def _pair_of_row(row: Mapping[str, Any], wanted: Wanted, where: str) -> Pair:
     return {"source": text_of(source, where, columns.source), "target": text_of(target, where, columns.target)}
 
 
-def _pairs_of_text_files(source_path: str, target_path: str) -> Iterator[Pair]:
-    sources, targets = numbered_lines(source_path), numbered_lines(target_path)
-    count = 0
+def _pairs_of_text_files(source_path: str, target_path: str, places: Sequence[FilePlace]) -> Iterator[Pair]:
+    source_place, target_place = places
+    sources, targets = numbered_lines(source_path, source_place), numbered_lines(target_path, target_place)
+    count = source_place.line
     for source, target in itertools.zip_longest(sources, targets):
         if source is None or target is None:
             rest = 1 + sum(1 for _ in (targets if source is None else sources))
@@ -127,41 +128,73 @@ def _pairs_of_text_files(source_path: str, target_path: str) -> Iterator[Pair]:
         raise ValueError(f"{source_path} is empty.")
 
 
-def _tables_of_text_files(source_path: str, target_path: str) -> Iterator[pyarrow.Table]:
-    return tables_of_rows(_pairs_of_text_files(source_path, target_path))
+def _tables_of_text_files(
+    source_path: str, target_path: str, places: Sequence[FilePlace] = ()
+) -> Iterator[pyarrow.Table]:
+    places = places or (FilePlace(), FilePlace())
+    return tables_of_rows(_pairs_of_text_files(source_path, target_path, places))
 
 
-def _tables_of_table(path: str, wanted: Wanted) -> Iterator[pyarrow.Table]:
-    return tables_of_rows(_pair_of_row(row, wanted, where) for where, row in table_rows(path))
+def _tables_of_table(path: str, wanted: Wanted, places: Sequence[FilePlace] = ()) -> Iterator[pyarrow.Table]:
+    return tables_of_rows(_pair_of_row(row, wanted, where) for where, row in table_rows(path, *places))
 
 
 def _load_file(setting: str, name: str, wanted: Wanted, streaming: bool) -> Any:
-    """Loads one file, or the two text files whose names are `name` followed by the languages."""
-    if file_extension(name) not in TABLE_EXTENSIONS:
-        paths = tuple(_text_file(f"{name}.{side}") for side in (wanted.source_language, wanted.target_language))
-        missing = [path for path in paths if not Path(path).is_file()]
-        if not missing:
-            return dataset_of_files(_tables_of_text_files, [paths], PAIR_FEATURES, streaming=streaming)
-        if Path(name).exists() and not Path(name).is_dir():
-            raise ValueError(
-                f"{setting}: {name} has the unknown extension {Path(name).suffix!r}. Known are "
-                f"{', '.join(TABLE_EXTENSIONS)}, each also followed by {' or '.join(COMPRESSIONS)}; two line-aligned "
-                f"text files are given by what their names share before the language, such as {Path(name).stem} for "
-                f"{Path(name).stem}.{wanted.source_language} and {Path(name).stem}.{wanted.target_language}."
-            )
-        missing = f"{' and '.join(missing)} {'is' if len(missing) == 1 else 'are'} missing."
-        if Path(name).is_dir():
-            raise ValueError(
-                f"{setting}: {name} is a folder, and no pair of text files: {missing} Name a file, or what the names "
-                f"of two text files share before the language, such as {Path(name) / 'train'}."
-            )
-        raise ValueError(f"{setting}: there is no file {name}, nor a pair of text files: {missing}")
-    check_file(name, setting)
-    if file_extension(name) != ".parquet":
-        return dataset_of_files(_tables_of_table, [(name,)], PAIR_FEATURES, streaming=streaming, wanted=wanted)
+    """Loads one file, the two text files whose names are `name` followed by the languages, or a folder of either."""
+    parts = _parts_of_folder(setting, Path(name), wanted) if Path(name).is_dir() else [name]
+    if file_extension(parts[0]) not in TABLE_EXTENSIONS:
+        pairs = [_pair_of_text_files(setting, part, wanted) for part in parts]
+        return dataset_of_files(_tables_of_text_files, pairs, PAIR_FEATURES, streaming=streaming)
+    if parts == [name]:
+        check_file(name, setting)
+    files = [(part,) for part in parts]
+    if file_extension(parts[0]) != ".parquet":
+        return dataset_of_files(_tables_of_table, files, PAIR_FEATURES, streaming=streaming, wanted=wanted)
     # A parquet file has typed columns, so its rows need no check one by one.
-    columns = dataset_of_files(parquet_tables, [(name,)], parquet_features(name), streaming=streaming)
+    columns = dataset_of_files(parquet_tables, files, parquet_features(parts[0]), streaming=streaming)
     return _as_pairs(columns, wanted, name)
+
+
+def _parts_of_folder(setting: str, folder: Path, wanted: Wanted) -> list[str]:
+    """The tables in a folder, or what the names of its pairs of text files share before the language, sorted."""
+    files = sorted(path for path in folder.iterdir() if path.is_file() and not path.name.startswith("."))
+    tables = [str(path) for path in files if file_extension(path) in TABLE_EXTENSIONS]
+    plain = (str(path.with_suffix("") if path.suffix.lower() in COMPRESSIONS else path) for path in files)
+    ending = f".{wanted.source_language}"
+    pairs = [path.removesuffix(ending) for path in plain if path.endswith(ending)]
+    kinds = {file_extension(path) for path in tables} | ({f"text ({ending})"} if pairs else set())
+    if len(kinds) != 1:
+        found = f"files of {' and '.join(sorted(kinds))}" if kinds else "no data"
+        raise ValueError(
+            f"{setting}: the folder {folder} holds {found}. Give it files of one kind: {', '.join(TABLE_EXTENSIONS)}, "
+            f"or pairs of text files that end in {ending} and .{wanted.target_language}."
+        )
+    return tables or pairs
+
+
+def _pair_of_text_files(setting: str, name: str, wanted: Wanted) -> tuple[str, str]:
+    source, target = (_text_file(f"{name}.{side}") for side in (wanted.source_language, wanted.target_language))
+    missing = [path for path in (source, target) if not Path(path).is_file()]
+    if not missing:
+        return source, target
+    if Path(name).is_file():
+        raise ValueError(
+            f"{setting}: {name} has the unknown extension {Path(name).suffix!r}. Known are "
+            f"{', '.join(TABLE_EXTENSIONS)}, each also followed by {' or '.join(COMPRESSIONS)}; two line-aligned "
+            f"text files are given by what their names share before the language, such as {Path(name).stem} for "
+            f"{Path(name).stem}.{wanted.source_language} and {Path(name).stem}.{wanted.target_language}."
+        )
+    raise ValueError(
+        f"{setting}: there is no file {name}, nor a pair of text files: {' and '.join(missing)} "
+        f"{'is' if len(missing) == 1 else 'are'} missing."
+    )
+
+
+def _first_of_each_shard(stream: IterableDataset, size: int) -> IterableDataset:
+    """The pairs that `stream.skip(size)` leaves out when each shard is read by itself."""
+    taken = stream.take(size)
+    shards = [taken.shard(stream.num_shards, index) for index in range(min(size, stream.num_shards))]
+    return datasets.concatenate_datasets(shards)
 
 
 def _text_file(path: str) -> str:
@@ -231,8 +264,8 @@ def load_parallel_data(
     - no such extension: the name is the common prefix of two line-aligned text files that end in the languages, so
       `data/train` means `data/train.en` and `data/train.de`.
 
-    A file may be compressed, with `.gz` or `.zst` after its extension. Text must be UTF-8. Missing text (null) becomes
-    an empty string.
+    A folder stands for all of its files of one of these kinds. A file may be compressed, with `.gz` or `.zst` after
+    its extension. Text must be UTF-8. Missing text (null) becomes an empty string.
 
     Args:
         dataset_name: the name of an embedded data set (`EMBEDDED_PAIRS`), such as `numbers`, or what
@@ -250,8 +283,9 @@ def load_parallel_data(
         source_column: the column of the source. Default: the column named after the language.
         target_column: the column of the target.
         validation_size: number of pairs of `train` that are held out if there is no split `validation`, at most a
-            tenth of `train`. From a stream, the first pairs are held out.
-        max_train_samples: maximum number of pairs of `train`, from the first.
+            tenth of `train`. From a stream, the first pairs of its files or shards are held out, equally many of each.
+        max_train_samples: maximum number of pairs of `train`, from the first; of a stream that is split into shards,
+            equally many of each.
         seed: determines which pairs are held out.
 
     Returns:
@@ -304,7 +338,7 @@ def load_parallel_data(
         train = splits["train"]
         if "validation" not in splits and validation_size:
             if isinstance(train, IterableDataset):
-                splits["validation"], train = train.take(validation_size), train.skip(validation_size)
+                splits["validation"], train = _first_of_each_shard(train, validation_size), train.skip(validation_size)
             elif held_out := min(validation_size, len(train) // 10):
                 parts = train.train_test_split(test_size=held_out, seed=seed)
                 train, splits["validation"] = parts["train"], parts["test"]

@@ -15,6 +15,7 @@ import shutil
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, TextIO
 
@@ -73,11 +74,27 @@ def open_file(path: str | Path) -> BinaryIO:
     return io.BufferedReader(pyarrow.CompressedInputStream(pyarrow.OSFile(str(path)), compression))
 
 
-def numbered_lines(source: str | Path | None) -> Iterator[tuple[int, str]]:
+@dataclass
+class FilePlace:
+    """A place in a file at which reading can begin again.
+
+    Attributes:
+        offset: the byte, after decompression, that follows the last line that was read.
+        line: the number of that line; 0 at the beginning.
+        rows: number of rows that were read after the offset, for files that are not read in lines.
+    """
+
+    offset: int = 0
+    line: int = 0
+    rows: int = 0
+
+
+def numbered_lines(source: str | Path | None, place: FilePlace | None = None) -> Iterator[tuple[int, str]]:
     """Yields lines with their numbers, counted from 1. A line keeps its line end.
 
     Args:
         source: a file; None for standard input.
+        place: where to begin in the file; it is moved behind every line that is given.
 
     Raises:
         ValueError: if the file is missing, not UTF-8 or wrongly compressed; the message has the line and the offset.
@@ -91,9 +108,11 @@ def numbered_lines(source: str | Path | None) -> Iterator[tuple[int, str]]:
         stream = io.BytesIO(sys.stdin.read().encode()) if bytes_of is None else bytes_of
     else:
         where, stream = str(source), open_file(source)
-    offset = 0
+    place = place or FilePlace()
+    offset = place.offset
     try:
-        for number, line in enumerate(stream, start=1):
+        _skip_bytes(stream, offset)
+        for number, line in enumerate(stream, start=place.line + 1):
             try:
                 text = line.decode("utf-8")
             except UnicodeDecodeError as error:
@@ -102,12 +121,23 @@ def numbered_lines(source: str | Path | None) -> Iterator[tuple[int, str]]:
                     "not UTF-8. Convert the text to UTF-8."
                 ) from error
             offset += len(line)
+            place.offset, place.line = offset, number
             yield number, text.removeprefix("\ufeff") if number == 1 else text
     except (EOFError, OSError) as error:
         raise ValueError(f"{where} cannot be read after {offset:,} bytes: {error}.") from error
     finally:
         if source is not None:
             stream.close()
+
+
+def _skip_bytes(stream: BinaryIO, size: int) -> None:
+    if size and stream.seekable():
+        stream.seek(size)
+        return
+    while size:  # zstandard
+        if not (read := len(stream.read(min(size, 2**20)))):
+            raise EOFError("the file has become shorter")
+        size -= read
 
 
 def without_line_end(line: str) -> str:
