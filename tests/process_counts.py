@@ -24,7 +24,8 @@ from gpt1_scratch.stories.corpus import load_stories
 ROOT = Path(__file__).resolve().parents[1]
 BATCHES_PER_UPDATE = 4
 # Adam divides by the size of the gradient. Where that is rounding, a smaller epsilon would make steps of noise.
-COMMON = "--bf16 false --use_cpu true --logging_steps 1 --adam_epsilon 1e-3 --learning_rate 1e-3 --save_total_limit 0"
+COMMON = "--bf16 false --use_cpu true --logging_steps 1 --adam_epsilon 1e-3 --learning_rate 1e-3"
+COMMON += " --lr_scheduler_type constant --save_total_limit 0"
 SCRIPTS = {
     "translation": "train_translation.py",
     "pretraining": "pretrain_gpt1.py",
@@ -184,9 +185,10 @@ def measure_resuming(recipe: str, folder: Path, updates: int = 50) -> dict[str, 
     write_data(folder / "data")
     whole = train(recipe, folder / "data", folder / f"{recipe}_whole", 1, updates)
     resized = folder / f"{recipe}_resized"
+    # The same settings each time but for the length. The record of the run keeps the batches of an update.
+    same = ["--gradient_accumulation_steps", str(BATCHES_PER_UPDATE // 2), "--eval_steps", str(max(1, updates // 2))]
     for processes, until in ((2, updates // 3), (4, 2 * updates // 3), (1, updates)):
-        every = ["--eval_steps", str(max(1, updates // 2)), "--save_steps", "1"]
-        train(recipe, folder / "data", resized, processes, until, *every)
+        train(recipe, folder / "data", resized, processes, until, *same)
     return {"1 and 2 to 4 to 1": compare(whole, read_run(resized))}
 
 

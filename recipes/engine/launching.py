@@ -8,6 +8,7 @@ import os
 import torch
 from accelerate import Accelerator
 from accelerate.utils import DistributedType
+from torch import distributed
 
 # Set in place of ACCELERATE_USE_FSDP.
 SHARDED = "PAPERS_TO_GPT_SHARDED"
@@ -97,6 +98,25 @@ def must_use_cpu(use_cpu: bool) -> bool:
             "accelerate launch), or train on the CPU (--use_cpu true)."
         )
     return False
+
+
+def connect_after_restart(use_cpu: bool) -> None:
+    """Connects the processes of a run that torchrun has restarted (`--max-restarts`), before accelerate would.
+
+    torchrun keeps one store for all attempts, where the addresses of the processes of the first one remain. The ranks
+    of a later attempt would try to connect to those.
+    """
+    attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+    if attempt == "0" or distributed.is_initialized():
+        return
+    device = torch.device("cpu") if use_cpu else torch.accelerator.current_accelerator()
+    store, rank, count = next(distributed.rendezvous("env://"))
+    distributed.init_process_group(
+        distributed.get_default_backend_for_device(device),
+        store=distributed.PrefixStore(f"attempt/{attempt}", store),
+        rank=rank,
+        world_size=count,
+    )
 
 
 def check_processes(accelerator: Accelerator) -> None:

@@ -86,6 +86,13 @@ class ProcessWatch:
         except RuntimeError:
             return failure
 
+    def is_first_to_say(self, message: str) -> bool:
+        """Returns whether no other process of this machine has said this; the same error may occur in all of them."""
+        try:
+            return self.store.add(f"said on {socket.gethostname()}/{message}", 1) == 1
+        except RuntimeError:
+            return True
+
     def describe_failure(self) -> str:
         """Returns a sentence on why an operation with the other processes failed; takes a few seconds."""
         try:
@@ -172,10 +179,12 @@ def _watched() -> Iterator[None]:
         if _is_of_communication(error):
             if threading.current_thread() is threading.main_thread():
                 signal.signal(signal.SIGTERM, signal.SIG_IGN)  # torchrun stops the others; this one ends by itself
-            raise ConnectionError(watch.describe_failure()) from error
-        # The others wait for this process in vain, and are to say why.
+            error = ConnectionError(watch.describe_failure())
+        # The others may wait for this process in vain, and are to say why.
         watch.tell(f"Process {watch.index} of {watch.count} has stopped: {error}")
-        raise
+        if isinstance(error, ValueError | OSError) and not watch.is_first_to_say(str(error)):
+            raise SystemExit(2) from error
+        raise error
     finally:
         if ProcessWatch.current is not None:
             ProcessWatch.current.end()

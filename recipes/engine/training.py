@@ -36,7 +36,13 @@ from papers_to_gpt.engine.checkpointing import (
 )
 from papers_to_gpt.engine.durable_files import clean_leftovers, files_written_aside
 from papers_to_gpt.engine.hardware import processor_has_bf16
-from papers_to_gpt.engine.launching import check_launch, check_processes, is_sharded, must_use_cpu
+from papers_to_gpt.engine.launching import (
+    check_launch,
+    check_processes,
+    connect_after_restart,
+    is_sharded,
+    must_use_cpu,
+)
 from papers_to_gpt.engine.log_window import LogWindow, TokenCounts, count_tokens
 from papers_to_gpt.engine.memory import keep_freed_memory, return_freed_memory
 from papers_to_gpt.engine.optimization import make_optimizer, make_schedule
@@ -95,8 +101,10 @@ def make_accelerator(settings: TrainingSettings) -> Accelerator:
     keep_freed_memory()
     bf16 = processor_has_bf16(settings.use_cpu) if settings.bf16 is None else settings.bf16
     chosen_at_launch = settings.bf16 is None and "ACCELERATE_MIXED_PRECISION" in os.environ
+    use_cpu = must_use_cpu(settings.use_cpu)
+    connect_after_restart(use_cpu)
     accelerator = Accelerator(
-        cpu=must_use_cpu(settings.use_cpu),
+        cpu=use_cpu,
         mixed_precision=None if chosen_at_launch else "bf16" if bf16 else "no",
         log_with=settings.report_to or None,
         project_dir=settings.output_dir,

@@ -53,7 +53,7 @@ def no_launcher(monkeypatch):
 
 
 def test_there_is_a_config_for_every_kind_of_machine():
-    assert set(CONFIGS) == {"one_cpu", "cpu_processes", "one_gpu", "ddp", "two_nodes"}
+    assert set(CONFIGS) == {"one_cpu", "cpu_processes", "one_gpu", "ddp", "fsdp2", "two_nodes"}
 
 
 @pytest.mark.parametrize("name", CONFIGS)
@@ -61,7 +61,8 @@ def test_accelerate_reads_the_config_and_starts_as_many_processes_as_its_comment
     config = load_config_from_file(str(CONFIGS[name]))
     several = config.num_processes > 1
     # For any other type, accelerate starts one process and says nothing.
-    assert (config.distributed_type == DistributedType.MULTI_GPU) is several
+    assert (config.distributed_type in (DistributedType.MULTI_GPU, DistributedType.FSDP)) is several
+    assert (config.distributed_type == DistributedType.FSDP) is (config.fsdp_config.get("fsdp_version") == 2)
     comment = re.sub(r"^#", "", CONFIGS[name].read_text(), flags=re.M)
     for shown in re.findall(r"--num_processes (\d+)", comment):
         assert int(shown) == config.num_processes
@@ -112,7 +113,8 @@ def test_accelerate_launch_that_starts_one_process_for_several_is_refused_before
         ({"ACCELERATE_USE_DEEPSPEED": "true"}, "DeepSpeed cannot train these models"),
         ({"ACCELERATE_USE_MEGATRON_LM": "true"}, "Megatron-LM cannot train these models"),
         ({"ACCELERATE_USE_PARALLELISM_CONFIG": "true"}, "tensor, context and sequence parallelism"),
-        ({"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "1"}, "FSDP cannot train these models"),
+        ({"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "1"}, "FSDP's version is 1"),
+        ({"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2", "FSDP_OFFLOAD_PARAMS": "true"}, "fsdp_offload_params"),
         ({"ACCELERATE_MIXED_PRECISION": "fp8"}, "mixed_precision is fp8"),
         ({"ACCELERATE_MIXED_PRECISION": "fp16"}, "mixed_precision is fp16"),
         ({"ACCELERATE_GRADIENT_ACCUMULATION_STEPS": "4"}, "--gradient_accumulation_steps 4"),
