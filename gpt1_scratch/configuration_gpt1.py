@@ -92,7 +92,7 @@ class GPT1Config(PreTrainedConfig):
             self.intermediate_size = 4 * self.hidden_size
 
     def _is_installed(self) -> bool:
-        """Whether this class comes from the installed package and not from a checkpoint's folder."""
+        """Returns True if this class comes from the installed package and not from a checkpoint's folder."""
         return not type(self).__module__.startswith(f"{TRANSFORMERS_DYNAMIC_MODULE_NAME}.")
 
     def save_pretrained(self, save_directory: str | os.PathLike, push_to_hub: bool = False, **kwargs: Any) -> None:

@@ -99,7 +99,7 @@ class TokenStep:
 
     @staticmethod
     def supports_model(model: nn.Module, model_classes: tuple[type, ...]) -> bool:
-        """True if the model is on CPU, uses SDPA, and every module is unmodified and in evaluation mode.
+        """Returns True if the model is on CPU and uses SDPA, and all modules are unmodified and in evaluation mode.
 
         An adapter, quantisation, offloading, a user's hook or dropout would have no effect here, because the modules
         are not called.
@@ -124,7 +124,7 @@ class TokenStep:
         cache: Cache | None,
         **others: Any,
     ) -> bool:
-        """True for one token per sequence with a filled preallocated cache, if only logits are requested."""
+        """Returns True for one token per sequence with a filled preallocated cache, if only logits are requested."""
         return (
             input_ids is not None
             and input_ids.shape[1] == 1

@@ -3,8 +3,7 @@
 Skip this file on first reading. `dropout.py` and `modeling_gpt1.py` have the plain forms, and tests hold both to the
 same results, up to rounding and the random numbers of dropout. `plain_forms()` turns the fast ones off.
 
-The translators' package has a fast dropout of its own, since the packages do not import each other; a test compares
-the two.
+The packages do not import each other, so the translators' package has its own fast dropout; a test compares the two.
 
 Dimensions: B batch, T positions, H heads, W width of a head.
 """

@@ -8,7 +8,7 @@ from .plain_forms import has_fast_form
 
 @has_fast_form(fast_dropout)
 def dropout(hidden_states: torch.Tensor, probability: float, training: bool) -> torch.Tensor:
-    """In training, sets each element to zero with the given probability and multiplies the others by 1 / (1 - p).
+    """Sets each element to zero with probability p in training, and multiplies the others by 1 / (1 - p).
 
     The factor keeps the expectation of every element the same, so nothing needs to be scaled in evaluation.
 

@@ -1,4 +1,4 @@
-"""Saved weights get the permissions that the process's umask grants, like every other file of a model's folder.
+"""Gives saved weights the permissions of the umask, like those of all other files in a model's folder.
 
 The packages do not import each other, and each has this file; a test compares them.
 """
@@ -11,7 +11,7 @@ from typing import Any
 
 
 class SavedWithUmask:
-    """A mixin for `PreTrainedModel` classes: `save_pretrained` writes weights with the umask's permissions."""
+    """A mixin for `PreTrainedModel` classes whose `save_pretrained` writes weights with the umask's permissions."""
 
     def save_pretrained(
         self, save_directory: str | os.PathLike, is_main_process: bool = True, *args: Any, **kwargs: Any
@@ -22,10 +22,10 @@ class SavedWithUmask:
 
 
 def give_umask_permissions(folder: str | os.PathLike) -> None:
-    """Sets the permissions of a folder's weights, the safetensors files of a model, to those of a new file there.
+    """Sets the permissions of a folder's weights (safetensors files) to those of a new file.
 
-    safetensors writes through a temporary file that only its owner may read, and the permissions stay. Which ones the
-    umask grants is read off a new file: to ask for the umask is to change it, for all threads.
+    safetensors writes weights as a temporary file that only its owner may read, and keeps these permissions. The
+    permissions to set are read from a new file, because Python can only read the umask by changing it for all threads.
     """
     weights = list(Path(folder).glob("*model*.safetensors"))
     if not weights:

@@ -112,7 +112,7 @@ def causal_mask(length: int, attended: int) -> torch.BoolTensor:
 
 @has_fast_form(fast_gelu)
 def gelu(x: torch.Tensor) -> torch.Tensor:
-    """The Gaussian error linear unit x P(X <= x), X ~ N(0, 1), in the tanh form that OpenAI's code uses; any shape.
+    """Computes the Gaussian error linear unit x P(X <= x), X ~ N(0, 1), in the tanh form of OpenAI's code; any shape.
 
     It passes large values, blocks very negative ones, and is smooth in between (Hendrycks and Gimpel 2016).
     """

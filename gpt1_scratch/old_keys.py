@@ -1,7 +1,7 @@
-"""Checkpoints saved before a parameter was renamed still load.
+"""Loads checkpoints that were saved before a parameter was renamed.
 
-A folder's `model.safetensors` names each tensor after the attribute that holds it. Without a mapping, a tensor under a
-name that is no longer in use would be reported as unexpected, and the parameter would keep its random initial values.
+`model.safetensors` names each tensor after an attribute of the model. If the attribute was renamed, the library would
+report the tensor as unexpected, and the parameter would keep its random initial values.
 
 The packages do not import each other, and each has this file; a test compares them.
 """
@@ -15,14 +15,13 @@ from torch import nn
 
 
 class LoadsOldKeys:
-    """A mixin for `PreTrainedModel` classes: loads checkpoints whose tensors have names of earlier versions.
+    """A mixin for `PreTrainedModel` classes that loads checkpoints in which tensors have old names.
 
-    `from_pretrained` hands the names to the library as its own argument `key_mapping`, `load_state_dict` renames them
-    in a hook, and code that reads the files itself calls `rename_old_keys`. `save_pretrained` always writes the
-    present names.
+    `from_pretrained` passes the names to the library as its argument `key_mapping`, and `load_state_dict` renames
+    tensors in a hook. Code that reads the files itself calls `rename_old_keys`. `save_pretrained` writes new names.
 
     Attributes:
-        old_keys: regular expressions that match what was in a tensor's name, and what is there now.
+        old_keys: regular expressions for the old parts of names, and their replacements.
     """
 
     old_keys: ClassVar[dict[str, str]] = {}
@@ -33,10 +32,10 @@ class LoadsOldKeys:
 
     @classmethod
     def rename_old_keys(cls, state_dict: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        """Returns the tensors under their present names; names that have not changed stay.
+        """Returns the tensors under their new names.
 
         Args:
-            state_dict: tensors of any shape by their names in a checkpoint, with or without a prefix.
+            state_dict: tensors of any shape by their names in a checkpoint, old or new, with or without a prefix.
         """
         renamed = {}
         for key, tensor in state_dict.items():
@@ -52,7 +51,7 @@ class LoadsOldKeys:
         return super().from_pretrained(*args, key_mapping={**cls.old_keys, **(key_mapping or {})}, **kwargs)
 
     def save_pretrained(self, save_directory: str | os.PathLike, *args: Any, **kwargs: Any) -> None:
-        # The library would otherwise undo the mapping that the model was loaded with.
+        # By default, the library would save a model that was loaded with a mapping under the old names.
         super().save_pretrained(save_directory, *args, **{"save_original_format": False, **kwargs})
 
 

@@ -79,7 +79,7 @@ def packed_weights(model: nn.Module) -> Iterator[None]:
 
 
 def packing_is_supported() -> bool:
-    """True if the processor has bfloat16 and PyTorch has the operators, which its own compiler uses."""
+    """Returns True if the processor has bfloat16 and PyTorch has the operators, which its own compiler uses."""
     operators = torch.ops.mkldnn
     return (
         torch.backends.mkldnn.is_available()
@@ -100,5 +100,5 @@ def _can_be_packed(layer: nn.Linear) -> bool:
 
 
 def has_own_forward(module: nn.Module) -> bool:
-    """True if no code but `packed_weights`, in this thread or another, has replaced the module's `forward`."""
+    """Returns True if only `packed_weights`, in this thread or another, may have replaced the module's `forward`."""
     return type(vars(module).get("forward")) in (NoneType, PackedLinear)

@@ -1,7 +1,7 @@
-"""A switch between the plain and the fast form of what a model computes.
+"""Switches between the plain and the fast form of a model's computations.
 
-The model files write the papers' equations in plain form: a few lines that can be followed in a debugger. Files beside
-them hold faster forms of some of these, and tests compare the results. The fast forms run by default.
+The model files have the equations of the papers in plain form: a few lines that can be followed in a debugger. Files
+beside them have faster forms of some of these, and tests compare the results. The fast forms run by default.
 
     from gpt1_scratch import plain_forms  # seq2seq_scratch has its own
 
@@ -17,8 +17,8 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-# Blocks of `plain_forms()` that are entered and not left, in all threads together: blocks of several threads may
-# overlap, so the value before a block says nothing about the value after it.
+# Number of `plain_forms()` blocks that are active, in all threads together. A Boolean that each block restores would
+# not do, because the blocks of several threads may overlap.
 _open_blocks = 0
 _lock = threading.Lock()
 
@@ -27,9 +27,10 @@ _lock = threading.Lock()
 def plain_forms() -> Iterator[None]:
     """Runs models in their plain forms: forward, backward and `generate()`.
 
-    The results are those of the fast forms up to rounding, except that dropout draws other random numbers. No config
-    saves the setting. It holds for all threads of the process, since `generate()` may run in a thread of its own, as
-    backward does on GPUs, and ends when the last thread leaves its block. A compiled model is compiled again.
+    The results are those of the fast forms up to rounding, except that dropout draws other random numbers. The setting
+    is not saved in a config. It holds for all threads of the process, because backward on GPUs and sometimes
+    `generate()` run in another thread, and ends when the last thread leaves its block. A compiled model is compiled
+    again.
     """
     global _open_blocks
     with _lock:
@@ -42,12 +43,12 @@ def plain_forms() -> Iterator[None]:
 
 
 def plain_forms_are_on() -> bool:
-    """True inside `plain_forms()`."""
+    """Returns True inside `plain_forms()`."""
     return _open_blocks > 0
 
 
 def has_fast_form(fast: Callable) -> Callable[[Callable], Callable]:
-    """Decorates a function in plain form: outside `plain_forms()`, calls run `fast` with the same arguments."""
+    """Decorates a function in plain form so that calls outside `plain_forms()` run `fast` with the same arguments."""
 
     def decorate(plain: Callable) -> Callable:
         @functools.wraps(plain)

@@ -1,7 +1,7 @@
 """The language model's loss in plain form: cross-entropy of every next token.
 
-The translators' package has a loss of its own, with label smoothing, since the packages do not import each other; a
-test compares the two.
+The packages do not import each other, so the translators' package has its own loss, with label smoothing; a test
+compares the two.
 
 Dimensions: B batch, T positions, D model width, V vocabulary, N rows of hidden states.
 """

@@ -21,7 +21,7 @@ COMMANDS = {
 
 
 def list_commands() -> str:
-    """A line for each command: its name, and the first line of its script."""
+    """Returns a line for each command: its name, and the first line of its script's docstring."""
     width = max(map(len, COMMANDS))
     lines = [f"usage: {PROGRAM} COMMAND [PRESET] [--setting value ...]", ""]
     for command, path in COMMANDS.items():

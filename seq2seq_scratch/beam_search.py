@@ -19,6 +19,7 @@ methods with those that the code was written for.
 Dimensions: B batch, T target length, V target vocabulary, n hypotheses of a sentence, k chosen ones.
 """
 
+import contextvars
 import copy
 import functools
 from collections.abc import Sequence
@@ -34,6 +35,13 @@ from .plain_forms import plain_forms_are_on
 
 # Fills the positions after an unfinished hypothesis during the search; no token has this id.
 UNWRITTEN = -1
+
+# The library gives this or less to hypotheses that only fill up the number of beams.
+NO_LOG_PROBABILITY = -1e8
+
+# Which of the library's finished hypotheses are real, (B, beams), as of its last step. A context variable, because
+# several threads may search with one model.
+_real_hypotheses: contextvars.ContextVar[list[torch.Tensor]] = contextvars.ContextVar("real_hypotheses")
 
 # Processors and criteria that look only at a hypothesis' own tokens, whichever row of the batch it is in.
 ROW_INDEPENDENT_PROCESSORS = {
@@ -57,7 +65,7 @@ ROW_INDEPENDENT_PROCESSORS = {
 
 
 def length_normalization(length: int, length_penalty: float) -> float:
-    """Equation 14 of Wu et al. 2016: lp(Y) = ((5 + |Y|) / (5 + 1))^alpha.
+    """Computes equation 14 of Wu et al. 2016: lp(Y) = ((5 + |Y|) / (5 + 1))^alpha.
 
     Args:
         length: |Y|, the number of tokens whose probabilities make up P(Y|X). The end of the sentence counts and the
@@ -106,6 +114,39 @@ def keep_rows(rows: torch.Tensor, encoder_outputs: Any, attention_mask: torch.Te
     }
 
 
+class TooFewHypotheses(ValueError):
+    """Raised if fewer hypotheses of a sentence than asked for can be, because of constraints or of a short limit.
+
+    Attributes:
+        output: what the search would have returned; the rows that are no hypotheses have the score -inf.
+    """
+
+    def __init__(self, output: GenerateBeamEncoderDecoderOutput, real: torch.Tensor):
+        counts = real.sum(dim=1)
+        sentence = int(counts.argmin())
+        found = int(counts[sentence])
+        super().__init__(
+            f"num_return_sequences is {real.shape[1]}, but the limits and constraints of the search leave "
+            f"{found or 'no'} {'hypothesis' if found < 2 else 'hypotheses'} for sentence {sentence} of the batch "
+            f"(counted from 0). {'Lower num_return_sequences, or loosen' if found else 'Loosen'} them."
+        )
+        self.output = output
+
+
+def check_hypotheses(sequences: torch.Tensor, scores: torch.Tensor | None, real: torch.Tensor) -> None:
+    """Raises `TooFewHypotheses` unless all hypotheses that a search returns are real.
+
+    Args:
+        sequences: (B * n, T), the hypotheses.
+        scores: (B * n,), or None if they are not asked for.
+        real: (B, n), whether each is a hypothesis.
+    """
+    if not real.all():
+        scores = torch.zeros(real.numel(), device=real.device) if scores is None else scores
+        scores = scores.masked_fill(~real.flatten(), -torch.inf)
+        raise TooFewHypotheses(GenerateBeamEncoderDecoderOutput(sequences=sequences, sequences_scores=scores), real)
+
+
 class SentenceLengthLimits(generation.StoppingCriteria):
     """Ends every hypothesis at the limit of its own sentence, whatever other sentences are in the batch.
 
@@ -134,7 +175,7 @@ def keep_criteria(stopping_criteria: Any, sentences: torch.LongTensor) -> Any:
 
 
 def can_drop_finished_rows(logits_processor: Any, stopping_criteria: Any) -> bool:
-    """True if every processor and criterion looks only at a hypothesis' own tokens, so finished rows can leave.
+    """Returns True if processors and criteria look only at a hypothesis' own tokens, so finished rows can leave.
 
     A criterion with the method `keep_sentences` follows them. The method is what counts, not the class, because the
     code that a checkpoint carries has its own copy of the class.
@@ -285,6 +326,9 @@ class BeamSearchGenerationMixin(GenerationMixin):
         Returns:
             (B * num_return_sequences, T') token ids, the best of each sentence first, with their scores if
             `return_dict_in_generate` is set.
+
+        Raises:
+            TooFewHypotheses: the constraints leave fewer than num_return_sequences for some sentence.
         """
         config = generation_config
         returns_steps = (
@@ -296,9 +340,18 @@ class BeamSearchGenerationMixin(GenerationMixin):
             # The library returns the scores of hypotheses only with those of every step.
             asked, config = config, copy.copy(config)
             config.output_scores = config.return_dict_in_generate
-            output = super()._beam_search(
-                input_ids, logits_processor, stopping_criteria, config, synced_gpus, **model_kwargs
-            )
+            real: list[torch.Tensor] = []
+            token = _real_hypotheses.set(real)
+            try:
+                output = super()._beam_search(
+                    input_ids, logits_processor, stopping_criteria, config, synced_gpus, **model_kwargs
+                )
+            finally:
+                _real_hypotheses.reset(token)
+            sequences, scores = output, None
+            if config.return_dict_in_generate:
+                sequences, scores = output.sequences, output.sequences_scores
+            check_hypotheses(sequences, scores, real[0][:, : config.num_return_sequences])
             if asked.return_dict_in_generate and not asked.output_scores:
                 output.scores = None
             return output
@@ -369,9 +422,11 @@ class BeamSearchGenerationMixin(GenerationMixin):
         sequences = sequences[:, : config.num_return_sequences].flatten(0, 1)
         sequences = sequences[:, : int((sequences != UNWRITTEN).sum(dim=1).max())]
         sequences = torch.where(sequences == UNWRITTEN, config._pad_token_tensor, sequences)
+        scores = scores[:, : config.num_return_sequences]
+        check_hypotheses(sequences, scores.flatten(), scores != -torch.inf)
         if not config.return_dict_in_generate:
             return sequences
-        scores = scores[:, : config.num_return_sequences].flatten()
+        scores = scores.flatten()
         return GenerateBeamEncoderDecoderOutput(sequences=sequences, sequences_scores=scores)
 
     def _next_inputs(self, hypotheses: torch.Tensor, model_kwargs: dict[str, Any]) -> dict[str, Any]:
@@ -403,7 +458,11 @@ class BeamSearchGenerationMixin(GenerationMixin):
         """Extends `GenerationMixin._update_finished_beams`, which keeps the best finished hypotheses."""
         length = state["cur_len"] + 1 - state["decoder_prompt_len"]
         scores = topk_log_probs / length_normalization(length, length_penalty)
-        return super()._update_finished_beams(topk_log_probs=scores, length_penalty=0.0, **state)
+        scores = scores.masked_fill(topk_log_probs <= NO_LOG_PROBABILITY, -torch.inf)
+        updated = super()._update_finished_beams(topk_log_probs=scores, length_penalty=0.0, **state)
+        _, scores, _, is_finished = updated
+        _real_hypotheses.get([])[:] = [is_finished & (scores != -torch.inf)]
+        return updated
 
     def _check_early_stop_heuristic(
         self, *, running_beam_scores: torch.Tensor, length_penalty: float, **state: Any

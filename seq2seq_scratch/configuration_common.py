@@ -27,7 +27,7 @@ class TranslationConfig(PreTrainedConfig):
         super().__post_init__(**kwargs)
 
     def _is_installed(self) -> bool:
-        """True if this is the installed package's code, false if a checkpoint carries it."""
+        """Returns True if this is the installed package's code, False if a checkpoint carries it."""
         return not type(self).__module__.startswith(f"{TRANSFORMERS_DYNAMIC_MODULE_NAME}.")
 
     def save_pretrained(self, save_directory: str | os.PathLike, push_to_hub: bool = False, **kwargs: Any) -> None:

@@ -2,7 +2,7 @@
 
 Skip this file on first reading. `dropout.py` has the plain form, and tests hold both to the same rate and scale.
 
-GPT-1's package has a fast dropout of its own, since the packages do not import each other; a test compares the two.
+The packages do not import each other, so GPT-1's package has its own fast dropout; a test compares the two.
 """
 
 from typing import Any

@@ -1,8 +1,9 @@
-"""The versions of transformers that this code is for, and a check of generation under later ones.
+"""Checks the version of transformers, and tests generation once under versions that are newer than the tested ones.
 
-A checkpoint carries its code, so it is loaded by versions that did not exist when it was saved. One of them may rename
-an argument, and then generate nonsense without an error. The packages do not import each other, and each has this
-file; a test compares them.
+A checkpoint carries its code, so versions of transformers load it that did not exist when it was saved. If one of them
+renames an argument, the model may generate nonsense without an error.
+
+The packages do not import each other, and each has this file; a test compares them.
 """
 
 import threading
@@ -18,17 +19,17 @@ OLDEST, NEWEST_TESTED = (5, 23), (5, 24)
 INSTALLED = transformers.__version__
 
 NEW_TOKENS = 3
-# Largest difference of scores, as a share of the largest score: with all weights in at least 32 bits, and otherwise.
+# Largest difference of scores relative to the largest score: for models in fp32 or fp64, and for all others.
 TOLERANCE, REDUCED_PRECISION_TOLERANCE = 1e-3, 2e-2
 
 _lock = threading.RLock()
 _running = threading.local()
-# By model class: what the check found, an empty text if cached generation agrees with plain generation.
+# The result of the check for each model class: an error message, or an empty text if the class passed.
 _found: dict[type, str] = {}
 
 
 def requirement() -> str:
-    """The supported versions, as pip takes them."""
+    """Returns the supported versions as a pip specifier."""
     (oldest_major, oldest_minor), (major, minor) = OLDEST, NEWEST_TESTED
     return f">={oldest_major}.{oldest_minor},<{major}.{minor + 1}"
 
@@ -42,17 +43,17 @@ def _installed_minor() -> tuple[int, ...]:
 
 
 def check_version() -> None:
-    """Refuses versions that are too old, and warns once of versions that are too new to have been tested.
+    """Refuses a version that is too old, and warns once about a version that is newer than the tested ones.
 
     Raises:
-        ImportError: the installed transformers is older than `OLDEST`.
+        ImportError: if the installed transformers is older than `OLDEST`.
     """
     if _installed_minor() < OLDEST:
         raise ImportError(
             f"transformers {INSTALLED} is installed, but this model needs transformers{requirement()}: {_command()}"
         )
     if _installed_minor() > NEWEST_TESTED:
-        # The library's own logger, which all copies of this file share, so that only the first of them warns.
+        # All copies of this file share the library's logger, so only the first of them warns.
         logging.get_logger().warning_once(
             f"transformers {INSTALLED} is newer than the versions that this model's code was tested with "
             f"({requirement()}). The first generate() checks itself; if it fails: {_command()}"
@@ -60,23 +61,20 @@ def check_version() -> None:
 
 
 def check_generation(model: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-    """Compares cached with plain generation once for each model class, under a version that was not tested.
+    """Compares generation with and without the cache, once for each model class, under an untested version.
 
-    To be called first in `generate()`. It does nothing under a tested version, without a cache, while a graph is
-    captured, and for a model whose weights are not all in memory (sharded, offloaded, or on the meta device).
+    `generate()` calls this first. It does nothing under a tested version, without a cache, while a graph is captured,
+    and for a model whose weights are not all in memory (sharded, offloaded, or on the meta device).
 
     Args:
         model: the model that generates.
-        args, kwargs: of the caller's `generate()`.
+        args, kwargs: the arguments of `generate()`.
 
     Raises:
-        RuntimeError: the model's cached generation is wrong under the installed version.
+        RuntimeError: if the two disagree, so that generation is wrong under the installed version.
     """
-    if (
-        _installed_minor() <= NEWEST_TESTED
-        or getattr(_running, "here", False)
-        or not _wants_cache(model, args, kwargs)
-    ):
+    is_tested = _installed_minor() <= NEWEST_TESTED
+    if is_tested or getattr(_running, "here", False) or not _wants_cache(model, args, kwargs):
         return
     model_class = type(model)
     if model_class not in _found:
@@ -95,16 +93,13 @@ def check_generation(model: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) 
 
 def _wants_cache(model: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
     config = kwargs.get("generation_config") or (args[1] if len(args) > 1 else None)
-    asked = [
-        kwargs.get("use_cache"),
-        *(getattr(each, "use_cache", None) for each in (config, model.generation_config)),
-    ]
-    return next((each for each in asked if each is not None), True)
+    configured = (getattr(each, "use_cache", None) for each in (config, model.generation_config))
+    return next((each for each in (kwargs.get("use_cache"), *configured) if each is not None), True)
 
 
 def _has_all_weights(model: Any) -> bool:
-    # Hooks of accelerate move weights in and out; FSDP's modules and distributed tensors (which have a device mesh)
-    # hold a part of them, and so does DeepSpeed, which leaves the parameters empty.
+    # accelerate's hooks move weights in and out of memory. FSDP's modules and distributed tensors (with a device mesh)
+    # hold a part of the weights, and DeepSpeed leaves the parameters empty.
     managed = any(hasattr(each, "_hf_hook") or hasattr(each, "_is_fsdp_managed_module") for each in model.modules())
     return not managed and not any(
         each.is_meta or not each.numel() or hasattr(each, "device_mesh") for each in model.parameters()
@@ -112,26 +107,26 @@ def _has_all_weights(model: Any) -> bool:
 
 
 def _compare(model: Any) -> str:
-    """What is wrong with cached generation, or an empty text; leaves model and random generators as they were."""
+    """Returns an error message, or an empty text if the two agree. The model and random generators stay unchanged."""
     device, own_config = model.device, model.generation_config
     training = [module for module in model.modules() if module.training]
     on_device = device.type not in ("cpu", "mps")
     with torch.random.fork_rng([device] if on_device else [], device_type=device.type if on_device else "cuda"):
         model.eval()
-        # In its place, as the library fills what a call leaves open from the model's own: lengths, forced tokens.
+        # The model's own configuration is replaced, because the library completes a call's configuration from it.
         model.generation_config = _plain_config(model)
         try:
             plain = model.generate(**_prompts(model), use_cache=False)
             try:
                 found = _difference(model.generate(**_prompts(model), use_cache=True), plain)
-            except Exception as error:  # of whatever kind: without the cache there was none
+            except Exception as error:  # any error is due to the cache, because there is none without it
                 found = f"with it: {type(error).__name__}: {error}"
         finally:
             model.generation_config = own_config
             for module in training:
                 module.training = True
-    tolerance = _tolerance(model)
     if isinstance(found, float):
+        tolerance = _tolerance(model)
         if found <= tolerance:
             return ""
         found = f"scores differ by {found:.2g} of the largest; {tolerance:.2g} would be rounding"
@@ -143,25 +138,18 @@ def _compare(model: Any) -> str:
 
 
 def _plain_config(model: Any) -> GenerationConfig:
-    """Greedy search for `NEW_TOKENS` tokens; no end token, so that all of them are generated."""
+    """Returns the configuration of a greedy search for `NEW_TOKENS` tokens, which no end token stops."""
     names = ("pad_token_id", "bos_token_id", "decoder_start_token_id")
     special = {name: getattr(model.config, name, None) for name in names}
-    if special["pad_token_id"] is None:
-        special["pad_token_id"] = 0
-    return GenerationConfig(
-        do_sample=False,
-        num_beams=1,
-        max_new_tokens=NEW_TOKENS,
-        return_dict_in_generate=True,
-        output_scores=True,
-        **special,
-    )
+    special["pad_token_id"] = special["pad_token_id"] or 0
+    greedy = {"do_sample": False, "num_beams": 1, "max_new_tokens": NEW_TOKENS}
+    return GenerationConfig(**greedy, return_dict_in_generate=True, output_scores=True, **special)
 
 
 def _prompts(model: Any) -> dict[str, torch.Tensor]:
-    """Two rows of 3 and 2 tokens, padded on the right for a translator's source and else on the left.
+    """Returns rows of 3 and 2 tokens, padded on the right for a translator's source and otherwise on the left.
 
-    A decoder that carries a state along would read padding on the left: its rows have 3 tokens each.
+    A recurrent decoder would read padding on the left as tokens, so both of its rows have 3 tokens.
     """
     config, pad = model.config, model.generation_config.pad_token_id
     special = {pad, *(getattr(config, f"{kind}_token_id", None) for kind in ("bos", "eos", "decoder_start"))}
@@ -173,14 +161,12 @@ def _prompts(model: Any) -> dict[str, torch.Tensor]:
         rows, mask = [first, [*second, ids[0]]], [[1, 1, 1], [1, 1, 1]]
     else:
         rows, mask = [first, [pad, *second]], [[1, 1, 1], [0, 1, 1]]
-    return {
-        "input_ids": torch.tensor(rows, device=model.device),
-        "attention_mask": torch.tensor(mask, device=model.device),
-    }
+    prompts = {"input_ids": rows, "attention_mask": mask}
+    return {name: torch.tensor(value, device=model.device) for name, value in prompts.items()}
 
 
 def _difference(cached: Any, plain: Any) -> float:
-    """The largest difference of scores, as a share of the largest score, at steps that follow the same tokens."""
+    """Returns the largest difference of scores at steps after equal tokens, relative to the largest score."""
     largest, difference = 0.0, 0.0
     start = plain.sequences.shape[1] - len(plain.scores)
     for step, (with_cache, without) in enumerate(zip(cached.scores, plain.scores, strict=True)):

@@ -40,7 +40,7 @@ def gated_recurrent_step(
     multiply_by_gates: Callable[[torch.Tensor], torch.Tensor],
     multiply_by_candidate: Callable[[torch.Tensor], torch.Tensor],
 ) -> torch.Tensor:
-    """One step of the gated recurrent unit of appendix A.1.1: computes s_i from s_{i-1}.
+    """Computes one step of the gated recurrent unit of appendix A.1.1, s_i from s_{i-1}.
 
         z = sigmoid(W_z x + U_z s)         the update gate: how much of the state is replaced
         r = sigmoid(W_r x + U_r s)         the reset gate: how much of the state the candidate sees
@@ -302,7 +302,7 @@ class BahdanauDecoder(nn.Module):
     def _decode(
         self, embedded: torch.Tensor, state: torch.Tensor, encoder_outputs: BahdanauEncoderOutput
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """The loop over target positions in plain form.
+        """Runs the loop over target positions in plain form.
 
         Args:
             embedded: (T, B, E) the embeddings of y_0 ... y_{T-1}.

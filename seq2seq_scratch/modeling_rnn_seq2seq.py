@@ -31,7 +31,7 @@ from .seq2seq_common import inverse_permutation
 def lstm_step(
     lstm: nn.LSTM, layer: int, inputs: torch.Tensor, hidden: torch.Tensor, cell: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """One step of one layer of an LSTM (Hochreiter and Schmidhuber 1997; Gers et al. 2000):
+    """Computes one step of one layer of an LSTM (Hochreiter and Schmidhuber 1997; Gers et al. 2000):
 
         i = sigmoid(W_i x + U_i h + b_i)     the input gate: how much of g is written to the cell
         f = sigmoid(W_f x + U_f h + b_f)     the forget gate: how much of the cell is kept

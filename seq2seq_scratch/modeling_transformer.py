@@ -44,6 +44,10 @@ from .plain_forms import plain_forms_are_on
 from .seq2seq_common import shift_tokens_right
 from .token_loss import target_token_loss
 
+# Weights of one head and sentence, which grow with the square of its length: those of a text of many pages would fill
+# the memory. Above this number, the fused kernel runs, which holds only a part of them at a time.
+MAX_EAGER_WEIGHTS = 2**22
+
 
 def scaled_dot_product_attention(
     module: nn.Module,
@@ -155,7 +159,12 @@ class MultiHeadAttention(nn.Module):
                 cache.is_updated[self.layer_idx] = True
         attention = scaled_dot_product_attention
         if not plain_forms_are_on():
-            attention = ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation, attention)
+            implementation = self.config._attn_implementation
+            wants_weights = kwargs.get("output_attentions") or self.config.output_attentions
+            too_many = query.shape[2] * key.shape[2] > MAX_EAGER_WEIGHTS
+            if implementation == "eager" and too_many and not (torch.is_grad_enabled() or wants_weights):
+                implementation = "sdpa"
+            attention = ALL_ATTENTION_FUNCTIONS.get_interface(implementation, attention)
         # Skip on first reading: the beams of one source put their queries to it together, so its keys need no copies.
         beams = query.shape[0] // key.shape[0]
         if beams > 1:
@@ -181,7 +190,7 @@ class MultiHeadAttention(nn.Module):
 
     @staticmethod
     def _split_heads(projected: torch.Tensor, width: int) -> torch.Tensor:
-        """(B, Q, H * width) to (B, H, Q, width)."""
+        """Splits heads: (B, Q, H * width) to (B, H, Q, width)."""
         return projected.unflatten(-1, (-1, width)).transpose(1, 2)
 
 

@@ -1,4 +1,4 @@
-"""The task `translation` for transformers' `pipeline()`, which no longer has one of its own."""
+"""The task `translation` for transformers' `pipeline()`, which no longer has this task."""
 
 import os
 from collections.abc import Iterable

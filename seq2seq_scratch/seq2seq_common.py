@@ -45,7 +45,7 @@ def product_dtype(tensor: torch.Tensor) -> torch.dtype:
 
 
 def has_plain_weight(layer: nn.Module) -> bool:
-    """True if the layer is exactly `nn.Linear` with an ordinary tensor as weight, so that code may multiply by it.
+    """Returns True if the layer is exactly `nn.Linear` and its weight an ordinary tensor, so code may multiply by it.
 
     False for a layer of an adapter or a quantiser, for one whose weight a quantiser has replaced by a tensor of its
     own class, and for one whose weight is loaded when the layer is called.

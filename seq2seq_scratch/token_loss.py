@@ -1,6 +1,6 @@
 """The translators' loss in plain form: cross-entropy of every target token, with label smoothing and R-Drop.
 
-GPT-1's package has a loss of its own, since the packages do not import each other; a test compares the two.
+The packages do not import each other, so GPT-1's package has its own loss; a test compares the two.
 
 Dimensions: B batch, T target length, N target tokens that count, V target vocabulary, D width of what the softmax
 layer reads.

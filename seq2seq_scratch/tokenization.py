@@ -64,7 +64,7 @@ def _pre_tokenizer() -> pre_tokenizers.PreTokenizer:
 
 def _report_long_words(sentences: Iterable[str] | Iterable[list[str]], lowercase: bool) -> Iterator[str | list[str]]:
     """Yields the sentences, and then warns if a word was longer than `LONGEST_WORD`."""
-    # Parts of their own: the learner's are locked while it learns.
+    # New objects, because those of the trainer are locked while it trains.
     normalizer, pre_tokenizer = _normalizer(lowercase), _pre_tokenizer()
     long_run, longest = re.compile(rf"\S{{{LONGEST_WORD},}}"), 0
     for item in sentences:

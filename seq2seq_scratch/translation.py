@@ -17,6 +17,7 @@ from transformers import (
 from .beam_search import SentenceLengthLimits
 from .encoding import encode_sources, pad_right
 from .tokenization import load_tokenizers
+from .visible_text import has_visible_text
 
 logger = logging.getLogger(__name__)
 
@@ -174,8 +175,8 @@ def translate(
 ) -> list[list[Hypothesis]]:
     """Translates sentences with an encoder-decoder model.
 
-    Sentences of similar length share a batch, and the results are in the order of the input. A sentence without text
-    gets an empty translation and never reaches the model. Dropout is off during the search.
+    Sentences of similar length share a batch, and the results are in the order of the input. A sentence without
+    visible text gets an empty translation and never reaches the model. Dropout is off during the search.
 
     Args:
         model: any model whose `generate()` takes the source as `input_ids` and `attention_mask`. Its
@@ -197,10 +198,11 @@ def translate(
             than `generation_config` allows.
 
     Returns:
-        The translations of each sentence: those of a search with the best first, samples in the order drawn.
+        The translations of each sentence: those of a search with the best first, samples in the order drawn. There
+        are fewer than num_return_sequences where the limits and constraints of the search allow no more.
 
     Raises:
-        ValueError: settings of the search contradict each other.
+        ValueError: settings of the search contradict each other, or allow no translation of a sentence.
     """
     sentences = list(sentences)  # a column of a data set would be read again at every use
     saved = model.generation_config
@@ -220,7 +222,7 @@ def translate(
         max_new_tokens = max_length - 1
 
     results = [[Hypothesis("", 0.0 if with_scores else None)] * num_return_sequences for _ in sentences]
-    with_text = [index for index, sentence in enumerate(sentences) if sentence.strip()]
+    with_text = [index for index, sentence in enumerate(sentences) if has_visible_text(sentence)]
     if progress is not None and len(with_text) < len(sentences):
         progress(len(sentences) - len(with_text))
     if not with_text:
@@ -244,13 +246,28 @@ def translate(
             criteria = StoppingCriteriaList(stopping_criteria)
             if min(limits) < max(limits):
                 criteria.append(SentenceLengthLimits(limits))
-            output = model.generate(
-                input_ids=torch.from_numpy(input_ids).to(model.device),
-                attention_mask=torch.from_numpy(mask).to(model.device, torch.long),
-                **arguments,
-                stopping_criteria=criteria,
-                **limit_argument,
-            )
+            real = [True] * (len(batch) * num_return_sequences)
+            try:
+                output = model.generate(
+                    input_ids=torch.from_numpy(input_ids).to(model.device),
+                    attention_mask=torch.from_numpy(mask).to(model.device, torch.long),
+                    **arguments,
+                    stopping_criteria=criteria,
+                    **limit_argument,
+                )
+            except ValueError as error:
+                # `TooFewHypotheses` has the others. The code that a checkpoint carries has its own copy of the class.
+                output = getattr(error, "output", None)
+                if output is None:
+                    raise
+                real = (output.sequences_scores != -torch.inf).tolist()
+                for index, has_any in zip(batch, real[::num_return_sequences], strict=True):
+                    if not has_any:
+                        raise ValueError(
+                            f"The limits and constraints of the search leave no translation for sentence "
+                            f"{with_text[index]} (counted from 0), {sentences[with_text[index]][:60]!r}. Loosen them."
+                        ) from error
+                output = output if with_scores else output.sequences
             scores: Sequence[float | None] = [None] * (len(batch) * num_return_sequences)
             sequences = output
             if with_scores:
@@ -266,7 +283,8 @@ def translate(
             hypotheses = [Hypothesis(" ".join(text.split()), score) for text, score in zip(texts, scores, strict=True)]
             for row, index in enumerate(batch):
                 first = row * num_return_sequences
-                results[with_text[index]] = hypotheses[first : first + num_return_sequences]
+                rows = range(first, first + num_return_sequences)
+                results[with_text[index]] = [hypotheses[each] for each in rows if real[each]]
             if progress is not None:
                 progress(len(batch))
     finally:

@@ -19,6 +19,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -28,6 +29,7 @@ import torch
 from safetensors.torch import load_file
 
 ROOT = Path(__file__).resolve().parents[1]
+FIRST_LINE_OF_TRAINING = "a log line every"
 UPDATES, EVAL_STEPS, SAVE_STEPS = 24, 8, 3
 COMMON = (
     f"--max_steps {UPDATES} --eval_steps {EVAL_STEPS} --save_steps {SAVE_STEPS} --save_total_limit 3 "
@@ -44,6 +46,65 @@ PRETRAINING = (
 FINETUNING = "--per_device_train_batch_size 8 --learning_rate 1e-2 --classifier_dropout 0.2".split()
 
 
+class Running:
+    """A recipe in a process group of its own, whose output is collected."""
+
+    def __init__(self, command: list[str]):
+        self.process = subprocess.Popen(
+            command,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            env={
+                **os.environ,
+                **{"HF_HUB_OFFLINE": "1", "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"},
+                "PYTHONUNBUFFERED": "1",
+            },
+            start_new_session=True,
+        )
+        self.started, self.training_started, self.lines = time.perf_counter(), 0.0, list[str]()
+        self.trains = threading.Event()  # or has ended
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+
+    def _read(self) -> None:
+        for line in self.process.stdout:
+            self.lines.append(line)
+            if FIRST_LINE_OF_TRAINING in line and not self.trains.is_set():
+                self.training_started = time.perf_counter()
+                self.trains.set()
+        self.trains.set()
+
+    def send(self, number: int) -> None:
+        """Sends a signal to the process and its children, unless it has ended."""
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.process.pid, number)
+
+    def wait(self, seconds: float = 600) -> int | None:
+        """Waits until the run ends and returns its status; None if it has not ended after some seconds."""
+        try:
+            status = self.process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            return None
+        self._reader.join(30)
+        return status
+
+    def wait_for_moment(self, generator: random.Random, recipe: "Recipe") -> int | None:
+        """Waits for a random moment, mostly of training, and returns the status if the run ends before."""
+        if generator.random() < 0.2:
+            return self.wait(generator.uniform(0, recipe.seconds))
+        self.trains.wait(600)
+        return self.wait(generator.uniform(0, recipe.training_seconds))
+
+    @property
+    def output(self) -> str:
+        return "".join(self.lines)
+
+    @property
+    def last_lines(self) -> str:
+        return " | ".join(self.output.strip().splitlines()[-3:])
+
+
 @dataclass
 class Recipe:
     """A command without its output folder, and how long it takes when nothing happens."""
@@ -52,26 +113,19 @@ class Recipe:
     arguments: list[str]
     reference: Path
     seconds: float = 0.0
+    training_seconds: float = 0.0
 
-    def start(self, folder: Path, *further: str, processes: int = 1) -> subprocess.Popen:
-        """Starts the recipe in a process group of its own."""
+    def start(self, folder: Path, *further: str, processes: int = 1) -> Running:
+        """Starts the recipe."""
         launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
         command = [sys.executable, *(launcher if processes > 1 else []), str(ROOT / "recipes" / self.arguments[0])]
-        environment = {**os.environ, "HF_HUB_OFFLINE": "1", "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
-        return subprocess.Popen(
-            [*command, *self.arguments[1:], "--output_dir", str(folder), *further],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            env=environment,
-            start_new_session=True,
-        )
+        return Running([*command, *self.arguments[1:], "--output_dir", str(folder), *further])
 
-    def run(self, folder: Path, *further: str, processes: int = 1) -> tuple[int, str]:
-        """Runs the recipe to its end and returns its status and its output."""
-        process = self.start(folder, *further, processes=processes)
-        output, _ = process.communicate(timeout=600)
-        return process.returncode, output
+    def run(self, folder: Path, *further: str, processes: int = 1) -> Running:
+        """Runs the recipe to its end."""
+        running = self.start(folder, *further, processes=processes)
+        running.wait()
+        return running
 
 
 def prepare(folder: Path) -> dict[str, Recipe]:
@@ -104,12 +158,15 @@ def prepare(folder: Path) -> dict[str, Recipe]:
     prepared = {}
     for name, arguments in recipes.items():
         recipe = prepared[name] = Recipe(name, arguments, folder / name)
-        started = time.perf_counter()
-        status, output = recipe.run(recipe.reference)
-        if status:
-            raise RuntimeError(f"The uninterrupted run of {name} fails:\n{output}")
-        recipe.seconds = time.perf_counter() - started
-        print(f"{name}: an uninterrupted run takes {recipe.seconds:.1f} s", flush=True)
+        running = recipe.run(recipe.reference)
+        if running.process.returncode:
+            raise RuntimeError(f"The uninterrupted run of {name} fails:\n{running.output}")
+        ended = time.perf_counter()
+        recipe.seconds, recipe.training_seconds = ended - running.started, ended - running.training_started
+        print(
+            f"{name}: an uninterrupted run takes {recipe.seconds:.1f} s, {recipe.training_seconds:.1f} s of training",
+            flush=True,
+        )
     return prepared
 
 
@@ -153,16 +210,12 @@ def newest_update(folder: Path) -> int:
     return max((int(path.name.rpartition("-")[2]) for path in paths), default=0)
 
 
-def kill_group(process: subprocess.Popen, number: int = signal.SIGKILL) -> None:
-    """Sends a signal to a process and its children, unless it has ended."""
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(process.pid, number)
-
-
 def until_done(recipe: Recipe, folder: Path, further: tuple[str, ...] = ()) -> list[str]:
     """Repeats the command once and returns what is wrong with what it leaves."""
-    status, output = recipe.run(folder, *further)
-    return [f"ends with {status}: {output.strip().splitlines()[-3:]}"] if status else differences(folder, recipe)
+    running = recipe.run(folder, *further)
+    if running.process.returncode:
+        return [f"ends with {running.process.returncode}: {running.last_lines}"]
+    return differences(folder, recipe)
 
 
 def kill(recipes: dict[str, Recipe], folder: Path, rounds: int, seed: int) -> Iterator[tuple[str, list[str]]]:
@@ -172,15 +225,13 @@ def kill(recipes: dict[str, Recipe], folder: Path, rounds: int, seed: int) -> It
         recipe = list(recipes.values())[run % len(recipes)]
         target, updates = folder / f"kill_{run}", []
         for _ in range(min(4, rounds - kills)):
-            process = recipe.start(target)
-            try:
-                process.communicate(timeout=generator.uniform(0.2, 1.0) * recipe.seconds)
+            running = recipe.start(target)
+            if running.wait_for_moment(generator, recipe) is not None:
                 break
-            except subprocess.TimeoutExpired:
-                kill_group(process)
-                process.communicate()
-                kills += 1
-                updates.append(newest_update(target))
+            running.send(signal.SIGKILL)
+            running.wait()
+            kills += 1
+            updates.append(newest_update(target))
         yield f"{recipe.name}, killed with checkpoints of updates {updates}", until_done(recipe, target)
         shutil.rmtree(target)
         run += 1
@@ -190,41 +241,39 @@ def stop(recipes: dict[str, Recipe], folder: Path, rounds: int, seed: int) -> It
     """SIGTERM at random moments, with one process and with two: nothing of the finished updates is lost."""
     generator = random.Random(seed)
     for index in range(rounds):
-        recipe = list(recipes.values())[index % len(recipes)]
+        recipe = list(recipes.values())[index // 2 % len(recipes)]
         processes, target, problems = 1 + index % 2, folder / f"stop_{index}", []
-        further = ("--gradient_accumulation_steps", "1") if processes == 1 else ()
-        seconds = recipe.seconds * (1 if processes == 1 else 1.6)
-        process = recipe.start(target, *further, processes=processes)
-        try:
-            output, _ = process.communicate(timeout=generator.uniform(0.3, 0.95) * seconds)
-        except subprocess.TimeoutExpired:
+        running = recipe.start(target, processes=processes)
+        stopped = running.wait_for_moment(generator, recipe) is None
+        if stopped:
             with contextlib.suppress(ProcessLookupError):
-                process.send_signal(signal.SIGTERM)
-            output, _ = process.communicate(timeout=120)
-        stopped = [line for line in output.splitlines() if "Stopped after update" in line]
-        update = int(stopped[0].split("Stopped after update ")[1].split(".")[0]) if stopped else None
-        if stopped and update != newest_update(target):
-            problems.append(f"stopped after update {update}, but update {newest_update(target)} is saved")
-        if stopped and processes == 1 and process.returncode != 143:
-            problems.append(f"ends with {process.returncode}, not with 143")
-        if "Traceback" in output and processes == 1:
-            problems.append("shows a traceback")
-        status, output = recipe.run(target, *further, processes=processes)
-        if status:
-            problems.append(f"ends with {status}: {output.strip().splitlines()[-3:]}")
+                running.process.send_signal(signal.SIGTERM)
+            running.wait()
+        said = [line for line in running.lines if "Stopped after update" in line]
+        update = int(said[0].split("Stopped after update ")[1].split(".")[0]) if said else None
+        if said and update != newest_update(target):
+            problems.append(f"says update {update}, but update {newest_update(target)} is saved")
+        if stopped and processes == 1 and running.process.returncode not in (143, -signal.SIGTERM):
+            problems.append(f"ends with {running.process.returncode}: {running.last_lines}")
+        if "Traceback" in running.output and processes == 1:
+            problems.append(f"shows a traceback: {running.output}")
+        again = recipe.run(target, processes=processes)
+        if again.process.returncode:
+            problems.append(f"ends with {again.process.returncode}: {again.last_lines}")
         elif processes == 1:
             problems += differences(target, recipe)
-        yield f"{recipe.name}, {processes} processes, stopped after update {update}", problems
+        where = f"stopped after update {update}" if said else "stopped outside training" if stopped else "not stopped"
+        yield f"{recipe.name}, {processes} process{'es' if processes > 1 else ''}, {where}", problems
         shutil.rmtree(target, ignore_errors=True)
 
 
 def unfinished(recipe: Recipe, folder: Path, after: int) -> None:
     """Runs a recipe until it has a checkpoint of an update, then kills it."""
-    process = recipe.start(folder)
-    while newest_update(folder) < after and process.poll() is None:
+    running = recipe.start(folder)
+    while newest_update(folder) < after and running.process.poll() is None:
         time.sleep(0.01)
-    kill_group(process)
-    process.communicate()
+    running.send(signal.SIGKILL)
+    running.wait()
 
 
 def flip(path: Path) -> None:
@@ -267,10 +316,9 @@ def damage(recipes: dict[str, Recipe], folder: Path, rounds: int, seed: int) -> 
             os.truncate(path, path.stat().st_size - 5)
         else:
             DAMAGES[kind](path)
-        status, output = recipe.run(target)
-        problems = (
-            [f"ends with {status}: {output.strip().splitlines()[-3:]}"] if status else differences(target, recipe)
-        )
+        running = recipe.run(target)
+        status, output = running.process.returncode, running.output
+        problems = [f"ends with {status}: {running.last_lines}"] if status else differences(target, recipe)
         if newest in name and newest not in output:
             problems.append("the damaged checkpoint is not named")
         if "Traceback" in output:
@@ -298,16 +346,13 @@ def full_disk(recipes: dict[str, Recipe], folder: Path, rounds: int, seed: int) 
         size = max(16, int(needed * 1.3 * (index + 1) / (rounds + 1)))
         with mounted("-t", "tmpfs", "-o", f"size={size}k", "tmpfs", at=folder / "small") as small:
             target, problems = small / "run", []
-            status, output = recipe.run(target)
-            last = output.strip().splitlines()[-1:]
+            running = recipe.run(target)
+            status, output = running.process.returncode, running.output
             if status:
                 if "Traceback" in output or not ("space" in output and str(small) in output):
-                    problems.append(f"the message does not name the file and the lack of space: {last}")
+                    problems.append(f"the message does not name the file and the lack of space: {running.last_lines}")
                 subprocess.run(["mount", "-o", "remount,size=200m", str(small)], check=True)
-                again, output = recipe.run(target)
-                problems += (
-                    [f"does not go on: {output.strip().splitlines()[-3:]}"] if again else differences(target, recipe)
-                )
+                problems += until_done(recipe, target)
             else:
                 problems += differences(target, recipe)
             yield f"{recipe.name} on {size} kB: {'full' if status else 'enough'}", problems
@@ -324,14 +369,14 @@ def power_cut(recipes: dict[str, Recipe], folder: Path, rounds: int, seed: int) 
         subprocess.run(["mkfs.ext4", "-q", "-F", str(image)], check=True)
         # Names are written every second, contents that nobody flushed after half a minute.
         with mounted("-o", "loop,commit=1", str(image), at=folder / "disk") as disk:
-            process = recipe.start(disk / "run")
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                process.communicate(timeout=generator.uniform(0.5, 1.0) * recipe.seconds)
-            kill_group(process, signal.SIGSTOP)
+            running = recipe.start(disk / "run")
+            running.trains.wait(600)
+            running.wait(generator.uniform(0, recipe.training_seconds))
+            running.send(signal.SIGSTOP)
             saved = newest_update(disk / "run")
             shutil.copyfile(image, cut)
-            kill_group(process)
-            process.communicate()
+            running.send(signal.SIGKILL)
+            running.wait()
         with mounted("-o", "loop", str(cut), at=folder / "disk") as disk:
             kept = newest_update(disk / "run")
             if kept < saved:

@@ -1,4 +1,4 @@
-"""Trains, resumes, evaluates and decodes all four models on the accelerator and compares with the CPU.
+"""Trains, resumes, evaluates and decodes all four models on an accelerator and compares the results with the CPU.
 
     python tests/on_accelerator.py
 
@@ -55,7 +55,7 @@ class Checks:
         self.failed = 0
 
     def compare(self, what: str, found: torch.Tensor, expected: torch.Tensor, tolerance: float) -> None:
-        """The largest difference as a share of the largest expected value; one of nan fails."""
+        """Compares by the largest difference relative to the largest expected value; nan fails."""
         if found.shape != expected.shape:
             return self.hold(f"{what}: shapes {tuple(found.shape)} and {tuple(expected.shape)}", False)
         found, expected = found.double().cpu(), expected.double().cpu()
@@ -63,13 +63,13 @@ class Checks:
         self.hold(f"{what}: differs by {difference:.1e}, allowed {tolerance:.0e}", difference <= tolerance)
 
     def hold(self, what: str, holds: bool) -> None:
-        """A statement that is to be true."""
+        """Checks that a statement is true."""
         self.failed += not holds
         print(f"{'ok    ' if holds else 'FAILED'} {what}", flush=True)
 
 
 def write_texts(folder: Path) -> None:
-    """Line-aligned files of two languages; GPT-1 reads those of the first."""
+    """Writes line-aligned files of two languages; GPT-1 reads those of the first."""
     for split, count in (("train", 80), ("validation", 16), ("test", 8)):
         lines = [f"word{index % 7} and word{index % 5} or word{index % 3}" for index in range(count)]
         (folder / f"{split}.en").write_text("\n".join(lines) + "\n")
@@ -96,7 +96,7 @@ def train(name: str, precision: str, on_cpu: bool, texts: Path, output_dir: Path
 
 
 def losses(folder: Path) -> torch.Tensor:
-    """Those of training and of evaluation, in the order of the log."""
+    """Returns the losses of training and evaluation, in the order of the log."""
     lines = map(json.loads, (folder / "train_log.jsonl").read_text().splitlines())
     return torch.tensor([line["loss"] for line in lines if line["kind"] in ("train", "eval")])
 
@@ -106,7 +106,7 @@ def weights(folder: Path) -> torch.Tensor:
 
 
 def resume(folder: Path) -> Path:
-    """A copy of a run as it was at its first checkpoint."""
+    """Returns a copy of a run in its state at the first checkpoint, for resuming."""
     copy = shutil.copytree(folder, folder.with_name(f"{folder.name}_resumed"))
     shutil.rmtree(copy / "checkpoint-4")
     (copy / "model.safetensors").unlink()
@@ -116,7 +116,7 @@ def resume(folder: Path) -> Path:
 
 @torch.inference_mode()
 def log_probability(model, inputs: dict[str, torch.Tensor], sequences: torch.Tensor) -> torch.Tensor:
-    """(B,) log probability of what was generated, up to its first end token."""
+    """Returns the (B,) log probabilities of generated sequences, up to the first end token."""
     translates = model.config.is_encoder_decoder
     start = 1 if translates else inputs["input_ids"].shape[1]
     if translates:

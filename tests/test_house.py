@@ -58,7 +58,7 @@ COUNTS = {word: count for count, word in enumerate("one two three four five six 
 
 
 def parse_preset(path):
-    """A preset read by its recipe: those of translators name a model_type, those of fine-tuning a model."""
+    """Parses a preset with its recipe: presets of translators name a model_type, those of fine-tuning a model."""
     settings = read_settings([str(path)])
     if value_of(settings, "model_name_or_path") is not None:
         return finetune_gpt1.parse([str(path)])
@@ -67,7 +67,7 @@ def parse_preset(path):
 
 
 def imports_of(path):
-    """Top-level names of absolute imports, and the relative ones as (level, module)."""
+    """Returns the top-level names of absolute imports, and relative imports as (level, module)."""
     absolute, relative = set(), set()
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
@@ -80,7 +80,7 @@ def imports_of(path):
 
 
 def module_names(path):
-    """The modules that a file imports, whatever it takes from them: absolute names, relative ones resolved."""
+    """Returns the modules that a file imports, with relative names resolved."""
     parts = path.relative_to(ROOT).parts
     package = [*parts[:-1]]
     if package[0] == "recipes":
@@ -129,7 +129,7 @@ def test_imports_point_down(room):
 
 
 def carried_files(package):
-    """Configurations, models, tokenizers and pipelines of a package, and the files that these import."""
+    """Returns the configurations, models, tokenizers and pipelines of a package, and the files that they import."""
     folder = ROOT / package
     todo = [
         path
@@ -220,7 +220,7 @@ def test_every_preset_names_the_publication_that_it_follows():
 
 
 def documented_commands(document):
-    """The arguments of every `python recipes/...` command of a document, continued lines joined."""
+    """Returns the arguments of every `python recipes/...` command of a document, with continued lines joined."""
     text = (ROOT / document).read_text(encoding="utf-8").replace("\\\n", " ")
     commands = re.findall(
         r"^(?:\w+=\S+ )*(?:python|accelerate launch[^\n]*?|torchrun[^\n]*?) (recipes/\w+\.py[^\n|<>#&]*)", text, re.M
@@ -255,7 +255,7 @@ def test_every_row_of_the_results_names_a_command_that_is_there():
 
 
 def examples_that_would_ask(text):
-    """Calls of a text's Python blocks that load a model or a tokenizer, but neither trust its code nor import ours."""
+    """Returns the calls in Python blocks that load a model but neither trust its code nor import our packages."""
     asking = []
     for block in re.findall(r"```python\n(.*?)```", text, re.DOTALL):
         for call in re.findall(r"\b(?:Auto\w+\.from_pretrained|pipeline)\([^()]*\)", block):
@@ -358,7 +358,7 @@ def test_files_of_ones_own_take_the_place_of_a_presets_data():
 
 
 def parse_command(script, *arguments):
-    """What the recipe reads from a documented command."""
+    """Parses a documented command with its recipe."""
     return PARSERS[script]([argument.replace("recipes/", f"{ROOT / 'recipes'}/") for argument in arguments])
 
 
@@ -382,7 +382,7 @@ def test_every_translator_has_an_entry_for_its_card():
 
 
 def test_every_data_set_and_task_has_a_source_and_terms_for_its_card():
-    """Not those that come as files only (story_cloze): their terms are for the person who has them to state."""
+    """Tasks that come only as files (story_cloze) have none: the person who has the files must state their terms."""
     names = {value_of(read_settings([str(path)]), "dataset_name") for path in PRESETS} - {None}
     sources = {name: source_of_dataset(name) for name in (*names, *EMBEDDED_PAIRS, *EMBEDDED_TEXTS, *HUB_SOURCES)}
     assert [name for name, source in sources.items() if source is None] == []

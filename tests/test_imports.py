@@ -1,4 +1,4 @@
-"""Every module can be imported where Linux' own are missing."""
+"""Every module can be imported on systems without Linux's modules and files."""
 
 import subprocess
 import sys
@@ -38,14 +38,14 @@ for name in sys.argv[1:]:
 
 
 def names_below(folder, prefix=""):
-    """All modules of a folder, as they are imported."""
+    """Yields the names of all modules in a folder."""
     for path in sorted(folder.rglob("*.py")):
         parts = [*path.relative_to(folder).parent.parts, *([] if path.stem == "__init__" else [path.stem])]
         if prefix or parts:
             yield ".".join([*([prefix] if prefix else []), *parts])
 
 
-def test_every_module_is_imported_without_what_linux_alone_has():
+def test_every_module_is_imported_without_modules_and_files_of_linux():
     names = [name for package in ("seq2seq_scratch", "gpt1_scratch") for name in names_below(ROOT / package, package)]
     names += names_below(ROOT / "recipes", "papers_to_gpt")
     assert len(names) > 50

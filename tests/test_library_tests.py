@@ -1,4 +1,4 @@
-"""The script that runs transformers' own tests, without running them: what it does offline and with skipped tests."""
+"""The script that runs transformers' own tests: its behaviour offline and with skipped tests, without running them."""
 
 import io
 import tarfile
@@ -8,7 +8,7 @@ import pytest
 
 
 def source_distribution(folder, version, stated_version, tests):
-    """A file like the one that pip downloads; pip itself asks it for its metadata."""
+    """Makes a file like the one that pip downloads, with the metadata that pip reads."""
     files = {
         "PKG-INFO": f"Metadata-Version: 2.1\nName: transformers\nVersion: {stated_version}\n",
         "setup.py": f"import setuptools\nsetuptools.setup(name='transformers', version='{stated_version}')\n",
@@ -23,7 +23,7 @@ def source_distribution(folder, version, stated_version, tests):
 
 @pytest.fixture
 def index(tmp_path, monkeypatch):
-    """A folder that pip looks for packages in, and nowhere else."""
+    """Makes pip look for packages in one folder only."""
     folder = tmp_path / "index"
     folder.mkdir()
     monkeypatch.setenv("PIP_NO_INDEX", "1")
@@ -32,14 +32,14 @@ def index(tmp_path, monkeypatch):
     return folder
 
 
-def test_without_the_distribution_nothing_runs_and_the_reason_is_told(index, capsys):
+def test_without_the_distribution_nothing_runs_and_the_reason_is_printed(index, capsys):
     assert library_tests.main([]) == 0
     printed = capsys.readouterr().out
     assert printed.startswith("Skipped: pip cannot download transformers")
     assert not (index.parent / "cache").exists()
 
 
-def test_another_version_than_the_pinned_one_is_told(monkeypatch, capsys):
+def test_a_version_other_than_the_pinned_one_is_reported(monkeypatch, capsys):
     monkeypatch.setattr(library_tests, "pinned_version", lambda: "0.0.1")
     assert library_tests.main([]) == 0
     assert "Skipped: the tests of transformers 0.0.1 fit that version alone" in capsys.readouterr().out

@@ -1,4 +1,4 @@
-"""The guided readings: what they name exists, their commands parse, and their sections are complete."""
+"""The guided readings name existing files and functions, their commands parse, and their sections are complete."""
 
 import ast
 import importlib
@@ -16,12 +16,12 @@ in_both_readings = pytest.mark.parametrize("reading", READINGS, ids=lambda path:
 
 
 def prose_of(reading):
-    """The text without its code and equations, where brackets and underscores mean something else."""
+    """Returns the text without code and equations, in which brackets and underscores have another meaning."""
     return re.sub(r"^```.*?^```$", "", reading.read_text(encoding="utf-8"), flags=re.M | re.S)
 
 
 def links_of(reading):
-    """Text and path of every link into the repository."""
+    """Returns the text and path of every link into the repository."""
     return [
         (text, (reading.parent / target).resolve())
         for text, target in LINK.findall(prose_of(reading))
@@ -30,7 +30,7 @@ def links_of(reading):
 
 
 def names_of(path):
-    """Classes, functions, methods (`Class.method`) and constants that a file defines at its top level."""
+    """Returns the classes, functions, methods (`Class.method`) and constants that a file defines."""
     names = set()
     for node in ast.parse(path.read_text(encoding="utf-8")).body:
         if isinstance(node, ast.ClassDef):
@@ -44,7 +44,7 @@ def names_of(path):
 
 
 def sections_of(reading):
-    """Title and text of every numbered section."""
+    """Returns the title and text of every numbered section."""
     text = reading.read_text(encoding="utf-8").split("\n## Adding things")[0]
     parts = re.split(r"^## (\d+\. .+)$", text, flags=re.M)
     return list(zip(parts[1::2], parts[2::2], strict=True))

@@ -1,4 +1,4 @@
-"""Names of version 0.1 are understood for one release, with one warning that says the new name."""
+"""Names of version 0.1 work for one release, with one warning that says the new name."""
 
 import importlib
 import inspect
@@ -27,7 +27,7 @@ NAMES = [
 
 @pytest.fixture
 def forgotten(monkeypatch):
-    """As if nobody had asked for an old name in this process."""
+    """Forgets that an old name was used in this process."""
 
     def forget(old):
         monkeypatch.delitem(sys.modules, old, raising=False)
@@ -40,7 +40,7 @@ def test_a_module_by_its_old_name_is_the_one_by_its_new_name(old, new, forgotten
     forgotten(old)
     module = importlib.import_module(new)
     spec = module.__spec__
-    with pytest.warns(FutureWarning, match=f"{old} is now {new}; the old name goes with version 0.3"):
+    with pytest.warns(FutureWarning, match=f"{old} is now {new}; the old name will be removed in version 0.3"):
         assert importlib.import_module(old) is module
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -60,7 +60,7 @@ def test_what_moved_to_another_module_is_still_found_in_the_old_one(old, name, n
         assert getattr(module, name) is found
 
 
-def test_names_that_never_were_are_refused_as_ever():
+def test_names_that_never_existed_raise_the_usual_error():
     with pytest.raises(ModuleNotFoundError, match="gpt1_scratch.nothing"):
         importlib.import_module("gpt1_scratch.nothing")
     with pytest.raises(AttributeError, match="module 'gpt1_scratch.modeling_gpt1' has no attribute 'nothing'"):

@@ -1,4 +1,4 @@
-"""The smallest model of every kind, with examples to learn from: what the tests of the ecosystem share."""
+"""Tiny models of every kind and examples for them, which the tests of the ecosystem share."""
 
 import torch
 from tokenizers import Tokenizer
@@ -63,7 +63,7 @@ MODELS = TRANSLATORS | GPT1_HEADS
 
 
 def tiny_model(name: str, **settings) -> PreTrainedModel:
-    """One of `MODELS` in evaluation mode, the same at every call, without dropout, far from symmetric."""
+    """Returns one of `MODELS` in evaluation mode: the same weights at every call, no dropout, far from symmetric."""
     model_class, config_class, sizes = MODELS[name]
     torch.manual_seed(0)
     if name in TRANSLATORS:
@@ -81,7 +81,7 @@ def row(length: int, seed: int) -> list[int]:
 
 
 def tiny_examples(name: str, count: int = 8) -> list[dict]:
-    """Examples of unequal length, as a data set holds them."""
+    """Returns examples of different lengths, in the form of a data set."""
     if name in TRANSLATORS:
         return [{"input_ids": row(2 + i % 5, i), "labels": row(2 + i % 4 + i // 4, 50 + i)} for i in range(count)]
     if name == "causal_lm":
@@ -92,7 +92,7 @@ def tiny_examples(name: str, count: int = 8) -> list[dict]:
 
 
 def tiny_collator(name: str, model: PreTrainedModel | None = None):
-    """The library's own collator for the task."""
+    """Returns the library's collator for the task."""
     tokenizer = tiny_tokenizer()
     if name in TRANSLATORS:
         return DataCollatorForSeq2Seq(tokenizer, model=model)
@@ -102,5 +102,5 @@ def tiny_collator(name: str, model: PreTrainedModel | None = None):
 
 
 def tiny_batch(name: str, count: int = 8) -> dict[str, torch.Tensor]:
-    """The examples as one batch."""
+    """Returns the examples as one batch."""
     return dict(tiny_collator(name)(tiny_examples(name, count)))

@@ -1,7 +1,9 @@
 """Stores tables that a function yields in the cache of `datasets`.
 
-It stands apart from what reads files: the library replaces `open`, `Path` and others in the module of a builder by its
-own, for which `::` in a name begins an address.
+This class is in a separate file, because the library replaces `open`, `Path` and others in the module of a builder by
+its own versions, which read a name with `::` as an address.
+
+The packages do not import each other, and each has this file; a test compares them.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -17,7 +19,7 @@ from datasets.builder import Key
 class TableBuilderConfig(datasets.BuilderConfig):
     generate: Callable[..., Iterator[pyarrow.Table]] | None = None
     files: tuple[tuple[str, ...], ...] = ()
-    # Sizes and times of the files: a changed file is read again.
+    # The sizes and times of the files, so that a changed file is read again.
     stamps: tuple[tuple[int, int], ...] = ()
     arguments: Mapping[str, Any] | None = None
     features: datasets.Features | None = None
@@ -26,8 +28,8 @@ class TableBuilderConfig(datasets.BuilderConfig):
 class TableBuilder(datasets.ArrowBasedBuilder):
     """Stores tables that a function yields.
 
-    The library's own readers take a file's name for a pattern or an address; its `Dataset.from_generator` takes rows,
-    which is three times slower.
+    The library's readers would interpret a file's name as a pattern or an address. Its `Dataset.from_generator` takes
+    single rows, which is three times slower.
     """
 
     BUILDER_CONFIG_CLASS = TableBuilderConfig

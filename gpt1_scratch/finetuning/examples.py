@@ -1,12 +1,11 @@
-"""A task's texts as token sequences: made once, kept in one array, padded batch by batch.
+"""Tokenises the texts of a task once, keeps them in one array, and pads them batch by batch.
 
-The tokenizer's own template puts the start, delimiter and extract tokens (see `add_task_template`), so that a text and
-a pair are encoded here as they are wherever the tokenizer is used. Of multiple choice, each choice makes a pair with
-the context.
+The tokenizer's template adds the start, delimiter and extract tokens (see `add_task_template`), so texts and pairs are
+encoded here as everywhere else. In multiple choice, each choice forms a pair with the context.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -17,7 +16,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 from .loading import TaskSplit
 from .tasks import Task
 
-# An encoding takes some hundred bytes a token until its numbers are taken from it.
+# Limits the texts that are tokenised at a time, because a token takes some hundred bytes until it is stored.
 SEQUENCE_CHUNK_SIZE = 20_000
 
 Batch = dict[str, torch.Tensor]
@@ -25,14 +24,14 @@ Batch = dict[str, torch.Tensor]
 
 @dataclass(frozen=True)
 class TaskExamples(Dataset):
-    """Tokenised examples; one is `{"input_ids": [tokens of each sequence], "label": ...}`.
+    """Tokenised examples. Each is a dictionary `{"input_ids": [tokens of each sequence], "label": ...}`.
 
     Attributes:
-        tokens: of all sequences, one after the other.
-        bounds: (sequences + 1,) where each begins in `tokens`.
-        choices: sequences to an example, or None if it is one that is no choice.
-        labels: (examples,) whole numbers, or floats for regression; None if there are none.
-        cut: examples of which a part is lost, being longer than the model's context.
+        tokens: the tokens of all sequences, joined.
+        bounds: (sequences + 1,) positions in `tokens` at which the sequences begin.
+        choices: number of sequences of an example in multiple choice; None for other tasks, which have one.
+        labels: (N,) integers, or floats for regression; None if there are no labels.
+        cut: number of examples that were longer than the maximum length and were cut.
     """
 
     tokens: np.ndarray
@@ -50,17 +49,29 @@ class TaskExamples(Dataset):
         example = {"input_ids": [self.tokens[self.bounds[place] : self.bounds[place + 1]] for place in places]}
         return example if self.labels is None else example | {"label": self.labels[index]}
 
+    def first(self, count: int) -> "TaskExamples":
+        """Returns the first `count` examples, or all if there are fewer."""
+        count = min(count, len(self))
+        places = count * (self.choices or 1)
+        labels = None if self.labels is None else self.labels[:count]
+        return replace(
+            self, tokens=self.tokens[: self.bounds[places]], bounds=self.bounds[: places + 1], labels=labels
+        )
+
     @property
     def lengths(self) -> np.ndarray:
-        """(examples, 1) tokens of each example's longest sequence."""
+        """Returns (N, 1) numbers of tokens of the longest sequence of each example."""
         return np.diff(self.bounds).reshape(len(self), -1).max(axis=1, keepdims=True)
 
 
 def tokenize_task(task: Task, split: TaskSplit, tokenizer: PreTrainedTokenizerFast, max_length: int) -> TaskExamples:
-    """Encodes a split with the tokenizer's template.
+    """Tokenises a split with the tokenizer's template.
 
     Args:
-        max_length: tokens, special ones included; what is longer is cut by the tokenizer's own rule.
+        task: decides which texts form a sequence.
+        split: the texts and labels.
+        tokenizer: a tokenizer with the template of `add_task_template`.
+        max_length: maximum number of tokens, including special tokens. The tokenizer cuts longer sequences.
     """
     if task.kind == "multiple_choice":
         sequences = [(context, choice) for context, *choices in split.texts for choice in choices]
@@ -95,7 +106,7 @@ def collate_examples(examples: Sequence[dict[str, Any]], pad_token_id: int) -> B
     """Pads examples on the right to the longest of them.
 
     Returns:
-        `input_ids` and `attention_mask` (B, T), or (B, K, T) of multiple choice, and `labels` (B,) if there are any.
+        `input_ids` and `attention_mask`, (B, T), or (B, K, T) for K choices, and `labels`, (B,), if there are labels.
     """
     sequences = [tokens for example in examples for tokens in example["input_ids"]]
     input_ids = np.full((len(sequences), max(map(len, sequences))), pad_token_id, dtype=np.int64)
@@ -119,19 +130,22 @@ def predict(
     batch_size: int = 32,
     distribute: Callable[[Callable[[list], list], list], list] = lambda function, items: function(items),
 ) -> np.ndarray:
-    """Logits of all examples, in their order.
+    """Computes the logits of all examples, in their order.
 
     Args:
-        model: in evaluation mode.
-        batch_size: examples to a batch; those of like lengths go together. It does not change the result.
-        distribute: applies a function of a list to the batches and returns its results in order; one that shares them
-            out over processes may be given.
+        model: the model, in evaluation mode.
+        examples: the examples.
+        pad_token_id: the id that pads sequences.
+        batch_size: number of examples in a batch. Examples of similar lengths share a batch, which does not change
+            the result.
+        distribute: function that applies a function of a list to the list of batches and returns the results in order,
+            for example on several processes. Default: it runs in this process.
 
     Returns:
-        (examples, classes), (examples, choices) or (examples, 1), in float32.
+        (N, classes), (N, choices) or, for regression, (N, 1) logits in float32.
     """
-    # The class's own forward: in a model that is being trained `accelerate` has put another before it, which works in
-    # bfloat16, and rounding as coarse as that would let scores depend on how examples are batched.
+    # The class's own forward is called because `accelerate` replaces that of a model in training by one in bfloat16,
+    # whose coarse rounding would make scores depend on how examples are batched.
     forward = type(model).forward
 
     @torch.no_grad()

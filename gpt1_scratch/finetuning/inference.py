@@ -1,4 +1,4 @@
-"""Infers the task of a user's own table: which columns hold texts, which one the label, and of what kind it is."""
+"""Infers the task of a user's table: its text columns, its label column and the kind of its labels."""
 
 import math
 import re
@@ -7,10 +7,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from ..data.visible_text import has_visible_text
 from .tables import Table, name_rows
 from .tasks import OWN, Task
 
-# The columns that an own file is searched for, in this order.
+# The names of columns that are looked for, in this order.
 LABEL_COLUMNS = ("label", "labels", "class", "category", "target", "score", "rating")
 
 PAIRS_OF_COLUMNS = (
@@ -26,8 +27,8 @@ SINGLE_COLUMNS = ("text", "sentence", "review", "content")
 
 ROWS_LOOKED_AT = 100
 
-# A decimal number as a person writes it; beside such numbers, programs write 1e-05. `float` would also take 1_000,
-# 007, inf and digits of other scripts, all of which are names of classes.
+# A decimal number as people write it; programs may also write 1e-05. `float` would accept 1_000, 007, inf and digits
+# of other scripts too, but as labels these are names of classes.
 PLAIN_NUMBER = re.compile(r"-?(0|[1-9][0-9]*)(\.[0-9]+)?")
 
 NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
@@ -40,16 +41,16 @@ NO_NUMBER = ("nan", "inf", "-inf", "infinity", "-infinity")
 
 DATE = re.compile(r"\d{1,4}[-/.]\d{1,2}[-/.]\d{1,4}([T ]\d{1,2}:\d{2}.*)?")
 
-# So many different whole numbers with a decimal point are numbers; fewer are classes. As many classes, of which most
-# have one row, are ids.
+# More different whole numbers with a decimal point than this are numbers to predict, not classes.
 MOST_CLASSES_OF_FLOATS = 20
 
+# More classes than this, of which most have a single row, are ids.
 MOST_CLASSES_OF_SINGLE_ROWS = 20
 
 
 @dataclass(frozen=True)
 class ColumnOverrides:
-    """What the reader says about files of their own; None is found out."""
+    """The user's settings for their own files; None is inferred from the file."""
 
     text_column: str | None = None
     text_pair_column: str | None = None
@@ -59,15 +60,15 @@ class ColumnOverrides:
 
 
 def infer_task(table: Table, columns: ColumnOverrides) -> Task:
-    """The task that a file of the reader's own sets: which columns, classes or numbers, and which classes.
+    """Infers the task of a user's table: its columns, classification or regression, and the classes.
 
-    Labels are to be predicted as numbers if all of them are plain decimal numbers and one has a fraction, or more than
-    20 different ones are written with a decimal point. All others are names of classes as they are written, but 0.0 is
-    the class 0. Two texts with a number are taken for a similarity, which has no order.
+    The task is a regression if all labels are plain decimal numbers and one of them has a fraction, or more than 20
+    different ones are written with a decimal point. Other labels are names of classes, written as in the file, except
+    that 0.0 is the class 0. A pair of texts with a number is a similarity, which does not depend on the order.
 
     Raises:
-        ValueError: columns that are named but not there, or not to be found out; labels that are missing, or that
-            cannot be what problem_type says.
+        ValueError: if a named column does not exist, the columns cannot be inferred, labels are missing, or they
+            contradict problem_type.
     """
     label_column = columns.label_column
     if label_column is None:
@@ -126,7 +127,7 @@ def _text_columns(table: Table, columns: ColumnOverrides, label_column: str) -> 
         raise ValueError("text_pair_column is set, but text_column is not.")
     found = [name for name in table.names if name != label_column and _looks_like_text(table.values(name))]
     if len(found) > 1:
-        # Beside a text, ids and dates are none.
+        # If another column holds text, columns of ids and dates are not text.
         found = [name for name in found if not _look_like_ids(table.values(name))] or found
     if len(found) > 2:
         lowered = {name.lower(): name for name in found}
@@ -152,7 +153,7 @@ def _looks_like_text(values: Sequence[Any]) -> bool:
 
 
 def _look_like_ids(values: Sequence[str | None]) -> bool:
-    """Whether values are dates, or all different, without spaces and with digits."""
+    """Returns True if all values are dates, or all differ and have digits and no spaces."""
     values = [value.strip() for value in values if value is not None and value.strip()]
     if all(DATE.fullmatch(value) for value in values):
         return True
@@ -162,22 +163,22 @@ def _look_like_ids(values: Sequence[str | None]) -> bool:
 
 
 def _is_missing(value: Any) -> bool:
-    return value is None or (isinstance(value, str) and not value.strip()) or (value != value)
+    return value is None or (isinstance(value, str) and not has_visible_text(value)) or (value != value)
 
 
 def name_class(value: Any) -> str:
-    """A label as the name of a class: as it is written, but for the fraction of a whole number."""
+    """Returns a label as the name of a class: as it is written, but 1.0 becomes 1."""
     name = str(value).strip()
     return name.partition(".")[0] if WHOLE_NUMBER.fullmatch(name) else name
 
 
 def _are_numbers(values: Sequence[Any]) -> bool:
-    """Whether labels without a type of their own are numbers to predict, and not names of classes."""
+    """Returns True if labels are numbers to predict rather than names of classes."""
     if any(isinstance(value, bool) for value in values):
         return False
-    # A value of type float is written without an exponent.
+    # A value of type float is formatted without an exponent.
     names = {f"{value:.17f}" if isinstance(value, float) else str(value).strip() for value in values}
-    # "nan" may be a number that is missing, or a name among names.
+    # "nan" may be a missing number, or one of the names of classes.
     numbers = {name for name in names if name.lower() not in NO_NUMBER}
     plain = {name for name in numbers if PLAIN_NUMBER.fullmatch(name)}
     if not plain or not all(SMALL_NUMBER.fullmatch(name) for name in numbers - plain):
@@ -188,10 +189,10 @@ def _are_numbers(values: Sequence[Any]) -> bool:
 
 
 def _class_names(table: Table, column: str, values: Sequence[Any]) -> list[str]:
-    """The classes that labels name, in order: of numbers if all of them are whole.
+    """Returns the sorted names of the classes; integers are sorted as numbers.
 
     Raises:
-        ValueError: a name has a line break or a tab.
+        ValueError: if a name has a line break or a tab.
     """
     names = set(map(name_class, values))
     broken = [index for index, value in enumerate(values) if re.search(r"[\n\r\t]", name_class(value))]
@@ -224,13 +225,13 @@ def parse_number(value: Any) -> float:
 
 
 def read_labels_of_table(table: Table, column: str, skip_unlabelled: bool = False) -> list[Any] | None:
-    """A column of labels; None if there is none at all.
+    """Returns a column of labels; None if it has no label at all.
 
     Raises:
-        ValueError: some are lists or objects, or missing, unless these are to be skipped: then they are None.
+        ValueError: if labels are lists or objects, or some are missing and may not be skipped.
     """
     values = table.values(column)
-    # What a split without labels holds in their place: nothing, or -1 in every row.
+    # A split without labels has nothing in this column, or -1 in every row.
     if all(_is_missing(value) or value in (-1, "-1") for value in values):
         return None
     for kind, name in ((list, "a list"), (dict, "an object")):

@@ -1,24 +1,26 @@
-"""A task's examples, from files, a folder, the Hub or embedded, checked row by row; and tasks found out from files.
+"""Loads the examples of a task from files, a folder or the Hub, or generates them, and checks every row.
 
-Whatever a task comes from, its splits are lists of texts and labels:
+The splits of every task are lists of texts and labels:
 
     task, splits = load_task("cola", data_dir="glue")
     splits["train"].texts[0], splits["train"].labels[0]
 """
 
 import math
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from random import Random
 from typing import Any
 
+from ..data.visible_text import has_visible_text
 from ..renamed.hook import warn
 from .inference import ColumnOverrides, check_columns, infer_task, name_class, parse_number, read_labels_of_table
 from .tables import Table, name_rows, read_table
 from .tasks import OWN, TASKS, Task, find_task, name_classes
 
-# Characters of a text that an example shows.
+# Maximum number of characters of a text in the example row that is printed.
 EXAMPLE_LENGTH = 60
 
 
@@ -27,10 +29,10 @@ class TaskSplit:
     """Examples of one split.
 
     Attributes:
-        texts: for each example its text, or its two texts; of multiple choice, the context and then the choices.
-        labels: for each its class's number, its right choice's number from 0, or the number to predict; None for a
-            split without labels.
-        notes: what was left out or looks wrong, to be reported.
+        texts: the texts of each example: one, or the two of a pair; in multiple choice, the context and the choices.
+        labels: the label of each example: the number of its class, the index of its correct choice, or the number to
+            predict. None for a split without labels.
+        notes: sentences about rows that were left out or look wrong.
     """
 
     texts: list[tuple[str, ...]]
@@ -52,23 +54,22 @@ def load_task(
     validation_share: float = 0.1,
     seed: int = 42,
 ) -> tuple[Task, dict[str, TaskSplit]]:
-    """Loads a task's splits: from files, from a folder, embedded, or from the Hub.
+    """Loads the splits of a task from files, from a folder or from the Hub, or generates those of an embedded task.
 
     Args:
-        name: of the table; None for a task of the reader's own, which needs train_file.
-        train_file, validation_file, test_file: see `read_table`. For a task of the table they have its columns.
-        data_dir: holds `<task>/train.parquet` and so on, for every split of the Hub's.
-        own_columns: for a task of the reader's own; otherwise None.
-        validation_share: of the training rows, held out where files have no validation split.
-        seed: decides which rows are held out.
+        name: the name of a task in `TASKS`; None for a task of the user's own files, which needs `train_file`.
+        train_file, validation_file, test_file: files for `read_table`. For a task in `TASKS` they have its columns.
+        data_dir: a folder with `<task>/train.parquet` and a file for each other split of the task.
+        own_columns: settings for a task of the user's own files; otherwise None.
+        validation_share: fraction of the training rows that is held out if files have no validation split.
+        seed: determines which rows are held out.
 
     Returns:
-        The task and its splits: `train`, those for validation and, where there is one, those for testing.
+        The task and its splits: `train`, those for validation and, if there are any, those for testing.
 
     Raises:
-        ValueError: settings that do not go together; what `read_table` raises; columns that are not there; a text
-            that is empty or missing in a file that was named; a label that is missing, unknown or, in validation,
-            never seen in training; a single class.
+        ValueError: if settings contradict each other; `read_table` fails; a column does not exist; no row has text; a
+            label is missing, unknown or, in validation, does not occur in training; or there is only one class.
     """
     files = {"train": train_file, "validation": validation_file, "test": test_file}
     files = {split: file for split, file in files.items() if file is not None}
@@ -98,6 +99,13 @@ def load_task(
     strict = bool(files)
     where = tables["train"].where
     train = _read_split(task, tables["train"], "train", strict)
+    if task.name == OWN and not task.is_regression:
+        lost = [name for number, name in enumerate(task.labels) if number not in set(train.labels)]
+        if lost:
+            raise ValueError(
+                f"{where}: no row of the class {name_classes(lost)} has text. Fill the texts in, or leave these rows "
+                "out."
+            )
     if len(set(train.labels)) == 1:
         label = train.labels[0] if task.is_regression else task.labels[train.labels[0]]
         raise ValueError(
@@ -126,22 +134,31 @@ def _example(task: Task, split: TaskSplit) -> str:
 
 
 def _alike_classes(task: Task) -> list[str]:
-    """Says which classes differ in capitals alone, as they do where a label is misspelt."""
+    """Returns a note on classes that differ only in capitals or invisible characters: labels may be misspelt."""
     spellings: dict[str, list[str]] = {}
     for name in task.labels or ():
-        spellings.setdefault(name.casefold(), []).append(name)
-    alike = [" and ".join(map(repr, names)) for names in spellings.values() if len(names) > 1]
-    return [f"classes that differ in capitals alone: {name_classes(alike)}"] if alike else []
+        plain = "".join(character for character in name if has_visible_text(character)).casefold()
+        spellings.setdefault(unicodedata.normalize("NFKC", plain), []).append(name)
+    alike = []
+    for names in spellings.values():
+        if len(names) > 1:
+            show = repr if all(unicodedata.is_normalized("NFC", name) for name in names) else ascii
+            alike.append(" and ".join(map(show, names)))
+    return [f"classes that differ only in capitals or invisible characters: {name_classes(alike)}"] if alike else []
 
 
 def hold_out(split: TaskSplit, share: float, seed: int, *, keep_classes: bool = False) -> tuple[TaskSplit, TaskSplit]:
-    """Parts a split in two: the rest, and a share of its rows (at least one) drawn at random.
+    """Splits off a share of the rows, at least one, at random; returns the remaining and the held-out rows.
 
     Args:
-        keep_classes: labels are classes; each gives the share of its rows, and keeps at least one.
+        split: the split to divide.
+        share: fraction of the rows that is held out.
+        seed: determines which rows are held out.
+        keep_classes: True if labels are classes. The share is then taken from each class, which keeps at least one
+            row.
 
     Raises:
-        ValueError: no row would be left to train on, or every class has a single row.
+        ValueError: if no row would be left to train on, or every class has a single row.
     """
     count = max(1, round(share * len(split)))
     if count >= len(split):
@@ -169,7 +186,7 @@ def hold_out(split: TaskSplit, share: float, seed: int, *, keep_classes: bool = 
 
 
 def _rows_of_each_class(labels: Sequence[int], count: int, random: Random) -> list[int]:
-    """At most `count` rows, drawn in proportion to the classes, without the last row of any."""
+    """Draws at most `count` rows, in proportion to the classes. Each class keeps at least one row."""
     rows_of: dict[int, list[int]] = {}
     for index, label in enumerate(labels):
         rows_of.setdefault(label, []).append(index)
@@ -177,7 +194,7 @@ def _rows_of_each_class(labels: Sequence[int], count: int, random: Random) -> li
     for label in sorted(rows_of):
         rows = rows_of[label]
         random.shuffle(rows)
-        # The first of n rows is drawn somewhere in the first n-th of the way, the second in the second, and so on.
+        # Row i of n rows of a class gets a random rank between i / n and (i + 1) / n, which keeps the proportions.
         ranked += [((place + random.random()) / len(rows), row) for place, row in enumerate(rows[:-1])]
     return [row for _, row in sorted(ranked)[:count]]
 
@@ -202,60 +219,77 @@ def _tables_on_hub(task: Task) -> dict[str, Table]:
             f"The task {task.name} cannot be downloaded. Ask its makers for it and set train_file and validation_file "
             f"to files with the columns {', '.join((*task.columns, *task.choices, task.label_column))}."
         )
-    # Here, as it takes a second: predictions for lines of text need none of it.
+    # This import takes a second, and predictions for lines of text do not need it.
     from datasets import load_dataset
 
     dataset, configuration = task.hub
     try:
         loaded = load_dataset(dataset, configuration)
-    except OSError as error:  # no network, or no such data set any more
+    except OSError as error:  # there is no network, or the data set was removed
         raise ValueError(f"{task.name}: {error} Give the data with data_dir or train_file instead.") from error
     names = [split for split in ("train", *task.validation, *task.test) if split in loaded]
     return {split: Table(f"{dataset}, {configuration or 'default'}, {split}", loaded[split]) for split in names}
 
 
 def _read_split(task: Task, table: Table, split: str, strict: bool) -> TaskSplit:
-    """Texts and labels of a table, checked.
+    """Reads and checks the texts and labels of a table.
 
     Args:
-        split: a test split need not have labels.
-        strict: whether an empty text is an error; published data sets have some, which are only noted.
+        task: names the columns.
+        table: the table to read.
+        split: the name of the split; a test split may have no labels.
+        strict: True if training and validation rows without text are left out. Published data sets keep theirs, so
+            that scores compare; test rows always stay because each has a prediction.
     """
     is_test = split in task.test
     needed = [*task.columns, *task.choices]
     if not (is_test and task.label_column not in table.names):
         needed.append(task.label_column)
     check_columns(table, needed, f"the task {task.name} reads it")
-    texts, notes = _texts_in(task, table, strict)
+    texts, empty = _texts_in(task, table)
+    notes = [f"no text in the column {name!r} in {name_rows(rows)}" for name, rows in empty.items()]
+    dropped = set().union(*empty.values()) if strict and not is_test else set()
+    if dropped:
+        notes = [f"{_count_rows(len(dropped))} left out: {', '.join(notes)}"]
     labels = None
     if task.label_column in table.names:
         values = read_labels_of_table(table, task.label_column, skip_unlabelled=task.unlabelled_rows)
         if values is not None:
-            kept = [index for index, value in enumerate(values) if value is not None]
-            if len(kept) < len(values):
-                notes.append(f"{len(values) - len(kept):,} rows without a label are left out")
-                texts = [texts[index] for index in kept]
-            labels = _read_labels(task, table, [values[index] for index in kept])
+            labelled = [index for index, value in enumerate(values) if value is not None]
+            if len(labelled) < len(values):
+                notes.append(f"{_count_rows(len(values) - len(labelled))} left out for lack of a label")
+            kept = [index for index in labelled if index not in dropped]
+            if not kept:
+                raise ValueError(f"{table.where}: no row is left. {'; '.join(notes).capitalize()}.")
+            labels = _read_labels(task, table, values)
+            texts, labels = [texts[index] for index in kept], [labels[index] for index in kept]
     if labels is None and not is_test:
         raise ValueError(f"{table.where}: there is no label in the column {task.label_column!r}.")
     return TaskSplit(texts, labels, tuple(notes))
 
 
+def _count_rows(count: int) -> str:
+    return "1 row is" if count == 1 else f"{count:,} rows are"
+
+
 def read_texts(task: Task, table: Table) -> list[tuple[str, ...]]:
-    """Texts alone, to predict from.
+    """Reads the texts of a table without labels, for predictions; a missing text is empty.
 
     Raises:
-        ValueError: columns that are not there, or a text that is empty or missing.
+        ValueError: if a column does not exist, or holds something other than text.
     """
     check_columns(table, [*task.columns, *task.choices], f"the task {task.name} reads it")
-    return _texts_in(task, table, strict=True)[0]
+    texts, _ = _texts_in(task, table)
+    return texts
 
 
-def _texts_in(task: Task, table: Table, strict: bool) -> tuple[list[tuple[str, ...]], list[str]]:
+def _texts_in(task: Task, table: Table) -> tuple[list[tuple[str, ...]], dict[str, list[int]]]:
+    """Returns the texts of each row, and for each column the rows without visible text."""
     columns = {name: table.values(name) for name in (*task.columns, *task.choices)}
-    notes = []
+    lists = task.choices[0] if len(task.choices) == 1 else None
     for name, values in columns.items():
-        if name in task.choices and len(task.choices) == 1:
+        if name == lists:
+            _check_lists(task, table, values)
             continue
         for index, value in enumerate(values):
             if value is not None and not isinstance(value, str):
@@ -263,31 +297,37 @@ def _texts_in(task: Task, table: Table, strict: bool) -> tuple[list[tuple[str, .
                     f"{table.where}: the column {name!r} holds {type(value).__name__} in {name_rows([index])}; it "
                     "must be text."
                 )
-        empty = [index for index, value in enumerate(values) if value is None or not value.strip()]
-        if empty:
-            message = f"{name} is empty or missing in {name_rows(empty)}"
-            if strict:
-                raise ValueError(f"{table.where}: {message}. Fill it in, or leave these rows out.")
-            notes.append(message)
-            columns[name] = [value or "" for value in values]
+        columns[name] = [value or "" for value in values]
+    empty = {}
+    for name, values in columns.items():
+        rows = [
+            index
+            for index, value in enumerate(values)
+            if not all(map(has_visible_text, value if name == lists else (value,)))
+        ]
+        if rows:
+            empty[name] = rows
     rows = list(zip(*(columns[name] for name in task.columns), strict=True))
     if task.kind != "multiple_choice":
-        return rows, notes
-    if len(task.choices) == 1:
-        choices = columns[task.choices[0]]
-        for index, row in enumerate(choices):
-            if not isinstance(row, list) or len(row) != len(task.labels) or not all(isinstance(x, str) for x in row):
-                raise ValueError(
-                    f"{table.where}: {task.choices[0]} must be a list of {len(task.labels)} texts, which it is not in "
-                    f"{name_rows([index])}."
-                )
-    else:
-        choices = list(zip(*(columns[name] for name in task.choices), strict=True))
-    return [(" ".join(context), *row) for context, row in zip(rows, choices, strict=True)], notes
+        return rows, empty
+    choices = columns[lists] if lists else list(zip(*(columns[name] for name in task.choices), strict=True))
+    return [(" ".join(context), *row) for context, row in zip(rows, choices, strict=True)], empty
 
 
-def _read_labels(task: Task, table: Table, values: list[Any]) -> list[int] | list[float]:
-    """Numbers of classes, by their names or as they stand, or numbers to predict."""
+def _check_lists(task: Task, table: Table, values: Sequence[Any]) -> None:
+    for index, row in enumerate(values):
+        if not isinstance(row, list) or len(row) != len(task.labels) or not all(isinstance(x, str) for x in row):
+            raise ValueError(
+                f"{table.where}: {task.choices[0]} must be a list of {len(task.labels)} texts, but it is not in "
+                f"{name_rows([index])}."
+            )
+
+
+def _read_labels(task: Task, table: Table, values: list[Any]) -> list[int | None] | list[float]:
+    """Returns labels as numbers: those of the classes, which may be given by name or number, or numbers to predict.
+
+    A label that is None stays None.
+    """
     where = f"{table.where}: the label ({task.label_column})"
     if task.labels is None:
         numbers = [parse_number(value) for value in values]
@@ -297,13 +337,13 @@ def _read_labels(task: Task, table: Table, values: list[Any]) -> list[int] | lis
         return numbers
     numbers = {name: number for number, name in enumerate(task.labels)}
     if task.name != OWN and not any(name.isdecimal() for name in task.labels):
-        # Published files number the classes, from 0, more often than they name them.
+        # In published files classes are usually numbered, from 0.
         numbers |= {str(number): number for number in range(len(task.labels))}
-    found = [numbers.get(name_class(value)) for value in values]
-    unknown = [index for index, number in enumerate(found) if number is None]
+    found = [None if value is None else numbers.get(name_class(value)) for value in values]
+    unknown = [index for index, value in enumerate(values) if value is not None and found[index] is None]
     if unknown:
         names = sorted({repr(name_class(values[index])) for index in unknown})
-        source = "those that training shows" if task.name == OWN else f"the classes of {task.name}"
+        source = "the classes in the training data" if task.name == OWN else f"the classes of {task.name}"
         raise ValueError(
             f"{where} is {', '.join(names[:5])} in {name_rows(unknown)}, which is none of {source}: "
             f"{name_classes(task.labels)}."
@@ -317,8 +357,8 @@ def _check_seen(task: Task, train: TaskSplit, train_where: str, split: TaskSplit
     if unseen:
         labels = sorted({task.labels[split.labels[index]] for index in unseen})
         raise ValueError(
-            f"{where}: the label is {', '.join(map(repr, labels))} in {name_rows(unseen)}, which training never "
-            f"shows: {train_where} has {name_classes([task.labels[number] for number in sorted(seen)])}."
+            f"{where}: the label is {', '.join(map(repr, labels))} in {name_rows(unseen)}, which does not "
+            f"occur in training: {train_where} has {name_classes([task.labels[number] for number in sorted(seen)])}."
         )
 
 

@@ -1,6 +1,6 @@
-"""Scores of GLUE-style tasks, without a network: an `evaluate.Metric` on scikit-learn and scipy.
+"""Scores GLUE-style tasks without a network: an `evaluate.Metric` built on scikit-learn and scipy.
 
-All are fractions, as `evaluate`'s own are; papers and leaderboards print them times 100.
+All scores are fractions, as in `evaluate`; papers and leaderboards multiply them by 100.
 """
 
 from collections import Counter
@@ -25,8 +25,8 @@ def _f1_macro(references: np.ndarray, predictions: np.ndarray) -> float:
 
 def _correlation(coefficient: Callable) -> Callable[[np.ndarray, np.ndarray], float]:
     def score(references: np.ndarray, predictions: np.ndarray) -> float:
-        # Of a constant no correlation exists. A model that says the same of everything has earned nothing, and a
-        # number can be compared with that of the next checkpoint.
+        # The correlation with a constant is undefined. A model that always predicts the same gets 0, which, unlike
+        # nan, can be compared with the score of another checkpoint.
         if np.ptp(references) == 0 or np.ptp(predictions) == 0:
             return 0.0
         return coefficient(references, predictions).statistic
@@ -45,20 +45,20 @@ SCORES: dict[str, Callable[[np.ndarray, np.ndarray], float]] = {
 
 
 class TaskMetric(evaluate.Metric):
-    """The scores of one task, for `compute`, or `add_batch` and then `compute`.
+    """Computes the scores of one task, with `compute`, or with `add_batch` and then `compute`.
 
     - `accuracy`;
-    - `matthews_correlation`: 0 where predictions or references are all of one class;
-    - `f1`: of class 1, as GLUE has it for pairs that say the same; `f1_macro`: the mean of every class's;
-    - `pearson` and `spearmanr`, of numbers: 0 where predictions or references are all the same.
+    - `matthews_correlation`: 0 if all predictions or all references are of one class;
+    - `f1`: the F1 score of class 1, as in GLUE; `f1_macro`: the mean of the F1 scores of all classes;
+    - `pearson` and `spearmanr`, for numbers: 0 if all predictions or all references are equal.
 
     Args:
-        names: which of them.
-        arguments: for `evaluate.Metric`. Inputs are kept in memory unless they say otherwise.
+        names: the names of the scores to compute.
+        arguments: arguments of `evaluate.Metric`. Unlike there, inputs are kept in memory by default.
 
     Raises:
-        ValueError: an unknown name, or scores of classes and of numbers at once; in `compute`, no predictions, or a
-            reference that is not a number.
+        ValueError: if a name is unknown, or scores of classes and of numbers are mixed; in `compute`, if there are no
+            predictions, or a prediction or reference is not a finite number.
     """
 
     def __init__(self, names: Sequence[str], **arguments):
@@ -91,22 +91,22 @@ class TaskMetric(evaluate.Metric):
 
 
 def confusion_matrix(references: Sequence[int], predictions: Sequence[int], classes: int) -> list[list[int]]:
-    """How many examples of each class (rows) were taken for which (columns)."""
+    """Returns the number of examples for each true class (rows) and each predicted class (columns)."""
     return sklearn_metrics.confusion_matrix(references, predictions, labels=range(classes)).tolist()
 
 
 def top_confusions(
     references: Sequence[int], predictions: Sequence[int], count: int = 10
 ) -> list[tuple[int, int, int]]:
-    """The most frequent mistakes, for tasks with too many classes to read a matrix of them.
+    """Returns the most frequent mistakes, for tasks with too many classes for a readable matrix.
 
     Args:
-        references, predictions: a class for each example.
+        references, predictions: the true and the predicted class of each example.
         count: maximum number of mistakes to return.
 
     Returns:
-        Triples of true class, predicted class and number of examples, the most frequent first; of equally frequent
-        ones, the smaller classes first.
+        Triples of true class, predicted class and number of examples, the most frequent first. Equally
+        frequent mistakes are sorted by class.
     """
     pairs = zip(np.asarray(references).tolist(), np.asarray(predictions).tolist(), strict=True)
     counts = Counter((true, predicted) for true, predicted in pairs if true != predicted)
@@ -115,7 +115,7 @@ def top_confusions(
 
 
 def format_confusion_matrix(matrix: Sequence[Sequence[int]], labels: Sequence[str]) -> str:
-    """The matrix as a table of text, true classes down and predicted ones across."""
+    """Formats the matrix as a table, with true classes in rows and predicted classes in columns."""
     rows = [
         ["true \\ predicted", *labels],
         *([label, *map(str, row)] for label, row in zip(labels, matrix, strict=True)),

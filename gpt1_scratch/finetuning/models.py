@@ -1,4 +1,4 @@
-"""From pre-trained GPT-1 weights, ours or published, to a model with a task's head."""
+"""Loads pre-trained GPT-1 weights, ours or published, and adds a head for a task."""
 
 import copy
 import json
@@ -18,16 +18,16 @@ from .tasks import Task, config_of_task
 
 
 def load_pretrained(name: str, revision: str | None = None) -> tuple[GPT1Model, PreTrainedTokenizerFast]:
-    """A pre-trained body, in float32, and its tokenizer with the tasks' template.
+    """Loads a pre-trained backbone in float32 and its tokenizer, to which it adds the template for tasks.
 
-    The tokenizer's `model_max_length` is the body's number of positions, so that `truncation=True` cuts to them.
+    The tokenizer's `model_max_length` is set to the backbone's number of positions, so `truncation=True` cuts to it.
 
     Args:
-        name: folder or Hub id of a GPT-1 with any head or none, or of an `openai-gpt` checkpoint, which is converted.
+        name: folder or Hub id of a GPT-1, with or without a head, or of an `openai-gpt` checkpoint to be converted.
         revision: a branch, tag or commit on the Hub.
 
     Raises:
-        ValueError: a checkpoint of another kind, incomplete, or without its tokenizer.
+        ValueError: if the checkpoint is of another kind, incomplete, or has no tokenizer or that of another model.
     """
     config = AutoConfig.from_pretrained(name, revision=revision, trust_remote_code=False)
     if config.model_type == OpenAIGPTConfig.model_type:
@@ -53,8 +53,8 @@ def load_pretrained(name: str, revision: str | None = None) -> tuple[GPT1Model, 
     if len(tokenizer) > backbone.config.vocab_size:
         raise ValueError(
             f"The tokenizer of {name} has {len(tokenizer):,} entries, but its model has only "
-            f"{backbone.config.vocab_size:,}: it is another model's. Put the tokenizer files that this one was "
-            "trained with into its folder."
+            f"{backbone.config.vocab_size:,}: it belongs to another model. Put the tokenizer files that "
+            "this model was trained with into its folder."
         )
     if tokenizer.cls_token is None:
         tokenizer = with_published_pipeline(tokenizer)
@@ -63,9 +63,9 @@ def load_pretrained(name: str, revision: str | None = None) -> tuple[GPT1Model, 
 
 
 def with_published_pipeline(tokenizer: PreTrainedTokenizerFast) -> PreTrainedTokenizerFast:
-    """The same vocabulary and merges with the text pipeline of the paper, and the tokens that tasks need behind it.
+    """Returns a tokenizer with the same vocabulary, the text pipeline of the paper and the tokens that tasks need.
 
-    The library's own tokenizer for openai-gpt has neither; see `gpt1_scratch.tokenization`.
+    The library's tokenizer for openai-gpt has neither that pipeline nor the tokens; see `gpt1_scratch.tokenization`.
     """
     model = json.loads(tokenizer.backend_tokenizer.to_str())["model"]
     if model.get("end_of_word_suffix") != WORD_END:
@@ -88,20 +88,21 @@ def make_task_model(
     mean_label: float = 0.0,
     **settings: Any,
 ) -> PreTrainedModel:
-    """A task's head on a pre-trained body, or on as much of it as is to be transferred.
+    """Makes a model with a task's head from a pre-trained backbone, or from a part of it.
 
     Args:
-        backbone: is left as it is.
-        tokenizer: with the template; tokens that the body has no embedding for get new ones, and so do
-            those that frame a text unless the body was fine-tuned before (see `draw_task_tokens`).
-        from_scratch: whether to take the body's sizes alone and start at random.
-        transferred_layers: blocks, from the first, that keep their weights, beside the embeddings (figure 2 of the
-            paper); the others start at random. None: all.
-        mean_label: of regression, what the head says at the start.
-        **settings: of the configuration, in place of the body's.
+        task: decides the head and its labels.
+        backbone: the pre-trained backbone, which is not changed.
+        tokenizer: a tokenizer with the template for tasks. Tokens without an embedding get a new one. The tokens that
+            frame a text get a new one too, unless the backbone was fine-tuned before (see `draw_task_tokens`).
+        from_scratch: True to use only the sizes of the backbone and initialize all weights at random.
+        transferred_layers: number of blocks, from the first, that keep their weights besides the embeddings (figure 2
+            of the paper); the others are initialized at random. Default: all blocks.
+        mean_label: the initial prediction of a head for regression.
+        **settings: fields of the configuration that replace those of the backbone.
 
     Raises:
-        ValueError: transferred_layers that the body does not have.
+        ValueError: if `transferred_layers` is larger than the number of blocks.
     """
     blocks = len(backbone.blocks)
     kept = blocks if transferred_layers is None else transferred_layers
@@ -124,22 +125,22 @@ def make_task_model(
     if not from_scratch and not was_fine_tuned(backbone):
         draw_task_tokens(model, tokenizer)
     if task.is_regression:
-        # A head that starts at zero would spend the paper's few small updates on finding the mean.
+        # From a bias of zero, the paper's few small updates would be spent on learning the mean.
         torch.nn.init.constant_(model.score.bias, mean_label)
     return model
 
 
 def was_fine_tuned(backbone: GPT1Model) -> bool:
-    """Whether it comes from a checkpoint with a task's head."""
+    """Returns True if a backbone comes from a checkpoint with a task's head."""
     heads = {head.__name__ for head in (GPT1ForMultipleChoice, GPT1ForSequenceClassification)}
     return not heads.isdisjoint(backbone.config.architectures or ())
 
 
 def draw_task_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast) -> None:
-    """Gives the tokens that frame a task's texts embeddings of N(0, initializer_range), as published.
+    """Draws the embeddings of the tokens that frame texts from N(0, initializer_range), as OpenAI's code does.
 
-    Pre-training reads none of them, and its softmax, which shares their embeddings, learns only that they never come
-    next: it drives all of them the same way, until start, delimiter and extract can hardly be told from each other.
+    These tokens do not occur in pre-training. Its softmax, which shares the embeddings, only learns that they never
+    come next. That moves all of them in the same direction, until start, delimiter and extract are nearly equal.
     """
     rows = [tokenizer.bos_token_id, tokenizer.sep_token_id, tokenizer.cls_token_id]
     table = model.get_input_embeddings().weight

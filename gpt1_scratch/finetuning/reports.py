@@ -1,4 +1,4 @@
-"""What comes of fine-tuning: scores, predictions as GLUE's leaderboard takes them, tables."""
+"""Reports fine-tuning: scores, tables, and files of predictions in the format of GLUE's leaderboard."""
 
 import statistics
 from collections.abc import Sequence
@@ -10,15 +10,15 @@ import numpy as np
 from .metrics import TaskMetric, confusion_matrix, format_confusion_matrix, top_confusions
 from .tasks import TASKS, Task
 
-# Of the leaderboard's similarity task, whose file holds nothing outside.
+# The leaderboard's file for the similarity task may only have numbers in this range.
 SIMILARITY_RANGE = (0.0, 5.0)
 
-# A wider matrix fills the screen, and has a number for every pair of classes.
+# With more classes, a matrix does not fit on the screen.
 MAX_CLASSES_OF_MATRIX = 20
 
 
 def score(task: Task, metric: TaskMetric, logits: np.ndarray, labels: np.ndarray) -> dict[str, float]:
-    """The task's loss and scores."""
+    """Computes the loss and the scores of a task."""
     logits = logits.astype(np.float64)
     if task.is_regression:
         predictions = logits[:, 0]
@@ -31,7 +31,7 @@ def score(task: Task, metric: TaskMetric, logits: np.ndarray, labels: np.ndarray
 
 
 def confusions(task: Task, logits: np.ndarray, labels: np.ndarray) -> dict[str, list]:
-    """Which classes were taken for which: `confusion_matrix`, or of many classes `top_confusions` by their names."""
+    """Returns the confusions of classes: `confusion_matrix`, or `top_confusions` by name if there are many classes."""
     predictions = logits.argmax(axis=1)
     if len(task.labels) <= MAX_CLASSES_OF_MATRIX:
         return {"confusion_matrix": confusion_matrix(labels, predictions, len(task.labels))}
@@ -44,7 +44,7 @@ def confusions(task: Task, logits: np.ndarray, labels: np.ndarray) -> dict[str, 
 
 
 def write_predictions(path: Path, task: Task, logits: np.ndarray) -> None:
-    """A line for each example, as GLUE's leaderboard takes it where the task is GLUE's."""
+    """Writes a line for each example; for tasks of GLUE, in the format of its leaderboard."""
     if task.is_regression:
         numbers = logits[:, 0].clip(*SIMILARITY_RANGE) if task.submissions else logits[:, 0]
         predictions = [f"{number:.3f}" for number in numbers]
@@ -57,7 +57,7 @@ def write_predictions(path: Path, task: Task, logits: np.ndarray) -> None:
 
 
 def describe_run(task: Task, results: dict[str, Any]) -> str:
-    """Scores of a single run and whom it took for whom."""
+    """Returns the scores and the confusion matrix of one run as text."""
     lines = []
     for kind in ("eval", "test"):
         for name, value in results.items():
@@ -65,7 +65,7 @@ def describe_run(task: Task, results: dict[str, Any]) -> str:
                 lines += ["", name, format_confusion_matrix(value, task.labels)]
             elif name.startswith(f"{kind}_top_confusions"):
                 lines += ["", name]
-                lines += [f"{each['examples']:,} x {each['label']} taken for {each['predicted']}" for each in value]
+                lines += [f"{each['examples']:,} x {each['label']} predicted as {each['predicted']}" for each in value]
         numbers = {n: v for n, v in results.items() if n.startswith(f"{kind}_") and isinstance(v, float)}
         if numbers:
             lines.append("  ".join(f"{name} {value:.4g}" for name, value in numbers.items()))
@@ -73,7 +73,7 @@ def describe_run(task: Task, results: dict[str, Any]) -> str:
 
 
 def summarize(task: Task, runs: dict[str, dict[str, Any]]) -> dict[str, Any]:
-    """Median and spread of each score over a task's runs, by their folders, and which run is the median one."""
+    """Summarizes a task's runs, given by their folders: median and range of each score, and the median run."""
     names = [
         name
         for name, value in next(iter(runs.values())).items()
@@ -90,12 +90,12 @@ def summarize(task: Task, runs: dict[str, dict[str, Any]]) -> dict[str, Any]:
 
 
 def score_names(task: Task) -> list[str]:
-    """Of every validation split, the first one's first."""
+    """Returns the names of the scores of all validation splits; those of the first split come first."""
     return [f"{metric}{task.suffix(split)}" for split in task.validation for metric in task.metrics]
 
 
 def glue_average(summaries: dict[str, dict[str, Any]]) -> dict[str, Any]:
-    """The leaderboard's average, times 100, over those of its tasks that ran; of several scores, a task's mean."""
+    """Returns the mean score, times 100, of those tasks of GLUE that ran. Each task counts by its mean score."""
     scores = {}
     for name, summary in summaries.items():
         if name in TASKS and TASKS[name].submissions:
@@ -105,7 +105,7 @@ def glue_average(summaries: dict[str, dict[str, Any]]) -> dict[str, Any]:
 
 
 def format_table(tasks: Sequence[Task], results: dict[str, Any]) -> str:
-    """All tasks' scores, times 100, as Markdown: a line for each score, without columns that would be empty."""
+    """Returns a Markdown table with a row for each score, times 100. Empty columns are left out."""
     several = any(len(summary["runs"]) > 1 for summary in results["tasks"].values())
     header = ["task", "score", "validation", "test", "paper (test)", "paper, no pre-training", "examples", "seconds"]
     rows = []
@@ -133,7 +133,7 @@ def format_table(tasks: Sequence[Task], results: dict[str, Any]) -> str:
 
 
 def format_score(summary: dict[str, Any], name: str, several: bool) -> str:
-    """`71.2`, and of several runs their median and range, `71.2 (70.4 to 71.9)`."""
+    """Returns a score such as `71.2`, or the median and range of several runs, `71.2 (70.4 to 71.9)`."""
     if name not in summary:
         return ""
     median, low, high = (100 * summary[name + end] for end in ("", "_min", "_max"))

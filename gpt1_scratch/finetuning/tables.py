@@ -1,4 +1,4 @@
-"""Labelled text from files of any usual kind, as columns, with errors that name the file and the line."""
+"""Reads labelled text from files into columns, with errors that name the file and the line."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,11 +15,11 @@ ROWS_NAMED = 5
 
 @dataclass(frozen=True)
 class Table:
-    """Columns of equal length, and where they come from, for messages.
+    """Columns of equal length.
 
     Attributes:
-        where: the file or data set.
-        columns: by name; a `Dataset` reads a column when it is asked for.
+        where: the file or data set that they come from, for error messages.
+        columns: the columns by name; a `Dataset` reads a column when it is used.
     """
 
     where: str
@@ -30,14 +30,14 @@ class Table:
         return list(self.columns) if isinstance(self.columns, dict) else self.columns.column_names
 
     def values(self, name: str) -> list[Any]:
-        """A column; of classes that the data set names, their names, and None for its -1."""
+        """Returns a column. If the data set names its classes, the values are these names, and None for -1."""
         values, names = self.columns[name][:], self.class_names(name)
         if names is not None:
             return [None if value is None or value < 0 else names[value] for value in values]
         return values
 
     def class_names(self, name: str) -> list[str] | None:
-        """The names of a column's classes, if the data set has them."""
+        """Returns the names of a column's classes; None if the data set has none."""
         if isinstance(self.columns, dict):
             return None
         from datasets import ClassLabel
@@ -47,22 +47,22 @@ class Table:
 
 
 def name_rows(indices: Sequence[int]) -> str:
-    """`row 3`, `rows 3, 8` and so on, as a person counts them: from 1, without a header."""
+    """Returns text such as `rows 3, 8`, with rows counted from 1 and without the header."""
     shown = ", ".join(str(index + 1) for index in indices[:ROWS_NAMED])
     more = f" and {len(indices) - ROWS_NAMED:,} more" if len(indices) > ROWS_NAMED else ""
     return f"row{'s' if len(indices) > 1 else ''} {shown}{more} (counted from 1, without a header)"
 
 
 def read_table(path: str | Path) -> Table:
-    """Reads a file of rows; its extension tells the kind (see `gpt1_scratch.data.readers`).
+    """Reads a table. The extension decides how it is parsed (see `gpt1_scratch.data.readers`).
 
-    Values of CSV and TSV are text, empty where nothing stands; others have the file's types. A column that some rows
-    of JSON do not have is None there.
+    Values of CSV and TSV are text, and empty fields are empty text. Other values have the types of the file. If some
+    rows of JSON do not have a column, its value is None there.
 
     Raises:
-        ValueError: a file that is missing, empty, of another kind, not UTF-8 or malformed; the message names the line.
+        ValueError: if the file is missing, empty, of another kind, not UTF-8 or malformed; the message names the line.
     """
-    # Here, as it takes a second: predictions for lines of text need none of it.
+    # These imports take a second, and predictions for lines of text do not need them.
     import pyarrow
     from datasets import Dataset
     from datasets.table import InMemoryTable

@@ -1,4 +1,4 @@
-"""Tasks to fine-tune on: GLUE's, the paper's others, and small embedded ones.
+"""The tasks to fine-tune on: those of GLUE, the other tasks of the paper, and small embedded ones.
 
 A task says which columns hold the texts, how they become the model's input (figure 1 of the paper), what its labels
 are called and how it is scored. A new task needs an entry in `TASKS`; if its data are generated, also the function
@@ -17,15 +17,15 @@ if TYPE_CHECKING:
 
 GLUE = "nyu-mll/glue"
 
-# The name of the task that a reader's own files set.
+# The name of a task that a user's own files define.
 OWN = "own"
 
-# In messages; a task may have hundreds.
+# Maximum number of classes that a message names; a task may have hundreds.
 CLASSES_NAMED = 10
 
 
 def name_classes(names: Sequence[str]) -> str:
-    """The first classes by name, and how many more there are."""
+    """Returns the names of the first classes and the number of further ones."""
     more = f" and {len(names) - CLASSES_NAMED:,} more" if len(names) > CLASSES_NAMED else ""
     return ", ".join(names[:CLASSES_NAMED]) + more
 
@@ -54,27 +54,27 @@ class EmbeddedRows:
 
 @dataclass(frozen=True)
 class Task:
-    """What there is to learn from which columns.
+    """A task: what is predicted from which columns, and how it is scored.
 
     Attributes:
-        name: for the command line.
-        kind: `classification` of a text or of an ordered pair; `similarity` of a pair, read in both orders;
+        name: the name on the command line.
+        kind: `classification` of a text or of an ordered pair; `similarity` of a pair, which is read in both orders;
             `multiple_choice` among texts that may follow a context.
-        columns: the text, or the two; of multiple choice, what makes the context, joined by spaces.
-        labels: names of the classes, in the order of their numbers; of multiple choice, of the choices. None if a
-            number is to be predicted.
-        metrics: names in `gpt1_scratch.finetuning.metrics`; the first is the score that counts.
-        choices: of multiple choice, the columns of the texts to choose among, or one that holds them as a list.
-        label_column: the column with the label.
-        hub: the data set on the Hub and its configuration.
-        embedded: the rows that this package generates.
-        validation, test: names of the splits; scores are reported for all, and the first validation split decides.
-        unlabelled_rows: whether training and validation have rows that annotators could not agree on; these are left
-            out.
-        submissions: files of the test splits' predictions, as GLUE's leaderboard wants them.
-        submits_names: whether these hold the names of classes, not their numbers.
-        paper: the paper's score times 100, on the test set (tables 2 to 4).
-        paper_from_scratch: the same without pre-training (table 5).
+        columns: the column of the text, or the two columns of a pair. In multiple choice, the columns that form the
+            context, joined by spaces.
+        labels: the names of the classes, or of the choices, in the order of their numbers; None for regression.
+        metrics: names in `gpt1_scratch.finetuning.metrics`; the first selects the best checkpoint.
+        choices: in multiple choice, the columns of the choices, or one column with a list of them.
+        label_column: the column of the label.
+        hub: the id of the data set on the Hub, and its configuration.
+        embedded: the rows that this package generates; None for data from elsewhere.
+        validation, test: the names of the splits. All are scored, and the first validation split selects checkpoints.
+        unlabelled_rows: True if training and validation have rows without a label because annotators did not agree.
+            These rows are left out.
+        submissions: the names of the files that GLUE's leaderboard expects, one for each test split.
+        submits_names: True if these files have the names of the classes instead of their numbers.
+        paper: the score in the paper, times 100, on the test set (tables 2 to 4).
+        paper_from_scratch: the score in the paper without pre-training (table 5).
     """
 
     name: str
@@ -100,15 +100,15 @@ class Task:
         return self.labels is None
 
     def suffix(self, split: str) -> str:
-        """What the names of a split's scores end in: nothing for the first split, `_mismatched` for MNLI's second."""
+        """Returns the suffix of a split's scores: none for the first split, `_mismatched` for the second of MNLI."""
         return "" if split in (self.validation[0], self.test[0]) else "_" + split.partition("_")[2]
 
     def predictions_file(self, split: str) -> str:
-        """What a test split's predictions are called."""
+        """Returns the name of the file for the predictions of a test split."""
         return self.submissions[self.test.index(split)] if self.submissions else f"{split}_predictions.tsv"
 
     def describe(self) -> str:
-        """One line on what is learnt from what."""
+        """Returns one line that says what is predicted from which columns."""
         texts = " and ".join(self.columns)
         if self.kind == "multiple_choice":
             texts = f"{texts} followed by one of {', '.join(self.choices)}"
@@ -270,7 +270,7 @@ TASKS = {
             hub=("ehovy/race", "all"),
             paper=59.0,
         ),
-        # As its makers hand it out on request; there is no copy to download.
+        # Its authors send the files on request; they cannot be downloaded.
         Task(
             "story_cloze",
             "multiple_choice",
@@ -335,10 +335,10 @@ TASKS = {
 
 
 def find_task(name: str) -> Task:
-    """A task of the table.
+    """Returns the task with a name.
 
     Raises:
-        ValueError: there is none of that name; the message lists those there are.
+        ValueError: if there is none; the message lists the names that exist.
     """
     if name not in TASKS:
         raise ValueError(f"The task {name!r} is not known; known are {', '.join(TASKS)}.")
@@ -346,14 +346,14 @@ def find_task(name: str) -> Task:
 
 
 def config_of_task(task: Task) -> dict[str, Any]:
-    """What a model's configuration says of the task that it is fine-tuned on."""
+    """Returns the fields of a model's configuration that describe the task that it is fine-tuned on."""
     names = task.labels or (task.label_column,)
     return {
         "id2label": dict(enumerate(names)),
         "label2id": {name: number for number, name in enumerate(names)},
         "problem_type": "regression" if task.is_regression else "single_label_classification",
         "both_orders": task.kind == "similarity",
-        # For whoever reads files with the model: `task_of_config` turns it back into a task.
+        # `task_of_config` turns this back into a task, to read files for predictions.
         "finetuning_task": {
             "name": task.name,
             "kind": task.kind,
@@ -365,7 +365,7 @@ def config_of_task(task: Task) -> dict[str, Any]:
 
 
 def task_of_config(config: "PreTrainedConfig") -> Task | None:
-    """The task that a model was fine-tuned on, as far as reading texts for it goes; None if its config has none."""
+    """Returns the task that a model was fine-tuned on, with what reading its input needs; None if it has no task."""
     saved = getattr(config, "finetuning_task", None)
     if not isinstance(saved, dict):
         return None

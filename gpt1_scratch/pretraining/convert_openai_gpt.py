@@ -1,11 +1,11 @@
-"""Published GPT-1 weights in and out: an `openai-gpt` checkpoint becomes a `GPT1ForCausalLM`, and back.
+"""Converts published GPT-1 weights: an `openai-gpt` checkpoint to a `GPT1ForCausalLM`, and back.
 
     python -m gpt1_scratch.pretraining.convert_openai_gpt openai-community/openai-gpt gpt1-published
     python -m gpt1_scratch.pretraining.convert_openai_gpt gpt1-trained openai-gpt-trained --to openai-gpt
 
-The two models compute the same; only the names of the weights differ, and the layout of their matrices, which OpenAI's
-have input first. Weights are read from safetensors alone: a pickle file runs whatever code it holds. The tokenizer's
-files beside a checkpoint are copied along.
+The two models compute the same. They differ in the names of the weights and in the layout of the matrices, whose first
+dimension is the input in OpenAI's. Weights are read only from safetensors, because loading a pickle can run any code.
+The tokenizer's files of a checkpoint are copied.
 """
 
 import argparse
@@ -23,7 +23,7 @@ from ..configuration_gpt1 import GPT1Config
 from ..file_modes import give_umask_permissions
 from ..modeling_gpt1 import GPT1ForCausalLM
 
-# Ours and the published name of every layer in a block; a matrix of the published ones is ours transposed.
+# Our name and the published name of every layer in a block. The published matrices are ours transposed.
 BLOCK_LAYERS = {
     "attention.query_key_value": "attn.c_attn",
     "attention.out_proj": "attn.c_proj",
@@ -34,7 +34,7 @@ BLOCK_LAYERS = {
 }
 EMBEDDINGS = {"tokens_embed.weight": "tokens_embed.weight", "positions_embed.weight": "positions_embed.weight"}
 
-# Settings that both configurations have, ours and theirs.
+# Our name and the published name of settings that both configurations have.
 SETTINGS = {
     "vocab_size": "vocab_size",
     "max_position_embeddings": "n_positions",
@@ -51,8 +51,8 @@ SETTINGS = {
     "eos_token_id": "eos_token_id",
 }
 
-# Causal masks and position numbers, which some published files store although they are constants; and heads that are
-# not the language model's.
+# Tensors that are skipped: causal masks and position numbers, constants that some published files store, and heads
+# other than the language model's.
 CONSTANTS = ("attn.bias", "position_ids")
 OTHER_HEADS = ("multiple_choice_head.", "score.")
 
@@ -62,7 +62,7 @@ TOKENIZER_FILES = ("tokenizer.json", TOKENIZER_CONFIG, "chat_template.jinja", "v
 
 
 def _names(layers: int) -> dict[str, str]:
-    """Published tensor names by ours, without the prefix of either model."""
+    """Returns the published names of the tensors by ours, without the prefix of either model."""
     names = dict(EMBEDDINGS)
     for layer in range(layers):
         for ours, theirs in BLOCK_LAYERS.items():
@@ -76,25 +76,25 @@ def _is_matrix(name: str) -> bool:
 
 
 def from_openai_gpt(config: OpenAIGPTConfig, weights: dict[str, torch.Tensor]) -> GPT1ForCausalLM:
-    """Our model with an `openai-gpt` model's weights.
+    """Returns our model with the weights of an `openai-gpt` model.
 
     Args:
-        config: the published model's.
-        weights: its tensors by name, as its checkpoint has them, with or without the prefix `transformer.`.
+        config: the configuration of the published model.
+        weights: its tensors by their names in the checkpoint, with or without the prefix `transformer.`.
 
     Returns:
-        The model in evaluation mode, in the weights' precision. Its logits are the published model's.
+        The model in evaluation mode, in the precision of the weights. It computes the logits of the published model.
 
     Raises:
-        ValueError: an activation other than the tanh form of GELU, tensors that are missing, unknown or of another
-            shape than the configuration says, or an output layer that differs from the token table.
+        ValueError: if the activation is not the tanh form of GELU, tensors are missing, unknown or of another shape
+            than the configuration requires, or the output layer differs from the token table.
     """
     if config.afn != "gelu":
         raise ValueError(
             f"The checkpoint's activation (afn) is {config.afn!r}; this model has GPT-1's 'gelu', in its tanh form."
         )
     weights = {name.removeprefix("transformer."): tensor for name, tensor in weights.items()}
-    # Of tied tensors a checkpoint has one, either one, or both.
+    # A checkpoint may store either of the two tied tensors, or both.
     output = weights.pop("lm_head.weight", None)
     if output is not None and not torch.equal(output, weights.setdefault("tokens_embed.weight", output)):
         raise ValueError(
@@ -132,11 +132,11 @@ def from_openai_gpt(config: OpenAIGPTConfig, weights: dict[str, torch.Tensor]) -
 
 
 def to_openai_gpt(model: GPT1ForCausalLM) -> OpenAIGPTLMHeadModel:
-    """An `openai-gpt` model of transformers with our model's weights, in evaluation mode.
+    """Returns transformers' `openai-gpt` model with the weights of our model, in evaluation mode.
 
     Raises:
-        ValueError: the model is an LSTM, the feed-forward layers are not four times as wide as the model, as that
-            class fixes them, or the softmax is not tied to the token table.
+        ValueError: if the model is an LSTM, its feed-forward layers are not four times as wide as the model (that
+            class has no other width), or its softmax is not tied to the token table.
     """
     config = model.config
     if config.lstm_size is not None:
@@ -164,13 +164,14 @@ def _some(names: list[str]) -> str:
 
 
 def find_checkpoint(source: str | Path, revision: str | None = None) -> Path:
-    """The folder of a checkpoint: the source itself, or a download of what bears its name on the Hub.
+    """Returns the folder of a checkpoint. If `source` is not a folder, it is downloaded from the Hub.
 
     Args:
+        source: a folder, or a model's id on the Hub.
         revision: a branch, tag or commit on the Hub.
 
     Raises:
-        ValueError: neither exists, or it has no configuration, or no weights in safetensors.
+        ValueError: if neither exists, or the checkpoint has no configuration or no weights in safetensors.
     """
     folder = Path(source)
     if not folder.is_dir():
@@ -178,9 +179,9 @@ def find_checkpoint(source: str | Path, revision: str | None = None) -> Path:
             patterns = ["*.json", "*.jinja", "*.safetensors", "merges.txt"]
             folder = Path(snapshot_download(str(source), revision=revision, allow_patterns=patterns))
         except (HFValidationError, RepositoryNotFoundError, LocalEntryNotFoundError, HfHubHTTPError) as error:
-            raise ValueError(f"{source} is neither a folder nor a model that the Hub lets us read: {error}") from error
+            raise ValueError(f"{source} is neither a folder nor a model that the Hub has: {error}") from error
     if not (folder / "config.json").is_file():
-        raise ValueError(f"{source} has no config.json, so it is no checkpoint.")
+        raise ValueError(f"{source} has no config.json, so it is not a checkpoint.")
     if not (folder / WEIGHTS).is_file() and not (folder / WEIGHTS_INDEX).is_file():
         pickled = (
             f" Its {PICKLE} is a pickle, which may run any code and is not read." if (folder / PICKLE).exists() else ""
@@ -193,7 +194,7 @@ def find_checkpoint(source: str | Path, revision: str | None = None) -> Path:
 
 
 def read_weights(folder: Path) -> dict[str, torch.Tensor]:
-    """All tensors of a checkpoint folder, from one safetensors file or several."""
+    """Reads all tensors of a checkpoint, which may have one safetensors file or several."""
     files = [folder / WEIGHTS]
     if (folder / WEIGHTS_INDEX).is_file():
         index = json.loads((folder / WEIGHTS_INDEX).read_text(encoding="utf-8"))
@@ -214,16 +215,17 @@ def convert(source: str | Path, target: str | Path, to: str = "gpt1") -> None:
     The tokenizer's `model_max_length` becomes the model's number of positions.
 
     Args:
-        source: a checkpoint's folder or Hub name.
-        target: a folder that does not exist yet, or is empty.
-        to: "gpt1" from a checkpoint of `openai-gpt`, "openai-gpt" from one of ours.
+        source: a checkpoint's folder, or its id on the Hub.
+        target: a new or empty folder.
+        to: "gpt1" to convert an `openai-gpt` checkpoint to ours, "openai-gpt" to convert ours.
 
     Raises:
-        ValueError: the target has files, or the source is no checkpoint of the kind expected or cannot be converted.
+        ValueError: if the target has files, or the source is not a checkpoint of the expected kind or cannot be
+            converted.
     """
     target = Path(target)
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
-        raise ValueError(f"{target} exists already; name a new folder, lest a checkpoint is overwritten.")
+        raise ValueError(f"{target} already has files. Name a new folder, so that no checkpoint is overwritten.")
     folder = find_checkpoint(source)
     expected = {"gpt1": OpenAIGPTConfig.model_type, OpenAIGPTConfig.model_type: GPT1Config.model_type}[to]
     found = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("model_type")

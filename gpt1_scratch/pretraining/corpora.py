@@ -28,7 +28,7 @@ from ..data.readers import (
     tables_of_rows,
     text_of,
 )
-from ..data.text_lines import COMPRESSIONS, file_extension, numbered_lines, without_line_end
+from ..data.text_lines import COMPRESSIONS, FilePlace, check_file, file_extension, numbered_lines, without_line_end
 from .embedded import EMBEDDED_TEXTS
 
 logger = logging.getLogger(__name__)
@@ -38,10 +38,10 @@ EXTENSIONS = (*TEXT_EXTENSIONS, *TABLE_EXTENSIONS)
 
 TEXT_FEATURES = Features({"text": Value("string")})
 
-# Characters that no text has: what a zip archive or an image shows early.
+# Control characters that no text has, but a zip archive or an image has near its beginning.
 BINARY_CHARACTERS = frozenset(map(chr, range(32))) - set("\t\n\v\f\r\x1a\x1b")
 
-# Of files that are not read.
+# Maximum number of files that the warning about unread files names.
 FILES_NAMED = 5
 
 
@@ -62,19 +62,20 @@ def load_texts(
             folder of files (those in its sub-folders too, but no README); or a data set's name on the Hub. Files are
             text (`.txt`, `.text`, `.md`) or tables (parquet, JSON lines, a JSON list, CSV, TSV: see
             `gpt1_scratch.data.readers`).
-        split: "train" and so on; of files there is only "train". A slice such as "train[:95%]" works unless streaming.
+        split: the name of the split; files have only "train". A slice such as "train[:95%]" is possible unless
+            `streaming` is set.
         name: the configuration of a data set on the Hub that has several.
-        revision: a branch, tag or commit of a data set on the Hub; default: its main branch.
-        text_column: the column with the text.
-        row: what becomes a row of a plain text file: the whole file, or a line. Other files come in rows.
-        streaming: reads as it goes instead of copying the whole to the cache.
+        revision: a branch, tag or commit of a data set on the Hub. Default: its main branch.
+        text_column: the column of the text.
+        row: what becomes a row of a plain text file: the whole file ("document") or each line ("line").
+        streaming: True to read the texts as they are needed instead of copying all of them to the cache.
 
     Returns:
-        Rows with the one column `text`. Where a file has no text in a row (null), it is empty.
+        A data set with the one column `text`. Missing text (null) becomes an empty string.
 
     Raises:
-        ValueError: nothing there, an unknown kind of file, a binary, malformed or wrongly encoded one, several kinds
-            at once, a column or split that does not exist, or a column that holds something else than text.
+        ValueError: if the source does not exist; a file is of an unknown kind, binary, malformed or not UTF-8; files
+            are of several kinds; a column or split does not exist; or a column does not hold text.
     """
     if isinstance(source, str) and source in EMBEDDED_TEXTS:
         texts = EMBEDDED_TEXTS[source].generate()
@@ -122,7 +123,7 @@ def _check_name(kind: str, name: str, known: Iterable[str], where: str) -> None:
 
 
 def _files_in_folder(folder: Path) -> list[Path]:
-    """The files to read of a folder and its sub-folders, in the order of their names; tells of the others."""
+    """Returns the files of a folder and its sub-folders that are read, sorted by name; warns about the others."""
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     files = [path for path in files if not any(part.startswith(".") for part in path.relative_to(folder).parts)]
     read = [path for path in files if file_extension(path) in EXTENSIONS and path.stem.lower() != "readme"]
@@ -136,8 +137,7 @@ def _check_files(paths: Sequence[Path]) -> None:
     if not paths:
         raise ValueError("No text file is given.")
     for path in paths:
-        if not path.is_file():
-            raise ValueError(f"There is no file {path}.")
+        check_file(path)
         if file_extension(path) not in EXTENSIONS:
             raise ValueError(
                 f"{path} ends in none of {', '.join(EXTENSIONS)}, also followed by {' or '.join(COMPRESSIONS)}; "
@@ -157,8 +157,8 @@ def _kind(path: Path) -> str:
     return "json" if extension in JSON_EXTENSIONS else extension.removeprefix(".")
 
 
-def _lines_of_text(path: str) -> Iterator[str]:
-    for number, line in numbered_lines(path):
+def _lines_of_text(path: str, place: FilePlace | None = None) -> Iterator[str]:
+    for number, line in numbered_lines(path, place):
         if binary := BINARY_CHARACTERS.intersection(line):
             raise ValueError(
                 f"{path}, line {number}: the character {min(binary)!r} does not occur in text; this is a binary "
@@ -167,17 +167,20 @@ def _lines_of_text(path: str) -> Iterator[str]:
         yield without_line_end(line) + "\n" if line.endswith("\n") else line
 
 
-def _documents(path: str) -> Iterator[pyarrow.Table]:
-    return tables_of_rows([{"text": "".join(_lines_of_text(path))}])
+def _documents(path: str, places: Sequence[FilePlace] = ()) -> Iterator[pyarrow.Table]:
+    (place,) = places or (FilePlace(),)
+    # A stream that goes on behind the file's only row finds nothing more.
+    return tables_of_rows([{"text": "".join(_lines_of_text(path, place))}] if place.line == 0 else [])
 
 
-def _lines(path: str) -> Iterator[pyarrow.Table]:
-    return tables_of_rows({"text": line.removesuffix("\n")} for line in _lines_of_text(path))
+def _lines(path: str, places: Sequence[FilePlace] = ()) -> Iterator[pyarrow.Table]:
+    return tables_of_rows({"text": line.removesuffix("\n")} for line in _lines_of_text(path, *places))
 
 
-def _texts_of_table(path: str, text_column: str) -> Iterator[pyarrow.Table]:
+def _texts_of_table(path: str, text_column: str, places: Sequence[FilePlace] = ()) -> Iterator[pyarrow.Table]:
     if file_extension(path) != ".parquet":
-        return tables_of_rows({"text": _text_of_row(row, text_column, where)} for where, row in table_rows(path))
+        rows = table_rows(path, *places)
+        return tables_of_rows({"text": _text_of_row(row, text_column, where)} for where, row in rows)
     _check_name("column", text_column, (schema := open_parquet(path).schema_arrow).names, path)
     kind = schema.field(text_column).type
     if pyarrow.types.is_dictionary(kind):
@@ -186,7 +189,7 @@ def _texts_of_table(path: str, text_column: str) -> Iterator[pyarrow.Table]:
         raise ValueError(f"{path}: the column {text_column!r} holds {kind}, not text.")
     return (
         pyarrow.table({"text": table.column(text_column).cast(pyarrow.large_string()).fill_null("")})
-        for table in parquet_tables(path, [text_column])
+        for table in parquet_tables(path, [text_column], places)
     )
 
 

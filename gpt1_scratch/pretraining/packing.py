@@ -1,18 +1,18 @@
-"""Text to train on, tokenised once and packed into blocks of contiguous text.
+"""Tokenises the training text once and packs it into blocks of contiguous text.
 
-GPT-1 is trained on stretches of 512 tokens of whole books (section 4.1 of the paper), so that it learns from what
-stands far back. A corpus is therefore one long sequence of tokens, cut every `block_size` tokens: no padding, and
-nothing lost but what is left over at the end. Where documents are kept apart, positions restart with each, and the
-model lets no token attend beyond its own document.
+GPT-1 is trained on contiguous sequences of 512 tokens from whole books (section 4.1 of the paper), so that it learns
+to use distant context. A corpus is therefore treated as one long sequence of tokens and cut every `block_size` tokens.
+There is no padding, and only the tokens after the last full block are lost. If documents are kept separate, positions
+restart in each, and no token attends to another document.
 
-A run loads rows of text (`corpora.py`), tokenises them, and packs the tokens:
+A run loads rows of text (`corpora.py`), tokenises them and packs the tokens:
 
     texts = load_texts("novels.parquet")
     blocks = pack_blocks(tokenize_texts(texts, tokenizer), block_size=512).blocks
 """
 
 import logging
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,17 +24,19 @@ from datasets.distributed import split_dataset_by_node
 from datasets.fingerprint import Hasher
 from transformers import PreTrainedTokenizerFast
 
+from ..data.visible_text import has_visible_text
+
 logger = logging.getLogger(__name__)
 
-# Text that is tokenised at a time, on all cores; a token takes some hundred bytes until it is stored.
+# Limits the text that is tokenised at a time, because a token takes some hundred bytes until it is stored.
 CHARACTER_CHUNK_SIZE = 2**23
 
 
 def tokenizer_key(tokenizer: PreTrainedTokenizerFast) -> str:
-    """A fingerprint of all that decides a tokenizer's output; the same in every process and after every use."""
+    """Returns a fingerprint of what decides a tokenizer's output, the same in every process and after every use."""
     backend = tokenizer.backend_tokenizer
     truncation, padding = backend.truncation, backend.padding
-    # What a call with truncation or padding leaves behind does not count.
+    # A call with truncation or padding leaves these settings behind. They do not matter: each call sets them again.
     backend.no_truncation()
     backend.no_padding()
     key = Hasher.hash(backend.to_str())
@@ -46,8 +48,11 @@ def tokenizer_key(tokenizer: PreTrainedTokenizerFast) -> str:
 
 
 def _encode(texts: Sequence[str | None], tokenizer: PreTrainedTokenizerFast) -> dict[str, list]:
-    """Tokens, bytes and words of each text, tokenised in groups of limited size."""
-    texts = [text or "" for text in texts]
+    """Returns the tokens, bytes and words of each text; none of one without visible text.
+
+    Texts are tokenised in groups of limited size.
+    """
+    texts = [text if text and has_visible_text(text) else "" for text in texts]
     tokens: list[list[int]] = []
     group: list[str] = []
     size = 0
@@ -69,21 +74,21 @@ def tokenize_texts(texts: Dataset, tokenizer: PreTrainedTokenizerFast) -> Datase
     """Tokenises rows of text on all cores, once: the result is cached under a key that holds the tokenizer.
 
     Args:
-        texts: a column `text`, as `load_texts` returns it.
+        texts: a data set with a column `text`, as `load_texts` returns it.
         tokenizer: any fast tokenizer; its special tokens are not added.
 
     Returns:
-        For every row its `input_ids`, and how many `bytes` and `words` it has.
+        A data set with the `input_ids` of every row and its numbers of `bytes` and `words`.
 
     Raises:
-        ValueError: there is no row.
+        ValueError: if there is no row.
     """
     if len(texts) == 0:
         raise ValueError("The corpus is empty: it has no row.")
     features = Features({"input_ids": List(Value("int32")), "bytes": Value("int64"), "words": Value("int64")})
-    key = Hasher.hash(("tokenize_texts", texts._fingerprint, tokenizer_key(tokenizer)))
+    key = Hasher.hash(("tokenize_visible_texts", texts._fingerprint, tokenizer_key(tokenizer)))
     file = None
-    if not texts.cache_files:  # the library caches by itself only what it makes from files
+    if not texts.cache_files:  # the library itself caches only what comes from files
         folder = Path(config.HF_DATASETS_CACHE) / "tokenize_texts"
         folder.mkdir(parents=True, exist_ok=True)
         file = str(folder / f"{key}.arrow")
@@ -102,15 +107,15 @@ def tokenize_texts(texts: Dataset, tokenizer: PreTrainedTokenizerFast) -> Datase
 
 @dataclass(frozen=True)
 class PackedTexts:
-    """Blocks of contiguous text, and what they were made of.
+    """Blocks of contiguous text, and the size of the corpus that they were made from.
 
     Attributes:
-        blocks: rows of `input_ids`, all of the same length, in the order of the text; with `position_ids` if documents
-            are separate.
-        rows, words, bytes: of the texts.
-        empty_rows: rows without text, which add nothing to the blocks.
-        tokens: of the texts and the separators between them.
-        dropped_tokens: left over at the end, fewer than a block.
+        blocks: a data set of `input_ids`, all of the same length, in the order of the text, with `position_ids` if
+            documents are separate.
+        rows, words, bytes: the size of the texts.
+        empty_rows: number of rows without text, which add nothing to the blocks.
+        tokens: number of tokens of the texts and of the separators between them.
+        dropped_tokens: number of tokens after the last full block.
     """
 
     blocks: Dataset
@@ -129,22 +134,22 @@ def pack_blocks(
     separate_documents: bool = False,
     separator_id: int | None = None,
 ) -> PackedTexts:
-    """Cuts the tokens of all rows, one after the other, into blocks.
+    """Joins the tokens of all rows and cuts them into blocks.
 
     Args:
-        tokenized: what `tokenize_texts` returns.
-        block_size: tokens in a block; the model's context, or less.
-        separate_documents: adds `position_ids` that restart at every row of text and at every block. The model then
-            attends to nothing before the row's beginning. Otherwise attention crosses from one row to the next, as in
-            the paper.
-        separator_id: a token put before every row that has text: a start token for documents, a line break for lines.
+        tokenized: the data set that `tokenize_texts` returns.
+        block_size: number of tokens in a block, at most the model's context.
+        separate_documents: True to add `position_ids` that restart at every row of text and at every block. The model
+            then attends to nothing before the start of the row. Otherwise attention crosses from one row to the next,
+            as in the paper.
+        separator_id: a token to insert before every row that has text, such as a start token or a line break.
 
     Returns:
-        The blocks, and counts to report with them. The blocks are stored in the cache, not in memory.
+        The blocks and the size of the corpus. The blocks are stored in the cache, not in memory.
 
     Raises:
-        ValueError: `block_size` is less than 2 (nothing would be predicted), or the corpus has no text, or not enough
-            for one block.
+        ValueError: if `block_size` is less than 2 (nothing would be predicted), or the corpus has no text or too
+            little for one block.
     """
     if block_size < 2:
         raise ValueError(f"block_size is {block_size}; a block needs at least 2 tokens to predict one from another.")
@@ -180,33 +185,34 @@ def pack_blocks(
     )
 
 
-# Tokens; below it there is more repetition than there is to find again.
+# In tokens. A shorter passage repeats itself so often that there is little to learn from it.
 SHORTEST_PASSAGE = 8
 
 
 class PartlyCutBlocks(torch.utils.data.Dataset):
-    """Blocks of which a share is cut into shorter ones, and of these a share made to repeat itself.
+    """A data set in which some blocks are cut into shorter ones, and some of these repeat a single passage.
 
-    Most of what a small model can learn is within a few dozen tokens. In blocks that short a batch of as many tokens
-    comes from more places, and the first positions are met more often; the blocks that stay whole train the others
-    (BERT's pre-training does likewise with 128 and 512 tokens: Devlin et al. 2018, appendix A.2).
+    Most of what a small model can learn lies within a few dozen tokens. With shorter blocks, a batch of the same size
+    covers more places of the corpus and trains the first positions more often. The blocks that are not cut train the
+    other positions. BERT's pre-training combines 128 and 512 tokens for the same reason (Devlin et al. 2018,
+    appendix A.2).
 
-    To find again what a text has said before takes two heads in a row (the induction heads of Olsson et al. 2022), and
-    they are worth little to a language model until both are there. In a block that is one passage again and again they
-    are worth much as soon as they begin to be: in a small model on novels they came within 300 updates where half of
-    the short blocks were such, and in none of 1900 updates without. Tasks on pairs of texts ask for them.
+    To copy from earlier text, a model needs two attention heads in successive layers (the induction heads of Olsson et
+    al. 2022), and one of them alone hardly lowers the loss. In a block that repeats one passage, they lower it as soon
+    as they begin to form: a small model on novels had them within 300 updates if half of the short blocks repeated a
+    passage, and had not formed them after 1900 updates otherwise. Tasks on pairs of texts depend on these heads.
 
     Args:
-        blocks: of `pack_blocks`, without `position_ids`.
-        short_block_size: tokens of a short block; divides the others' size.
-        share: of the blocks that are cut, at random.
-        blocks_per_batch: of whole blocks; as many, or a multiple, are cut, so that no batch has blocks of both sizes.
-        seed: of the choice.
-        repeated_share: of the short blocks, at random, that are filled with their first tokens again and again. How
-            many, from `SHORTEST_PASSAGE` to half a block, is drawn for each.
+        blocks: the blocks of `pack_blocks`, without `position_ids`.
+        short_block_size: number of tokens of a short block; it must divide the size of the blocks.
+        share: fraction of the blocks that are cut, chosen at random.
+        blocks_per_batch: number of whole blocks in a batch. A multiple of it is cut, so that no batch mixes the sizes.
+        seed: determines all random choices.
+        repeated_share: fraction of the short blocks, chosen at random, that repeat their first tokens. The number of
+            these tokens is drawn for each block, from `SHORTEST_PASSAGE` to half a block.
 
     Raises:
-        ValueError: a size that does not divide the blocks', or is too small for a passage to repeat itself.
+        ValueError: if `short_block_size` does not divide the size of the blocks, or is too small for a repetition.
     """
 
     def __init__(
@@ -234,7 +240,7 @@ class PartlyCutBlocks(torch.utils.data.Dataset):
         order = generator.permutation(len(blocks))
         starts = np.arange(0, size, short_block_size)
         self.blocks = blocks
-        # The block, and where in it, that an example begins.
+        # The block of each example, and the position in it where the example begins.
         self.places = np.concatenate(
             [
                 np.stack([np.repeat(order[:cut], len(starts)), np.tile(starts, cut)], axis=1),
@@ -243,7 +249,7 @@ class PartlyCutBlocks(torch.utils.data.Dataset):
         )
         self.lengths = np.full((len(self.places), 1), size)
         self.lengths[: cut * len(starts)] = short_block_size
-        # Tokens of the passage that fills an example: of most, all.
+        # The length of the passage that fills each example; for most examples it is their whole length.
         self.passages = self.lengths[:, 0].copy()
         repeated = generator.permutation(cut * len(starts))[: int(repeated_share * cut * len(starts))]
         self.passages[repeated] = generator.integers(SHORTEST_PASSAGE, short_block_size // 2 + 1, len(repeated))
@@ -258,7 +264,7 @@ class PartlyCutBlocks(torch.utils.data.Dataset):
 
 
 def _offsets(tokenized: Dataset) -> np.ndarray:
-    """(rows + 1,) where each row's tokens begin in the whole corpus."""
+    """Returns the (rows + 1,) positions in the corpus at which the tokens of each row begin."""
     lengths = [0]
     for batch in tokenized.with_format("arrow", columns=["input_ids"]).iter(batch_size=1000):
         lengths += batch["input_ids"].combine_chunks().value_lengths().to_pylist()
@@ -277,35 +283,109 @@ def cut_blocks(
     separate_documents: bool = False,
     separator_id: int | None = None,
 ) -> Iterator[dict[str, np.ndarray]]:
-    """Cuts rows of tokens into blocks as they come; the last, if not full, is left out.
+    """Cuts a stream of rows of tokens into blocks. A last block that is not full is left out.
 
     Args:
-        rows: token ids of each row of text; empty rows count for nothing.
+        rows: the token ids of each row of text; empty rows are ignored.
         block_size, separate_documents, separator_id: as in `pack_blocks`.
 
     Yields:
         `input_ids` (block_size,), and `position_ids` (block_size,) if documents are separate.
     """
-    tokens = np.empty(block_size, dtype=np.int32)
-    positions = np.empty(block_size, dtype=np.int32)
-    filled = 0
+    cutter = _Cutter(block_size, separate_documents, separator_id)
     for row in rows:
+        yield from cutter.add(row)
+
+
+class _Cutter:
+    """Fills one block after another.
+
+    Args:
+        block_size, separate_documents, separator_id: as in `pack_blocks`.
+        left_over: from `left_over` of another cutter, to go on behind it.
+    """
+
+    def __init__(
+        self,
+        block_size: int,
+        separate_documents: bool,
+        separator_id: int | None,
+        left_over: Mapping[str, list[int]] | None = None,
+    ):
+        self.separate_documents, self.separator_id = separate_documents, separator_id
+        self.tokens = np.empty(block_size, dtype=np.int32)
+        self.positions = np.empty(block_size, dtype=np.int32)
+        self.filled = 0
+        if left_over is not None:
+            self.filled = len(left_over["input_ids"])
+            self.tokens[: self.filled] = left_over["input_ids"]
+            self.positions[: self.filled] = left_over["position_ids"]
+
+    def left_over(self) -> dict[str, list[int]]:
+        """Returns the tokens that fill no block yet, and their positions."""
+        return {
+            "input_ids": self.tokens[: self.filled].tolist(),
+            "position_ids": self.positions[: self.filled].tolist(),
+        }
+
+    def add(self, row: Sequence[int]) -> Iterator[dict[str, np.ndarray]]:
+        """Adds the tokens of a row and yields the blocks that become full."""
         if len(row) == 0:
-            continue
+            return
         row = np.asarray(row, dtype=np.int32)
-        if separator_id is not None:
-            row = np.concatenate([[separator_id], row]).astype(np.int32)
+        if self.separator_id is not None:
+            row = np.concatenate([[self.separator_id], row]).astype(np.int32)
+        block_size = len(self.tokens)
         while len(row):
-            taken = min(len(row), block_size - filled)
-            tokens[filled : filled + taken] = row[:taken]
-            positions[filled : filled + taken] = np.arange(taken)
-            filled, row = filled + taken, row[taken:]
-            if filled == block_size:
-                block = {"input_ids": tokens.copy()}
-                if separate_documents:
-                    block["position_ids"] = positions.copy()
+            taken = min(len(row), block_size - self.filled)
+            self.tokens[self.filled : self.filled + taken] = row[:taken]
+            self.positions[self.filled : self.filled + taken] = np.arange(taken)
+            self.filled, row = self.filled + taken, row[taken:]
+            if self.filled == block_size:
+                block = {"input_ids": self.tokens.copy()}
+                if self.separate_documents:
+                    block["position_ids"] = self.positions.copy()
                 yield block
-                filled = 0
+                self.filled = 0
+
+
+@dataclass(frozen=True)
+class StreamPacker:
+    """Tokenises some rows of a stream after others and packs them into blocks.
+
+    Attributes:
+        tokenizer, block_size, separate_documents, separator_id: as in `tokenize_texts` and `pack_blocks`.
+
+    Raises:
+        ValueError: `block_size` is less than 2.
+    """
+
+    tokenizer: PreTrainedTokenizerFast
+    block_size: int
+    separate_documents: bool = False
+    separator_id: int | None = None
+
+    def __post_init__(self):
+        if self.block_size < 2:
+            raise ValueError(
+                f"block_size is {self.block_size}; a block needs at least 2 tokens to predict one from another."
+            )
+
+    def __call__(
+        self, rows: Mapping[str, Sequence[str | None]], left_over: Mapping[str, list[int]] | None = None
+    ) -> tuple[list[dict[str, np.ndarray]], dict[str, list[int]]]:
+        """Packs rows behind those of an earlier call.
+
+        Args:
+            rows: their column `text`.
+            left_over: what the call for the rows before returned; None for the first rows.
+
+        Returns:
+            The blocks, as in `pack_blocks`, and the tokens left over, which JSON can hold.
+        """
+        cutter = _Cutter(self.block_size, self.separate_documents, self.separator_id, left_over)
+        encoded = _encode(rows["text"], self.tokenizer)["input_ids"]
+        return [block for row in encoded for block in cutter.add(row)], cutter.left_over()
 
 
 def stream_blocks(
@@ -318,57 +398,38 @@ def stream_blocks(
     rank: int = 0,
     world_size: int = 1,
 ) -> IterableDataset:
-    """Blocks of a corpus that is never stored: read, tokenised and cut as training asks for them.
+    """Returns a stream of blocks. The corpus is read, tokenised and cut during training and never stored.
 
     Args:
         texts: a streamed data set with a column `text`.
         tokenizer, block_size, separate_documents, separator_id: as in `tokenize_texts` and `pack_blocks`.
-        rank, world_size: this process and how many there are. Every process reads its own share of the rows: whole
-            files where their number is a multiple of the processes', every `world_size`-th row otherwise.
+        rank, world_size: the index of this process and the number of processes. Each process reads a part of the rows:
+            whole files if the number of files is a multiple of `world_size`, otherwise every `world_size`-th row.
 
     Returns:
-        Blocks as in `pack_blocks`. Each process leaves out its own last partial block.
+        Blocks as in `pack_blocks`. Each process leaves out its last partial block.
 
     Raises:
-        ValueError: `block_size` is less than 2, or `rank` is not one of the processes; and, when the blocks are read,
-            a share of the corpus that is empty or does not fill one block.
+        ValueError: if `block_size` is less than 2 or `rank` is not less than `world_size`; and, while the blocks are
+            read, if this process's part of the corpus does not fill one block.
     """
-    if block_size < 2:
-        raise ValueError(f"block_size is {block_size}; a block needs at least 2 tokens to predict one from another.")
+    packer = StreamPacker(tokenizer, block_size, separate_documents, separator_id)
     if not 0 <= rank < world_size:
         raise ValueError(f"rank is {rank}; with world_size {world_size} it must be from 0 to {world_size - 1}.")
     share = split_dataset_by_node(texts, rank=rank, world_size=world_size)
-    return IterableDataset.from_generator(
-        _streamed_blocks,
-        gen_kwargs={
-            "texts": share,
-            "tokenizer": tokenizer,
-            "block_size": block_size,
-            "separate_documents": separate_documents,
-            "separator_id": separator_id,
-        },
-    )
+    return IterableDataset.from_generator(_streamed_blocks, gen_kwargs={"texts": share, "packer": packer})
 
 
-def _streamed_blocks(texts: IterableDataset, tokenizer: PreTrainedTokenizerFast, block_size: int, **settings):
-    seen = 0
-
-    def rows() -> Iterator[list[int]]:
-        nonlocal seen
-        for batch in texts.iter(batch_size=100):
-            for tokens in _encode(batch["text"], tokenizer)["input_ids"]:
-                seen += len(tokens)
-                yield tokens
-
-    blocks = 0
-    for block in cut_blocks(rows(), block_size, **settings):
-        blocks += 1
-        yield block
+def _streamed_blocks(texts: IterableDataset, packer: StreamPacker) -> Iterator[dict[str, np.ndarray]]:
+    left_over, blocks = None, 0
+    for rows in texts.iter(batch_size=100):
+        cut, left_over = packer(rows, left_over)
+        blocks += len(cut)
+        yield from cut
+    size, rest = packer.block_size, len(left_over["input_ids"]) if left_over else 0
     if blocks == 0:
         raise ValueError(
-            f"This process's share of the corpus has {seen} tokens, less than one block of {block_size}: use a "
-            "smaller block_size, more text, or fewer processes."
+            f"This process's share of the corpus has {rest} tokens, less than one block of {size}: use a smaller "
+            "block_size, more text, or fewer processes."
         )
-    logger.info(
-        f"{seen} tokens read, {blocks} blocks of {block_size} made; what was left fills no block and is dropped."
-    )
+    logger.info(f"{blocks} blocks of {size} made; the last {rest} tokens fill no block and are dropped.")

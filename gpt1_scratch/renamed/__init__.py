@@ -1,4 +1,4 @@
-"""What was called otherwise, or lay elsewhere, in version 0.1."""
+"""The names of version 0.1 that have changed or moved."""
 
 import sys
 
@@ -39,6 +39,6 @@ NAMES = {
 
 
 def understand_old_names() -> None:
-    """Called once, by the package as it is imported."""
+    """Makes the old names work. The package calls this when it is imported."""
     sys.meta_path.append(RenamedModules(PACKAGE, MODULES))
     understand_names(PACKAGE, NAMES)

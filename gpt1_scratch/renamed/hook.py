@@ -1,6 +1,6 @@
-"""Imports by names that modules and their contents had in an earlier version; both packages have this file.
+"""Lets old names of modules and of their contents work for one release, with one warning that says the new name.
 
-The name works for one release, with one warning that says the new one.
+The packages do not import each other, and each has this file; a test compares them.
 """
 
 import importlib
@@ -15,11 +15,11 @@ from typing import Any
 
 
 class RenamedModules(MetaPathFinder, Loader):
-    """Finds a package's modules by their old names, once nothing else has found them; both names give one module.
+    """Imports the modules of a package under their old names. Both names give the same module.
 
     Args:
-        package: its name.
-        modules: new names by old ones, within the package.
+        package: the name of the package.
+        modules: the new names of modules by their old names, within the package.
     """
 
     def __init__(self, package: str, modules: Mapping[str, str]):
@@ -30,7 +30,7 @@ class RenamedModules(MetaPathFinder, Loader):
             return None
         new = self.modules[fullname]
         warn(fullname, new)
-        # Under its new name, so that `python -m` resolves the module's relative imports.
+        # The new name lets `python -m` resolve the module's relative imports.
         return ModuleSpec(new, self, loader_state=fullname)
 
     def create_module(self, spec: ModuleSpec) -> ModuleType:
@@ -40,20 +40,20 @@ class RenamedModules(MetaPathFinder, Loader):
         return module
 
     def exec_module(self, module: ModuleType) -> None:
-        module.__spec__ = self.own_spec  # the import system has put the alias' in its place
+        module.__spec__ = self.own_spec  # the import system has replaced it by the spec of the old name
 
     def get_code(self, fullname: str) -> CodeType:
-        """The code that `python -m` runs."""
+        """Returns the code that `python -m` runs."""
         spec = importlib.util.find_spec(self.modules[fullname])
         return spec.loader.get_code(spec.name)
 
 
 def understand_names(package: str, names: Mapping[str, Mapping[str, str]]) -> None:
-    """Lets modules give what has moved to other modules.
+    """Gives modules a `__getattr__` for names that have moved to other modules.
 
     Args:
-        package: its name.
-        names: for a module within the package, names of its former contents, each with the module that has it now.
+        package: the name of the package.
+        names: for each module, the names that have moved, with the module that each has moved to.
     """
     for module_name, moved in names.items():
         module = importlib.import_module(f"{package}.{module_name}")
@@ -64,11 +64,11 @@ def understand_names(package: str, names: Mapping[str, Mapping[str, str]]) -> No
             new = f"{package}.{moved[name]}"
             warn(f"{module.__name__}.{name}", f"{new}.{name}")
             value = getattr(importlib.import_module(new), name)
-            setattr(module, name, value)  # asked once
+            setattr(module, name, value)  # the next access does not call this function
             return value
 
         module.__getattr__ = get
 
 
 def warn(old: str, new: str) -> None:
-    warnings.warn(f"{old} is now {new}; the old name goes with version 0.3.", FutureWarning, stacklevel=3)
+    warnings.warn(f"{old} is now {new}; the old name will be removed in version 0.3.", FutureWarning, stacklevel=3)

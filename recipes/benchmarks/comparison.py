@@ -126,7 +126,7 @@ def measure_one() -> None:
 
 
 def run_one(contender: Contender, work: Workload, folder: Path, threads: int) -> dict[str, Any]:
-    """Measures a contender in a process of its own.
+    """Measures a contender in a new process.
 
     Returns:
         What it measured. If it fails, `error` with the last line of its error output.

@@ -23,8 +23,11 @@ class ClockedBatches:
     def updates_per_epoch(self, batches_per_update: int) -> None:
         """Returns None: the epoch has no end."""
 
-    def updates(self, epoch: int, batches_per_update: int, skip: int = 0) -> Iterator[list[Any]]:
-        """Iterates over batches, each an update of its own."""
+    def state_dict(self) -> None:
+        """Returns None: a benchmark is not resumed."""
+
+    def updates(self, epoch: int, batches_per_update: int, skip: int = 0, state: None = None) -> Iterator[list[Any]]:
+        """Yields updates of one batch each."""
         from papers_to_gpt.engine.batching import LocalBatch
 
         endless = itertools.chain.from_iterable(self.batches.epoch(number) for number in itertools.count())

@@ -1,6 +1,5 @@
 """Batches of examples of similar length, by tokens or by rows, the same for the same seed on every machine."""
 
-import itertools
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -136,7 +135,12 @@ class LengthBucketBatches:
         batches = cut_into_batches(lengths, order_by_length(lengths, generator), **self.limits)
         return [batches[index].tolist() for index in generator.permutation(len(batches))]
 
-    def updates(self, epoch: int, batches_per_update: int, skip: int = 0) -> Iterator[list[LocalBatch]]:
+    def state_dict(self) -> None:
+        """Returns None: the position of a run follows from the number of its updates."""
+
+    def updates(
+        self, epoch: int, batches_per_update: int, skip: int = 0, state: None = None
+    ) -> Iterator[list[LocalBatch]]:
         """Iterates over this process's batches of each update of an epoch.
 
         Every process gets equally many batches of an update. One for which there is none gets a copy of the first
@@ -146,6 +150,7 @@ class LengthBucketBatches:
             epoch: the epoch, from 0.
             batches_per_update: number of batches of an update over all processes.
             skip: number of updates to leave out at the beginning.
+            state: what `state_dict` returned, None.
 
         Raises:
             OSError: if a worker ends or gives no batch for `WORKER_TIMEOUT_SECONDS`.
@@ -195,97 +200,6 @@ def said_of_workers(loader: Iterable[Batch]) -> Iterator[Batch]:
             f"A process that prepares batches (dataloader_num_workers) ended or hangs: {reason}. The machine may be "
             "short of memory. Lower dataloader_num_workers, then run the same command again to go on."
         ) from error
-
-
-class StreamBatches:
-    """The updates of a run, epoch by epoch, from a stream that is too large to index.
-
-    The stream is read in windows; each window is sorted by length and cut into batches. Bahdanau et al. 2014 (appendix
-    B.2) do the same: they fetch 1600 pairs, sort them and cut them into 20 batches.
-
-    Args:
-        examples: the stream, which every epoch iterates over again. If it shuffles, it has a method `set_epoch`.
-        lengths_of: function from an example to its numbers of tokens, (sides,).
-        collate, max_tokens_per_batch, seed, process_index, num_processes: as in `LengthBucketBatches`.
-        window: number of examples in a window.
-        is_any_true: function that tells whether a condition is true on any process. It is given if the stream holds
-            other examples on every process. Then an update takes equally many batches of each process, and one whose
-            stream ends first repeats its last batch with weight 0. None: every process reads the whole stream and
-            takes its share of each update.
-    """
-
-    def __init__(
-        self,
-        examples: Iterable[Mapping[str, Any]],
-        lengths_of: Callable[[Mapping[str, Any]], Sequence[int]],
-        collate: Collate,
-        *,
-        max_tokens_per_batch: int,
-        seed: int,
-        window: int = 20_000,
-        process_index: int = 0,
-        num_processes: int = 1,
-        is_any_true: Callable[[bool], bool] | None = None,
-    ):
-        self.examples, self.lengths_of, self.collate = examples, lengths_of, collate
-        self.max_tokens_per_batch, self.seed, self.window = max_tokens_per_batch, seed, window
-        self.process_index, self.num_processes, self.is_any_true = process_index, num_processes, is_any_true
-
-    def updates_per_epoch(self, batches_per_update: int) -> None:
-        """Returns None: the length of a stream is not known."""
-
-    def updates(self, epoch: int, batches_per_update: int, skip: int = 0) -> Iterator[list[LocalBatch]]:
-        """Iterates over this process's batches of each update of an epoch; see `LengthBucketBatches.updates`.
-
-        The epoch ends when no process has a batch left.
-
-        Raises:
-            ValueError: if this process's own share of the stream is empty.
-        """
-        if hasattr(self.examples, "set_epoch"):
-            self.examples.set_epoch(epoch)
-        batches = self._batches(np.random.default_rng([self.seed, epoch]))
-        if self.is_any_true is None:
-            while update := list(itertools.islice(batches, batches_per_update)):
-                if skip:
-                    skip -= 1
-                    continue
-                share = share_of_update(update, self.process_index, self.num_processes)
-                yield [LocalBatch(self.collate(examples), index, weight) for index, weight, examples in share]
-            return
-        shares = share_of_update(range(batches_per_update), self.process_index, self.num_processes)
-        places, own = [place for place, _, _ in shares], sum(weight for _, weight, _ in shares)
-        last = None
-        while True:
-            update = list(itertools.islice(batches, own))
-            if not self.is_any_true(bool(update)):
-                return
-            last = update[-1] if update else last
-            if last is None:
-                raise ValueError(
-                    f"Process {self.process_index} has no example of the stream. Use fewer processes, or more files."
-                )
-            if skip:
-                skip -= 1
-                continue
-            padded = [(examples, 1) for examples in update] + [(last, 0)] * (len(places) - len(update))
-            yield [
-                LocalBatch(self.collate(examples), index, weight)
-                for index, (examples, weight) in zip(places, padded, strict=True)
-            ]
-
-    def epoch(self, epoch: int) -> Iterator[Batch]:
-        """Iterates over this process's batches of an epoch, for a caller that makes no updates of several batches."""
-        for update in self.updates(epoch, batches_per_update=self.num_processes):
-            yield from (batch.tensors for batch in update if batch.weight)
-
-    def _batches(self, generator: np.random.Generator) -> Iterator[list[Mapping[str, Any]]]:
-        stream = iter(self.examples)
-        while examples := list(itertools.islice(stream, self.window)):
-            lengths = np.array([self.lengths_of(example) for example in examples])
-            batches = cut_into_batches(lengths, order_by_length(lengths, generator), self.max_tokens_per_batch)
-            for index in generator.permutation(len(batches)):
-                yield [examples[row] for row in batches[index]]
 
 
 def batches_for_evaluation(

@@ -1,5 +1,6 @@
 """Writes a run's checkpoints, at once or in the background, and removes those that are no longer needed."""
 
+import copy
 import json
 import threading
 from collections.abc import Callable
@@ -96,7 +97,7 @@ class CheckpointWriter:
         name = f"{CHECKPOINT_PREFIX if scheduled else RECOVERY_PREFIX}{progress.update}"
         if self.accelerator.is_main_process:
             moments, structure = pack_optimizer(self.optimizer, self.model)
-            snapshot = Snapshot(name, Progress(**asdict(progress)), self.model.state_dict(), moments, structure)
+            snapshot = Snapshot(name, copy.deepcopy(progress), self.model.state_dict(), moments, structure)
             if self.background:
                 self._copy(snapshot)
                 self._thread = threading.Thread(target=self._write, args=(snapshot,), name="checkpoint writer")
@@ -180,10 +181,10 @@ def write_checkpoint(output_dir: Path, snapshot: Snapshot, save_model: Callable[
 
 
 def outdated_checkpoints(checkpoints: list[Path], progress: Progress, keep_last: int) -> list[Path]:
-    """The checkpoints that can go when the one of `progress` is written.
+    """Returns the checkpoints to remove when the one of `progress` is written.
 
-    These are the older ones, except the best and as many as are kept; and those of later updates, which a run leaves
-    that is resumed from an earlier checkpoint: from the new one on, they are no longer what this run leads to.
+    These are older checkpoints, except the best one and the newest `keep_last`, and those of later updates, which
+    exist if a run was resumed from an earlier checkpoint and do not belong to the resumed run.
     """
     later = [path for path in checkpoints if update_of(path) > progress.update]
     others = checkpoints[: len(checkpoints) - len(later)]

@@ -49,6 +49,7 @@ TRAINING_STATE = "training_state"
 WEIGHTS_FILE = "model.safetensors"
 PROGRESS_FILE = "progress.json"
 MANIFEST_FILE = "manifest.json"
+READ_ERRORS = (OSError, ValueError, RuntimeError, EOFError, KeyError, IndexError, TypeError, AttributeError)
 REQUIRED_FILES = (
     WEIGHTS_FILE,
     *(f"{TRAINING_STATE}/{name}" for name in (PROGRESS_FILE, TENSORS_FILE, STRUCTURE_FILE)),
@@ -72,6 +73,7 @@ class Progress:
         skipped_updates, skipped_in_a_row: updates whose gradient was not finite: all, and up to this one in a row.
         log_window: sums since the last log line (see `LogWindow`).
         batches_in_epoch: position in checkpoints of earlier versions, in batches of one process.
+        stream: the position in a stream (see `StreamBatches.state_dict`).
     """
 
     update: int = 0
@@ -88,6 +90,7 @@ class Progress:
     skipped_updates: int = 0
     skipped_in_a_row: int = 0
     log_window: dict[str, float] | None = None
+    stream: dict[str, Any] | None = None
     batches_in_epoch: int | None = None
 
 
@@ -173,12 +176,13 @@ def verify_checkpoint(checkpoint: Path, model: nn.Module | None = None) -> list[
     else:
         problems = damaged_files(checkpoint, state / MANIFEST_FILE, REQUIRED_FILES)
     if not problems:
-        with _collecting(problems):
+        with _collecting(problems, f"{TRAINING_STATE}/{PROGRESS_FILE}"):
             read_progress(state / PROGRESS_FILE)
         if model is not None:
-            with _collecting(problems):
+            with _collecting(problems, WEIGHTS_FILE):
                 _check_shapes(checkpoint, model)
-                if not _is_of_an_earlier_version(checkpoint):
+            if not _is_of_an_earlier_version(checkpoint):
+                with _collecting(problems, f"{TRAINING_STATE}/{TENSORS_FILE}"):
                     check_optimizer(state, model)
     return problems
 
@@ -223,11 +227,14 @@ def check_checkpoint(checkpoint: Path, model: nn.Module | None = None) -> None:
 
 
 @contextlib.contextmanager
-def _collecting(problems: list[str]) -> Iterator[None]:
+def _collecting(problems: list[str], name: str) -> Iterator[None]:
+    """Adds what a reader of the file `name` finds wrong to the problems."""
     try:
         yield
-    except ValueError as error:
+    except ValueError as error:  # it names the file
         problems.append(str(error).rstrip("."))
+    except (SafetensorError, OSError) as error:
+        problems.append(f"{name} is damaged ({error})")
 
 
 def _is_of_an_earlier_version(checkpoint: Path) -> bool:
@@ -284,7 +291,7 @@ def load_checkpoint(checkpoint: Path, model: nn.Module, optimizer: torch.optim.O
     if earlier:
         try:
             read_optimizer_of_earlier_versions(state, optimizer)
-        except (ValueError, OSError, RuntimeError, EOFError, KeyError, TypeError, pickle.UnpicklingError) as error:
+        except (*READ_ERRORS, pickle.UnpicklingError) as error:
             raise ValueError(
                 f"{state / STATE_OF_EARLIER_VERSIONS} cannot be read ({error}). Copy it again, or set "
                 "resume_from_checkpoint to another checkpoint."

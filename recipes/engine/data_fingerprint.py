@@ -24,12 +24,12 @@ Fingerprint = str
 
 
 def fingerprint_files(name: str | None, endings: Sequence[str] = (), within: Iterable[str] = ()) -> Fingerprint | None:
-    """The fingerprint of what a setting names: a file, a folder, or text files that share the start of their names.
+    """Returns the fingerprint of what a setting names: a file, a folder, or text files with a common prefix.
 
     Args:
-        name: the setting's value.
-        endings: of text files that stand behind `name` and a dot, such as languages.
-        within: where `name` is a folder, the patterns of its files that count; all files if empty.
+        name: the value of the setting.
+        endings: the endings of text files, such as languages, which follow `name` and a dot.
+        within: patterns of the files that count if `name` is a folder; all files if empty.
 
     Returns:
         The fingerprint; None if there is no such file, as for a name on the Hub.
@@ -60,7 +60,7 @@ def fingerprint_files(name: str | None, endings: Sequence[str] = (), within: Ite
 
 
 def fingerprint_rows(splits: Mapping[str, Any]) -> Fingerprint:
-    """The fingerprint of loaded splits, for data that is not in local files. Streams are not looked at."""
+    """Returns the fingerprint of loaded splits, for data that is not in local files. Streams are ignored."""
     held = {name: split for name, split in sorted(splits.items()) if isinstance(split, Dataset)}
     digest = hashlib.blake2b(digest_size=8)
     for split in held.values():
@@ -84,7 +84,7 @@ def _ends_of(file: Path) -> bytes:
 
 
 def _rows_of(file: Path) -> int | None:
-    """The rows of a parquet file, or the lines of a file that is not too large; None where they are not known."""
+    """Counts the rows of a parquet file, or the lines of a file that is not too large; None if unknown."""
     if file.suffix == ".parquet":
         try:
             return pyarrow.parquet.read_metadata(file).num_rows

@@ -18,7 +18,8 @@ PARTIAL_FOLDER = "partial-"  # begins the name of a folder while it is written
 REPLACED_FOLDER = "replaced-"  # begins the name of a folder while another one takes its place
 REMOVED_FOLDER = "removed-"  # begins the name of a folder while its files are removed
 LEFTOVERS = (
-    *("partial-checkpoint-*", "removed-checkpoint-*", "partial-files", f"*{PARTIAL_FILE}"),
+    *(f"{prefix}{kind}-*" for prefix in (PARTIAL_FOLDER, REMOVED_FOLDER) for kind in ("checkpoint", "recovery")),
+    *("partial-files", f"*{PARTIAL_FILE}"),
     ".tmp*",  # safetensors and tokenizers write to .tmpXXXXXX
 )
 
@@ -229,7 +230,7 @@ def naming_failed_writes(path: str | os.PathLike, shown_as: str | os.PathLike | 
 
 
 def error_number(error: BaseException) -> int | None:
-    """The system's error number behind an exception of Python, safetensors, tokenizers or torch; None if none is."""
+    """Returns the system's error number of an exception of Python, safetensors, tokenizers or torch, or None."""
     if isinstance(error, OSError):
         return error.errno
     # Libraries in Rust report it in the message, torch not at all: its writer finds fewer bytes than it wrote.
@@ -242,7 +243,7 @@ def error_number(error: BaseException) -> int | None:
 
 
 def _failed_file(path: Path, error: BaseException) -> Path:
-    """The file that an error is about, in a folder of several as well as it can be told."""
+    """Returns the file that an error is about; in a folder of several files, the most likely one."""
     name = getattr(error, "filename", None)
     if isinstance(name, str | os.PathLike) and Path(name).is_relative_to(path):
         return Path(name)
@@ -276,7 +277,9 @@ def clean_leftovers(output_dir: str | os.PathLike) -> list[str]:
     """
     output_dir = Path(output_dir)
     leftovers = [path for pattern in LEFTOVERS for path in output_dir.glob(pattern)]
-    for replaced in output_dir.glob(f"{REPLACED_FOLDER}checkpoint-*"):
+    for replaced in (
+        path for kind in ("checkpoint", "recovery") for path in output_dir.glob(f"{REPLACED_FOLDER}{kind}-*")
+    ):
         final = replaced.with_name(replaced.name.removeprefix(REPLACED_FOLDER))
         if final.exists():
             leftovers.append(replaced)

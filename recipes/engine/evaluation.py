@@ -1,9 +1,13 @@
 """Evaluation on several processes, with the same results as on one."""
 
+import logging
 import math
+import random
+import warnings
 from collections.abc import Callable, Iterable
 from typing import Any, TypeVar
 
+import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
@@ -12,6 +16,7 @@ from transformers import PreTrainedModel
 from papers_to_gpt.engine.batching import Batch
 from papers_to_gpt.engine.log_window import TokenCounts, count_tokens
 from papers_to_gpt.engine.stopping import StopRequested, interruptible
+from papers_to_gpt.settings.training import check_metric
 
 Item = TypeVar("Item")
 
@@ -97,3 +102,35 @@ def map_across_processes(
 def is_any_true(accelerator: Accelerator, condition: bool) -> bool:
     """Returns whether a condition is true on any process; every process must call this function."""
     return bool(accelerator.reduce(torch.tensor(int(condition), device=accelerator.device), "sum"))
+
+
+def rehearse_evaluation(
+    model: PreTrainedModel, evaluate: Callable[[PreTrainedModel], dict[str, Any]], metric: str | None = None
+) -> None:
+    """Runs a small evaluation before training, so that whatever is wrong with it ends the run before work is lost.
+
+    It leaves the state of the random generators as it was, and logs nothing: scores of a few examples mean nothing.
+
+    Args:
+        model: the model that will be trained. Every process must call this function.
+        evaluate: the evaluation of a few examples, which must write nothing.
+        metric: the score that selects the best checkpoint; None is not checked.
+
+    Raises:
+        ValueError: if the evaluation does not report `metric`, or itself raises one.
+    """
+    was_training, level = model.training, logging.root.manager.disable
+    python_state, numpy_state = random.getstate(), np.random.get_state()
+    model.eval()
+    logging.disable(logging.WARNING)
+    try:
+        with torch.no_grad(), torch.random.fork_rng(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            scores = evaluate(model)
+    finally:
+        logging.disable(level)
+        model.train(was_training)
+        random.setstate(python_state)
+        np.random.set_state(numpy_state)
+    if metric is not None:
+        check_metric(metric, [name for name, value in scores.items() if isinstance(value, int | float)])

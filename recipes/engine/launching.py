@@ -75,7 +75,7 @@ def _check_fsdp() -> None:
 
 
 def is_sharded(accelerator: Accelerator) -> bool:
-    """Whether the launcher asked for FSDP2 and there are processes to share among."""
+    """Returns True if the launcher asked for FSDP2 and there are several processes."""
     return _is_set(SHARDED) and accelerator.num_processes > 1
 
 

@@ -18,7 +18,7 @@ CHUNK_SIZE = 1 << 22
 
 
 def checksum(path: Path) -> str:
-    """The checksum of a file's content, in hexadecimal."""
+    """Returns the checksum of a file's content, in hexadecimal."""
     digest = xxhash.xxh3_128()
     with path.open("rb", buffering=0) as file:
         while chunk := file.read(CHUNK_SIZE):
@@ -65,7 +65,7 @@ def damaged_files(folder: Path, path: Path, required: tuple[str, ...]) -> list[s
 
 
 def _leaves(folder: Path, name: str) -> bool:
-    """Whether a name would lead out of the folder, by its parts or by a link."""
+    """Returns True if a name leads out of the folder, by its parts or by a link."""
     parts = PurePosixPath(name).parts
     if not parts or PurePosixPath(name).is_absolute() or ".." in parts or "\\" in name or "\0" in name:
         return True

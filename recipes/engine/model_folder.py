@@ -1,15 +1,72 @@
 """Checks whether a folder holds a model that can be loaded, and whether a tokenizer belongs to it."""
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from safetensors import SafetensorError, safe_open
 from transformers import CONFIG_MAPPING, PreTrainedTokenizerBase
 
+from papers_to_gpt.settings.commands import command
+
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 
 
-def check_folder(name: str, trust_remote_code: bool = False) -> None:
+@dataclass(frozen=True)
+class Kind:
+    """A kind of model that the scripts make and use.
+
+    Attributes:
+        name: the name of the kind in messages.
+        script: the script that uses such a model, without its extension.
+        model_types: the model types of its configurations.
+        heads: the endings of its class names; an empty text for any class.
+    """
+
+    name: str
+    script: str
+    model_types: tuple[str, ...]
+    heads: tuple[str, ...] = ("",)
+
+    def holds(self, config: dict[str, Any]) -> bool:
+        """Returns True if a config.json is of this kind."""
+        return config.get("model_type") in self.model_types and _architecture(config).endswith(self.heads)
+
+
+TRANSLATOR = Kind("a translator", "translate", ("rnn_seq2seq", "bahdanau", "transformer_seq2seq"))
+CLASSIFIER = Kind(
+    "a GPT-1 that is fine-tuned for a task",
+    "classify",
+    ("gpt1",),
+    ("ForSequenceClassification", "ForMultipleChoice"),
+)
+LANGUAGE_MODEL = Kind("a GPT-1 that continues text", "generate_text", ("gpt1",), ("ForCausalLM", "GPT1Model"))
+OPENAI_GPT = Kind("a checkpoint of openai-gpt", "convert_openai_gpt", ("openai-gpt",))
+KINDS = (TRANSLATOR, CLASSIFIER, LANGUAGE_MODEL, OPENAI_GPT)
+
+
+def _architecture(config: dict[str, Any]) -> str:
+    return (config.get("architectures") or [config.get("model_type") or ""])[0]
+
+
+def check_kind(config: dict[str, Any], name: str, kinds: tuple[Kind, ...]) -> None:
+    """Raises ValueError if a model is of another kind than the script uses. Models of unknown kinds are accepted.
+
+    Args:
+        config: the content of config.json.
+        name: the model's folder.
+        kinds: the kinds of model that the script uses; an empty tuple for any kind.
+    """
+    found = next((kind for kind in KINDS if kind.holds(config)), None)
+    if kinds and found is not None and found not in kinds:
+        raise ValueError(
+            f"{name} holds a {_architecture(config)}, {found.name}. This script needs {kinds[0].name}; for "
+            f"{found.name} run: {command(found.script)}"
+        )
+
+
+def check_folder(name: str, trust_remote_code: bool = False, kinds: tuple[Kind, ...] = ()) -> None:
     """Checks that a model can be loaded from a local folder; ids on the Hub are not checked.
 
     A name of two parts may be a path or an id. It is taken as a path if its first part is an existing folder.
@@ -17,11 +74,17 @@ def check_folder(name: str, trust_remote_code: bool = False) -> None:
     Args:
         name: a folder, or an id on the Hub.
         trust_remote_code: True if a model_type that is not installed may be defined by code in the folder.
+        kinds: the kinds of model that the script uses; an empty tuple for any kind.
 
     Raises:
         ValueError: if the folder does not exist, or no model can be loaded from it.
     """
     folder = Path(name)
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(
+            f"The model {name} is a file. Name the folder that holds the model: the output_dir of a run, or one of "
+            "its checkpoints."
+        )
     if not folder.is_dir():
         above = folder.parent
         if len(folder.parts) > 2 or name.startswith(".") or folder.is_absolute() or (above.name and above.is_dir()):
@@ -34,6 +97,9 @@ def check_folder(name: str, trust_remote_code: bool = False) -> None:
         config = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise ValueError(f"{path} is not JSON ({error}). Copy it again from where the model was trained.") from error
+    if not isinstance(config, dict):
+        raise ValueError(f"{path} is no JSON object. Copy it again from where the model was trained.")
+    check_kind(config, name, kinds)
     model_type = config.get("model_type")
     if model_type not in CONFIG_MAPPING and not (trust_remote_code and "auto_map" in config):
         raise ValueError(
@@ -61,7 +127,7 @@ def check_folder(name: str, trust_remote_code: bool = False) -> None:
 
 
 def describe_missing_config(folder: Path) -> str:
-    """The message about a folder without config.json, such as that of a run that has not ended."""
+    """Returns the message about a folder without config.json, such as that of an unfinished run."""
     weights = "" if any(folder.glob("*.safetensors")) else ", and it holds no weights"
     return (
         f"The folder {folder} holds no model: config.json is not there{weights}. Give the output_dir of a finished "

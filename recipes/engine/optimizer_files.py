@@ -75,9 +75,26 @@ def read_optimizer(folder: Path, optimizer: torch.optim.Optimizer, model: nn.Mod
 
 
 def read_optimizer_of_earlier_versions(folder: Path, optimizer: torch.optim.Optimizer) -> None:
-    """Restores an optimizer from `optimizer.pt`, which checkpoints had before they had `optimizer.safetensors`."""
+    """Restores an optimizer from `optimizer.pt`, which checkpoints had before they had `optimizer.safetensors`.
+
+    Raises:
+        ValueError: if the file holds the state of another model, as far as shapes tell.
+        pickle.UnpicklingError: if it holds anything but tensors, numbers and text.
+    """
     # weights_only unpickles nothing but tensors, numbers and strings, so a foreign file cannot run code.
-    optimizer.load_state_dict(torch.load(folder / STATE_OF_EARLIER_VERSIONS, map_location="cpu", weights_only=True))
+    state_dict = torch.load(folder / STATE_OF_EARLIER_VERSIONS, map_location="cpu", weights_only=True)
+    shapes = [parameter.shape for group in optimizer.param_groups for parameter in group["params"]]
+    first = 0
+    for part in _parts(state_dict):
+        for index, state in part["state"].items():
+            for key, value in state.items():
+                if torch.is_tensor(value) and value.shape not in (shapes[first + index], ()):
+                    raise ValueError(
+                        f"{key} of parameter {index} has the shape {list(value.shape)}, but the parameter "
+                        f"{list(shapes[first + index])}; it belongs to another model"
+                    )
+        first += sum(len(group["params"]) for group in part["param_groups"])
+    optimizer.load_state_dict(state_dict)
 
 
 def check_optimizer(folder: Path, model: nn.Module) -> None:
@@ -109,7 +126,7 @@ def _parts(state_dict: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def _parameter_names(optimizer: torch.optim.Optimizer, model: nn.Module) -> list[str]:
-    """The names of an optimizer's parameters in the order in which its state counts them."""
+    """Returns the names of an optimizer's parameters in the order of its state."""
     names = {id(parameter): name for name, parameter in model.named_parameters()}
     return [names[id(parameter)] for group in optimizer.param_groups for parameter in group["params"]]
 
@@ -117,7 +134,7 @@ def _parameter_names(optimizer: torch.optim.Optimizer, model: nn.Module) -> list
 def _unpack(
     tensors: dict[str, torch.Tensor], structure: list[dict], optimizer: torch.optim.Optimizer, model: nn.Module
 ) -> dict[str, Any]:
-    """The `state_dict` that was packed, with parameters counted as `optimizer` counts them now."""
+    """Returns the `state_dict` that was packed, with the parameters in the order of `optimizer`."""
     present = optimizer.state_dict()
     names = _parameter_names(optimizer, model)
     _check_names_and_shapes({name: tensor.shape for name, tensor in tensors.items()}, model)

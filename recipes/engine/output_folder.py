@@ -6,6 +6,7 @@ where it stands; the entry `finished` of `run.yaml`, which is written last, says
 
 import contextlib
 import dataclasses
+import os
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -17,7 +18,7 @@ from transformers.dynamic_module_utils import get_relative_import_files
 
 from papers_to_gpt.engine.checkpointing import Progress, all_checkpoints_in, find_good_checkpoint, update_of
 from papers_to_gpt.engine.data_fingerprint import Fingerprint, compare_fingerprints, fingerprint_rows
-from papers_to_gpt.engine.durable_files import write_durably
+from papers_to_gpt.engine.durable_files import clean_leftovers, remove_folder, write_durably
 from papers_to_gpt.engine.reporting import CARD_FILE, LOG_FILE, RESULTS_FILE, RUN_FILE, read_run_record
 from papers_to_gpt.engine.run_differences import Differences, find_differences, length_changes
 from papers_to_gpt.engine.run_lock import on_main_process
@@ -94,7 +95,7 @@ def plan_run(
     *,
     is_series: bool = False,
 ) -> RunStart:
-    """Looks at the output folder and decides how the run starts. Says it in a line, and changes nothing.
+    """Looks at the output folder and decides how the run starts, and says it in a line.
 
     Args:
         accelerator: every process must call this function; the main process decides for all.
@@ -157,9 +158,10 @@ def remove_run(folder: Path) -> None:
                 if emptied == folder or any(emptied.iterdir()):
                     break
                 emptied.rmdir()
-    for path in [*all_checkpoints_in(folder), folder / TARGET_TOKENIZER]:
-        if path.is_dir() and not path.is_symlink():
-            shutil.rmtree(path)
+    for checkpoint in all_checkpoints_in(folder):
+        remove_folder(checkpoint)
+    if (folder / TARGET_TOKENIZER).is_dir():
+        shutil.rmtree(folder / TARGET_TOKENIZER)
     for path in _code_of(folder):
         path.unlink(missing_ok=True)
     for path in (path for pattern in FILES for path in folder.glob(pattern)):
@@ -190,6 +192,7 @@ def _plan(
     is_series: bool,
 ) -> RunStart:
     folder = Path(training.output_dir)
+    clean_leftovers(folder)  # a checkpoint that was being replaced gets its name back
     record, checkpoints = _read_record(folder), all_checkpoints_in(folder)
     product = training.gradient_accumulation_steps * accelerator.num_processes
     anew = RunStart(folder, dataclasses.replace(training, resume_from_checkpoint=None), product, data)
@@ -201,12 +204,12 @@ def _plan(
                 "resume_from_checkpoint out: then the run starts, and the same command goes on with it later."
             )
         return anew
-    if training.overwrite_output_dir and not asked:
+    if training.overwrite_output_dir and not asked and not _is_restarted():
         return dataclasses.replace(anew, replaces=True)
     if record is None:
         notes = [f"Warning: {folder} holds checkpoints but no readable {RUN_FILE}: settings are not compared."]
         return _going_on(anew, asked, checkpoints, {}, notes)
-    if not (checkpoints or is_series or _has_weights(folder) or asked):
+    if not (checkpoints or is_series or "finished" in record or _has_weights(folder) or asked):
         return dataclasses.replace(
             anew, replaces=True, notes=(f"The run in {folder} had no checkpoint yet: it starts anew.",)
         )
@@ -226,8 +229,7 @@ def _plan(
     if is_series:
         notes = (f"Going on with the runs in {folder}.", *differences.notes())
         return dataclasses.replace(anew, notes=notes, earlier_data=dict(record.get("data") or {}))
-    if "gradient_accumulation_steps" not in differences.names and "batches_per_update" in record:
-        anew = dataclasses.replace(anew, batches_per_update=record["batches_per_update"])
+    anew = dataclasses.replace(anew, batches_per_update=record.get("batches_per_update", product))
     notes = [*differences.notes(), *length_changes(record["settings"], training)]
     return _going_on(anew, asked, checkpoints, dict(record.get("data") or {}), notes)
 
@@ -310,6 +312,11 @@ def _nothing_left(
     if epochs > epochs_before or updates < total:
         return None
     return f"{count} in {epochs:g} epoch{'' if epochs == 1 else 's'}; raise num_train_epochs to go on"
+
+
+def _is_restarted() -> bool:
+    """Whether `torchrun --max-restarts` has started this command again, which is not to undo what it has done."""
+    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
 
 
 def _too_many(folder: Path, has: float, unit: str, setting: str, asked: float) -> str:

@@ -191,7 +191,7 @@ def _watched() -> Iterator[None]:
 
 
 def _is_of_communication(error: BaseException) -> bool:
-    """Whether an operation with other processes failed. Backends raise a plain RuntimeError that names them."""
+    """Returns True if communication between processes failed: backends raise a RuntimeError with their name."""
     if isinstance(error, distributed.DistError):
         return True
     return isinstance(error, RuntimeError) and any(name in str(error).lower() for name in ("gloo", "nccl", "c10d"))

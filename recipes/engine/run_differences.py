@@ -1,4 +1,4 @@
-"""Compares a start with the run that it would go on with: what changes the result, and what does not."""
+"""Compares a start with the run that it would resume: differences that change the result, and others."""
 
 import dataclasses
 import platform
@@ -13,7 +13,7 @@ from papers_to_gpt.engine.data_fingerprint import Fingerprint, compare_fingerpri
 from papers_to_gpt.engine.reporting import describe_machine, flatten_settings
 from papers_to_gpt.settings.training import TrainingSettings
 
-# How long the run is. The runs of a series keep no checkpoint to go on from, so that theirs may not change.
+# The length of a run. It may not change in a series, whose finished runs keep no checkpoint to resume from.
 LENGTH = ("max_steps", "num_train_epochs", "max_train_minutes", "early_stopping_patience")
 
 # Settings that may change when a run is resumed: they decide how long and where it runs, not what it computes.
@@ -22,28 +22,30 @@ FREE_ON_RESUME = frozenset(
     num_train_epochs max_train_minutes logging_steps eval_steps save_steps save_minutes save_total_limit
     background_checkpoints early_stopping_patience average_last_checkpoints stop_within_seconds
     max_skipped_updates dataloader_num_workers report_to project run_name use_cpu push_to_hub hub_model_id
-    hub_private_repo hub_strategy overwrite_hub_repo""".split()
+    hub_private_repo hub_strategy overwrite_hub_repo per_device_eval_batch_size num_samples sample_prompt_tokens
+    sample_new_tokens temperature top_k""".split()
 )
-# Compared by what it comes to on the machine.
+# Compared by the precision that results on the machine.
 PRECISION = "bf16"
-# Free, but said.
+# May change, with a note.
 WORKERS = "dataloader_num_workers"
 
-# A checkpoint holds what these settings made, and nothing else can be made of it.
+# A checkpoint depends on these settings and cannot be resumed with other values.
 FIXED = frozenset(
-    ("optim", "model_type", "tokenizer_type", "share_vocabulary", "lowercase", "vocab_size", "num_merges")
+    """optim gradient_accumulation_steps model_type tokenizer_type share_vocabulary lowercase vocab_size
+    decoder_vocab_size num_merges""".split()
 )
 
 
 @dataclasses.dataclass
 class Differences:
-    """What differs from the run to go on with.
+    """The differences between a start and the run that it would resume.
 
     Attributes:
-        settings: of the settings, those that change the result, by name: the values before and now.
-        precision: the precision before and now, if it differs.
+        settings: the old and the new value of each setting that differs and changes the result.
+        precision: the old and the new precision, if they differ.
         data: a sentence for each part of the data that differs.
-        conditions: what does not change the result but its rounding: a sentence for each.
+        conditions: a sentence for each difference that changes only the rounding of the result.
     """
 
     settings: dict[str, tuple[Any, Any]] = dataclasses.field(default_factory=dict)
@@ -52,21 +54,17 @@ class Differences:
     conditions: list[str] = dataclasses.field(default_factory=list)
 
     @property
-    def names(self) -> set[str]:
-        return set(self.settings)
-
-    @property
     def fixed(self) -> list[str]:
-        """The settings that differ and that a checkpoint cannot go on with."""
+        """Returns the settings that differ and that a checkpoint depends on."""
         return sorted(FIXED.intersection(self.settings))
 
     def refuse(self, folder: Path) -> None:
-        """Raises ValueError if there is anything that changes the result."""
+        """Raises ValueError if a difference changes the result."""
         if self.changes():
             raise ValueError(self.message(folder))
 
     def message(self, folder: Path) -> str:
-        """Names the differences and what to do."""
+        """Returns an error message with the differences and what to do."""
         restore = [f"--{name} {_on_command_line(was)}" for name, (was, _) in self.settings.items()]
         if self.precision:
             restore.append(f"--bf16 {'true' if self.precision[0] == 'bf16' else 'false'}")
@@ -84,14 +82,14 @@ class Differences:
         )
 
     def changes(self) -> list[str]:
-        """Says of everything that changes the result what it was and what it is."""
+        """Returns the old and the new value of everything that changes the result."""
         changed = [f"{name} was {was!r}, is {now!r}" for name, (was, now) in self.settings.items()]
         if self.precision:
             changed.append("the precision was {}, is {}".format(*self.precision))
         return changed + self.data
 
     def notes(self) -> list[str]:
-        """Lines for a run that goes on in spite of the differences."""
+        """Returns lines to print if the run is resumed in spite of the differences."""
         lines = []
         if changed := self.changes():
             lines.append(f"Accepted changes: {'; '.join(changed)}.")

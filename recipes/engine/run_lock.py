@@ -20,6 +20,9 @@ from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 from filelock import BaseFileLock, FileLock, SoftFileLock, Timeout
 
+from papers_to_gpt.settings.arguments import Terminated
+from papers_to_gpt.settings.training import TrainingSettings
+
 LOCK_FILE = ".run.lock"
 # Where there is no flock. It has a name of its own, as an empty LOCK_FILE would count as another run's.
 SOFT_LOCK_FILE = ".run.lock.soft"
@@ -55,29 +58,29 @@ def on_main_process(accelerator: Accelerator, function: Callable[[], Answer]) ->
 
 
 @contextlib.contextmanager
-def lock_output_dir(accelerator: Accelerator, output_dir: str | Path) -> Iterator[None]:
+def lock_output_dir(accelerator: Accelerator, training: TrainingSettings) -> Iterator[None]:
     """Holds the lock of an output folder, which it creates; a folder that nothing was written to is removed again.
 
     Args:
         accelerator: every process must enter; the main process holds the lock.
-        output_dir: the folder of the run.
+        training: names the folder of the run.
 
     Raises:
         ValueError: if another run holds the folder, it cannot be written to, or not every process sees it.
         KeyboardInterrupt: says how to go on where the interruption does not say it itself.
     """
-    folder = Path(output_dir)
-    with contextlib.ExitStack() as stack:
-        written = on_main_process(accelerator, lambda: _acquire(folder, stack))
-        if accelerator.num_processes > 1:
-            _check_shared_disk(accelerator, folder, written)
-        try:
+    folder = Path(training.output_dir)
+    try:
+        with contextlib.ExitStack() as stack:
+            written = on_main_process(accelerator, lambda: _acquire(folder, stack))
+            if accelerator.num_processes > 1:
+                _check_shared_disk(accelerator, folder, written)
             yield
-        except KeyboardInterrupt as interrupt:
-            if interrupt.args:
-                raise
-            message = "Interrupted. No update is lost; run the same command again to go on."
-            raise type(interrupt)(message) from None
+    except KeyboardInterrupt as interrupt:
+        if interrupt.args:
+            raise
+        what = "Terminated" if isinstance(interrupt, Terminated) else "Interrupted"
+        raise type(interrupt)(f"{what}. No update is lost; run {training.same_command} again to go on.") from None
 
 
 def _acquire(folder: Path, stack: contextlib.ExitStack) -> tuple[str, str]:
@@ -124,7 +127,7 @@ def _lock(folder: Path) -> BaseFileLock:
 
 
 def _held(folder: Path, path: Path) -> str:
-    """What a run is told that meets another one's lock."""
+    """Returns the error message if another run holds the lock."""
     host, process, started = _holder(path)
     rest = f" If it has ended, remove {path}." if path.name == SOFT_LOCK_FILE else ""
     return (
@@ -134,7 +137,7 @@ def _held(folder: Path, path: Path) -> str:
 
 
 def _holder(path: Path) -> tuple[str, str, str]:
-    """The host, the process and the start of the run that holds a lock; filelock writes a soft lock line by line."""
+    """Returns host, process and start of the run that holds a lock; filelock writes a soft lock line by line."""
     unknown = ("an unknown host", "of unknown number", "at an unknown time")
     try:
         text = path.read_text()

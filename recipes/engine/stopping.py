@@ -70,7 +70,7 @@ class StopSignals:
 
     @contextlib.contextmanager
     def interruptible(self) -> Iterator[None]:
-        """A part that a signal ends at once by `StopRequested`, also if the signal came before."""
+        """Lets a signal, or one that came before, end the block at once by `StopRequested`."""
         outer, self._leave_at_once = self._leave_at_once, True
         try:
             if self.received is not None:
@@ -81,7 +81,7 @@ class StopSignals:
 
     @contextlib.contextmanager
     def abandonable(self) -> Iterator[None]:
-        """A part that is left by `StopRequested` once the time of grace after a signal is over."""
+        """Ends the block by `StopRequested` once the time of grace after a signal is over."""
         self._leave_after_grace = True
         try:
             if self._grace_is_over:

@@ -75,11 +75,19 @@ class Wishes:
 
 
 class TrainBatches(Protocol):
-    """What the loop reads: this process's batches of each update, reproducible by epoch (see `engine/batching.py`)."""
+    """What the loop reads: this process's batches of each update, reproducible by epoch (see `engine/batching.py`).
+
+    `state_dict` is what JSON can hold of the position behind the update given last, where skipping updates would not
+    find it again (see `engine/streaming.py`).
+    """
 
     def updates_per_epoch(self, batches_per_update: int) -> int | None: ...
 
-    def updates(self, epoch: int, batches_per_update: int, skip: int = 0) -> Iterator[list[LocalBatch]]: ...
+    def updates(
+        self, epoch: int, batches_per_update: int, skip: int = 0, state: Any = None
+    ) -> Iterator[list[LocalBatch]]: ...
+
+    def state_dict(self) -> Any: ...
 
 
 def make_accelerator(settings: TrainingSettings) -> Accelerator:
@@ -369,15 +377,15 @@ class TrainingLoop:
 
     def _updates(self) -> Iterator[tuple[int, int, list[LocalBatch]]]:
         """Yields the epoch, the number of the update in it and the batches of one update after another."""
-        epoch, done = self.progress.epoch, self.progress.updates_in_epoch
+        epoch, done, state = self.progress.epoch, self.progress.updates_in_epoch, self.progress.stream
         while True:
             number = done
-            groups = self.batches.updates(epoch, self.progress.batches_per_update, skip=done)
+            groups = self.batches.updates(epoch, self.progress.batches_per_update, skip=done, state=state)
             for number, group in enumerate(groups, done + 1):
                 yield epoch, number, group
             if number == 0:
                 raise ValueError("The training data gave no batch.")
-            epoch, done = epoch + 1, 0
+            epoch, done, state = epoch + 1, 0, None
 
     def _update(self, group: list[LocalBatch]) -> Wishes:
         """Makes one update and returns what is to be done after it."""
@@ -494,6 +502,7 @@ class TrainingLoop:
         reporter.flush()
         progress.elapsed_seconds = time.perf_counter() - self._started
         progress.log_window = self.window.state_dict(self.accelerator)
+        progress.stream = self.batches.state_dict() or progress.stream
         if self.sharding:
             self.sharding.gather_weights()
             self.sharding.gather_optimizer()
@@ -514,7 +523,7 @@ class TrainingLoop:
         checkpoints = all_checkpoints_in(self.output_dir)
         if not checkpoints:
             return "There is no checkpoint yet: the same command starts anew."
-        return f"The newest checkpoint is {checkpoints[-1]}: run the same command again to go on from it."
+        return f"The newest checkpoint is {checkpoints[-1]}: run {self.settings.same_command} again to go on from it."
 
     def _is_out_of_patience(self) -> bool:
         patience = self.settings.early_stopping_patience

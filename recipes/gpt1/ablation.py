@@ -58,7 +58,7 @@ def run(settings: tuple[Any, ...]) -> None:
     keep_compiled_code(FOR_BATCHES_OF_ROWS)
     accelerator = make_accelerator(training)
     lstm = ablation.lstm_model_name_or_path
-    with lock_output_dir(accelerator, training.output_dir):
+    with lock_output_dir(accelerator, training):
         run_start = plan_run(
             accelerator,
             training,
@@ -74,12 +74,12 @@ def run(settings: tuple[Any, ...]) -> None:
 
 
 def train(accelerator: Accelerator, settings: tuple[Any, ...], run_start: RunStart) -> None:
-    """Runs the variants from where the output folder stands.
+    """Runs the variants, from the beginning or from the state of the output folder.
 
     Args:
-        accelerator: of the run.
-        settings: see `run`.
-        run_start: what the output folder holds.
+        accelerator: the accelerator of the run.
+        settings: the settings that `run` takes.
+        run_start: the state of the output folder.
     """
     ablation, start, data, optimization, training, hub = settings
     output_dir = run_start.folder
@@ -98,7 +98,7 @@ def train(accelerator: Accelerator, settings: tuple[Any, ...], run_start: RunSta
             if lstm_tasks[0].backbone.config.lstm_size is None:
                 raise ValueError(
                     f"lstm_model_name_or_path is {ablation.lstm_model_name_or_path}, which is a Transformer. Name a "
-                    "model that recipes/pretrain_gpt1.py has trained with lstm_size."
+                    "model that was pre-trained with lstm_size."
                 )
     check_metrics([*tasks, *lstm_tasks], training)
     if accelerator.is_main_process:

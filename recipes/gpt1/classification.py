@@ -11,16 +11,21 @@ from transformers import AutoConfig, AutoTokenizer, PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
 from gpt1_scratch import GPT1ForMultipleChoice, GPT1ForSequenceClassification
-from gpt1_scratch.data.text_lines import TABLE_EXTENSIONS, file_extension, open_output, read_lines
+from gpt1_scratch.data.text_lines import TABLE_EXTENSIONS, file_extension, is_terminal, open_output, read_lines
+from gpt1_scratch.data.visible_text import has_visible_text
 from gpt1_scratch.finetuning.examples import predict, tokenize_task
 from gpt1_scratch.finetuning.loading import TaskSplit, read_texts
 from gpt1_scratch.finetuning.tables import Table, read_table
 from gpt1_scratch.finetuning.tasks import Task, task_of_config
-from papers_to_gpt.engine.model_folder import check_folder, check_vocabulary
+from papers_to_gpt.engine.model_folder import CLASSIFIER, check_folder, check_vocabulary
 from papers_to_gpt.settings.classification import ClassificationSettings
+from papers_to_gpt.settings.commands import command
 
-# What separates the texts of a pair, or a context and its choices, in lines.
+# Separates the texts of a pair, or a context and its choices, in a line.
 SEPARATOR = "\t"
+
+# Written in place of a class if an example has no text. Its probability is then empty.
+NO_TEXT = "no text"
 
 
 def run(settings: ClassificationSettings) -> None:
@@ -28,7 +33,7 @@ def run(settings: ClassificationSettings) -> None:
     transformers_logging.disable_progress_bar()
     task, logits_of = load_classifier(settings)
     with open_output(settings.output_file) as output:
-        if settings.input_file is None and sys.stdin.isatty():
+        if settings.input_file is None and is_terminal(sys.stdin):
             while True:
                 try:
                     texts = texts_of_lines(task, [input("> ")], "The input")
@@ -44,15 +49,17 @@ def run(settings: ClassificationSettings) -> None:
 def load_classifier(settings: ClassificationSettings) -> tuple[Task, Callable[[list[tuple[str, ...]]], np.ndarray]]:
     """Returns the task that a model was fine-tuned on, and a function from texts to logits (see `predict`).
 
+    The logits of an example of which a text is missing are NaN.
+
     Raises:
         ValueError: if the folder holds no model, or the model is not fine-tuned for a task.
     """
     name, source = settings.model_name_or_path, {"revision": settings.revision, "trust_remote_code": False}
-    check_folder(name)
+    check_folder(name, kinds=(CLASSIFIER,))
     config = AutoConfig.from_pretrained(name, **source)
     task = task_of_config(config)
     if task is None:
-        raise ValueError(f"{name} is not fine-tuned for a task. Fine-tune it with recipes/finetune_gpt1.py.")
+        raise ValueError(f"{name} is not fine-tuned for a task. Fine-tune it first: {command('finetune_gpt1')}")
     if settings.text_column is not None:
         if task.kind == "multiple_choice":
             raise ValueError(f"text_column is set, but {name} chooses among texts: name the columns as in training.")
@@ -71,13 +78,24 @@ def load_classifier(settings: ClassificationSettings) -> tuple[Task, Callable[[l
     model.to("cuda" if torch.cuda.is_available() else "cpu").eval()
 
     def logits_of(texts: list[tuple[str, ...]]) -> np.ndarray:
-        examples = tokenize_task(task, TaskSplit(texts, None), tokenizer, config.max_position_embeddings)
+        complete = np.array([all(map(has_visible_text, row)) for row in texts])
+        logits = np.full((len(texts), len(task.labels or [None])), np.nan, dtype=np.float32)
+        if not complete.all():
+            print(f"{np.sum(~complete):,} of {len(texts):,} examples have no text and no prediction.", file=sys.stderr)
+        if not complete.any():
+            return logits
+        split = TaskSplit([row for row, there in zip(texts, complete, strict=True) if there], None)
+        examples = tokenize_task(task, split, tokenizer, config.max_position_embeddings)
         if examples.cut:
             print(
                 f"{examples.cut} texts are longer than the model's {config.max_position_embeddings} tokens and cut.",
                 file=sys.stderr,
             )
-        return predict(model, examples, tokenizer.pad_token_id, settings.batch_size)
+        predicted = predict(model, examples, tokenizer.pad_token_id, settings.batch_size)
+        if not np.isfinite(predicted).all():
+            raise ValueError(f"{name}: the model's outputs are not finite. Use an earlier checkpoint.")
+        logits[complete] = predicted
+        return logits
 
     return task, logits_of
 
@@ -90,13 +108,13 @@ def texts_of_file(task: Task, name: str) -> list[tuple[str, ...]]:
 
 
 def texts_of_lines(task: Task, lines: Sequence[str], where: str) -> list[tuple[str, ...]]:
-    """Splits lines into their texts: one text, a pair, or a context and its choices.
+    """Splits lines into their texts: one text, a pair, or a context and its choices; all empty if none is visible.
 
     Raises:
-        ValueError: if there is no line, or a line has too few or too many texts or an empty one.
+        ValueError: if there is no line, or a line has too few or too many texts.
     """
     names = task.columns if task.kind != "multiple_choice" else ("the context", *task.labels)
-    rows = [line.split(SEPARATOR) for line in lines]
+    rows = [line.split(SEPARATOR) if has_visible_text(line) else [""] * len(names) for line in lines]
     wrong = next((number for number, row in enumerate(rows, start=1) if len(row) != len(names)), None)
     if wrong is not None:
         raise ValueError(
@@ -110,14 +128,21 @@ def texts_of_lines(task: Task, lines: Sequence[str], where: str) -> list[tuple[s
 
 
 def write(task: Task, logits: np.ndarray, output: TextIO) -> None:
-    """Writes a line for each example: its number from 0, and its class and probability or the predicted number."""
+    """Writes a line for each example: its number from 0, and its class and probability or the predicted number.
+
+    Logits that are NaN mean that there is no text: the predicted number is empty, and the class is `NO_TEXT` with an
+    empty probability.
+    """
     if task.is_regression:
         print("index", "prediction", sep="\t", file=output)
         for index, number in enumerate(logits[:, 0]):
-            print(index, f"{number:.6g}", sep="\t", file=output)
+            print(index, "" if np.isnan(number) else f"{number:.6g}", sep="\t", file=output)
     else:
         probabilities = torch.from_numpy(logits).softmax(dim=1)
         print("index", "prediction", "probability", sep="\t", file=output)
         for index, row in enumerate(probabilities):
+            if row.isnan().any():
+                print(index, NO_TEXT, "", sep="\t", file=output)
+                continue
             print(index, task.labels[int(row.argmax())], f"{float(row.max()):.4f}", sep="\t", file=output)
     output.flush()

@@ -35,10 +35,10 @@ from gpt1_scratch.finetuning.tasks import Task
 from papers_to_gpt.engine.batching import Batch, LengthBucketBatches
 from papers_to_gpt.engine.checkpointing import all_checkpoints_in
 from papers_to_gpt.engine.data_fingerprint import Fingerprint, fingerprint_files
-from papers_to_gpt.engine.evaluation import map_across_processes
+from papers_to_gpt.engine.evaluation import map_across_processes, rehearse_evaluation
 from papers_to_gpt.engine.hardware import FOR_BATCHES_OF_ROWS, keep_compiled_code
 from papers_to_gpt.engine.log_window import TokenCounts
-from papers_to_gpt.engine.model_folder import check_folder
+from papers_to_gpt.engine.model_folder import CLASSIFIER, LANGUAGE_MODEL, OPENAI_GPT, check_folder
 from papers_to_gpt.engine.output_folder import RunStart, finish_run, is_finished, plan_run
 from papers_to_gpt.engine.process_watch import stops_together
 from papers_to_gpt.engine.reporting import RESULTS_FILE, write_results, write_run_record
@@ -56,6 +56,9 @@ TABLE_FILE = "results.md"
 
 # The files of a pre-trained model that a fine-tuning depends on.
 FILES_OF_MODEL = ("config.json", "tokenizer.json", "*.safetensors")
+
+# Examples of a rehearsed evaluation: correlations need two.
+REHEARSED_EXAMPLES = 2
 
 
 @dataclass(frozen=True)
@@ -81,7 +84,7 @@ def run(settings: Settings) -> None:
         check_resuming_of_series(training)
     keep_compiled_code(FOR_BATCHES_OF_ROWS)
     accelerator = make_accelerator(training)
-    with lock_output_dir(accelerator, training.output_dir):
+    with lock_output_dir(accelerator, training):
         fingerprints = partial(fingerprint_data, start, data)
         run_start = plan_run(accelerator, training, settings, fingerprints, is_series=is_series)
         if run_start.finished is None:
@@ -89,12 +92,12 @@ def run(settings: Settings) -> None:
 
 
 def train(accelerator: Accelerator, settings: Settings, run_start: RunStart) -> None:
-    """Fine-tunes from where the output folder stands.
+    """Fine-tunes a model, from its beginning or from the checkpoints in the output folder.
 
     Args:
-        accelerator: of the run.
-        settings: see `run`.
-        run_start: what the output folder holds.
+        accelerator: the accelerator of the run.
+        settings: the settings that `run` takes.
+        run_start: the state of the output folder.
     """
     start, data, _, training, hub = settings
     output_dir = run_start.folder
@@ -105,7 +108,7 @@ def train(accelerator: Accelerator, settings: Settings, run_start: RunStart) -> 
 
     # Data
     with accelerator.main_process_first():
-        check_folder(start.model_name_or_path)
+        check_folder(start.model_name_or_path, kinds=(LANGUAGE_MODEL, CLASSIFIER, OPENAI_GPT))
         backbone, tokenizer = load_pretrained(start.model_name_or_path, start.revision)
         tasks = [load_data(name, data, backbone, tokenizer, accelerator.print) for name in data.names()]
     check_metrics(tasks, training)
@@ -145,7 +148,7 @@ Done after {seconds:.0f} s. To predict with the model in {folder}:
 
 
 def fingerprint_data(start: StartSettings, data: TaskSettings) -> dict[str, Fingerprint | None]:
-    """The fingerprints of the files that the settings of a fine-tuning name, those of the pre-trained model too."""
+    """Returns the fingerprints of the files that the settings name, and of the pre-trained model."""
     files = {name: fingerprint_files(getattr(data, name)) for name in ("train_file", "validation_file", "test_file")}
     return files | {
         "data_dir": fingerprint_files(data.data_dir, within=[f"{name}/*" for name in data.names()]),
@@ -228,7 +231,7 @@ def run_in_folder(data: TaskData, settings: Settings, folder: Path, seed: int) -
     top = Path(training.output_dir)
     run_name = "-".join((training.run_name or top.resolve().name, *folder.relative_to(top).parts))
     training = dataclasses.replace(training, output_dir=str(folder), seed=seed, run_name=run_name)
-    training = dataclasses.replace(training, resume_from_checkpoint=None)  # it goes on by itself
+    training = dataclasses.replace(training, resume_from_checkpoint=None)  # each run resumes by itself
     task_settings = dataclasses.replace(
         task_settings, task=[data.task.name] if task_settings.task else [], seeds=[seed]
     )
@@ -249,20 +252,20 @@ def run_in_folder(data: TaskData, settings: Settings, folder: Path, seed: int) -
 
 
 def finished_results(folder: Path) -> dict[str, Any] | None:
-    """The results of a run of a series that has ended; None if it has not."""
+    """Returns the results of a run of a series; None if it has not ended."""
     return json.loads((folder / RESULTS_FILE).read_text()) if is_finished(folder) else None
 
 
 def check_resuming_of_series(training: FinetuningSettings) -> None:
-    """Refuses to resume several runs from one checkpoint.
+    """Checks that several runs are not resumed from one checkpoint.
 
     Raises:
         ValueError: if resume_from_checkpoint names a folder.
     """
     if training.resume_from_checkpoint not in (None, "last"):
         raise ValueError(
-            f"resume_from_checkpoint is {training.resume_from_checkpoint!r}, but there are several runs. Resume "
-            "them all from where they stand: last."
+            f"resume_from_checkpoint is {training.resume_from_checkpoint!r}, but there are several runs. Set it to "
+            "last, which resumes each of them from where it stands, or leave it out."
         )
 
 
@@ -325,19 +328,21 @@ def finetune(
     )
     scores_of = partial(score, task, TaskMetric(task.metrics))
     metric = training.metric_for_best_model or task.metrics[0]
+    run_evaluation = partial(evaluate, data=data, logits_of=logits_of, scores_of=scores_of)
     loop = TrainingLoop(
         accelerator,
         model,
         batches,
         dataclasses.replace(training, seed=seed, metric_for_best_model=metric),
         optimization,
-        evaluate=partial(evaluate, data=data, logits_of=logits_of, scores_of=scores_of),
+        evaluate=run_evaluation,
         save_model=save_model,
         after_save=after_save,
         count_tokens=count_examples,
         counted="examples",
     )
     accelerator.print(describe_plan(loop.total_updates, loop.eval_steps, training, optimization))
+    rehearse_evaluation(model, partial(run_evaluation, limit=REHEARSED_EXAMPLES), metric)
     results = loop.train()
 
     # Evaluation
@@ -371,12 +376,24 @@ def evaluate(
     data: TaskData,
     logits_of: Callable[..., Any],
     scores_of: Callable[..., dict[str, float]],
+    limit: int | None = None,
 ) -> dict[str, float]:
-    """Returns the loss and the scores on the validation splits."""
+    """Returns the loss and the scores on the validation splits.
+
+    Args:
+        model: the model.
+        data: the task and its examples.
+        logits_of: function from the model and examples to logits.
+        scores_of: function from logits and labels to scores.
+        limit: number of examples of each split to read, test splits included, for a rehearsal. None reads all.
+    """
     scores = {}
-    for split in data.task.validation:
+    for split in (*data.task.validation, *(data.task.test if limit is not None else ())):
         if split in data.examples:
-            part = data.examples[split]
+            part = data.examples[split] if limit is None else data.examples[split].first(limit)
+            if part.labels is None:
+                logits_of(model, part)
+                continue
             values = scores_of(logits_of(model, part), part.labels)
             scores |= {f"{name}{data.task.suffix(split)}": value for name, value in values.items()}
     return scores

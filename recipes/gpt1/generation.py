@@ -15,9 +15,10 @@ from transformers import (
 from transformers.utils import logging as transformers_logging
 
 import gpt1_scratch  # noqa: F401  registers the model
-from gpt1_scratch.data.text_lines import numbered_lines, open_output, read_lines
+from gpt1_scratch.data.text_lines import is_terminal, numbered_lines, open_output, read_lines
+from gpt1_scratch.data.visible_text import has_visible_text
 from papers_to_gpt.engine.hardware import processor_has_bf16
-from papers_to_gpt.engine.model_folder import check_folder, check_vocabulary
+from papers_to_gpt.engine.model_folder import CLASSIFIER, LANGUAGE_MODEL, check_folder, check_vocabulary
 from papers_to_gpt.settings.generation import GenerationSettings
 
 logger = logging.getLogger(__name__)
@@ -26,7 +27,7 @@ logger = logging.getLogger(__name__)
 def run(settings: GenerationSettings) -> None:
     """Continues the prompts of the settings, of standard input, or typed at a terminal."""
     transformers_logging.disable_progress_bar()
-    check_folder(settings.model_name_or_path, settings.trust_remote_code)
+    check_folder(settings.model_name_or_path, settings.trust_remote_code, (LANGUAGE_MODEL, CLASSIFIER))
     source = {"revision": settings.revision, "trust_remote_code": settings.trust_remote_code}
     bf16 = processor_has_bf16() if settings.bf16 is None else settings.bf16
     # Generation spends its time reading the weights, and half the bytes take half the time.
@@ -51,7 +52,7 @@ def prompts(settings: GenerationSettings) -> Iterator[str]:
         yield settings.prompt
     elif settings.prompt_file is not None:
         yield from read_lines(settings.prompt_file)
-    elif sys.stdin.isatty():
+    elif is_terminal(sys.stdin):
         while True:
             try:
                 yield input("> ")
@@ -67,11 +68,13 @@ def continue_text(
 ) -> None:
     """Prints the prompt and its continuations. A single continuation is printed token by token.
 
-    If a prompt leaves too few of the model's positions for new tokens, its beginning is cut off with a warning.
+    If a prompt leaves too few of the model's positions for new tokens, its beginning is cut off with a warning. A
+    prompt without visible text gives empty lines. The continuation of a line of a file is one line too.
     """
+    if not has_visible_text(prompt):
+        print("\n" * settings.num_return_sequences, end="", flush=True)
+        return
     ids = tokenizer(prompt, return_tensors="pt", verbose=False).input_ids
-    if ids.shape[1] == 0:
-        raise ValueError("The prompt is empty. Give at least one word.")
     positions = model.config.max_position_embeddings
     kept = max(1, positions - min(settings.max_new_tokens, positions // 2))
     if ids.shape[1] > kept:
@@ -85,7 +88,8 @@ def continue_text(
     room = positions - ids.shape[1]
     if settings.max_new_tokens > room:
         logger.warning("max_new_tokens is %d; the model's positions end after %d.", settings.max_new_tokens, room)
-    single = settings.num_return_sequences == 1 and settings.num_beams == 1
+    is_line = settings.prompt_file is not None
+    single = settings.num_return_sequences == 1 and settings.num_beams == 1 and not is_line
     sampling = {"temperature": settings.temperature, "top_k": settings.top_k, "top_p": settings.top_p}
     ids = ids.to(model.device)
     output = model.generate(
@@ -100,4 +104,5 @@ def continue_text(
     )
     if not single:
         for sequence in output:
-            print(tokenizer.decode(sequence, skip_special_tokens=True), flush=True)
+            text = tokenizer.decode(sequence, skip_special_tokens=True)
+            print(" ".join(text.split()) if is_line else text, flush=True)

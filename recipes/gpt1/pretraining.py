@@ -1,5 +1,6 @@
 """Pre-trains GPT-1 on contiguous text: vocabulary, blocks, training, evaluation, samples."""
 
+import dataclasses
 import itertools
 import logging
 import math
@@ -12,26 +13,28 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate import Accelerator
-from accelerate.utils import set_seed
+from accelerate.utils import gather_object, set_seed
 from datasets import Dataset, IterableDataset, disable_progress_bars
 from huggingface_hub.errors import StrictDataclassError
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerFast
 from transformers.utils import logging as transformers_logging
 
 from gpt1_scratch.configuration_gpt1 import GPT1Config
+from gpt1_scratch.data.visible_text import has_visible_text
 from gpt1_scratch.modeling_gpt1 import GPT1ForCausalLM
 from gpt1_scratch.pretraining.corpora import load_texts
-from gpt1_scratch.pretraining.packing import PackedTexts, PartlyCutBlocks, pack_blocks, stream_blocks, tokenize_texts
+from gpt1_scratch.pretraining.packing import PackedTexts, PartlyCutBlocks, StreamPacker, pack_blocks, tokenize_texts
 from gpt1_scratch.tokenization import published_tokenizer, train_tokenizer
-from papers_to_gpt.engine.batching import Batch, LengthBucketBatches, StreamBatches, batches_for_evaluation
+from papers_to_gpt.engine.batching import Batch, LengthBucketBatches, batches_for_evaluation
 from papers_to_gpt.engine.data_fingerprint import Fingerprint, fingerprint_files
-from papers_to_gpt.engine.evaluation import evaluate_loss, is_any_true
+from papers_to_gpt.engine.evaluation import evaluate_loss, is_any_true, rehearse_evaluation
 from papers_to_gpt.engine.log_window import TokenCounts
 from papers_to_gpt.engine.output_folder import RunStart, finish_run, plan_run
 from papers_to_gpt.engine.process_watch import stops_together
 from papers_to_gpt.engine.reporting import add_samples, measure_matrix_peak, write_results, write_run_record
 from papers_to_gpt.engine.run_lock import lock_output_dir
 from papers_to_gpt.engine.run_plan import describe_plan
+from papers_to_gpt.engine.streaming import StreamBatches, rows_of_stream
 from papers_to_gpt.engine.training import TrainingLoop, checkpoint_to_resume, make_accelerator
 from papers_to_gpt.publishing.cards import write_card
 from papers_to_gpt.publishing.sharing import open_repository, push_at_end, push_of_checkpoints
@@ -50,22 +53,22 @@ def run(settings: tuple[Any, ...]) -> None:
     Raises:
         ValueError: if the settings make no model, the text cannot be read, or training fails (see `TrainingLoop`).
     """
-    model_settings, _, text, _, _, training, _ = settings
+    model_settings, vocabulary, text, _, _, training, _ = settings
     make_config(model_settings)  # wrong sizes fail here, before data loads
     accelerator = make_accelerator(training)
-    with lock_output_dir(accelerator, training.output_dir):
-        start = plan_run(accelerator, training, settings, partial(fingerprint_text, text))
+    with lock_output_dir(accelerator, training):
+        start = plan_run(accelerator, training, settings, partial(fingerprint_text, text, vocabulary))
         if start.finished is None:
             train(accelerator, settings, start)
 
 
 def train(accelerator: Accelerator, settings: tuple[Any, ...], start: RunStart) -> None:
-    """Pre-trains a model from where the output folder stands.
+    """Pre-trains a model, from its beginning or from the checkpoint in the output folder.
 
     Args:
-        accelerator: of the run.
-        settings: see `run`.
-        start: what the output folder holds.
+        accelerator: the accelerator of the run.
+        settings: the settings that `run` takes.
+        start: the state of the output folder.
     """
     model_settings, vocabulary, text, sampling, optimization, _, hub = settings
     training, output_dir = start.training, start.folder
@@ -85,7 +88,7 @@ def train(accelerator: Accelerator, settings: tuple[Any, ...], start: RunStart) 
         # Training a tokenizer is not deterministic (ties are broken at random): one process trains it, all load it.
         checkpoint = checkpoint_to_resume(training)
         if checkpoint is None and accelerator.is_main_process:
-            tokenizer = make_tokenizer(train_texts, vocabulary)
+            tokenizer = make_tokenizer(train_texts, vocabulary, text.skip_broken_shards)
             start.begin()
             tokenizer.save_pretrained(output_dir)
         tokenizer = AutoTokenizer.from_pretrained(checkpoint or output_dir, trust_remote_code=False)
@@ -98,20 +101,15 @@ def train(accelerator: Accelerator, settings: tuple[Any, ...], start: RunStart) 
             )
         pack = partial(pack_blocks, block_size=block_size, separate_documents=text.separate_documents)
         packed = pack(tokenize_texts(validation_texts, tokenizer))
-        if text.streaming:
-            blocks = stream_blocks(
-                train_texts,
-                tokenizer,
-                block_size,
-                separate_documents=text.separate_documents,
-                rank=accelerator.process_index,
-                world_size=accelerator.num_processes,
-            )
-        else:
+        if not text.streaming:
             packed_train = pack(tokenize_texts(train_texts, tokenizer))
-            blocks = packed_train.blocks
             report_corpus(accelerator, "train", packed_train)
         report_corpus(accelerator, "validation", packed)
+    if text.streaming:
+        packer = StreamPacker(tokenizer, block_size, text.separate_documents)
+        batches = streamed_batches(train_texts, packer, text, training, accelerator)
+    else:
+        batches = training_batches(packed_train.blocks, block_size, text, training, accelerator)
 
     # Model
     model = GPT1ForCausalLM(config)
@@ -125,26 +123,20 @@ def train(accelerator: Accelerator, settings: tuple[Any, ...], start: RunStart) 
         tokenizer.save_pretrained(folder)
 
     trained = False
+    run_evaluation = partial(evaluate, accelerator=accelerator, packed=packed, text=text)
+    continue_texts = partial(continuations, tokenizer=tokenizer, texts=validation_texts)
     peak = measure_matrix_peak(accelerator) * accelerator.num_processes
     flops_per_token = training_flops_per_token(model, block_size)
     loop = TrainingLoop(
         accelerator,
         model,
-        training_batches(blocks, block_size, text, training, accelerator),
+        batches,
         training,
         optimization,
         evaluate=partial(
-            evaluate,
-            accelerator=accelerator,
-            packed=packed,
-            text=text,
-            write_samples=partial(
-                write_samples,
-                tokenizer=tokenizer,
-                texts=validation_texts,
-                sampling=sampling,
-                output_dir=output_dir,
-                current_update=lambda: None if trained else loop.progress.update,
+            run_evaluation,
+            write_samples=lambda model: write_samples(
+                continue_texts(model, sampling=sampling), output_dir, None if trained else loop.progress.update
             ),
         ),
         save_model=save_model,
@@ -155,8 +147,16 @@ def train(accelerator: Accelerator, settings: tuple[Any, ...], start: RunStart) 
         },
     )
     accelerator.print(describe_plan(loop.total_updates, loop.eval_steps, training, optimization))
+    few = dataclasses.replace(sampling, num_samples=min(1, sampling.num_samples), sample_new_tokens=1)
+    rehearse_evaluation(
+        model,
+        partial(run_evaluation, write_samples=partial(continue_texts, sampling=few), limit=1),
+        training.metric_for_best_model,
+    )
     results = loop.train()
     trained = True
+    if text.streaming:
+        results |= batches.results()
 
     # Evaluation
     final = loop.scores(model)
@@ -183,10 +183,12 @@ To continue a text with it:
 """
 
 
-def fingerprint_text(text: TextSettings) -> dict[str, Fingerprint | None]:
-    """The fingerprints of the files that the text settings name."""
+def fingerprint_text(text: TextSettings, vocabulary: VocabularySettings) -> dict[str, Fingerprint | None]:
+    """Returns the fingerprints of the files that the settings of the text and the vocabulary name."""
     names = ("train_file", "validation_file", "dataset_name")
-    return {name: fingerprint_files(getattr(text, name)) for name in names}
+    files = {name: fingerprint_files(getattr(text, name)) for name in names}
+    files |= {name: fingerprint_files(getattr(vocabulary, name)) for name in ("vocabulary_file", "merges_file")}
+    return files | {"tokenizer_name": fingerprint_files(vocabulary.tokenizer_name, within=["tokenizer.json"])}
 
 
 def load_corpus(text: TextSettings) -> tuple[Dataset | IterableDataset, Dataset]:
@@ -204,13 +206,16 @@ def load_corpus(text: TextSettings) -> tuple[Dataset | IterableDataset, Dataset]
     return load(text.train_file, streaming=text.streaming), load(text.validation_file)
 
 
-def make_tokenizer(train: Dataset | IterableDataset, settings: VocabularySettings) -> PreTrainedTokenizerFast:
+def make_tokenizer(
+    train: Dataset | IterableDataset, settings: VocabularySettings, skip_broken_shards: bool = False
+) -> PreTrainedTokenizerFast:
     """Loads the tokenizer that the settings name, or trains one on the training text."""
     if settings.tokenizer_name is not None:
         return AutoTokenizer.from_pretrained(settings.tokenizer_name, trust_remote_code=False)
     if settings.vocabulary_file is not None and settings.merges_file is not None:
         return published_tokenizer(settings.vocabulary_file, settings.merges_file)
-    rows = train.take(settings.tokenizer_samples)
+    rows = rows_of_stream(train, skip_broken_shards) if isinstance(train, IterableDataset) else train
+    rows = itertools.islice(rows, settings.tokenizer_samples)
     return train_tokenizer((row["text"] or "" for row in rows), merges=settings.num_merges)
 
 
@@ -257,27 +262,9 @@ def count_predicted_tokens(batch: Batch) -> TokenCounts:
 
 
 def training_batches(
-    blocks: Dataset | IterableDataset,
-    block_size: int,
-    text: TextSettings,
-    training: TrainingSettings,
-    accelerator: Accelerator,
-) -> LengthBucketBatches | StreamBatches:
+    blocks: Dataset, block_size: int, text: TextSettings, training: TrainingSettings, accelerator: Accelerator
+) -> LengthBucketBatches:
     """Returns the training batches of this process: shuffled blocks, of one length in each batch."""
-    max_tokens_per_batch = text.per_device_train_batch_size * block_size
-    if text.streaming:
-        # `stream_blocks` has already split the stream among the processes.
-        return StreamBatches(
-            blocks,
-            lambda block: [block_size],
-            collate_blocks,
-            max_tokens_per_batch=max_tokens_per_batch,
-            seed=training.seed,
-            window=1000,
-            process_index=accelerator.process_index,
-            num_processes=accelerator.num_processes,
-            is_any_true=partial(is_any_true, accelerator),
-        )
     lengths = np.full((len(blocks), 1), block_size)
     if text.short_block_size is not None:
         blocks = PartlyCutBlocks(
@@ -293,12 +280,49 @@ def training_batches(
         blocks,
         lengths,
         collate_blocks,
-        max_tokens_per_batch=max_tokens_per_batch,
+        max_tokens_per_batch=text.per_device_train_batch_size * block_size,
         seed=training.seed,
         process_index=accelerator.process_index,
         num_processes=accelerator.num_processes,
         num_workers=training.dataloader_num_workers,
     )
+
+
+# Blocks that are shuffled among each other, and rows that are tokenised at a time: a row may be a whole book.
+STREAM_WINDOW = 1000
+STREAM_CHUNK_SIZE = 100
+
+
+def streamed_batches(
+    texts: IterableDataset,
+    packer: StreamPacker,
+    text: TextSettings,
+    training: TrainingSettings,
+    accelerator: Accelerator,
+) -> StreamBatches:
+    """Blocks of a stream, shuffled window by window."""
+    return StreamBatches(
+        texts,
+        packer,
+        length_of_block,
+        collate_blocks,
+        max_tokens_per_batch=text.per_device_train_batch_size * packer.block_size,
+        seed=training.seed,
+        window=STREAM_WINDOW,
+        chunk_size=STREAM_CHUNK_SIZE,
+        process_index=accelerator.process_index,
+        num_processes=accelerator.num_processes,
+        num_workers=training.dataloader_num_workers,
+        skip_broken_shards=text.skip_broken_shards,
+        is_any_true=partial(is_any_true, accelerator),
+        gather=gather_object,
+        say=accelerator.print,
+    )
+
+
+def length_of_block(block: dict[str, Any]) -> tuple[int]:
+    """(1,) tokens."""
+    return (len(block["input_ids"]),)
 
 
 def training_flops_per_token(model: PreTrainedModel, block_size: int) -> float:
@@ -315,12 +339,22 @@ def training_flops_per_token(model: PreTrainedModel, block_size: int) -> float:
 
 
 def evaluate(
-    model: PreTrainedModel, *, accelerator: Accelerator, packed: PackedTexts, text: TextSettings, write_samples: Any
+    model: PreTrainedModel,
+    *,
+    accelerator: Accelerator,
+    packed: PackedTexts,
+    text: TextSettings,
+    write_samples: Callable[[PreTrainedModel], Any],
+    limit: int | None = None,
 ) -> dict[str, float]:
-    """Returns loss and perplexity per token, and per word and per byte, which compare across vocabularies."""
+    """Returns loss and perplexity per token, and per word and per byte, which compare across vocabularies.
+
+    `limit` is the number of blocks to read for a rehearsal; None reads all of them.
+    """
     blocks = packed.blocks
-    if text.max_eval_blocks is not None:
-        blocks = blocks.select(range(min(text.max_eval_blocks, len(blocks))))
+    limits = [number for number in (text.max_eval_blocks, limit) if number is not None]
+    if limits:
+        blocks = blocks.select(range(min(*limits, len(blocks))))
     length = len(blocks[0]["input_ids"])
     batches = batches_for_evaluation(
         blocks,
@@ -342,22 +376,13 @@ def evaluate(
     return scores
 
 
-def write_samples(
-    model: PreTrainedModel,
-    *,
-    tokenizer: PreTrainedTokenizerFast,
-    texts: Dataset,
-    sampling: SampleSettings,
-    output_dir: Path,
-    current_update: Callable[[], int | None],
-) -> None:
-    """Samples continuations of validation texts and adds them to `samples.txt`.
-
-    `current_update` returns the update that the model is from; None for the final model.
-    """
+def continuations(
+    model: PreTrainedModel, *, tokenizer: PreTrainedTokenizerFast, texts: Dataset, sampling: SampleSettings
+) -> list[str]:
+    """Samples continuations of the beginnings of validation texts."""
     positions = model.config.max_position_embeddings
     blocks = []
-    openings = (row["text"] for row in texts if row["text"] and not row["text"].isspace())
+    openings = (row["text"] for row in texts if has_visible_text(row["text"] or ""))
     for opening in itertools.islice(openings, sampling.num_samples):
         prompt = tokenizer(opening[:2000], return_tensors="pt", verbose=False).input_ids[
             :, : sampling.sample_prompt_tokens
@@ -373,4 +398,9 @@ def write_samples(
         )
         beginning, continuation = tokenizer.decode(prompt[0]), tokenizer.decode(output[0, prompt.shape[1] :])
         blocks.append(f"[{beginning}] {continuation}")
-    add_samples(output_dir / "samples.txt", current_update(), "\n\n".join(blocks))
+    return blocks
+
+
+def write_samples(blocks: list[str], output_dir: Path, update: int | None) -> None:
+    """Adds the samples of an evaluation to `samples.txt`; `update` is None for the final model."""
+    add_samples(output_dir / "samples.txt", update, "\n\n".join(blocks))

@@ -73,7 +73,7 @@ class HubRepository:
 
     @property
     def url(self) -> str:
-        """The repository's address for a browser."""
+        """Returns the address of the repository for a browser."""
         return f"{self.api.endpoint}/{self.repo_id}"
 
     def _check_existing(self, settings: RepositorySettings, model_folder: Path | None) -> None:

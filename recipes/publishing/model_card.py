@@ -20,7 +20,8 @@ MODEL_ID = "{model_id}"
 # Settings that a card does not show: they say where and how the run was started, and nothing about the model.
 NOT_SHOWN = frozenset(
     """output_dir overwrite_output_dir resume_from_checkpoint push_to_hub hub_model_id hub_private_repo hub_strategy
-    overwrite_hub_repo report_to dataloader_num_workers logging_steps save_total_limit""".split()
+    overwrite_hub_repo report_to dataloader_num_workers logging_steps save_total_limit save_minutes accept_changes
+    skip_data_check stop_within_seconds""".split()
 )
 
 # Matches the sentence that `_where` writes.

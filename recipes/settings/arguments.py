@@ -253,7 +253,14 @@ def parse_settings(settings: Sequence[Setting], *dataclass_types: type, descript
             problems.append(str(error))
     if problems:
         raise ValueError("\n".join(problems))
+    _texts_given.update(
+        (name, value) for part in parsed for name, value in vars(part).items() if isinstance(value, str)
+    )
     return tuple(parsed)
+
+
+# The settings of this process that are text, such as paths. System errors name a path but not its setting.
+_texts_given: dict[str, str] = {}
 
 
 def make_parser(dataclass_types: Sequence[type], description: str = "") -> argparse.ArgumentParser:
@@ -358,19 +365,19 @@ def _members(annotation: Any) -> tuple[Any, ...]:
 
 
 class Terminated(KeyboardInterrupt):
-    """SIGTERM arrived; handled as Ctrl-C is, with another status."""
+    """Raised by SIGTERM, and handled like Ctrl-C, with another status."""
 
 
 def _terminate(number: int, frame: types.FrameType | None) -> NoReturn:
-    raise Terminated("Terminated.")
+    raise Terminated
 
 
 def run_script(main: Callable[[], None]) -> None:
-    """Runs a script's main function; whatever goes wrong ends it with one message and without a traceback.
+    """Runs a script's main function. An error ends it with one message and without a traceback.
 
-    The status is 2 for what is wrong with the user's input, 1 for a fault of the program, 130 for Ctrl-C, 143 for
-    SIGTERM, and 141, without a message, for a reader of standard output that is gone (`| head`). The traceback is
-    printed when the environment variable LOGLEVEL is DEBUG.
+    The exit status is 2 for wrong input of the user, 1 for a fault of the program, 130 for Ctrl-C, 143 for SIGTERM,
+    and 141, without a message, if the reader of standard output has closed it (`| head`). The traceback is printed if
+    the environment variable LOGLEVEL is DEBUG.
     """
     logging.basicConfig(level=os.environ.get("LOGLEVEL", "WARNING").upper(), format="%(levelname)s %(message)s")
     if threading.current_thread() is threading.main_thread():
@@ -379,20 +386,54 @@ def run_script(main: Callable[[], None]) -> None:
         try:
             main()
         finally:
-            sys.stdout.flush()
+            _flush_output()
     except BrokenPipeError:
-        # Python flushes standard output once more when it ends, which must not fail again.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _give_up_output()
         raise SystemExit(BROKEN_PIPE_STATUS) from None
     except KeyboardInterrupt as interrupt:
-        status = TERMINATED_STATUS if isinstance(interrupt, Terminated) else INTERRUPTED_STATUS
-        _stop(str(interrupt) or "Interrupted.", status)
+        was_terminated = isinstance(interrupt, Terminated)
+        message = str(interrupt) or ("Terminated." if was_terminated else "Interrupted.")
+        _stop(message, TERMINATED_STATUS if was_terminated else INTERRUPTED_STATUS)
     except (ValueError, OSError) as error:
-        _stop(f"error: {error}", 2)
+        _stop(f"error: {_describe(error)}", 2)
     except Exception as error:
         what = " ".join(str(error).split()).rstrip(".")
         fault = "This is a fault of the program; LOGLEVEL=DEBUG shows the traceback."
         _stop(f"error: {type(error).__name__}: {what}. {fault}", 1)
+
+
+def _flush_output() -> None:
+    """Flushes standard output, which is None if it is closed.
+
+    Raises:
+        ValueError: if it cannot be written.
+    """
+    try:
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        _give_up_output()
+        raise ValueError(f"Standard output cannot be written: {error.strerror}.") from error
+
+
+def _give_up_output() -> None:
+    """Redirects standard output to nothing, because Python flushes it again at exit, which must not fail again."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _describe(error: Exception) -> str:
+    """Returns the message of an error. That of a system error names the setting that the path comes from."""
+    if not isinstance(error, OSError) or error.strerror is None or not isinstance(error.filename, str | os.PathLike):
+        return str(error)
+    path = Path(os.path.abspath(error.filename))
+    for name, value in _texts_given.items():
+        given = Path(os.path.abspath(value)) if value else None
+        if given is not None and (given == path or given in path.parents or path in given.parents):
+            where = f"{name} {value}" if given == path else f"{name} {value}: {error.filename}"
+            return f"{where}: {error.strerror}. Name a place that can be read and written."
+    return f"{error.filename}: {error.strerror}."
 
 
 def _stop(message: str, status: int) -> NoReturn:

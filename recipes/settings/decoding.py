@@ -78,7 +78,7 @@ class ScoringSettings(CheckedSettings):
     target_language: str = option("de", "Language code of the target.", "data")
     source_column: str | None = option(None, "Column of the source, if there is no column `translation`.", "data")
     target_column: str | None = option(None, "Column of the target, if there is no column `translation`.", "data")
-    num_beams: list[int] = option([5], "Beams of the search; each number gives a score of its own.", at_least=1)
+    num_beams: list[int] = option([5], "Beams of the search; each number gives a separate score.", at_least=1)
     length_penalty: float | None = option(
         None, "Exponent of the length normalization; left out, the number saved with the model."
     )

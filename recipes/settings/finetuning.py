@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from papers_to_gpt.settings.arguments import CheckedSettings, option, parse_settings, read_settings
+from papers_to_gpt.settings.commands import command
 from papers_to_gpt.settings.hub import HubSettings
 from papers_to_gpt.settings.registries import glue_tasks, groups_of_tasks, quoted, task_names
 from papers_to_gpt.settings.training import OUTPUT, SEEDS, OptimizationSettings, TrainingSettings
@@ -182,7 +183,7 @@ def parse(arguments: list[str] | None = None, description: str = "") -> Settings
     if hub.push_to_hub and len(data.names()) > 1:
         raise ValueError(
             "push_to_hub shares one model, but task names several. Leave it out, and share the folders that you want "
-            "afterwards: recipes/share.py."
+            f"afterwards: {command('share')}"
         )
     if hub.hub_strategy == "every_save" and len(data.seeds) > 1:
         raise ValueError(

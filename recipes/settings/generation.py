@@ -19,7 +19,11 @@ class GenerationSettings(CheckedSettings):
     prompt: str | None = option(
         None, "Text to continue; left out, standard input, or prompts typed at the terminal.", "data"
     )
-    prompt_file: str | None = option(None, "UTF-8 file with a prompt on each line.", "data")
+    prompt_file: str | None = option(
+        None,
+        "UTF-8 file (also .gz or .zst) with a prompt on each line; each continuation is one line too.",
+        "data",
+    )
     max_new_tokens: int = option(200, "Maximum number of tokens to add.", at_least=1)
     num_return_sequences: int = option(1, "Continuations of each prompt.", at_least=1)
     do_sample: bool = option(True, "Sample tokens; false takes the most probable ones, by beams if num_beams is set.")
@@ -40,6 +44,8 @@ class GenerationSettings(CheckedSettings):
             raise ValueError("model_name_or_path is not set. Name the folder or Hub id of a trained model.")
         if self.prompt is not None and self.prompt_file is not None:
             raise ValueError("prompt and prompt_file are both set. Set one.")
+        if self.prompt is not None and not self.prompt.strip():
+            raise ValueError(f"prompt is {self.prompt!r}. Give at least a word, or leave it out to type one.")
         if self.num_return_sequences > self.num_beams and not self.do_sample:
             raise ValueError(
                 f"num_return_sequences is {self.num_return_sequences}, but without do_sample there are only "

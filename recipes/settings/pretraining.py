@@ -77,7 +77,12 @@ class TextSettings(CheckedSettings):
     validation_file: str | None = option(None, "File or folder to validate on, of the kinds of train_file.")
     text_column: str = option("text", "Column that holds the text.")
     row_is_line: bool = option(False, "Treat each line of a text file as a document, instead of the file.")
-    streaming: bool = option(False, "Read the training text as a stream without storing it; needs max_steps.")
+    streaming: bool = option(
+        False, "Read the training text as a stream, each file a shard, without storing it; needs max_steps."
+    )
+    skip_broken_shards: bool = option(
+        False, "Leave out the rest of a file of the stream that cannot be read, instead of stopping; each is reported."
+    )
     block_size: int | None = option(
         None, "Tokens of a training sequence; left out, max_position_embeddings.", at_least=2
     )
@@ -111,6 +116,8 @@ class TextSettings(CheckedSettings):
             )
         if self.train_file is not None and self.validation_file is None:
             raise ValueError("train_file is set, but validation_file is not. Name the text to validate on.")
+        if self.skip_broken_shards and not self.streaming:
+            raise ValueError("skip_broken_shards is true, but streaming is false: only a stream is read by shards.")
         if self.short_block_size is not None and (self.streaming or self.separate_documents):
             other = "streaming" if self.streaming else "separate_documents"
             raise ValueError(f"short_block_size and {other} are both set. Set one, or choose a smaller block_size.")

@@ -89,7 +89,7 @@ class TrainingSettings(CheckedSettings):
     resume_from_checkpoint: str | None = option(
         None,
         "Checkpoint folder to resume from, or `last` for the newest one in output_dir; left out, an unfinished run in "
-        "output_dir goes on by itself.",
+        "output_dir is resumed.",
         OUTPUT,
     )
     accept_changes: bool = option(
@@ -141,7 +141,7 @@ class TrainingSettings(CheckedSettings):
     )
     background_checkpoints: bool = option(
         False,
-        "Write checkpoints while training goes on, from a copy of weights and optimizer state in the CPU's memory "
+        "Write checkpoints while training continues, from a copy of weights and optimizer state in the CPU's memory "
         "(1.4 GB for 117M parameters with Adam).",
         OUTPUT,
     )
@@ -170,6 +170,11 @@ class TrainingSettings(CheckedSettings):
     report_to: list[str] = option([], f"Trackers that receive the log: some of {', '.join(TRACKERS)}.", OUTPUT)
     project: str = option("papers-to-gpt", "Project in trackers, shared by all runs of a recipe.", OUTPUT)
     run_name: str | None = option(None, "Name of the run in trackers; left out, the name of output_dir.", OUTPUT)
+
+    @property
+    def same_command(self) -> str:
+        """How messages call the command that goes on with an interrupted run."""
+        return "the same command without --overwrite_output_dir" if self.overwrite_output_dir else "the same command"
 
     def __post_init__(self):
         super().__post_init__()

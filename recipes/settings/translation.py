@@ -139,9 +139,14 @@ class DataSettings(CheckedSettings):
     )
     dataset_config_name: str | None = option(None, "Configuration of the data set, such as a language pair.")
     dataset_revision: str | None = option(None, "Branch, tag or commit of the data set on the Hub.")
-    streaming: bool = option(False, "Read the training split as a stream; needs max_steps.")
+    streaming: bool = option(
+        False, "Read the training split as a stream, each file a shard, without storing it; needs max_steps."
+    )
+    skip_broken_shards: bool = option(
+        False, "Leave out the rest of a file of the stream that cannot be read, instead of stopping; each is reported."
+    )
     train_file: str | None = option(
-        None, "Parquet, JSON lines, CSV or TSV file, or the common prefix of two line-aligned text files."
+        None, "Parquet, JSON lines, CSV or TSV file, the common prefix of two line-aligned text files, or a folder."
     )
     validation_file: str | None = option(
         None, "File to validate on, of the kinds of train_file; left out, part of the training pairs."
@@ -242,6 +247,8 @@ def parse(arguments: list[str] | None = None, description: str = "") -> tuple[An
         description=description,
     )
     _, _, tokenizer, data, *_ = parsed
+    if data.skip_broken_shards and not data.streaming:
+        raise ValueError("skip_broken_shards is true, but streaming is false: only a stream is read by shards.")
     if tokenizer.bpe_dropout and data.streaming:
         raise ValueError(
             f"bpe_dropout is {tokenizer.bpe_dropout}, but streaming is true: it needs examples that can be read by "

@@ -9,9 +9,9 @@ import torch
 from transformers.utils import logging as transformers_logging
 
 from papers_to_gpt.engine.hardware import processor_has_bf16
-from papers_to_gpt.engine.model_folder import check_folder
+from papers_to_gpt.engine.model_folder import TRANSLATOR, check_folder
 from papers_to_gpt.settings.decoding import TranslationSettings
-from seq2seq_scratch.data.text_lines import open_output, read_lines
+from seq2seq_scratch.data.text_lines import is_terminal, open_output, read_lines
 from seq2seq_scratch.translation import Hypothesis, load_translator, translate
 
 
@@ -20,7 +20,7 @@ def run(settings: TranslationSettings) -> None:
     logging.getLogger("seq2seq_scratch").setLevel(logging.WARNING)
     translate_lines = make_translator(settings)
     with open_output(settings.output_file) as output:
-        if settings.input_file is None and sys.stdin.isatty():
+        if settings.input_file is None and is_terminal(sys.stdin):
             for line in prompt_lines():
                 write([translate_lines([line])[0]], settings, output)
         else:
@@ -34,7 +34,7 @@ def make_translator(settings: TranslationSettings) -> Callable[..., list[list[Hy
     """
     transformers_logging.disable_progress_bar()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    check_folder(settings.model_name_or_path, settings.trust_remote_code)
+    check_folder(settings.model_name_or_path, settings.trust_remote_code, (TRANSLATOR,))
     model, source_tokenizer, target_tokenizer = load_translator(
         settings.model_name_or_path, revision=settings.revision, trust_remote_code=settings.trust_remote_code
     )

@@ -1,5 +1,6 @@
 """Trains a translator: data, model, training, evaluation, sharing."""
 
+import itertools
 import time
 from functools import partial
 from pathlib import Path
@@ -7,28 +8,29 @@ from typing import Any
 
 import numpy as np
 from accelerate import Accelerator
-from accelerate.utils import set_seed
+from accelerate.utils import gather_object, set_seed
 from datasets import Dataset, IterableDataset, disable_progress_bars
 from huggingface_hub.errors import StrictDataclassError
 from transformers import AutoModelForSeq2SeqLM, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerFast
 from transformers.utils import logging as transformers_logging
 
-from papers_to_gpt.engine.batching import LengthBucketBatches, StreamBatches, batches_for_evaluation
+from papers_to_gpt.engine.batching import LengthBucketBatches, batches_for_evaluation
 from papers_to_gpt.engine.data_fingerprint import Fingerprint, fingerprint_files
-from papers_to_gpt.engine.evaluation import evaluate_loss, map_across_processes
+from papers_to_gpt.engine.evaluation import evaluate_loss, is_any_true, map_across_processes, rehearse_evaluation
 from papers_to_gpt.engine.hardware import FOR_BATCHES_OF_TOKENS, keep_compiled_code
 from papers_to_gpt.engine.output_folder import RunStart, finish_run, plan_run
 from papers_to_gpt.engine.process_watch import stops_together
 from papers_to_gpt.engine.reporting import write_results, write_run_record
 from papers_to_gpt.engine.run_lock import lock_output_dir
 from papers_to_gpt.engine.run_plan import describe_plan
+from papers_to_gpt.engine.streaming import StreamBatches, rows_of_stream
 from papers_to_gpt.engine.training import TrainingLoop, checkpoint_to_resume, make_accelerator
 from papers_to_gpt.publishing.cards import write_card
 from papers_to_gpt.publishing.sharing import open_repository, push_at_end, push_of_checkpoints
 from papers_to_gpt.settings.commands import command
 from papers_to_gpt.settings.translation import DataSettings, ModelChoice, TokenizerSettings, TranslationTraining
 from seq2seq_scratch import TRANSLATION_CONFIGS
-from seq2seq_scratch.data.batches import collate, tokenize_parallel
+from seq2seq_scratch.data.batches import FilterReport, PairTokenizer, collate, tokenize_parallel
 from seq2seq_scratch.data.bpe_dropout import RandomlySegmented, RandomSegmentation
 from seq2seq_scratch.data.corpora import load_parallel_data
 from seq2seq_scratch.data.metrics import SHOWN_SCORES, TranslationMetric
@@ -46,23 +48,23 @@ def run(settings: tuple[Any, ...]) -> None:
     Raises:
         ValueError: if the settings make no model, the data cannot be read, or training fails (see `TrainingLoop`).
     """
-    choice, model_settings, _, data, _, _, training, _ = settings
+    choice, model_settings, tokenizer, data, _, _, training, _ = settings
     make_config(choice, model_settings)  # wrong sizes fail here, before data loads
     keep_compiled_code(FOR_BATCHES_OF_TOKENS)
     accelerator = make_accelerator(training)
-    with lock_output_dir(accelerator, training.output_dir):
-        start = plan_run(accelerator, training, settings, partial(fingerprint_data, data))
+    with lock_output_dir(accelerator, training):
+        start = plan_run(accelerator, training, settings, partial(fingerprint_data, data, tokenizer))
         if start.finished is None:
             train(accelerator, settings, start)
 
 
 def train(accelerator: Accelerator, settings: tuple[Any, ...], start: RunStart) -> None:
-    """Trains a translator from where the output folder stands.
+    """Trains a translator, from its beginning or from the checkpoint in the output folder.
 
     Args:
-        accelerator: of the run.
-        settings: see `run`.
-        start: what the output folder holds.
+        accelerator: the accelerator of the run.
+        settings: the settings that `run` takes.
+        start: the state of the output folder.
     """
     choice, model_settings, tokenizer_settings, data, decoding, optimization, _, hub = settings
     training, output_dir = start.training, start.folder
@@ -84,12 +86,14 @@ def train(accelerator: Accelerator, settings: tuple[Any, ...], start: RunStart) 
         # Training a tokenizer is not deterministic (ties are broken at random): one process trains it, all load it.
         checkpoint = checkpoint_to_resume(training)
         if checkpoint is None and accelerator.is_main_process:
-            tokenizers = make_tokenizers(pairs["train"], tokenizer_settings)
+            tokenizers = make_tokenizers(pairs["train"], tokenizer_settings, data.skip_broken_shards)
             start.begin()
             save_tokenizers(output_dir, *tokenizers)
         source_tokenizer, target_tokenizer = load_tokenizers(checkpoint or output_dir)
         tokenized, reports = {}, {}
         for split, part in pairs.items():
+            if isinstance(part, IterableDataset):  # tokenised as it is read
+                continue
             tokenized[split], reports[split] = tokenize_parallel(
                 part,
                 source_tokenizer,
@@ -99,8 +103,7 @@ def train(accelerator: Accelerator, settings: tuple[Any, ...], start: RunStart) 
                 drop_long=split == "train",
             )
     for split, report in reports.items():
-        if not (split == "train" and data.streaming):
-            say(f"{split}: {report}")
+        say(f"{split}: {report}")
 
     # Model
     config = make_config(choice, model_settings, source_tokenizer, target_tokenizer)
@@ -122,35 +125,42 @@ def train(accelerator: Accelerator, settings: tuple[Any, ...], start: RunStart) 
 
     decode = partial(decode_sentences, accelerator, source_tokenizer, target_tokenizer, data)
     metric = TranslationMetric(target_language=data.target_language)
+    run_evaluation = partial(
+        evaluate,
+        accelerator=accelerator,
+        examples=tokenized["validation"],
+        decode=partial(decode, num_beams=decoding.eval_num_beams),
+        texts=pairs["validation"],
+        metric=metric,
+        collate_batch=partial(collate, pad_token_id=source_tokenizer.pad_token_id),
+        max_tokens_per_batch=data.max_tokens_per_batch,
+    )
+    batches = training_batches(
+        pairs["train"] if data.streaming else tokenized["train"],
+        (source_tokenizer, target_tokenizer),
+        tokenizer_settings.bpe_dropout,
+        data,
+        training,
+        accelerator,
+    )
     loop = TrainingLoop(
         accelerator,
         model,
-        training_batches(
-            tokenized["train"],
-            (source_tokenizer, target_tokenizer),
-            tokenizer_settings.bpe_dropout,
-            data,
-            training,
-            accelerator,
-        ),
+        batches,
         training,
         optimization,
-        evaluate=partial(
-            evaluate,
-            accelerator=accelerator,
-            examples=tokenized["validation"],
-            decode=partial(decode, num_beams=decoding.eval_num_beams),
-            texts=pairs["validation"],
-            metric=metric,
-            collate_batch=partial(collate, pad_token_id=source_tokenizer.pad_token_id),
-            max_tokens_per_batch=data.max_tokens_per_batch,
-        ),
+        evaluate=run_evaluation,
         save_model=save_model,
         after_save=push_of_checkpoints(repository, hub),
         loss_arguments={"smoothing": training.label_smoothing_factor, "r_drop_weight": training.r_drop_weight},
     )
     say(describe_plan(loop.total_updates, loop.eval_steps, training, optimization))
+    rehearse_evaluation(model, partial(run_evaluation, limit=1), training.metric_for_best_model)
+    search = {"num_beams": decoding.num_beams, "length_penalty": decoding.length_penalty}
+    rehearse_evaluation(model, partial(run_evaluation, decode=partial(decode, **search), limit=1))
     results = loop.train()
+    if data.streaming:
+        results |= batches.results()
 
     # Evaluation
     model.eval()
@@ -159,9 +169,7 @@ def train(accelerator: Accelerator, settings: tuple[Any, ...], start: RunStart) 
     for split in [name for name in pairs if name.startswith("test")]:
         begin = time.perf_counter()
         texts = pairs[split]
-        hypotheses = decode(
-            model, texts["source"], num_beams=decoding.num_beams, length_penalty=decoding.length_penalty
-        )
+        hypotheses = decode(model, texts["source"], **search)
         scores = metric.compute(predictions=hypotheses, references=texts["target"], sources=texts["source"])
         results |= {f"{split}_{name}": value for name, value in scores.items()}
         results[f"{split}_decoding_seconds"] = round(time.perf_counter() - begin, 1)
@@ -186,11 +194,13 @@ def train(accelerator: Accelerator, settings: tuple[Any, ...], start: RunStart) 
     push_at_end(repository, output_dir)
 
 
-def fingerprint_data(data: DataSettings) -> dict[str, Fingerprint | None]:
-    """The fingerprints of the files that the data settings name."""
+def fingerprint_data(data: DataSettings, tokenizer: TokenizerSettings) -> dict[str, Fingerprint | None]:
+    """Returns the fingerprints of the files that the settings of the data and the tokenizer name."""
     languages = (data.source_language, data.target_language)
     names = ("train_file", "validation_file", "test_file", "dataset_name")
-    return {name: fingerprint_files(getattr(data, name), endings=languages) for name in names}
+    files = {name: fingerprint_files(getattr(data, name), endings=languages) for name in names}
+    tokenizers = ("tokenizer.json", "target_tokenizer/tokenizer.json")
+    return files | {"tokenizer_name": fingerprint_files(tokenizer.tokenizer_name, within=tokenizers)}
 
 
 LOADING_SETTINGS = (
@@ -213,7 +223,7 @@ print(translator([{sentence!r}]))
 
 
 def make_tokenizers(
-    train: Dataset | IterableDataset, settings: TokenizerSettings
+    train: Dataset | IterableDataset, settings: TokenizerSettings, skip_broken_shards: bool = False
 ) -> tuple[PreTrainedTokenizerFast, PreTrainedTokenizerFast]:
     """Loads or trains the source and target tokenizers. They are the same object if the vocabulary is shared."""
     if settings.tokenizer_name:
@@ -221,7 +231,8 @@ def make_tokenizers(
         for tokenizer in tokenizers:
             check_tokenizer(tokenizer, settings.tokenizer_name)
         return tokenizers
-    sample = list(train.take(settings.tokenizer_samples))
+    rows = rows_of_stream(train, skip_broken_shards) if isinstance(train, IterableDataset) else train
+    sample = list(itertools.islice(rows, settings.tokenizer_samples))
     sources, targets = ([pair[side] for pair in sample] for side in ("source", "target"))
     make = partial(train_tokenizer, kind=settings.tokenizer_type, lowercase=settings.lowercase)
     if settings.share_vocabulary:
@@ -279,6 +290,12 @@ def lengths_of(example: Any) -> np.ndarray:
     return np.array([example["source_length"], example["target_length"]]).T
 
 
+def prepare_pairs(tokenize: PairTokenizer, pairs: dict[str, list[str]], left_over: None) -> tuple[list[Any], None]:
+    """Examples of some pairs of a stream; nothing is left over for the next ones."""
+    columns = tokenize(pairs)
+    return [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)], None
+
+
 def training_batches(
     examples: Any,
     tokenizers: tuple[PreTrainedTokenizerFast, PreTrainedTokenizerFast],
@@ -287,7 +304,7 @@ def training_batches(
     training: TranslationTraining,
     accelerator: Accelerator,
 ) -> LengthBucketBatches | StreamBatches:
-    """Returns the training batches of this process. The examples are an indexed data set or a stream."""
+    """Returns the training batches of this process, from an indexed data set of tokens or from a stream of text."""
     common = {
         "collate": partial(
             collate, pad_token_id=tokenizers[0].pad_token_id, copies=2 if training.r_drop_weight else 1
@@ -298,7 +315,18 @@ def training_batches(
         "num_processes": accelerator.num_processes,
     }
     if data.streaming:
-        return StreamBatches(examples, lengths_of, **common)
+        report = FilterReport(data.max_source_length, data.max_target_length, drop_long=True)
+        return StreamBatches(
+            examples,
+            partial(prepare_pairs, PairTokenizer(*tokenizers, report)),
+            lengths_of,
+            num_workers=training.dataloader_num_workers,
+            skip_broken_shards=data.skip_broken_shards,
+            is_any_true=partial(is_any_true, accelerator),
+            gather=gather_object,
+            say=accelerator.print,
+            **common,
+        )
     if bpe_dropout:
         source_tokenizer, target_tokenizer = tokenizers
         source = target = RandomSegmentation(source_tokenizer, bpe_dropout, training.seed)
@@ -348,8 +376,19 @@ def evaluate(
     metric: TranslationMetric,
     collate_batch: Any,
     max_tokens_per_batch: int,
+    limit: int | None = None,
 ) -> dict[str, float]:
-    """Returns loss, perplexity and the scores of decoded translations on the validation split."""
+    """Returns loss, perplexity and the scores of decoded translations on the validation split.
+
+    Args:
+        limit: number of pairs to evaluate for a rehearsal, with translations of a few tokens. None reads all.
+    """
+    if len(examples) == 0:
+        raise ValueError("The validation split has no pair. Set validation_file, or validation_size above 0.")
+    if limit is not None:
+        examples, texts = (part.select(range(min(limit, len(part)))) for part in (examples, texts))
+        # The metric of the run warns once about odd references, and must see all of them.
+        decode, metric = partial(decode, max_new_tokens=2), TranslationMetric(target_language=metric.target_language)
     batches = batches_for_evaluation(
         examples.select_columns(["input_ids", "labels"]),
         lengths_of(examples[:]),

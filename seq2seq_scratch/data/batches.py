@@ -1,4 +1,4 @@
-"""Sentence pairs to batches: tokenised once, filtered with a report, collated."""
+"""Turns sentence pairs into batches: tokenises them once, filters them with a report, and collates them."""
 
 import hashlib
 import itertools
@@ -19,6 +19,7 @@ from transformers import PreTrainedTokenizerBase
 from ..encoding import encode_sources, pad_right
 from ..seq2seq_common import IGNORE_INDEX
 from ..tokenization import forget_last_call
+from ..visible_text import has_visible_text
 
 TOKENIZED_FEATURES = datasets.Features(
     {
@@ -29,15 +30,15 @@ TOKENIZED_FEATURES = datasets.Features(
     }
 )
 
-# Below, starting processes costs more than they save; a fast tokenizer encodes on all cores from one process anyway.
+# For fewer pairs, starting processes costs more than it saves: a fast tokenizer uses all cores from one process.
 PAIRS_WORTH_SEVERAL_PROCESSES = 500_000
 
 
 @dataclass
 class FilterReport:
-    """What became of the pairs of one split: counts, and one readable line as `str`.
+    """Counts how many pairs of a split were kept, left out or cut; `str` gives one line for people.
 
-    Of a stream, the counts are those of the pairs read so far in this process.
+    For a stream, the counts are those of the pairs that this process has read so far.
     """
 
     max_source_length: int
@@ -51,33 +52,37 @@ class FilterReport:
 
     @property
     def kept(self) -> int:
-        return self.read - self.empty - self.source_too_long - self.target_too_long
+        left_out = self.empty if self.drop_long else 0
+        return self.read - left_out - self.source_too_long - self.target_too_long
 
     def count(self, pairs: Mapping[str, Any]) -> np.ndarray:
-        """Adds pairs to the counts, each under one reason, and says which of them to keep.
+        """Adds pairs to the counts, each under one reason, and returns a Boolean for each: True if it is kept.
 
         Args:
-            pairs: columns as `_tokenize_batch` gives them.
+            pairs: the columns that `_tokenize_batch` returns.
         """
         empty, truncated = (np.asarray(pairs[name], dtype=bool) for name in ("empty", "truncated"))
         self.read += len(empty)
         self.truncated += int(truncated.sum())
+        self.empty += int(empty.sum())
         if not self.drop_long:
             return np.ones(len(empty), dtype=bool)
         source_too_long = ~empty & (np.asarray(pairs["source_length"]) > self.max_source_length)
         keep = ~(empty | source_too_long)
         target_too_long = keep & (np.asarray(pairs["target_length"]) > self.max_target_length)
-        self.empty += int(empty.sum())
         self.source_too_long += int(source_too_long.sum())
         self.target_too_long += int(target_too_long.sum())
         return keep & ~target_too_long
 
     def __str__(self) -> str:
         if not self.drop_long:
-            cut = f", {self.truncated:,} sources cut to {self.max_source_length} tokens" if self.truncated else ""
-            return f"{self.read:,} pairs{cut}"
+            notes = (
+                (self.truncated, f"sources cut to {self.max_source_length} tokens"),
+                (self.empty, "with a side without text"),
+            )
+            return ", ".join([f"{self.read:,} pairs", *(f"{count:,} {note}" for count, note in notes if count)])
         reasons = (
-            (self.empty, "with an empty or missing side"),
+            (self.empty, "with a side without text"),
             (self.source_too_long, f"longer than max_source_length ({self.max_source_length} tokens)"),
             (self.target_too_long, f"longer than max_target_length ({self.max_target_length} tokens)"),
         )
@@ -99,13 +104,34 @@ def _tokenize_batch(
         "labels": labels,
         "source_length": [len(ids) for ids in input_ids],
         "target_length": [len(ids) for ids in labels],
-        "empty": [not (source.strip() and target.strip()) for source, target in zip(sources, targets, strict=True)],
+        "empty": [not all(map(has_visible_text, pair)) for pair in zip(sources, targets, strict=True)],
         "truncated": truncated,
     }
 
 
+@dataclass(frozen=True)
+class PairTokenizer:
+    """Tokenises the pairs of a stream as they come and leaves out those that training does not take.
+
+    Attributes:
+        source_tokenizer, target_tokenizer: as in `tokenize_parallel`.
+        report: holds the limits, and counts what is left out.
+    """
+
+    source_tokenizer: PreTrainedTokenizerBase
+    target_tokenizer: PreTrainedTokenizerBase
+    report: FilterReport
+
+    def __call__(self, pairs: Mapping[str, list[str]]) -> dict[str, list[Any]]:
+        """Returns the columns that `tokenize_parallel` gives, of the columns `source` and `target`."""
+        truncate_to = None if self.report.drop_long else self.report.max_source_length
+        columns = _tokenize_batch(pairs, self.source_tokenizer, self.target_tokenizer, truncate_to)
+        keep = self.report.count(columns)
+        return {name: list(itertools.compress(columns[name], keep)) for name in TOKENIZED_FEATURES}
+
+
 def _digest_of_tokenizer(tokenizer: PreTrainedTokenizerBase) -> str:
-    """A hash of what the tokenizer saves; hashing the object would depend on what it encoded last."""
+    """Returns a hash of the files that the tokenizer saves. The object itself also holds traces of its last call."""
     forget_last_call(tokenizer)
     digest = hashlib.sha256()
     with tempfile.TemporaryDirectory() as folder:
@@ -113,7 +139,7 @@ def _digest_of_tokenizer(tokenizer: PreTrainedTokenizerBase) -> str:
         for path in sorted(path for path in Path(folder).rglob("*") if path.is_file()):
             content = path.read_bytes()
             if path.name == "tokenizer_config.json":
-                # Where it was loaded from is saved too.
+                # The path that it was loaded from is saved too, and does not change what it computes.
                 settings = json.loads(content)
                 content = json.dumps([item for item in settings.items() if "local" not in item[0]]).encode()
             digest.update(path.name.encode() + content)
@@ -133,24 +159,24 @@ def tokenize_parallel(
     """Turns sentence pairs into token ids.
 
     The result is cached on disk beside the data set's own cache, under a key made of the data, both tokenizers and
-    the settings that matter. A data set that is only in memory is tokenised anew.
+    the settings that change the result. A data set that is only in memory is tokenised every time.
 
     Args:
-        dataset: columns `source` and `target`. A stream is tokenised as it is read.
-        source_tokenizer: encodes the source, with the end token.
-        target_tokenizer: encodes the target; the same one where the model shares it.
-        max_source_length: in tokens, the end token included.
-        max_target_length: likewise.
-        drop_long: for training: pairs with an empty side, and pairs longer than one of the limits, are left out. If
-            false, for evaluation: every pair stays, and sources are cut to max_source_length, targets not at all.
-        num_proc: processes; by default one, or as many as there are cores for a data set large enough to gain by it.
+        dataset: a data set with the columns `source` and `target`. A stream is tokenised as it is read.
+        source_tokenizer: encodes the source and appends the end token.
+        target_tokenizer: encodes the target; the same tokenizer if the languages share a vocabulary.
+        max_source_length: maximum number of source tokens, including the end token.
+        max_target_length: maximum number of target tokens, including the end token.
+        drop_long: True for training: pairs with a side without visible text and pairs beyond a limit are left out.
+            False for evaluation: every pair is kept, sources are cut to `max_source_length`, and targets are not cut.
+        num_proc: number of processes. Default: one, or as many as there are cores if the data set is large.
 
     Returns:
-        The columns `input_ids` and `labels`, lists of ids, and `source_length` and `target_length`, their numbers of
-        tokens; and what was left out or cut.
+        The tokenised data set, with the columns `input_ids` and `labels` (lists of ids) and `source_length` and
+        `target_length` (their numbers of tokens), and the report of what was left out or cut.
 
     Raises:
-        ValueError: no training pair is left.
+        ValueError: if no training pair is left.
     """
     report = FilterReport(max_source_length, max_target_length, drop_long)
     truncate_to = None if drop_long else max_source_length
@@ -160,18 +186,17 @@ def tokenize_parallel(
         "truncate_to": truncate_to,
     }
     if isinstance(dataset, IterableDataset):
-
-        def tokenize_and_filter(batch: Mapping[str, list[str]]) -> dict[str, list[Any]]:
-            columns = _tokenize_batch(batch, **arguments)
-            keep = report.count(columns)
-            return {name: list(itertools.compress(columns[name], keep)) for name in TOKENIZED_FEATURES}
-
-        stream = dataset.map(
-            tokenize_and_filter, batched=True, remove_columns=["source", "target"], features=TOKENIZED_FEATURES
-        )
+        tokenize = PairTokenizer(source_tokenizer, target_tokenizer, report)
+        stream = dataset.map(tokenize, batched=True, remove_columns=["source", "target"], features=TOKENIZED_FEATURES)
         return stream, report
 
-    key = [dataset._fingerprint, *map(_digest_of_tokenizer, (source_tokenizer, target_tokenizer)), truncate_to]
+    # "visible": earlier versions stored other marks of what is empty.
+    key = [
+        "visible",
+        dataset._fingerprint,
+        *map(_digest_of_tokenizer, (source_tokenizer, target_tokenizer)),
+        truncate_to,
+    ]
     if num_proc is None:
         usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
         num_proc = usable if len(dataset) >= PAIRS_WORTH_SEVERAL_PROCESSES else None
@@ -201,12 +226,13 @@ def collate(examples: Sequence[Mapping[str, Any]], pad_token_id: int, copies: in
     """Pads examples on the right to the longest of each side.
 
     Args:
-        examples: B of them, each with lists `input_ids` and `labels`.
-        pad_token_id: fills `input_ids`; labels are filled with `-100`.
-        copies: how often all of them stand below each other, for a loss that compares; B is then so many times more.
+        examples: the examples, each with the lists `input_ids` and `labels`.
+        pad_token_id: the id that pads `input_ids`; labels are padded with `-100`.
+        copies: number of times that the batch is repeated, for a loss that compares predictions of the same example.
 
     Returns:
-        `input_ids` (B, S), `attention_mask` (B, S) with 1 for tokens and 0 for padding, `labels` (B, T), all int64.
+        `input_ids` (B, S), `attention_mask` (B, S) with 1 for tokens and 0 for padding, and `labels` (B, T), in int64;
+        B is the number of examples times `copies`.
     """
     input_ids, attention_mask = pad_right([example["input_ids"] for example in examples], pad_token_id)
     labels, _ = pad_right([example["labels"] for example in examples], IGNORE_INDEX)

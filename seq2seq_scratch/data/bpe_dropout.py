@@ -1,11 +1,12 @@
-"""BPE-dropout: the same sentence in other subwords at every epoch.
+"""BPE-dropout: segments every sentence into other subwords in each epoch.
 
 Provilkov, Emelianenko and Voita 2020, "BPE-Dropout: Simple and Effective Subword Regularization"
-(https://arxiv.org/abs/1910.13267). A small parallel corpus is read dozens of times, and always in the same subwords a
-model learns it by heart. Here the merges that build a word are skipped at random, so that it is spelt now in whole
-pieces, now in smaller ones. Only training does so; translating takes the usual segmentation.
+(https://arxiv.org/abs/1910.13267). A small parallel corpus is read dozens of times, and a model that always sees the
+same subwords memorizes it. BPE-dropout skips merges at random, so that a word is sometimes one token and sometimes
+several smaller ones. It is used in training only; translation uses the usual segmentation.
 
-The tokenizers library has it too, but draws from a generator that cannot be seeded, and a resumed run would differ.
+The tokenizers library implements it too, but its random generator cannot be seeded, so a resumed run would differ from
+an uninterrupted one.
 """
 
 import json
@@ -25,18 +26,18 @@ WORDS_REMEMBERED = 200_000
 
 
 class RandomSegmentation:
-    """Segments the words of already encoded sentences anew, merges left out at random.
+    """Segments the words of encoded sentences again, with merges skipped at random.
 
-    A word's segmentations are drawn once, `SEGMENTATIONS_PER_WORD` of them, and sentences choose among them: drawing
-    anew for every word of every sentence would take as long as the training step.
+    `SEGMENTATIONS_PER_WORD` segmentations of a word are drawn once, and each occurrence of the word takes one of them.
+    Drawing a segmentation for every word of every sentence would take as long as the training step.
 
     Args:
-        tokenizer: a BPE tokenizer of `train_tokenizer`.
-        dropout: the share of merges that is skipped, p in the paper; at least 0 and below 1.
-        seed: of the segmentations.
+        tokenizer: a BPE tokenizer from `train_tokenizer`.
+        dropout: probability of skipping a merge, p in the paper; at least 0 and below 1.
+        seed: determines the segmentations.
 
     Raises:
-        ValueError: another kind of tokenizer.
+        ValueError: if the tokenizer is of another kind.
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, dropout: float, seed: int):
@@ -44,14 +45,14 @@ class RandomSegmentation:
         if model["type"] != "BPE" or WORD_START not in model["vocab"]:
             raise ValueError(
                 f"bpe_dropout is {dropout}, but the tokenizer is no BPE tokenizer that marks words with {WORD_START}. "
-                "Leave bpe_dropout out, or let this run learn the vocabulary (tokenizer_type: bpe, no tokenizer_name)."
+                "Leave bpe_dropout out, or let this run train the tokenizer (tokenizer_type: bpe, no tokenizer_name)."
             )
         self.dropout, self.seed = dropout, seed
         self.vocabulary: dict[str, int] = model["vocab"]
         self.pieces = {index: piece for piece, index in self.vocabulary.items()}
         self.ranks = {tuple(pair): rank for rank, pair in enumerate(model["merges"])}
         special = set(tokenizer.all_special_ids)
-        # No merge reaches over a word's start, nor can a special token or a byte be taken apart.
+        # Special tokens and bytes cannot be split into smaller pieces.
         self.starts_word = np.zeros(len(tokenizer), dtype=bool)
         for index, piece in self.pieces.items():
             self.starts_word[index] = piece.startswith(WORD_START) or index in special
@@ -59,11 +60,11 @@ class RandomSegmentation:
         self.segmentations_of = lru_cache(WORDS_REMEMBERED)(self._draw_segmentations)
 
     def __call__(self, ids: Sequence[int], generator: np.random.Generator) -> list[int]:
-        """Another segmentation of a sentence.
+        """Returns the ids of another segmentation of a sentence.
 
         Args:
-            ids: of the usual segmentation, special tokens included.
-            generator: chooses among the segmentations of each word.
+            ids: the ids of the usual segmentation, with special tokens.
+            generator: chooses one of the segmentations of each word.
         """
         starts = np.flatnonzero(self.starts_word[ids]).tolist()
         bounds = sorted({0, *starts, len(ids)})
@@ -76,7 +77,7 @@ class RandomSegmentation:
     def _draw_segmentations(self, word: tuple[int, ...]) -> list[tuple[int, ...]]:
         if not self.whole.isdisjoint(word):
             return [word] * SEGMENTATIONS_PER_WORD
-        # Seeded by the word, the draw depends on nothing that was segmented before.
+        # The seed contains the word, so its segmentations do not depend on the words before it.
         generator = random.Random(f"{self.seed} {word}")
         characters = list("".join(self.pieces[index] for index in word))
         drawn = [self._segment(characters, generator) for _ in range(SEGMENTATIONS_PER_WORD)]
@@ -84,7 +85,7 @@ class RandomSegmentation:
         return [distinct[segmentation] for segmentation in drawn]
 
     def _segment(self, characters: Sequence[str], generator: random.Random) -> tuple[int, ...]:
-        """Algorithm 1 of the paper: at every step each possible merge is dropped with the probability given."""
+        """Segments a word by algorithm 1 of the paper: each step drops each possible merge with probability p."""
         pieces = list(characters)
         while True:
             kept = [
@@ -99,16 +100,16 @@ class RandomSegmentation:
 
 
 class RandomlySegmented:
-    """A tokenised parallel data set, segmented anew at every epoch.
+    """A tokenised parallel data set that is segmented again for every epoch.
 
-    All of it at the start of the epoch, so that batches are made by the lengths that sentences have in it: with the
-    usual lengths 31 % of a batch of Multi30k would be padding, against 3 %. What an example becomes follows from the
-    seed and the epoch, and a resumed run sees the batches of an uninterrupted one.
+    The whole data set is segmented at the start of an epoch, so that batches can be made from the lengths of this
+    segmentation. If they were made from the usual lengths, 31 % of a batch of Multi30k would be padding instead of
+    3 %. The result depends only on the seed and the epoch, so a resumed run sees the batches of an uninterrupted one.
 
     Args:
-        examples: with lists `input_ids` and `labels`, as `tokenize_parallel` gives them.
-        source, target: segment each side.
-        seed: of the choice among segmentations.
+        examples: the examples, with the lists `input_ids` and `labels` that `tokenize_parallel` returns.
+        source, target: the segmentations of each side.
+        seed: determines which segmentation each word takes.
     """
 
     def __init__(self, examples: Any, source: RandomSegmentation, target: RandomSegmentation, seed: int):
@@ -119,7 +120,7 @@ class RandomlySegmented:
         self.segmented: dict[str, list[list[int]]] = {}
 
     def lengths(self, epoch: int) -> np.ndarray:
-        """Segments the examples for an epoch (from 0); gives their (examples, 2) source and target tokens."""
+        """Segments the examples for an epoch, counted from 0; returns (N, 2) numbers of source and target tokens."""
         if epoch != self.epoch:
             generator = np.random.default_rng([self.seed, epoch])
             self.segmented = {

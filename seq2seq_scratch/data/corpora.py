@@ -1,6 +1,6 @@
-"""Sentence pairs from a data set or from files of any usual kind, with errors that name the file, line and column.
+"""Loads sentence pairs from a data set or from files, with errors that name the file, line and column.
 
-Whatever they come from, pairs are two columns of text, `source` and `target`; missing text is an empty string.
+The result always has two columns of text, `source` and `target`. Missing text is an empty string.
 """
 
 import itertools
@@ -25,7 +25,7 @@ from .readers import (
     tables_of_rows,
     text_of,
 )
-from .text_lines import COMPRESSIONS, file_extension, numbered_lines, without_line_end
+from .text_lines import COMPRESSIONS, FilePlace, check_file, file_extension, numbered_lines, without_line_end
 
 Pair = dict[str, str]
 
@@ -34,7 +34,7 @@ PAIR_FEATURES = datasets.Features({"source": datasets.Value("string"), "target":
 
 @dataclass(frozen=True)
 class PairColumns:
-    """Where a row holds the two sides: in two columns, or under two keys of one column of dictionaries."""
+    """The place of the two sides in a row: two columns, or two keys of one column of dictionaries."""
 
     source: str
     target: str
@@ -47,7 +47,7 @@ class PairColumns:
 
 @dataclass(frozen=True)
 class Wanted:
-    """What the user said about languages and columns."""
+    """The languages and columns that the user has set."""
 
     source_language: str
     target_language: str
@@ -55,12 +55,15 @@ class Wanted:
     target_column: str | None
 
     def find(self, where: str, columns: Sequence[str], translation_keys: Sequence[str]) -> PairColumns:
-        """Settles on columns, or says what is missing and what there is.
+        """Returns the columns of the two sides.
 
         Args:
-            where: the file or data set, for the error.
-            columns: what it has.
+            where: the file or data set, for error messages.
+            columns: the names of its columns.
             translation_keys: the keys of its column `translation`.
+
+        Raises:
+            ValueError: if a column or language is missing; the message lists those that exist.
         """
         if self.source_column is None and self.target_column is None and "translation" in columns:
             for setting, language in (
@@ -86,7 +89,7 @@ class Wanted:
 def _pair_of_row(row: Mapping[str, Any], wanted: Wanted, where: str) -> Pair:
     translation = row.get("translation")
     if isinstance(translation, str) and not (wanted.source_column or wanted.target_column):
-        # A field of CSV or TSV.
+        # In CSV and TSV the column is a field of text.
         try:
             translation = json.loads(translation)
         except json.JSONDecodeError as error:
@@ -95,7 +98,7 @@ def _pair_of_row(row: Mapping[str, Any], wanted: Wanted, where: str) -> Pair:
             ) from error
         row = {**row, "translation": translation}
     if translation is None:
-        keys = (wanted.source_language, wanted.target_language)  # a missing pair
+        keys = (wanted.source_language, wanted.target_language)  # null: a pair without text
     elif isinstance(translation, dict):
         keys = tuple(translation)
     elif wanted.source_column or wanted.target_column:
@@ -107,16 +110,17 @@ def _pair_of_row(row: Mapping[str, Any], wanted: Wanted, where: str) -> Pair:
     return {"source": text_of(source, where, columns.source), "target": text_of(target, where, columns.target)}
 
 
-def _pairs_of_text_files(source_path: str, target_path: str) -> Iterator[Pair]:
-    sources, targets = numbered_lines(source_path), numbered_lines(target_path)
-    count = 0
+def _pairs_of_text_files(source_path: str, target_path: str, places: Sequence[FilePlace]) -> Iterator[Pair]:
+    source_place, target_place = places
+    sources, targets = numbered_lines(source_path, source_place), numbered_lines(target_path, target_place)
+    count = source_place.line
     for source, target in itertools.zip_longest(sources, targets):
         if source is None or target is None:
             rest = 1 + sum(1 for _ in (targets if source is None else sources))
             counts = (count, count + rest) if source is None else (count + rest, count)
             raise ValueError(
                 f"{source_path} has {counts[0]} lines, but {target_path} has {counts[1]}. "
-                "Line-aligned files must have equally many."
+                "Line-aligned files must have the same number of lines."
             )
         count += 1
         yield {"source": without_line_end(source[1]), "target": without_line_end(target[1])}
@@ -124,43 +128,77 @@ def _pairs_of_text_files(source_path: str, target_path: str) -> Iterator[Pair]:
         raise ValueError(f"{source_path} is empty.")
 
 
-def _tables_of_text_files(source_path: str, target_path: str) -> Iterator[pyarrow.Table]:
-    return tables_of_rows(_pairs_of_text_files(source_path, target_path))
+def _tables_of_text_files(
+    source_path: str, target_path: str, places: Sequence[FilePlace] = ()
+) -> Iterator[pyarrow.Table]:
+    places = places or (FilePlace(), FilePlace())
+    return tables_of_rows(_pairs_of_text_files(source_path, target_path, places))
 
 
-def _tables_of_table(path: str, wanted: Wanted) -> Iterator[pyarrow.Table]:
-    return tables_of_rows(_pair_of_row(row, wanted, where) for where, row in table_rows(path))
+def _tables_of_table(path: str, wanted: Wanted, places: Sequence[FilePlace] = ()) -> Iterator[pyarrow.Table]:
+    return tables_of_rows(_pair_of_row(row, wanted, where) for where, row in table_rows(path, *places))
 
 
 def _load_file(setting: str, name: str, wanted: Wanted, streaming: bool) -> Any:
-    """One file, or the pair of text files whose names are `name` and the languages."""
-    if file_extension(name) not in TABLE_EXTENSIONS:
-        paths = tuple(_text_file(f"{name}.{side}") for side in (wanted.source_language, wanted.target_language))
-        missing = [path for path in paths if not Path(path).is_file()]
-        if not missing:
-            return dataset_of_files(_tables_of_text_files, [paths], PAIR_FEATURES, streaming=streaming)
-        if Path(name).is_file():
-            raise ValueError(
-                f"{setting}: {name} has the unknown extension {Path(name).suffix!r}. Known are "
-                f"{', '.join(TABLE_EXTENSIONS)}, each also followed by {' or '.join(COMPRESSIONS)}; two line-aligned "
-                f"text files are given by what their names share before the language, such as {Path(name).stem} for "
-                f"{Path(name).stem}.{wanted.source_language} and {Path(name).stem}.{wanted.target_language}."
-            )
-        raise ValueError(
-            f"{setting}: there is no file {name}, nor a pair of text files: {' and '.join(missing)} "
-            f"{'is' if len(missing) == 1 else 'are'} missing."
-        )
-    if not Path(name).is_file():
-        raise ValueError(f"{setting}: there is no file {name}.")
-    if file_extension(name) != ".parquet":
-        return dataset_of_files(_tables_of_table, [(name,)], PAIR_FEATURES, streaming=streaming, wanted=wanted)
-    # A parquet file has types, so that its columns need not be looked at row by row.
-    columns = dataset_of_files(parquet_tables, [(name,)], parquet_features(name), streaming=streaming)
+    """Loads one file, the two text files whose names are `name` followed by the languages, or a folder of either."""
+    parts = _parts_of_folder(setting, Path(name), wanted) if Path(name).is_dir() else [name]
+    if file_extension(parts[0]) not in TABLE_EXTENSIONS:
+        pairs = [_pair_of_text_files(setting, part, wanted) for part in parts]
+        return dataset_of_files(_tables_of_text_files, pairs, PAIR_FEATURES, streaming=streaming)
+    if parts == [name]:
+        check_file(name, setting)
+    files = [(part,) for part in parts]
+    if file_extension(parts[0]) != ".parquet":
+        return dataset_of_files(_tables_of_table, files, PAIR_FEATURES, streaming=streaming, wanted=wanted)
+    # A parquet file has typed columns, so its rows need no check one by one.
+    columns = dataset_of_files(parquet_tables, files, parquet_features(parts[0]), streaming=streaming)
     return _as_pairs(columns, wanted, name)
 
 
+def _parts_of_folder(setting: str, folder: Path, wanted: Wanted) -> list[str]:
+    """The tables in a folder, or what the names of its pairs of text files share before the language, sorted."""
+    files = sorted(path for path in folder.iterdir() if path.is_file() and not path.name.startswith("."))
+    tables = [str(path) for path in files if file_extension(path) in TABLE_EXTENSIONS]
+    plain = (str(path.with_suffix("") if path.suffix.lower() in COMPRESSIONS else path) for path in files)
+    ending = f".{wanted.source_language}"
+    pairs = [path.removesuffix(ending) for path in plain if path.endswith(ending)]
+    kinds = {file_extension(path) for path in tables} | ({f"text ({ending})"} if pairs else set())
+    if len(kinds) != 1:
+        found = f"files of {' and '.join(sorted(kinds))}" if kinds else "no data"
+        raise ValueError(
+            f"{setting}: the folder {folder} holds {found}. Give it files of one kind: {', '.join(TABLE_EXTENSIONS)}, "
+            f"or pairs of text files that end in {ending} and .{wanted.target_language}."
+        )
+    return tables or pairs
+
+
+def _pair_of_text_files(setting: str, name: str, wanted: Wanted) -> tuple[str, str]:
+    source, target = (_text_file(f"{name}.{side}") for side in (wanted.source_language, wanted.target_language))
+    missing = [path for path in (source, target) if not Path(path).is_file()]
+    if not missing:
+        return source, target
+    if Path(name).is_file():
+        raise ValueError(
+            f"{setting}: {name} has the unknown extension {Path(name).suffix!r}. Known are "
+            f"{', '.join(TABLE_EXTENSIONS)}, each also followed by {' or '.join(COMPRESSIONS)}; two line-aligned "
+            f"text files are given by what their names share before the language, such as {Path(name).stem} for "
+            f"{Path(name).stem}.{wanted.source_language} and {Path(name).stem}.{wanted.target_language}."
+        )
+    raise ValueError(
+        f"{setting}: there is no file {name}, nor a pair of text files: {' and '.join(missing)} "
+        f"{'is' if len(missing) == 1 else 'are'} missing."
+    )
+
+
+def _first_of_each_shard(stream: IterableDataset, size: int) -> IterableDataset:
+    """The pairs that `stream.skip(size)` leaves out when each shard is read by itself."""
+    taken = stream.take(size)
+    shards = [taken.shard(stream.num_shards, index) for index in range(min(size, stream.num_shards))]
+    return datasets.concatenate_datasets(shards)
+
+
 def _text_file(path: str) -> str:
-    """The file of this name, or a compressed one; the name itself if there is none."""
+    """Returns the name of the file, which may be compressed; the name itself if there is no such file."""
     return next((path + end for end in ("", *COMPRESSIONS) if Path(path + end).is_file()), path)
 
 
@@ -175,9 +213,9 @@ def _texts_of_batch(batch: Mapping[str, list[Any]], columns: PairColumns, where:
 
 
 def _as_pairs(dataset: Any, wanted: Wanted, where: str) -> Any:
-    """Brings a data set of any columns to `source` and `target`."""
+    """Converts a data set to the columns `source` and `target`."""
     features = dataset.features
-    if features is None:  # a stream of unknown columns: its first row tells
+    if features is None:  # a stream of unknown columns: the first row has them
         features = next(iter(dataset.take(1)), {})
     translation = features.get("translation")
     keys = getattr(translation, "languages", None) or (tuple(translation) if isinstance(translation, dict) else ())
@@ -189,7 +227,7 @@ def _as_pairs(dataset: Any, wanted: Wanted, where: str) -> Any:
         prefix = f"{columns.inside}." if columns.inside else ""
         held = [f"{prefix}{columns.source}", f"{prefix}{columns.target}"]
         text = datasets.Value("string"), datasets.Value("large_string")
-        # Renaming columns reads nothing; only missing text makes a pass over the data necessary.
+        # Renaming columns does not read the data. A pass over the data is only needed to replace missing text.
         if all(table.features[name] in text and table.data.column(name).null_count == 0 for name in held):
             table = table.select_columns(held).rename_columns(dict(zip(held, ("source", "target"), strict=True)))
             return table.cast(PAIR_FEATURES) if table.features != PAIR_FEATURES else table
@@ -216,43 +254,46 @@ def load_parallel_data(
 ) -> dict[str, Dataset | IterableDataset]:
     """Loads sentence pairs as splits with the two columns `source` and `target`.
 
-    They come from a data set or from files. A data set or file holds either one column `translation` with
-    dictionaries from language to text, or one column for each side. Files are told by their extension:
+    A data set or file has either one column `translation` with dictionaries from language to text, or one column for
+    each side. The extension of a file decides how it is read:
 
     - `.parquet`;
-    - `.jsonl`, `.ndjson`, `.json`: JSON lines, one object on each, or one list of objects;
-    - `.csv`, with quoted fields where needed, and `.tsv`, whose fields are taken as they stand; the first line names
-      the columns, and a `translation` is written as a JSON object;
-    - no such extension: the common start of two line-aligned text files that end in the languages, so `data/train`
-      stands for `data/train.en` and `data/train.de`.
+    - `.jsonl`, `.ndjson`, `.json`: JSON lines with one object on each line, or one JSON list of objects;
+    - `.csv`, whose fields may be quoted, and `.tsv`, whose fields are read as they are. The first line names the
+      columns, and a `translation` is a JSON object;
+    - no such extension: the name is the common prefix of two line-aligned text files that end in the languages, so
+      `data/train` means `data/train.en` and `data/train.de`.
 
-    A file may be compressed, with `.gz` or `.zst` behind its extension. Text must be UTF-8. Missing text (null)
-    becomes an empty string.
+    A folder stands for all of its files of one of these kinds. A file may be compressed, with `.gz` or `.zst` after
+    its extension. Text must be UTF-8. Missing text (null) becomes an empty string.
 
     Args:
         dataset_name: the name of an embedded data set (`EMBEDDED_PAIRS`), such as `numbers`, or what
             `datasets.load_dataset` takes: an id on the Hub or a local folder.
-        dataset_config_name: its configuration, such as `de-en`.
-        dataset_revision: a branch, tag or commit on the Hub.
-        streaming: the split `train` is read as it is needed and is an `IterableDataset`; other splits are read whole.
-        train_file: gives the split `train`; files cannot be combined with dataset_name.
-        validation_file: gives `validation`.
-        test_file: gives `test`.
-        source_language: what to translate from: a key of `translation`, a column, or the ending of a text file.
-        target_language: what to translate to.
-        source_column: the source's column where it is not named after the language.
-        target_column: the target's.
-        validation_size: pairs held out of `train` where there is no split `validation`, at most a tenth of `train`;
-            of a stream, its first pairs.
-        max_train_samples: only so many pairs of `train` are kept, the first ones.
-        seed: decides which pairs are held out.
+        dataset_config_name: the configuration of the data set, such as `de-en`.
+        dataset_revision: a branch, tag or commit of the data set on the Hub.
+        streaming: True to read the split `train` as it is needed, as an `IterableDataset`. Other splits are read
+            completely.
+        train_file: the file of the split `train`; files cannot be combined with `dataset_name`.
+        validation_file: the file of the split `validation`.
+        test_file: the file of the split `test`.
+        source_language: the language to translate from: a key of `translation`, the name of a column, or the ending of
+            a text file.
+        target_language: the language to translate to.
+        source_column: the column of the source. Default: the column named after the language.
+        target_column: the column of the target.
+        validation_size: number of pairs of `train` that are held out if there is no split `validation`, at most a
+            tenth of `train`. From a stream, the first pairs of its files or shards are held out, equally many of each.
+        max_train_samples: maximum number of pairs of `train`, from the first; of a stream that is split into shards,
+            equally many of each.
+        seed: determines which pairs are held out.
 
     Returns:
         The splits by name.
 
     Raises:
-        ValueError: settings that do not go together; a file that is missing, empty, of an unknown kind, not UTF-8 or
-            malformed; text files of unequal length; a column or language that is not there. The message names the
+        ValueError: if settings contradict each other; a file is missing, empty, of an unknown kind, not UTF-8 or
+            malformed; text files differ in length; or a column or language does not exist. The message names the
             setting, the file, the line and the column.
     """
     files = {"train": train_file, "validation": validation_file, "test": test_file}
@@ -297,7 +338,7 @@ def load_parallel_data(
         train = splits["train"]
         if "validation" not in splits and validation_size:
             if isinstance(train, IterableDataset):
-                splits["validation"], train = train.take(validation_size), train.skip(validation_size)
+                splits["validation"], train = _first_of_each_shard(train, validation_size), train.skip(validation_size)
             elif held_out := min(validation_size, len(train) // 10):
                 parts = train.train_test_split(test_size=held_out, seed=seed)
                 train, splits["validation"] = parts["train"], parts["test"]

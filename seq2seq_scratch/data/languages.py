@@ -5,30 +5,30 @@ from functools import lru_cache
 
 import langcodes
 
-# Codes of countries in place of their languages' codes. None of these is a language's code.
+# Codes of countries that are used for their languages. None of them is the code of a language.
 LANGUAGES_OF_COUNTRIES = {"cn": "zh", "cz": "cs", "dk": "da", "gr": "el", "jp": "ja", "kh": "km", "ua": "uk"}
 
 
 @lru_cache
 def resolve_language(code: str) -> langcodes.Language:
-    """The language that a code names, with its script if the code names one.
+    """Returns the language that a code names, with its script if the code names one.
 
-    Codes of three letters become those of two where there are any (deu: de), a language within a macrolanguage becomes
-    that one where CLDR says so (cmn: zh), and a few codes of countries become the language's (jp: ja). Regions and
-    encodings stay out.
+    A code of three letters becomes the code of two letters if there is one (deu: de). A language within a
+    macrolanguage becomes the macrolanguage if CLDR says so (cmn: zh), and a few codes of countries become those of
+    languages (jp: ja). Regions and encodings are dropped.
 
     Args:
-        code: BCP 47, ISO 639, FLORES-200 or a locale; `-` and `_` are the same.
+        code: a BCP 47, ISO 639 or FLORES-200 code or a locale; `-` and `_` are equivalent.
 
     Returns:
-        A language of `langcodes`. An unknown code is its own language, and what cannot be a code is `und`, which
-        has None as its `language`.
+        A language of `langcodes`. An unknown code is returned as a language of its own; a text that cannot be a code
+        gives `und`, whose `language` is None.
     """
     code = re.split("[.@]", code.strip())[0]
     for candidate in (code, re.split("[-_]", code)[0]):
         try:
             language = langcodes.Language.get(langcodes.standardize_tag(candidate, macro=True))
-        except ValueError:  # not a code as a whole, but perhaps its first part is
+        except ValueError:  # the whole is not a code, but its first part may be
             continue
         name = LANGUAGES_OF_COUNTRIES.get(language.language, language.language)
         return langcodes.Language.make(language=name, script=language.script)
@@ -36,9 +36,9 @@ def resolve_language(code: str) -> langcodes.Language:
 
 
 def language_of_script(code: str) -> str | None:
-    """The language for which the script of the text is best known: zh for yue and zh_TW, my for shn, th for kxm_Thai.
+    """Returns the main language of a text's script: zh for yue and zh_TW, my for shn, th for kxm_Thai.
 
-    The script is what the code names, or the one in which the language is usually written.
+    The script is the one that the code names, or else the one in which the language is usually written.
     """
     script = resolve_language(code).maximize().script
     return langcodes.Language.make(script=script).maximize().language

@@ -1,4 +1,4 @@
-"""Scores of translations, without a network: BLEU as it is published today, BLEU as in older tables, and others."""
+"""Scores translations without a network: BLEU as published today, BLEU as in older papers, chrF and exact match."""
 
 import logging
 import re
@@ -16,42 +16,44 @@ from .languages import language_of_script, resolve_language
 
 logger = logging.getLogger(__name__)
 
-# sacreBLEU's tokenisers for languages written without spaces; the others have its default, 13a. A language stands for
-# all that share its script: Cantonese is scored as zh, Shan as my, Dzongkha as bo.
+# sacreBLEU's tokenisers for languages written without spaces; other languages use its default, 13a. An entry holds for
+# all languages of the same script: Cantonese is scored as zh, Shan as my, Dzongkha as bo.
 TOKENIZERS_WITHOUT_SPACES = {
     "zh": "zh",
     **dict.fromkeys(("ja", "th", "lo", "km", "my", "bo", "nod", "tdd", "khb", "blt"), "char"),
 }
 
-# What no reader sees: soft hyphens, zero-width spaces, byte order marks, marks of direction, invisible operators.
+# Characters that readers cannot see: soft hyphens, zero-width spaces, byte order marks, marks of direction, invisible
+# operators.
 _INVISIBLE = re.compile("[\u00ad\u061c\u200b-\u200f\u202a-\u202e\u2060-\u2064\u2066-\u206f\ufeff]")
 # The two joiners (U+200C, U+200D) are part of the spelling after letters of these scripts, and of emojis.
 _BEFORE_JOINERS = re.compile(
     "[\u0600-\u0dff\u1780-\u18af\u2190-\u2bff\ua8e0-\ua8ff\ufb50-\ufdff\ufe0f\ufe70-\ufefc"
     "\U0001f000-\U0001faff\U000e0020-\U000e007f]"
 )
-# Characters of scripts that put no spaces between words: Thai to Burmese, Khmer, Tai Le to Tai Tham, Balinese, Chinese
+# Characters of scripts without spaces between words: Thai to Burmese, Khmer, Tai Le to Tai Tham, Balinese, Chinese
 # and Japanese to Yi, Javanese to Tai Viet.
 _WITHOUT_SPACES = re.compile(
     "[\u0e00-\u109f\u1780-\u17ff\u1950-\u1aaf\u1b00-\u1b7f\u2e80-\u312f\u3190-\ua4cf\ua980-\uaadf"
     "\uf900-\ufaff\uff01-\uff9f\U00020000-\U0003ffff]"
 )
-# In text without spaces a "word" is a whole clause; words of segmented Chinese or Japanese have about two characters.
+# If the mean word of such a script is longer, the text is not segmented: without spaces a "word" is a whole clause,
+# while words of segmented Chinese or Japanese have about two characters.
 _LONGEST_MEAN_WORD = 6
-# What Moses' tokenizer writes for characters special to it, its split hyphens and slashes, and BPE's split words.
+# Marks of tokenised text: Moses' entities for special characters, its split hyphens and slashes, and BPE's `@@`.
 _MOSES_MARKS = re.compile(r"&(?:apos|quot|amp|lt|gt|bar|#124|#91|#93);|(?<!\S)@[-/]@(?!\S)|(?<=\w)@@(?!\S)")
-# A web page or two in a test set may hold such a mark.
+# Below this share, such marks may come from web pages in the test set.
 _LEAST_SHARE_OF_MARKED_LINES = 0.01
 
-# Words of the source, as on the axis of figure 2 of Bahdanau et al. 2014.
+# In words of the source, as on the axis of figure 2 of Bahdanau et al. 2014.
 SOURCE_LENGTH_BOUNDARIES = (10, 20, 30, 40, 50, 60)
 
 
 def _corpus_bleu(predictions: Sequence[str], references: Sequence[str], **settings) -> tuple[float, float, str]:
-    """BLEU, the predictions' number of tokens divided by the references', and sacreBLEU's signature.
+    """Returns BLEU, the length ratio (tokens of the predictions per token of the references) and the signature.
 
-    BLEU takes n-grams of up to four tokens, and is 0 by definition where texts are shorter. If not one reference has
-    four tokens (a number in German is one word), the orders that exist count, and the signature says `eff:yes`.
+    BLEU uses n-grams of up to four tokens, and is 0 by definition if the texts are shorter. If no reference has four
+    tokens (a number in German is one word), only the existing orders count, and the signature says `eff:yes`.
     """
     bleu = BLEU(**settings)
     if not any(len(bleu.tokenizer(reference).split()) >= bleu.max_ngram_order for reference in references):
@@ -61,7 +63,7 @@ def _corpus_bleu(predictions: Sequence[str], references: Sequence[str], **settin
 
 
 def _base_language(language: str) -> str:
-    """The code under which Moses' tools and the table of tokenisers know a language; zh for all in Chinese script."""
+    """Returns the code that Moses' tools and the table of tokenisers use; zh for all languages in Chinese script."""
     return "zh" if language_of_script(language) == "zh" else resolve_language(language).language or "en"
 
 
@@ -75,10 +77,10 @@ def _remove_invisible(match: re.Match) -> str:
 
 
 def normalize_for_scores(sentences: Sequence[str]) -> list[str]:
-    """Text in the form in which a model can write it: as `train_tokenizer` normalises it, without lower-casing.
+    """Normalises text as `train_tokenizer` does, without lower-casing, so that a model can produce it exactly.
 
-    That is Unicode NFC, every run of white space as one space, none outside, and `_` for `▁`. Invisible characters go
-    too, except the joiners where they belong to the spelling, as in Persian and in Hindi.
+    The result is in Unicode NFC, with one space for every run of white space, no space at the ends, and `_` for `▁`.
+    Invisible characters are removed, except joiners that belong to the spelling, as in Persian and Hindi.
     """
     return [
         " ".join(
@@ -94,26 +96,26 @@ def normalize_for_scores(sentences: Sequence[str]) -> list[str]:
 
 def _lowercase(text: str, language: str) -> str:
     if language in ("az", "tr"):
-        # Dotted and dotless i are two letters. Unicode's own lower case of İ, which a tokenizer writes, has two dots.
+        # Dotted and dotless i are two letters. By default, which tokenizers follow, the lower case of İ has two dots.
         text = text.replace("İ", "i").replace("I", "ı").replace("i\u0307", "i")
     return text.lower()
 
 
 def lowercase_and_moses_tokenize(sentences: Sequence[str], language: str) -> list[str]:
-    """Lower case, then Moses' punctuation normalisation, then its tokenisation with aggressive splitting at hyphens.
+    """Lower-cases text and applies Moses' punctuation normalisation and its tokenisation with split hyphens.
 
-    So most published scores on Multi30k prepare hypotheses and references. Special characters are not written as
-    HTML entities: for BLEU, `&apos;` and `'` are one token alike.
+    Most published scores on Multi30k prepare hypotheses and references in this way. Special characters are not written
+    as HTML entities, because `&apos;` and `'` both count as one token in BLEU.
 
-    Lower case in Turkish and Azerbaijani turns I into ı and İ into i. Moses' tokeniser finds no words in languages
-    written without spaces; those are split by sacreBLEU's tokeniser for them.
+    In Turkish and Azerbaijani, the lower case of I is ı and that of İ is i. Moses' tokeniser finds no words in text
+    without spaces, so sacreBLEU's tokenisers split those.
 
     Args:
-        sentences: N.
-        language: a code in any usual form; one that Moses does not know has the rules of English.
+        sentences: N sentences.
+        language: a language code in any usual form. A language that Moses does not know gets the rules of English.
 
     Returns:
-        N sentences, their tokens between spaces.
+        N sentences with spaces between their tokens.
     """
     base, tokenize = _base_language(language), _bleu_tokenizer(language)
     normalizer = MosesPunctNormalizer(base)
@@ -129,7 +131,7 @@ def lowercase_and_moses_tokenize(sentences: Sequence[str], language: str) -> lis
 
 
 def _notes_on(references: Sequence[str], tokenize: str | None) -> Iterator[str]:
-    """What makes scores against these references mean less than they seem to."""
+    """Returns warnings about references against which scores are misleading."""
     marked = [found for text in references if (found := _MOSES_MARKS.findall(text))]
     if marked and len(marked) >= _LEAST_SHARE_OF_MARKED_LINES * len(references):
         *others, last = dict.fromkeys(mark for found in marked for mark in found)
@@ -141,8 +143,8 @@ def _notes_on(references: Sequence[str], tokenize: str | None) -> Iterator[str]:
     undecoded = sum("\ufffd" in text for text in references)
     if undecoded:
         yield (
-            f"{undecoded} of {len(references)} references hold U+FFFD or half a surrogate pair, in place of text that "
-            "was not decoded rightly: no right translation equals them."
+            f"{undecoded} of {len(references)} references hold U+FFFD or half a surrogate pair: their text was "
+            "decoded wrongly, so that no correct translation equals them."
         )
     if tokenize is None:
         characters = sum(len(text) - text.count(" ") for text in references)
@@ -151,7 +153,7 @@ def _notes_on(references: Sequence[str], tokenize: str | None) -> Iterator[str]:
         if 2 * unspaced > characters > _LONGEST_MEAN_WORD * words:
             yield (
                 f"the references hardly have spaces ({words} words in {len(references)} lines, of "
-                f"{characters / words:.0f} characters each), and BLEU counts what stands between spaces. Set "
+                f"{characters / words:.0f} characters each), and BLEU compares words between spaces. Set "
                 f"target_language to the text's language; {', '.join(TOKENIZERS_WITHOUT_SPACES)} are scored by "
                 "characters."
             )
@@ -164,21 +166,21 @@ def bleu_by_source_length(
     boundaries: Sequence[int] = SOURCE_LENGTH_BOUNDARIES,
     tokenize: str | None = None,
 ) -> dict[str, float | int]:
-    """SacreBLEU of the sentences of each source length, as in figure 2 of Bahdanau et al. 2014.
+    """Computes sacreBLEU for each range of source lengths, as in figure 2 of Bahdanau et al. 2014.
 
     Args:
-        sources: N sentences; their length is in words between spaces.
-        predictions: N translations, scored as they are: `normalize_for_scores` comes before.
-        references: N.
-        boundaries: the longest source of each class, rising; longer ones make a last class.
-        tokenize: sacreBLEU's tokeniser, its default if None.
+        sources: N sentences, whose length is counted in words between spaces.
+        predictions: N translations. They are not normalised here (see `normalize_for_scores`).
+        references: N references.
+        boundaries: the longest length of each range, in ascending order. Longer sources form the last range.
+        tokenize: the name of sacreBLEU's tokeniser. Default: that of sacreBLEU.
 
     Returns:
-        For each class with sentences `sacrebleu_1_to_10_words`, `sentences_1_to_10_words` and so on, the last
-        `sacrebleu_over_60_words`, `sentences_over_60_words`. A source without words is in the first class.
+        For each range that has sentences, `sacrebleu_1_to_10_words`, `sentences_1_to_10_words` and so on, and for the
+        last `sacrebleu_over_60_words`, `sentences_over_60_words`. Sources without words are in the first range.
 
     Raises:
-        ValueError: lists of unequal length.
+        ValueError: if the lists differ in length.
     """
     if not len(sources) == len(predictions) == len(references):
         raise ValueError(
@@ -201,10 +203,10 @@ def bleu_by_source_length(
 
 
 def _checked_texts(texts: Sequence[str] | None, name: str) -> list[str]:
-    """The texts with surrogate pairs joined. A half of one, which no file and no vocabulary can hold, becomes U+FFFD.
+    """Returns the texts with surrogate pairs joined. Half a pair, which UTF-8 cannot encode, becomes U+FFFD.
 
     Raises:
-        TypeError: no list of texts.
+        TypeError: if the argument is not a list of texts.
     """
     if texts is None or isinstance(texts, str):
         raise TypeError(f"{name} is {texts!r}; it must be a list of texts.")
@@ -218,31 +220,31 @@ def _checked_texts(texts: Sequence[str] | None, name: str) -> list[str]:
 
 
 class TranslationMetric(evaluate.Metric):
-    """All scores of a translated test set, for `compute`, or `add_batch` and then `compute`.
+    """Computes all scores of a translated test set, with `compute`, or with `add_batch` and then `compute`.
 
-    `compute(predictions=..., references=..., sources=...)` takes plain sentences, one reference each; `sources` is
-    optional and, after `add_batch`, holds those of all batches. It returns
+    `compute(predictions=..., references=..., sources=...)` takes plain sentences with one reference each. `sources` is
+    optional; after `add_batch` it must hold the sources of all batches. The result has
 
-    - `sacrebleu`: BLEU of the text as it is, with capitals, and `sacrebleu_signature`, which belongs beside it;
+    - `sacrebleu`: BLEU of the text as it is, cased, and `sacrebleu_signature`, to be reported with it;
     - `bleu_tokenized_lowercased`: BLEU after `lowercase_and_moses_tokenize`, without smoothing. It is what Moses'
-      `multi-bleu.perl` prints for files prepared in that way, except that such tables often had their own versions of
-      the preparation. For comparison with them only;
+      `multi-bleu.perl` prints for files prepared in that way. Use it only to compare with older papers, many of which
+      prepared their text slightly differently;
     - `chrf`: chrF2;
-    - `exact_match`: per cent of translations that equal their reference, outer white space aside;
+    - `exact_match`: percentage of translations that equal their reference, ignoring white space at the ends;
     - `length_ratio`: tokens of the translations divided by tokens of the references, as sacreBLEU counts them;
-    - with sources, what `bleu_by_source_length` returns.
+    - with sources, the values of `bleu_by_source_length`.
 
-    Translations and references go through `normalize_for_scores` first. A warning, the same one once only, says where
-    references look tokenised, were not decoded rightly, or have no spaces in a language that should have some.
+    Translations and references are first normalised by `normalize_for_scores`. A warning, given once, says if
+    references look tokenised, were decoded wrongly, or have no spaces although their language has some.
 
     Args:
-        target_language: decides how text is tokenised; a code in any usual form (zh, zh-CN, zho_Hans, cmn). One that
-            is unknown, and None, are taken as a language with spaces.
-        arguments: for `evaluate.Metric`. Inputs are kept in memory unless they say otherwise.
+        target_language: the language code, in any usual form (zh, zh-CN, zho_Hans, cmn), which decides how text is
+            tokenised. An unknown code or None stands for a language with spaces.
+        arguments: arguments of `evaluate.Metric`. Unlike there, inputs are kept in memory by default.
 
     Raises:
-        ValueError: no sentences, or unequally many.
-        TypeError: what is not text.
+        ValueError: if there are no sentences, or the lists differ in length.
+        TypeError: if a prediction, reference or source is not text.
     """
 
     def __init__(self, target_language: str | None = "en", **arguments):
@@ -263,7 +265,7 @@ class TranslationMetric(evaluate.Metric):
     def add_batch(
         self, *, predictions: Sequence[str] | None = None, references: Sequence[str] | None = None, **others: Any
     ) -> None:
-        """Adds N translations and their N references, for a later `compute`."""
+        """Adds N translations and their N references for a later call of `compute`."""
         predictions, references = _checked_texts(predictions, "predictions"), _checked_texts(references, "references")
         if len(predictions) != len(references):
             raise ValueError(
@@ -273,7 +275,7 @@ class TranslationMetric(evaluate.Metric):
         super().add_batch(predictions=predictions, references=references, **others)
 
     def add(self, *, prediction: str | None = None, reference: str | None = None, **others: Any) -> None:
-        """Adds one translation and its reference, for a later `compute`."""
+        """Adds one translation and its reference for a later call of `compute`."""
         self.add_batch(predictions=[prediction], references=[reference], **others)
 
     def _compute(
@@ -284,7 +286,7 @@ class TranslationMetric(evaluate.Metric):
         predictions, references = normalize_for_scores(predictions), normalize_for_scores(references)
         tokenize = _bleu_tokenizer(self.target_language)
         for note in _notes_on(references, tokenize):
-            if note not in self._notes_given:  # training computes scores of the same references many times
+            if note not in self._notes_given:  # each evaluation of a training scores the same references
                 self._notes_given.add(note)
                 logger.warning("%s", note)
         sacrebleu, length_ratio, signature = _corpus_bleu(predictions, references, tokenize=tokenize)

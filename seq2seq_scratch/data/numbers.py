@@ -1,7 +1,7 @@
-"""The embedded data set: whole numbers written out in one language, translated to the same number in another.
+"""The embedded data set: whole numbers in the words of one language, and the same numbers in those of another.
 
-"three hundred and forty-two" becomes "dreihundertzweiundvierzig". The words change their order as they do between
-languages, there is as much data as anybody wants, every translation can be checked, and nothing is downloaded.
+"three hundred and forty-two" becomes "dreihundertzweiundvierzig". As in real translation, the order of the words
+changes. Any amount of data can be generated without a download, and every translation can be checked.
 """
 
 import random
@@ -23,21 +23,22 @@ def _check_language(setting: str, language: str) -> None:
 def _spell(number: int, language: str) -> str:
     try:
         text = num2words(number, lang=language)
-    # What num2words raises beyond a language's largest number, or where a language is incomplete, differs by language.
+    # For numbers that a language does not support, num2words raises a different exception in each language.
     except (ArithmeticError, AttributeError, LookupError, NotImplementedError, TypeError, ValueError) as error:
         raise ValueError(
             f"num2words cannot write {number} in the language {language!r} ({type(error).__name__}: {error}). "
             "Choose a smaller maximum or another language."
         ) from error
-    # A few languages leave doubled spaces between words.
+    # In a few languages num2words leaves two spaces between words.
     return " ".join(text.split())
 
 
 def _draw_numbers(generator: random.Random, maximum: int) -> Iterator[int]:
-    """Distinct numbers from 0 to `maximum` until none is left; the number of digits is uniform, then the number.
+    """Yields distinct numbers from 0 to `maximum` until none is left.
 
-    Uniform numbers alone would nearly all be as long as the longest. A number of digits whose numbers have all been
-    drawn leaves the draw.
+    The number of digits is drawn uniformly, and then a number with that many digits. If the numbers themselves were
+    drawn uniformly, most of them would have the largest number of digits. When all numbers of some length have been
+    drawn, that length is no longer drawn.
     """
     unfinished = []  # (first, last, drawn) for each number of digits
     for digits in range(1, len(str(maximum)) + 1):
@@ -66,12 +67,12 @@ def load_numbers(
 ) -> datasets.DatasetDict:
     """Draws whole numbers and writes them out in two languages.
 
-    Short and long numbers are both covered: the number of digits is uniform, as far as there are enough short numbers,
-    then the number is uniform among those of so many digits. No number, and no source text, is in two splits.
+    The number of digits is uniform, as long as there are short numbers left, and the number is uniform among those of
+    that many digits. No number and no source text is in two splits.
 
     Args:
         source_language: a language of num2words, such as `en`, `fr`, `pt_BR`.
-        target_language: another.
+        target_language: another language of num2words.
         train_size: rows of the split `train`.
         validation_size: rows of the split `validation`, drawn like `train`.
         test_size: rows of the split `test`, drawn like `train`.
@@ -85,8 +86,8 @@ def load_numbers(
         from language to text.
 
     Raises:
-        ValueError: an unknown language, twice the same language, a negative size, fewer distinct numbers up to
-            `maximum` than the splits need, or a number that num2words cannot write in one of the languages.
+        ValueError: if a language is unknown, both languages are the same, a size is negative, there are fewer distinct
+            numbers up to `maximum` than the splits need, or num2words cannot write a number in one of the languages.
     """
     _check_language("source_language", source_language)
     _check_language("target_language", target_language)
@@ -109,7 +110,7 @@ def load_numbers(
     while missing > 0:
         for number in numbers:
             text = _spell(number, source_language)
-            # Some languages write two numbers alike; the second would carry a training text into a test split.
+            # In some languages two numbers have the same text, which must not be in two splits.
             if text in number_of_text:
                 continue
             number_of_text[text] = number
@@ -125,7 +126,7 @@ def load_numbers(
         by_length = sorted(number_of_text, key=len, reverse=True)
         longest, shorter = by_length[:test_long_size], by_length[test_long_size:]
         if longest:
-            # Texts as long as the shortest of the longest belong to neither side; others are drawn in their place.
+            # Texts as long as the shortest text of test_long are left out of all splits, and others are drawn instead.
             shorter = [text for text in shorter if len(text) < len(longest[-1])]
         missing = needed - len(shorter)
 

@@ -1,18 +1,19 @@
 """Reads the files that users bring, with errors that name the file and the line.
 
 Tables are parquet, JSON lines, a JSON list of objects, CSV and TSV; everything else is text, in lines. A file may be
-compressed with gzip or zstandard. Every recipe reads through this file, so that the same file gives the same rows
-everywhere:
+compressed with gzip or zstandard. All recipes use these functions, so a file gives the same rows in each of them:
 
-- Text is UTF-8. Only a line feed, or a carriage return before it, ends a line: the other separators of Unicode stand
-  within sentences. A byte order mark is dropped.
-- The first line of a CSV or TSV file names the columns. Every field is text as it stands, `NA` and `null` too, and
-  empty where nothing stands. CSV fields may be quoted; in TSV a quotation mark is part of the text.
+- Text is UTF-8. A line ends with a line feed, which may follow a carriage return; other line separators of Unicode
+  are part of the text. A byte order mark is dropped.
+- The first line of a CSV or TSV file names the columns. Every field is text, also `NA` and `null`, and an empty field
+  is empty text. CSV fields may be quoted; in TSV a quotation mark is part of the text.
 - A JSON value keeps its type, and null is None.
 
-The rows are parsed by `csv` and `json` and stored by `datasets`, not parsed by its readers: pandas fills up a row that
-has too few fields, pyarrow ends a row at a carriage return, and its JSON reader turns text that looks like a date into
-a time.
+Rows are parsed by `csv` and `json` and stored by `datasets`. The readers of `datasets` are not used: pandas fills up
+rows that have too few fields, and pyarrow ends a row at a carriage return and converts JSON text that looks like a
+date to a time.
+
+The packages do not import each other, and each has this file; a test compares them.
 """
 
 import csv
@@ -28,11 +29,13 @@ import pyarrow
 from datasets.exceptions import DatasetGenerationError
 from pyarrow import parquet
 
+from .streamed_tables import StreamedTables
 from .table_builder import TableBuilder
 from .text_lines import (
     COMPRESSIONS,
     JSON_EXTENSIONS,
     TABLE_EXTENSIONS,
+    FilePlace,
     file_extension,
     numbered_lines,
     open_file,
@@ -41,7 +44,7 @@ from .text_lines import (
 
 Row = dict[str, Any]
 
-# A table that is stored at a time.
+# The maximum size of a table that is stored at a time.
 ROW_CHUNK_SIZE = 1_000
 CHARACTER_CHUNK_SIZE = 2**24
 
@@ -49,35 +52,44 @@ CHARACTER_CHUNK_SIZE = 2**24
 # Tables
 
 
-def table_rows(path: str | Path) -> Iterator[tuple[str, Row]]:
-    """The rows of a table, each with its place, such as `data.csv, line 3`.
+def table_rows(path: str | Path, place: FilePlace | None = None) -> Iterator[tuple[str, Row]]:
+    """Yields the rows of a table, each with its place, such as `data.csv, line 3`.
+
+    Args:
+        path: the file.
+        place: where to begin in it; it is moved behind every row that is given.
 
     Raises:
-        ValueError: a file that is missing, empty, of another kind, not UTF-8 or malformed; the message names the line.
+        ValueError: if the file is missing, empty, of another kind, not UTF-8 or malformed; the message names the line.
     """
     extension = file_extension(path)
     if extension not in TABLE_EXTENSIONS:
         raise ValueError(f"{path} ends in none of {', '.join(TABLE_EXTENSIONS)}; rename or convert it.")
+    place = place or FilePlace()
+    begins = place == FilePlace()
     if extension == ".parquet":
-        rows = _parquet_rows(path)
+        rows = _parquet_rows(path, place)
     elif extension in JSON_EXTENSIONS:
-        rows = _json_rows(path)
+        rows = _json_rows(path, place)
     else:
-        rows = _delimited_rows(path, extension)
+        rows = _delimited_rows(path, extension, place)
     where = None
     for where, row in rows:
         yield where, row
-    if where is None:
+    if where is None and begins:
         raise ValueError(f"{path} is empty: it has no rows.")
 
 
-def _delimited_rows(path: str | Path, extension: str) -> Iterator[tuple[str, Row]]:
-    header = None
-    for number, fields in _tsv_fields(path) if extension == ".tsv" else _csv_fields(path):
-        if header is None:
-            header = [name.strip() for name in fields]
-            _check_header(path, header)
-            continue
+def _delimited_rows(path: str | Path, extension: str, place: FilePlace) -> Iterator[tuple[str, Row]]:
+    read = _tsv_fields if extension == ".tsv" else _csv_fields
+    # The first line is read again where reading begins within the file.
+    rows = read(path, place)
+    first = next(read(path, FilePlace()) if place.offset else rows, None)
+    if first is None:
+        return
+    header = [name.strip() for name in first[1]]
+    _check_header(path, header)
+    for number, fields in rows:
         if len(fields) != len(header):
             raise ValueError(
                 f"{path}, line {number}: has {_count(len(fields), 'field')}, but the first line names "
@@ -98,46 +110,50 @@ def _check_header(path: str | Path, header: Sequence[str]) -> None:
         )
 
 
-def _tsv_fields(path: str | Path) -> Iterator[tuple[int, list[str]]]:
-    for number, line in numbered_lines(path):
+def _tsv_fields(path: str | Path, place: FilePlace) -> Iterator[tuple[int, list[str]]]:
+    for number, line in numbered_lines(path, place):
         if line := without_line_end(line):
             yield number, line.split("\t")
 
 
-# No text in UTF-8 holds it, so it can stand for a carriage return within a line, at which `csv` would end a row.
+# Replaces a carriage return within a line, at which `csv` would end a row. UTF-8 text cannot have this character.
 _CARRIAGE_RETURN = "\udc0d"
 
 
-def _csv_fields(path: str | Path) -> Iterator[tuple[int, list[str]]]:
+def _csv_fields(path: str | Path, place: FilePlace) -> Iterator[tuple[int, list[str]]]:
     def lines() -> Iterator[str]:
-        for _, line in numbered_lines(path):
+        for _, line in numbered_lines(path, place):
             if "\r" in line:
                 text = without_line_end(line)
                 line = text.replace("\r", _CARRIAGE_RETURN) + line[len(text) :]
             yield line
 
-    csv.field_size_limit(2**31 - 1)  # of all readers of the process; by default a field ends at 131,072 characters
+    csv.field_size_limit(2**31 - 1)  # for all readers of the process; the default limit is 131,072 characters
     reader = csv.reader(lines(), strict=True)
-    begin = 1
+    begin = place.line + 1
     try:
         for fields in reader:
             if fields:
-                yield reader.line_num, [field.replace(_CARRIAGE_RETURN, "\r") for field in fields]
-            begin = reader.line_num + 1
+                yield place.line, [field.replace(_CARRIAGE_RETURN, "\r") for field in fields]
+            begin = place.line + 1
     except csv.Error as error:
         raise ValueError(
-            f"{path}, line {reader.line_num}: {error}, in the row that begins in line {begin}. A field with a comma, "
-            "a line break or a quotation mark stands between quotation marks, and a quotation mark in it is doubled."
+            f"{path}, line {place.line}: {error}, in the row that begins in line {begin}. Put a field with a "
+            "comma, a line break or a quotation mark between quotation marks, and double the quotation marks in it."
         ) from error
 
 
-def _json_rows(path: str | Path) -> Iterator[tuple[str, Row]]:
-    lines = numbered_lines(path)
+def _json_rows(path: str | Path, place: FilePlace) -> Iterator[tuple[str, Row]]:
+    lines = numbered_lines(path, place)
     for number, line in lines:
         if not line.strip():
             continue
         if line.lstrip().startswith("["):
-            yield from _json_list_rows(path, number, itertools.chain([line], (text for _, text in lines)))
+            rows = _json_list_rows(path, number, itertools.chain([line], (text for _, text in lines)))
+            for where, row in itertools.islice(rows, place.rows, None):
+                # The list is read as a whole, so it begins again at its beginning.
+                place.offset, place.line, place.rows = 0, 0, place.rows + 1
+                yield where, row
             return
         where = f"{path}, line {number}"
         row = _parse_json(line.rstrip(), where, number)
@@ -159,7 +175,7 @@ def _json_list_rows(path: str | Path, begin: int, lines: Iterable[str]) -> Itera
 
 
 def _parse_json(text: str, where: str, begin: int) -> Any:
-    """Parses JSON that begins in a line; refuses what would be lost or could not be stored as text."""
+    """Parses JSON that begins at a line; refuses repeated keys and text that cannot be stored as UTF-8."""
 
     def object_of(items: list[tuple[str, Any]]) -> Row:
         row = dict(items)
@@ -189,7 +205,7 @@ def _parse_json(text: str, where: str, begin: int) -> Any:
 
 
 def _strings_in(line: str) -> Iterator[str]:
-    """The strings of a line of valid JSON; none goes beyond its line."""
+    """Yields the strings in a line of valid JSON. A string of JSON cannot continue on the next line."""
     place = line.find('"')
     while place >= 0:
         text, end = json.decoder.scanstring(line, place + 1)
@@ -201,7 +217,7 @@ def open_parquet(path: str | Path) -> parquet.ParquetFile:
     """Opens a parquet file that has rows.
 
     Raises:
-        ValueError: a file that is missing, empty, not parquet, or names a column twice.
+        ValueError: if the file is missing, empty or not parquet, or names a column twice.
     """
     with open_file(path) as stream:
         compressed = Path(path).suffix.lower() in COMPRESSIONS
@@ -216,15 +232,36 @@ def open_parquet(path: str | Path) -> parquet.ParquetFile:
     return file
 
 
-def parquet_tables(path: str | Path, columns: Sequence[str] | None = None) -> Iterator[pyarrow.Table]:
-    """The rows of a parquet file, some at a time; a column of categories as the values that they stand for."""
-    for batch in open_parquet(path).iter_batches(ROW_CHUNK_SIZE, columns=columns):
-        table = pyarrow.Table.from_batches([batch])
-        yield table.cast(_without_categories(table.schema))
+def parquet_tables(
+    path: str | Path, columns: Sequence[str] | None = None, places: Sequence[FilePlace] = ()
+) -> Iterator[pyarrow.Table]:
+    """Yields the rows of a parquet file in tables. Columns of categories are converted to the values.
+
+    Args:
+        path: the file.
+        columns: the columns to read. Default: all.
+        places: the place to begin at, one element; it is moved behind each table before the table is yielded.
+    """
+    (place,) = places or (FilePlace(),)
+    file = open_parquet(path)
+    begin = 0
+    for group in range(file.num_row_groups):
+        end = begin + file.metadata.row_group(group).num_rows
+        batches = file.iter_batches(ROW_CHUNK_SIZE, row_groups=[group], columns=columns) if place.rows < end else ()
+        try:
+            for batch in batches:
+                begin += len(batch)
+                if begin > place.rows:
+                    place.rows = begin
+                    table = pyarrow.Table.from_batches([batch])
+                    yield table.cast(_without_categories(table.schema))
+        except (pyarrow.ArrowException, OSError) as error:
+            raise ValueError(f"{path} cannot be read after row {begin:,}: {error}.") from error
+        begin = end
 
 
 def parquet_features(path: str | Path) -> datasets.Features:
-    """The columns of a parquet file and their types."""
+    """Returns the columns of a parquet file and their types."""
     return datasets.Features.from_arrow_schema(_without_categories(open_parquet(path).schema_arrow))
 
 
@@ -235,17 +272,18 @@ def _without_categories(schema: pyarrow.Schema) -> pyarrow.Schema:
     return schema
 
 
-def _parquet_rows(path: str | Path) -> Iterator[tuple[str, Row]]:
+def _parquet_rows(path: str | Path, place: FilePlace) -> Iterator[tuple[str, Row]]:
     rows = (row for table in parquet_tables(path) for row in table.to_pylist())
-    for number, row in enumerate(rows, start=1):
+    for number, row in enumerate(itertools.islice(rows, place.rows, None), start=place.rows + 1):
+        place.rows = number
         yield f"{path}, row {number}", row
 
 
 def text_of(value: Any, where: str, name: str) -> str:
-    """A value that must be text; nothing is empty text.
+    """Returns a value that must be text; None becomes empty text.
 
     Raises:
-        ValueError: it is something else.
+        ValueError: if the value is neither text nor None.
     """
     if value is None:
         return ""
@@ -258,7 +296,7 @@ def text_of(value: Any, where: str, name: str) -> str:
 
 
 def tables_of_rows(rows: Iterable[Mapping[str, str]]) -> Iterator[pyarrow.Table]:
-    """Rows of text as tables, some rows at a time."""
+    """Yields rows of text in tables of limited size."""
     held: list[Mapping[str, str]] = []
     size = 0
     for row in rows:
@@ -271,14 +309,6 @@ def tables_of_rows(rows: Iterable[Mapping[str, str]]) -> Iterator[pyarrow.Table]
         yield pyarrow.Table.from_pylist(held)
 
 
-def _rows_of_files(
-    files: Sequence[tuple[str, ...]], generate: Callable[..., Iterator[pyarrow.Table]], arguments: Mapping[str, Any]
-) -> Iterator[Row]:
-    for paths in files:
-        for table in generate(*paths, **arguments):
-            yield from table.to_pylist()
-
-
 def dataset_of_files(
     generate: Callable[..., Iterator[pyarrow.Table]],
     files: Sequence[tuple[str, ...]],
@@ -288,22 +318,23 @@ def dataset_of_files(
     streaming: bool = False,
     **arguments: Any,
 ) -> Any:
-    """A data set of the tables that a function makes of files.
+    """Returns a data set of the tables that a function yields for files.
 
     Args:
-        generate: called with the names of files that belong together and with the further arguments.
-        files: those names, a tuple for each call.
-        features: columns and types of the tables.
-        split: "train", or, unless streaming, a slice of it such as "train[:95%]".
-        streaming: reads as it goes instead of storing the whole in the cache.
+        generate: the function. It takes the names of files that belong together, and `arguments`; for a stream also
+            `places`, a `FilePlace` for each file, at which it begins to read and which it moves on.
+        files: the names of the files, a tuple for each call of the function.
+        features: the columns of the tables and their types.
+        split: "train", or, without `streaming`, a slice of it such as "train[:95%]".
+        streaming: True to read the files as rows are needed, instead of storing all rows in the cache first.
+        arguments: further arguments of the function.
 
     Raises:
-        ValueError: what the function raises; of a stream, when it gets there.
+        ValueError: if the function raises it. A stream raises it when the row is read.
     """
     if streaming:
-        # The library hands out the items of a list to the processes that read a stream.
-        shards = {"files": list(files), "generate": generate, "arguments": arguments}
-        return datasets.IterableDataset.from_generator(_rows_of_files, features=features, gen_kwargs=shards)
+        tables = StreamedTables(generate, list(files), arguments, features)
+        return datasets.IterableDataset(tables, datasets.DatasetInfo(features=features), datasets.Split.TRAIN)
     stamps = tuple((status.st_size, status.st_mtime_ns) for paths in files for status in map(os.stat, paths))
     builder = TableBuilder(
         generate=generate, files=tuple(files), stamps=stamps, arguments=arguments, features=features

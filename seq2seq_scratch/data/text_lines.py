@@ -1,12 +1,13 @@
 """Reads and writes text in lines, the same way in every recipe.
 
-Text is UTF-8, whatever the locale says. Only a line feed, or a carriage return before it, ends a line: the other
-separators of Unicode stand within sentences. A byte order mark is dropped. An output file is written aside and put in
-its place when it is whole, so that an error leaves an earlier file as it was, and the input may be the output.
+Text is UTF-8, whatever the locale says. A line ends with a line feed, which may follow a carriage return; other line
+separators of Unicode are part of the text. A byte order mark is dropped. An output file is written under another name
+and renamed when it is complete, so that an error does not change an earlier file, and the input may be the output.
 
 The packages do not import each other, and each has this file; a test compares them.
 """
 
+import errno
 import gzip
 import io
 import os
@@ -14,62 +15,104 @@ import shutil
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, TextIO
 
 COMPRESSIONS = {".gz": "gzip", ".zst": "zstd"}
 
-# The tables that `readers.py` beside this file reads; those who read lines alone need not import it.
+# Errors while a file is written, which do not name it: no space, quota or size limit exceeded, broken disk.
+ERRORS_OF_WRITING = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
+
+# The tables that `readers.py` reads. They are named here, because importing that file takes longer.
 JSON_EXTENSIONS = (".jsonl", ".ndjson", ".json")
 TABLE_EXTENSIONS = (".csv", ".tsv", *JSON_EXTENSIONS, ".parquet")
 
 
 def file_extension(path: str | Path) -> str:
-    """What tells a file's kind: its extension in lower case, without that of a compression."""
+    """Returns a file's extension in lower case, without that of a compression."""
     path = Path(path)
     if path.suffix.lower() in COMPRESSIONS:
         path = path.with_suffix("")
     return path.suffix.lower()
 
 
+def check_file(path: str | Path, setting: str = "") -> None:
+    """Raises ValueError if there is no such file, or it is a folder.
+
+    Args:
+        path: the file.
+        setting: the setting that names the file, for the message.
+    """
+    named = f"{setting}: " if setting else ""
+    if Path(path).is_dir():
+        raise ValueError(f"{named}{path} is a folder. Name a file in it.")
+    if not Path(path).exists():
+        raise ValueError(f"{named}there is no file {path}." if setting else f"There is no file {path}.")
+
+
+def is_terminal(stream: TextIO | None) -> bool:
+    """Returns True if a stream is a terminal; a closed standard stream is None."""
+    return stream is not None and stream.isatty()
+
+
 def open_file(path: str | Path) -> BinaryIO:
-    """Opens a file to read its bytes, decompressed.
+    """Opens a file or named pipe to read its bytes, which are decompressed.
 
     Raises:
-        ValueError: there is no such file.
+        ValueError: if there is no such file, or it is a folder.
     """
     path = Path(path)
-    if not path.is_file():
-        raise ValueError(f"There is no file {path}.")
+    check_file(path)
     compression = COMPRESSIONS.get(path.suffix.lower())
     if compression is None:
         return open(path, "rb")
     if compression == "gzip":
         return gzip.open(path)
-    import pyarrow  # takes a while, and most files are not compressed
+    import pyarrow  # slow, and few files are compressed
 
     return io.BufferedReader(pyarrow.CompressedInputStream(pyarrow.OSFile(str(path)), compression))
 
 
-def numbered_lines(source: str | Path | None) -> Iterator[tuple[int, str]]:
-    """Lines with their numbers, from 1. A line keeps what ends it.
+@dataclass
+class FilePlace:
+    """A place in a file at which reading can begin again.
+
+    Attributes:
+        offset: the byte, after decompression, that follows the last line that was read.
+        line: the number of that line; 0 at the beginning.
+        rows: number of rows that were read after the offset, for files that are not read in lines.
+    """
+
+    offset: int = 0
+    line: int = 0
+    rows: int = 0
+
+
+def numbered_lines(source: str | Path | None, place: FilePlace | None = None) -> Iterator[tuple[int, str]]:
+    """Yields lines with their numbers, counted from 1. A line keeps its line end.
 
     Args:
         source: a file; None for standard input.
+        place: where to begin in the file; it is moved behind every line that is given.
 
     Raises:
-        ValueError: a file that is missing, not UTF-8 or wrongly compressed, with the line and the byte's offset.
+        ValueError: if the file is missing, not UTF-8 or wrongly compressed; the message has the line and the offset.
     """
     if source is None:
         where = "standard input"
-        # Whatever the locale says, input is UTF-8: its bytes are read. A stream of text alone has none.
+        if sys.stdin is None:
+            raise ValueError("Standard input is closed. Give it text, or name a file.")
+        # The bytes are read, because the locale may name another encoding than UTF-8. A text stream has no bytes.
         bytes_of = getattr(sys.stdin, "buffer", None)
         stream = io.BytesIO(sys.stdin.read().encode()) if bytes_of is None else bytes_of
     else:
         where, stream = str(source), open_file(source)
-    offset = 0
+    place = place or FilePlace()
+    offset = place.offset
     try:
-        for number, line in enumerate(stream, start=1):
+        _skip_bytes(stream, offset)
+        for number, line in enumerate(stream, start=place.line + 1):
             try:
                 text = line.decode("utf-8")
             except UnicodeDecodeError as error:
@@ -78,6 +121,7 @@ def numbered_lines(source: str | Path | None) -> Iterator[tuple[int, str]]:
                     "not UTF-8. Convert the text to UTF-8."
                 ) from error
             offset += len(line)
+            place.offset, place.line = offset, number
             yield number, text.removeprefix("\ufeff") if number == 1 else text
     except (EOFError, OSError) as error:
         raise ValueError(f"{where} cannot be read after {offset:,} bytes: {error}.") from error
@@ -86,16 +130,26 @@ def numbered_lines(source: str | Path | None) -> Iterator[tuple[int, str]]:
             stream.close()
 
 
+def _skip_bytes(stream: BinaryIO, size: int) -> None:
+    if size and stream.seekable():
+        stream.seek(size)
+        return
+    while size:  # zstandard
+        if not (read := len(stream.read(min(size, 2**20)))):
+            raise EOFError("the file has become shorter")
+        size -= read
+
+
 def without_line_end(line: str) -> str:
-    """Drops the line feed that ends a line, with a carriage return before it."""
+    """Removes the line feed at the end of a line, and a carriage return before it."""
     return line.removesuffix("\n").removesuffix("\r") if line.endswith("\n") else line
 
 
 def read_lines(source: str | Path | None) -> list[str]:
-    """The lines of a text file or, for None, of standard input, without what ends them.
+    """Reads the lines of a text file or, for None, of standard input, without their line ends.
 
     Raises:
-        ValueError: a file that is missing, empty or not UTF-8, with the line and the byte's offset.
+        ValueError: if the file is missing, empty or not UTF-8; the message has the line and the offset.
     """
     lines = [without_line_end(line) for _, line in numbered_lines(source)]
     if not lines and source is not None:
@@ -107,32 +161,44 @@ def read_lines(source: str | Path | None) -> list[str]:
 def open_output(path: str | Path | None) -> Iterator[TextIO]:
     """Opens a file, or for None standard output, to write text.
 
-    The file is written under another name beside its place and takes its place at the end. After an error the earlier
-    file, if there is one, is what it was.
+    The file is written under another name in the same folder and renamed at the end. After an error, an earlier file
+    of the name is unchanged.
 
     Raises:
-        ValueError: the path is a folder's, or lies in a folder that does not exist.
+        ValueError: if the path is a folder or in a folder that does not exist, or the file cannot be written.
     """
     if path is None:
+        if sys.stdout is None:
+            raise ValueError("Standard output is closed. Leave it open, or name an output file.")
         if isinstance(sys.stdout, io.TextIOWrapper):
             sys.stdout.reconfigure(encoding="utf-8")
-        yield sys.stdout
+        try:
+            yield sys.stdout
+        except OSError as error:
+            if error.errno not in ERRORS_OF_WRITING:
+                raise
+            raise ValueError(f"Standard output cannot be written: {error.strerror}.") from error
         return
-    target = Path(os.path.realpath(path))  # a link stays, and what it leads to is replaced
+    target = Path(os.path.realpath(path))  # a link is kept, and the file that it points to is replaced
     if target.is_dir():
         raise ValueError(f"The output file {path} is a folder. Name a file.")
     if not target.parent.is_dir():
         raise ValueError(f"The output file {path} cannot be written: there is no folder {target.parent}.")
-    if target.exists() and not target.is_file():  # a pipe or a device
-        with open(target, "w", encoding="utf-8", newline="\n") as file:
-            yield file
-        return
     partial = target.with_name(f"{target.name}.{os.getpid()}.partial")
+    is_device = target.exists() and not target.is_file()  # or a pipe
     try:
-        with open(partial, "w", encoding="utf-8", newline="\n") as file:
+        with open(target if is_device else partial, "w", encoding="utf-8", newline="\n") as file:
             yield file
+        if is_device:
+            return
         if target.exists():
             shutil.copymode(target, partial)
         os.replace(partial, target)
+    except OSError as error:
+        if error.filename not in (str(target), str(partial)) and error.errno not in ERRORS_OF_WRITING:
+            raise
+        raise ValueError(
+            f"The output file {path} cannot be written: {error.strerror or error}. Free space, or name another file."
+        ) from error
     finally:
         partial.unlink(missing_ok=True)

@@ -53,7 +53,7 @@ ROWS = comparison.table()
 
 @pytest.fixture(scope="module", autouse=True)
 def fresh_accelerate_state():
-    """A process has one precision for good. Here rows share one that other tests' precision may have been set in."""
+    """Resets accelerate's state: its precision cannot change within a process, and other tests set another one."""
     AcceleratorState._reset_state(reset_partial_state=True)
     yield
     AcceleratorState._reset_state(reset_partial_state=True)
@@ -61,7 +61,7 @@ def fresh_accelerate_state():
 
 @pytest.fixture(scope="module")
 def prepared(tmp_path_factory):
-    """Thirty pairs of all lengths, all in one batch, and a model that has seen them twice."""
+    """Prepares thirty pairs of various lengths, which fit one batch, and a model trained on them for two updates."""
     folder = tmp_path_factory.mktemp("benchmark")
     for split, count in (("train", 30), ("validation", 4), ("test", 7)):
         lines = [" ".join(f"word{index * place % 11}" for place in range(1, 2 + index % 9)) for index in range(count)]
@@ -89,7 +89,7 @@ def rows_of(section):
 
 @rows_of("translation_training")
 def test_translators_train_on_the_same_tokens_and_count_them_alike(row, prepared):
-    """All pairs are one batch, so the counts of an update are those of the data set, taken here from its text."""
+    """All pairs fit one batch, so the counts of an update must be those of the data set's text."""
     skip_where_missing(row)
     folder, work = prepared
     tokenizer = load_tokenizers(folder)[0]
@@ -128,7 +128,7 @@ def test_language_models_count_the_tokens_they_generate(row, tmp_path):
 
 @pytest.fixture(scope="module")
 def task_folder(tmp_path_factory):
-    """Twelve short and twelve long sentences, of which a measurement takes six."""
+    """Prepares twelve short and twelve long sentences, of which a measurement reads six."""
     folder = tmp_path_factory.mktemp("task")
     (folder / "sst2").mkdir()
     texts = [" ".join(f"word{index * place % 7}" for place in range(1, 4 + index % 12)) for index in range(24)]
@@ -162,7 +162,7 @@ def test_what_no_classifier_can_learn_is_refused(task_folder):
 
 
 def wide_transformer():
-    """Random weights wide enough for logits that tell sentences apart, and a batch with padding."""
+    """Returns a batch with padding, and a model with random weights so large that its logits tell sentences apart."""
     torch.manual_seed(0)
     config = TransformerConfig(
         vocab_size=40,
@@ -268,7 +268,7 @@ def test_padding_is_counted_on_both_sides():
 
 @pytest.fixture
 def scripted(monkeypatch):
-    """Contenders whose rates are given, and the order in which they were asked."""
+    """Replaces measurements by given rates and records the order of the contenders."""
     rates = {"ours": [100.0, 300.0, 200.0], "peer": [50.0, 60.0, 50.0], "broken": [10.0]}
     asked = []
 
@@ -314,7 +314,7 @@ def test_contenders_take_turns_and_the_table_has_medians(scripted, tmp_path, mon
 
 
 def test_a_measurement_in_its_own_process(tmp_path):
-    """What it prints besides is not taken for its result, and what stops it is told."""
+    """Other printed lines are not read as its result, and an error is reported."""
     row = next(row for row in ROWS if row.section == "gpt_generation")
     measured = comparison.run_one(row, TINY, tmp_path, threads=1)
     assert measured["items"] == 6

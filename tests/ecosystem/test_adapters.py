@@ -83,7 +83,7 @@ def test_an_adapted_model_generates_as_its_merged_weights_do(case):
     assert adapted.tolist() == model.merge_and_unload().generate(**inputs, **search).tolist()
 
 
-def test_an_adapter_of_the_loops_layers_alone_changes_the_translation_as_its_merged_weights_do():
+def test_an_adapter_of_only_the_loops_layers_changes_the_translation_like_its_merged_weights():
     layers = ["attention.query", "attention.score", "state_gates", "candidate"]
     model = with_adapter("bahdanau", target_modules=layers, init_lora_weights=False, use_dora=True)
     batch = tiny_batch("bahdanau")
@@ -273,7 +273,7 @@ def test_trl_trains_gpt1_on_conversations(only_replies, tmp_path):
 
 @pytest.mark.parametrize("by_name", [False, True])
 def test_trls_dpo_trains_gpt1_with_a_reference_model(by_name, tmp_path):
-    """By the name of a folder, TRL loads both models; a live model brings its reference along."""
+    """Given a folder, TRL loads the model and its reference; a model object needs the argument ref_model."""
     trl = pytest.importorskip("trl", reason="trl is not installed; the extra `test` has it")
     tokenizer = train_tokenizer(["is it big? no. yes, anna had the big cake."] * 3, merges=60)
     vocabulary = {"vocab_size": len(tokenizer), "pad_token_id": tokenizer.pad_token_id}

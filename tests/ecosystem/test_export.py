@@ -12,7 +12,7 @@ ONE_LAYER = {"transformer": {"encoder_layers": 1, "decoder_layers": 1}, "bahdana
 
 
 def inputs_of(name, rows=slice(None), repeats=1):
-    """Padded on the right, and for translators with what they have translated so far."""
+    """Returns inputs padded on the right, for translators with the beginning of a translation."""
     length = 3 if name in RECURRENT else 4  # so that some rows are padded
     batch = {key: value[..., :length] if value.dim() > 1 else value for key, value in tiny_batch(name).items()}
     inputs = {key: batch[key][rows] for key in ("input_ids", "attention_mask")}

@@ -14,7 +14,7 @@ from papers_to_gpt.engine.checkpointing import average_weights
 
 @pytest.fixture(params=[0o022, 0o027], ids=oct)
 def permissions(request):
-    """Of a new file under the umask that is set."""
+    """Sets a umask and returns the permissions that a new file gets under it."""
     before = os.umask(request.param)
     yield 0o666 & ~request.param
     os.umask(before)

@@ -1,4 +1,4 @@
-"""Streamers, stopping criteria and logits processors of `generate()`, in searches that let finished sentences go."""
+"""Streamers, stopping criteria and logits processors of `generate()`, in searches that remove finished sentences."""
 
 import pytest
 import torch
@@ -20,19 +20,19 @@ def prompts(name, rows=slice(None)):
 
 
 def new_tokens(name, sequences):
-    """What each row holds behind its prompt, up to its end."""
+    """Returns the tokens of each row after its prompt, up to the end token."""
     start = 3 if name == "causal_lm" else 1
     rows = [row[start:] for row in sequences.tolist()]
     return [row[: row.index(END) + 1] if END in row else row for row in rows]
 
 
 def allowed(sentence, length):
-    """Another third of the vocabulary for every sentence, and at another length nothing but the end."""
+    """Returns the tokens that a sentence may have: a third of the vocabulary, and from some length only the end."""
     return [END] if length > sentence else [token for token in range(4, VOCABULARY) if token % 3 == sentence % 3]
 
 
 class OwnThird(LogitsProcessor):
-    """Counts on its rows being those of the batch."""
+    """Allows each sentence another third of the vocabulary, by its index in the batch."""
 
     def __init__(self, sentences, beams, start):
         self.sentences, self.start = [sentence for sentence in sentences for _ in range(beams)], start
@@ -71,7 +71,7 @@ def test_constraints_by_sentence_reach_their_sentence(name, beams):
 
 
 class AfterTokens(StoppingCriteria):
-    """Stops a row after a number of new tokens of its own."""
+    """Stops each row after its own number of new tokens."""
 
     def __init__(self, limits):
         self.limits = torch.tensor(limits)
@@ -102,7 +102,7 @@ class AtToken(StoppingCriteria):
 
 @pytest.mark.parametrize("name", GENERATORS)
 def test_beams_finish_where_a_stopping_criterion_says(name):
-    """Another end token is a criterion that stops there: both must find the same."""
+    """A criterion that stops at a token must find the same as a search with that token as end token."""
     model, settings = tiny_model(name), {"max_new_tokens": 7, "num_beams": 3, "length_penalty": 0.6}
     settings |= {"do_sample": False, "suppress_tokens": [END]}
     token = int(model.generate(**prompts(name), **settings)[0, 5])

@@ -1,4 +1,4 @@
-"""Both names of a cache, and what a model does with arguments that it does not know."""
+"""Models accept both names of a cache and refuse unknown arguments."""
 
 from pathlib import Path
 
@@ -21,7 +21,7 @@ def first_tokens(name, count=3):
 
 
 def steps_with_cache(name, argument):
-    """Logits of four positions read one by one, the cache handed on under a name."""
+    """Returns the logits of four positions that are read one by one, with the cache passed under the given name."""
     model, inputs = tiny_model(name), first_tokens(name, 4)
     tokens = inputs.pop("input_ids")
     given = {}
@@ -47,7 +47,7 @@ def test_a_cache_is_read_under_either_name(name, argument):
 
 
 @pytest.mark.parametrize("name", GENERATORS)
-def test_generation_goes_on_from_a_cache_under_either_name(name):
+def test_generation_continues_from_a_cache_under_either_name(name):
     model, inputs = tiny_model(name), first_tokens(name)
     settings = {"max_new_tokens": 6, "do_sample": False, "num_beams": 1, "eos_token_id": None}
     expected = model.generate(**inputs, **settings)

@@ -1,4 +1,4 @@
-"""Versions of transformers: those that are too old are refused, and those that nobody has tested check themselves."""
+"""Versions of transformers that are too old are refused, and generation is checked under those that are untested."""
 
 import configparser
 import copy
@@ -24,13 +24,13 @@ FUTURE = "5.99.0"
 
 
 def versions_of(name):
-    """The module of the package that a model belongs to."""
+    """Returns the module `library_version` of the package that a model belongs to."""
     return (seq2seq_scratch if name in TRANSLATORS else gpt1_scratch).library_version
 
 
 @pytest.fixture(params=GENERATORS)
 def name(request, monkeypatch):
-    """A model's name, in a process whose transformers is newer than any that was tested."""
+    """Returns a model's name, after making transformers appear newer than the tested versions."""
     versions = versions_of(request.param)
     monkeypatch.setattr(versions, "INSTALLED", FUTURE)
     monkeypatch.setattr(versions, "_found", {})
@@ -38,7 +38,7 @@ def name(request, monkeypatch):
 
 
 def broken(model):
-    """The model, to which the library hands the cache under a name that its `forward` does not know."""
+    """Changes a model's `forward` so that it ignores the cache, as under a name that it does not know."""
 
     class Broken(type(model)):
         def forward(self, input_ids=None, position_ids=None, past_key_values=None, cache=None, **kwargs):
@@ -59,7 +59,7 @@ def prompts(name):
 
 
 def calls_of(monkeypatch, model):
-    """The searches that run from now on."""
+    """Returns a list that records the arguments of every later `generate()` of the library."""
     calls, search = [], GenerationMixin.generate
 
     def counted(self, *args, **kwargs):
@@ -95,7 +95,7 @@ def test_a_newer_version_is_warned_of_once_whatever_is_imported():
 
 
 @pytest.mark.parametrize("version", ["5.23.0", "5.24.0", "5.24.3"])
-def test_a_tested_version_imports_without_a_word(version):
+def test_a_tested_version_imports_without_output(version):
     result = import_under(version, "gpt1_scratch, seq2seq_scratch")
     assert (result.returncode, result.stderr) == (0, "")
 
@@ -115,7 +115,7 @@ def test_a_cache_that_is_not_read_is_found_before_anything_is_generated(name, mo
 
 
 def test_a_renamed_argument_between_generate_and_forward_is_found(name, monkeypatch):
-    """What version 5.24 did: the library's step hands the cache over under a name that ends in `**kwargs`."""
+    """As in version 5.24: the library passes the cache under a new name, which `forward` takes as `**kwargs`."""
     prepare = GenerationMixin.prepare_inputs_for_generation
 
     def renamed(self, *args, **kwargs):
@@ -137,7 +137,7 @@ def test_a_renamed_argument_between_generate_and_forward_is_found(name, monkeypa
         model.generate(**prompts(name), max_new_tokens=2)
 
 
-def test_a_healthy_model_generates_as_ever_and_keeps_its_state(name, monkeypatch):
+def test_a_working_model_generates_as_before_and_keeps_its_state(name, monkeypatch):
     model, untouched = tiny_model(name), tiny_model(name)
     for each in (model, untouched):
         each.generation_config.update(min_length=9, suppress_tokens=[4], forced_eos_token_id=END, max_length=12)
@@ -189,7 +189,7 @@ def test_rounding_is_no_disagreement(name, dtype):
         model.generate(**prompts(name), max_new_tokens=2)
 
 
-def test_an_lstm_that_goes_on_with_text_is_checked_without_padding(monkeypatch):
+def test_an_lstm_language_model_is_checked_without_padding(monkeypatch):
     monkeypatch.setattr(gpt1_scratch.library_version, "INSTALLED", FUTURE)
     monkeypatch.setattr(gpt1_scratch.library_version, "_found", {})
     model = tiny_model("causal_lm", lstm_size=8)

@@ -10,7 +10,7 @@ from tiny_models import MODELS, TRANSLATORS, tiny_batch, tiny_model
 
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory):
-    """A folder of each model with its weights in several files."""
+    """Saves every model with its weights in several files."""
     folders = {}
     for name in MODELS:
         folders[name] = tmp_path_factory.mktemp(name)
@@ -72,8 +72,8 @@ def test_a_device_map_leaves_the_attention_models_decoder_in_one_place():
 
 # The attention model's decoder reads weights of its layers without calling them, so they have to be in memory.
 @pytest.mark.parametrize("name", [name for name in MODELS if name != "bahdanau"])
-def test_weights_that_wait_on_disk_give_the_same(name, saved, tmp_path):
-    """What does not fit stays on disk and is loaded layer by layer, which fails where code bypasses a layer."""
+def test_weights_offloaded_to_disk_give_the_same_results(name, saved, tmp_path):
+    """Offloaded layers load their weights when they are called, so code must not use the weights otherwise."""
     largest = max(parameter.nbytes for parameter in tiny_model(name).parameters())
     model = MODELS[name][0].from_pretrained(
         saved[name], device_map="auto", max_memory={"cpu": 4 * largest}, offload_folder=tmp_path

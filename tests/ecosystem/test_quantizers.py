@@ -1,4 +1,4 @@
-"""Quantizers replace every linear layer of every model, and what the model then gives is close to what it gave."""
+"""Quantizers replace every linear layer of every model, and the outputs stay close."""
 
 import pytest
 import torch
@@ -21,7 +21,7 @@ def wider_model(name):
 
 
 def check_outputs(name, quantized, model):
-    """Logits, losses in both modes and, where the model generates, the scores of the first token and a beam search."""
+    """Compares logits, losses in both modes and, if the model generates, the first scores and a beam search."""
     batch = tiny_batch(name)
     with torch.no_grad():
         expected, found = model(**batch), quantized.eval()(**batch)

@@ -18,7 +18,7 @@ def fresh_accelerate_state():
 
 @pytest.fixture
 def make_trainer(tmp_path):
-    """A trainer that makes one step of plain gradient descent, of length 1."""
+    """Returns a trainer for one step of plain gradient descent with learning rate 1."""
 
     def make(name, model, trainer_class=Trainer, arguments_class=TrainingArguments, metrics=None, **settings):
         settings = {"per_device_train_batch_size": 8, "per_device_eval_batch_size": 8, "max_steps": 1} | settings
@@ -40,7 +40,7 @@ def make_trainer(tmp_path):
 
 
 def next_token_losses(model, input_ids, attention_mask):
-    """(B, T - 1) losses of GPT-1 and which of them count, from logits of all positions."""
+    """Computes the losses of GPT-1 from the logits of all positions, (B, T - 1), and which of them count."""
     hidden_states = model.model(input_ids, attention_mask=attention_mask).last_hidden_state
     logits = hidden_states @ model.model.tokens_embed.weight.T
     losses = functional.cross_entropy(logits[:, :-1].transpose(1, 2), input_ids[:, 1:], reduction="none")
@@ -48,7 +48,7 @@ def next_token_losses(model, input_ids, attention_mask):
 
 
 def written_out_loss(name, model, batch, smoothing=0.0):
-    """The loss that the papers define, from logits, of a whole batch."""
+    """Computes the loss of a whole batch from logits, as the papers define it."""
     labels = batch["labels"]
     if name in TRANSLATORS:
         start = torch.full_like(labels[:, :1], model.config.decoder_start_token_id)
@@ -71,7 +71,7 @@ def written_out_loss(name, model, batch, smoothing=0.0):
 
 
 def stepped(name, smoothing=0.0, **settings):
-    """Parameters after one step along the gradient of the loss written out."""
+    """Returns the parameters after one step along the gradient of `written_out_loss`."""
     model = tiny_model(name, **settings).train()
     model.zero_grad()
     written_out_loss(name, model, tiny_batch(name), smoothing).backward()

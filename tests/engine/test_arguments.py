@@ -194,7 +194,7 @@ def test_a_script_ends_with_one_line_and_its_status(body, status, message):
         "print('help'); raise SystemExit(0)",
     ],
 )
-def test_a_reader_that_is_gone_ends_a_script_without_a_word(body):
+def test_a_closed_pipe_ends_a_script_without_a_message(body):
     reading_end, writing_end = os.pipe()
     os.close(reading_end)
     command = [sys.executable, "-c", SCRIPT.format(body=body)]

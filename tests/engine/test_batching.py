@@ -2,15 +2,12 @@
 
 import os
 import signal
-import threading
-from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 
 import numpy as np
 import pytest
 import torch
 
-from papers_to_gpt.engine.batching import LengthBucketBatches, StreamBatches, batches_for_evaluation, cut_into_batches
+from papers_to_gpt.engine.batching import LengthBucketBatches, batches_for_evaluation, cut_into_batches
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +56,7 @@ def test_batches_are_full_and_hardly_padded(lengths):
     assert padding(lengths, np.array_split(order, len(batches))) > 0.3
 
 
-def test_an_example_longer_than_the_limit_stands_alone():
+def test_an_example_longer_than_the_limit_is_a_batch_by_itself():
     long = np.array([[5, 5], [900, 3], [5, 5]])
     batches = cut_into_batches(long, np.arange(3), max_tokens_per_batch=100)
     assert [batch.tolist() for batch in batches] == [[0], [1], [2]]
@@ -113,68 +110,6 @@ def test_any_number_of_processes_shares_the_same_updates(lengths, processes):
         assert len({len(part) for part in parts}) == 1  # or one process would wait for another
         together = {index: batch for part in parts for index, batch in part.items()}
         assert {index: batch for index, batch in together.items() if batch[0]} == update
-
-
-def test_a_stream_gives_every_example_and_resumes(lengths):
-    def stream(**options):
-        return StreamBatches(
-            examples_of(lengths),
-            lambda e: e["lengths"],
-            collate,
-            max_tokens_per_batch=512,
-            seed=1,
-            window=700,
-            **options,
-        )
-
-    batches = indices(stream().epoch(0))
-    assert sorted(sum(batches, [])) == list(range(len(lengths)))
-    assert padding(lengths, batches) < 0.1
-    whole = updates_of(stream(), epoch=0, batches_per_update=2)
-    assert updates_of(stream(), epoch=0, batches_per_update=2, skip=5) == whole[5:]
-    shares = [
-        updates_of(stream(process_index=index, num_processes=2), epoch=0, batches_per_update=2) for index in range(2)
-    ]
-    for update, parts in zip(whole, zip(*shares, strict=True), strict=True):
-        together = {index: batch for part in parts for index, batch in part.items()}
-        assert {index: batch for index, batch in together.items() if batch[0]} == update
-
-
-def test_a_stream_that_is_a_processs_own_share_ends_with_the_longest(lengths):
-    """Two processes in lockstep, of which one has fewer examples."""
-    waiting = threading.Barrier(2)
-    conditions = {}
-
-    def is_any_true(index, condition):
-        conditions[index] = condition
-        waiting.wait()
-        result = any(conditions.values())
-        waiting.wait()
-        return result
-
-    parts = [examples_of(lengths)[:2000], examples_of(lengths)[2000:]]
-
-    def run(index):
-        return updates_of(
-            StreamBatches(
-                parts[index],
-                lambda e: e["lengths"],
-                collate,
-                max_tokens_per_batch=512,
-                seed=1,
-                process_index=index,
-                num_processes=2,
-                is_any_true=partial(is_any_true, index),
-            ),
-            epoch=0,
-            batches_per_update=4,
-        )
-
-    with ThreadPoolExecutor(2) as pool:
-        shares = list(pool.map(run, range(2)))
-    assert len(shares[0]) == len(shares[1])
-    seen = [row for share in shares for update in share for weight, rows in update.values() if weight for row in rows]
-    assert sorted(seen) == list(range(len(lengths)))
 
 
 class DyingDataset:

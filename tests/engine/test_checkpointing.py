@@ -1,22 +1,16 @@
-"""Checkpoints: exact state of every optimizer, damage that is found, full disks, writing in the background."""
+"""Checkpoints: the exact state of every optimizer, damage that is found, weights of other models, means."""
 
-import contextlib
 import json
-import os
 import re
 import shutil
-import subprocess
-import sys
-import threading
 from pathlib import Path
 
 import pytest
 import torch
-from accelerate import Accelerator
 from safetensors.torch import load_file, save_file
-from tiny_models import tiny_model, tiny_tokenizer
+from tiny_models import tiny_model
+from tiny_runs import Run, contents
 
-from papers_to_gpt.engine.checkpoint_writer import CheckpointWriter, outdated_checkpoints
 from papers_to_gpt.engine.checkpointing import (
     Progress,
     average_weights,
@@ -28,52 +22,12 @@ from papers_to_gpt.engine.checkpointing import (
     read_progress,
     verify_checkpoint,
 )
-from papers_to_gpt.engine.durable_files import WriteError
 from papers_to_gpt.engine.manifest import write_manifest
-from papers_to_gpt.engine.optimization import make_optimizer
-from papers_to_gpt.settings.training import OptimizationSettings
 
 OPTIMIZERS = ["adamw", "adam", "sgd", "adadelta", "muon"]
 FILES = ["model.safetensors", "config.json", "tokenizer.json"]
 STATE_FILES = [f"training_state/{name}" for name in ("optimizer.safetensors", "optimizer.json", "progress.json")]
 MANIFEST = "training_state/manifest.json"
-
-
-class Run:
-    """A small model with its optimizer, and a writer of its checkpoints."""
-
-    def __init__(self, folder, optim="adamw", dtype=torch.float32, keep_last=0, save_model=None, **options):
-        self.folder = folder
-        self.model = tiny_model("causal_lm").to(dtype).train()
-        settings = OptimizationSettings(learning_rate=0.01, optim=optim, weight_decay=0.1)
-        self.optimizer = make_optimizer(self.model, settings)
-        self.writer = CheckpointWriter(
-            Accelerator(cpu=True),
-            folder,
-            self.model,
-            self.optimizer,
-            save_model or self.save_model,
-            keep_last,
-            **options,
-        )
-
-    def save_model(self, folder, state_dict=None):
-        self.model.save_pretrained(folder, state_dict=state_dict)
-        tiny_tokenizer().save_pretrained(folder)
-
-    def update(self, *seeds):
-        for seed in seeds:
-            tokens = torch.randint(4, 16, (2, 9), generator=torch.Generator().manual_seed(seed))
-            self.model(input_ids=tokens, labels=tokens).loss.backward()
-            self.optimizer.step()
-            self.optimizer.zero_grad()
-        return self
-
-    def save(self, update, **progress):
-        return self.writer.save(Progress(update=update, **progress))
-
-    def weights(self):
-        return {name: tensor.clone() for name, tensor in self.model.state_dict().items()}
 
 
 def assert_same(left, right):
@@ -90,10 +44,6 @@ def assert_same(left, right):
             assert_same(one, other)
     else:
         assert left == right and type(left) is type(right)
-
-
-def contents(folder):
-    return {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 @pytest.fixture
@@ -185,6 +135,16 @@ def test_nothing_is_unpickled_from_a_checkpoint_of_the_version_before(tmp_path):
     assert not (tmp_path / "executed").exists()
 
 
+def test_moments_of_another_model_of_the_version_before_are_refused(tmp_path):
+    run = Run(tmp_path).update(0)
+    checkpoint = old_checkpoint(tmp_path / "checkpoint-3", run)
+    state = run.optimizer.state_dict()
+    state["state"][0]["exp_avg"] = torch.zeros(3, 3)
+    torch.save(state, checkpoint / "training_state" / "optimizer.pt")
+    with pytest.raises(ValueError, match=r"optimizer.pt cannot be read \(exp_avg of parameter 0 .* \[3, 3\]"):
+        load_checkpoint(checkpoint, run.model, run.optimizer)
+
+
 def flip(path):
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 0xFF
@@ -254,6 +214,13 @@ def test_tensors_of_another_model_are_found_though_the_manifest_agrees(two_check
     assert_skipped(two_checkpoints, path.name, Run(two_checkpoints).model)
 
 
+@pytest.mark.parametrize("name", ["model.safetensors", "training_state/optimizer.safetensors"])
+def test_a_file_without_tensors_is_found_though_the_manifest_agrees(two_checkpoints, name):
+    (two_checkpoints / "checkpoint-2" / name).write_text("text")
+    renew_manifest(two_checkpoints / "checkpoint-2")
+    assert_skipped(two_checkpoints, Path(name).name, Run(two_checkpoints).model)
+
+
 @pytest.mark.parametrize("name", ["../../secret", "/etc/hostname", "a/../../../secret", "link", "..\\secret", ""])
 def test_names_in_a_manifest_do_not_leave_the_folder(two_checkpoints, name):
     (two_checkpoints.parent / "secret").write_text("secret")
@@ -302,193 +269,11 @@ def test_progress_of_other_versions_is_read(tmp_path):
     assert read_progress(path) == Progress(update=7, best_score=1)
 
 
-def test_the_best_and_the_newest_are_kept_and_later_ones_of_an_abandoned_line_go():
-    def names(*updates):
-        return [Path(f"checkpoint-{update}") for update in updates]
-
-    written = names(2, 4, 6, 8, 10)
-    assert outdated_checkpoints(written, Progress(10, best_update=4), 2) == names(2, 6)
-    assert outdated_checkpoints(written, Progress(10, best_update=4), 0) == []
-    # Resumed at 4 and now at 6, though 8 and 10 are still there.
-    assert outdated_checkpoints(written, Progress(6, best_update=4), 1) == names(2, 8, 10)
-    assert outdated_checkpoints(written, Progress(6), 0) == names(8, 10)
-
-
 def test_a_checkpoint_that_is_written_again_replaces_the_damaged_one(two_checkpoints):
     flip(two_checkpoints / "checkpoint-2" / "model.safetensors")
     Run(two_checkpoints).update(0, 1).save(2)
     assert find_good_checkpoint(two_checkpoints) == (two_checkpoints / "checkpoint-2", [])
     assert sorted(path.name for path in two_checkpoints.iterdir()) == ["checkpoint-1", "checkpoint-2"]
-
-
-# Full disks
-
-
-@contextlib.contextmanager
-def small_disk(folder, size):
-    folder.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(folder)]
-    if shutil.which("mount") is None or subprocess.run(mount, capture_output=True).returncode:
-        pytest.skip("Only an administrator can mount a small disk.")
-    try:
-        yield folder
-    finally:
-        subprocess.run(["umount", "-l", str(folder)], check=True)
-
-
-@pytest.mark.parametrize("background", [False, True])
-def test_a_disk_that_is_full_at_any_write_leaves_the_checkpoint_before(tmp_path, background):
-    page = 4096
-    with small_disk(tmp_path / "disk", 400 * page) as disk:
-        run = Run(disk, keep_last=1, background=background)
-        first = run.update(0).save(1)
-        run.writer.wait()
-        before, named = contents(first), set()
-        run.update(1)
-        filler = disk / "filler"
-        for free_pages in range(400):
-            filler.unlink(missing_ok=True)
-            free = shutil.disk_usage(disk).free // page
-            filler.write_bytes(b"\1" * page * max(0, free - free_pages))
-            try:
-                run.save(2)
-                run.writer.wait()
-                break
-            except WriteError as error:
-                file = re.match(r"(\S+) could not be written: No space left on device. Free space", str(error))
-                named.add(Path(file[1]).relative_to(disk).as_posix())
-                assert str(error).endswith(f"last checkpoint. That is {first}.")
-            assert contents(first) == before
-            assert sorted(os.listdir(disk)) == ["checkpoint-1", "filler"]
-        assert [path.name for path in checkpoints_in(disk)] == ["checkpoint-2"]
-        assert verify_checkpoint(disk / "checkpoint-2", run.model) == []
-    # Python, safetensors and tokenizers all met the end of the disk.
-    assert {f"checkpoint-2/{name}" for name in ("model.safetensors", "tokenizer.json")} <= named
-    assert len(named) > 4
-
-
-def test_a_failure_before_the_first_checkpoint_says_that_there_is_none(tmp_path):
-    def full(folder, state_dict):
-        raise OSError(28, "No space left on device", str(folder / "config.json"))
-
-    with pytest.raises(WriteError, match=r"/checkpoint-1/config.json could not be written: .* There is none yet"):
-        Run(tmp_path, save_model=full).save(1)
-    assert not list(tmp_path.iterdir())
-
-
-def test_other_errors_stay_what_they_are(tmp_path):
-    def wrong(folder, state_dict):
-        raise KeyError("a fault of the program")
-
-    with pytest.raises(KeyError, match="a fault of the program"):
-        Run(tmp_path, save_model=wrong).save(1)
-
-
-# In the background
-
-
-def test_the_background_writes_the_bytes_of_the_moment_of_the_save(tmp_path):
-    may_write = threading.Event()
-    written = []
-
-    def save_slowly(folder, state_dict):
-        assert may_write.wait(timeout=60)
-        behind.save_model(folder, state_dict)
-
-    ahead = Run(tmp_path / "ahead")
-    behind = Run(tmp_path / "behind", save_model=save_slowly, background=True, after_save=written.append)
-    for update in (1, 2):
-        ahead.update(update).save(update)
-        behind.update(update).save(update)
-        behind.update(*([7] * update))  # training goes on before anything is written
-        ahead.update(*([7] * update))
-        assert written == [tmp_path / "behind" / f"checkpoint-{number}" for number in range(1, update)]
-        may_write.set()
-        behind.writer.wait()
-        may_write.clear()
-    for update in (1, 2):
-        name = f"checkpoint-{update}"
-        assert contents(tmp_path / "ahead" / name) == contents(tmp_path / "behind" / name)
-
-
-def test_a_save_waits_while_another_is_written(tmp_path):
-    running, most = [], []
-
-    def save_slowly(folder, state_dict):
-        running.append(folder)
-        most.append(len(running))
-        threading.Event().wait(0.1)
-        run.save_model(folder, state_dict)
-        running.pop()
-
-    run = Run(tmp_path, save_model=save_slowly, background=True)
-    for update in (1, 2, 3):
-        run.update(update).save(update)
-    run.writer.wait()
-    assert most == [1, 1, 1] and len(checkpoints_in(tmp_path)) == 3
-
-
-@pytest.mark.parametrize("surfaces_at", ["save", "wait"])
-def test_an_error_in_the_background_surfaces_once(tmp_path, surfaces_at):
-    failures = iter([OSError(28, "No space left on device")])
-
-    def fail_once(folder, state_dict):
-        if error := next(failures, None):
-            raise error
-        run.save_model(folder, state_dict)
-
-    run = Run(tmp_path, save_model=fail_once, background=True)
-    run.save(1)
-    with pytest.raises(WriteError, match="checkpoint-1 could not be written: No space left on device"):
-        run.save(2) if surfaces_at == "save" else run.writer.wait()
-    run.save(3)
-    run.writer.wait()
-    assert [path.name for path in checkpoints_in(tmp_path)] == ["checkpoint-3"]
-
-
-# Several processes
-
-TWO_PROCESSES = """
-import sys
-from pathlib import Path
-from test_checkpointing import Run
-
-from papers_to_gpt.engine.durable_files import WriteError
-
-def full(folder, state_dict):
-    raise OSError(28, "No space left on device", str(folder / "config.json"))
-
-for background in (False, True):
-    run = Run(Path(sys.argv[1]) / str(background), background=background)
-    process = run.writer.accelerator.process_index
-    assert run.writer.accelerator.num_processes == 2
-    run.folder.mkdir(exist_ok=True)
-    run.update(0).save(1)
-    run.writer.wait()
-    run.writer.save_model = full
-    try:
-        run.save(2)
-        run.writer.wait()
-    except WriteError as error:
-        Path(sys.argv[1], f"{background}-{process}").write_text(str(error))
-"""
-
-
-def test_every_process_learns_that_the_main_one_could_not_write(tmp_path):
-    script = tmp_path / "two_processes.py"
-    script.write_text(TWO_PROCESSES)
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(script)]
-    tests = Path(__file__).parents[1]
-    path = os.pathsep.join([str(tests / "engine"), str(tests), *sys.path])
-    subprocess.run([*command, str(tmp_path)], check=True, timeout=300, env={**os.environ, "PYTHONPATH": path})
-    for background in (False, True):
-        folder = tmp_path / str(background)
-        assert os.listdir(folder) == ["checkpoint-1"]
-        expected = f"{folder / 'checkpoint-2' / 'config.json'} could not be written: No space left on device. "
-        assert [(tmp_path / f"{background}-{process}").read_text().startswith(expected) for process in (0, 1)] == [
-            True,
-            True,
-        ]
 
 
 # Means

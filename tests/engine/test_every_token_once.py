@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gpt1_scratch.pretraining.packing import cut_blocks
-from papers_to_gpt.engine.batching import LengthBucketBatches, StreamBatches, batches_for_evaluation
+from papers_to_gpt.engine.batching import LengthBucketBatches, batches_for_evaluation
 
 # Shrinking and timing must not make a slow machine fail.
 EXAMPLES = settings(max_examples=60, deadline=None)
@@ -88,34 +88,6 @@ def test_data_in_memory(lengths, max_tokens, max_rows, batches_per_update, proce
             max_tokens_per_batch=max_tokens,
             max_rows_per_batch=max_rows,
             seed=seed,
-            process_index=index,
-            num_processes=count,
-        )
-
-    processes = processes[: len(stops) + 1]
-    assert epoch_of_all_processes(make, processes, batches_per_update, stops) == tokens_of(examples)
-
-
-@EXAMPLES
-@given(
-    lengths=lengths_of_examples,
-    max_tokens=st.integers(1, 200),
-    window=st.integers(1, 50),
-    batches_per_update=st.integers(1, 6),
-    processes=process_counts,
-    stops=interruptions,
-)
-def test_a_stream_that_every_process_reads(lengths, max_tokens, window, batches_per_update, processes, stops):
-    examples = make_examples(lengths)
-
-    def make(index, count):
-        return StreamBatches(
-            examples,
-            lambda each: (len(each["source"]), len(each["target"])),
-            collate,
-            max_tokens_per_batch=max_tokens,
-            seed=0,
-            window=window,
             process_index=index,
             num_processes=count,
         )

@@ -18,7 +18,7 @@ def test_a_usual_run_has_one_line_with_its_length_and_intervals():
     )
 
 
-def test_intervals_longer_than_the_run_are_said_to_be_its_end():
+def test_intervals_longer_than_the_run_are_given_as_its_end():
     assert plan(6, 500) == (
         "6 updates; a log line at the end (logging_steps); an evaluation and a checkpoint at the end (eval_steps)"
     )

@@ -1,4 +1,4 @@
-"""Runs in trackers: what they are told, where they write, and which of them a run refuses."""
+"""Trackers receive the values and settings of a run, write into its folder, and are refused if not installed."""
 
 import json
 import sys
@@ -19,7 +19,7 @@ SECRET = "hf_" + "s" * 34
 
 @pytest.fixture
 def train(tmp_path, monkeypatch):
-    """The translation script in this process on files of a few lines; gives the folder of the model."""
+    """Runs the translation script in this process on files of a few lines and returns the folder of the model."""
     monkeypatch.setenv("HF_TOKEN", SECRET)
     files = []
     for split in ("train", "validation"):
@@ -39,7 +39,7 @@ def train(tmp_path, monkeypatch):
 
 
 def assert_is_the_runs_config(config, folder):
-    """All that `run.yaml` says is there under its name: settings that are set, versions, and no token."""
+    """Checks that a tracker has everything in `run.yaml` under its name (set settings, versions), and no token."""
     record = yaml.safe_load((folder / "run.yaml").read_text())
     for name, value in record["settings"].items():
         expected = ", ".join(value) if isinstance(value, list) else value

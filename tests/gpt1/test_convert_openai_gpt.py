@@ -1,4 +1,4 @@
-"""Weights in and out: both directions agree with transformers' OpenAIGPTLMHeadModel."""
+"""Conversion of weights in both directions agrees with transformers' OpenAIGPTLMHeadModel."""
 
 import json
 import subprocess
@@ -25,7 +25,7 @@ SMALL = {"vocab_size": 47, "n_positions": 20, "n_embd": 24, "n_layer": 2, "n_hea
 
 
 def stir(model: torch.nn.Module) -> torch.nn.Module:
-    """Random biases and gains too, so that a layer in the wrong place shows."""
+    """Draws biases and gains at random too, so that a misplaced layer changes the result."""
     torch.manual_seed(0)
     with torch.no_grad():
         for parameter in model.parameters():
@@ -158,7 +158,7 @@ def test_what_is_no_checkpoint_is_refused(tmp_path, monkeypatch):
     with pytest.raises(ValueError, match="no config.json"):
         convert(tmp_path / "empty", tmp_path / "target")
     published_model().save_pretrained(tmp_path / "source")
-    with pytest.raises(ValueError, match="exists already"):
+    with pytest.raises(ValueError, match="already has files"):
         convert(tmp_path / "source", tmp_path / "source")
     (tmp_path / "source" / "model.safetensors").write_bytes(b"nonsense")
     with pytest.raises(ValueError, match="model.safetensors cannot be read"):

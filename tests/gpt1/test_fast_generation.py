@@ -1,4 +1,4 @@
-"""Packed weights, the growing cache and steps without modules give what plain layers and the library's cache give."""
+"""Packed weights, the preallocated cache and steps without modules give the results of plain layers and caches."""
 
 import copy
 from concurrent.futures import ThreadPoolExecutor
@@ -52,7 +52,7 @@ def test_products_are_those_of_a_plain_layer_before_and_after_packing(shape, bia
 
 
 class Operators(TorchDispatchMode):
-    """The names of the operators that run."""
+    """Records the names of the operators that run."""
 
     def __init__(self):
         super().__init__()
@@ -113,7 +113,7 @@ def test_generation_is_that_of_the_librarys_cache_and_plain_layers(model, num_be
 
 @pytest.fixture
 def steps(monkeypatch):
-    """The shapes of the tokens that steps without modules take."""
+    """Records the shapes of the tokens that steps without modules read."""
     taken = []
     step = TokenStep.__call__
 
@@ -144,7 +144,7 @@ def test_steps_give_the_logits_of_the_modules(settings, attention_mask, dtype, m
     torch.testing.assert_close(ours.get("logits"), theirs.get("logits"))
 
 
-def test_a_cache_of_ours_goes_on_in_training_after_steps(model, steps):
+def test_a_preallocated_cache_can_be_continued_in_training_after_steps(model, steps):
     cache = generate(model, return_dict_in_generate=True)[CACHE_NAME]
     assert steps
     model(PROMPT[:, :2], cache=cache, labels=None).logits.sum().backward()
@@ -279,7 +279,7 @@ def test_whatever_the_library_does_to_a_cache_happens_to_ours(inference, model):
                 assert torch.equal(ours.layers[0].values, reference.layers[0].values)
 
 
-def test_a_cache_goes_on_where_gradients_are_wanted(model):
+def test_a_cache_can_be_continued_with_gradients(model):
     cache = DynamicCache(config=model.config)
     preallocate_cache(cache)
     with torch.inference_mode():

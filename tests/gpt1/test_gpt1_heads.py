@@ -1,4 +1,4 @@
-"""GPT-1's heads for tasks and the template that frames their texts, against runs and sums made by hand."""
+"""GPT-1's heads and the template that frames texts, against single runs and losses computed by hand."""
 
 import json
 import logging
@@ -69,7 +69,7 @@ SWAPPED = [framed(second, first) for first, second in PAIRS]
 
 
 def pad(rows: list[list[int]], side: str, length: int = 15) -> dict[str, torch.Tensor]:
-    """(B, length) tokens and mask."""
+    """Pads sequences to (B, length) tokens and a mask."""
     batch = {"input_ids": [], "attention_mask": []}
     for row in rows:
         padding, ones = [PADDING] * (length - len(row)), [1] * len(row)
@@ -79,12 +79,12 @@ def pad(rows: list[list[int]], side: str, length: int = 15) -> dict[str, torch.T
 
 
 def state_at_the_end(model, row: list[int]) -> torch.Tensor:
-    """(D,) of the backbone alone, run over one sequence without padding."""
+    """Returns the state of the backbone at the end of one sequence without padding, (D,)."""
     return model.model(torch.tensor([row])).last_hidden_state[0, -1]
 
 
 def mean_token_loss(model, row: list[int]) -> torch.Tensor:
-    """Of a sequence's next tokens, all of them."""
+    """Returns the mean loss over all next tokens of a sequence."""
     states = model.model(torch.tensor([row])).last_hidden_state[0]
     return functional.cross_entropy(states[:-1] @ model.model.tokens_embed.weight.T, torch.tensor(row[1:]))
 
@@ -124,7 +124,7 @@ def test_given_positions_and_embeddings_are_read_in_the_same_places(side):
 
 
 @pytest.mark.parametrize("side", ["left", "right"])
-def test_both_orders_are_read_as_if_alone_and_their_states_added(side):
+def test_both_orders_are_read_separately_and_their_states_added(side):
     model, inputs = tiny_head(both_orders=True), pad(ROWS, side)
     sums = [
         state_at_the_end(model, row) + state_at_the_end(model, other) for row, other in zip(ROWS, SWAPPED, strict=True)
@@ -190,7 +190,7 @@ def test_classifier_dropout_acts_in_training_alone_and_alike_on_all_choices():
 def joint_loss_by_hand(
     model, kind: str, examples: list[tuple], labels: list[int], weight: float
 ) -> list[torch.Tensor]:
-    """Every example's loss, from single sequences and torch's cross-entropy."""
+    """Computes the loss of every example from single sequences and torch's cross-entropy."""
     losses = []
     for (first, second), label in zip(examples, labels, strict=True):
         own, swapped = framed(first, second), framed(second, first)
@@ -464,7 +464,7 @@ def test_a_tokenizer_without_the_special_tokens_is_refused_until_they_are_added(
 
 @pytest.fixture
 def fine_tuned(tokenizer, tmp_path):
-    """A folder with a small model and its tokenizer; for pairs, read in both orders."""
+    """Returns a folder with a small model for pairs, read in both orders, and its tokenizer."""
 
     def save(both_orders: bool, **settings) -> tuple[str, GPT1ForSequenceClassification]:
         ids = {"pad_token_id": tokenizer.pad_token_id, "delimiter_token_id": tokenizer.sep_token_id}

@@ -1,4 +1,4 @@
-"""The GPT-1 tokenizer: OpenAI's words by hand-worked examples, the published merges, and training."""
+"""The GPT-1 tokenizer: OpenAI's word split in hand-worked examples, the published merges, and training."""
 
 import json
 import random
@@ -66,7 +66,7 @@ def words(tokenizer, text: str) -> list[str]:
 
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory):
-    """The published pipeline over a hand-made vocabulary, in files laid out as the published ones."""
+    """Builds the published pipeline with a hand-made vocabulary, in files of the published format."""
     folder = tmp_path_factory.mktemp("bpe")
     symbols = [*"lowern'td", *(f"{letter}</w>" for letter in "lowern'td.,-"), "\n</w>"]
     pairs = ["l o", "lo w</w>", "e r</w>", "' t</w>", "n 't</w>", "d o</w>"]
@@ -130,7 +130,7 @@ def test_published_words_split_as_in_the_table(published):
 
 
 def test_published_encoding_equals_merging_by_the_rules(published):
-    """Each word by the algorithm of Sennrich et al. 2016: again and again the pair that was learnt first."""
+    """Each word is encoded by the algorithm of Sennrich et al. 2016, which applies the merge learned first."""
     lines = (PUBLISHED / "vocab_40000.bpe").read_text(encoding="utf-8").split("\n")[1:-1]
     rank = {tuple(line.split()): index for index, line in enumerate(lines)}
     vocab = json.loads((PUBLISHED / "encoder_bpe_40000.json").read_text(encoding="utf-8"))

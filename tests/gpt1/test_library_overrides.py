@@ -1,4 +1,4 @@
-"""The library's methods that GPT-1 extends or imitates: a change of their signatures must be looked at.
+"""The signatures of the library's methods that GPT-1 extends or mirrors; if one changes, the code must be reviewed.
 
 Each signature is the one that the code was written against, in versions 5.23 and 5.24 of transformers.
 """

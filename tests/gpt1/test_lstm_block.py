@@ -1,4 +1,4 @@
-"""The LSTM that takes the Transformer's place in an ablation: against equations written out, and in every use."""
+"""The LSTM that replaces the Transformer in the ablation, against its equations, and in every use."""
 
 import pytest
 import torch

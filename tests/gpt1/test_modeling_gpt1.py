@@ -41,7 +41,7 @@ def gradients(model: nn.Module, loss: torch.Tensor) -> dict[str, torch.Tensor]:
 
 @pytest.fixture
 def small_blocks(monkeypatch):
-    """Attention in blocks of 8 queries, one sample at a time, and logits in chunks of 7 rows."""
+    """Sets attention to blocks of 8 queries of one sample, and the loss to chunks of 7 rows."""
     monkeypatch.setattr(cpu_kernels, "QUERY_BLOCK_SIZE", 8)
     monkeypatch.setattr(cpu_kernels, "ATTENTION_CHUNK_SIZE", 1)
     monkeypatch.setattr(chunked_cross_entropy, "LOGIT_CHUNK_SIZE", {"cpu": 7})
@@ -322,7 +322,7 @@ def test_loss_never_holds_all_logits_and_ignored_labels_cost_nothing(small_block
 
 
 def test_labels_that_are_shifted_already_are_taken_as_they_are():
-    """As the library's training over sequences split between devices hands them in."""
+    """The library passes shifted labels when it splits sequences between devices."""
     model, input_ids = tiny_model().train(), tokens(2, 6)
     shifted = functional.pad(input_ids[:, 1:], (0, 1), value=-100)
     expected = model(input_ids, labels=input_ids).loss
@@ -401,7 +401,7 @@ def test_packed_documents_equal_separate_ones(mode, implementation):
 
 
 def test_flash_attention_is_told_where_documents_begin_in_every_row(monkeypatch):
-    """FlashAttention itself needs a GPU: a stand-in attends within what it is told, sequence by sequence."""
+    """FlashAttention needs a GPU, so a stand-in attends within each sequence that it is told of."""
 
     def attend(module, query, key, value, attention_mask, scaling, cu_seq_lens_q, max_length_q, **kwargs):
         rows = [states.transpose(1, 2).flatten(0, 1) for states in (query, key, value)]  # (B x T, H, W)

@@ -30,7 +30,7 @@ PRECISIONS = [
 
 
 def value_and_gradients(function, *leaves):
-    """The result and the gradients of all leaves, for a random gradient of the result."""
+    """Returns the result and the gradients of all leaves, for a random gradient of the result."""
     leaves = [leaf.detach().clone().requires_grad_() for leaf in leaves]
     result = function(*leaves)
     incoming = torch.randn(result.shape, generator=torch.Generator().manual_seed(9)).to(result.dtype)
@@ -126,7 +126,7 @@ def watch(function, name, calls):
 
 @pytest.fixture
 def fast_calls(monkeypatch):
-    """The names of the fast forms that run."""
+    """Records the names of the fast forms that run."""
     calls = set()
     for place, name in [
         (cpu_kernels._Dropout, "forward"),
@@ -223,7 +223,7 @@ def test_bfloat16_logits_of_generation_in_plain_forms_are_close(fast_calls):
     torch.testing.assert_close(fast.logits[0], plain.logits[0], rtol=0.05, atol=0.1)
 
 
-def test_plain_attention_goes_on_from_a_cache():
+def test_plain_attention_continues_from_a_cache():
     model = tiny(GPT1ForCausalLM).eval()
     cache = DynamicCache(config=model.config)
     with torch.no_grad(), plain_forms():

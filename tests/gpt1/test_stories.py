@@ -1,4 +1,4 @@
-"""The generated stories: true to their world, grammatical, repeatable."""
+"""The generated stories agree with their world, are grammatical and reproducible."""
 
 import re
 from random import Random

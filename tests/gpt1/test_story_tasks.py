@@ -1,4 +1,4 @@
-"""The labelled tasks from the world of the stories: true labels, disjoint splits, and no way around reading."""
+"""The labelled tasks about the stories have true labels, disjoint splits and no shortcuts."""
 
 import hashlib
 import json
@@ -82,10 +82,10 @@ def test_no_text_occurs_twice_in_or_across_splits(tasks):
         assert len(set(texts)) == len(texts), name
 
 
-def test_a_wrong_sentence_never_meets_its_right_form(tasks):
-    """Else a model could tell a mistake by remembering the sentence without it.
+def test_an_incorrect_sentence_and_its_correct_form_are_not_both_in_the_data(tasks):
+    """Otherwise a model could recognise a mistake by remembering the sentence without it.
 
-    "A red marbles" is left out: it comes of marbles, and might as well of a kite.
+    "A red marbles" is left out, because its correct form may be about marbles or about one thing.
     """
     right, wrong = [], []
     for rows in tasks["acceptability"].values():
@@ -161,7 +161,7 @@ ALIKE = {
 
 
 def shape(sentence):
-    """A sentence with one name, thing, adjective and place for all that behave alike."""
+    """Replaces names, things, adjectives and places by one of each kind."""
     for representative, pattern in ALIKE.items():
         sentence = pattern.sub(representative, sentence)
     return sentence.lower()
@@ -229,7 +229,7 @@ def test_mistakes_made_by_hand(kind, sentence, mistaken):
 
 
 def happening_of(sentence):
-    """Which of the world's happenings a row tells of, and whether it is a good one."""
+    """Returns the event that a row tells, and whether it is good."""
     told = [
         (happening, happenings is JOYS)
         for happenings in (JOYS, TROUBLES)
@@ -262,7 +262,7 @@ def test_stories_say_how_every_happening_makes_people_feel():
             assert re.search(before, text) and re.search(behind, text), happening
 
 
-def test_no_word_of_feeling_is_said(tasks):
+def test_no_sentence_has_a_word_of_feeling(tasks):
     told = Counter(word for row in tasks["sentiment"]["train"] for word in words(row["sentence"]))
     assert not [word for word in GLAD + SAD if told[word]]
 
@@ -271,7 +271,7 @@ def test_no_word_of_feeling_is_said(tasks):
 
 
 def reading(wording):
-    """The pattern of what a wording of a deed can come out as."""
+    """Returns a pattern that matches every sentence made from a wording of a deed."""
     seen = set()
 
     def part(match):
@@ -331,7 +331,7 @@ OWNERS = (  # what some sentences say of who has what
 
 
 def is_true(statement, text):
-    """Whether a statement agrees with a story, by reading the story; None if it takes more than this reader."""
+    """Returns whether a statement is true by reading the story; None if these rules cannot tell."""
     moods = "|".join(GOOD_MOODS + BAD_MOODS)
     for happening in (r"\w+ (?:told \w+|had heard) that [^.]*\.", rf"\w+ was (?:{moods}) because [^.]*\."):
         text = re.sub(f" {happening}", "", text)
@@ -393,7 +393,7 @@ def test_the_right_ending_is_true_and_the_other_is_not(tasks):
 
 
 def accuracy_of_word_counts(splits, columns, pairs=False):
-    """What logistic regression on the words of each column (and pairs of neighbours) reaches on the test split."""
+    """Returns the test accuracy of logistic regression on the words (and pairs of neighbours) of each column."""
 
     def count(row):
         counts = Counter()
@@ -426,8 +426,8 @@ def accuracy_of_word_counts(splits, columns, pairs=False):
     return (guessed == labels["test"].bool()).float().mean().item()
 
 
-def test_word_counts_find_what_there_is_to_find():
-    """Else the bounds below would say nothing."""
+def test_word_counts_find_labels_that_words_give_away():
+    """Otherwise the bounds below would show nothing."""
     rows = load_story_task("sentiment", 1_500, 1, 400)
     rows = rows.map(lambda row: {"sentence": row["sentence"] + (" Good." if row["label"] else " Bad.")})
     assert accuracy_of_word_counts(rows, ["sentence"]) > 0.95

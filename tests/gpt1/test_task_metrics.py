@@ -131,4 +131,4 @@ def test_of_many_classes_only_the_most_frequent_confusions_are_reported(classes,
         assert len(mistakes[name]) == 10
         assert mistakes[name][0] == {"label": "class_1", "predicted": "class_2", "examples": 3}
         lines = describe_run(task, {f"eval_{name}": mistakes[name]}).splitlines()
-        assert lines[:2] == ["eval_top_confusions", "3 x class_1 taken for class_2"] and len(lines) == 11
+        assert lines[:2] == ["eval_top_confusions", "3 x class_1 predicted as class_2"] and len(lines) == 11

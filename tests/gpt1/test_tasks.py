@@ -1,4 +1,4 @@
-"""Tasks: the table, files of every kind, what is found out of them, what is refused, and what becomes of texts."""
+"""Tasks: the table, files of every kind, inferred columns and labels, errors, and the encoding of texts."""
 
 import csv
 import json
@@ -34,7 +34,7 @@ def tokenizer():
 
 
 def write(path, rows, header=("text", "label")):
-    """Rows as the file's extension says."""
+    """Writes rows in the format of the file's extension."""
     if path.suffix == ".jsonl":
         lines = [json.dumps(dict(zip(header, row, strict=True))) for row in rows]
         path.write_text("\n".join(lines) + "\n", encoding="utf-8")
@@ -50,7 +50,7 @@ def write(path, rows, header=("text", "label")):
 
 @pytest.fixture
 def own(tmp_path):
-    """Loads an own task from rows for training and validation."""
+    """Loads a user's task from rows for training and validation."""
 
     def load(train, validation=None, header=("text", "label"), extension=".csv", test=None, **columns):
         files = {"train": train, "validation": validation, "test": test}
@@ -120,7 +120,7 @@ def test_multiple_choice_reads_columns_or_lists(tmp_path):
     assert splits["train"].texts[0] == ("x why ?", "a", "b", "c", "d")
     assert splits["train"].labels == [2, 0]
     file = write(tmp_path / "short.jsonl", [("x", "why ?", ["a", "b"], "C")], header)
-    with pytest.raises(ValueError, match="options must be a list of 4 texts, which it is not in row 1"):
+    with pytest.raises(ValueError, match="options must be a list of 4 texts, but it is not in row 1"):
         load_task("race", train_file=file)
 
 
@@ -129,7 +129,7 @@ def test_rows_without_agreement_are_left_out_and_noted(tmp_path):
     file = write(tmp_path / "snli.jsonl", [("a", "b", 0), ("c", "d", -1), ("e", "f", 2)], header)
     _, splits = load_task("snli", train_file=file, validation_file=file)
     assert splits["train"].labels == [0, 2] and splits["train"].texts == [("a", "b"), ("e", "f")]
-    assert splits["train"].notes == ("1 rows without a label are left out",)
+    assert splits["train"].notes == ("1 row is left out for lack of a label",)
 
 
 def test_a_task_without_a_download_says_what_to_do():
@@ -137,7 +137,7 @@ def test_a_task_without_a_download_says_what_to_do():
         load_task("story_cloze")
 
 
-def test_without_a_network_a_downloaded_task_says_how_to_go_on(monkeypatch):
+def test_without_a_network_a_task_of_the_hub_says_how_to_give_files(monkeypatch):
     def refuse(*arguments):
         raise ConnectionError("Couldn't reach the Hub.")
 
@@ -289,7 +289,7 @@ def test_class_names_that_would_break_lines_of_predictions_are_refused(own, name
         own([("a b", "x"), ("c d", name)])
 
 
-def test_a_column_of_ids_is_no_label_unless_it_is_said_to_be(own):
+def test_a_column_of_ids_is_not_a_label_unless_the_user_says_so(own):
     rows = [(f"text number {index}", f"id_{index}") for index in range(40)]
     with pytest.raises(ValueError, match="40 different labels in 40 rows: is label a column of ids. Set label_column"):
         own(rows, rows)
@@ -318,11 +318,13 @@ def test_what_is_found_out_is_shown_with_a_row(own):
     assert splits["validation"].notes == ()
 
 
-def test_classes_that_differ_in_capitals_alone_are_told(own):
+def test_classes_that_differ_only_in_capitals_are_reported(own):
     rows = [("a b", "Neg"), ("c d", "neg"), ("e f", "pos")]
     task, splits = own(rows, rows)
     assert task.labels == ("Neg", "neg", "pos")
-    assert splits["train"].notes[1:] == ("classes that differ in capitals alone: 'Neg' and 'neg'",)
+    assert splits["train"].notes[1:] == (
+        "classes that differ only in capitals or invisible characters: 'Neg' and 'neg'",
+    )
 
 
 def test_no_class_loses_its_only_row_to_validation_and_all_give_their_share(own):
@@ -374,8 +376,20 @@ GOOD = [("a", "x"), ("b", "y")]
         (GOOD, [("c", "x"), ("d", "z")], None, {}, r"validation.csv: the label \(label\) is 'z' in row 2 .*: x, y"),
         ([("a", "x"), ("b", "x")], GOOD, None, {}, "train.csv: every row has the label x. There is nothing to learn"),
         ([("a", 1.5), ("b", 1.5)], GOOD, None, {}, "train.csv: every row has the label 1.5"),
-        ([("a", "x"), ("  ", "y")], GOOD, None, {}, "train.csv: text is empty or missing in row 2 "),
-        (GOOD, [("", "x")] * 9, None, {}, "validation.csv: text is empty.* in rows 1, 2, 3, 4, 5 and 4 more"),
+        (
+            [("a", "x"), (" \u200b", "y")],
+            GOOD,
+            None,
+            {},
+            "train.csv: no row of the class y has text",
+        ),
+        (
+            GOOD,
+            [("", "x")] * 9,
+            None,
+            {},
+            "validation.csv: no row is left. 9 rows are left out: no text in the column .text. in rows 1, 2,",
+        ),
         ([("a", "x"), ("b", "")], GOOD, None, {}, r"train.csv: the label \(label\) is missing .*row 2 "),
         ([("a", "1.5"), ("b", "nan")], GOOD, None, {}, "not a number in row 2 .*: 'nan'"),
         ([("a", "1.5"), ("b", "inf")], GOOD, None, {}, "not a number in row 2 .*: 'inf'"),
@@ -393,18 +407,19 @@ def test_bad_rows_and_columns_are_named(own, train, validation, header, columns,
 
 @pytest.mark.parametrize("extension", [".jsonl", ".parquet"])
 def test_missing_values_of_typed_files_are_named(own, extension):
-    with pytest.raises(ValueError, match=r"text is empty or missing in row 1 "):
-        own([(None, "x"), ("b", "y")], extension=extension)
+    _, splits = own([(None, "x"), ("b", "y"), ("c", "x")], GOOD, extension=extension)
+    assert splits["train"].texts == [("b",), ("c",)]
+    assert splits["train"].notes[0].startswith("1 row is left out: no text in the column 'text' in row 1 ")
     with pytest.raises(ValueError, match=r"the label \(label\) is missing or not a number in rows 2, 3 "):
         own([("a", 0.5), ("b", float("nan")), ("c", None), ("d", 1.5)], extension=extension)
 
 
-def test_a_known_class_that_training_never_shows_is_refused(tmp_path):
+def test_a_known_class_without_training_rows_is_refused(tmp_path):
     header = ("premise", "hypothesis", "label")
     train = write(tmp_path / "train.csv", [("a", "b", "entailment"), ("c", "d", "neutral")], header)
     validation = write(tmp_path / "validation.csv", [("a", "b", "neutral"), ("e", "f", "contradiction")], header)
     with pytest.raises(
-        ValueError, match=r"validation.csv: the label is 'contradiction' in row 2 .*, which training never"
+        ValueError, match=r"validation.csv: the label is 'contradiction' in row 2 .*, which does not occur in training"
     ):
         load_task("snli", train_file=train, validation_file=validation)
 
@@ -424,7 +439,7 @@ def test_empty_texts_of_published_sets_are_only_noted(tmp_path):
         Dataset.from_dict(columns).to_parquet(tmp_path / "qqp" / f"{split}.parquet")
     _, splits = load_task("qqp", data_dir=tmp_path)
     assert splits["train"].texts == [("a", "b"), ("", "")]
-    assert splits["train"].notes[1].startswith("question2 is empty or missing in row 2 ")
+    assert splits["train"].notes[1].startswith("no text in the column 'question2' in row 2 ")
 
 
 @pytest.mark.parametrize(

@@ -31,7 +31,7 @@ def cache(tmp_path, monkeypatch):
 
 
 def letter_tokenizer(first: int = 0) -> PreTrainedTokenizerFast:
-    """A token for every word of one letter."""
+    """Returns a tokenizer with a token for every word of one letter."""
     vocab = {"<unk>": 50, **{letter: first + number for number, letter in enumerate(LETTERS)}}
     backend = Tokenizer(models.WordLevel(vocab, unk_token="<unk>"))
     backend.pre_tokenizer = pre_tokenizers.Whitespace()
@@ -39,7 +39,7 @@ def letter_tokenizer(first: int = 0) -> PreTrainedTokenizerFast:
 
 
 def rows_of(*lengths: int) -> list[str]:
-    """Texts of so many words, which go through the alphabet again and again."""
+    """Returns texts of the given numbers of words, which repeat the alphabet."""
     letters = iter(LETTERS * 20)
     return [" ".join(next(letters) for _ in range(length)) for length in lengths]
 

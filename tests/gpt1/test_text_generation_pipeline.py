@@ -46,7 +46,7 @@ SEAMS = [
 
 
 class Dictate(LogitsProcessor):
-    """Makes the search take the tokens given, whatever the prompt's length."""
+    """Forces the search to generate the given tokens, whatever the prompt's length."""
 
     def __init__(self, ids):
         self.ids, self.step = ids, 0
@@ -132,7 +132,7 @@ def test_batches_and_several_continuations(generator):
     assert len(several) == 3 and all(each["generated_text"].startswith("Anna was") for each in several)
 
 
-def test_chats_get_a_reply_and_a_prefilled_one_goes_on(generator, tokenizer):
+def test_chats_get_a_reply_and_a_prefilled_reply_is_continued(generator, tokenizer):
     chat = [{"role": "user", "content": "Who had a cake?"}]
     (result,) = generator(chat, **dictated(tokenizer, "anna had."))
     assert result["generated_text"] == [*chat, {"role": "assistant", "content": "anna had."}]

@@ -1,4 +1,4 @@
-"""Sharing with the real client over HTTP, against a Hub on loopback: push, verify, load, and all that may go wrong."""
+"""Sharing with the real client over HTTP, with a local Hub: pushing, verifying, loading and all failures."""
 
 import json
 import logging
@@ -24,7 +24,7 @@ from papers_to_gpt.gpt1 import pretraining
 from papers_to_gpt.publishing import clean_process, shared_folder
 from papers_to_gpt.publishing.clean_process import compare_probes, probe_in_clean_process, probe_model
 from papers_to_gpt.publishing.hub import HubRepository
-from papers_to_gpt.publishing.shared_folder import check_shared_folder, refresh_code
+from papers_to_gpt.publishing.shared_folder import check_shared_folder, refresh_code, shared_files
 from papers_to_gpt.settings.arguments import run_script
 from papers_to_gpt.settings.hub import RepositorySettings
 from seq2seq_scratch import TRANSLATION_CONFIGS, TRANSLATION_MODELS
@@ -44,7 +44,7 @@ CARD = "---\nlicense: apache-2.0\n---\n# A model\n"
 
 
 def tiny_model(family, folder):
-    """A model of no use with its tokenizers, saved as the recipes save it; gives the three."""
+    """Saves a tiny model and its tokenizers as the recipes do; returns the three."""
     torch.manual_seed(0)
     texts = ["there were two friends", "zwei kleine Freunde waren da"] * 9
     if family == "gpt1":
@@ -78,7 +78,7 @@ def tiny_model(family, folder):
 
 @pytest.fixture(scope="module")
 def originals(tmp_path_factory):
-    """By family: folder, and what the live model computes."""
+    """Returns the folder of each family and the results of the model in memory."""
     made = {}
     for family in FAMILIES:
         folder = tmp_path_factory.mktemp("models") / family
@@ -88,13 +88,13 @@ def originals(tmp_path_factory):
 
 @pytest.fixture
 def folder(originals, tmp_path):
-    """A copy of a small model's folder, to be spoilt."""
+    """Returns a copy of a small model's folder that a test may damage."""
     return shutil.copytree(originals["gpt1"][0], tmp_path / "model")
 
 
 @pytest.fixture
 def hub(monkeypatch, tmp_path):
-    """A Hub that this process and its children take for the real one, with a token that may write."""
+    """Starts a local Hub that this process and its children use, with a token that may write."""
     with LoopbackHub() as hub:
         template = hub.url + "/{repo_id}/resolve/{revision}/{filename}"
         # The client reads its environment on import, which is past for this process and to come for its children.
@@ -120,13 +120,13 @@ def hub(monkeypatch, tmp_path):
 
 @pytest.fixture
 def no_waiting(monkeypatch):
-    """The client waits longer and longer before it tries again: 23 seconds in all."""
+    """Skips the client's waits between retries, 23 seconds in all."""
     monkeypatch.setattr(time, "sleep", lambda seconds: None)
 
 
 @pytest.fixture
 def stranger_in_process(monkeypatch):
-    """Spares the seconds of a fresh process where what is tested is something else."""
+    """Runs the clean process's code in this process, which saves seconds in tests of other things."""
 
     def computed_here(sources, *arguments, **keywords):
         return [{} for _ in sources]
@@ -143,7 +143,7 @@ def run_share(monkeypatch, *arguments):
 
 
 def as_a_stranger(sources, home, **environment):
-    """Loads models by their ids in a fresh process in an empty folder; the cache under `home` is kept."""
+    """Loads models by their ids in a new process in an empty folder; the cache in `home` is kept."""
     empty, target = home / "empty", home / "computed"
     shutil.rmtree(target, ignore_errors=True)
     for place in (empty, target):
@@ -190,7 +190,7 @@ def test_a_translator_of_the_hub_loads_again_without_the_network(family, hub, or
 
 
 def make_code_stale(folder):
-    """Code as of an earlier version, which the installed library breaks; gives the files that are to stay."""
+    """Replaces the code by an old version that the installed library breaks; returns the files that must stay."""
     (folder / "library_version.py").unlink()
     for path in folder.glob("*.py"):
         path.write_text(path.read_text() + "\nraise RuntimeError('written for another library')\n")
@@ -272,7 +272,7 @@ def test_without_an_id_the_script_only_checks(hub, folder, monkeypatch, capsys, 
 
 
 def spoil(name):
-    """A function that changes a JSON file of a folder."""
+    """Returns a function that changes a JSON file of a folder."""
     return lambda change: (
         lambda folder: (folder / name).write_text(json.dumps(json.loads((folder / name).read_text()) | change))
     )
@@ -298,11 +298,17 @@ def another_tokenizer(folder):
     gpt1_tokenization.train_tokenizer(["other words"] * 9, merges=3).save_pretrained(folder)
 
 
+def link_to_weights(folder):
+    elsewhere = (folder / "model.safetensors").rename(folder.parent / "elsewhere.safetensors")
+    (folder / "model.safetensors").symlink_to(elsewhere)
+
+
 BAD_FOLDERS = {
     "no weights": (lambda folder: (folder / "model.safetensors").unlink(), "holds no weights: model.safetensors"),
     "no config": (lambda folder: (folder / "config.json").unlink(), "holds no model: config.json is not there"),
     "unknown type": (spoil("config.json")({"model_type": "elmo"}), "model_type is 'elmo', which is no model of"),
     "no auto_map": (spoil("config.json")({"auto_map": None}), "its auto_map does not say where the code"),
+    "link": (link_to_weights, "model.safetensors is a link, and links are not shared"),
     "truncated": (truncate, "model.safetensors is cut off or no safetensors file"),
     "pickle": (offer_pickle, "holds pytorch_model.bin: loading a pickle runs the code in it"),
     "a weight less": (drop_a_weight, "the weights are not those of its config.json: .*missing_keys"),
@@ -325,6 +331,16 @@ def test_a_folder_with_a_fault_is_refused_before_anything_is_sent(fault, hub, fo
     change(folder)
     with pytest.raises(ValueError, match=message):
         check_shared_folder(folder)
+
+
+def test_a_link_and_a_lock_are_not_shared(hub, folder, tmp_path):
+    (tmp_path / "secret.txt").write_text("mine")
+    before = set(shared_files(folder))
+    for name in ("plot.png", "notes.py"):
+        (folder / name).symlink_to(tmp_path / "secret.txt")
+    (folder / "target_tokenizer").symlink_to(folder)
+    (folder / ".run.lock").touch()
+    assert set(shared_files(folder)) == before
 
 
 @pytest.mark.parametrize(
@@ -537,7 +553,7 @@ def test_a_run_pushes_its_checkpoints_and_its_model(hub, pretrain, tmp_path, str
     assert WRITE_TOKEN not in (tmp_path / "run" / "run.yaml").read_text()
 
 
-def test_a_push_that_fails_leaves_the_model_and_says_how_to_go_on(
+def test_a_push_that_fails_leaves_the_model_and_names_the_command_to_share_it(
     hub, pretrain, tmp_path, stranger_in_process, monkeypatch, capsys
 ):
     hub.refuse_commits = 500

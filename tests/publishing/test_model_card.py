@@ -1,4 +1,4 @@
-"""The card of a run: metadata that the Hub reads, code with the right name, and nothing of the machine."""
+"""The card of a run has metadata for the Hub and code with the right name, and nothing about the machine."""
 
 import json
 
@@ -38,7 +38,7 @@ TRANSLATION_RESULTS = {
 
 
 def folder_of_run(folder, config, settings, results, log=()):
-    """What a recipe leaves of its records."""
+    """Writes a folder with the records that a recipe leaves."""
     folder.mkdir(parents=True)
     (folder / "config.json").write_text(json.dumps(config))
     record = {"settings": settings, "parameters": 7320576, "versions": {"torch": "2.13.0"}, "machine": MACHINE}
@@ -160,9 +160,7 @@ def test_cards_of_gpt1_name_the_metric_and_the_licence_of_embedded_data(tmp_path
         ({}, "The terms of the training data are not known", "unknown"),
     ],
 )
-def test_the_licence_section_states_the_terms_of_the_data_as_far_as_they_are_known(
-    settings, wanted, license, tmp_path
-):
+def test_the_licence_section_states_the_known_terms_of_the_data(settings, wanted, license, tmp_path):
     folder = folder_of_run(tmp_path / "model", {"model_type": "bahdanau"}, {"source_language": "de", **settings}, {})
     card = ModelCard.load(write_card(folder))
     section = card.text.partition("## Licence")[2]

@@ -1,4 +1,4 @@
-"""The paper's ablations as a user runs them, in small."""
+"""The paper's ablations, run by the script on tiny models."""
 
 import json
 import sys
@@ -16,7 +16,7 @@ from papers_to_gpt.gpt1 import ablation
 
 @pytest.fixture
 def ablate(tmp_path, monkeypatch):
-    """The script in this process, on a tiny model and task; gives the folder."""
+    """Runs the script in this process on a tiny model and task and returns the output folder."""
     words = np.random.default_rng(0).choice("kite lamp mill tree".split(), size=(40, 3))
     rows = [f"{' '.join(row)},{'ab'[index % 2]}" for index, row in enumerate(words)]
     (tmp_path / "rows.csv").write_text("\n".join(["text,label", *rows]) + "\n")

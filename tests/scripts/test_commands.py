@@ -1,4 +1,4 @@
-"""The console command papers-to-gpt, and presets by their names."""
+"""The console command papers-to-gpt, and the names of presets."""
 
 import configparser
 import runpy
@@ -17,7 +17,7 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.fixture
 def call(monkeypatch, capsys):
-    """Runs the command with arguments; gives its exit status, output and errors."""
+    """Returns a function that runs the command and returns its exit status, output and errors."""
 
     def start(*arguments):
         monkeypatch.setattr(sys, "argv", ["papers-to-gpt", *arguments])
@@ -107,7 +107,7 @@ def test_a_preset_that_is_not_there_is_answered_with_the_nearest():
         find_preset("numbers/bahdanu")
 
 
-def test_what_is_installed_has_every_package_the_command_and_the_presets():
+def test_the_installation_has_every_package_the_command_and_the_presets():
     setup = configparser.ConfigParser()
     setup.read(ROOT / "setup.cfg")
     listed = set(setup["options"]["packages"].split())

@@ -1,12 +1,14 @@
-"""Fine-tuning and prediction as a user runs them, in small."""
+"""Fine-tuning and prediction, run by the scripts on tiny models."""
 
 import io
 import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -44,7 +46,7 @@ TINY = """--num_train_epochs 2 --per_device_train_batch_size 8 --learning_rate 1
 
 
 def sentences(count, seed=0):
-    """Sentences that are good or bad by one word."""
+    """Returns sentences of which one word decides whether they are good or bad."""
     generator = np.random.default_rng(seed)
     rows = []
     for index in range(count):
@@ -60,7 +62,7 @@ def write_csv(path, rows, header=("text", "label")):
 
 @pytest.fixture(scope="module")
 def pretrained(tmp_path_factory):
-    """A model that was pre-trained as far as loading goes."""
+    """Saves a random model in the form of a pre-trained one."""
     folder = tmp_path_factory.mktemp("pretrained")
     tokenizer = train_tokenizer([text for text, _ in sentences(60)], merges=80)
     torch.manual_seed(0)
@@ -92,7 +94,7 @@ def files(tmp_path_factory):
 
 @pytest.fixture
 def finetune(tmp_path, pretrained, monkeypatch):
-    """The script in this process; gives the folder of the model."""
+    """Runs the script in this process and returns the folder of the model."""
 
     def start(*arguments, name="run"):
         folder = tmp_path / name
@@ -106,7 +108,7 @@ def finetune(tmp_path, pretrained, monkeypatch):
 
 @pytest.fixture
 def predict(monkeypatch, capsys):
-    """The prediction script in this process; gives the rows that it prints."""
+    """Runs the prediction script in this process and returns the rows that it prints."""
 
     def start(folder, *arguments, lines=None):
         monkeypatch.setattr(sys, "argv", ["classify.py", "--model_name_or_path", str(folder), *map(str, arguments)])
@@ -275,7 +277,7 @@ def test_numbers_are_cut_to_the_range_of_similarity_and_classes_are_numbered_or_
 
 
 def test_the_average_is_the_leaderboards():
-    """MRPC counts by the mean of F1 and accuracy, MNLI by the mean of both sets; other tasks do not count."""
+    """MRPC counts with the mean of F1 and accuracy, MNLI with the mean of both sets; only tasks of GLUE count."""
     summaries = {
         "cola": {"eval_matthews_correlation": 0.4, "eval_loss": 0.9},
         "mrpc": {"eval_f1": 0.8, "eval_accuracy": 0.7},
@@ -313,7 +315,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one(finetune, files):
     assert results_of(parts)["eval_loss"] == results_of(whole)["eval_loss"]
 
 
-def test_seeds_are_runs_with_median_and_spread_and_a_resumed_series_goes_on(finetune, files, capsys):
+def test_seeds_are_runs_with_median_and_spread_and_a_series_can_be_resumed(finetune, files, capsys):
     folder = finetune(*files, "--seeds", 1, 2, 3)
     results = results_of(folder)
     summary = results["tasks"]["own"]
@@ -346,6 +348,46 @@ def test_seeds_are_runs_with_median_and_spread_and_a_resumed_series_goes_on(fine
         finetune(*files, "--seeds", 1, 2)
     with pytest.raises(ValueError, match="but there are several runs. Set it to last"):
         finetune(*files, "--seeds", 1, 2, 3, "--resume_from_checkpoint", folder / "seed_1")
+
+
+def test_a_series_that_is_killed_in_its_second_seed_goes_on_there_by_the_same_command(
+    finetune, pretrained, files, tmp_path, capsys
+):
+    folder, options = tmp_path / "run", [*files, "--seeds", "1", "2", "--save_total_limit", "1"]
+    whole = finetune(*options, name="whole")
+    settings = ["--model_name_or_path", pretrained, *TINY, *options, "--output_dir", folder]
+    environment = {**os.environ, "ACCELERATE_USE_CPU": "true", "HF_HUB_OFFLINE": "1"}
+    script = [sys.executable, ROOT / "recipes" / "finetune_gpt1.py", *map(str, settings)]
+    series = subprocess.Popen(script, stdout=subprocess.DEVNULL, env=environment)
+    while not (folder / "seed_2" / "checkpoint-9").exists() and series.poll() is None:
+        time.sleep(0.002)
+    series.kill()
+    assert series.wait() == -signal.SIGKILL
+    untouched = (folder / "seed_1" / "model.safetensors").stat().st_mtime_ns
+    capsys.readouterr()
+    finetune(*options)
+    assert f"Going on with the run in {folder / 'seed_2'} from checkpoint-" in capsys.readouterr().out
+    assert (folder / "seed_1" / "model.safetensors").stat().st_mtime_ns == untouched
+    for seed in ("seed_1", "seed_2"):
+        assert results_of(folder / seed)["eval_loss"] == results_of(whole / seed)["eval_loss"]
+    finetune(*options)
+    assert f"{folder} is finished: all its runs are done" in capsys.readouterr().out
+    with pytest.raises(ValueError, match="num_train_epochs was 2.0, is 3.0"):  # nothing to go on from is kept
+        finetune(*options, "--num_train_epochs", "3")
+
+
+def test_a_seed_that_is_killed_before_its_card_is_not_finished(finetune, files, monkeypatch):
+    options = [*files, "--seeds", "1", "2"]
+
+    def die(folder):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr("papers_to_gpt.gpt1.finetuning.write_card", die)
+        finetune(*options)
+    folder = finetune(*options)
+    assert all((folder / seed / "README.md").is_file() for seed in ("seed_1", "seed_2"))
+    assert not list(folder.rglob("checkpoint-*"))
 
 
 def test_two_processes_train_and_score_as_one_that_accumulates(tmp_path, pretrained, files):
@@ -480,7 +522,7 @@ def test_defaults_are_the_papers(pretrained):
 
 @pytest.fixture
 def openai_gpt(tmp_path):
-    """A checkpoint of the library's model, as published, but small."""
+    """Saves a small checkpoint of the library's model in the published form."""
     letters = "abcdefghijklmnopqrstuvwxyz"
     vocab = [
         "<unk>",
@@ -527,7 +569,7 @@ def test_an_openai_gpt_checkpoint_is_converted_and_fine_tuned(finetune, openai_g
 
 
 def failure(start, *arguments):
-    """What a script that cannot go on says, and its exit status."""
+    """Runs a script that fails and returns its message and exit status."""
     with pytest.raises(SystemExit) as stop:
         run_script(lambda: start(*arguments))
     return stop.value.code
@@ -584,9 +626,9 @@ def test_a_metric_that_the_task_does_not_have_is_refused_before_the_first_update
 
 
 def test_wrong_rows_end_the_script_with_their_numbers(finetune, tmp_path, capsys):
-    rows = [("a", "x"), ("", "y"), ("c", "x")]
+    rows = [("a", "x"), ("b", ""), ("c", "x")]
     assert failure(finetune, "--train_file", write_csv(tmp_path / "bad.csv", rows)) == 2
-    assert f"{tmp_path}/bad.csv: text is empty or missing in row 2" in capsys.readouterr().err
+    assert "bad.csv: the label (label) is missing or not a number in row 2" in capsys.readouterr().err
 
 
 def test_texts_longer_than_the_context_are_counted(finetune, tmp_path, capsys):
@@ -615,9 +657,8 @@ def test_prediction_from_files_and_lines_is_checked(finetune, predict, files, pr
         (["--input_file", "nowhere.txt"], (), "There is no file nowhere.txt"),
         (["--text_column", "a", "--text_pair_column", "b"], (), "trained on 1 columns of text, not 2"),
         ([], ["a\tb"], "line 1: has 2 texts; it must have 1"),
-        ([], ["a", " "], "text is empty or missing in row 2"),
         ([], [], "has no line"),
-        (["--model_name_or_path", pretrained], ["a"], "is not fine-tuned for a task"),
+        (["--model_name_or_path", pretrained], ["a"], "GPT1ForCausalLM.* needs a GPT-1 that is fine-tuned for a task"),
         (["--model_name_or_path", tmp_path], ["a"], "holds no model"),
     ):
         with pytest.raises(ValueError, match=expected):

@@ -1,4 +1,4 @@
-"""Pre-training and generation as a user runs them, in small."""
+"""Pre-training and generation, run by the scripts on tiny models."""
 
 import json
 import math
@@ -34,7 +34,7 @@ def books(tmp_path_factory):
 
 @pytest.fixture
 def pretrain(tmp_path, books, monkeypatch):
-    """The script in this process; gives the folder of the model."""
+    """Runs the script in this process and returns the folder of the model."""
 
     def start(*arguments, name="run", embedded=False):
         folder = tmp_path / name

@@ -1,4 +1,4 @@
-"""The translation recipes as a user runs them: scripts in their own process, the embedded data set, wrong inputs."""
+"""The translation recipes as a user runs them: scripts in new processes, the embedded data set, wrong inputs."""
 
 import ast
 import importlib.metadata
@@ -30,7 +30,7 @@ TINY = """--embedding_size 8 --hidden_size 12 --attention_size 8 --maxout_size 6
 
 
 def run(script, *arguments, launcher=(), stdin=None):
-    """A script in a process of its own."""
+    """Runs a script in a new process."""
     command = [sys.executable, *launcher, str(ROOT / "recipes" / script), *map(str, arguments)]
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "ACCELERATE_USE_CPU": "true"}
     result = subprocess.run(command, capture_output=True, text=True, input=stdin, env=environment, cwd=ROOT)
@@ -40,7 +40,7 @@ def run(script, *arguments, launcher=(), stdin=None):
 
 @pytest.fixture(scope="module")
 def parallel_text(tmp_path_factory):
-    """Line-aligned files of a translation that a handful of updates cannot learn, and need not."""
+    """Writes line-aligned files and a preset for them. The few updates of a test need not learn this translation."""
     folder = tmp_path_factory.mktemp("data")
     for split, count in (("train", 60), ("validation", 8), ("test", 8)):
         lines = [f"word{index % 7} and word{index % 5}" for index in range(count)]
@@ -56,7 +56,7 @@ def parallel_text(tmp_path_factory):
 
 @pytest.fixture
 def train(tmp_path, parallel_text, monkeypatch):
-    """The training script in this process, which spares every test the seconds that imports take."""
+    """Runs the training script in this process, which saves every test the seconds that imports take."""
 
     def start(*arguments):
         settings = [str(parallel_text / "preset.yaml"), *TINY, "--output_dir", str(tmp_path), *arguments]
@@ -67,7 +67,7 @@ def train(tmp_path, parallel_text, monkeypatch):
 
 
 def test_the_readmes_first_command_translates_unseen_numbers(tmp_path):
-    """The promise of the README, with its own preset: at least 95 % exact match on numbers never seen."""
+    """The README's command reaches at least 95 % exact match on numbers that are not in the training data."""
     result = run("train_translation.py", PRESET, "--output_dir", tmp_path)
     scores = json.loads((tmp_path / "all_results.json").read_text())
     assert scores["test_exact_match"] >= 95
@@ -164,7 +164,7 @@ def test_two_processes_train_as_one_that_accumulates(tmp_path, parallel_text):
         assert one_results[score] == pytest.approx(two_results[score], rel=1e-3)
 
 
-def test_r_drop_reads_every_pair_twice_and_trains_as_ever_where_nothing_is_dropped(train, tmp_path):
+def test_r_drop_reads_every_pair_twice_and_changes_nothing_without_dropout(train, tmp_path):
     def trained(r_drop_weight):
         options = ["--readout_dropout", "0", "--r_drop_weight", r_drop_weight, "--adam_epsilon", "1e-3"]
         train(*options, "--overwrite_output_dir", "true")

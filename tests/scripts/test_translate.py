@@ -6,6 +6,7 @@ import math
 
 import pytest
 import torch
+from tiny_models import tiny_model, tiny_tokenizer
 from transformers import MarianConfig, MarianMTModel
 
 from papers_to_gpt.settings.decoding import TranslationSettings
@@ -71,7 +72,7 @@ def texts_of(results):
 
 
 def one_by_one(model, tokenizers, **arguments):
-    """Texts of every sentence with text, each translated alone."""
+    """Translates every sentence that is not empty by itself."""
     source, target = tokenizers
     results = []
     for sentence in SENTENCES:
@@ -202,14 +203,14 @@ def test_batches_hold_at_most_the_tokens_asked_for(model, tokenizers, monkeypatc
 
 
 class IdsAsText:
-    """Decodes to the ids themselves, so that a test can score them again."""
+    """A tokenizer that decodes to the ids themselves, so that a test can score them again."""
 
     def batch_decode(self, rows, skip_special_tokens):
         return [" ".join(map(str, row)) for row in rows.tolist()]
 
 
 def sum_of_log_probabilities(model, source_ids, target_ids):
-    """Of target_ids, from one forward pass over all of them."""
+    """Returns the sum of the log-probabilities of target_ids, from one forward pass."""
     logits = model(
         input_ids=source_ids,
         attention_mask=torch.ones_like(source_ids),
@@ -267,6 +268,47 @@ def test_beams_that_the_library_searches_have_scores(tokenizers, search):
             assert hypothesis.score == pytest.approx(expected / ((5 + len(ids)) / 6) ** 0.6, abs=1e-4)
             lengths.add(len(ids))
     assert len(lengths) > 1
+
+
+def only(ids):
+    """Lets a search write these ids and nothing else."""
+    return lambda row, written: [ids[min(len(written) - 1, len(ids) - 1)]]
+
+
+@pytest.mark.parametrize("with_scores", [False, True])
+def test_a_list_has_only_the_hypotheses_that_constraints_allow(with_scores):
+    model, tokenizer = tiny_model("bahdanau"), tiny_tokenizer()
+    asked = {"num_beams": 3, "num_return_sequences": 3, "max_new_tokens": 4}
+    allowed = tokenizer("word5 word6 </s>").input_ids
+    (found,) = translate(
+        model,
+        tokenizer,
+        tokenizer,
+        ["word4"],
+        with_scores=with_scores,
+        prefix_allowed_tokens_fn=only(allowed),
+        **asked,
+    )
+    assert [hypothesis.text for hypothesis in found] == ["word5 word6"]
+    assert (found[0].score is not None) == with_scores
+    for function in (only(allowed), None):
+        constraint = {"suppress_tokens": [i for i in range(16) if i != 3]} if function is None else {}
+        constraint |= {} if function is None else {"prefix_allowed_tokens_fn": function}
+        with pytest.raises(ValueError, match="num_return_sequences is 3, but .* leave 1 hypothesis for sentence 0"):
+            model.generate(**tokenizer(["word4"], return_tensors="pt"), **asked, **constraint)
+    with pytest.raises(ValueError, match=r"leave no translation for sentence 1 \(counted from 0\), 'word4'"):
+        translate(
+            model, tokenizer, tokenizer, ["", "word4"], suppress_tokens=list(range(16)), num_beams=2, max_new_tokens=2
+        )
+
+
+def test_more_beams_than_one_token_has_choices_give_a_shorter_list():
+    model, tokenizer = tiny_model("transformer"), tiny_tokenizer()
+    (found,) = translate(
+        *(model, tokenizer, tokenizer, ["word4"]), num_beams=20, num_return_sequences=20, max_new_tokens=1,
+        with_scores=True,
+    )  # fmt: skip
+    assert len(found) == 16 and all(math.isfinite(hypothesis.score) for hypothesis in found)
 
 
 def test_without_asking_there_are_no_scores(model, tokenizers):

@@ -36,7 +36,7 @@ SOURCES = torch.tensor([[4, 0, 4, END], [0, 0, END, 1]])
 
 
 def next_log_probabilities(model, source, prefix):
-    """log P(y | prefix, source) for every token y, from a forward pass of its own."""
+    """Returns log P(y | prefix, source) for every token y, from a separate forward pass."""
     with torch.no_grad():
         logits = model(input_ids=source[None], decoder_input_ids=torch.tensor([[START, *prefix]])).logits
     return torch.log_softmax(logits[0, -1].double(), dim=-1).tolist()
@@ -47,7 +47,7 @@ def wu_score(log_probability, length, alpha):
 
 
 def every_sequence(model, source, alpha, limit):
-    """All sequences that end within `limit` tokens or reach it, best first."""
+    """Returns all sequences that end within `limit` tokens or reach the limit, the best first."""
     found, others = [], [token for token in range(model.config.vocab_size) if token != END]
     log_probabilities = {}
     for length in range(limit):
@@ -63,7 +63,7 @@ def every_sequence(model, source, alpha, limit):
 
 
 def written_out_search(model, source, alpha, limit, beams):
-    """Canonical beam search over lists; also the number of decoder steps it takes."""
+    """Runs a canonical beam search over lists; also returns the number of decoder steps."""
     running, finished = [(0.0, [])], []
     for length in range(1, limit + 1):
         candidates = []
@@ -86,7 +86,7 @@ def written_out_search(model, source, alpha, limit, beams):
 
 
 def search(model, sources, alpha, limit, beams, **settings):
-    """`generate()`'s n-best lists as (score, tokens up to the end or the limit)."""
+    """Returns the n-best lists of `generate()` as (score, tokens up to the end or the limit)."""
     output = model.generate(
         sources,
         num_beams=beams,

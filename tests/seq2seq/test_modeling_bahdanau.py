@@ -34,12 +34,12 @@ def pad(sequences, side="right", length=None, value=PAD):
 
 
 def paper_logits(model, source, target_input):
-    """Section 3 and appendix A for one sentence: (T, V) logits and (T, S) attention weights."""
+    """Computes section 3 and appendix A for one sentence: (T, V) logits and (T, S) attention weights."""
     encoder, decoder, size = model.encoder, model.decoder, model.config.hidden_size
     sigmoid, tanh = torch.sigmoid, torch.tanh
 
     def read(tokens, direction):
-        """Appendix A.2.1 without attention: the states of one direction."""
+        """Computes the states of one direction as in appendix A.2.1, without attention."""
         gru = encoder.bidirectional_gru
         W_z, W_r, W = gru.input_weight[direction].T.split(size)
         b_z, b_r, b = gru.bias[direction, 0].split(size)

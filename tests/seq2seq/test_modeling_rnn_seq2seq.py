@@ -118,7 +118,7 @@ def test_all_parameters_start_uniform():
             assert parameter.std().item() == pytest.approx(0.08 / 3**0.5, rel=0.15), name
 
 
-def test_forget_gate_bias_moves_the_forget_gates_alone():
+def test_forget_gate_bias_changes_only_the_forget_gates():
     model = build_model(hidden_size=32, initializer_range=0.08, forget_gate_bias=1.0)
     for lstm in (model.encoder.lstm, model.decoder.lstm):
         for layer in range(2):

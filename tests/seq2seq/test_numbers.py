@@ -1,4 +1,4 @@
-"""The embedded data set against num2words itself and its own promises."""
+"""The embedded data set, against num2words and its documentation."""
 
 from collections import Counter
 

@@ -1,4 +1,4 @@
-"""Sentence pairs: every way in, every way a file can be wrong, tokenisation with its cache, collation."""
+"""Sentence pairs: all sources, all kinds of malformed files, tokenisation with its cache, and collation."""
 
 import csv
 import json
@@ -27,7 +27,7 @@ def own_cache(tmp_path, monkeypatch):
 
 
 def write_file(path, kind, named=("de", "en")):
-    """The five pairs, as a file of `kind`."""
+    """Writes the five pairs as a file of a kind."""
     pairs = [{"de": german, "en": english} for german, english in zip(GERMAN, ENGLISH, strict=True)]
     columns = [dict(zip(named, (pair["de"], pair["en"]), strict=True)) for pair in pairs]
     if kind == "parquet, translation":
@@ -271,7 +271,7 @@ LATIN_1 = "eins\nzwei\nschön\n".encode("latin-1")
         ({"data.parquet": b"no parquet"}, "data.parquet", r"data\.parquet is not a parquet file"),
     ],
 )
-def test_what_is_wrong_with_a_file_is_said(tmp_path, files, setting, message):
+def test_a_malformed_file_raises_an_error_that_names_the_place(tmp_path, files, setting, message):
     for name, content in files.items():
         (tmp_path / name).write_bytes(content)
     with pytest.raises(ValueError, match=message):
@@ -287,7 +287,7 @@ def test_what_is_wrong_with_a_file_is_said(tmp_path, files, setting, message):
         ({"de": ["a"], "en": [7]}, r"data\.parquet: en holds int \(7\), not text"),
     ],
 )
-def test_what_is_wrong_with_parquet_columns_is_said(tmp_path, columns, message, streaming):
+def test_wrong_parquet_columns_raise_an_error_that_names_them(tmp_path, columns, message, streaming):
     path = tmp_path / "data.parquet"
     datasets.Dataset.from_dict(columns).to_parquet(path)
     with pytest.raises(ValueError, match=message):
@@ -341,7 +341,7 @@ def test_pairs_become_the_tokenizers_ids(pairs, tokenizers):
     assert tokenized["labels"][:] == target_tokenizer(ENGLISH)["input_ids"]
     assert tokenized["source_length"][:] == [len(ids) for ids in tokenized["input_ids"]]
     assert tokenized["target_length"][:] == [len(ids) for ids in tokenized["labels"]]
-    assert str(report) == "5 pairs"
+    assert str(report) == "5 pairs, 1 with a side without text"
 
 
 def expected_rows(tokenizers, max_source_length, max_target_length):
@@ -363,7 +363,7 @@ def test_training_pairs_that_are_empty_or_too_long_are_left_out_and_counted(pair
     assert (report.read, report.kept, report.empty, report.source_too_long) == (5, len(expected), 1, 1)
     assert report.target_too_long == 3 - len(expected)
     assert str(report) == (
-        f"5 pairs, {report.kept} kept; left out: 1 with an empty or missing side, "
+        f"5 pairs, {report.kept} kept; left out: 1 with a side without text, "
         f"1 longer than max_source_length ({lengths[-2]} tokens), "
         f"{report.target_too_long} longer than max_target_length (4 tokens)"
     )
@@ -387,7 +387,7 @@ def test_evaluation_pairs_all_stay_and_long_sources_are_cut(pairs, tokenizers):
     assert tokenized["labels"][:] == tokenizers[1](ENGLISH)["input_ids"]
     cut = sum(len(ids) > 6 for ids in full)
     assert 0 < cut == report.truncated
-    assert str(report) == f"5 pairs, {cut} sources cut to 6 tokens"
+    assert str(report) == f"5 pairs, {cut} sources cut to 6 tokens, 1 with a side without text"
 
 
 def test_a_training_set_of_which_nothing_is_left_is_an_error(pairs, tokenizers):
@@ -422,7 +422,7 @@ def test_several_processes_tokenise_like_one(pairs, tokenizers, monkeypatch):
 
 
 class Counting:
-    """Counts how often a tokenizer is called, which a cached result does without."""
+    """Counts the calls of a tokenizer; a cached result needs none."""
 
     def __init__(self, monkeypatch, tokenizer):
         self.calls = 0

@@ -1,4 +1,4 @@
-"""What both recurrent translators promise: searches find what they should, padding has no effect, checkpoints load."""
+"""Both recurrent translators: searches find the best sequences, padding has no effect, checkpoints load."""
 
 import itertools
 
@@ -58,7 +58,7 @@ def pad(sequences, side="right", length=None, value=PAD):
 
 
 def brute_force_search(model, source, max_new_tokens, length_penalty):
-    """Scores every possible translation as Wu et al. 2016 do: [(score, tokens)] from best to worst."""
+    """Scores every possible translation as Wu et al. 2016: [(score, tokens)] from best to worst."""
     open_tokens = [token for token in range(model.config.decoder_vocab_size) if token != END]
     translations = [
         (*prefix, END) for length in range(max_new_tokens) for prefix in itertools.product(open_tokens, repeat=length)
@@ -80,7 +80,7 @@ def brute_force_search(model, source, max_new_tokens, length_penalty):
 
 
 def content(row):
-    """The tokens that were generated: between the start token and padding behind the end."""
+    """Returns the generated tokens: those after the start token and before padding."""
     tokens = row.tolist()[1:]
     return tuple(tokens[: tokens.index(END) + 1] if END in tokens else tokens)
 
@@ -145,7 +145,7 @@ def test_cached_state_generates_what_reading_everything_again_does(model, strate
 
 
 def test_beams_are_wrong_when_the_state_does_not_follow_them(model, monkeypatch):
-    """That the tests above can tell: without reordering, searches differ from those that read everything again."""
+    """Shows that the tests above can fail: without reordering, searches differ from those without a cache."""
     monkeypatch.setattr(RecurrentState, "reorder_cache", lambda self, beam_idx: None)
     sources = torch.randint(4, 13, (20, 5))
     # No sentence may be done before all are, lest the states be too many.
@@ -293,7 +293,7 @@ def test_bf16_weights_train_and_translate(model):
     assert model.eval().generate(pad(SOURCES), num_beams=3, max_new_tokens=3).shape[0] == 4
 
 
-def test_forward_alone_may_run_under_autocast(model):
+def test_generation_works_if_only_forward_runs_under_autocast(model):
     """accelerate wraps forward, while generate() calls the encoder itself."""
     batch = {"input_ids": pad(SOURCES), "decoder_input_ids": pad(TARGETS)}
     with torch.no_grad():

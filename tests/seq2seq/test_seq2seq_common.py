@@ -15,7 +15,7 @@ from seq2seq_scratch.token_loss import target_token_loss
 
 @pytest.fixture
 def batch():
-    """Features (3, 5, 8), a softmax over 11 tokens and targets (3, 5), some of which do not count."""
+    """Returns features (3, 5, 8), a softmax layer for 11 tokens and targets (3, 5), some of which do not count."""
     generator = torch.Generator().manual_seed(0)
     labels = torch.randint(0, 11, (3, 5), generator=generator)
     labels[0, 3:] = -100

@@ -1,4 +1,4 @@
-"""Vocabularies: what decoding gives back, what the ids are, and what a process without this code can load."""
+"""Vocabularies: decoding restores text, ids have a fixed order, and a process without this code loads them."""
 
 import json
 import random

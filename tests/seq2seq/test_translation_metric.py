@@ -44,7 +44,7 @@ def compute(predictions=PREDICTIONS, references=REFERENCES, language="en", **arg
 
 
 def multi_bleu(predictions, references):
-    """BLEU of tokenised text as Papineni et al. 2002 define it, without smoothing."""
+    """Computes BLEU of tokenised text as Papineni et al. 2002 define it, without smoothing."""
     matches, totals = Counter(), Counter()
     for prediction, reference in zip(predictions, references, strict=True):
         words, expected = prediction.split(), reference.split()
@@ -141,7 +141,7 @@ def test_it_is_a_metric_of_the_library():
     assert metric.compute()["exact_match"] == 100.0
 
 
-def test_bleu_by_source_length_scores_each_class_alone():
+def test_bleu_by_source_length_scores_each_range_separately():
     scores = bleu_by_source_length(SOURCES, PREDICTIONS, REFERENCES)
     expected = {"1_to_10": range(3), "11_to_20": [3], "over_60": [4]}
     assert set(scores) == {f"{kind}_{name}_words" for name in expected for kind in ("sacrebleu", "sentences")}
@@ -251,7 +251,7 @@ def test_no_language_is_one_with_spaces():
         ("khm_Khmr", "ខ្ញុំស្រលាញ់ភាសាខ្មែរណាស់", "ខ្ញុំស្រលាញ់ភាសាខ្មែរ"),
     ],
 )
-def test_text_without_spaces_has_no_whole_sentence_as_a_word(language, prediction, reference):
+def test_a_sentence_without_spaces_is_not_one_word(language, prediction, reference):
     scores = compute([prediction], [reference], language=language)
     by_character = multi_bleu([" ".join(prediction)], [" ".join(reference)])
     assert scores["sacrebleu"] == pytest.approx(by_character)

@@ -1,4 +1,4 @@
-"""`pipeline("translation")` where the package is installed; the copy that comes with models is in test_sharing.py."""
+"""`pipeline("translation")` with the installed package; test_sharing.py tests the copy that models carry."""
 
 import pytest
 import torch
@@ -13,7 +13,7 @@ SENTENCES = ["one two three four five", "six", "", "seven eight, nine ten one tw
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """A model with a vocabulary for each side, the target's in lower case."""
+    """Saves a model with separate vocabularies, that of the target in lower case."""
     folder = tmp_path_factory.mktemp("model")
     source = train_tokenizer(SENTENCES * 3, kind="word", vocab_size=30)
     target = train_tokenizer(["Eins ZWEI drei vier fünf sechs"] * 3, kind="word", vocab_size=30, lowercase=True)

@@ -1,4 +1,4 @@
-"""The library's methods that the translators override or mirror: a change of their signatures must be looked at.
+"""The signatures of the library's methods that the translators override or mirror; if one changes, review the code.
 
 Each signature is the one that the code was written for, in versions 5.23 and 5.24 of transformers.
 """

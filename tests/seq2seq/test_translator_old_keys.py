@@ -13,7 +13,7 @@ RENAMED = ["rnn_seq2seq", "bahdanau"]
 
 
 def other_model(name):
-    """Another model of the same shape."""
+    """Returns another model of the same shape."""
     model = tiny_model(name)
     with torch.no_grad():
         for parameter in model.parameters():

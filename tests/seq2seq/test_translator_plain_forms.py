@@ -24,7 +24,7 @@ PRECISIONS = [
 
 
 def value_and_gradients(function, leaves, parameters=()):
-    """The results and the gradients of all leaves and parameters, for random gradients of the results."""
+    """Returns the results and the gradients of all leaves and parameters, for random gradients of the results."""
     leaves = [leaf.detach().clone().requires_grad_() for leaf in leaves]
     results = function(*leaves)
     results = results if isinstance(results, tuple) else (results,)
@@ -191,7 +191,7 @@ def test_a_distance_between_sinusoids_is_a_rotation_that_is_the_same_everywhere(
 
 @pytest.fixture
 def fast_calls(monkeypatch):
-    """The names of the fast forms that run."""
+    """Records the names of the fast forms that run."""
     calls = set()
 
     def watch(place, name):
@@ -252,7 +252,7 @@ def test_forward_and_backward_of_a_model_are_the_same_in_plain_forms(name, paddi
 @pytest.mark.parametrize("name", TRANSLATORS)
 @pytest.mark.parametrize("whole_model", [False, True])
 def test_bfloat16_is_close_in_plain_forms(name, whole_model):
-    """Under autocast, and with the weights in bf16 too."""
+    """Checks both autocast and weights in bf16."""
     model, batch = tiny_model(name).train(), tiny_batch(name)
     if whole_model:
         model.to(torch.bfloat16)

@@ -1,4 +1,4 @@
-"""Settings of every script: what --help says of them, and that they agree with what they set."""
+"""The settings of every script: their --help, and their agreement with what they configure."""
 
 import dataclasses
 import importlib
@@ -44,7 +44,7 @@ INVOCATIONS = [(name, more) for name in COMMANDS for more in CHOICES.get(name, [
 
 
 def as_parsed(annotation):
-    """`float | int` as `float`: the parser converts to one type, and every whole number is a float's value too."""
+    """Returns `float` for `float | int`, because the parser converts to one type."""
     members = get_args(annotation) if get_origin(annotation) is types.UnionType else (annotation,)
     return float if set(members) == {float, int} else annotation
 
