@@ -128,6 +128,7 @@ class Sharding:
         self.optimizer = accelerator.prepare_optimizer(make_optimizer(sharded, optimization))
         self.whole_optimizer = WholeOptimizer(self.optimizer.optimizer, sharded, model)
         self.is_main_process = accelerator.is_main_process
+        accelerator.print(f"FSDP2: each of {accelerator.num_processes} processes trains a part of the model")
 
     @torch.no_grad()
     def gather_weights(self) -> None:
