@@ -118,7 +118,7 @@ def test_a_broken_file_stops_a_run_or_is_skipped_and_reported(start, command, re
     folder = start(recipe, "run", "--skip_broken_shards", "true", "--overwrite_output_dir", "true")
     assert json.loads((folder / "all_results.json").read_text())["train_skipped_shards"] == 1
     shown = capsys.readouterr()
-    assert f"Epoch 1: 1 broken shards were skipped (shard 3 of 4: {broken}" in shown.out
+    assert f"Epoch 1: broken shards that were skipped: 1 (shard 3 of 4: {broken}" in shown.out
     assert "The stream is shorter than the run: it begins again" in shown.out
 
 
