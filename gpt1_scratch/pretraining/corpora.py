@@ -159,7 +159,8 @@ def _kind(path: Path) -> str:
 
 def _lines_of_text(path: str, place: FilePlace | None = None) -> Iterator[str]:
     for number, line in numbered_lines(path, place):
-        if binary := BINARY_CHARACTERS.intersection(line):
+        # Few lines have a character that cannot be printed, and this question is answered faster than the next one.
+        if not without_line_end(line).isprintable() and (binary := BINARY_CHARACTERS.intersection(line)):
             raise ValueError(
                 f"{path}, line {number}: the character {min(binary)!r} does not occur in text; this is a binary "
                 "file, or text in another encoding than UTF-8."
