@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shlex
 import shutil
 import time
 from collections.abc import Callable, Sequence
@@ -104,14 +105,16 @@ def run(settings: Settings) -> None:
         if "tasks" in results:
             (output_dir / TABLE_FILE).write_text(report + "\n", encoding="utf-8")
     accelerator.print(f"\n{report}")
-    accelerator.print(HOW_TO_USE.format(folder=chosen, seconds=results["wall_seconds"]))
+    accelerator.print(
+        HOW_TO_USE.format(folder=chosen, quoted=shlex.quote(str(chosen)), seconds=results["wall_seconds"])
+    )
     push_at_end(repository, chosen)
 
 
 HOW_TO_USE = """
 Done after {seconds:.0f} s. To use the model in {folder}:
 
-python recipes/classify.py --model_name_or_path {folder} --input_file texts.csv
+python recipes/classify.py --model_name_or_path {quoted} --input_file texts.csv
 """
 
 

@@ -4,6 +4,7 @@ import dataclasses
 import itertools
 import logging
 import math
+import shlex
 import time
 from collections.abc import Callable
 from functools import partial
@@ -77,8 +78,13 @@ def run(settings: tuple[Any, ...]) -> None:
             raise ValueError(
                 f"block_size is {block_size}, but max_position_embeddings is {config.max_position_embeddings}."
             )
-        pack = partial(pack_blocks, block_size=block_size, separate_documents=text.separate_documents)
-        packed = pack(tokenize_texts(validation_texts, tokenizer))
+        if sampling.num_samples and sampling.sample_prompt_tokens >= config.max_position_embeddings:
+            raise ValueError(
+                f"sample_prompt_tokens is {sampling.sample_prompt_tokens}; it must be below max_position_embeddings, "
+                f"{config.max_position_embeddings}, or nothing can be added."
+            )
+        pack = partial(pack_split, tokenizer=tokenizer, block_size=block_size, text=text)
+        packed = pack("validation", validation_texts)
         if text.streaming:
             blocks = stream_blocks(
                 train_texts,
@@ -89,7 +95,7 @@ def run(settings: tuple[Any, ...]) -> None:
                 world_size=accelerator.num_processes,
             )
         else:
-            packed_train = pack(tokenize_texts(train_texts, tokenizer))
+            packed_train = pack("train", train_texts)
             blocks = packed_train.blocks
             report_corpus(accelerator, "train", packed_train)
         report_corpus(accelerator, "validation", packed)
@@ -143,14 +149,18 @@ def run(settings: tuple[Any, ...]) -> None:
     if accelerator.is_main_process:
         write_results(output_dir, results)
         write_card(output_dir)
-    accelerator.print(HOW_TO_USE.format(folder=output_dir, seconds=results["wall_seconds"], **final))
+    accelerator.print(
+        HOW_TO_USE.format(
+            folder=output_dir, quoted=shlex.quote(str(output_dir)), seconds=results["wall_seconds"], **final
+        )
+    )
     push_at_end(repository, output_dir)
 
 
 HOW_TO_USE = """
 Done after {seconds:.0f} s: {bits_per_byte:.3f} bits per byte on text never seen. The model is in {folder}. To use it:
 
-python recipes/generate_text.py --model_name_or_path {folder} --prompt "Once upon a time"
+python recipes/generate_text.py --model_name_or_path {quoted} --prompt "Once upon a time"
 """
 
 
@@ -195,6 +205,20 @@ def make_config(model_settings: ModelSettings, tokenizer: PreTrainedTokenizerFas
         return GPT1Config(**vars(model_settings), **from_tokenizer)
     except StrictDataclassError as error:
         raise ValueError(f"gpt1: {error.__cause__ or error}") from error
+
+
+def pack_split(
+    split: str, texts: Dataset, tokenizer: PreTrainedTokenizerFast, block_size: int, text: TextSettings
+) -> PackedTexts:
+    """The blocks of a split.
+
+    Raises:
+        ValueError: there is not enough text for one block; the message names the split and its file.
+    """
+    try:
+        return pack_blocks(tokenize_texts(texts, tokenizer), block_size, separate_documents=text.separate_documents)
+    except ValueError as error:
+        raise ValueError(f"{getattr(text, f'{split}_file') or text.dataset_name}, {split}: {error}") from error
 
 
 def report_corpus(accelerator: Accelerator, split: str, packed: PackedTexts) -> None:

@@ -5,7 +5,13 @@ from typing import Any, Literal
 
 from papers_to_gpt.settings.arguments import CheckedSettings, Setting, option, parse_settings, read_settings, value_of
 from papers_to_gpt.settings.hub import HubSettings
-from papers_to_gpt.settings.training import OUTPUT, OptimizationSettings, TrainingSettings, check_metric
+from papers_to_gpt.settings.training import (
+    OUTPUT,
+    OptimizationSettings,
+    TrainingSettings,
+    check_metric,
+    warn_of_same_file,
+)
 
 # What the evaluation reports: the loss, and the scores of `seq2seq_scratch.data.metrics`, whose package imports torch.
 SCORES = ("loss", "perplexity", "exact_match", "sacrebleu", "bleu_tokenized_lowercased", "chrf")
@@ -140,7 +146,9 @@ class DataSettings(CheckedSettings):
     dataset_revision: str | None = option(None, "Branch, tag or commit of the data set on the Hub.")
     streaming: bool = option(False, "Read the training split as a stream; needs max_steps.")
     train_file: str | None = option(
-        None, "Parquet, JSON lines, CSV or TSV file, or the common prefix of two line-aligned text files."
+        None,
+        "Parquet, JSON (lines or one list), CSV or TSV file, or the common prefix of two line-aligned text files; "
+        "each also .gz or .zst.",
     )
     validation_file: str | None = option(
         None, "File to validate on, of the kinds of train_file; left out, part of the training pairs."
@@ -162,6 +170,7 @@ class DataSettings(CheckedSettings):
 
     def __post_init__(self):
         super().__post_init__()
+        warn_of_same_file(self)
         files = [name for name in ("train_file", "validation_file", "test_file") if getattr(self, name) is not None]
         if self.dataset_name is not None and files:
             raise ValueError(

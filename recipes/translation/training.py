@@ -152,7 +152,7 @@ def run(settings: tuple[Any, ...]) -> None:
         write_card(output_dir)
     say(
         HOW_TO_USE.format(
-            folder=output_dir, sentence=pairs["validation"][0]["source"], seconds=results["wall_seconds"]
+            folder=str(output_dir), sentence=pairs["validation"][0]["source"], seconds=results["wall_seconds"]
         )
     )
     push_at_end(repository, output_dir)
@@ -168,7 +168,7 @@ HOW_TO_USE = """
 Done after {seconds:.0f} s. The model is in {folder}. To use it:
 
 from seq2seq_scratch.translation import load_translator, translate
-translator = load_translator("{folder}")
+translator = load_translator({folder!r})
 print(translate(*translator, [{sentence!r}])[0][0].text)
 """
 
@@ -314,12 +314,14 @@ def evaluate(
     """Loss, perplexity and the scores of decoded translations on the validation split.
 
     Args:
-        limit: only so many pairs, from the first, are evaluated and translated to a few tokens each, as a rehearsal.
+        limit: only so many pairs, those with the longest sources, are evaluated and translated to a few tokens each,
+            as a rehearsal.
     """
     if len(examples) == 0:
         raise ValueError("The validation split has no pair. Set validation_file, or validation_size above 0.")
     if limit is not None:
-        examples, texts = (part.select(range(min(limit, len(part)))) for part in (examples, texts))
+        longest = np.argsort(lengths_of(examples[:])[:, 0], kind="stable")[-limit:]
+        examples, texts = examples.select(longest), texts.select(longest)
         # A metric of its own: the true one says what is odd about references once, and about all of them.
         decode, metric = partial(decode, max_new_tokens=2), TranslationMetric(target_language=metric.target_language)
     batches = batches_for_evaluation(

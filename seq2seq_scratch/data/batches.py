@@ -156,7 +156,7 @@ def tokenize_parallel(
         tokens; and what was left out or cut.
 
     Raises:
-        ValueError: no training pair is left.
+        ValueError: no training pair is left, or no pair to evaluate on has text.
     """
     report = FilterReport(max_source_length, max_target_length, drop_long)
     truncate_to = None if drop_long else max_source_length
@@ -206,6 +206,8 @@ def tokenize_parallel(
         tokenized = tokenized.select(np.flatnonzero(keep))
     if drop_long and len(tokenized) == 0:
         raise ValueError(f"No training pair is left: {report}.")
+    if report.empty == report.read > 0:
+        raise ValueError(f"No pair to evaluate on has text on both sides: {report}.")
     return tokenized, report
 
 

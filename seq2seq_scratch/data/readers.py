@@ -41,6 +41,9 @@ from .text_lines import (
 
 Row = dict[str, Any]
 
+# In messages; a table may have thousands.
+COLUMNS_NAMED = 10
+
 # A table that is stored at a time.
 ROW_CHUNK_SIZE = 1_000
 CHARACTER_CHUNK_SIZE = 2**24
@@ -76,14 +79,30 @@ def _delimited_rows(path: str | Path, extension: str) -> Iterator[tuple[str, Row
     for number, fields in _tsv_fields(path) if extension == ".tsv" else _csv_fields(path):
         if header is None:
             header = [name.strip() for name in fields]
+            _check_separator(path, header, extension)
             _check_header(path, header)
             continue
         if len(fields) != len(header):
             raise ValueError(
                 f"{path}, line {number}: has {_count(len(fields), 'field')}, but the first line names "
-                f"{_count(len(header), 'column')} ({', '.join(header)})."
+                f"{_count(len(header), 'column')} ({_some(header)})."
             )
         yield f"{path}, line {number}", dict(zip(header, fields, strict=True))
+
+
+def _check_separator(path: str | Path, header: Sequence[str], extension: str) -> None:
+    other = {";", "|", "\t" if extension == ".csv" else ","}.intersection(header[0])
+    if len(header) == 1 and other:
+        right = "commas" if extension == ".csv" else "tabs"
+        raise ValueError(
+            f"{path}: the first line names one column, {header[0]!r}. Fields of a {extension} file are separated by "
+            f"{right}, not by {min(other)!r}: convert the file."
+        )
+
+
+def _some(names: Sequence[str]) -> str:
+    more = f" and {len(names) - COLUMNS_NAMED:,} more" if len(names) > COLUMNS_NAMED else ""
+    return ", ".join(names[:COLUMNS_NAMED]) + more
 
 
 def _count(number: int, noun: str) -> str:
@@ -94,7 +113,7 @@ def _check_header(path: str | Path, header: Sequence[str]) -> None:
     twice = sorted({name for name in header if header.count(name) > 1})
     if twice:
         raise ValueError(
-            f"{path} names the column {' and '.join(map(repr, twice))} twice; it has {', '.join(header)}. Rename one."
+            f"{path} names the column {' and '.join(map(repr, twice))} twice; it has {_some(header)}. Rename one."
         )
 
 
@@ -143,6 +162,15 @@ def _json_rows(path: str | Path) -> Iterator[tuple[str, Row]]:
         row = _parse_json(line.rstrip(), where, number)
         if not isinstance(row, dict):
             raise ValueError(f"{where}: holds {type(row).__name__}. {_JSON_KINDS}")
+        if (
+            len(row) == 1
+            and isinstance(rows := next(iter(row.values())), list)
+            and all(isinstance(inner, dict) for inner in rows)
+        ):
+            raise ValueError(
+                f"{where}: an object holds the rows as the list {next(iter(row))!r}. Save that list alone. "
+                f"{_JSON_KINDS}"
+            )
         yield where, row
 
 

@@ -127,12 +127,23 @@ def read_lines(source: str | Path | None) -> list[str]:
     return lines
 
 
+def _open_to_write(path: Path, compression: str | None) -> TextIO:
+    if compression is None:
+        return open(path, "w", encoding="utf-8", newline="\n")
+    if compression == "gzip":
+        return gzip.open(path, "wt", encoding="utf-8", newline="\n")
+    import pyarrow
+
+    stream = pyarrow.CompressedOutputStream(pyarrow.OSFile(str(path), "wb"), compression)
+    return io.TextIOWrapper(stream, encoding="utf-8", newline="\n")
+
+
 @contextmanager
 def open_output(path: str | Path | None) -> Iterator[TextIO]:
     """Opens a file, or for None standard output, to write text.
 
-    The file is written under another name beside its place and takes its place at the end. After an error the earlier
-    file, if there is one, is what it was.
+    A name that ends in `.gz` or `.zst` gives a compressed file. The file is written under another name beside its
+    place and takes its place at the end. After an error the earlier file, if there is one, is what it was.
 
     Raises:
         ValueError: the path is a folder's, or lies in a folder that does not exist, or the file cannot be written.
@@ -157,7 +168,7 @@ def open_output(path: str | Path | None) -> Iterator[TextIO]:
     partial = target.with_name(f"{target.name}.{os.getpid()}.partial")
     is_device = target.exists() and not target.is_file()  # or a pipe
     try:
-        with open(target if is_device else partial, "w", encoding="utf-8", newline="\n") as file:
+        with _open_to_write(target if is_device else partial, COMPRESSIONS.get(target.suffix.lower())) as file:
             yield file
         if is_device:
             return
