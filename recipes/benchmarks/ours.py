@@ -59,7 +59,8 @@ def run_recipe(
     from transformers import AutoModelForSeq2SeqLM
 
     from papers_to_gpt.engine.hardware import FOR_BATCHES_OF_TOKENS, keep_compiled_code
-    from papers_to_gpt.engine.training import TrainingLoop, make_accelerator
+    from papers_to_gpt.engine.launching import make_accelerator
+    from papers_to_gpt.engine.training import TrainingLoop
     from papers_to_gpt.settings.training import OptimizationSettings
     from papers_to_gpt.settings.translation import DataSettings, TranslationTraining
     from papers_to_gpt.translation.training import training_batches

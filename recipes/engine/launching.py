@@ -10,6 +10,12 @@ from accelerate import Accelerator
 from accelerate.utils import DistributedType
 from torch import distributed
 
+from papers_to_gpt.engine.hardware import processor_has_bf16
+from papers_to_gpt.engine.memory import keep_freed_memory
+from papers_to_gpt.engine.process_watch import ProcessWatch
+from papers_to_gpt.engine.reporting import check_trackers
+from papers_to_gpt.settings.training import TrainingSettings
+
 # Set in place of ACCELERATE_USE_FSDP.
 SHARDED = "PAPERS_TO_GPT_SHARDED"
 
@@ -139,3 +145,27 @@ def check_processes(accelerator: Accelerator) -> None:
             f"starts one. Use --config_file {CONFIGS}/cpu_processes.yaml, or torchrun --nproc_per_node. If you want "
             "one process, leave --num_processes out and unset MASTER_ADDR and MASTER_PORT."
         )
+
+
+def make_accelerator(settings: TrainingSettings) -> Accelerator:
+    """Creates the accelerator of a run. The precision of `accelerate launch` takes precedence over the default.
+
+    Raises:
+        ValueError: if a tracker of report_to is not installed, or a run cannot do what the launcher was asked for.
+    """
+    check_trackers(settings.report_to)
+    check_launch()
+    keep_freed_memory()
+    bf16 = processor_has_bf16(settings.use_cpu) if settings.bf16 is None else settings.bf16
+    chosen_at_launch = settings.bf16 is None and "ACCELERATE_MIXED_PRECISION" in os.environ
+    use_cpu = must_use_cpu(settings.use_cpu)
+    connect_after_restart(use_cpu)
+    accelerator = Accelerator(
+        cpu=use_cpu,
+        mixed_precision=None if chosen_at_launch else "bf16" if bf16 else "no",
+        log_with=settings.report_to or None,
+        project_dir=settings.output_dir,
+    )
+    check_processes(accelerator)
+    ProcessWatch.start(accelerator)
+    return accelerator

@@ -6,6 +6,7 @@ where it stands; the entry `finished` of `run.yaml`, which is written last, says
 
 import contextlib
 import dataclasses
+import logging
 import os
 import shutil
 from collections.abc import Callable, Mapping, Sequence
@@ -14,15 +15,24 @@ from typing import Any
 
 import yaml
 from accelerate import Accelerator
+from transformers import PreTrainedModel
 from transformers.dynamic_module_utils import get_relative_import_files
 
-from papers_to_gpt.engine.checkpointing import Progress, all_checkpoints_in, find_good_checkpoint, update_of
+from papers_to_gpt.engine.checkpointing import (
+    Progress,
+    all_checkpoints_in,
+    check_checkpoint,
+    find_good_checkpoint,
+    update_of,
+)
 from papers_to_gpt.engine.data_fingerprint import Fingerprint, compare_fingerprints, fingerprint_rows
 from papers_to_gpt.engine.durable_files import clean_leftovers, remove_folder, write_durably
 from papers_to_gpt.engine.reporting import CARD_FILE, LOG_FILE, RESULTS_FILE, RUN_FILE, read_run_record
 from papers_to_gpt.engine.run_differences import Differences, find_differences, length_changes
 from papers_to_gpt.engine.run_lock import on_main_process
 from papers_to_gpt.settings.training import TrainingSettings
+
+logger = logging.getLogger(__name__)
 
 # What a run writes into its folder besides checkpoints and the code of its model. Weights go first and the record
 # last: an overwriting that is cut short leaves no weights beside another tokenizer, and is still known as a run.
@@ -58,6 +68,12 @@ class RunStart:
     notes: tuple[str, ...] = ()
     finished: str | None = None
     replaces: bool = False
+
+    @property
+    def checkpoint(self) -> Path | None:
+        """The checkpoint that the run continues from; None for a run that starts anew."""
+        name = self.training.resume_from_checkpoint
+        return Path(name) if name else None
 
     def begin(self) -> None:
         """Removes what an earlier run left, if this one replaces it; the main process calls it before it writes."""
@@ -337,3 +353,30 @@ def _read_record(folder: Path) -> dict[str, Any] | None:
     except (yaml.YAMLError, ValueError):
         return None
     return record if isinstance(record, dict) and isinstance(record.get("settings"), dict) else None
+
+
+def checkpoint_to_resume(settings: TrainingSettings, model: PreTrainedModel) -> Path | None:
+    """Returns the checkpoint that resume_from_checkpoint names, or None for a run that starts anew.
+
+    Args:
+        settings: the settings of the run.
+        model: the model; its weights must have the names and shapes of the checkpoint's.
+
+    Raises:
+        ValueError: if there is none, or the one that is named is damaged.
+    """
+    name = settings.resume_from_checkpoint
+    if not name:
+        return None
+    if name != "last":
+        if not Path(name).is_dir():
+            raise ValueError(f"resume_from_checkpoint is {name!r}, which is not a folder.")
+        check_checkpoint(Path(name), model)
+        return Path(name)
+    checkpoint, skipped = find_good_checkpoint(settings.output_dir, model)
+    if checkpoint is None:
+        reason = " ".join([f"{settings.output_dir} holds no checkpoint to resume from.", *skipped])
+        raise ValueError(f"resume_from_checkpoint is last, but {reason}")
+    for sentence in skipped:
+        logger.warning(sentence)
+    return checkpoint

@@ -7,12 +7,10 @@ time of an update, and not its gradient. Everything counts updates: schedule, lo
 
 import logging
 import math
-import os
-import re
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -28,29 +26,24 @@ from papers_to_gpt.engine.checkpointing import (
     Progress,
     all_checkpoints_in,
     average_weights,
-    check_checkpoint,
     checkpoints_in,
-    find_good_checkpoint,
     load_checkpoint,
     load_weights,
 )
 from papers_to_gpt.engine.durable_files import clean_leftovers, files_written_aside
-from papers_to_gpt.engine.hardware import processor_has_bf16
 from papers_to_gpt.engine.launching import (
-    check_launch,
-    check_processes,
-    connect_after_restart,
     is_sharded,
-    must_use_cpu,
 )
 from papers_to_gpt.engine.log_window import LogWindow, TokenCounts, count_tokens
-from papers_to_gpt.engine.memory import keep_freed_memory, return_freed_memory
+from papers_to_gpt.engine.memory import return_freed_memory
 from papers_to_gpt.engine.optimization import make_optimizer, make_schedule
-from papers_to_gpt.engine.process_watch import LIMIT_WHILE_TRAINING, ProcessWatch, limit_waiting
+from papers_to_gpt.engine.output_folder import checkpoint_to_resume
+from papers_to_gpt.engine.process_watch import LIMIT_WHILE_TRAINING, limit_waiting
 from papers_to_gpt.engine.random_streams import seed_generators
-from papers_to_gpt.engine.reporting import Reporter, check_trackers
+from papers_to_gpt.engine.reporting import Reporter
 from papers_to_gpt.engine.sharding import Sharding, whole_tensor
 from papers_to_gpt.engine.stopping import StopRequested, StopSignals, interruptible
+from papers_to_gpt.engine.update_errors import name_batch, saying_what_needs_memory
 from papers_to_gpt.settings.training import OptimizationSettings, TrainingSettings, check_metric
 
 logger = logging.getLogger(__name__)
@@ -88,81 +81,6 @@ class TrainBatches(Protocol):
     ) -> Iterator[list[LocalBatch]]: ...
 
     def state_dict(self) -> Any: ...
-
-
-def make_accelerator(settings: TrainingSettings) -> Accelerator:
-    """The accelerator of a run. What `accelerate launch` was told goes before the guess about bf16.
-
-    Raises:
-        ValueError: a tracker of report_to is not installed, or the launcher was asked for what a run cannot do.
-    """
-    check_trackers(settings.report_to)
-    check_launch()
-    keep_freed_memory()
-    bf16 = processor_has_bf16(settings.use_cpu) if settings.bf16 is None else settings.bf16
-    chosen_at_launch = settings.bf16 is None and "ACCELERATE_MIXED_PRECISION" in os.environ
-    use_cpu = must_use_cpu(settings.use_cpu)
-    connect_after_restart(use_cpu)
-    accelerator = Accelerator(
-        cpu=use_cpu,
-        mixed_precision=None if chosen_at_launch else "bf16" if bf16 else "no",
-        log_with=settings.report_to or None,
-        project_dir=settings.output_dir,
-    )
-    check_processes(accelerator)
-    ProcessWatch.start(accelerator)
-    return accelerator
-
-
-def checkpoint_to_resume(settings: TrainingSettings, model: PreTrainedModel | None = None) -> Path | None:
-    """Returns the checkpoint that resume_from_checkpoint names, or None for a run that starts anew.
-
-    Args:
-        settings: the settings of the run.
-        model: if given, its weights must have the names and shapes of the checkpoint's.
-
-    Raises:
-        ValueError: if there is none, or the one that is named is damaged.
-    """
-    name = settings.resume_from_checkpoint
-    if not name:
-        return None
-    if name != "last":
-        if not Path(name).is_dir():
-            raise ValueError(f"resume_from_checkpoint is {name!r}, which is not a folder.")
-        check_checkpoint(Path(name), model)
-        return Path(name)
-    checkpoint, skipped = find_good_checkpoint(settings.output_dir, model)
-    if checkpoint is None:
-        reason = " ".join([f"{settings.output_dir} holds no checkpoint to resume from.", *skipped])
-        raise ValueError(f"resume_from_checkpoint is last, but {reason}")
-    if model is not None:  # the loop asks last; recipes have asked for the tokenizer's folder before
-        for sentence in skipped:
-            logger.warning(sentence)
-    return checkpoint
-
-
-def name_batch(batch: LocalBatch) -> str:
-    """Returns how messages name a batch: by its index in the update and its first examples."""
-    rows = ", ".join(map(str, batch.rows[:3])) + (", ..." if len(batch.rows) > 3 else "")
-    return f"batch {batch.index + 1}" + (f" (examples {rows} of the training data)" if rows else "")
-
-
-@contextmanager
-def saying_what_needs_memory(group: list[LocalBatch], update: int) -> Iterator[None]:
-    """Turns a lack of memory into a sentence that names the update's largest batch and the settings."""
-    try:
-        yield
-    except (MemoryError, RuntimeError) as error:  # torch.OutOfMemoryError is a RuntimeError
-        if not isinstance(error, MemoryError) and not re.search(r"out of memory|can't allocate memory", str(error)):
-            raise
-        shapes = (tuple(batch.tensors["input_ids"].shape) for batch in group)
-        largest = max(shapes, key=math.prod)
-        raise ValueError(
-            f"There is not enough memory for update {update}, whose largest batch has {largest[0]} rows of "
-            f"{math.prod(largest[1:])} tokens. Make batches smaller (max_tokens_per_batch or "
-            "per_device_train_batch_size) and raise gradient_accumulation_steps, or make the model smaller."
-        ) from error
 
 
 class TrainingLoop:
@@ -476,9 +394,11 @@ class TrainingLoop:
         metric = settings.metric_for_best_model
         check_metric(metric, [name for name, value in scores.items() if isinstance(value, int | float)])
         better_when_lower = metric in ("loss", "perplexity")
-        previous = progress.best_score
-        if previous is None or (scores[metric] < previous if better_when_lower else scores[metric] > previous):
-            progress.best_score, progress.best_update = scores[metric], progress.update
+        score, best = scores[metric], progress.best_score
+        # A score that is NaN is worse than any other.
+        is_first = best is None or (math.isnan(best) and not math.isnan(score))
+        if is_first or (score < best if better_when_lower else score > best):
+            progress.best_score, progress.best_update = score, progress.update
             progress.evaluations_without_improvement = 0
         else:
             progress.evaluations_without_improvement += 1

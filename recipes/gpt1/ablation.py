@@ -17,11 +17,11 @@ from gpt1_scratch.finetuning.reports import format_score
 from gpt1_scratch.finetuning.tasks import Task
 from papers_to_gpt.engine.data_fingerprint import fingerprint_files
 from papers_to_gpt.engine.hardware import FOR_BATCHES_OF_ROWS, keep_compiled_code
+from papers_to_gpt.engine.launching import make_accelerator
 from papers_to_gpt.engine.output_folder import RunStart, finish_run, plan_run
 from papers_to_gpt.engine.process_watch import stops_together
 from papers_to_gpt.engine.reporting import write_results, write_run_record
 from papers_to_gpt.engine.run_lock import lock_output_dir
-from papers_to_gpt.engine.training import make_accelerator
 from papers_to_gpt.gpt1.finetuning import (
     FILES_OF_MODEL,
     TaskData,

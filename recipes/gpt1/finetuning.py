@@ -37,6 +37,7 @@ from papers_to_gpt.engine.checkpointing import all_checkpoints_in
 from papers_to_gpt.engine.data_fingerprint import Fingerprint, fingerprint_files
 from papers_to_gpt.engine.evaluation import map_across_processes, rehearse_evaluation
 from papers_to_gpt.engine.hardware import FOR_BATCHES_OF_ROWS, keep_compiled_code
+from papers_to_gpt.engine.launching import make_accelerator
 from papers_to_gpt.engine.log_window import TokenCounts
 from papers_to_gpt.engine.model_folder import CLASSIFIER, LANGUAGE_MODEL, OPENAI_GPT, check_folder
 from papers_to_gpt.engine.output_folder import RunStart, finish_run, is_finished, plan_run
@@ -44,7 +45,7 @@ from papers_to_gpt.engine.process_watch import stops_together
 from papers_to_gpt.engine.reporting import RESULTS_FILE, write_results, write_run_record
 from papers_to_gpt.engine.run_lock import lock_output_dir, on_main_process
 from papers_to_gpt.engine.run_plan import describe_plan
-from papers_to_gpt.engine.training import TrainingLoop, make_accelerator
+from papers_to_gpt.engine.training import TrainingLoop
 from papers_to_gpt.publishing.cards import write_card
 from papers_to_gpt.publishing.sharing import open_repository, push_at_end, push_of_checkpoints
 from papers_to_gpt.settings.commands import command

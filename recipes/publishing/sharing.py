@@ -7,7 +7,6 @@ from accelerate import Accelerator
 from transformers.utils import logging as transformers_logging
 
 from papers_to_gpt.engine.reporting import CARD_FILE
-from papers_to_gpt.engine.training import checkpoint_to_resume
 from papers_to_gpt.publishing.cards import write_card
 from papers_to_gpt.publishing.hub import HubRepository
 from papers_to_gpt.publishing.model_card import name_on_hub
@@ -31,7 +30,8 @@ def open_repository(accelerator: Accelerator, hub: HubSettings, training: Traini
     """
     if not (hub.push_to_hub and accelerator.is_main_process):
         return None
-    return HubRepository(hub, Path(training.output_dir).resolve().name, checkpoint_to_resume(training))
+    checkpoint = Path(training.resume_from_checkpoint) if training.resume_from_checkpoint else None
+    return HubRepository(hub, Path(training.output_dir).resolve().name, checkpoint)
 
 
 def push_of_checkpoints(repository: HubRepository | None, hub: HubSettings) -> Callable[[Path], None] | None:

@@ -18,13 +18,14 @@ from papers_to_gpt.engine.batching import LengthBucketBatches, batches_for_evalu
 from papers_to_gpt.engine.data_fingerprint import Fingerprint, fingerprint_files
 from papers_to_gpt.engine.evaluation import evaluate_loss, is_any_true, map_across_processes, rehearse_evaluation
 from papers_to_gpt.engine.hardware import FOR_BATCHES_OF_TOKENS, keep_compiled_code
+from papers_to_gpt.engine.launching import make_accelerator
 from papers_to_gpt.engine.output_folder import RunStart, finish_run, plan_run
 from papers_to_gpt.engine.process_watch import stops_together
 from papers_to_gpt.engine.reporting import write_results, write_run_record
 from papers_to_gpt.engine.run_lock import lock_output_dir
 from papers_to_gpt.engine.run_plan import describe_plan
 from papers_to_gpt.engine.streaming import StreamBatches, rows_of_stream
-from papers_to_gpt.engine.training import TrainingLoop, checkpoint_to_resume, make_accelerator
+from papers_to_gpt.engine.training import TrainingLoop
 from papers_to_gpt.publishing.cards import write_card
 from papers_to_gpt.publishing.sharing import open_repository, push_at_end, push_of_checkpoints
 from papers_to_gpt.settings.commands import command
@@ -84,7 +85,7 @@ def train(accelerator: Accelerator, settings: tuple[Any, ...], start: RunStart) 
         if data.dataset_name is not None:
             start.check_loaded("dataset_name", pairs)
         # Training a tokenizer is not deterministic (ties are broken at random): one process trains it, all load it.
-        checkpoint = checkpoint_to_resume(training)
+        checkpoint = start.checkpoint
         if checkpoint is None and accelerator.is_main_process:
             tokenizers = make_tokenizers(pairs["train"], tokenizer_settings, data.skip_broken_shards)
             start.begin()

@@ -15,8 +15,9 @@ from safetensors.torch import load_file, save_file
 
 from papers_to_gpt.engine.batching import LengthBucketBatches, LocalBatch
 from papers_to_gpt.engine.checkpointing import average_weights, checkpoints_in, load_weights
+from papers_to_gpt.engine.launching import make_accelerator
 from papers_to_gpt.engine.log_window import TokenCounts
-from papers_to_gpt.engine.training import TrainingLoop, make_accelerator
+from papers_to_gpt.engine.training import TrainingLoop
 from papers_to_gpt.settings.arguments import Terminated
 from papers_to_gpt.settings.training import OptimizationSettings, TrainingSettings
 from seq2seq_scratch import RNNSeq2SeqConfig, RNNSeq2SeqForConditionalGeneration
@@ -256,6 +257,11 @@ def test_scores_other_than_losses_are_better_when_higher(make_trainer):
     scores = iter([3.0, 7.0, 2.0])
     trainer = make_trainer(evaluate=lambda model: {"loss": 1.0, "bleu": next(scores)}, metric_for_best_model="bleu")
     assert trainer.train()["best_update"] == 8
+
+
+def test_a_score_that_is_not_a_number_is_worse_than_any_other(make_trainer):
+    scores = iter([float("nan"), 3.0, float("nan")])
+    assert make_trainer(evaluate=lambda model: {"loss": next(scores)}).train()["best_update"] == 8
 
 
 def test_without_eval_steps_every_epoch_is_evaluated_at_its_end(make_trainer):
