@@ -306,7 +306,7 @@ class StreamBatches:
                 missing or of another stream.
             OSError: if a worker ends or gives no batch for `WORKER_TIMEOUT_SECONDS`.
         """
-        self._restore(state if skip else None, skip, batches_per_update)
+        self._restore(state, skip)
         if epoch == 0 and not skip:
             self._say_how_it_is_split()
         if epoch == 1 and not skip:
@@ -363,14 +363,14 @@ class StreamBatches:
         for update in self.updates(epoch, batches_per_update=self.num_processes):
             yield from (batch.tensors for batch in update if batch.weight)
 
-    def _restore(self, state: Mapping[str, Any] | None, skip: int, batches_per_update: int) -> None:
+    def _restore(self, state: Mapping[str, Any] | None, skip: int) -> None:
         if state is None and skip:
             raise ValueError(
                 "The checkpoint holds no position in the stream: it is from an older version. Train anew, with "
                 "overwrite_output_dir true or another output_dir."
             )
         self._turns, self._positions, self._broken = {}, {}, {}
-        if state is None:
+        if state is None or not skip:
             return
         if state["shards"] != (now := self.stream.rows.num_shards):
             raise ValueError(
