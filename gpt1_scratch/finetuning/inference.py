@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from ..data.visible_text import has_visible_text
 from .tables import Table, name_rows
-from .tasks import OWN, Task
+from .tasks import OWN, Task, name_classes
 
 # The names of columns that are looked for, in this order.
 LABEL_COLUMNS = ("label", "labels", "class", "category", "target", "score", "rating")
@@ -77,7 +77,7 @@ def infer_task(table: Table, columns: ColumnOverrides) -> Task:
         if label_column is None:
             raise ValueError(
                 f"{table.where}: no column is called {' or '.join(LABEL_COLUMNS[:3])}; it has "
-                f"{', '.join(table.names)}. Set label_column."
+                f"{name_classes(table.names)}. Set label_column."
             )
     check_columns(table, [label_column], "label_column")
     texts = _text_columns(table, columns, label_column)
@@ -112,7 +112,7 @@ def check_columns(table: Table, names: Sequence[str], setting: str) -> None:
     if missing:
         raise ValueError(
             f"{table.where}: there is no column {' and no '.join(map(repr, missing))} ({setting}); it has "
-            f"{', '.join(table.names)}."
+            f"{name_classes(table.names)}."
         )
 
 
@@ -121,6 +121,8 @@ def _text_columns(table: Table, columns: ColumnOverrides, label_column: str) -> 
     for setting, name in named.items():
         if name is not None:
             check_columns(table, [name], setting)
+            if name == label_column:
+                raise ValueError(f"{setting} and label_column are both {name!r}: the label cannot be the text.")
     if columns.text_column is not None:
         return tuple(name for name in named.values() if name is not None)
     if columns.text_pair_column is not None:
@@ -135,9 +137,9 @@ def _text_columns(table: Table, columns: ColumnOverrides, label_column: str) -> 
             if all(name in lowered for name in known):
                 return tuple(lowered[name] for name in known)
     if not 1 <= len(found) <= 2:
-        what = f"several columns hold text ({', '.join(found)})" if found else "no column holds text"
+        what = f"several columns hold text ({name_classes(found)})" if found else "no column holds text"
         raise ValueError(
-            f"{table.where}: {what}; it has {', '.join(table.names)}. Set text_column and, for a pair, "
+            f"{table.where}: {what}; it has {name_classes(table.names)}. Set text_column and, for a pair, "
             "text_pair_column."
         )
     return tuple(found)

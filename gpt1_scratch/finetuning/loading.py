@@ -112,11 +112,15 @@ def load_task(
             f"{where}: every row has the label {label}. There is nothing to learn: add rows with another label."
         )
     if task.name == OWN:
-        train = replace(train, notes=(*train.notes, _example(task, train), *_alike_classes(task)))
+        notes = (*_alike_classes(task), *_label_types(task, tables["train"]))
+        train = replace(train, notes=(*train.notes, _example(task, train), *notes))
     splits = {"train": train}
     for split, table in tables.items():
         if split != "train":
             splits[split] = _read_split(task, table, split, strict)
+            if task.is_regression and len(set(splits[split].labels or (0, 1))) == 1:
+                note = f"every label is {splits[split].labels[0]}, so that every correlation is 0"
+                splits[split] = replace(splits[split], notes=(*splits[split].notes, note))
             if not task.is_regression:
                 _check_seen(task, train, where, splits[split], table.where)
     if task.validation[0] not in splits:
@@ -145,6 +149,12 @@ def _alike_classes(task: Task) -> list[str]:
             show = repr if all(unicodedata.is_normalized("NFC", name) for name in names) else ascii
             alike.append(" and ".join(map(show, names)))
     return [f"classes that differ only in capitals or invisible characters: {name_classes(alike)}"] if alike else []
+
+
+def _label_types(task: Task, table: Table) -> list[str]:
+    """Says that labels are of several types: the text "1" and the number 1 are one class."""
+    names = sorted({type(value).__name__ for value in table.values(task.label_column) if value is not None})
+    return [f"labels are of several types: {', '.join(names)}"] if len(names) > 1 and names != ["float", "int"] else []
 
 
 def hold_out(split: TaskSplit, share: float, seed: int, *, keep_classes: bool = False) -> tuple[TaskSplit, TaskSplit]:

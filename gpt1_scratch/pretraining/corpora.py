@@ -124,8 +124,15 @@ def _check_name(kind: str, name: str, known: Iterable[str], where: str) -> None:
 
 def _files_in_folder(folder: Path) -> list[Path]:
     """Returns the files of a folder and its sub-folders that are read, sorted by name; warns about the others."""
-    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    files, seen = [], set()
+    for place, folders, names in os.walk(folder, followlinks=True):
+        if (true_place := os.path.realpath(place)) in seen:  # a link to a folder above it
+            folders.clear()
+            continue
+        seen.add(true_place)
+        files += [path for path in (Path(place) / name for name in names) if path.is_file()]
     files = [path for path in files if not any(part.startswith(".") for part in path.relative_to(folder).parts)]
+    files.sort()
     read = [path for path in files if file_extension(path) in EXTENSIONS and path.stem.lower() != "readme"]
     if left := [str(path.relative_to(folder)) for path in files if path not in set(read)]:
         named = ", ".join(left[:FILES_NAMED]) + (", ..." if len(left) > FILES_NAMED else "")
@@ -159,7 +166,8 @@ def _kind(path: Path) -> str:
 
 def _lines_of_text(path: str, place: FilePlace | None = None) -> Iterator[str]:
     for number, line in numbered_lines(path, place):
-        if binary := BINARY_CHARACTERS.intersection(line):
+        # Few lines have a character that cannot be printed, and this question is answered faster than the next one.
+        if not without_line_end(line).isprintable() and (binary := BINARY_CHARACTERS.intersection(line)):
             raise ValueError(
                 f"{path}, line {number}: the character {min(binary)!r} does not occur in text; this is a binary "
                 "file, or text in another encoding than UTF-8."

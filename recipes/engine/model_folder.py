@@ -50,6 +50,21 @@ def _architecture(config: dict[str, Any]) -> str:
     return (config.get("architectures") or [config.get("model_type") or ""])[0]
 
 
+def read_json(path: Path) -> dict[str, Any]:
+    """The JSON object in a file of a model.
+
+    Raises:
+        ValueError: it is something else, or cut off.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} is not JSON ({error}). Copy it again from where the model was trained.") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{path} is no JSON object. Copy it again from where the model was trained.")
+    return content
+
+
 def check_kind(config: dict[str, Any], name: str, kinds: tuple[Kind, ...]) -> None:
     """Raises ValueError if a model is of another kind than the script uses. Models of unknown kinds are accepted.
 
@@ -93,13 +108,17 @@ def check_folder(name: str, trust_remote_code: bool = False, kinds: tuple[Kind, 
     path = folder / "config.json"
     if not path.is_file():
         raise ValueError(describe_missing_config(folder))
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path} is not JSON ({error}). Copy it again from where the model was trained.") from error
-    if not isinstance(config, dict):
-        raise ValueError(f"{path} is no JSON object. Copy it again from where the model was trained.")
+    config = read_json(path)
+    for other in ("generation_config.json", "tokenizer.json", "tokenizer_config.json"):
+        if (folder / other).is_file():
+            read_json(folder / other)
     check_kind(config, name, kinds)
+    ours = any(kind.holds(config) for kind in (TRANSLATOR, CLASSIFIER, LANGUAGE_MODEL))
+    if kinds and ours and not (folder / "tokenizer.json").is_file():
+        raise ValueError(
+            f"The folder {folder} has no tokenizer that can be loaded. Copy the tokenizer.json and "
+            "tokenizer_config.json that the model was trained with into it."
+        )
     model_type = config.get("model_type")
     if model_type not in CONFIG_MAPPING and not (trust_remote_code and "auto_map" in config):
         raise ValueError(

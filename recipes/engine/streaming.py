@@ -443,16 +443,16 @@ class StreamBatches:
         if broken:
             named = "; ".join(list(broken.values())[:BROKEN_SHARDS_NAMED])
             more = ", ..." if len(broken) > BROKEN_SHARDS_NAMED else ""
-            self.say(f"Epoch {epoch + 1}: {len(broken)} broken shards were skipped ({named}{more})")
+            self.say(f"Epoch {epoch + 1}: broken shards that were skipped: {len(broken)} ({named}{more})")
         self._broken_before |= broken
 
     def _say_how_it_is_split(self) -> None:
         readers, shards = self.shares * self.readers, self.stream.rows.num_shards
         if shards % readers:
+            left_over = shards % readers if shards > readers else "all"
             self.say(
-                f"The stream has {shards} shards for {readers} readers (processes times workers): "
-                f"{shards % readers if shards > readers else 'all'} of them are split by row, so each reader reads "
-                "them and keeps its part. A multiple of the readers would be split by shard."
+                f"The stream has {shards} shards for {readers} readers (processes times workers). Those left over "
+                f"({left_over}) are split by row: every reader reads them and keeps its part."
             )
 
 

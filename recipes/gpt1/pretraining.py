@@ -99,10 +99,15 @@ def train(accelerator: Accelerator, settings: tuple[Any, ...], start: RunStart) 
             raise ValueError(
                 f"block_size is {block_size}, but max_position_embeddings is {config.max_position_embeddings}."
             )
-        pack = partial(pack_blocks, block_size=block_size, separate_documents=text.separate_documents)
-        packed = pack(tokenize_texts(validation_texts, tokenizer))
+        if sampling.num_samples and sampling.sample_prompt_tokens >= config.max_position_embeddings:
+            raise ValueError(
+                f"sample_prompt_tokens is {sampling.sample_prompt_tokens}; it must be below max_position_embeddings, "
+                f"{config.max_position_embeddings}, or nothing can be added."
+            )
+        pack = partial(pack_split, tokenizer=tokenizer, block_size=block_size, text=text)
+        packed = pack("validation", validation_texts)
         if not text.streaming:
-            packed_train = pack(tokenize_texts(train_texts, tokenizer))
+            packed_train = pack("train", train_texts)
             report_corpus(accelerator, "train", packed_train)
         report_corpus(accelerator, "validation", packed)
     if text.streaming:
@@ -235,6 +240,20 @@ def make_config(model_settings: ModelSettings, tokenizer: PreTrainedTokenizerFas
         return GPT1Config(**vars(model_settings), **from_tokenizer)
     except StrictDataclassError as error:
         raise ValueError(f"gpt1: {error.__cause__ or error}") from error
+
+
+def pack_split(
+    split: str, texts: Dataset, tokenizer: PreTrainedTokenizerFast, block_size: int, text: TextSettings
+) -> PackedTexts:
+    """The blocks of a split.
+
+    Raises:
+        ValueError: there is not enough text for one block; the message names the split and its file.
+    """
+    try:
+        return pack_blocks(tokenize_texts(texts, tokenizer), block_size, separate_documents=text.separate_documents)
+    except ValueError as error:
+        raise ValueError(f"{getattr(text, f'{split}_file') or text.dataset_name}, {split}: {error}") from error
 
 
 def report_corpus(accelerator: Accelerator, split: str, packed: PackedTexts) -> None:

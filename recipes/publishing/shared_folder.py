@@ -1,6 +1,5 @@
 """Checks a model's folder before it is shared: its files are complete, load on their own, and hold nothing private."""
 
-import json
 import re
 import shutil
 import tempfile
@@ -17,7 +16,7 @@ from safetensors import SafetensorError, safe_open
 from transformers import CONFIG_MAPPING, AutoConfig, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.dynamic_module_utils import custom_object_save, get_relative_import_files
 
-from papers_to_gpt.engine.model_folder import describe_missing_config
+from papers_to_gpt.engine.model_folder import describe_missing_config, read_json
 from papers_to_gpt.engine.reporting import CARD_FILE, RESULTS_FILE, RUN_FILE
 from papers_to_gpt.publishing.clean_process import (
     TARGET_TOKENIZER,
@@ -133,10 +132,10 @@ def _check_config(folder: Path) -> dict[str, Any]:
     path = folder / "config.json"
     if not path.is_file():
         raise ValueError(describe_missing_config(folder))
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is not valid JSON: {error}. {SAVE_AGAIN}") from error
+    config = read_json(path)
+    for other in ("generation_config.json", RESULTS_FILE, *TOKENIZER_NAMES):
+        if other.endswith(".json") and (folder / other).is_file():
+            read_json(folder / other)
     if config.get("model_type") not in CONFIG_MAPPING:
         raise ValueError(
             f"{path}: model_type is {config.get('model_type')!r}, which is no model of this repository nor of the "
@@ -154,7 +153,7 @@ def _check_weights(folder: Path) -> None:
         )
     shards = {"model.safetensors"}
     if (folder / INDEX_FILE).is_file():
-        shards = set(json.loads((folder / INDEX_FILE).read_text(encoding="utf-8"))["weight_map"].values())
+        shards = set(read_json(folder / INDEX_FILE).get("weight_map", {"": "model.safetensors"}).values())
     for name in sorted(shards):
         if not (folder / name).is_file():
             raise ValueError(f"{folder} holds no weights: {name} is not there. {SAVE_AGAIN}")

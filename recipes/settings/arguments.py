@@ -15,6 +15,7 @@ import itertools
 import logging
 import math
 import os
+import re
 import signal
 import sys
 import threading
@@ -32,6 +33,13 @@ COMMAND_LINE = "command line"
 
 # Exit statuses of programs that SIGINT, SIGPIPE and SIGTERM end, by the convention of shells: 128 plus the number.
 INTERRUPTED_STATUS, BROKEN_PIPE_STATUS, TERMINATED_STATUS = 130, 141, 143
+
+# What Python makes of bytes of the command line that are not UTF-8. Files that are read and written here may have such
+# names; other settings become part of models and records.
+HALF_CHARACTER = re.compile("[\ud800-\udfff]")
+FILES_OF_ANY_NAME = ("input_file", "output_file", "prompt_file")
+
+OUR_PACKAGES = ("papers_to_gpt", "gpt1_scratch", "seq2seq_scratch")
 
 TRUE_WORDS, FALSE_WORDS = ("yes", "true", "t", "y", "1"), ("no", "false", "f", "n", "0")
 
@@ -91,6 +99,8 @@ class CheckedSettings:
         problems = []
         for each in dataclasses.fields(self):
             value, allowed = getattr(self, each.name), each.metadata.get("range", Range())
+            if isinstance(value, str) and each.name not in FILES_OF_ANY_NAME and HALF_CHARACTER.search(value):
+                problems.append(f"{each.name} is {value!r}, which is not UTF-8. Rename it, or write it in UTF-8.")
             for number in value if isinstance(value, list) else [value]:
                 if isinstance(number, int | float) and not isinstance(number, bool) and not allowed.holds(number):
                     must = allowed if math.isfinite(number) else "a finite number"
@@ -396,6 +406,11 @@ def run_script(main: Callable[[], None]) -> None:
         _stop(message, TERMINATED_STATUS if was_terminated else INTERRUPTED_STATUS)
     except (ValueError, OSError) as error:
         _stop(f"error: {_describe(error)}", 2)
+    except ImportError as error:
+        package = (error.name or "").partition(".")[0]
+        if isinstance(error, ModuleNotFoundError) and package and package not in OUR_PACKAGES:
+            _stop(f"error: the package {package} is not installed. Install it: pip install {package}.", 2)
+        _stop(f"error: {error}", 2)
     except Exception as error:
         what = " ".join(str(error).split()).rstrip(".")
         fault = "This is a fault of the program; LOGLEVEL=DEBUG shows the traceback."

@@ -19,9 +19,13 @@ class TranslationSettings(CheckedSettings):
     revision: str | None = option(None, "Branch, tag or commit of the model on the Hub.", "model")
     trust_remote_code: bool = option(False, "Run the code that comes with the model.", "model")
     input_file: str | None = option(
-        None, "UTF-8 file with a sentence on each line; left out, standard input or a prompt.", "data"
+        None,
+        "UTF-8 file (also .gz, .zst) with a sentence on each line; left out, standard input or a prompt.",
+        "data",
     )
-    output_file: str | None = option(None, "File for the translations; left out, standard output.", "output")
+    output_file: str | None = option(
+        None, "File for the translations (.gz or .zst compresses it); left out, standard output.", "output"
+    )
     num_beams: int | None = option(None, "Beams of the search; left out, the number saved with the model.", at_least=1)
     length_penalty: float | None = option(
         None, "Exponent of the length normalization; left out, the number saved with the model."

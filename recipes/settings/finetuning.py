@@ -8,7 +8,7 @@ from papers_to_gpt.settings.arguments import CheckedSettings, option, parse_sett
 from papers_to_gpt.settings.commands import command
 from papers_to_gpt.settings.hub import HubSettings
 from papers_to_gpt.settings.registries import glue_tasks, groups_of_tasks, quoted, task_names
-from papers_to_gpt.settings.training import OUTPUT, SEEDS, OptimizationSettings, TrainingSettings
+from papers_to_gpt.settings.training import OUTPUT, SEEDS, OptimizationSettings, TrainingSettings, warn_of_same_file
 
 
 @dataclass
@@ -66,9 +66,11 @@ class TaskSettings(CheckedSettings):
     data_dir: str | None = option(
         None, "Folder with TASK/train.parquet and the other splits; left out, data sets come from the Hub."
     )
-    train_file: str | None = option(None, "CSV, TSV, JSON lines or Parquet file to train on.")
-    validation_file: str | None = option(None, "File to validate on; left out, part of train_file.")
-    test_file: str | None = option(None, "File to predict; it is scored if it has labels.")
+    train_file: str | None = option(
+        None, "CSV, TSV, JSON (lines or one list) or Parquet file to train on, also .gz or .zst."
+    )
+    validation_file: str | None = option(None, "File to validate on, of these kinds; left out, part of train_file.")
+    test_file: str | None = option(None, "File to predict, of these kinds; it is scored if it has labels.")
     text_column: str | None = option(
         None, "Column of the text in files of your own; left out, it is inferred from the columns."
     )
@@ -100,6 +102,7 @@ class TaskSettings(CheckedSettings):
         super().__post_init__()
         if len(set(self.seeds)) < len(self.seeds):
             raise ValueError(f"seeds is {self.seeds}, which has a seed twice. Name each once.")
+        warn_of_same_file(self)
         names = self.names()
         if self.train_file is not None and len(names) > 1:
             raise ValueError(

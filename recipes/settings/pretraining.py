@@ -6,7 +6,13 @@ from typing import Any
 from papers_to_gpt.settings.arguments import CheckedSettings, option, parse_settings, read_settings
 from papers_to_gpt.settings.hub import HubSettings
 from papers_to_gpt.settings.registries import embedded_texts, quoted
-from papers_to_gpt.settings.training import OUTPUT, OptimizationSettings, TrainingSettings, check_metric
+from papers_to_gpt.settings.training import (
+    OUTPUT,
+    OptimizationSettings,
+    TrainingSettings,
+    check_metric,
+    warn_of_same_file,
+)
 
 # The scores that an evaluation reports.
 SCORES = ("loss", "perplexity", "word_perplexity", "bits_per_byte")
@@ -72,7 +78,8 @@ class TextSettings(CheckedSettings):
     train_split: str = option("train", "Split to train on.")
     validation_split: str = option("validation", "Split to validate on.")
     train_file: str | None = option(
-        None, "Text, Parquet, JSON lines or CSV file to train on, or a folder of such files."
+        None,
+        "Text, Parquet, JSON (lines or one list), CSV or TSV file, also .gz or .zst, or a folder of such files.",
     )
     validation_file: str | None = option(None, "File or folder to validate on, of the kinds of train_file.")
     text_column: str = option("text", "Column that holds the text.")
@@ -102,6 +109,7 @@ class TextSettings(CheckedSettings):
 
     def __post_init__(self):
         super().__post_init__()
+        warn_of_same_file(self)
         if self.dataset_name is None and self.train_file is None:
             raise ValueError("There is no text to train on: set one of dataset_name and train_file.")
         if self.dataset_name is not None and self.train_file is not None:

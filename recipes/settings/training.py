@@ -1,12 +1,16 @@
 """The settings that every training run has: optimization, length, evaluation and output."""
 
 import difflib
+import logging
 import math
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from papers_to_gpt.settings.arguments import CheckedSettings, option
+
+logger = logging.getLogger(__name__)
 
 OUTPUT = "output"
 
@@ -30,6 +34,14 @@ def check_metric(metric: str, reported: Sequence[str]) -> None:
             f"metric_for_best_model is {metric!r}, which the evaluation does not report.{hint} It reports "
             f"{', '.join(reported)}."
         )
+
+
+def warn_of_same_file(data: Any) -> None:
+    """Warns if a file to validate or to test on is the one to train on: scores then say nothing of unseen data."""
+    for name in ("validation_file", "test_file"):
+        train, file = data.train_file, getattr(data, name, None)
+        if train is not None and file is not None and os.path.realpath(file) == os.path.realpath(train):
+            logger.warning("%s is train_file: its scores say nothing about text that the model has not seen.", name)
 
 
 @dataclass

@@ -6,7 +6,13 @@ from typing import Any, Literal
 from papers_to_gpt.settings.arguments import CheckedSettings, Setting, option, parse_settings, read_settings, value_of
 from papers_to_gpt.settings.hub import HubSettings
 from papers_to_gpt.settings.registries import embedded_pairs, quoted
-from papers_to_gpt.settings.training import OUTPUT, OptimizationSettings, TrainingSettings, check_metric
+from papers_to_gpt.settings.training import (
+    OUTPUT,
+    OptimizationSettings,
+    TrainingSettings,
+    check_metric,
+    warn_of_same_file,
+)
 
 # The scores that an evaluation reports, as in `seq2seq_scratch.data.metrics`. Importing that would import torch.
 SCORES = ("loss", "perplexity", "exact_match", "sacrebleu", "bleu_tokenized_lowercased", "chrf")
@@ -146,7 +152,9 @@ class DataSettings(CheckedSettings):
         False, "Leave out the rest of a file of the stream that cannot be read, instead of stopping; each is reported."
     )
     train_file: str | None = option(
-        None, "Parquet, JSON lines, CSV or TSV file, the common prefix of two line-aligned text files, or a folder."
+        None,
+        "Parquet, JSON (lines or one list), CSV or TSV file, the common prefix of two line-aligned text files, each "
+        "also .gz or .zst, or a folder of them.",
     )
     validation_file: str | None = option(
         None, "File to validate on, of the kinds of train_file; left out, part of the training pairs."
@@ -168,6 +176,7 @@ class DataSettings(CheckedSettings):
 
     def __post_init__(self):
         super().__post_init__()
+        warn_of_same_file(self)
         files = [name for name in ("train_file", "validation_file", "test_file") if getattr(self, name) is not None]
         if self.dataset_name is not None and files:
             raise ValueError(

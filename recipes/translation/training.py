@@ -185,7 +185,7 @@ def train(accelerator: Accelerator, settings: tuple[Any, ...], start: RunStart) 
         finish_run(output_dir, loop.progress, loop.total_updates)
     say(
         HOW_TO_USE.format(
-            folder=output_dir,
+            folder=str(output_dir),
             translate=command("translate", "--model_name_or_path", output_dir),
             sentence=pairs["validation"][0]["source"],
             seconds=results["wall_seconds"],
@@ -217,7 +217,7 @@ Done after {seconds:.0f} s. The model is in {folder}. To translate lines that yo
 To use it in Python:
 
 from transformers import pipeline
-translator = pipeline("translation", model="{folder}", trust_remote_code=True)
+translator = pipeline("translation", model={folder!r}, trust_remote_code=True)
 print(translator([{sentence!r}]))
 """
 
@@ -381,12 +381,14 @@ def evaluate(
     """Returns loss, perplexity and the scores of decoded translations on the validation split.
 
     Args:
-        limit: number of pairs to evaluate for a rehearsal, with translations of a few tokens. None reads all.
+        limit: number of pairs to evaluate for a rehearsal, those with the longest sources, with translations of a few
+            tokens. None reads all.
     """
     if len(examples) == 0:
         raise ValueError("The validation split has no pair. Set validation_file, or validation_size above 0.")
     if limit is not None:
-        examples, texts = (part.select(range(min(limit, len(part)))) for part in (examples, texts))
+        longest = np.argsort(lengths_of(examples[:])[:, 0], kind="stable")[-limit:]
+        examples, texts = examples.select(longest), texts.select(longest)
         # The metric of the run warns once about odd references, and must see all of them.
         decode, metric = partial(decode, max_new_tokens=2), TranslationMetric(target_language=metric.target_language)
     batches = batches_for_evaluation(

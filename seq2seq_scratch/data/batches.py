@@ -176,7 +176,7 @@ def tokenize_parallel(
         `target_length` (their numbers of tokens), and the report of what was left out or cut.
 
     Raises:
-        ValueError: if no training pair is left.
+        ValueError: if no training pair is left, or no pair to evaluate has text.
     """
     report = FilterReport(max_source_length, max_target_length, drop_long)
     truncate_to = None if drop_long else max_source_length
@@ -219,6 +219,8 @@ def tokenize_parallel(
         tokenized = tokenized.select(np.flatnonzero(keep))
     if drop_long and len(tokenized) == 0:
         raise ValueError(f"No training pair is left: {report}.")
+    if report.empty == report.read > 0:
+        raise ValueError(f"No pair to evaluate on has text on both sides: {report}.")
     return tokenized, report
 
 

@@ -44,6 +44,9 @@ from .text_lines import (
 
 Row = dict[str, Any]
 
+# The maximum number of columns that a message names; a table may have thousands.
+COLUMNS_NAMED = 10
+
 # The maximum size of a table that is stored at a time.
 ROW_CHUNK_SIZE = 1_000
 CHARACTER_CHUNK_SIZE = 2**24
@@ -88,14 +91,30 @@ def _delimited_rows(path: str | Path, extension: str, place: FilePlace) -> Itera
     if first is None:
         return
     header = [name.strip() for name in first[1]]
+    _check_separator(path, header, extension)
     _check_header(path, header)
     for number, fields in rows:
         if len(fields) != len(header):
             raise ValueError(
                 f"{path}, line {number}: has {_count(len(fields), 'field')}, but the first line names "
-                f"{_count(len(header), 'column')} ({', '.join(header)})."
+                f"{_count(len(header), 'column')} ({_some(header)})."
             )
         yield f"{path}, line {number}", dict(zip(header, fields, strict=True))
+
+
+def _check_separator(path: str | Path, header: Sequence[str], extension: str) -> None:
+    other = {";", "|", "\t" if extension == ".csv" else ","}.intersection(header[0])
+    if len(header) == 1 and other:
+        right = "commas" if extension == ".csv" else "tabs"
+        raise ValueError(
+            f"{path}: the first line names one column, {header[0]!r}. Fields of a {extension} file are separated by "
+            f"{right}, not by {min(other)!r}: convert the file."
+        )
+
+
+def _some(names: Sequence[str]) -> str:
+    more = f" and {len(names) - COLUMNS_NAMED:,} more" if len(names) > COLUMNS_NAMED else ""
+    return ", ".join(names[:COLUMNS_NAMED]) + more
 
 
 def _count(number: int, noun: str) -> str:
@@ -106,7 +125,7 @@ def _check_header(path: str | Path, header: Sequence[str]) -> None:
     twice = sorted({name for name in header if header.count(name) > 1})
     if twice:
         raise ValueError(
-            f"{path} names the column {' and '.join(map(repr, twice))} twice; it has {', '.join(header)}. Rename one."
+            f"{path} names the column {' and '.join(map(repr, twice))} twice; it has {_some(header)}. Rename one."
         )
 
 
@@ -159,6 +178,15 @@ def _json_rows(path: str | Path, place: FilePlace) -> Iterator[tuple[str, Row]]:
         row = _parse_json(line.rstrip(), where, number)
         if not isinstance(row, dict):
             raise ValueError(f"{where}: holds {type(row).__name__}. {_JSON_KINDS}")
+        if (
+            len(row) == 1
+            and isinstance(rows := next(iter(row.values())), list)
+            and all(isinstance(inner, dict) for inner in rows)
+        ):
+            raise ValueError(
+                f"{where}: an object holds the rows as the list {next(iter(row))!r}. Save that list alone. "
+                f"{_JSON_KINDS}"
+            )
         yield where, row
 
 

@@ -157,12 +157,23 @@ def read_lines(source: str | Path | None) -> list[str]:
     return lines
 
 
+def _open_to_write(path: Path, compression: str | None) -> TextIO:
+    if compression is None:
+        return open(path, "w", encoding="utf-8", newline="\n")
+    if compression == "gzip":
+        return gzip.open(path, "wt", encoding="utf-8", newline="\n")
+    import pyarrow
+
+    stream = pyarrow.CompressedOutputStream(pyarrow.OSFile(str(path), "wb"), compression)
+    return io.TextIOWrapper(stream, encoding="utf-8", newline="\n")
+
+
 @contextmanager
 def open_output(path: str | Path | None) -> Iterator[TextIO]:
     """Opens a file, or for None standard output, to write text.
 
-    The file is written under another name in the same folder and renamed at the end. After an error, an earlier file
-    of the name is unchanged.
+    A name that ends in `.gz` or `.zst` gives a compressed file. The file is written under another name in the same
+    folder and renamed at the end. After an error, an earlier file of the name is unchanged.
 
     Raises:
         ValueError: if the path is a folder or in a folder that does not exist, or the file cannot be written.
@@ -187,7 +198,7 @@ def open_output(path: str | Path | None) -> Iterator[TextIO]:
     partial = target.with_name(f"{target.name}.{os.getpid()}.partial")
     is_device = target.exists() and not target.is_file()  # or a pipe
     try:
-        with open(target if is_device else partial, "w", encoding="utf-8", newline="\n") as file:
+        with _open_to_write(target if is_device else partial, COMPRESSIONS.get(target.suffix.lower())) as file:
             yield file
         if is_device:
             return

@@ -8,7 +8,7 @@ from typing import Literal
 
 import pytest
 
-from papers_to_gpt.settings.arguments import parse_settings, read_settings, run_script, value_of
+from papers_to_gpt.settings.arguments import CheckedSettings, parse_settings, read_settings, run_script, value_of
 
 
 @dataclass
@@ -201,3 +201,46 @@ def test_a_closed_pipe_ends_a_script_without_a_message(body):
     result = subprocess.run(command, stdout=writing_end, stderr=subprocess.PIPE, text=True)
     os.close(writing_end)
     assert (result.returncode, result.stderr) == (141, "")
+
+
+def test_an_error_of_the_system_names_the_setting_and_a_missing_package_what_to_install(tmp_path):
+    (tmp_path / "file").write_text("")
+    for body, status, message in (
+        (
+            "os.makedirs(settings.output_dir)",
+            2,
+            f"error: output_dir {tmp_path}/file/run: Not a directory. Name",
+        ),
+        (
+            "import nowhere_to_be_found.part",
+            2,
+            "error: the package nowhere_to_be_found is not installed. Install",
+        ),
+        ("open('/nowhere/else')", 2, "error: /nowhere/else: No such file or directory."),
+    ):
+        code = f"""
+import dataclasses, os
+from papers_to_gpt.settings.arguments import Setting, option, parse_settings, run_script
+@dataclasses.dataclass
+class Settings:
+    output_dir: str = option("", "A folder.")
+def main():
+    given = [Setting("output_dir", ({str(tmp_path / "file" / "run")!r},), "command line")]
+    (settings,) = parse_settings(given, Settings)
+    {body}
+run_script(main)
+"""
+        result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+        assert (result.returncode, result.stderr[: len(message)]) == (status, message)
+
+
+def test_bytes_that_are_not_utf_8_are_refused_before_they_reach_records():
+    with pytest.raises(ValueError, match="output_dir is 'x.udcff', which is not UTF-8"):
+        OptionsWithText(output_dir="x\udcff")
+    assert OptionsWithText(input_file="x\udcff").input_file
+
+
+@dataclass
+class OptionsWithText(CheckedSettings):
+    output_dir: str = ""
+    input_file: str = ""

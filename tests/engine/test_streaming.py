@@ -198,7 +198,7 @@ def test_how_a_stream_is_split_is_said():
     make(num_processes=2, num_workers=1, sizes=(30,), say=lines.append).updates(0, 2).__next__()
     make(num_processes=2, sizes=SIZES, say=lines.append).updates(0, 2).__next__()
     make(num_processes=2, sizes=(20, 20), say=lines.append).updates(0, 2).__next__()
-    assert [line.split(": ")[1].split(" of them")[0] for line in lines] == ["all", "1"]
+    assert [re.search(r"left over \((\w+)\)", line)[1] for line in lines] == ["all", "1"]
 
 
 def test_a_state_of_other_shards_and_a_missing_one_are_refused():
@@ -291,7 +291,7 @@ def test_a_broken_shard_is_skipped_by_choice_and_counted(tmp_path, damage, worke
     assert seen[0] == seen[1] and set(seen[0]) >= {*range(60), *range(90, 120)}
     assert re.search(f"skipped: shard 3 of 4.*{message}", capsys.readouterr().err)
     reports = [line.split(" (")[0] for line in lines if "broken" in line]
-    assert reports == [f"Epoch {number}: 1 broken shards were skipped" for number in (1, 2)]
+    assert reports == [f"Epoch {number}: broken shards that were skipped: 1" for number in (1, 2)]
     assert batches.results() == {"train_skipped_shards": 1}
 
 

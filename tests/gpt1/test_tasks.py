@@ -327,6 +327,25 @@ def test_classes_that_differ_only_in_capitals_are_reported(own):
     )
 
 
+@pytest.mark.parametrize(
+    ("labels", "note"),
+    [
+        (["pos", "pos\u200b"], r"invisible characters alone: 'pos' and 'pos\u200b'"),
+        (["caf\xe9", "cafe\u0301"], r"alone: 'cafe\u0301' and 'caf\xe9'"),
+        ([1, "1", "2"], "labels are of several types: int, str"),
+        ([True, "no"], "labels are of several types: bool, str"),
+    ],
+)
+def test_labels_that_only_look_alike_or_different_are_told(own, labels, note):
+    _, splits = own([(f"text {index}", label) for index, label in enumerate(labels * 3)], extension=".jsonl")
+    assert any(note in each for each in splits["train"].notes)
+
+
+def test_a_constant_validation_of_numbers_is_told(own):
+    _, splits = own([("a", 0.5), ("b", 1.5)], [("c", 2.5), ("d", 2.5)])
+    assert splits["validation"].notes == ("every label is 2.5, so that every correlation is 0",)
+
+
 def test_no_class_loses_its_only_row_to_validation_and_all_give_their_share(own):
     labels = ["a"] * 50 + ["b"] * 30 + ["c"] * 19 + ["d"]
     rows = [(f"text {index}", label) for index, label in enumerate(labels)]
@@ -396,6 +415,14 @@ GOOD = [("a", "x"), ("b", "y")]
         ([("a", 1.5), ("b", 2.5)], [("c", "x")], None, {}, "validation.csv: .*not a number in row 1 .*: 'x'"),
         (GOOD, GOOD, None, {"both_orders": True}, "both_orders is set, but there is one text column, text"),
         (GOOD, GOOD, None, {"text_pair_column": "text"}, "text_pair_column is set, but text_column is not"),
+        (GOOD, GOOD, None, {"text_column": "label"}, "text_column and label_column are both 'label'"),
+        (
+            [("a b", *["c d"] * 30, "x")],
+            GOOD,
+            (*(f"c{number}" for number in range(31)), "label"),
+            {},
+            r"several columns hold text \(c0, c1, .*c9 and 21 more\); it has c0, .* and 22 more",
+        ),
     ],
 )
 def test_bad_rows_and_columns_are_named(own, train, validation, header, columns, expected):

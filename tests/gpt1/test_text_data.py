@@ -13,6 +13,7 @@ from gpt1_scratch.pretraining import packing
 from gpt1_scratch.pretraining.corpora import load_texts
 from gpt1_scratch.pretraining.packing import (
     PartlyCutBlocks,
+    StreamPacker,
     cut_blocks,
     pack_blocks,
     stream_blocks,
@@ -230,6 +231,21 @@ def test_streamed_blocks_equal_stored_ones(tmp_path):
     streamed = list(stream_blocks(load_texts(path, streaming=True), letter_tokenizer(), **settings))
     assert len(streamed) == len(stored) == 8
     for one, other in zip(streamed, stored, strict=True):
+        assert {name: list(values) for name, values in one.items()} == {name: list(v) for name, v in other.items()}
+
+
+@pytest.mark.parametrize("size", [1, 2, 3])
+def test_a_stream_packed_in_parts_equals_one_packed_at_once(size):
+    texts = rows_of(5, 17, 0, 9, 30, 1, 8, 8)
+    packer = StreamPacker(letter_tokenizer(), 8, separate_documents=True, separator_id=SEPARATOR)
+    whole, left_over_at_once = packer({"text": texts})
+    parts, left_over = [], None
+    for start in range(0, len(texts), size):
+        blocks, left_over = packer({"text": texts[start : start + size]}, left_over)
+        parts, left_over = [*parts, *blocks], json.loads(json.dumps(left_over))
+    assert left_over == left_over_at_once and 0 < len(left_over["input_ids"]) < 8
+    assert len(parts) == len(whole) == (sum((5, 17, 9, 30, 1, 8, 8)) + 7) // 8
+    for one, other in zip(parts, whole, strict=True):
         assert {name: list(values) for name, values in one.items()} == {name: list(v) for name, v in other.items()}
 
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -117,5 +118,31 @@ def test_a_broken_file_stops_a_run_or_is_skipped_and_reported(start, command, re
     folder = start(recipe, "run", "--skip_broken_shards", "true", "--overwrite_output_dir", "true")
     assert json.loads((folder / "all_results.json").read_text())["train_skipped_shards"] == 1
     shown = capsys.readouterr()
-    assert f"Epoch 1: 1 broken shards were skipped (shard 3 of 4: {broken}" in shown.out
+    assert f"Epoch 1: broken shards that were skipped: 1 (shard 3 of 4: {broken}" in shown.out
     assert "The stream is shorter than the run: it begins again" in shown.out
+
+
+def test_a_run_of_two_processes_goes_on_with_two_or_one(start, command, tmp_path):
+    launch = ["-m", "torch.distributed.run", "--nproc_per_node=2", "--standalone"]
+    script = str(ROOT / "recipes" / "pretrain_gpt1.py")
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "ACCELERATE_USE_CPU": "true"}
+
+    def launched(name, *more):
+        arguments, folder = command("pretrain_gpt1", name, *more)
+        result = subprocess.run(
+            [sys.executable, *launch, script, *arguments], capture_output=True, text=True, env=environment
+        )
+        assert result.returncode == 0, result.stdout + result.stderr
+        return load_file(folder / "checkpoint-60" / "model.safetensors")
+
+    whole = launched("two")
+    for name in ("two-again", "one"):
+        shutil.copytree(tmp_path / "two", tmp_path / name)
+        for checkpoint in (tmp_path / name).glob("checkpoint-*"):
+            if checkpoint.name != "checkpoint-15":
+                shutil.rmtree(checkpoint)
+    again = launched("two-again", "--resume_from_checkpoint", "last")
+    assert all(torch.equal(again[name], tensor) for name, tensor in whole.items())
+    folder = start("pretrain_gpt1", "one", "--resume_from_checkpoint", "last", "--gradient_accumulation_steps", "1")
+    for name, tensor in load_file(folder / "checkpoint-60" / "model.safetensors").items():
+        torch.testing.assert_close(tensor, whole[name], atol=2e-5, rtol=1e-3)

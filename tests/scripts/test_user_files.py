@@ -160,6 +160,23 @@ BAD = {
         b'[{"text": "a", "label": "x"},\n{"text": "\\uD83D", "label": "x"}]',
         r"half.json, line 2: \\ud83d is half",
     ),
+    "semicolons.csv": (
+        b"text;label\na;x\n",
+        "names one column, 'text;label'. Fields .* by commas, not by ';'",
+    ),
+    "commas.tsv": (
+        b"text,label\na,x\n",
+        "names one column, 'text,label'. Fields .* by tabs, not by ','",
+    ),
+    "inside.json": (
+        b'{"data": [{"text": "a", "label": "x"}]}',
+        "inside.json, line 1: an object holds the rows as the list 'data'",
+    ),
+    "wide.csv": (
+        (",".join(f"c{number}" for number in range(500)) + "\na,b\n").encode(),
+        "has 2 fields, but the first line names 500 columns .*c9 and 490 more",
+    ),
+    "cut.csv.gz": (gzip.compress(b"text,label\n" + b"abc,x\n" * 999)[:40], "cut.csv.gz cannot be read after"),
     "no.parquet": (b"PAR", "no.parquet is not a parquet file"),
     "no.csv.gz": (b"text,label\na,x\n", "no.csv.gz cannot be read"),
 }
@@ -264,6 +281,53 @@ def test_a_folder_is_read_with_its_sub_folders_and_says_what_is_left_out(tmp_pat
         (folder / name).write_text(name)
     assert load_texts(folder)["text"][:] == ["A.TXT", "b.txt", "more/c.md"]
     assert caplog.messages == [f"{folder} has files that are not read (3): README.md, cover.jpg, more/readme.txt"]
+
+
+def test_linked_folders_are_read_and_a_loop_of_links_ends(tmp_path):
+    for name in ("books", "elsewhere"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "a.txt").write_text(name)
+    (tmp_path / "books" / "link").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "books" / "loop").symlink_to(tmp_path / "books")
+    assert load_texts(tmp_path / "books")["text"][:] == ["books", "elsewhere"]
+
+
+@pytest.mark.parametrize("module", [text_lines, gpt1_text_lines])
+class TestPlaces:
+    """Where text comes from and goes to."""
+
+    def test_a_folder_is_no_file(self, module, tmp_path):
+        with pytest.raises(ValueError, match=f"{tmp_path} is a folder. Name a file"):
+            module.read_lines(tmp_path)
+
+    def test_a_pipe_is_read(self, module, tmp_path):
+        read, write = os.pipe()
+        os.write(write, b"one\ntwo\n")
+        os.close(write)
+        assert module.read_lines(f"/dev/fd/{read}") == ["one", "two"]
+        os.close(read)
+
+    @pytest.mark.parametrize("name", ["a.txt", "a.txt.gz", "a.txt.ZST"])
+    def test_what_is_written_is_read(self, module, tmp_path, name):
+        with module.open_output(tmp_path / name) as output:
+            print("gr\xf6\xdfer\n", file=output)
+        assert module.read_lines(tmp_path / name) == ["gr\xf6\xdfer", ""]
+        assert (tmp_path / name).read_bytes().startswith(b"gr") == (name == "a.txt")
+        assert [path.name for path in tmp_path.iterdir()] == [name]
+
+    def test_a_full_disk_names_the_file(self, module):
+        with pytest.raises(ValueError, match="The output file /dev/full cannot be written: No space left"):
+            with module.open_output("/dev/full") as output:
+                print("text", file=output)
+
+    def test_closed_streams_are_said(self, module, monkeypatch):
+        monkeypatch.setattr(sys, "stdin", None)
+        monkeypatch.setattr(sys, "stdout", None)
+        assert not module.is_terminal(sys.stdin)
+        with pytest.raises(ValueError, match="Standard input is closed"):
+            module.read_lines(None)
+        with pytest.raises(ValueError, match="Standard output is closed"), module.open_output(None):
+            pass
 
 
 def test_tables_of_other_columns_are_read_together_if_both_have_the_text(tmp_path):

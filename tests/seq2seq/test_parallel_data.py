@@ -395,6 +395,12 @@ def test_a_training_set_of_which_nothing_is_left_is_an_error(pairs, tokenizers):
         tokenize_parallel(pairs, *tokenizers, max_source_length=1, max_target_length=100)
 
 
+def test_a_set_to_evaluate_on_without_any_text_is_an_error(tokenizers):
+    nothing = datasets.Dataset.from_dict({"source": ["", "a"], "target": ["b", "\u200b"]})
+    with pytest.raises(ValueError, match="No pair to evaluate on has text on both sides: 2 pairs, 2 with a side"):
+        tokenize_parallel(nothing, *tokenizers, max_source_length=9, max_target_length=9, drop_long=False)
+
+
 def test_a_stream_is_tokenised_like_the_set(pairs, tokenizers):
     settings = {"max_source_length": 20, "max_target_length": 6}
     expected, expected_report = tokenize_parallel(pairs, *tokenizers, **settings)

@@ -1,0 +1,48 @@
+"""An evaluation is rehearsed before training, and leaves no trace."""
+
+import logging
+import random
+
+import numpy as np
+import pytest
+import torch
+from tiny_models import tiny_model
+
+from papers_to_gpt.engine.evaluation import rehearse_evaluation
+
+
+def states():
+    return random.getstate(), str(np.random.get_state()), torch.random.get_rng_state().tolist()
+
+
+def test_a_rehearsal_draws_nothing_and_says_nothing(caplog, recwarn):
+    model, seen = tiny_model("bahdanau").train(), []
+
+    def evaluate(model):
+        seen.append((model.training, torch.is_grad_enabled()))
+        random.random(), np.random.rand(), torch.rand(1)
+        logging.getLogger("any").warning("of one example")
+        np.float64(1) / np.float64(0)
+        return {"loss": 1.0, "text": "a"}
+
+    before = states()
+    rehearse_evaluation(model, evaluate, "loss")
+    assert seen == [(False, False)] and model.training
+    assert states() == before
+    assert not caplog.records and not recwarn.list
+    logging.getLogger("any").warning("heard again")
+    assert caplog.messages == ["heard again"]
+
+
+def test_what_is_wrong_with_an_evaluation_is_raised_and_training_is_as_before():
+    model, before = tiny_model("bahdanau").train(), states()
+
+    def fail(model):
+        torch.rand(1)
+        raise ZeroDivisionError("nothing to evaluate")
+
+    with pytest.raises(ZeroDivisionError):
+        rehearse_evaluation(model, fail)
+    assert model.training and states() == before and logging.root.manager.disable == 0
+    with pytest.raises(ValueError, match="metric_for_best_model is 'text', which the evaluation does not report"):
+        rehearse_evaluation(model, lambda model: {"loss": 1.0, "text": "a"}, "text")
