@@ -202,10 +202,8 @@ def main() -> None:
             figures = measure_process_counts(recipe, Path(folder), arguments.updates)
             figures |= measure_resuming(recipe, Path(folder), arguments.updates)
         for runs, values in figures.items():
-            shown = "  ".join(
-                f"{name} {value:.2g}" if name != "same_bits" else f"same bits: {value}"
-                for name, value in values.items()
-            )
+            shown = "  ".join(f"{name} {value:.2g}" for name, value in values.items() if name != "same_bits")
+            shown += f"  {'the same bits' if values['same_bits'] else 'other bits'}"
             print(f"{recipe}, {runs} processes: {shown}", flush=True)
 
 

@@ -25,8 +25,10 @@ Result = TypeVar("Result")
 BEAT_SECONDS = 1.0
 # A process that is alive cannot be silent for so long, unless it is stopped or its machine is out of reach.
 BEATS_UNTIL_SILENT = 60
-# Time that this process's main thread has to end by itself when another process has said that it stops.
-BEATS_UNTIL_EXIT = 10
+# Time that this process's main thread has to end by itself when another process has failed. It may be closing a
+# tracker, if it met the same error.
+BEATS_UNTIL_EXIT = 45
+STORE_TIMEOUT = timedelta(seconds=10)
 # Preparing data keeps the other processes waiting for the main one, perhaps for hours. Later, the longest wait is for
 # the main process to write a checkpoint, or for a share of an evaluation.
 LIMIT_WHILE_PREPARING = timedelta(days=1)
@@ -55,7 +57,7 @@ class ProcessWatch:
     def __init__(self, index: int, count: int, store: distributed.Store):
         self.index, self.count, self.store = index, count, store
         self._ended = threading.Event()
-        store.set_timeout(timedelta(seconds=BEATS_UNTIL_EXIT * BEAT_SECONDS))
+        store.set_timeout(STORE_TIMEOUT)
         store.set(f"place/{index}", f"pid {os.getpid()} on {socket.gethostname()}")
         self._thread = threading.Thread(target=self._watch, name="process watch", daemon=True)
         self._thread.start()
@@ -172,7 +174,7 @@ def stops_together(run: Callable[..., Result]) -> Callable[..., Result]:
 def _watched() -> Iterator[None]:
     try:
         yield
-    except (Exception, KeyboardInterrupt) as error:
+    except Exception as error:  # of any kind: the others are to hear of it
         watch = ProcessWatch.current
         if watch is None:
             raise
@@ -190,7 +192,7 @@ def _watched() -> Iterator[None]:
             ProcessWatch.current.end()
 
 
-def _is_of_communication(error: BaseException) -> bool:
+def _is_of_communication(error: Exception) -> bool:
     """Returns True if communication between processes failed: backends raise a RuntimeError with their name."""
     if isinstance(error, distributed.DistError):
         return True
