@@ -301,7 +301,7 @@ DAMAGED_FILES = (
 
 
 def damage(recipes: dict[str, Recipe], folder: Path, rounds: int, seed: int) -> Iterator[tuple[str, list[str]]]:
-    """Damage to a file of the newest checkpoint, the record and the log: found, named, and training goes on."""
+    """Damage to a file of the newest checkpoint, the record and the log: found, named, and training continues."""
     recipe, original = recipes["translation"], folder / "unfinished"
     unfinished(recipe, original, after=2 * EVAL_STEPS)
     newest = f"checkpoint-{newest_update(original)}"
@@ -339,7 +339,7 @@ def mounted(*arguments: str, at: Path) -> Iterator[Path]:
 
 
 def full_disk(recipes: dict[str, Recipe], folder: Path, rounds: int, seed: int) -> Iterator[tuple[str, list[str]]]:
-    """A file system of rising size: full at every write of a run, then enlarged, and the same command goes on."""
+    """A file system of rising size: full at every write of a run, then enlarged, and the same command continues."""
     for index in range(rounds):
         recipe = list(recipes.values())[index % len(recipes)]
         needed = sum(path.stat().st_size for path in recipe.reference.rglob("*") if path.is_file()) // 1024

@@ -177,7 +177,7 @@ def measure_process_counts(recipe: str, folder: Path, updates: int = 50) -> dict
 
 
 def measure_resuming(recipe: str, folder: Path, updates: int = 50) -> dict[str, dict[str, float | bool]]:
-    """Compares a run in one process with one that goes on from 2 to 4 processes and to 1.
+    """Compares a run in one process with one that resumes from 2 to 4 processes and to 1.
 
     Returns:
         What `compare` returns, by the pair of runs.

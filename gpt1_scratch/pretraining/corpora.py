@@ -177,7 +177,7 @@ def _lines_of_text(path: str, place: FilePlace | None = None) -> Iterator[str]:
 
 def _documents(path: str, places: Sequence[FilePlace] = ()) -> Iterator[pyarrow.Table]:
     (place,) = places or (FilePlace(),)
-    # A stream that goes on behind the file's only row finds nothing more.
+    # A stream that continues behind the file's only row finds nothing more.
     return tables_of_rows([{"text": "".join(_lines_of_text(path, place))}] if place.line == 0 else [])
 
 

@@ -302,7 +302,7 @@ class _Cutter:
 
     Args:
         block_size, separate_documents, separator_id: as in `pack_blocks`.
-        left_over: from `left_over` of another cutter, to go on behind it.
+        left_over: from `left_over` of another cutter, to continue behind it.
     """
 
     def __init__(

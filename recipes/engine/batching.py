@@ -198,7 +198,7 @@ def said_of_workers(loader: Iterable[Batch]) -> Iterator[Batch]:
         reason = " ".join(str(error).split()).rstrip(".")
         raise OSError(
             f"A process that prepares batches (dataloader_num_workers) ended or hangs: {reason}. The machine may be "
-            "short of memory. Lower dataloader_num_workers, then run the same command again to go on."
+            "short of memory. Lower dataloader_num_workers, then run the same command again to continue."
         ) from error
 
 

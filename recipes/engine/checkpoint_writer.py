@@ -45,7 +45,7 @@ class CheckpointWriter:
     """Writes a run's checkpoints, and removes older ones except the last `keep_last` and the best.
 
     With `background`, a save copies weights and optimizer state to the CPU's memory, and a thread writes the copy
-    while training goes on. The files have the same bytes. The copy takes as much memory as weights and moments
+    while training continues. The files have the same bytes. The copy takes as much memory as weights and moments
     together (1.4 GB for GPT-1's 117M parameters with Adam) for the rest of the run. A save waits while the one before
     is still being written.
 

@@ -224,7 +224,7 @@ def naming_failed_writes(path: str | os.PathLike, shown_as: str | os.PathLike | 
             file = Path(shown_as) / file.relative_to(path)
         remedy = REMEDIES.get(number, "Repair the disk")
         raise WriteError(
-            f"{file} could not be written: {os.strerror(number)}. {remedy}; then start the run again to go on from "
+            f"{file} could not be written: {os.strerror(number)}. {remedy}; then start the run again to resume from "
             "its last checkpoint."
         ) from error
 

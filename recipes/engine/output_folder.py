@@ -1,6 +1,6 @@
-"""Decides what a start finds in its output folder: nothing, an unfinished run to go on with, or a finished one.
+"""Decides what a start finds in its output folder: nothing, an unfinished run to continue, or a finished one.
 
-The same command starts a run and goes on with it. `run.yaml` says what the run is; the newest good checkpoint says
+The same command starts a run and resumes it. `run.yaml` says what the run is; the newest good checkpoint says
 where it stands; the entry `finished` of `run.yaml`, which is written last, says that it has ended.
 """
 
@@ -54,7 +54,7 @@ class RunStart:
         training: the settings, whose resume_from_checkpoint is a path, or None for a run that starts anew.
         batches_per_update: batches of all processes in an update. A resumed run keeps the number that it had.
         data: the fingerprints of the data, for `run.yaml`.
-        earlier_data: those of the run that goes on; empty for a new one.
+        earlier_data: the fingerprints of the run that is resumed; empty for a new one.
         notes: lines that say what was found.
         finished: says that nothing is left to do; None if there is something.
         replaces: True if files of an earlier run are to be removed.
@@ -93,7 +93,7 @@ class RunStart:
             splits: the data sets by split.
 
         Raises:
-            ValueError: if the run to go on with had other data.
+            ValueError: if the run to resume had other data.
         """
         if self.training.skip_data_check or name in self.data:
             return
@@ -217,14 +217,14 @@ def _plan(
         if asked:
             raise ValueError(
                 f"resume_from_checkpoint is set, but output_dir {folder} holds no run. Correct output_dir, or leave "
-                "resume_from_checkpoint out: then the run starts, and the same command goes on with it later."
+                "resume_from_checkpoint out: then the run starts, and the same command continues with it later."
             )
         return anew
     if training.overwrite_output_dir and not asked and not _is_restarted():
         return dataclasses.replace(anew, replaces=True)
     if record is None:
         notes = [f"Warning: {folder} holds checkpoints but no readable {RUN_FILE}: settings are not compared."]
-        return _going_on(anew, asked, checkpoints, {}, notes)
+        return _resume(anew, asked, checkpoints, {}, notes)
     if not (checkpoints or is_series or "finished" in record or _has_weights(folder) or asked):
         return dataclasses.replace(
             anew, replaces=True, notes=(f"The run in {folder} had no checkpoint yet: it starts anew.",)
@@ -243,24 +243,24 @@ def _plan(
     if training.skip_data_check:
         anew = dataclasses.replace(anew, data=dict(record.get("data") or {}))
     if is_series:
-        notes = (f"Going on with the runs in {folder}.", *differences.notes())
+        notes = (f"Resuming the runs in {folder}.", *differences.notes())
         return dataclasses.replace(anew, notes=notes, earlier_data=dict(record.get("data") or {}))
     anew = dataclasses.replace(anew, batches_per_update=record.get("batches_per_update", product))
     notes = [*differences.notes(), *length_changes(record["settings"], training)]
-    return _going_on(anew, asked, checkpoints, dict(record.get("data") or {}), notes)
+    return _resume(anew, asked, checkpoints, dict(record.get("data") or {}), notes)
 
 
-def _going_on(
+def _resume(
     start: RunStart,
     asked: str | None,
     checkpoints: list[Path],
     earlier_data: dict[str, Fingerprint],
     notes: list[str],
 ) -> RunStart:
-    """The start of a run that goes on from a checkpoint.
+    """The start of a run that resumes from a checkpoint.
 
     Raises:
-        ValueError: if there is none to go on from, or it has more updates than max_steps.
+        ValueError: if there is none to resume from, or it has more updates than max_steps.
     """
     folder = start.folder
     if asked and asked != "last":
@@ -274,7 +274,7 @@ def _going_on(
     elif not checkpoints:
         raise ValueError(
             f"output_dir {folder} holds another run, whose model is trained and whose checkpoints were removed, so it "
-            "cannot go on. Replace it (--overwrite_output_dir true), or name another folder (--output_dir ...)."
+            "cannot continue. Replace it (--overwrite_output_dir true), or name another folder (--output_dir ...)."
         )
     else:
         found, damaged = find_good_checkpoint(folder)
@@ -291,7 +291,7 @@ def _going_on(
         start,
         training=dataclasses.replace(start.training, resume_from_checkpoint=str(checkpoint)),
         earlier_data=earlier_data,
-        notes=(f"Going on with the run in {folder} from {checkpoint.name}.", *notes),
+        notes=(f"Resuming the run in {folder} from {checkpoint.name}.", *notes),
     )
 
 
@@ -312,22 +312,22 @@ def _nothing_left(
         evaluations = "1 evaluation" if without == 1 else f"{without} evaluations"
         return (
             f"{count} and stopped after {evaluations} without a better score; raise early_stopping_patience, which is "
-            f"{patience}, to go on"
+            f"{patience}, to continue"
         )
     if minutes is not None and done["minutes"] >= minutes:
-        return f"{count} and has used up its {minutes:g} minutes; raise max_train_minutes to go on"
+        return f"{count} and has used up its {minutes:g} minutes; raise max_train_minutes to continue"
     if training.max_steps is not None:
         if updates > training.max_steps:
             raise ValueError(_too_many(folder, updates, "updates", "max_steps", training.max_steps))
-        return None if updates < training.max_steps else f"{count}; raise max_steps to go on"
+        return None if updates < training.max_steps else f"{count}; raise max_steps to continue"
     epochs, epochs_before = training.num_train_epochs, before.get("num_train_epochs")
     if before.get("max_steps") is not None or epochs_before is None:
-        return None if epochs > done["epochs"] else f"{count}; raise num_train_epochs to go on"
+        return None if epochs > done["epochs"] else f"{count}; raise num_train_epochs to continue"
     if epochs < epochs_before:
         raise ValueError(_too_many(folder, epochs_before, "epochs", "num_train_epochs", epochs))
     if epochs > epochs_before or updates < total:
         return None
-    return f"{count} in {epochs:g} epoch{'' if epochs == 1 else 's'}; raise num_train_epochs to go on"
+    return f"{count} in {epochs:g} epoch{'' if epochs == 1 else 's'}; raise num_train_epochs to continue"
 
 
 def _is_restarted() -> bool:
@@ -338,7 +338,7 @@ def _is_restarted() -> bool:
 def _too_many(folder: Path, has: float, unit: str, setting: str, asked: float) -> str:
     return (
         f"The run in {folder} has {has:g} {unit}, more than {asked:g} ({setting}). Raise {setting} above {has:g} to "
-        "go on, replace the run (--overwrite_output_dir true), or name another folder (--output_dir ...)."
+        "continue, replace the run (--overwrite_output_dir true), or name another folder (--output_dir ...)."
     )
 
 

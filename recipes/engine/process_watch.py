@@ -35,7 +35,7 @@ LIMIT_WHILE_PREPARING = timedelta(days=1)
 LIMIT_WHILE_TRAINING = timedelta(minutes=30)
 
 DONE = "done"
-HOW_TO_GO_ON = "Run the same command again to go on from the newest checkpoint."
+HOW_TO_RESUME = "Run the same command again to resume from the newest checkpoint."
 
 
 def limit_waiting(accelerator: Accelerator, limit: timedelta) -> None:
@@ -106,10 +106,10 @@ class ProcessWatch:
             if silent:
                 return self.tell(self._describe(silent))
         except RuntimeError:
-            return f"The main process, or the launcher that started it, has ended. {HOW_TO_GO_ON}"
+            return f"The main process, or the launcher that started it, has ended. {HOW_TO_RESUME}"
         return self.tell(
             f"The {self.count} processes lost their connection, or one of them kept the others waiting for too long. "
-            f"{HOW_TO_GO_ON}"
+            f"{HOW_TO_RESUME}"
         )
 
     def _describe(self, silent: list[int]) -> str:
@@ -122,7 +122,7 @@ class ProcessWatch:
         has = "has" if len(silent) == 1 else "have"
         return (
             f"Process{'es' if len(silent) > 1 else ''} {', '.join(names)} of {self.count} {has} ended or "
-            f"{'does' if len(silent) == 1 else 'do'} not answer. {HOW_TO_GO_ON}"
+            f"{'does' if len(silent) == 1 else 'do'} not answer. {HOW_TO_RESUME}"
         )
 
     def _beats(self) -> dict[int, str]:

@@ -77,7 +77,7 @@ class Differences:
         what = "settings" if restore else "data"
         changed = "; ".join(self.changes())
         return (
-            f"output_dir {folder} holds another run, which cannot go on with other {what}: {changed}. "
+            f"output_dir {folder} holds another run, which cannot continue with other {what}: {changed}. "
             f"{', '.join(ways)}."
         )
 
@@ -95,7 +95,7 @@ class Differences:
             lines.append(f"Accepted changes: {'; '.join(changed)}.")
         if self.conditions:
             lines.append(
-                f"Note: the run goes on under other conditions, which may round otherwise: "
+                f"Note: the run continues under other conditions, which may round otherwise: "
                 f"{'; '.join(self.conditions)}."
             )
         return lines

@@ -67,7 +67,7 @@ def lock_output_dir(accelerator: Accelerator, training: TrainingSettings) -> Ite
 
     Raises:
         ValueError: if another run holds the folder, it cannot be written to, or not every process sees it.
-        KeyboardInterrupt: says how to go on where the interruption does not say it itself.
+        KeyboardInterrupt: says how to continue where the interruption does not say it itself.
     """
     folder = Path(training.output_dir)
     try:
@@ -80,7 +80,7 @@ def lock_output_dir(accelerator: Accelerator, training: TrainingSettings) -> Ite
         if interrupt.args:
             raise
         what = "Terminated" if isinstance(interrupt, Terminated) else "Interrupted"
-        raise type(interrupt)(f"{what}. No update is lost; run {training.same_command} again to go on.") from None
+        raise type(interrupt)(f"{what}. No update is lost; run {training.same_command} again to continue.") from None
 
 
 def _acquire(folder: Path, stack: contextlib.ExitStack) -> tuple[str, str]:
@@ -116,7 +116,7 @@ def _lock(folder: Path) -> BaseFileLock:
         (folder / LOCK_FILE).unlink()
     print(
         f"Warning: the file system of {folder} has no flock, so the file {SOFT_LOCK_FILE} stands for the lock. Remove "
-        "it by hand if this run is killed and a run on another machine goes on."
+        "it by hand if this run is killed and a run on another machine continues."
     )
     soft = SoftFileLock(folder / SOFT_LOCK_FILE, thread_local=False)
     try:

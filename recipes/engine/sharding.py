@@ -2,8 +2,9 @@
 
 torch's `fully_shard` splits a copy of the model, on GPUs and on the CPU alike. The recipe's own model stays whole:
 before an evaluation or a checkpoint, every process gathers the weights into it. So evaluation, decoding and
-checkpoints are those of any other run, also where the processes have different numbers of batches, and a run may go on
-with or without sharding and on another number of processes. The price is one more copy of the weights on each process.
+checkpoints are those of any other run, also where the processes have different numbers of batches, and a run may be
+resumed with or without sharding and on another number of processes. The price is one more copy of the weights on each
+process.
 """
 
 import copy

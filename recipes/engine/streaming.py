@@ -58,7 +58,7 @@ class ShardReader:
         order: indices of the shards in the order of the epoch.
         index, count: this reader and their number.
         chunk_size: number of rows that are read at a time.
-        skip_broken_shards: goes on with the next shard where one cannot be read.
+        skip_broken_shards: continues with the next shard where one cannot be read.
         position: from `position` of another reader of the same shards; None begins at the beginning.
 
     Attributes:

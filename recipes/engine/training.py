@@ -180,7 +180,7 @@ class TrainingLoop:
 
         Raises:
             ValueError: if too many updates in a row are not finite; checkpoints written before stay as they are.
-            KeyboardInterrupt: after SIGTERM or Ctrl-C, once the last finished update is saved; says how to go on.
+            KeyboardInterrupt: after SIGTERM or Ctrl-C, once the last finished update is saved; says how to continue.
         """
         limit_waiting(self.accelerator, LIMIT_WHILE_TRAINING)
         if self.accelerator.is_main_process:
@@ -212,10 +212,10 @@ class TrainingLoop:
                 return self._finish(reporter)
             except StopRequested:
                 self._save_at_stop(reporter)
-                raise self.stopping.interruption(self._how_to_go_on()) from None
+                raise self.stopping.interruption(self._how_to_resume()) from None
             except KeyboardInterrupt:  # the second Ctrl-C
                 self.writer.join()
-                raise KeyboardInterrupt(self._how_to_go_on()) from None
+                raise KeyboardInterrupt(self._how_to_resume()) from None
             finally:
                 self.writer.join()
                 reporter.close()
@@ -435,7 +435,7 @@ class TrainingLoop:
             self._save(reporter, scheduled=False)
         self.writer.wait()
 
-    def _how_to_go_on(self) -> str:
+    def _how_to_resume(self) -> str:
         """Returns what an interrupted run has left."""
         return f"Stopped after update {self.progress.update}. {self._newest_checkpoint()}"
 
@@ -443,7 +443,7 @@ class TrainingLoop:
         checkpoints = all_checkpoints_in(self.output_dir)
         if not checkpoints:
             return "There is no checkpoint yet: the same command starts anew."
-        return f"The newest checkpoint is {checkpoints[-1]}: run {self.settings.same_command} again to go on from it."
+        return f"The newest checkpoint is {checkpoints[-1]}: run {self.settings.same_command} again to resume from it."
 
     def _is_out_of_patience(self) -> bool:
         patience = self.settings.early_stopping_patience

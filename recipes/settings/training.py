@@ -185,7 +185,7 @@ class TrainingSettings(CheckedSettings):
 
     @property
     def same_command(self) -> str:
-        """How messages call the command that goes on with an interrupted run."""
+        """The command that resumes an interrupted run, as messages name it."""
         return "the same command without --overwrite_output_dir" if self.overwrite_output_dir else "the same command"
 
     def __post_init__(self):

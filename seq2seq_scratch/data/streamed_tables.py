@@ -1,7 +1,7 @@
-"""Streams tables that a function yields of files, from any place in them.
+"""Streams the tables that a function reads from files, starting at any place in the files.
 
-A stream that the library makes of a generator reads a file again from its beginning to go on within it. This one keeps
-the place, so that the time to go on does not grow with it.
+To resume within a file, a stream that `datasets` makes of a generator reads the file again from its beginning. This one
+stores the place in the file, so the time to resume does not depend on it.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence

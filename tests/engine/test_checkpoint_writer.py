@@ -152,7 +152,7 @@ def test_the_background_writes_the_bytes_of_the_moment_of_the_save(tmp_path):
     for update in (1, 2):
         ahead.update(update).save(update)
         behind.update(update).save(update)
-        behind.update(*([7] * update))  # training goes on before anything is written
+        behind.update(*([7] * update))  # training continues before anything is written
         ahead.update(*([7] * update))
         assert written == [tmp_path / "behind" / f"checkpoint-{number}" for number in range(1, update)]
         may_write.set()

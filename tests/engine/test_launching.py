@@ -183,7 +183,7 @@ def test_a_process_that_is_killed_is_named_by_the_others_which_stop(tmp_path):
     assert run.returncode != 0 and time.monotonic() - killed_at < 60
     (message,) = [line for line in output.splitlines() if line.startswith("error: ")]
     assert message.startswith(f"error: Process {killed} (pid {pid} on ")
-    assert message.endswith("Run the same command again to go on from the newest checkpoint.")
+    assert message.endswith("Run the same command again to resume from the newest checkpoint.")
     # The only traceback is that of the launcher, which knows the exit status alone.
     assert output.count("Traceback (most recent call last)") == 1
 
@@ -196,6 +196,6 @@ def test_torchrun_starts_the_processes_anew_and_they_go_on(tmp_path):
     os.kill(processes_of(run)[1], signal.SIGKILL)
     output, _ = run.communicate(timeout=300)
     assert run.returncode == 0, output
-    assert f"Going on with the run in {tmp_path} from checkpoint-" in output
+    assert f"Resuming the run in {tmp_path} from checkpoint-" in output
     lines = [json.loads(line) for line in (tmp_path / "train_log.jsonl").read_text().splitlines()]
     assert [line["update"] for line in lines if line["kind"] == "train"] == list(range(2, 101, 2))

@@ -54,7 +54,7 @@ def test_a_folder_without_a_run_is_started_in_and_keeps_its_files(accelerator, t
 @pytest.mark.parametrize(
     ("changes", "expected"),
     [
-        ({}, "has 4 of 4 updates; raise max_steps to go on"),
+        ({}, "has 4 of 4 updates; raise max_steps to continue"),
         ({"early_stopping_patience": 1}, "stopped after 1 evaluation without a better score; raise early_stopping"),
         ({"max_train_minutes": 0.4}, "has used up its 0.4 minutes; raise max_train_minutes"),
         ({"max_steps": 8, "max_train_minutes": 0.4}, "has used up its 0.4 minutes"),
@@ -81,7 +81,7 @@ def test_a_trained_model_is_not_replaced_because_its_checkpoints_are_gone(
 
 
 def test_changes_are_named_with_what_restores_and_what_accepts_them(accelerator, training, finished_run):
-    with pytest.raises(ValueError, match="cannot go on with other settings") as raised:
+    with pytest.raises(ValueError, match="cannot continue with other settings") as raised:
         plan(accelerator, training, seed=7, max_steps=8)
     message = str(raised.value)
     assert "seed was 42, is 7" in message and "max_steps" not in message

@@ -112,7 +112,7 @@ def test_a_file_is_no_output_folder(accelerator, tmp_path):
         pass
 
 
-def test_an_interruption_without_words_says_how_to_go_on(accelerator, tmp_path):
+def test_an_interruption_without_words_says_how_to_resume(accelerator, tmp_path):
     with (
         pytest.raises(KeyboardInterrupt, match="the same command again"),
         lock_output_dir(accelerator, training(tmp_path)),

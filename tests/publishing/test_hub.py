@@ -545,7 +545,7 @@ def test_a_run_pushes_its_checkpoints_and_its_model(hub, pretrain, tmp_path, str
     assert repository.messages[:2] == ["initial commit", "checkpoint-2"]
     assert repository.files()["model.safetensors"] == (tmp_path / "run" / "model.safetensors").read_bytes()
     assert "all_results.json" in repository.files()
-    # Resumed, for longer and with other wishes for the Hub, it goes on with what it pushed.
+    # Resumed, for longer and with other wishes for the Hub, it continues with what it pushed.
     settings = ["--hub_model_id", REPOSITORY, "--hub_private_repo", "false", "--hub_strategy", "end"]
     pretrain(*settings, "--max_steps", "6", "--resume_from_checkpoint", "last")
     assert repository.files()["model.safetensors"] == (tmp_path / "run" / "model.safetensors").read_bytes()

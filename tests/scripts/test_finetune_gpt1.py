@@ -366,13 +366,13 @@ def test_a_series_that_is_killed_in_its_second_seed_goes_on_there_by_the_same_co
     untouched = (folder / "seed_1" / "model.safetensors").stat().st_mtime_ns
     capsys.readouterr()
     finetune(*options)
-    assert f"Going on with the run in {folder / 'seed_2'} from checkpoint-" in capsys.readouterr().out
+    assert f"Resuming the run in {folder / 'seed_2'} from checkpoint-" in capsys.readouterr().out
     assert (folder / "seed_1" / "model.safetensors").stat().st_mtime_ns == untouched
     for seed in ("seed_1", "seed_2"):
         assert results_of(folder / seed)["eval_loss"] == results_of(whole / seed)["eval_loss"]
     finetune(*options)
     assert f"{folder} is finished: all its runs are done" in capsys.readouterr().out
-    with pytest.raises(ValueError, match="num_train_epochs was 2.0, is 3.0"):  # nothing to go on from is kept
+    with pytest.raises(ValueError, match="num_train_epochs was 2.0, is 3.0"):  # nothing to resume from is kept
         finetune(*options, "--num_train_epochs", "3")
 
 
@@ -486,7 +486,7 @@ def test_tokens_that_frame_texts_are_drawn_anew_once(pretrained, tmp_path):
     rows = table_of(first)[framing]
     assert 0.1 < rows.std() < 0.3 and abs(torch.corrcoef(rows) - torch.eye(3)).max() < 0.8
     torch.testing.assert_close(table_of(first)[others], table_of(backbone)[others], rtol=0, atol=0)
-    # A task learns them, and a second task goes on from there.
+    # A task learns them, and a second task resumes from there.
     first.save_pretrained(tmp_path)
     tokenizer.save_pretrained(tmp_path)
     second = make_task_model(TASKS["mrpc"], *load_pretrained(str(tmp_path)))

@@ -116,7 +116,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one(pretrain):
 def test_resuming_with_another_vocabulary_or_block_size_is_refused(pretrain):
     pretrain()
     for setting, value in (("num_merges", "90"), ("block_size", "16")):
-        with pytest.raises(ValueError, match=f"cannot go on with other settings: {setting}"):
+        with pytest.raises(ValueError, match=f"cannot continue with other settings: {setting}"):
             pretrain(f"--{setting}", value, "--resume_from_checkpoint", "last")
 
 

@@ -1,4 +1,4 @@
-"""One command starts a run, goes on with it after any end, and leaves a finished run as it is."""
+"""One command starts a run, continues with it after any end, and leaves a finished run as it is."""
 
 import json
 import os
@@ -91,7 +91,7 @@ def test_a_killed_run_goes_on_by_the_same_command_and_equals_one_that_was_not_ki
     assert status == -signal.SIGKILL
     capsys.readouterr()
     train(*known)
-    assert f"Going on with the run in {folder} from checkpoint-" in capsys.readouterr().out
+    assert f"Resuming the run in {folder} from checkpoint-" in capsys.readouterr().out
     expected = load_file(tmp_path / "whole" / "model.safetensors")
     for name, tensor in load_file(folder / "model.safetensors").items():
         assert torch.equal(tensor, expected[name]), name
@@ -140,7 +140,7 @@ def test_a_record_that_is_cut_leads_into_no_circle(train, train_and_stop, tmp_pa
     assert "finished" in yaml.safe_load(record.read_text())
 
 
-def test_a_stopped_run_says_how_to_go_on_also_before_its_first_update(train_and_stop, tmp_path):
+def test_a_stopped_run_says_how_to_resume_also_before_its_first_update(train_and_stop, tmp_path):
     for number, expected in ((signal.SIGTERM, 143), (signal.SIGINT, 130)):
         lock = tmp_path / f"run{expected}" / ".run.lock"
         status, errors = train_and_stop(lock.exists, *LONG, number=number, name=f"run{expected}")
