@@ -1,7 +1,7 @@
 """Streams the tables that a function reads from files, starting at any place in the files.
 
-To resume within a file, a stream that `datasets` makes of a generator reads the file again from its beginning. This one
-stores the place in the file, so the time to resume does not depend on it.
+To resume within a file, a stream that `datasets` makes of a generator reads the file again from its beginning. This
+one stores the place in the file, so the time to resume does not depend on it.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
