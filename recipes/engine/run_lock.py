@@ -76,6 +76,10 @@ def lock_output_dir(accelerator: Accelerator, training: TrainingSettings) -> Ite
             if accelerator.num_processes > 1:
                 _check_shared_disk(accelerator, folder, written)
             yield
+            if accelerator.num_processes > 1:
+                # A process that is gone while others still talk to it makes them abort.
+                accelerator.wait_for_everyone()
+                torch.distributed.destroy_process_group()
     except KeyboardInterrupt as interrupt:
         if interrupt.args:
             raise
