@@ -30,10 +30,10 @@ from safetensors.torch import load_file
 
 ROOT = Path(__file__).resolve().parents[1]
 FIRST_LINE_OF_TRAINING = "a log line every"
-UPDATES, EVAL_STEPS, SAVE_STEPS = 24, 8, 3
+UPDATES, EVAL_STEPS, SAVE_STEPS = 60, 20, 3
 COMMON = (
     f"--max_steps {UPDATES} --eval_steps {EVAL_STEPS} --save_steps {SAVE_STEPS} --save_total_limit 3 "
-    "--logging_steps 4 --bf16 false --warmup_steps 2"
+    "--logging_steps 7 --bf16 false --warmup_steps 2"
 ).split()
 TRANSLATION = (
     "--embedding_size 8 --hidden_size 12 --attention_size 8 --maxout_size 6 --vocab_size 300 --num_beams 2 "
