@@ -94,7 +94,7 @@ class Running:
         if generator.random() < 0.2:
             return self.wait(generator.uniform(0, recipe.seconds))
         self.trains.wait(600)
-        return self.wait(generator.uniform(0, recipe.training_seconds))
+        return self.wait(generator.uniform(0, 0.7 * recipe.training_seconds))
 
     @property
     def output(self) -> str:
