@@ -30,7 +30,7 @@ from safetensors.torch import load_file
 
 ROOT = Path(__file__).resolve().parents[1]
 FIRST_LINE_OF_TRAINING = "a log line every"
-UPDATES, EVAL_STEPS, SAVE_STEPS = 60, 20, 3
+UPDATES, EVAL_STEPS, SAVE_STEPS = 150, 50, 5
 COMMON = (
     f"--max_steps {UPDATES} --eval_steps {EVAL_STEPS} --save_steps {SAVE_STEPS} --save_total_limit 3 "
     "--logging_steps 7 --bf16 false --warmup_steps 2"
