@@ -8,7 +8,6 @@ import socket
 import subprocess
 import sys
 import time
-from functools import partial
 from pathlib import Path
 
 import pytest
@@ -65,15 +64,7 @@ def train_and_stop(command):
     def start(holds, *arguments, number=signal.SIGKILL, name="run"):
         environment = {**os.environ, "ACCELERATE_USE_CPU": "true", "HF_HUB_OFFLINE": "1"}
         script = [sys.executable, ROOT / "recipes" / "train_translation.py", *command(*arguments, name=name)]
-        process = subprocess.Popen(
-            script,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            env=environment,
-            # A shell lets its background jobs ignore SIGINT, and so does what they start.
-            preexec_fn=partial(signal.signal, signal.SIGINT, signal.default_int_handler),
-        )
+        process = subprocess.Popen(script, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
         last = time.monotonic() + 120
         while not (reached := holds()) and process.poll() is None and time.monotonic() < last:
             time.sleep(0.01)
