@@ -141,7 +141,9 @@ def _tables_of_table(path: str, wanted: Wanted, places: Sequence[FilePlace] = ()
 
 def _load_file(setting: str, name: str, wanted: Wanted, streaming: bool) -> Any:
     """Loads one file, the two text files whose names are `name` followed by the languages, or a folder of either."""
-    parts = _parts_of_folder(setting, Path(name), wanted) if Path(name).is_dir() else [name]
+    sides = (_text_file(f"{name}.{side}") for side in (wanted.source_language, wanted.target_language))
+    is_folder = Path(name).is_dir() and not all(Path(side).is_file() for side in sides)
+    parts = _parts_of_folder(setting, Path(name), wanted) if is_folder else [name]
     if file_extension(parts[0]) not in TABLE_EXTENSIONS:
         pairs = [_pair_of_text_files(setting, part, wanted) for part in parts]
         return dataset_of_files(_tables_of_text_files, pairs, PAIR_FEATURES, streaming=streaming)

@@ -34,7 +34,7 @@ def test_a_model_of_another_kind_is_refused_with_the_script_that_uses_it(folders
         check_folder(str(folders[name]), kinds=(kind,))
         return
     expected = (
-        f"{folders[name]} holds a .*, {KINDS[name].name}. This script needs {kind.name}; .* {KINDS[name].script}"
+        f"{folders[name]} holds a .*, {KINDS[name].name}. This script needs {kind.name}; .*\\b{KINDS[name].script}"
     )
     with pytest.raises(ValueError, match=expected):
         check_folder(str(folders[name]), kinds=(kind,))

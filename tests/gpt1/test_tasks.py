@@ -330,8 +330,8 @@ def test_classes_that_differ_only_in_capitals_are_reported(own):
 @pytest.mark.parametrize(
     ("labels", "note"),
     [
-        (["pos", "pos\u200b"], r"invisible characters alone: 'pos' and 'pos\u200b'"),
-        (["caf\xe9", "cafe\u0301"], r"alone: 'cafe\u0301' and 'caf\xe9'"),
+        (["pos", "pos\u200b"], r"invisible characters: 'pos' and 'pos\u200b'"),
+        (["caf\xe9", "cafe\u0301"], r"invisible characters: 'cafe\u0301' and 'caf\xe9'"),
         ([1, "1", "2"], "labels are of several types: int, str"),
         ([True, "no"], "labels are of several types: bool, str"),
     ],

@@ -176,7 +176,7 @@ def test_separate_documents_reach_the_model(pretrain, tmp_path):
         (["--short_block_size", "8", "--streaming", "true"], "short_block_size and streaming are both set"),
         (["--short_block_share", "2"], "short_block_share is 2"),
         (["--repeated_block_share", "-1"], "repeated_block_share is -1"),
-        (["--repeated_block_share", "0.5"], "repeated_block_share is 0.5, a share of the short blocks, but there"),
+        (["--repeated_block_share", "0.5"], "repeated_block_share is 0.5, a fraction of the short blocks, but there"),
         (["--label_smoothing_factor", "0.1"], "unknown setting 'label_smoothing_factor'"),
     ],
 )
