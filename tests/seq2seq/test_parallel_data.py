@@ -540,11 +540,10 @@ def test_multi30k_is_read_whole():
 
 
 def test_a_pair_of_text_files_goes_before_a_folder_of_their_name(tmp_path):
+    name = str(tmp_path / "train")
     (tmp_path / "train").mkdir()
     (tmp_path / "train" / "notes.json").write_text("not data")
     for language, text in (("en", "one"), ("de", "eins")):
         (tmp_path / f"train.{language}").write_text(f"{text}\n")
-    pairs = load_parallel_data(
-        train_file=str(tmp_path / "train"), validation_file=str(tmp_path / "train"), **LANGUAGES
-    )
+    pairs = load_parallel_data(train_file=name, validation_file=name, source_language="en", target_language="de")
     assert pairs["train"][0] == {"source": "one", "target": "eins"}
