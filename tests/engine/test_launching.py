@@ -85,6 +85,7 @@ def test_the_commands_that_a_config_shows_parse(name):
 
 
 @pytest.mark.parametrize(("name", "processes"), [("one_cpu", 1), ("cpu_processes", 2)])
+@pytest.mark.long
 def test_a_config_for_the_cpu_trains_with_all_its_processes(tmp_path, name, processes):
     run = start((*ACCELERATE, "--config_file", CONFIGS[name]), tmp_path, "--max_steps", 2)
     output, _ = run.communicate(timeout=300)
@@ -189,6 +190,7 @@ def test_a_process_that_is_killed_is_named_by_the_others_which_stop(tmp_path):
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="finds the processes in /proc")
+@pytest.mark.long
 def test_torchrun_starts_the_processes_anew_and_they_go_on(tmp_path):
     lengths = ["--max_steps", 100, "--eval_steps", 100, "--save_steps", 10]
     run = start((*TORCHRUN, "--max-restarts", "1"), tmp_path, *lengths)

@@ -25,6 +25,7 @@ def data(tmp_path_factory):
 
 
 @pytest.mark.parametrize("recipe", ["pretraining", "finetuning"])
+@pytest.mark.long
 def test_two_processes_train_and_score_as_one_with_dropout_and_uneven_data(data, tmp_path, recipe):
     """Fine-tuning has one batch to evaluate, so one of the processes has none."""
     one = train(recipe, data, tmp_path / "one", 1, 4)
@@ -32,6 +33,7 @@ def test_two_processes_train_and_score_as_one_with_dropout_and_uneven_data(data,
     assert differences["loss"] < 1e-5 and differences["scores"] < 1e-5 and differences["weights"] < 1e-5
 
 
+@pytest.mark.long
 def test_a_sharded_run_equals_one_that_is_not_and_goes_on_in_one_process(data, tmp_path):
     whole = train("translation", data, tmp_path / "whole", 1, 6)
     same = ["--gradient_accumulation_steps", "2", "--eval_steps", "3"]

@@ -123,6 +123,7 @@ def test_a_broken_file_stops_a_run_or_is_skipped_and_reported(start, command, re
     assert "The stream is shorter than the run: it begins again" in shown.out
 
 
+@pytest.mark.long
 def test_a_run_of_two_processes_goes_on_with_two_or_one(start, command, tmp_path):
     launch = ["-m", "torch.distributed.run", "--nproc_per_node=2", "--standalone"]
     script = str(ROOT / "recipes" / "pretrain_gpt1.py")
