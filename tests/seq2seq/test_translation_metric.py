@@ -14,6 +14,7 @@ import sacrebleu
 from sacremoses import MosesPunctNormalizer, MosesTokenizer
 
 from papers_to_gpt.publishing.cards import iso_codes
+from seq2seq_scratch.data import metrics
 from seq2seq_scratch.data.metrics import (
     TranslationMetric,
     bleu_by_source_length,
@@ -37,6 +38,12 @@ PREDICTIONS = [
     "An orange hat.",
 ]
 SOURCES = ["ein Wort"] * 2 + ["w " * 10] + ["w " * 11, "w " * 61]
+
+
+@pytest.fixture(autouse=True)
+def without_the_extra(monkeypatch):
+    """Scores as they are without the extra ja-ko, whether or not it is installed."""
+    monkeypatch.setattr(metrics, "TOKENIZERS_OF_PACKAGES", {})
 
 
 def compute(predictions=PREDICTIONS, references=REFERENCES, language="en", **arguments):
