@@ -390,6 +390,7 @@ def test_a_seed_that_is_killed_before_its_card_is_not_finished(finetune, files, 
     assert not list(folder.rglob("checkpoint-*"))
 
 
+@pytest.mark.long
 def test_two_processes_train_and_score_as_one_that_accumulates(tmp_path, pretrained, files):
     def start(name, *arguments, launcher=()):
         settings = ["--model_name_or_path", pretrained, *TINY, *files, "--output_dir", tmp_path / name, *arguments]

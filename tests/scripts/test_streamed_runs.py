@@ -93,6 +93,7 @@ def killed_after(checkpoint, arguments):
 
 
 @pytest.mark.parametrize(("recipe", "workers"), [("train_translation", "2"), ("pretrain_gpt1", "0")])
+@pytest.mark.long
 def test_a_killed_run_on_a_stream_goes_on_to_the_same_weights(start, command, recipe, workers):
     more = ("--dataloader_num_workers", workers)
     whole = start(recipe, "whole", *more)
