@@ -5,7 +5,6 @@ the gradient of its summed loss divided by that count. So accumulation and more 
 time of an update, and not its gradient. Everything counts updates: schedule, log, evaluation, checkpoints, limits.
 """
 
-import logging
 import math
 import sys
 import time
@@ -31,9 +30,7 @@ from papers_to_gpt.engine.checkpointing import (
     load_weights,
 )
 from papers_to_gpt.engine.durable_files import clean_leftovers, files_written_aside
-from papers_to_gpt.engine.launching import (
-    is_sharded,
-)
+from papers_to_gpt.engine.launching import is_sharded
 from papers_to_gpt.engine.log_window import LogWindow, TokenCounts, count_tokens
 from papers_to_gpt.engine.memory import return_freed_memory
 from papers_to_gpt.engine.optimization import make_optimizer, make_schedule
@@ -45,8 +42,6 @@ from papers_to_gpt.engine.sharding import Sharding, whole_tensor
 from papers_to_gpt.engine.stopping import StopRequested, StopSignals, interruptible
 from papers_to_gpt.engine.update_errors import name_batch, saying_what_needs_memory
 from papers_to_gpt.settings.training import OptimizationSettings, TrainingSettings, check_metric
-
-logger = logging.getLogger(__name__)
 
 # Costs nothing that can be measured, and keeps a process from holding more than about twice what it uses.
 UPDATES_BETWEEN_TRIMS = 10
@@ -191,7 +186,8 @@ class TrainingLoop:
             self._load(checkpoint)
             self._plan_updates()
             self._saved_update = self.progress.update
-            self._skipped += torch.tensor([self.progress.skipped_updates, self.progress.skipped_in_a_row])
+            skipped = [self.progress.skipped_updates, self.progress.skipped_in_a_row]
+            self._skipped = self._skipped.new_tensor(skipped)
             if self.progress.log_window is not None:
                 self.window.load_state_dict(self.progress.log_window, self.accelerator)
         reporter = Reporter(
@@ -209,7 +205,10 @@ class TrainingLoop:
             try:
                 self._run(reporter)
                 self.writer.wait()
-                return self._finish(reporter)
+                results = self._finish(reporter)
+                if self._must_stop():
+                    raise StopRequested
+                return results
             except StopRequested:
                 self._save_at_stop(reporter)
                 raise self.stopping.interruption(self._how_to_resume()) from None
@@ -264,6 +263,8 @@ class TrainingLoop:
             epoch, updates_in_epoch, group = next(updates)
             wishes = self._update(group)
             progress.epoch, progress.updates_in_epoch = epoch, updates_in_epoch
+            if self.accelerator.num_processes == 1:  # before the next update is read, which may be given up
+                self._note_position_in_stream()
             reporter.advance()
             last = progress.update == self.total_updates or wishes.out_of_time
             log, evaluate, save = (
@@ -284,7 +285,7 @@ class TrainingLoop:
                 self.window = LogWindow(self.accelerator.device)
             progress.evaluation_is_due = evaluate
             # Several processes agree at the beginning of an update, so their stop comes after the next one.
-            if wishes.stop or (self.accelerator.num_processes == 1 and self.stopping.received is not None):
+            if wishes.stop or self._must_stop():
                 raise StopRequested
             if evaluate:
                 self._evaluate(reporter)
@@ -314,7 +315,9 @@ class TrainingLoop:
         # One reduction carries everything on which the processes have to agree.
         sums = torch.tensor([target_tokens, *self._own_wishes()], device=accelerator.device)
         sums = accelerator.reduce(sums, "sum")
-        targets, wishes = sums[0], Wishes(*map(bool, sums[1:].tolist()))
+        targets = sums[0]
+        # Read now, while the device has nothing to do: read after the backward pass, it would wait for that.
+        target_tokens, *wishes = sums.tolist()
         losses = []
         with (
             self.stopping.abandonable() if accelerator.num_processes == 1 else nullcontext(),
@@ -343,8 +346,8 @@ class TrainingLoop:
         self.window.add(torch.stack(losses).sum() * targets, norm, counts)
         self._losses = losses
         self.progress.update = update
-        self.progress.target_tokens += int(targets)
-        return wishes
+        self.progress.target_tokens += target_tokens
+        return Wishes(*map(bool, wishes))
 
     def _step(self, norm: torch.Tensor) -> None:
         """Steps the optimizer, unless the norm of the gradient is not finite: then nothing changes."""
@@ -422,12 +425,21 @@ class TrainingLoop:
         reporter.flush()
         progress.elapsed_seconds = time.perf_counter() - self._started
         progress.log_window = self.window.state_dict(self.accelerator)
-        progress.stream = self.batches.state_dict() or progress.stream
+        if self.accelerator.num_processes > 1:
+            self._note_position_in_stream()
         if self.sharding:
             self.sharding.gather_weights()
             self.sharding.gather_optimizer()
         self.writer.save(progress, scheduled)
         self._saved_at, self._saved_update = time.perf_counter(), progress.update
+
+    def _note_position_in_stream(self) -> None:
+        """Takes over the position after the update that was read last; every process must call this."""
+        self.progress.stream = self.batches.state_dict() or self.progress.stream
+
+    def _must_stop(self) -> bool:
+        """Returns whether a signal has arrived that this process need not agree about with others."""
+        return self.accelerator.num_processes == 1 and self.stopping.received is not None
 
     def _save_at_stop(self, reporter: Reporter) -> None:
         """Saves the last finished update, unless a checkpoint holds it already."""

@@ -183,6 +183,44 @@ def test_an_update_that_outlasts_the_time_of_grace_is_given_up(make_trainer):
     assert_same_weights(weights_of(trainer.output_dir), weights_of(Path(trainer.output_dir).parent / "whole"))
 
 
+class PositionedBatches(LengthBucketBatches):
+    """Batches whose position is the number of updates that were read, as a stream's is."""
+
+    read = 0
+
+    def updates(self, *arguments, **options):
+        for update in super().updates(*arguments, **options):
+            self.read += 1
+            yield update
+
+    def state_dict(self):
+        return {"read": self.read} if self.read else None
+
+
+def test_an_update_that_is_given_up_does_not_move_the_position_in_a_stream(make_trainer, examples):
+    trainer = make_trainer(stop_within_seconds=0.05)
+    trainer.batches = PositionedBatches(examples, LENGTHS, collate, max_tokens_per_batch=40, seed=3)
+
+    def hang(module, inputs):
+        if trainer.progress.update == 5:
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(10)
+
+    trainer.raw_model.register_forward_pre_hook(hang)
+    with pytest.raises(Terminated, match="after update 5"):
+        trainer.train()
+    progress = json.loads((trainer.output_dir / "recovery-5" / "training_state" / "progress.json").read_text())
+    assert progress["stream"] == {"read": 5} and progress["updates_in_epoch"] == 5
+
+
+def test_a_signal_after_the_last_update_is_not_lost(make_trainer):
+    trainer = make_trainer()
+    finish = trainer._finish
+    trainer._finish = lambda reporter: (finish(reporter), os.kill(os.getpid(), signal.SIGTERM))[0]
+    with pytest.raises(Terminated, match="after update 12.*checkpoint-12"):
+        trainer.train()
+
+
 def test_a_second_interrupt_stops_at_once(make_trainer):
     trainer = make_trainer()
 
