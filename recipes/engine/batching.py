@@ -170,7 +170,7 @@ class LengthBucketBatches:
             # An iterator of a DataLoader draws a seed. It must not come from the model's generator.
             generator=torch.Generator().manual_seed(self.seed),
         )
-        tensors = said_of_workers(loader)
+        tensors = naming_lost_workers(loader)
         for share in shares:
             yield [LocalBatch(next(tensors), index, weight, rows) for index, weight, rows in share]
 
@@ -181,15 +181,21 @@ class LengthBucketBatches:
 
 
 def share_of_update(batches: Sequence[Item], process_index: int, num_processes: int) -> list[tuple[int, int, Item]]:
-    """Returns a process's share of an update's batches as (index in the update, weight, batch), with equally many
-    entries on every process."""
+    """Returns a process's share of an update's batches as (index in the update, weight, batch).
+
+    Every process gets equally many entries, so one for which there is no batch gets the first one with weight 0.
+    """
     rounds = math.ceil(len(batches) / num_processes)
     places = range(process_index, rounds * num_processes, num_processes)
     return [(place, 1, batches[place]) if place < len(batches) else (place, 0, batches[0]) for place in places]
 
 
-def said_of_workers(loader: Iterable[Batch]) -> Iterator[Batch]:
-    """Iterates over a DataLoader and says in a sentence what is wrong with one of its workers."""
+def naming_lost_workers(loader: Iterable[Batch]) -> Iterator[Batch]:
+    """Iterates over a DataLoader, and turns the loss of one of its workers into an error that says what to do.
+
+    Raises:
+        OSError: if a worker ends or gives no batch for `WORKER_TIMEOUT_SECONDS`.
+    """
     try:
         yield from loader
     except RuntimeError as error:
@@ -198,7 +204,8 @@ def said_of_workers(loader: Iterable[Batch]) -> Iterator[Batch]:
         reason = " ".join(str(error).split()).rstrip(".")
         raise OSError(
             f"A process that prepares batches (dataloader_num_workers) ended or hangs: {reason}. The machine may be "
-            "short of memory. Lower dataloader_num_workers, then run the same command again to continue."
+            "short of memory. Lower dataloader_num_workers, then run the command again, without "
+            "--overwrite_output_dir, to continue."
         ) from error
 
 

@@ -81,6 +81,18 @@ def append_line(path: str | os.PathLike, line: str) -> None:
 
 
 @contextlib.contextmanager
+def _written_aside(partial: Path, shown_as: Path) -> Iterator[None]:
+    """Makes an empty folder for a block to write to, and flushes it when the block ends without an error."""
+    with naming_failed_writes(shown_as):
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+    with naming_failed_writes(partial, shown_as=shown_as):
+        yield
+        _share_weights(partial)
+        flush_tree(partial)
+
+
+@contextlib.contextmanager
 def durable_folder(final: str | os.PathLike) -> Iterator[Path]:
     """Gives a folder to write to, which has its final name, and is on the disk, when the block ends without an error.
 
@@ -95,13 +107,8 @@ def durable_folder(final: str | os.PathLike) -> Iterator[Path]:
     final = Path(final)
     partial, replaced = final.with_name(PARTIAL_FOLDER + final.name), final.with_name(REPLACED_FOLDER + final.name)
     try:
-        with naming_failed_writes(final):
-            shutil.rmtree(partial, ignore_errors=True)
-            partial.mkdir(parents=True)
-        with naming_failed_writes(partial, shown_as=final):
+        with _written_aside(partial, final):
             yield partial
-            _share_weights(partial)
-            flush_tree(partial)
         with naming_failed_writes(final):
             if final.exists():
                 shutil.rmtree(replaced, ignore_errors=True)
@@ -128,13 +135,8 @@ def files_written_aside(folder: str | os.PathLike) -> Iterator[Path]:
     folder = Path(folder)
     partial = folder / f"{PARTIAL_FOLDER}files"
     try:
-        with naming_failed_writes(folder):
-            shutil.rmtree(partial, ignore_errors=True)
-            partial.mkdir(parents=True)
-        with naming_failed_writes(partial, shown_as=folder):
+        with _written_aside(partial, folder):
             yield partial
-            _share_weights(partial)
-            flush_tree(partial)
         with naming_failed_writes(folder):
             files = [path for path in partial.rglob("*") if path.is_file()]
             for path in sorted(files, key=lambda path: (path.suffix == ".safetensors", path)):
@@ -224,8 +226,8 @@ def naming_failed_writes(path: str | os.PathLike, shown_as: str | os.PathLike | 
             file = Path(shown_as) / file.relative_to(path)
         remedy = REMEDIES.get(number, "Repair the disk")
         raise WriteError(
-            f"{file} could not be written: {os.strerror(number)}. {remedy}; then start the run again to resume from "
-            "its last checkpoint."
+            f"{file} could not be written: {os.strerror(number)}. {remedy}; then start the run again, without "
+            "--overwrite_output_dir, to resume from its last checkpoint."
         ) from error
 
 

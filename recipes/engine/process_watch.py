@@ -35,7 +35,7 @@ LIMIT_WHILE_PREPARING = timedelta(days=1)
 LIMIT_WHILE_TRAINING = timedelta(minutes=30)
 
 DONE = "done"
-HOW_TO_RESUME = "Run the same command again to resume from the newest checkpoint."
+HOW_TO_RESUME = "Run the command again, without --overwrite_output_dir, to resume from the newest checkpoint."
 
 
 def limit_waiting(accelerator: Accelerator, limit: timedelta) -> None:

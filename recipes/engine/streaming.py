@@ -31,8 +31,8 @@ from papers_to_gpt.engine.batching import (
     Collate,
     LocalBatch,
     cut_into_batches,
+    naming_lost_workers,
     order_by_length,
-    said_of_workers,
     share_of_update,
 )
 
@@ -427,7 +427,7 @@ class StreamBatches:
             # An iterator of a DataLoader draws a seed. It must not come from the model's generator.
             generator=torch.Generator().manual_seed(self.stream.seed),
         )
-        return said_of_workers(loader)
+        return naming_lost_workers(loader)
 
     def _note_broken(self, broken: Sequence[tuple[int, str]]) -> None:
         for shard, what in broken:

@@ -40,7 +40,7 @@ from papers_to_gpt.engine.random_streams import seed_generators
 from papers_to_gpt.engine.reporting import Reporter
 from papers_to_gpt.engine.sharding import Sharding, whole_tensor
 from papers_to_gpt.engine.stopping import StopRequested, StopSignals, interruptible
-from papers_to_gpt.engine.update_errors import name_batch, saying_what_needs_memory
+from papers_to_gpt.engine.update_errors import name_batch, naming_lack_of_memory
 from papers_to_gpt.settings.training import OptimizationSettings, TrainingSettings, check_metric
 
 # Costs nothing that can be measured, and keeps a process from holding more than about twice what it uses.
@@ -321,7 +321,7 @@ class TrainingLoop:
         losses = []
         with (
             self.stopping.abandonable() if accelerator.num_processes == 1 else nullcontext(),
-            saying_what_needs_memory(group, update),
+            naming_lack_of_memory(group, update),
         ):
             for position, batch in enumerate(group):
                 seed_generators(self.settings.seed, update, batch.index)

@@ -15,7 +15,7 @@ def name_batch(batch: LocalBatch) -> str:
 
 
 @contextmanager
-def saying_what_needs_memory(group: Sequence[LocalBatch], update: int) -> Iterator[None]:
+def naming_lack_of_memory(group: Sequence[LocalBatch], update: int) -> Iterator[None]:
     """Turns a lack of memory into a sentence that names the update's largest batch and the settings."""
     try:
         yield

@@ -43,8 +43,8 @@ from papers_to_gpt.engine.model_folder import CLASSIFIER, LANGUAGE_MODEL, OPENAI
 from papers_to_gpt.engine.output_folder import RunStart, finish_run, is_finished, plan_run
 from papers_to_gpt.engine.process_watch import stops_together
 from papers_to_gpt.engine.reporting import RESULTS_FILE, write_results, write_run_record
+from papers_to_gpt.engine.run_length import describe_length
 from papers_to_gpt.engine.run_lock import lock_output_dir, on_main_process
-from papers_to_gpt.engine.run_plan import describe_plan
 from papers_to_gpt.engine.training import TrainingLoop
 from papers_to_gpt.publishing.cards import write_card
 from papers_to_gpt.publishing.sharing import open_repository, push_at_end, push_of_checkpoints
@@ -342,7 +342,7 @@ def finetune(
         count_tokens=count_examples,
         counted="examples",
     )
-    accelerator.print(describe_plan(loop.total_updates, loop.eval_steps, training, optimization))
+    accelerator.print(describe_length(loop.total_updates, loop.eval_steps, training, optimization))
     rehearse_evaluation(model, partial(run_evaluation, limit=REHEARSED_EXAMPLES), metric)
     results = loop.train()
 

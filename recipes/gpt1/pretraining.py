@@ -33,8 +33,8 @@ from papers_to_gpt.engine.log_window import TokenCounts
 from papers_to_gpt.engine.output_folder import RunStart, finish_run, plan_run
 from papers_to_gpt.engine.process_watch import stops_together
 from papers_to_gpt.engine.reporting import add_samples, measure_matrix_peak, write_results, write_run_record
+from papers_to_gpt.engine.run_length import describe_length
 from papers_to_gpt.engine.run_lock import lock_output_dir
-from papers_to_gpt.engine.run_plan import describe_plan
 from papers_to_gpt.engine.streaming import StreamBatches, rows_of_stream
 from papers_to_gpt.engine.training import TrainingLoop
 from papers_to_gpt.publishing.cards import write_card
@@ -152,7 +152,7 @@ def train(accelerator: Accelerator, settings: tuple[Any, ...], start: RunStart) 
             "model_flops_utilization_percent": 100 * tokens_per_second * flops_per_token / peak
         },
     )
-    accelerator.print(describe_plan(loop.total_updates, loop.eval_steps, training, optimization))
+    accelerator.print(describe_length(loop.total_updates, loop.eval_steps, training, optimization))
     few = dataclasses.replace(sampling, num_samples=min(1, sampling.num_samples), sample_new_tokens=1)
     rehearse_evaluation(
         model,

@@ -22,8 +22,8 @@ from papers_to_gpt.engine.launching import make_accelerator
 from papers_to_gpt.engine.output_folder import RunStart, finish_run, plan_run
 from papers_to_gpt.engine.process_watch import stops_together
 from papers_to_gpt.engine.reporting import write_results, write_run_record
+from papers_to_gpt.engine.run_length import describe_length
 from papers_to_gpt.engine.run_lock import lock_output_dir
-from papers_to_gpt.engine.run_plan import describe_plan
 from papers_to_gpt.engine.streaming import StreamBatches, rows_of_stream
 from papers_to_gpt.engine.training import TrainingLoop
 from papers_to_gpt.publishing.cards import write_card
@@ -155,7 +155,7 @@ def train(accelerator: Accelerator, settings: tuple[Any, ...], start: RunStart) 
         after_save=push_of_checkpoints(repository, hub),
         loss_arguments={"smoothing": training.label_smoothing_factor, "r_drop_weight": training.r_drop_weight},
     )
-    say(describe_plan(loop.total_updates, loop.eval_steps, training, optimization))
+    say(describe_length(loop.total_updates, loop.eval_steps, training, optimization))
     rehearse_evaluation(model, partial(run_evaluation, limit=1), training.metric_for_best_model)
     search = {"num_beams": decoding.num_beams, "length_penalty": decoding.length_penalty}
     rehearse_evaluation(model, partial(run_evaluation, decode=partial(decode, **search), limit=1))

@@ -184,7 +184,7 @@ def test_a_process_that_is_killed_is_named_by_the_others_which_stop(tmp_path):
     assert run.returncode != 0 and time.monotonic() - killed_at < 60
     (message,) = [line for line in output.splitlines() if line.startswith("error: ")]
     assert message.startswith(f"error: Process {killed} (pid {pid} on ")
-    assert message.endswith("Run the same command again to resume from the newest checkpoint.")
+    assert message.endswith("to resume from the newest checkpoint.")
     # The only traceback is that of the launcher, which knows the exit status alone.
     assert output.count("Traceback (most recent call last)") == 1
 

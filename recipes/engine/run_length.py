@@ -1,4 +1,4 @@
-"""What a run is going to do, in a few lines before its first update."""
+"""Describes the length of a run before its first update."""
 
 import math
 
@@ -8,7 +8,7 @@ from papers_to_gpt.settings.training import OptimizationSettings, TrainingSettin
 FEW_UPDATES = 10
 
 
-def describe_plan(
+def describe_length(
     total_updates: int, eval_steps: int, training: TrainingSettings, optimization: OptimizationSettings
 ) -> str:
     """Returns the number of updates, the intervals of log lines and evaluations, and notes on unusual settings.

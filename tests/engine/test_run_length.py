@@ -2,13 +2,13 @@
 
 import pytest
 
-from papers_to_gpt.engine.run_plan import describe_plan
+from papers_to_gpt.engine.run_length import describe_length
 from papers_to_gpt.settings.training import OptimizationSettings, TrainingSettings
 
 
 def plan(total_updates, eval_steps, warmup_steps=0, logging_steps=50):
     training = TrainingSettings(output_dir="run", max_steps=total_updates, logging_steps=logging_steps)
-    return describe_plan(total_updates, eval_steps, training, OptimizationSettings(warmup_steps=warmup_steps))
+    return describe_length(total_updates, eval_steps, training, OptimizationSettings(warmup_steps=warmup_steps))
 
 
 def test_a_usual_run_has_one_line_with_its_length_and_intervals():
