@@ -1,14 +1,18 @@
-"""An evaluation is rehearsed before training, and leaves no trace."""
+"""An evaluation is rehearsed before training without a trace, and ends at a signal."""
 
 import logging
+import os
 import random
+import signal
 
 import numpy as np
 import pytest
 import torch
+from accelerate import Accelerator
 from tiny_models import tiny_model
 
-from papers_to_gpt.engine.evaluation import rehearse_evaluation
+from papers_to_gpt.engine.evaluation import evaluate_loss, rehearse_evaluation
+from papers_to_gpt.engine.stopping import StopRequested, StopSignals
 
 
 def states():
@@ -46,3 +50,22 @@ def test_what_is_wrong_with_an_evaluation_is_raised_and_training_is_as_before():
     assert model.training and states() == before and logging.root.manager.disable == 0
     with pytest.raises(ValueError, match="metric_for_best_model is 'text', which the evaluation does not report"):
         rehearse_evaluation(model, lambda model: {"loss": 1.0, "text": "a"}, "text")
+
+
+def test_a_signal_ends_the_evaluation_of_the_loss_between_its_batches():
+    model, evaluated = tiny_model("bahdanau").eval(), []
+    accelerator = Accelerator(cpu=True)
+    batch = {"input_ids": torch.tensor([[5, 6, 2]]), "labels": torch.tensor([[7, 8, 2]])}
+
+    def batches():
+        for index in range(3):
+            evaluated.append(index)
+            if index == 1:
+                os.kill(os.getpid(), signal.SIGTERM)
+            yield batch
+
+    with StopSignals(), pytest.raises(StopRequested):
+        evaluate_loss(accelerator, model, batches())
+    assert evaluated == [0, 1]
+    scores = evaluate_loss(accelerator, model, [batch] * 3)  # without a signal it goes through
+    assert scores["loss"] == pytest.approx(model(**batch).loss.item(), rel=1e-5)

@@ -384,6 +384,18 @@ def test_an_update_that_is_not_finite_is_as_if_it_had_not_been(make_trainer, opt
     assert "Update 6 is skipped: the loss of batch 1 (examples " in capsys.readouterr().err
 
 
+def test_an_infinite_loss_with_a_finite_gradient_is_skipped_too(make_trainer, examples, capsys):
+    model = tiny_model(dropout=0.0)
+    model.register_forward_hook(lambda module, _, output: setattr(output, "loss", output.loss + float("inf")))
+    trainer = make_trainer(model)
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    group = [LocalBatch(collate(examples[:5]), 0)]
+    trainer._update(group)
+    trainer._check_skipped(group)
+    assert_same_weights(before, model.state_dict())
+    assert "Update 1 is skipped: the loss of batch 1 is not finite" in capsys.readouterr().err
+
+
 def test_fused_optimizers_skip_a_step_on_the_device(make_trainer):
     # The path of GPUs, whose kernels exist on CPU as well.
     trainer = make_trainer(tiny_model())
