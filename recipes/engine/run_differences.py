@@ -35,6 +35,8 @@ FIXED = frozenset(
     """optim gradient_accumulation_steps model_type tokenizer_type share_vocabulary lowercase vocab_size
     decoder_vocab_size num_merges""".split()
 )
+# It also depends on the model's settings, which decide the names and shapes of weights, except those with these words.
+NOT_OF_SHAPES = ("dropout", "initializer", "forget_gate_bias")
 
 
 @dataclasses.dataclass
@@ -46,17 +48,14 @@ class Differences:
         precision: the old and the new precision, if they differ.
         data: a sentence for each part of the data that differs.
         conditions: a sentence for each difference that changes only the rounding of the result.
+        fixed: the settings that differ and that a checkpoint depends on.
     """
 
     settings: dict[str, tuple[Any, Any]] = dataclasses.field(default_factory=dict)
     precision: tuple[str, str] | None = None
     data: list[str] = dataclasses.field(default_factory=list)
     conditions: list[str] = dataclasses.field(default_factory=list)
-
-    @property
-    def fixed(self) -> list[str]:
-        """Returns the settings that differ and that a checkpoint depends on."""
-        return sorted(FIXED.intersection(self.settings))
+    fixed: list[str] = dataclasses.field(default_factory=list)
 
     def refuse(self, folder: Path) -> None:
         """Raises ValueError if a difference changes the result."""
@@ -122,6 +121,9 @@ def find_differences(
     earlier_data = record.get("data") or {}
     free = FREE_ON_RESUME.difference(LENGTH if is_series else ()) | {PRECISION}
     defaults = {each.name: each.default for part in settings for each in dataclasses.fields(part)}
+    of_model = {
+        each.name for part in settings if getattr(part, "group", None) == "model" for each in dataclasses.fields(part)
+    }
     for name, value in now.items():
         was = before.get(name, value if defaults[name] is dataclasses.MISSING else defaults[name])
         if was == value or name in free:
@@ -130,6 +132,8 @@ def find_differences(
             found.conditions.append(f"{name} was {was}, is {value}")
         else:
             found.settings[name] = (was, value)
+            if name in FIXED or (name in of_model and not any(word in name for word in NOT_OF_SHAPES)):
+                found.fixed.append(name)
     found.data = compare_fingerprints(earlier_data, data)
     machine, machine_now = record.get("machine") or {}, describe_machine(accelerator)
     precisions = [_precision(each.get("mixed_precision")) for each in (machine, machine_now)]

@@ -13,6 +13,7 @@ from papers_to_gpt.engine.data_fingerprint import fingerprint_files, fingerprint
 from papers_to_gpt.engine.output_folder import finish_run, is_finished, plan_run, remove_run
 from papers_to_gpt.engine.reporting import write_run_record
 from papers_to_gpt.settings.training import OptimizationSettings, TrainingSettings
+from papers_to_gpt.settings.translation import BahdanauSettings
 
 
 @pytest.fixture
@@ -94,6 +95,14 @@ def test_another_optimizer_cannot_be_accepted(accelerator, training, finished_ru
     with pytest.raises(ValueError, match="optim was 'adamw', is 'muon'") as raised:
         plan_run(accelerator, settings, (settings, OptimizationSettings(optim="muon")))
     assert "accept_changes" not in str(raised.value)
+
+
+def test_another_size_of_the_model_cannot_be_accepted_but_another_dropout_can(accelerator, training, finished_run):
+    settings = replace(training, accept_changes=True)
+    with pytest.raises(ValueError, match="hidden_size was 1000, is 100") as raised:
+        plan_run(accelerator, settings, (settings, BahdanauSettings(hidden_size=100)))
+    assert "accept_changes" not in str(raised.value)
+    assert plan_run(accelerator, settings, (settings, BahdanauSettings(readout_dropout=0.3))).finished
 
 
 def test_the_precision_that_a_setting_comes_to_is_compared(training, finished_run, accelerator):
