@@ -20,7 +20,7 @@ from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 from filelock import BaseFileLock, FileLock, SoftFileLock, Timeout
 
-from papers_to_gpt.settings.arguments import Terminated
+from papers_to_gpt.settings.arguments import Terminated, raise_lost_interruption
 from papers_to_gpt.settings.training import TrainingSettings
 
 LOCK_FILE = ".run.lock"
@@ -72,6 +72,7 @@ def lock_output_dir(accelerator: Accelerator, training: TrainingSettings) -> Ite
     folder = Path(training.output_dir)
     try:
         with contextlib.ExitStack() as stack:
+            stack.push(_raise_lost_interruption)
             written = on_main_process(accelerator, lambda: _acquire(folder, stack))
             if accelerator.num_processes > 1:
                 _check_shared_disk(accelerator, folder, written)
@@ -85,6 +86,12 @@ def lock_output_dir(accelerator: Accelerator, training: TrainingSettings) -> Ite
             raise
         what = "Terminated" if isinstance(interrupt, Terminated) else "Interrupted"
         raise type(interrupt)(f"{what}. No update is lost; run {training.same_command} again to continue.") from None
+
+
+def _raise_lost_interruption(kind: type[BaseException] | None, *error: object) -> None:
+    """Puts an interruption that became an error on its way in place of the error."""
+    if kind is not None:
+        raise_lost_interruption()
 
 
 def _acquire(folder: Path, stack: contextlib.ExitStack) -> tuple[str, str]:

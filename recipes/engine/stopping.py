@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from types import FrameType
 from typing import Any
 
-from papers_to_gpt.settings.arguments import Terminated
+from papers_to_gpt.settings.arguments import Terminated, raise_lost_interruption
 
 
 class StopRequested(BaseException):
@@ -36,13 +36,12 @@ class StopSignals:
         self._earlier: dict[int, Any] = {}
 
     def __enter__(self) -> "StopSignals":
+        raise_lost_interruption()
         if threading.current_thread() is threading.main_thread():
-            for number, handler in (
-                (signal.SIGTERM, self._note),
-                (signal.SIGINT, self._note),
-                (signal.SIGALRM, self._end_grace),
-            ):
-                self._earlier[number] = signal.signal(number, handler)
+            handlers = {signal.SIGTERM: self._note, signal.SIGALRM: self._end_grace}
+            if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:  # as a shell script starts its background jobs
+                handlers[signal.SIGINT] = self._note
+            self._earlier = {number: signal.signal(number, handler) for number, handler in handlers.items()}
         StopSignals.current = self
         return self
 

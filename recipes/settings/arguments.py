@@ -378,8 +378,32 @@ class Terminated(KeyboardInterrupt):
     """Raised by SIGTERM, and handled like Ctrl-C, with another status."""
 
 
-def _terminate(number: int, frame: types.FrameType | None) -> NoReturn:
-    raise Terminated
+# The signal that was to end the program and has not yet done so.
+_pending_signal: int | None = None
+
+
+def _interrupt(number: int, frame: types.FrameType | None) -> NoReturn:
+    global _pending_signal
+    _pending_signal = number
+    raise Terminated if number == signal.SIGTERM else KeyboardInterrupt
+
+
+def _report_unraisable(lost: Any) -> None:
+    if not issubclass(lost.exc_type, KeyboardInterrupt):  # raised again later
+        sys.__unraisablehook__(lost)
+
+
+def raise_lost_interruption() -> None:
+    """Raises the exception of an earlier signal again, if it was lost.
+
+    Python drops an exception that a signal raises within a finalizer of a library, and an import may turn it into an
+    error of its own. A program calls this where a long piece of work begins, and where it meets an error.
+
+    Raises:
+        KeyboardInterrupt: if SIGTERM or Ctrl-C has come since `run_script` began.
+    """
+    if _pending_signal is not None:
+        _interrupt(_pending_signal, None)
 
 
 def run_script(main: Callable[[], None]) -> None:
@@ -389,12 +413,21 @@ def run_script(main: Callable[[], None]) -> None:
     and 141, without a message, if the reader of standard output has closed it (`| head`). The traceback is printed if
     the environment variable LOGLEVEL is DEBUG.
     """
+    global _pending_signal
     logging.basicConfig(level=os.environ.get("LOGLEVEL", "WARNING").upper(), format="%(levelname)s %(message)s")
+    _pending_signal = None
+    if sys.unraisablehook is sys.__unraisablehook__:
+        sys.unraisablehook = _report_unraisable
     if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, _terminate)
+        signal.signal(signal.SIGTERM, _interrupt)
+        if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:  # as a shell script starts its background jobs
+            signal.signal(signal.SIGINT, _interrupt)
     try:
         try:
             main()
+        except Exception:
+            raise_lost_interruption()
+            raise
         finally:
             _flush_output()
     except BrokenPipeError:

@@ -69,7 +69,10 @@ def train_and_stop(command):
         while not (reached := holds()) and process.poll() is None and time.monotonic() < last:
             time.sleep(0.01)
         process.send_signal(number)
-        output, errors = process.communicate()
+        try:
+            output, errors = process.communicate(timeout=120)
+        finally:
+            process.kill()
         assert reached, output + errors
         return process.returncode, errors
 
