@@ -89,13 +89,16 @@ _SHOWN = "these those there"
 _MODAL = "could might must should would not"
 _CLOSING = rf"(?={_SUFFIX}+(?!\S))(?<=\S)(?<!{_CLIPPED_END}|\A'|\s')"
 
+# Characters that are always tokens of their own.
+SEPARATE = r"""!";?+,()*\[\]{}_"""
+
 # The places where spaces are inserted, in this order. Each pattern matches an empty string between two characters. At
 # the ends of the text, the library's alignment would break. Conditions that rarely hold come first, which makes the
 # patterns several times faster.
 _WORD_BREAKS = (
     # OpenAI's substitution and spaCy's punctuation: some characters are separate, runs of others stay together.
     r"""(?:(?=[-~!";?+,()\\/*\[\]{}|_.])|(?<=[-~!";?+,()\\/*\[\]{}|_.]))(?<=\S)(?=\S)(?:"""
-    r"""(?<=[!";?+,()*\[\]{}_])|(?=[!";?+,()*\[\]{}_])|"""
+    rf"""(?<=[{SEPARATE}])|(?=[{SEPARATE}])|"""
     + "|".join(rf"(?<={mark})(?!{mark})|(?<!{mark})(?={mark})" for mark in ("-", "~", r"\\", "/", r"\|"))
     + r"|(?<!\.)(?=\.\.)|(?<=\.\.)(?!\.))",
     # Opening quotes and other prefixes, one after the other.
@@ -123,7 +126,7 @@ _WORD_BREAKS = (
 )
 
 # Characters that ftfy and OpenAI's substitutions replace.
-_CHARACTERS = (
+CHARACTERS = (
     (r"\r\n?|[\x{85}\x{2028}\x{2029}]", "\n"),
     (r"[\x00-\x08\x0b\x0e-\x1f\x7f\x{206a}-\x{206f}\x{feff}\x{fff9}-\x{fffb}]", ""),
     ("[\u2014\u2013\u2015]", "-"),
@@ -156,9 +159,10 @@ CHAT_TEMPLATE = (
 )
 
 
-def _normalizer() -> normalizers.Normalizer:
+def text_normalizer() -> normalizers.Normalizer:
+    """Returns what separates words and punctuation by spaces, and line breaks too, and converts to lower case."""
     steps = [normalizers.NFC()]
-    steps += [normalizers.Replace(Regex(pattern), content) for pattern, content in _CHARACTERS]
+    steps += [normalizers.Replace(Regex(pattern), content) for pattern, content in CHARACTERS]
     steps += [normalizers.Replace(Regex(pattern), " ") for pattern in _WORD_BREAKS]
     steps += [
         normalizers.Replace(Regex(r"[^\S\n]*\n\s*"), " \n "),
@@ -167,6 +171,11 @@ def _normalizer() -> normalizers.Normalizer:
         normalizers.Lowercase(),
     ]
     return normalizers.Sequence(steps)
+
+
+def word_splitter() -> pre_tokenizers.PreTokenizer:
+    """Returns what splits normalised text at spaces; only they are removed, since a line break is a word."""
+    return pre_tokenizers.Split(" ", "removed")
 
 
 def _decoder() -> decoders.Decoder:
@@ -182,9 +191,8 @@ def _decoder() -> decoders.Decoder:
 
 def _with_pipeline(model: models.BPE) -> Tokenizer:
     tokenizer = Tokenizer(model)
-    tokenizer.normalizer = _normalizer()
-    # Only spaces are removed, since a line break is a word.
-    tokenizer.pre_tokenizer = pre_tokenizers.Split(" ", "removed")
+    tokenizer.normalizer = text_normalizer()
+    tokenizer.pre_tokenizer = word_splitter()
     tokenizer.decoder = _decoder()
     return tokenizer
 
@@ -250,7 +258,7 @@ def published_tokenizer(
 
 def _report_long_words(texts: Iterable[str]) -> Iterator[str]:
     """Yields the texts, and then warns if a word was longer than `LONGEST_WORD`."""
-    normalizer = _normalizer()  # its own: the learner's is locked while it learns
+    normalizer = text_normalizer()  # its own: the learner's is locked while it learns
     long_run, longest = re.compile(rf"\S{{{LONGEST_WORD},}}"), 0
     for text in texts:
         for run in long_run.findall(text):

@@ -41,7 +41,8 @@ TARGET_SUBFOLDER = "target_tokenizer"
 LONGEST_WORD = 1000
 
 
-def _normalizer(lowercase: bool) -> normalizers.Normalizer:
+def text_normalizer(lowercase: bool) -> normalizers.Normalizer:
+    """Returns what `train_tokenizer` normalises text with."""
     steps = [
         normalizers.NFC(),
         normalizers.Replace(WORD_START, "_"),  # decoding would turn the mark into a space
@@ -53,7 +54,8 @@ def _normalizer(lowercase: bool) -> normalizers.Normalizer:
     return normalizers.Sequence(steps)
 
 
-def _pre_tokenizer() -> pre_tokenizers.PreTokenizer:
+def word_splitter() -> pre_tokenizers.PreTokenizer:
+    """Returns what puts the mark before every word and separates punctuation."""
     return pre_tokenizers.Sequence(
         [
             pre_tokenizers.Metaspace(replacement=WORD_START, prepend_scheme="always"),
@@ -62,15 +64,21 @@ def _pre_tokenizer() -> pre_tokenizers.PreTokenizer:
     )
 
 
+def end_of_sentence(end_id: int) -> processors.PostProcessor:
+    """Returns what appends the end token to a sentence."""
+    end = SPECIAL_TOKENS["eos_token"]
+    return processors.TemplateProcessing(single=f"$A {end}", pair=f"$A {end} $B {end}", special_tokens=[(end, end_id)])
+
+
 def _report_long_words(sentences: Iterable[str] | Iterable[list[str]], lowercase: bool) -> Iterator[str | list[str]]:
     """Yields the sentences, and then warns if a word was longer than `LONGEST_WORD`."""
     # New objects, because those of the trainer are locked while it trains.
-    normalizer, pre_tokenizer = _normalizer(lowercase), _pre_tokenizer()
+    normalizer, splitter = text_normalizer(lowercase), word_splitter()
     long_run, longest = re.compile(rf"\S{{{LONGEST_WORD},}}"), 0
     for item in sentences:
         for sentence in [item] if isinstance(item, str) else item:
             for run in long_run.findall(sentence):
-                words = pre_tokenizer.pre_tokenize_str(normalizer.normalize_str(run))
+                words = splitter.pre_tokenize_str(normalizer.normalize_str(run))
                 longest = max(longest, *(len(word) for word, _ in words))
         yield item
     if longest > LONGEST_WORD:
@@ -94,8 +102,8 @@ def _train_bpe(
             f"{len(SPECIAL_TOKENS)} special tokens and {len(BYTE_TOKENS)} bytes come first. Raise vocab_size."
         )
     learner = Tokenizer(models.BPE())
-    learner.normalizer = _normalizer(lowercase)
-    learner.pre_tokenizer = pre_tokenizers.Sequence([_pre_tokenizer(), pre_tokenizers.FixedLength(LONGEST_WORD)])
+    learner.normalizer = text_normalizer(lowercase)
+    learner.pre_tokenizer = pre_tokenizers.Sequence([word_splitter(), pre_tokenizers.FixedLength(LONGEST_WORD)])
     learner.train_from_iterator(
         _report_long_words(sentences, lowercase),
         trainers.BpeTrainer(
@@ -137,7 +145,7 @@ def _train_words(
         )
     unknown = SPECIAL_TOKENS["unk_token"]
     tokenizer = Tokenizer(models.WordLevel(unk_token=unknown))
-    tokenizer.normalizer, tokenizer.pre_tokenizer = _normalizer(lowercase), _pre_tokenizer()
+    tokenizer.normalizer, tokenizer.pre_tokenizer = text_normalizer(lowercase), word_splitter()
     tokenizer.train_from_iterator(
         sentences,
         trainers.WordLevelTrainer(
@@ -199,11 +207,8 @@ def train_tokenizer(
     if min_frequency < 1:
         raise ValueError(f"min_frequency is {min_frequency}; it must be at least 1.")
     tokenizer = trainers_of_kind[kind](sentences, vocab_size, min_frequency, lowercase)
-    tokenizer.normalizer, tokenizer.pre_tokenizer = _normalizer(lowercase), _pre_tokenizer()
-    end = SPECIAL_TOKENS["eos_token"]
-    tokenizer.post_processor = processors.TemplateProcessing(
-        single=f"$A {end}", pair=f"$A {end} $B {end}", special_tokens=[(end, tokenizer.token_to_id(end))]
-    )
+    tokenizer.normalizer, tokenizer.pre_tokenizer = text_normalizer(lowercase), word_splitter()
+    tokenizer.post_processor = end_of_sentence(tokenizer.token_to_id(SPECIAL_TOKENS["eos_token"]))
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
         **SPECIAL_TOKENS,

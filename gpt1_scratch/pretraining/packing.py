@@ -14,6 +14,7 @@ A run loads rows of text (`corpora.py`), tokenises them and packs the tokens:
 import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from datasets.distributed import split_dataset_by_node
 from datasets.fingerprint import Hasher
 from transformers import PreTrainedTokenizerFast
 
+from ..data.text_encoder import TextEncoder
 from ..data.visible_text import has_visible_text
 
 logger = logging.getLogger(__name__)
@@ -47,7 +49,7 @@ def tokenizer_key(tokenizer: PreTrainedTokenizerFast) -> str:
     return key
 
 
-def _encode(texts: Sequence[str | None], tokenizer: PreTrainedTokenizerFast) -> dict[str, list]:
+def _encode(texts: Sequence[str | None], encode: TextEncoder) -> dict[str, list]:
     """Returns the tokens, bytes and words of each text; none of one without visible text.
 
     Texts are tokenised in groups of limited size.
@@ -60,8 +62,7 @@ def _encode(texts: Sequence[str | None], tokenizer: PreTrainedTokenizerFast) -> 
         group.append(text)
         size += len(text)
         if size >= CHARACTER_CHUNK_SIZE or index == len(texts) - 1:
-            encodings = tokenizer.backend_tokenizer.encode_batch_fast(group, add_special_tokens=False)
-            tokens += [encoding.ids for encoding in encodings]
+            tokens += encode(group)
             group, size = [], 0
     return {
         "input_ids": tokens,
@@ -92,8 +93,9 @@ def tokenize_texts(texts: Dataset, tokenizer: PreTrainedTokenizerFast) -> Datase
         folder = Path(config.HF_DATASETS_CACHE) / "tokenize_texts"
         folder.mkdir(parents=True, exist_ok=True)
         file = str(folder / f"{key}.arrow")
+    encode = TextEncoder(tokenizer)
     return texts.map(
-        lambda batch: _encode(batch["text"], tokenizer),
+        lambda batch: _encode(batch["text"], encode),
         batched=True,
         batch_size=100,
         writer_batch_size=100,
@@ -371,6 +373,10 @@ class StreamPacker:
                 f"block_size is {self.block_size}; a block needs at least 2 tokens to predict one from another."
             )
 
+    @cached_property
+    def _encoder(self) -> TextEncoder:
+        return TextEncoder(self.tokenizer)
+
     def __call__(
         self, rows: Mapping[str, Sequence[str | None]], left_over: Mapping[str, list[int]] | None = None
     ) -> tuple[list[dict[str, np.ndarray]], dict[str, list[int]]]:
@@ -384,7 +390,7 @@ class StreamPacker:
             The blocks, as in `pack_blocks`, and the tokens left over, which JSON can hold.
         """
         cutter = _Cutter(self.block_size, self.separate_documents, self.separator_id, left_over)
-        encoded = _encode(rows["text"], self.tokenizer)["input_ids"]
+        encoded = _encode(rows["text"], self._encoder)["input_ids"]
         return [block for row in encoded for block in cutter.add(row)], cutter.left_over()
 
 

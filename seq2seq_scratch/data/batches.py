@@ -7,6 +7,7 @@ import os
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from ..encoding import encode_sources, pad_right
 from ..seq2seq_common import IGNORE_INDEX
 from ..tokenization import forget_last_call
 from ..visible_text import has_visible_text
+from .text_encoder import TextEncoder, text_encoders
 
 TOKENIZED_FEATURES = datasets.Features(
     {
@@ -91,14 +93,14 @@ class FilterReport:
 
 
 def _tokenize_batch(
-    batch: Mapping[str, list[str]],
-    source_tokenizer: PreTrainedTokenizerBase,
-    target_tokenizer: PreTrainedTokenizerBase,
-    truncate_to: int | None,
+    batch: Mapping[str, list[str]], encode_source: TextEncoder, encode_target: TextEncoder, truncate_to: int | None
 ) -> dict[str, list[Any]]:
     sources, targets = batch["source"], batch["target"]
-    input_ids, truncated = encode_sources(source_tokenizer, sources, truncate_to)
-    labels = target_tokenizer(text_target=list(targets), return_attention_mask=False, verbose=False)["input_ids"]
+    if truncate_to is None:
+        input_ids, truncated = encode_source(sources), [False] * len(sources)
+    else:
+        input_ids, truncated = encode_sources(encode_source.tokenizer, sources, truncate_to)
+    labels = encode_target(targets)
     return {
         "input_ids": input_ids,
         "labels": labels,
@@ -122,10 +124,14 @@ class PairTokenizer:
     target_tokenizer: PreTrainedTokenizerBase
     report: FilterReport
 
+    @cached_property
+    def _encoders(self) -> tuple[TextEncoder, TextEncoder]:
+        return text_encoders(self.source_tokenizer, self.target_tokenizer)
+
     def __call__(self, pairs: Mapping[str, list[str]]) -> dict[str, list[Any]]:
         """Returns the columns that `tokenize_parallel` gives, of the columns `source` and `target`."""
         truncate_to = None if self.report.drop_long else self.report.max_source_length
-        columns = _tokenize_batch(pairs, self.source_tokenizer, self.target_tokenizer, truncate_to)
+        columns = _tokenize_batch(pairs, *self._encoders, truncate_to)
         keep = self.report.count(columns)
         return {name: list(itertools.compress(columns[name], keep)) for name in TOKENIZED_FEATURES}
 
@@ -180,11 +186,6 @@ def tokenize_parallel(
     """
     report = FilterReport(max_source_length, max_target_length, drop_long)
     truncate_to = None if drop_long else max_source_length
-    arguments = {
-        "source_tokenizer": source_tokenizer,
-        "target_tokenizer": target_tokenizer,
-        "truncate_to": truncate_to,
-    }
     if isinstance(dataset, IterableDataset):
         tokenize = PairTokenizer(source_tokenizer, target_tokenizer, report)
         stream = dataset.map(tokenize, batched=True, remove_columns=["source", "target"], features=TOKENIZED_FEATURES)
@@ -200,10 +201,11 @@ def tokenize_parallel(
     if num_proc is None:
         usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
         num_proc = usable if len(dataset) >= PAIRS_WORTH_SEVERAL_PROCESSES else None
+    encode_source, encode_target = text_encoders(source_tokenizer, target_tokenizer)
     tokenized = dataset.map(
         _tokenize_batch,
         batched=True,
-        fn_kwargs=arguments,
+        fn_kwargs={"encode_source": encode_source, "encode_target": encode_target, "truncate_to": truncate_to},
         num_proc=num_proc,
         remove_columns=dataset.column_names,
         features=datasets.Features(

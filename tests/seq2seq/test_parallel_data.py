@@ -12,6 +12,7 @@ import torch
 
 from seq2seq_scratch.data.batches import collate, tokenize_parallel
 from seq2seq_scratch.data.corpora import load_parallel_data
+from seq2seq_scratch.data.text_encoder import TextEncoder
 from seq2seq_scratch.data.text_lines import read_lines
 from seq2seq_scratch.tokenization import load_tokenizers, save_tokenizers, train_tokenizer
 
@@ -428,17 +429,17 @@ def test_several_processes_tokenise_like_one(pairs, tokenizers, monkeypatch):
 
 
 class Counting:
-    """Counts the calls of a tokenizer; a cached result needs none."""
+    """Counts how often something is encoded; a cached result needs none of it."""
 
-    def __init__(self, monkeypatch, tokenizer):
+    def __init__(self, monkeypatch):
         self.calls = 0
-        original = type(tokenizer).__call__
+        original = TextEncoder.__call__
 
-        def count(*arguments, **settings):
+        def count(encoder, texts):
             self.calls += 1
-            return original(*arguments, **settings)
+            return original(encoder, texts)
 
-        monkeypatch.setattr(type(tokenizer), "__call__", count)
+        monkeypatch.setattr(TextEncoder, "__call__", count)
 
     def new(self):
         calls, self.calls = self.calls, 0
@@ -447,7 +448,7 @@ class Counting:
 
 def test_the_cache_knows_data_tokenizers_and_settings(tmp_path, pairs, tokenizers, monkeypatch):
     source_tokenizer, target_tokenizer = tokenizers
-    counting = Counting(monkeypatch, source_tokenizer)
+    counting = Counting(monkeypatch)
 
     def run(data=pairs, source=source_tokenizer, target=target_tokenizer, **settings):
         settings = {"max_source_length": 50, "max_target_length": 50} | settings
