@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from papers_to_gpt.settings.arguments import CheckedSettings, option, parse_settings, read_settings
 from papers_to_gpt.settings.registries import embedded_pairs, quoted
+from papers_to_gpt.settings.translation import BLEU_TOKENIZER_HELP, BleuTokenizer
 
 # `seq2seq_scratch.translation` has the same number; importing it would import torch.
 TOKENS_PER_BATCH = 16384
@@ -82,6 +83,7 @@ class ScoringSettings(CheckedSettings):
     target_language: str = option("de", "Language code of the target.", "data")
     source_column: str | None = option(None, "Column of the source, if there is no column `translation`.", "data")
     target_column: str | None = option(None, "Column of the target, if there is no column `translation`.", "data")
+    bleu_tokenizer: BleuTokenizer | None = option(None, BLEU_TOKENIZER_HELP)
     num_beams: list[int] = option([5], "Beams of the search; each number gives a separate score.", at_least=1)
     length_penalty: float | None = option(
         None, "Exponent of the length normalization; left out, the number saved with the model."

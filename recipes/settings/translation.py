@@ -15,6 +15,11 @@ from papers_to_gpt.settings.training import (
 )
 
 # The scores that an evaluation reports, as in `seq2seq_scratch.data.metrics`. Importing that would import torch.
+# sacreBLEU's tokenisers, which takes long to import, without "none", which unsets a setting.
+BleuTokenizer = Literal[
+    "zh", "13a", "intl", "char", "ja-mecab", "ko-mecab", "spm", "flores101", "flores200", "spBLEU-1K"
+]
+BLEU_TOKENIZER_HELP = "Tokenizer of sacreBLEU for the scores; left out, the one for target_language."
 SCORES = ("loss", "perplexity", "exact_match", "sacrebleu", "bleu_tokenized_lowercased", "chrf")
 
 
@@ -201,6 +206,7 @@ class DecodingSettings(CheckedSettings):
     )
     max_new_tokens: int = option(256, "Maximum number of tokens of a translation.", at_least=1)
     eval_num_beams: int = option(1, "Beams for the scores during training.", at_least=1)
+    bleu_tokenizer: BleuTokenizer | None = option(None, BLEU_TOKENIZER_HELP)
 
     def __post_init__(self):
         super().__post_init__()

@@ -22,7 +22,7 @@ def run(settings: ScoringSettings) -> None:
     if missing:
         raise ValueError(f"split names {', '.join(missing)}; the data has {', '.join(splits)}.")
     output_dir.mkdir(parents=True, exist_ok=True)
-    metric = TranslationMetric(target_language=settings.target_language)
+    metric = TranslationMetric(settings.target_language, settings.bleu_tokenizer)
     translate_lines = make_translator(
         TranslationSettings(**{name: getattr(settings, name) for name in DECODING_SETTINGS})
     )

@@ -125,7 +125,7 @@ def train(accelerator: Accelerator, settings: tuple[Any, ...], start: RunStart) 
         save_tokenizers(folder, source_tokenizer, target_tokenizer)
 
     decode = partial(decode_sentences, accelerator, source_tokenizer, target_tokenizer, data)
-    metric = TranslationMetric(target_language=data.target_language)
+    metric = TranslationMetric(data.target_language, decoding.bleu_tokenizer)
     run_evaluation = partial(
         evaluate,
         accelerator=accelerator,
@@ -391,7 +391,8 @@ def evaluate(
         longest = np.argsort(lengths_of(examples[:])[:, 0], kind="stable")[-limit:]
         examples, texts = examples.select(longest), texts.select(longest)
         # The metric of the run warns once about odd references, and must see all of them.
-        decode, metric = partial(decode, max_new_tokens=2), TranslationMetric(target_language=metric.target_language)
+        decode = partial(decode, max_new_tokens=2)
+        metric = TranslationMetric(metric.target_language, metric.bleu_tokenizer)
     batches = batches_for_evaluation(
         examples.select_columns(["input_ids", "labels"]),
         lengths_of(examples[:]),

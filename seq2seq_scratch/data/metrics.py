@@ -154,17 +154,22 @@ def _notes_on(references: Sequence[str], tokenize: str | None) -> Iterator[str]:
             f"{undecoded} of {len(references)} references hold U+FFFD or half a surrogate pair: their text was "
             "decoded wrongly, so that no correct translation equals them."
         )
-    if tokenize is None:
-        characters = sum(len(text) - text.count(" ") for text in references)
-        unspaced = sum(len(_WITHOUT_SPACES.findall(text)) for text in references if not text.isascii())
-        words = sum(text.count(" ") + 1 for text in references if text)
-        if 2 * unspaced > characters > _LONGEST_MEAN_WORD * words:
-            yield (
-                f"the references hardly have spaces ({words} words in {len(references)} lines, of "
-                f"{characters / words:.0f} characters each), and BLEU compares words between spaces. Set "
-                f"target_language to the text's language; {', '.join(TOKENIZERS_WITHOUT_SPACES)} are scored by "
-                "characters."
-            )
+    if tokenize is None and (counted := _count_unspaced(references)):
+        characters, words = counted
+        yield (
+            f"the references hardly have spaces ({words} words in {len(references)} lines, of "
+            f"{characters / words:.0f} characters each), and BLEU compares words between spaces. Set "
+            f"target_language to the text's language; {', '.join(TOKENIZERS_WITHOUT_SPACES)} are scored by "
+            "characters."
+        )
+
+
+def _count_unspaced(texts: Sequence[str]) -> tuple[int, int] | None:
+    """Returns the numbers of characters and of words between spaces, if the texts are written without spaces."""
+    characters = sum(len(text) - text.count(" ") for text in texts)
+    unspaced = sum(len(_WITHOUT_SPACES.findall(text)) for text in texts if not text.isascii())
+    words = sum(text.count(" ") + 1 for text in texts if text)
+    return (characters, words) if 2 * unspaced > characters > _LONGEST_MEAN_WORD * words else None
 
 
 def bleu_by_source_length(
@@ -177,7 +182,8 @@ def bleu_by_source_length(
     """Computes sacreBLEU for each range of source lengths, as in figure 2 of Bahdanau et al. 2014.
 
     Args:
-        sources: N sentences, whose length is counted in words between spaces.
+        sources: N sentences. Their length is counted in words between spaces, or in characters if they are written
+            without spaces.
         predictions: N translations. They are not normalised here (see `normalize_for_scores`).
         references: N references.
         boundaries: the longest length of each range, in ascending order. Longer sources form the last range.
@@ -186,6 +192,7 @@ def bleu_by_source_length(
     Returns:
         For each range that has sentences, `sacrebleu_1_to_10_words`, `sentences_1_to_10_words` and so on, and for the
         last `sacrebleu_over_60_words`, `sentences_over_60_words`. Sources without words are in the first range.
+        Where characters are counted, the names end in `_characters`.
 
     Raises:
         ValueError: if the lists differ in length.
@@ -195,7 +202,8 @@ def bleu_by_source_length(
             f"There are {len(sources)} sources, {len(predictions)} predictions and {len(references)} references; "
             "they must be equally many."
         )
-    lengths = [len(source.split()) for source in sources]
+    unit = "characters" if _count_unspaced(sources) else "words"
+    lengths = [len("".join(source.split()) if unit == "characters" else source.split()) for source in sources]
     names = [f"{low + 1}_to_{high}" for low, high in zip((0, *boundaries), boundaries, strict=False)]
     scores: dict[str, float | int] = {}
     for name, low, high in zip(
@@ -206,7 +214,7 @@ def bleu_by_source_length(
             score, _, _ = _corpus_bleu(
                 [predictions[index] for index in members], [references[index] for index in members], tokenize=tokenize
             )
-            scores |= {f"sacrebleu_{name}_words": score, f"sentences_{name}_words": len(members)}
+            scores |= {f"sacrebleu_{name}_{unit}": score, f"sentences_{name}_{unit}": len(members)}
     return scores
 
 
@@ -248,16 +256,19 @@ class TranslationMetric(evaluate.Metric):
     Args:
         target_language: the language code, in any usual form (zh, zh-CN, zho_Hans, cmn), which decides how text is
             tokenised. An unknown code or None stands for a language with spaces.
+        bleu_tokenizer: the tokeniser of `sacrebleu`, of those that sacreBLEU has. Default: that of the language.
         arguments: arguments of `evaluate.Metric`. Unlike there, inputs are kept in memory by default.
 
     Raises:
-        ValueError: if there are no sentences, or the lists differ in length.
+        ValueError: if sacreBLEU has no such tokeniser, there are no sentences, or the lists differ in length.
         TypeError: if a prediction, reference or source is not text.
     """
 
-    def __init__(self, target_language: str | None = "en", **arguments):
+    def __init__(self, target_language: str | None = "en", bleu_tokenizer: str | None = None, **arguments):
         super().__init__(**{"keep_in_memory": arguments.get("num_process", 1) == 1, **arguments})
-        self.target_language = target_language or "en"
+        if bleu_tokenizer is not None and bleu_tokenizer not in BLEU.TOKENIZERS:
+            raise ValueError(f"bleu_tokenizer is {bleu_tokenizer!r}; sacreBLEU has {', '.join(BLEU.TOKENIZERS)}.")
+        self.target_language, self.bleu_tokenizer = target_language or "en", bleu_tokenizer
         self._notes_given: set[str] = set()
 
     def _info(self) -> evaluate.MetricInfo:
@@ -292,7 +303,7 @@ class TranslationMetric(evaluate.Metric):
         if not predictions:
             raise ValueError("There are no translations to score.")
         predictions, references = normalize_for_scores(predictions), normalize_for_scores(references)
-        tokenize = _bleu_tokenizer(self.target_language)
+        tokenize = self.bleu_tokenizer or _bleu_tokenizer(self.target_language)
         for note in _notes_on(references, tokenize):
             if note not in self._notes_given:  # each evaluation of a training scores the same references
                 self._notes_given.add(note)

@@ -6,6 +6,7 @@ import random
 import sys
 import unicodedata
 from collections import Counter
+from typing import get_args
 
 import datasets
 import evaluate
@@ -14,6 +15,7 @@ import sacrebleu
 from sacremoses import MosesPunctNormalizer, MosesTokenizer
 
 from papers_to_gpt.publishing.cards import iso_codes
+from papers_to_gpt.settings.translation import BleuTokenizer
 from seq2seq_scratch.data import metrics
 from seq2seq_scratch.data.metrics import (
     TranslationMetric,
@@ -320,3 +322,25 @@ def test_ordinary_references_draw_no_warning(caplog, language, references):
 @pytest.mark.parametrize("language", ["en", "zh", "km"])
 def test_empty_and_broken_lines_are_scored(predictions, references, matches, language):
     assert compute(predictions, references, language=language, sources=[""])["exact_match"] == matches
+
+
+@pytest.mark.parametrize("name", ["char", "intl", "none"])
+def test_a_tokenizer_of_sacrebleu_may_be_named(name):
+    predictions, references = ["the cat sat on a mat today"], ["the cat sat on the mat, today"]
+    scores = TranslationMetric("en", name).compute(predictions=predictions, references=references)
+    assert scores["sacrebleu"] == pytest.approx(sacrebleu.corpus_bleu(predictions, [references], tokenize=name).score)
+    assert f"tok:{name}|" in scores["sacrebleu_signature"]
+
+
+def test_the_tokenizers_of_the_setting_are_those_of_sacrebleu():
+    assert {*get_args(BleuTokenizer), "none"} == {*sacrebleu.BLEU.TOKENIZERS}
+    with pytest.raises(ValueError, match="bleu_tokenizer is 'moses'; sacreBLEU has none, zh, 13a"):
+        TranslationMetric("de", "moses")
+
+
+def test_sources_without_spaces_are_measured_in_characters():
+    sources = ["我喜欢喝茶和咖啡。", "他们在公园里踢足球，然后回家。"]
+    texts = ["one two three four five"] * 2
+    scores = bleu_by_source_length(sources, texts, texts, boundaries=(10,))
+    counted = {name: count for name, count in scores.items() if name.startswith("sentences")}
+    assert counted == {"sentences_1_to_10_characters": 1, "sentences_over_10_characters": 1}
