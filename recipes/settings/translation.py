@@ -172,6 +172,7 @@ class DataSettings(CheckedSettings):
     max_source_length: int = option(256, "Maximum source tokens; longer training pairs are left out.", at_least=2)
     max_target_length: int = option(256, "Maximum target tokens; longer training pairs are left out.", at_least=2)
     max_train_samples: int | None = option(None, "Use only this many training pairs, from the first.", at_least=1)
+    max_eval_samples: int | None = option(None, "Validate on only this many pairs, from the first.", at_least=1)
     validation_size: int = option(
         1000, "Training pairs held out if there is no validation split, at most a tenth of them.", at_least=0
     )

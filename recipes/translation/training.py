@@ -206,7 +206,7 @@ def fingerprint_data(data: DataSettings, tokenizer: TokenizerSettings) -> dict[s
 
 LOADING_SETTINGS = (
     "dataset_name dataset_config_name dataset_revision streaming train_file validation_file test_file "
-    "source_language target_language source_column target_column max_train_samples validation_size"
+    "source_language target_language source_column target_column max_train_samples max_eval_samples validation_size"
 ).split()
 
 

@@ -237,6 +237,12 @@ def _as_pairs(dataset: Any, wanted: Wanted, where: str) -> Any:
     return dataset.map(convert, batched=True, remove_columns=names, features=PAIR_FEATURES)
 
 
+def _first(split: Dataset | IterableDataset, number: int | None) -> Dataset | IterableDataset:
+    if number is None or isinstance(split, IterableDataset):
+        return split if number is None else split.take(number)
+    return split.select(range(min(number, len(split))))
+
+
 def load_parallel_data(
     *,
     dataset_name: str | None = None,
@@ -252,6 +258,7 @@ def load_parallel_data(
     target_column: str | None = None,
     validation_size: int = 1_000,
     max_train_samples: int | None = None,
+    max_eval_samples: int | None = None,
     seed: int = 42,
 ) -> dict[str, Dataset | IterableDataset]:
     """Loads sentence pairs as splits with the two columns `source` and `target`.
@@ -288,6 +295,7 @@ def load_parallel_data(
             tenth of `train`. From a stream, the first pairs of its files or shards are held out, equally many of each.
         max_train_samples: maximum number of pairs of `train`, from the first; of a stream that is split into shards,
             equally many of each.
+        max_eval_samples: maximum number of pairs of `validation`, from the first.
         seed: determines which pairs are held out.
 
     Returns:
@@ -309,8 +317,9 @@ def load_parallel_data(
         )
     if validation_size < 0:
         raise ValueError(f"validation_size is {validation_size}; it must be at least 0.")
-    if max_train_samples is not None and max_train_samples < 1:
-        raise ValueError(f"max_train_samples is {max_train_samples}; it must be at least 1.")
+    for name, number in (("max_train_samples", max_train_samples), ("max_eval_samples", max_eval_samples)):
+        if number is not None and number < 1:
+            raise ValueError(f"{name} is {number}; it must be at least 1.")
     wanted = Wanted(source_language, target_language, source_column, target_column)
     if source_language == target_language and (source_column is None or target_column is None):
         raise ValueError(
@@ -344,12 +353,9 @@ def load_parallel_data(
             elif held_out := min(validation_size, len(train) // 10):
                 parts = train.train_test_split(test_size=held_out, seed=seed)
                 train, splits["validation"] = parts["train"], parts["test"]
-        if max_train_samples is not None:
-            if isinstance(train, Dataset):
-                train = train.select(range(min(max_train_samples, len(train))))
-            else:
-                train = train.take(max_train_samples)
-        splits["train"] = train
+        splits["train"] = _first(train, max_train_samples)
+    if "validation" in splits:
+        splits["validation"] = _first(splits["validation"], max_eval_samples)
     return {
         name: Dataset.from_list(list(split), features=PAIR_FEATURES)
         if name != "train" and isinstance(split, IterableDataset)

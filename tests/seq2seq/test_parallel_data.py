@@ -215,7 +215,7 @@ def test_a_validation_file_leaves_training_whole(tmp_path):
 
 
 @pytest.mark.parametrize("streaming", [False, True])
-def test_only_the_first_training_pairs_are_kept_on_request(tmp_path, streaming):
+def test_only_the_first_pairs_are_kept_on_request(tmp_path, streaming):
     path = many_pairs(tmp_path)
     for asked, kept in ((3, 3), (1000, 200)):
         splits = load_parallel_data(
@@ -223,6 +223,11 @@ def test_only_the_first_training_pairs_are_kept_on_request(tmp_path, streaming):
         )
         assert sides(splits["train"])[0] == [str(number) for number in range(kept)]
         assert len(splits["validation"]) == 200
+    splits = load_parallel_data(
+        train_file=path, validation_file=path, max_eval_samples=5, streaming=streaming, **LANGUAGES
+    )
+    assert sides(splits["validation"])[0] == [str(number) for number in range(5)]
+    assert len(sides(splits["train"])[0]) == 200
 
 
 LATIN_1 = "eins\nzwei\nschön\n".encode("latin-1")

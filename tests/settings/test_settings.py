@@ -159,7 +159,12 @@ OUT_OF_RANGE = [
     ("translation translate scoring", "max_source_length", "0 1", "it must be at least 2."),
     ("translation", "max_target_length", "-1 1", "it must be at least 2."),
     ("translation pretraining", "tokenizer_samples", "0", "it must be at least 1."),
-    ("translation", "vocab_size decoder_vocab_size max_train_samples eval_num_beams", "0", "it must be at least 1."),
+    (
+        "translation",
+        "vocab_size decoder_vocab_size max_train_samples max_eval_samples eval_num_beams",
+        "0",
+        "it must be at least 1.",
+    ),
     ("translation translate scoring", "length_penalty", "nan", "it must be a finite number."),
     ("translation translate scoring generation", "num_beams max_new_tokens", "0", "it must be at least 1."),
     ("translate generation", "num_return_sequences", "0", "it must be at least 1."),
