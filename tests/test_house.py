@@ -26,6 +26,7 @@ from papers_to_gpt import (
     finetune_gpt1,
     generate_text,
     pretrain_gpt1,
+    score_text,
     score_translation,
     share,
     train_translation,
@@ -298,6 +299,7 @@ PARSERS = {
     "recipes/translate.py": translate.parse,
     "recipes/score_translation.py": score_translation.parse,
     "recipes/generate_text.py": generate_text.parse,
+    "recipes/score_text.py": score_text.parse,
 }
 
 # The fewest arguments that each script takes, for every family of models that has settings of its own.
@@ -314,7 +316,7 @@ LEAST_ARGUMENTS = [
     ("recipes/convert_openai_gpt.py", ["openai-community/openai-gpt", "runs/mine"]),
     *(
         (f"recipes/{script}.py", ["--model_name_or_path", "runs/mine"])
-        for script in ("classify", "translate", "score_translation", "generate_text")
+        for script in ("classify", "translate", "score_translation", "generate_text", "score_text")
     ),
 ]
 
