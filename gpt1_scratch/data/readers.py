@@ -33,6 +33,7 @@ from .streamed_tables import StreamedTables
 from .table_builder import TableBuilder
 from .text_lines import (
     COMPRESSIONS,
+    ERRORS_OF_READING,
     JSON_EXTENSIONS,
     TABLE_EXTENSIONS,
     FilePlace,
@@ -245,11 +246,14 @@ def open_parquet(path: str | Path) -> parquet.ParquetFile:
     """Opens a parquet file that has rows.
 
     Raises:
-        ValueError: if the file is missing, empty or not parquet, or names a column twice.
+        ValueError: if the file is missing, empty, damaged or not parquet, or names a column twice.
     """
-    with open_file(path) as stream:
-        compressed = Path(path).suffix.lower() in COMPRESSIONS
-        content = pyarrow.BufferReader(stream.read()) if compressed else pyarrow.OSFile(str(path))
+    try:
+        with open_file(path) as stream:
+            compressed = Path(path).suffix.lower() in COMPRESSIONS
+            content = pyarrow.BufferReader(stream.read()) if compressed else pyarrow.OSFile(str(path))
+    except ERRORS_OF_READING as error:
+        raise ValueError(f"{path} cannot be read: {error}.") from error
     try:
         file = parquet.ParquetFile(content)
     except pyarrow.ArrowInvalid as error:

@@ -15,7 +15,7 @@ from datasets import Dataset
 
 END_SIZE = 64 * 1024  # bytes of each end
 ROWS_OF_END = 20
-COMPRESSIONS = (".gz", ".zst")
+COMPRESSIONS = (".gz", ".xz", ".zst")
 # Lines of larger files are not counted: it would take seconds.
 LARGEST_TO_COUNT = 256 * 2**20
 

@@ -11,6 +11,7 @@ reader is small: the place in its shard where the present window begins, and the
 """
 
 import itertools
+import lzma
 import sys
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -42,7 +43,7 @@ Example = Mapping[str, Any]
 Prepare = Callable[[Columns, Any], tuple[list[Example], Any]]
 
 # What reading a damaged file raises. A lost connection is no damage, see `ShardReader`.
-DAMAGES = (ValueError, OSError, EOFError, zlib.error, pyarrow.ArrowException, DatasetGenerationError)
+DAMAGES = (ValueError, OSError, EOFError, lzma.LZMAError, zlib.error, pyarrow.ArrowException, DatasetGenerationError)
 
 BROKEN_SHARDS_NAMED = 3
 

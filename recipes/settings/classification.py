@@ -16,11 +16,11 @@ class ClassificationSettings(CheckedSettings):
     input_file: str | None = option(
         None,
         "CSV, TSV, JSON (lines or one list) or Parquet file with the columns that the model was trained on, or any "
-        "other file with an example on each line and tabs between its texts, also .gz or .zst; left out, such lines "
-        "from standard input.",
+        "other file with an example on each line and tabs between its texts, also .gz, .xz or .zst; left out, such "
+        "lines from standard input.",
     )
     output_file: str | None = option(
-        None, "File for the predictions (.gz or .zst compresses it); left out, standard output.", "output"
+        None, "File for the predictions (.gz, .xz or .zst compresses it); left out, standard output.", "output"
     )
     text_column: str | None = option(None, "Column of the text, if its name differs from that in training.")
     text_pair_column: str | None = option(

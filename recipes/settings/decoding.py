@@ -21,11 +21,11 @@ class TranslationSettings(CheckedSettings):
     trust_remote_code: bool = option(False, "Run the code that comes with the model.", "model")
     input_file: str | None = option(
         None,
-        "UTF-8 file (also .gz, .zst) with a sentence on each line; left out, standard input or a prompt.",
+        "UTF-8 file (also .gz, .xz, .zst) with a sentence on each line; left out, standard input or a prompt.",
         "data",
     )
     output_file: str | None = option(
-        None, "File for the translations (.gz or .zst compresses it); left out, standard output.", "output"
+        None, "File for the translations (.gz, .xz or .zst compresses it); left out, standard output.", "output"
     )
     num_beams: int | None = option(None, "Beams of the search; left out, the number saved with the model.", at_least=1)
     length_penalty: float | None = option(

@@ -67,7 +67,7 @@ class TaskSettings(CheckedSettings):
         None, "Folder with TASK/train.parquet and the other splits; left out, data sets come from the Hub."
     )
     train_file: str | None = option(
-        None, "CSV, TSV, JSON (lines or one list) or Parquet file to train on, also .gz or .zst."
+        None, "CSV, TSV, JSON (lines or one list) or Parquet file to train on, also .gz, .xz or .zst."
     )
     validation_file: str | None = option(None, "File to validate on, of these kinds; left out, part of train_file.")
     test_file: str | None = option(None, "File to predict, of these kinds; it is scored if it has labels.")

@@ -21,7 +21,7 @@ class GenerationSettings(CheckedSettings):
     )
     prompt_file: str | None = option(
         None,
-        "UTF-8 file (also .gz or .zst) with a prompt on each line; each continuation is one line too.",
+        "UTF-8 file (also .gz, .xz or .zst) with a prompt on each line; each continuation is one line too.",
         "data",
     )
     max_new_tokens: int = option(200, "Maximum number of tokens to add.", at_least=1)

@@ -79,7 +79,7 @@ class TextSettings(CheckedSettings):
     validation_split: str = option("validation", "Split to validate on.")
     train_file: str | None = option(
         None,
-        "Text, Parquet, JSON (lines or one list), CSV or TSV file, also .gz or .zst, or a folder of such files.",
+        "Text, Parquet, JSON (lines or one list), CSV or TSV file, also .gz, .xz or .zst, or a folder of such files.",
     )
     validation_file: str | None = option(None, "File or folder to validate on, of the kinds of train_file.")
     text_column: str = option("text", "Column that holds the text.")

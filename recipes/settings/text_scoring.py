@@ -15,10 +15,10 @@ class TextScoringSettings(CheckedSettings):
     revision: str | None = option(None, "Branch, tag or commit of the model on the Hub.", "model")
     trust_remote_code: bool = option(False, "Run the code that comes with the model.", "model")
     input_file: str | None = option(
-        None, "UTF-8 file (also .gz, .zst) with a text on each line; left out, standard input."
+        None, "UTF-8 file (also .gz, .xz, .zst) with a text on each line; left out, standard input."
     )
     output_file: str | None = option(
-        None, "File for the scores (.gz or .zst compresses it); left out, standard output.", "output"
+        None, "File for the scores (.gz, .xz or .zst compresses it); left out, standard output.", "output"
     )
     with_tokens: bool = option(False, "Write each token with its log-probability.", "output")
     stride: int | None = option(

@@ -159,7 +159,7 @@ class DataSettings(CheckedSettings):
     train_file: str | None = option(
         None,
         "Parquet, JSON (lines or one list), CSV or TSV file, the common prefix of two line-aligned text files, each "
-        "also .gz or .zst, or a folder of them.",
+        "also .gz, .xz or .zst, or a folder of them.",
     )
     validation_file: str | None = option(
         None, "File to validate on, of the kinds of train_file; left out, part of the training pairs."

@@ -273,8 +273,8 @@ def load_parallel_data(
     - no such extension: the name is the common prefix of two line-aligned text files that end in the languages, so
       `data/train` means `data/train.en` and `data/train.de`.
 
-    A folder stands for all of its files of one of these kinds. A file may be compressed, with `.gz` or `.zst` after
-    its extension. Text must be UTF-8. Missing text (null) becomes an empty string.
+    A folder stands for all of its files of one of these kinds. A file may be compressed, with `.gz`, `.xz` or `.zst`
+    after its extension. Text must be UTF-8. Missing text (null) becomes an empty string.
 
     Args:
         dataset_name: the name of an embedded data set (`EMBEDDED_PAIRS`), such as `numbers`, or what

@@ -10,16 +10,21 @@ The packages do not import each other, and each has this file; a test compares t
 import errno
 import gzip
 import io
+import lzma
 import os
 import shutil
 import sys
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, TextIO
 
-COMPRESSIONS = {".gz": "gzip", ".zst": "zstd"}
+COMPRESSIONS = {".gz": "gzip", ".xz": "xz", ".zst": "zstd"}
+
+# Errors while a file is read that is cut off or damaged, compressed or not.
+ERRORS_OF_READING = (EOFError, OSError, lzma.LZMAError, zlib.error)
 
 # Errors while a file is written, which do not name it: no space, quota or size limit exceeded, broken disk.
 ERRORS_OF_WRITING = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
@@ -69,6 +74,8 @@ def open_file(path: str | Path) -> BinaryIO:
         return open(path, "rb")
     if compression == "gzip":
         return gzip.open(path)
+    if compression == "xz":
+        return lzma.open(path)
     import pyarrow  # slow, and few files are compressed
 
     return io.BufferedReader(pyarrow.CompressedInputStream(pyarrow.OSFile(str(path)), compression))
@@ -123,7 +130,7 @@ def numbered_lines(source: str | Path | None, place: FilePlace | None = None) ->
             offset += len(line)
             place.offset, place.line = offset, number
             yield number, text.removeprefix("\ufeff") if number == 1 else text
-    except (EOFError, OSError) as error:
+    except ERRORS_OF_READING as error:
         raise ValueError(f"{where} cannot be read after {offset:,} bytes: {error}.") from error
     finally:
         if source is not None:
@@ -162,6 +169,8 @@ def _open_to_write(path: Path, compression: str | None) -> TextIO:
         return open(path, "w", encoding="utf-8", newline="\n")
     if compression == "gzip":
         return gzip.open(path, "wt", encoding="utf-8", newline="\n")
+    if compression == "xz":
+        return lzma.open(path, "wt", encoding="utf-8", newline="\n")
     import pyarrow
 
     stream = pyarrow.CompressedOutputStream(pyarrow.OSFile(str(path), "wb"), compression)
@@ -172,8 +181,8 @@ def _open_to_write(path: Path, compression: str | None) -> TextIO:
 def open_output(path: str | Path | None) -> Iterator[TextIO]:
     """Opens a file, or for None standard output, to write text.
 
-    A name that ends in `.gz` or `.zst` gives a compressed file. The file is written under another name in the same
-    folder and renamed at the end. After an error, an earlier file of the name is unchanged.
+    A name that ends in `.gz`, `.xz` or `.zst` gives a compressed file. The file is written under another name in the
+    same folder and renamed at the end. After an error, an earlier file of the name is unchanged.
 
     Raises:
         ValueError: if the path is a folder or in a folder that does not exist, or the file cannot be written.

@@ -2,6 +2,7 @@
 
 import gzip
 import io
+import lzma
 import os
 import subprocess
 import sys
@@ -203,14 +204,33 @@ def test_every_recipe_refuses_the_same_files_in_the_same_words(tmp_path, loader,
         write_and_load(tmp_path, loader, name, content)
 
 
+COMPRESS = {
+    "gz": gzip.compress,
+    "xz": lzma.compress,
+    "zst": lambda content: pyarrow.compress(content, "zstd", asbytes=True),
+}
+
+
 @pytest.mark.parametrize("loader", LOADERS)
 @pytest.mark.parametrize("name", ["a.csv", "words.tsv", "a.jsonl", "list.json", "a.parquet"])
-@pytest.mark.parametrize("compression", ["gz", "zst", "GZ"])
+@pytest.mark.parametrize("compression", ["gz", "zst", "GZ", "xz"])
 def test_compressed_files_read_like_plain_ones(tmp_path, loader, name, compression):
     content, rows = GOOD[name]
-    content = gzip.compress(content) if compression != "zst" else pyarrow.compress(content, "zstd", asbytes=True)
+    content = COMPRESS[compression.lower()](content)
     expected = rows if LOADERS[loader] == 2 else [text for text, _ in rows]
     assert write_and_load(tmp_path, loader, f"{name}.{compression}", content) == expected
+
+
+@pytest.mark.parametrize("loader", LOADERS)
+@pytest.mark.parametrize("name", ["a.csv", "a.jsonl", "list.json", "a.parquet"])
+@pytest.mark.parametrize("damage", ["gz cut", "gz changed", "xz cut", "xz changed", "zst cut"])
+def test_a_damaged_compressed_file_is_named(tmp_path, loader, name, damage):
+    compression, kind = damage.split()
+    content = COMPRESS[compression](GOOD[name][0])
+    middle = len(content) // 2
+    rest = b"" if kind == "cut" else bytes([content[middle] ^ 0x55]) + content[middle + 1 :]
+    with pytest.raises(ValueError, match=rf"{name}\.{compression} cannot be read"):
+        write_and_load(tmp_path, loader, f"{name}.{compression}", content[:middle] + rest)
 
 
 def test_a_missing_text_is_empty_text_in_every_recipe(tmp_path):
