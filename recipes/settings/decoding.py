@@ -84,6 +84,10 @@ class ScoringSettings(CheckedSettings):
     source_column: str | None = option(None, "Column of the source, if there is no column `translation`.", "data")
     target_column: str | None = option(None, "Column of the target, if there is no column `translation`.", "data")
     bleu_tokenizer: BleuTokenizer | None = option(None, BLEU_TOKENIZER_HELP)
+    force_decode: bool = option(
+        False, "Write the log-probabilities of the references, in place of translating and scoring.", "output"
+    )
+    with_tokens: bool = option(False, "Write each token with its log-probability; needs force_decode.", "output")
     num_beams: list[int] = option([5], "Beams of the search; each number gives a separate score.", at_least=1)
     length_penalty: float | None = option(
         None, "Exponent of the length normalization; left out, the number saved with the model."
@@ -100,6 +104,11 @@ class ScoringSettings(CheckedSettings):
     bf16: bool | None = option(
         None, "Compute in bfloat16 by autocast; left out, it is on where the processor has bfloat16 instructions."
     )
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.with_tokens and not self.force_decode:
+            raise ValueError("with_tokens is true, but force_decode is false. Set force_decode to true too.")
 
 
 def parse_translation(arguments: list[str] | None = None, description: str = "") -> tuple[TranslationSettings]:

@@ -6,11 +6,12 @@ from collections.abc import Callable, Iterator
 from typing import Any, TextIO
 
 import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
 
 from papers_to_gpt.engine.hardware import processor_has_bf16
 from papers_to_gpt.engine.model_folder import TRANSLATOR, check_folder
-from papers_to_gpt.settings.decoding import TranslationSettings
+from papers_to_gpt.settings.decoding import ScoringSettings, TranslationSettings
 from seq2seq_scratch.data.text_lines import is_terminal, open_output, read_lines
 from seq2seq_scratch.translation import Hypothesis, load_translator, translate
 
@@ -27,23 +28,30 @@ def run(settings: TranslationSettings) -> None:
             write(translate_lines(read_lines(settings.input_file)), settings, output)
 
 
+def load_model(
+    settings: TranslationSettings | ScoringSettings,
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, PreTrainedTokenizerBase]:
+    """Loads the model and its tokenizers of source and target, onto the GPU if there is one."""
+    transformers_logging.disable_progress_bar()
+    check_folder(settings.model_name_or_path, settings.trust_remote_code, (TRANSLATOR,))
+    model, source_tokenizer, target_tokenizer = load_translator(
+        settings.model_name_or_path, revision=settings.revision, trust_remote_code=settings.trust_remote_code
+    )
+    model.to("cuda" if torch.cuda.is_available() else "cpu")
+    return model, source_tokenizer, target_tokenizer
+
+
 def make_translator(settings: TranslationSettings) -> Callable[..., list[list[Hypothesis]]]:
     """Loads the model and returns a function from sentences to hypotheses, best first.
 
     The function passes keyword arguments on to `generate()`; they take precedence over the settings.
     """
-    transformers_logging.disable_progress_bar()
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    check_folder(settings.model_name_or_path, settings.trust_remote_code, (TRANSLATOR,))
-    model, source_tokenizer, target_tokenizer = load_translator(
-        settings.model_name_or_path, revision=settings.revision, trust_remote_code=settings.trust_remote_code
-    )
-    model.to(device)
+    model, source_tokenizer, target_tokenizer = load_model(settings)
     bf16 = processor_has_bf16() if settings.bf16 is None else settings.bf16
     given = {name: getattr(settings, name) for name in ("num_beams", "length_penalty", "max_new_tokens")}
 
     def translate_lines(lines: list[str], **generate_arguments: Any) -> list[list[Hypothesis]]:
-        with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
+        with torch.autocast(model.device.type, torch.bfloat16, enabled=bf16):
             return translate(
                 model,
                 source_tokenizer,

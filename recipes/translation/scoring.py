@@ -1,13 +1,19 @@
 """Translates test sets with a trained model and scores the translations."""
 
 import json
+import math
 import time
 from pathlib import Path
+from typing import Any
+
+from datasets import Dataset
 
 from papers_to_gpt.settings.decoding import ScoringSettings, TranslationSettings
-from papers_to_gpt.translation.decoding import make_translator
+from papers_to_gpt.translation.decoding import load_model, make_translator
 from seq2seq_scratch.data.corpora import load_parallel_data
+from seq2seq_scratch.data.forced_scores import ForcedScore, score_translations
 from seq2seq_scratch.data.metrics import SHOWN_SCORES, TranslationMetric
+from seq2seq_scratch.data.text_lines import open_output
 
 
 def run(settings: ScoringSettings) -> None:
@@ -22,6 +28,9 @@ def run(settings: ScoringSettings) -> None:
     if missing:
         raise ValueError(f"split names {', '.join(missing)}; the data has {', '.join(splits)}.")
     output_dir.mkdir(parents=True, exist_ok=True)
+    if settings.force_decode:
+        write_forced_scores(settings, splits, output_dir)
+        return
     metric = TranslationMetric(settings.target_language, settings.bleu_tokenizer)
     translate_lines = make_translator(
         TranslationSettings(**{name: getattr(settings, name) for name in DECODING_SETTINGS})
@@ -44,6 +53,53 @@ def run(settings: ScoringSettings) -> None:
             print(f"{name}, beam {num_beams}: {shown}  {seconds:.1f} s")
     print(f"{scores['sacrebleu_signature']}\nHypotheses and scores are in {output_dir}.")
 
+
+def write_forced_scores(settings: ScoringSettings, splits: dict[str, Dataset], output_dir: Path) -> None:
+    """Writes the log-probabilities of the references of every split, one line of JSON each."""
+    model, source_tokenizer, target_tokenizer = load_model(settings)
+    for name in settings.split:
+        scores = score_translations(
+            model,
+            source_tokenizer,
+            target_tokenizer,
+            splits[name]["source"][:],
+            splits[name]["target"][:],
+            max_source_length=settings.max_source_length,
+            max_tokens_per_batch=min(settings.max_tokens_per_batch, LARGEST_FORCED_BATCH),
+        )
+        path = output_dir / f"{name}_forced_scores.jsonl"
+        with open_output(path) as output:
+            for index, score in enumerate(scores):
+                print(json.dumps(describe(index, score, settings.with_tokens), ensure_ascii=False), file=output)
+        values = [value for score in scores if score is not None for value in score.log_probabilities]
+        if not values:
+            raise ValueError(f"split {name} has no pair with text on both sides.")
+        total, empty = math.fsum(values), scores.count(None)
+        without = f", {empty:,} without text and without score" if empty else ""
+        print(
+            f"{name}: {len(scores):,} references{without}: log_probability {total:.4f}  tokens {len(values):,}  "
+            f"perplexity {math.exp(min(-total / len(values), 700)):.4f}. The scores are in {path}."
+        )
+
+
+def describe(index: int, score: ForcedScore | None, with_tokens: bool) -> dict[str, Any]:
+    """Returns what is written of a reference; what one without score does not have is None."""
+    values = score.log_probabilities if score else ()
+    total = math.fsum(values)
+    written: dict[str, Any] = {
+        "index": index,
+        "log_probability": round(total, 5) if score else None,
+        "tokens": len(values),
+        "perplexity": round(math.exp(min(-total / len(values), 700)), 5) if score else None,
+    }
+    if with_tokens:
+        tokens = score.tokens if score else ()
+        written["token_scores"] = [[token, round(value, 5)] for token, value in zip(tokens, values, strict=True)]
+    return written
+
+
+# Of the logits, a batch holds tokens times vocabulary numbers.
+LARGEST_FORCED_BATCH = 4096
 
 LOADING_SETTINGS = (
     "dataset_name dataset_config_name dataset_revision test_file "
