@@ -1,10 +1,8 @@
 """Scores the lines of a text with a trained GPT-1."""
 
-import itertools
 import json
 import math
 import sys
-from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -12,7 +10,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
 import gpt1_scratch  # noqa: F401  registers the model
-from gpt1_scratch.data.text_lines import numbered_lines, open_output, without_line_end
+from gpt1_scratch.data.text_lines import groups_of_lines, open_output
 from gpt1_scratch.pretraining.scoring import TextScore, score_texts
 from papers_to_gpt.engine.model_folder import LANGUAGE_MODEL, check_folder, check_vocabulary
 from papers_to_gpt.settings.text_scoring import TextScoringSettings
@@ -36,14 +34,12 @@ def run(settings: TextScoringSettings) -> None:
     lines = tokens = size = empty = 0
     total = 0.0
     with open_output(settings.output_file) as output:
-        for texts in groups_of_lines(settings.input_file):
+        for texts in groups_of_lines(settings.input_file, LINES_AT_A_TIME):
             for score in score_texts(model, tokenizer, texts, **options):
                 print(json.dumps(describe(lines, score, settings.with_tokens), ensure_ascii=False), file=output)
                 lines, tokens, size = lines + 1, tokens + len(score.tokens), size + score.bytes
                 empty, total = empty + (not score.tokens), total + score.log_probability
             output.flush()
-    if not lines:
-        raise ValueError(f"{settings.input_file or 'Standard input'} has no line.")
     without = f" {empty:,} of them have less than two tokens and no score." if empty else ""
     print(f"{lines:,} lines.{without}", file=sys.stderr)
     if tokens:
@@ -52,13 +48,6 @@ def run(settings: TextScoringSettings) -> None:
             f"bits_per_byte {-total / math.log(2) / size:.4f}  perplexity {math.exp(min(-total / tokens, 700)):.4f}",
             file=sys.stderr,
         )
-
-
-def groups_of_lines(name: str | None) -> Iterator[list[str]]:
-    """Yields lists of lines of a file, or of standard input."""
-    lines = (without_line_end(line) for _, line in numbered_lines(name))
-    while group := list(itertools.islice(lines, LINES_AT_A_TIME)):
-        yield group
 
 
 def describe(index: int, score: TextScore, with_tokens: bool) -> dict[str, Any]:

@@ -12,8 +12,11 @@ from transformers.utils import logging as transformers_logging
 from papers_to_gpt.engine.hardware import processor_has_bf16
 from papers_to_gpt.engine.model_folder import TRANSLATOR, check_folder
 from papers_to_gpt.settings.decoding import ScoringSettings, TranslationSettings
-from seq2seq_scratch.data.text_lines import is_terminal, open_output, read_lines
+from seq2seq_scratch.data.text_lines import groups_of_lines, is_terminal, open_output
 from seq2seq_scratch.translation import Hypothesis, load_translator, translate
+
+# Lines that are read and translated at a time, so that memory does not grow with the file.
+LINES_AT_A_TIME = 10_000
 
 
 def run(settings: TranslationSettings) -> None:
@@ -25,7 +28,10 @@ def run(settings: TranslationSettings) -> None:
             for line in prompt_lines():
                 write([translate_lines([line])[0]], settings, output)
         else:
-            write(translate_lines(read_lines(settings.input_file)), settings, output)
+            first = 0
+            for lines in groups_of_lines(settings.input_file, LINES_AT_A_TIME):
+                write(translate_lines(lines), settings, output, first)
+                first += len(lines)
 
 
 def load_model(
@@ -76,9 +82,12 @@ def prompt_lines() -> Iterator[str]:
             return
 
 
-def write(translations: list[list[Hypothesis]], settings: TranslationSettings, output: TextIO) -> None:
-    """Writes the best translation of each line, or numbered n-best lists with their scores (log-probabilities)."""
-    for number, hypotheses in enumerate(translations):
+def write(translations: list[list[Hypothesis]], settings: TranslationSettings, output: TextIO, first: int = 0) -> None:
+    """Writes the best translation of each line, or n-best lists with their scores (log-probabilities).
+
+    Lines are numbered from `first` in n-best lists.
+    """
+    for number, hypotheses in enumerate(translations, start=first):
         if settings.num_return_sequences == 1 and not settings.with_scores:
             print(hypotheses[0].text, file=output)
         else:

@@ -7,16 +7,18 @@ and renamed when it is complete, so that an error does not change an earlier fil
 The packages do not import each other, and each has this file; a test compares them.
 """
 
+import contextlib
 import errno
 import gzip
 import io
+import itertools
 import lzma
 import os
+import select
 import shutil
 import sys
 import zlib
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, TextIO
@@ -107,18 +109,28 @@ def numbered_lines(source: str | Path | None, place: FilePlace | None = None) ->
         ValueError: if the file is missing, not UTF-8 or wrongly compressed; the message has the line and the offset.
     """
     if source is None:
-        where = "standard input"
-        if sys.stdin is None:
-            raise ValueError("Standard input is closed. Give it text, or name a file.")
-        # The bytes are read, because the locale may name another encoding than UTF-8. A text stream has no bytes.
-        bytes_of = getattr(sys.stdin, "buffer", None)
-        stream = io.BytesIO(sys.stdin.read().encode()) if bytes_of is None else bytes_of
-    else:
-        where, stream = str(source), open_file(source)
+        yield from _decode(_bytes_of_standard_input(), "standard input", FilePlace())
+        return
     place = place or FilePlace()
+    with open_file(source) as stream:
+        try:
+            _skip_bytes(stream, place.offset)
+        except ERRORS_OF_READING as error:
+            raise ValueError(f"{source} cannot be read after {place.offset:,} bytes: {error}.") from error
+        yield from _decode(stream, str(source), place)
+
+
+def _bytes_of_standard_input() -> BinaryIO:
+    if sys.stdin is None:
+        raise ValueError("Standard input is closed. Give it text, or name a file.")
+    # The bytes are read, because the locale may name another encoding than UTF-8. A text stream has no bytes.
+    stream = getattr(sys.stdin, "buffer", None)
+    return io.BytesIO(sys.stdin.read().encode()) if stream is None else stream
+
+
+def _decode(stream: Iterable[bytes], where: str, place: FilePlace) -> Iterator[tuple[int, str]]:
     offset = place.offset
     try:
-        _skip_bytes(stream, offset)
         for number, line in enumerate(stream, start=place.line + 1):
             try:
                 text = line.decode("utf-8")
@@ -132,9 +144,6 @@ def numbered_lines(source: str | Path | None, place: FilePlace | None = None) ->
             yield number, text.removeprefix("\ufeff") if number == 1 else text
     except ERRORS_OF_READING as error:
         raise ValueError(f"{where} cannot be read after {offset:,} bytes: {error}.") from error
-    finally:
-        if source is not None:
-            stream.close()
 
 
 def _skip_bytes(stream: BinaryIO, size: int) -> None:
@@ -164,6 +173,67 @@ def read_lines(source: str | Path | None) -> list[str]:
     return lines
 
 
+class _Pipe:
+    """Lines of a file descriptor, of which one can ask whether the next is there."""
+
+    def __init__(self, descriptor: int):
+        self.descriptor, self.ended = descriptor, False
+        self._bytes, self._searched = bytearray(), 0
+
+    def __iter__(self) -> Iterator[bytes]:
+        while self.has_line(None):
+            end = self._bytes.find(b"\n", self._searched) + 1 or len(self._bytes)
+            line = bytes(self._bytes[:end])
+            del self._bytes[:end]
+            self._searched = 0
+            yield line
+
+    def has_line(self, seconds: float | None) -> bool:
+        """Returns whether a line comes before nothing has come for some seconds; None waits until the end."""
+        while (found := self._bytes.find(b"\n", self._searched)) < 0 and not self.ended:
+            self._searched = len(self._bytes)
+            if not select.select([self.descriptor], [], [], seconds)[0]:
+                return False
+            read = os.read(self.descriptor, 2**16)
+            self._bytes += read
+            self.ended = not read
+        self._searched = max(found, 0)
+        return bool(self._bytes)
+
+
+def groups_of_lines(source: str | Path | None, largest: int, wait: float = 0.1) -> Iterator[list[str]]:
+    """Yields the lines of a text file or, for None, of standard input, without their line ends, in lists.
+
+    Only one list is in memory at a time. Lines that come from a pipe one by one are given when no other one has come
+    for a short time.
+
+    Args:
+        source: a file; None for standard input.
+        largest: number of lines of a list, except the last one and those of a pipe.
+        wait: seconds.
+
+    Raises:
+        ValueError: if the file is missing, empty or not UTF-8; the message has the line and the offset.
+    """
+    pipe = None
+    if source is None and sys.stdin is not None:
+        with contextlib.suppress(OSError, AttributeError):  # a stream in memory has no descriptor
+            pipe = _Pipe(sys.stdin.fileno())
+    numbered = numbered_lines(source) if pipe is None else _decode(pipe, "standard input", FilePlace())
+    lines = (without_line_end(line) for _, line in numbered)
+    is_empty = True
+    for line in lines:
+        is_empty, group = False, [line]
+        while len(group) < largest and (pipe is None or pipe.has_line(wait)):
+            more = list(itertools.islice(lines, 1 if pipe else largest - 1))
+            if not more:
+                break
+            group += more
+        yield group
+    if is_empty and source is not None:
+        raise ValueError(f"{source} is empty.")
+
+
 def _open_to_write(path: Path, compression: str | None) -> TextIO:
     if compression is None:
         return open(path, "w", encoding="utf-8", newline="\n")
@@ -177,7 +247,7 @@ def _open_to_write(path: Path, compression: str | None) -> TextIO:
     return io.TextIOWrapper(stream, encoding="utf-8", newline="\n")
 
 
-@contextmanager
+@contextlib.contextmanager
 def open_output(path: str | Path | None) -> Iterator[TextIO]:
     """Opens a file, or for None standard output, to write text.
 

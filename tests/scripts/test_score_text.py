@@ -61,7 +61,7 @@ def test_tokens_are_written_on_request_and_to_a_file(score, tmp_path, monkeypatc
 
 def test_what_cannot_be_scored_is_named(score, tmp_path, folder):
     (tmp_path / "empty.txt").touch()
-    with pytest.raises(ValueError, match=r"empty\.txt has no line"):
+    with pytest.raises(ValueError, match=r"empty\.txt is empty"):
         score("--input_file", tmp_path / "empty.txt")
     (tmp_path / "latin.txt").write_bytes(b"word4\nz\xf6\n")
     (tmp_path / "scores").write_text("mine")
