@@ -85,7 +85,7 @@ def weights_of(folder):
 def test_a_translator_starts_from_another_with_new_words_and_frozen_parts(kind, translators, texts, tmp_path, capsys):
     start, words = translators / kind, texts / "words.txt"
     more = ["--init_from", start, "--add_tokens", words, "--freeze", "encoder", "embeddings"]
-    more += ["--weight_decay", 0.1, "--average_last_checkpoints", 2, "--output_dir", tmp_path]
+    more += ["--weight_decay", 0.1, "--average_last_checkpoints", 3, "--max_steps", 6, "--output_dir", tmp_path]
     run_script(train_translation, *translation(texts, *more))
     old, new = weights_of(start), weights_of(tmp_path)
     for name, tensor in new.items():
