@@ -32,6 +32,7 @@ from papers_to_gpt import (
     train_translation,
     translate,
 )
+from papers_to_gpt.engine.reporting import flatten_settings
 from papers_to_gpt.publishing.cards import TRANSLATORS, write_card
 from papers_to_gpt.publishing.data_sources import HUB_SOURCES, source_of_dataset, source_of_task
 from papers_to_gpt.settings.arguments import read_settings, value_of
@@ -348,12 +349,12 @@ def test_files_of_ones_own_take_the_place_of_a_presets_data():
     )
     with pytest.raises(ValueError, match="--dataset_name none"):
         train_translation.parse([numbers, "--train_file", "mine.jsonl"])
-    data = train_translation.parse([numbers, "--train_file", "mine.jsonl", "--dataset_name", "none"])[3]
+    data = train_translation.parse([numbers, "--train_file", "mine.jsonl", "--dataset_name", "none"])[4]
     assert (data.dataset_name, data.train_file) == (None, "mine.jsonl")
     stories = str(ROOT / "recipes" / "presets" / "stories" / "gpt1_mini.yaml")
     with pytest.raises(ValueError, match="--dataset_name none"):
         pretrain_gpt1.parse([stories, *FILES])
-    assert pretrain_gpt1.parse([stories, *FILES, "--dataset_name", "none"])[2].train_file == "train.txt"
+    assert pretrain_gpt1.parse([stories, *FILES, "--dataset_name", "none"])[3].train_file == "train.txt"
     with pytest.raises(ValueError, match="--task none"):
         finetune_gpt1.parse([glue, "--train_file", "mine.csv"])
     assert finetune_gpt1.parse([glue, "--train_file", "mine.csv", "--task", "none"])[1].names() == [None]
@@ -365,9 +366,22 @@ def parse_command(script, *arguments):
 
 
 @pytest.mark.parametrize("document", DOCUMENTS)
-def test_every_command_of_a_document_parses(document):
-    for command in documented_commands(document):
-        parse_command(*command)
+def test_every_command_of_a_document_parses(document, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for script, *arguments in documented_commands(document):
+        if "--init_from" in arguments:
+            write_small_files_of_model(Path(arguments[arguments.index("--init_from") + 1]))
+        parse_command(script, *arguments)
+
+
+def write_small_files_of_model(folder):
+    """Writes what a command reads of the model of a preset before it loads it, into the preset's folder of output."""
+    preset = ROOT / "recipes" / "presets" / folder.name.replace("_", "/", 1)
+    settings = flatten_settings(parse_preset(preset.with_suffix(".yaml")))
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "config.json").write_text(json.dumps({"model_type": "gpt1", **settings}))
+    merges = [["a", "b"]] * settings.get("num_merges", 1)
+    (folder / "tokenizer.json").write_text(json.dumps({"model": {"type": "BPE", "merges": merges}}))
 
 
 def test_the_documents_show_a_command_of_every_script():

@@ -10,7 +10,7 @@ import torch
 from transformers import AutoConfig, AutoTokenizer, OpenAIGPTConfig, PreTrainedModel, PreTrainedTokenizerFast
 
 from ..configuration_gpt1 import GPT1Config
-from ..modeling_gpt1 import GPT1Model
+from ..modeling_gpt1 import GPT1ForCausalLM, GPT1Model
 from ..modeling_gpt1_heads import GPT1ForMultipleChoice, GPT1ForSequenceClassification
 from ..pretraining.convert_openai_gpt import find_checkpoint, from_openai_gpt, read_weights
 from ..tokenization import WORD_END, add_task_template, published_tokenizer
@@ -18,11 +18,20 @@ from .tasks import Task, config_of_task
 
 
 def load_pretrained(name: str, revision: str | None = None) -> tuple[GPT1Model, PreTrainedTokenizerFast]:
-    """Loads a pre-trained backbone in float32 and its tokenizer, to which it adds the template for tasks.
+    """Loads a pre-trained backbone and its tokenizer, as `load_with_tokenizer`, and adds the template for tasks."""
+    backbone, tokenizer = load_with_tokenizer(GPT1Model, name, revision)
+    return backbone, add_task_template(tokenizer)
 
-    The tokenizer's `model_max_length` is set to the backbone's number of positions, so `truncation=True` cuts to it.
+
+def load_with_tokenizer(
+    model_class: type[GPT1Model] | type[GPT1ForCausalLM], name: str, revision: str | None = None
+) -> tuple[Any, PreTrainedTokenizerFast]:
+    """Loads a pre-trained GPT-1 in float32 and its tokenizer.
+
+    The tokenizer's `model_max_length` is set to the model's number of positions, so `truncation=True` cuts to it.
 
     Args:
+        model_class: the backbone alone, or the language model.
         name: folder or Hub id of a GPT-1, with or without a head, or of an `openai-gpt` checkpoint to be converted.
         revision: a branch, tag or commit on the Hub.
 
@@ -31,16 +40,17 @@ def load_pretrained(name: str, revision: str | None = None) -> tuple[GPT1Model, 
     """
     config = AutoConfig.from_pretrained(name, revision=revision, trust_remote_code=False)
     if config.model_type == OpenAIGPTConfig.model_type:
-        backbone = from_openai_gpt(config, read_weights(find_checkpoint(name, revision))).model.float()
+        model = from_openai_gpt(config, read_weights(find_checkpoint(name, revision))).float()
+        model = model if model_class is GPT1ForCausalLM else model.model
     elif config.model_type == GPT1Config.model_type:
-        backbone, found = GPT1Model.from_pretrained(
+        model, found = model_class.from_pretrained(
             name, revision=revision, dtype=torch.float32, use_safetensors=True, output_loading_info=True
         )
         if found["missing_keys"]:
             raise ValueError(f"{name} lacks {len(found['missing_keys'])} weights, {min(found['missing_keys'])} first.")
     else:
         raise ValueError(
-            f"{name} is a checkpoint of model_type {config.model_type!r}; fine-tuning starts from "
+            f"{name} is a checkpoint of model_type {config.model_type!r}; training starts from "
             f"{GPT1Config.model_type!r} or {OpenAIGPTConfig.model_type!r}."
         )
     try:
@@ -50,16 +60,16 @@ def load_pretrained(name: str, revision: str | None = None) -> tuple[GPT1Model, 
             f"{name} has no tokenizer that can be loaded. Copy the tokenizer.json and tokenizer_config.json that it "
             f"was trained with into it. ({str(error).splitlines()[0]})"
         ) from error
-    if len(tokenizer) > backbone.config.vocab_size:
+    if len(tokenizer) > model.config.vocab_size:
         raise ValueError(
             f"The tokenizer of {name} has {len(tokenizer):,} entries, but its model has only "
-            f"{backbone.config.vocab_size:,}: it belongs to another model. Put the tokenizer files that "
+            f"{model.config.vocab_size:,}: it belongs to another model. Put the tokenizer files that "
             "this model was trained with into its folder."
         )
     if tokenizer.cls_token is None:
         tokenizer = with_published_pipeline(tokenizer)
-    tokenizer.model_max_length = backbone.config.max_position_embeddings
-    return backbone, add_task_template(tokenizer)
+    tokenizer.model_max_length = model.config.max_position_embeddings
+    return model, tokenizer
 
 
 def with_published_pipeline(tokenizer: PreTrainedTokenizerFast) -> PreTrainedTokenizerFast:

@@ -358,7 +358,9 @@ def average_weights(
     target: Path,
     rename_old_keys: Callable[[dict[str, torch.Tensor]], dict[str, torch.Tensor]] = dict,
 ) -> None:
-    """Writes the mean of several checkpoints' weights, computed in fp32, to `target/model.safetensors`.
+    """Writes the mean of several checkpoints' weights, computed in fp64, to `target/model.safetensors`.
+
+    A tensor that is the same in all of them keeps its bits, as frozen weights must.
 
     Vaswani et al. 2017, section 6.1, average the last 5 checkpoints of the base model and the last 20 of the big one.
 
@@ -382,8 +384,8 @@ def average_weights(
             )
         dtypes = {name: tensor.dtype for name, tensor in weights.items()}
         for name, tensor in weights.items():
-            total[name] = total.get(name, 0) + tensor.float() / len(checkpoints)
-    mean = {name: tensor.to(dtypes[name]) for name, tensor in total.items()}
+            total[name] = total.get(name, 0) + tensor.double()
+    mean = {name: (tensor / len(checkpoints)).to(dtypes[name]) for name, tensor in total.items()}
     with safe_open(checkpoints[0] / WEIGHTS_FILE, framework="pt") as file:
         metadata = file.metadata()
     with files_written_aside(target) as folder:

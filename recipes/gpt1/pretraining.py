@@ -16,11 +16,13 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object, set_seed
 from datasets import Dataset, IterableDataset, disable_progress_bars
 from huggingface_hub.errors import StrictDataclassError
-from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerFast
+from transformers import AutoConfig, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerFast
 from transformers.utils import logging as transformers_logging
 
 from gpt1_scratch.configuration_gpt1 import GPT1Config
+from gpt1_scratch.data.text_lines import numbered_lines
 from gpt1_scratch.data.visible_text import has_visible_text
+from gpt1_scratch.finetuning.models import load_with_tokenizer
 from gpt1_scratch.modeling_gpt1 import GPT1ForCausalLM
 from gpt1_scratch.pretraining.corpora import load_texts
 from gpt1_scratch.pretraining.packing import PackedTexts, PartlyCutBlocks, StreamPacker, pack_blocks, tokenize_texts
@@ -30,17 +32,29 @@ from papers_to_gpt.engine.data_fingerprint import Fingerprint, fingerprint_files
 from papers_to_gpt.engine.evaluation import evaluate_loss, is_any_true, rehearse_evaluation
 from papers_to_gpt.engine.launching import make_accelerator
 from papers_to_gpt.engine.log_window import TokenCounts
+from papers_to_gpt.engine.model_folder import LANGUAGE_MODEL, check_folder
 from papers_to_gpt.engine.output_folder import RunStart, finish_run, plan_run
 from papers_to_gpt.engine.process_watch import stops_together
 from papers_to_gpt.engine.reporting import add_samples, measure_matrix_peak, write_results, write_run_record
 from papers_to_gpt.engine.run_length import describe_length
 from papers_to_gpt.engine.run_lock import lock_output_dir
+from papers_to_gpt.engine.starting_model import (
+    FILES_OF_START,
+    add_words,
+    base_model_entry,
+    configuration_changes,
+    describe_frozen,
+    freeze,
+    grow_model,
+    read_words,
+)
 from papers_to_gpt.engine.streaming import StreamBatches, rows_of_stream
 from papers_to_gpt.engine.training import TrainingLoop
 from papers_to_gpt.publishing.cards import write_card
 from papers_to_gpt.publishing.sharing import open_repository, push_at_end, push_of_checkpoints
 from papers_to_gpt.settings.commands import command
 from papers_to_gpt.settings.pretraining import ModelSettings, SampleSettings, TextSettings, VocabularySettings
+from papers_to_gpt.settings.starting import StartingModelSettings
 from papers_to_gpt.settings.training import TrainingSettings
 
 
@@ -54,11 +68,11 @@ def run(settings: tuple[Any, ...]) -> None:
     Raises:
         ValueError: if the settings make no model, the text cannot be read, or training fails (see `TrainingLoop`).
     """
-    model_settings, vocabulary, text, _, _, training, _ = settings
+    model_settings, starting, vocabulary, text, _, _, training, _ = settings
     make_config(model_settings)  # wrong sizes fail here, before data loads
     accelerator = make_accelerator(training)
     with lock_output_dir(accelerator, training):
-        start = plan_run(accelerator, training, settings, partial(fingerprint_text, text, vocabulary))
+        start = plan_run(accelerator, training, settings, partial(fingerprint_text, text, vocabulary, starting))
         if start.finished is None:
             train(accelerator, settings, start)
 
@@ -71,7 +85,7 @@ def train(accelerator: Accelerator, settings: tuple[Any, ...], start: RunStart) 
         settings: the settings that `run` takes.
         start: the state of the output folder.
     """
-    model_settings, vocabulary, text, sampling, optimization, _, hub = settings
+    model_settings, starting, vocabulary, text, sampling, optimization, _, hub = settings
     training, output_dir = start.training, start.folder
     repository = open_repository(accelerator, hub, training)
     started = time.perf_counter()
@@ -87,13 +101,23 @@ def train(accelerator: Accelerator, settings: tuple[Any, ...], start: RunStart) 
         if text.dataset_name is not None:
             start.check_loaded("dataset_name", {"train": train_texts, "validation": validation_texts})
         # Training a tokenizer is not deterministic (ties are broken at random): one process trains it, all load it.
-        checkpoint = start.checkpoint
+        checkpoint, model = start.checkpoint, None
+        if starting.init_from is not None and checkpoint is None:
+            model, tokenizer = load_starting_model(starting, model_settings)
         if checkpoint is None and accelerator.is_main_process:
-            tokenizer = make_tokenizer(train_texts, vocabulary, text.skip_broken_shards)
+            if model is None:
+                tokenizer = make_tokenizer(train_texts, vocabulary, text.skip_broken_shards)
             start.begin()
             tokenizer.save_pretrained(output_dir)
         tokenizer = AutoTokenizer.from_pretrained(checkpoint or output_dir, trust_remote_code=False)
-        config = make_config(model_settings, tokenizer)
+        if model is not None:
+            config = model.config
+        elif starting.init_from is not None:  # resumed
+            config = AutoConfig.from_pretrained(checkpoint, trust_remote_code=False)
+            for name, value in configuration_changes(model_settings).items():
+                setattr(config, name, value)
+        else:
+            config = make_config(model_settings, tokenizer)
         tokenizer.model_max_length = config.max_position_embeddings
         block_size = text.block_size or config.max_position_embeddings
         if block_size > config.max_position_embeddings:
@@ -118,10 +142,14 @@ def train(accelerator: Accelerator, settings: tuple[Any, ...], start: RunStart) 
         batches = training_batches(packed_train.blocks, block_size, text, training, accelerator)
 
     # Model
-    model = GPT1ForCausalLM(config)
-    accelerator.print(f"GPT-1 with {model.num_parameters():,} parameters, vocabulary {len(tokenizer):,}")
+    if model is None:
+        model = GPT1ForCausalLM(config)
+    freeze(model, starting.freeze or [])
+    size = f"{model.num_parameters():,} parameters{describe_frozen(model, starting.freeze)}"
+    accelerator.print(f"GPT-1 with {size}, vocabulary {len(tokenizer):,}")
     if accelerator.is_main_process:
-        write_run_record(output_dir, accelerator, settings, parameters=model.num_parameters(), **start.record())
+        entries = start.record() | base_model_entry(output_dir, starting)
+        write_run_record(output_dir, accelerator, settings, parameters=model.num_parameters(), **entries)
 
     # Training
     def save_model(folder: Path, state_dict: dict[str, Any] | None = None) -> None:
@@ -189,11 +217,32 @@ To continue a text with it:
 """
 
 
-def fingerprint_text(text: TextSettings, vocabulary: VocabularySettings) -> dict[str, Fingerprint | None]:
-    """Returns the fingerprints of the files that the settings of the text and the vocabulary name."""
+def load_starting_model(
+    starting: StartingModelSettings, model_settings: ModelSettings
+) -> tuple[GPT1ForCausalLM, PreTrainedTokenizerFast]:
+    """Returns the model that a run starts from and its tokenizer, with the entries of add_tokens.
+
+    Raises:
+        ValueError: if there is no such GPT-1, or add_tokens cannot be added to its vocabulary.
+    """
+    check_folder(starting.init_from, kinds=(LANGUAGE_MODEL,))
+    model, tokenizer = load_with_tokenizer(GPT1ForCausalLM, starting.init_from, starting.init_revision)
+    words = read_words(starting.add_tokens, numbered_lines)
+    tokenizer, added = add_words(tokenizer, words)
+    for word in added.known:
+        raise ValueError(f"{words[word]}: {word!r} is in the model's vocabulary already. Remove the line.")
+    return grow_model(model, {"target": added}, configuration_changes(model_settings)), tokenizer
+
+
+def fingerprint_text(
+    text: TextSettings, vocabulary: VocabularySettings, starting: StartingModelSettings
+) -> dict[str, Fingerprint | None]:
+    """Returns the fingerprints of the files that the settings of text, vocabulary and starting model name."""
     names = ("train_file", "validation_file", "dataset_name")
     files = {name: fingerprint_files(getattr(text, name)) for name in names}
     files |= {name: fingerprint_files(getattr(vocabulary, name)) for name in ("vocabulary_file", "merges_file")}
+    files["init_from"] = fingerprint_files(starting.init_from, within=FILES_OF_START)
+    files["add_tokens"] = fingerprint_files(starting.add_tokens)
     return files | {"tokenizer_name": fingerprint_files(vocabulary.tokenizer_name, within=["tokenizer.json"])}
 
 

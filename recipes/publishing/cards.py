@@ -153,7 +153,7 @@ def describe_translator(model_type: str, run: Run) -> Description:
     data = describe_training_data(settings)
     return Description(
         title=f"{name}, {direction}" if direction else name,
-        summary=f"{what} Trained from scratch" + (f" to translate {direction}." if direction else "."),
+        summary=f"{what} {origin_of(run)}" + (f" to translate {direction}." if direction else "."),
         papers=[paper],
         usage=(
             "from transformers import pipeline\n\n"
@@ -164,16 +164,32 @@ def describe_translator(model_type: str, run: Run) -> Description:
         scores=list(translation_scores(run)),
         curve=["exact_match" if has_one_translation(settings) else "sacrebleu"],
         limits=limits,
-        licence=describe_licence(data.source),
+        licence=describe_licence(data.source, start_model=starts_from_model(run)),
         metadata={
             "pipeline_tag": "translation",
             "language": iso_codes(codes),
-            "license": OPEN_LICENCE if data.source.is_generated else UNKNOWN_LICENCE,
+            "license": (OPEN_LICENCE if data.source.is_generated and not starts_from_model(run) else UNKNOWN_LICENCE),
+            "base_model": run.record.get("base_model"),
             "tags": ["translation", model_type],
             "datasets": data.hub_ids,
             "widget": [{"text": example}],
         },
     )
+
+
+def starts_from_model(run: Run) -> bool:
+    """Returns True if a run started from a trained model (`init_from`), and not from random weights."""
+    return run.settings.get("init_from") is not None
+
+
+def origin_of(run: Run) -> str:
+    """Returns the beginning of a sentence that says what a model was trained from."""
+    if not starts_from_model(run):
+        return "Trained from scratch"
+    settings = run.settings
+    more = ", with further words in its vocabulary" if settings.get("add_tokens") else ""
+    frozen = f", with frozen {', '.join(settings['freeze'])}" if settings.get("freeze") else ""
+    return f"Trained further from `{without_folders(settings['init_from'])}`{more}{frozen}"
 
 
 def has_one_translation(settings: dict[str, Any]) -> bool:
@@ -220,7 +236,7 @@ def describe_language_model(run: Run) -> Description:
         limits.append(embedded.limit)
     return Description(
         title="GPT-1",
-        summary="The decoder of a Transformer, pre-trained from scratch to predict the next token.",
+        summary=f"The decoder of a Transformer. {origin_of(run)} to predict the next token.",
         papers=[GPT_PAPER],
         usage=(
             "from transformers import pipeline\n\n"
@@ -231,11 +247,12 @@ def describe_language_model(run: Run) -> Description:
         scores=scores,
         curve=["bits_per_byte"],
         limits=limits,
-        licence=describe_licence(data.source),
+        licence=describe_licence(data.source, start_model=starts_from_model(run)),
         metadata={
             "pipeline_tag": "text-generation",
             "language": None if embedded is None else [embedded.language],
-            "license": OPEN_LICENCE if data.source.is_generated else UNKNOWN_LICENCE,
+            "license": (OPEN_LICENCE if data.source.is_generated and not starts_from_model(run) else UNKNOWN_LICENCE),
+            "base_model": run.record.get("base_model"),
             "tags": ["text-generation", GPT1Config.model_type],
             "datasets": data.hub_ids,
             "widget": [{"text": opening}],

@@ -1,11 +1,12 @@
 """Settings for pre-training GPT-1: model, tokenizer, text and samples."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 from papers_to_gpt.settings.arguments import CheckedSettings, option, parse_settings, read_settings
 from papers_to_gpt.settings.hub import HubSettings
 from papers_to_gpt.settings.registries import embedded_texts, quoted
+from papers_to_gpt.settings.starting import ModelFiles, StartingModelSettings, follow_starting_model
 from papers_to_gpt.settings.training import (
     OUTPUT,
     OptimizationSettings,
@@ -160,11 +161,24 @@ class PretrainingSettings(TrainingSettings):
         check_metric(self.metric_for_best_model, SCORES)
 
 
+def vocabulary_of(files: ModelFiles, config: dict[str, Any]) -> dict[str, Any]:
+    """Returns the settings of the vocabulary of a GPT-1 by its files."""
+    return {"num_merges": len((files.json("tokenizer.json").get("model") or {}).get("merges") or [])}
+
+
 def parse(arguments: list[str] | None = None, description: str = "") -> tuple[Any, ...]:
     """Reads preset and command line."""
-    return parse_settings(
+    settings, reference = follow_starting_model(
         read_settings(arguments),
+        ("gpt1",),
+        lambda model_type: (each.name for each in fields(ModelSettings)),
+        vocabulary_of,
+        ("num_merges",),
+    )
+    parsed = parse_settings(
+        settings,
         ModelSettings,
+        StartingModelSettings,
         VocabularySettings,
         TextSettings,
         SampleSettings,
@@ -173,3 +187,6 @@ def parse(arguments: list[str] | None = None, description: str = "") -> tuple[An
         HubSettings,
         description=description,
     )
+    if reference is not None:
+        reference.refuse_contradictions(settings, parsed)
+    return parsed

@@ -1,11 +1,17 @@
 """Settings for training a translator: model, tokenizer, data, decoding and loss."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, Literal
 
 from papers_to_gpt.settings.arguments import CheckedSettings, Setting, option, parse_settings, read_settings, value_of
 from papers_to_gpt.settings.hub import HubSettings
 from papers_to_gpt.settings.registries import embedded_pairs, quoted
+from papers_to_gpt.settings.starting import (
+    ModelFiles,
+    StartingModelSettings,
+    describe_vocabulary,
+    follow_starting_model,
+)
 from papers_to_gpt.settings.training import (
     OUTPUT,
     OptimizationSettings,
@@ -243,9 +249,29 @@ class TranslationTraining(TrainingSettings):
         check_metric(self.metric_for_best_model, SCORES)
 
 
+# The settings that a vocabulary was trained with.
+VOCABULARY = ("tokenizer_type", "vocab_size", "decoder_vocab_size", "share_vocabulary", "lowercase")
+
+
+def vocabulary_of(files: ModelFiles, config: dict[str, Any]) -> dict[str, Any]:
+    """Returns the settings of the vocabulary of a translator, by its files and its config.json."""
+    known = {"vocab_size": config.get("vocab_size")}
+    known["share_vocabulary"] = files.path("target_tokenizer/tokenizer_config.json") is None
+    if not known["share_vocabulary"]:
+        known["decoder_vocab_size"] = config.get("decoder_vocab_size")
+    return known | describe_vocabulary(files.json("tokenizer.json"))
+
+
 def parse(arguments: list[str] | None = None, description: str = "") -> tuple[Any, ...]:
     """Reads preset and command line. The model family decides which model settings exist."""
     settings: list[Setting] = read_settings(arguments)
+    settings, reference = follow_starting_model(
+        settings,
+        tuple(MODEL_SETTINGS),
+        lambda model_type: (each.name for each in fields(MODEL_SETTINGS[model_type])),
+        vocabulary_of,
+        VOCABULARY,
+    )
     model_type = value_of(settings, "model_type")
     asks_for_help = any(setting.key == "help" for setting in settings)
     if model_type not in MODEL_SETTINGS and not asks_for_help:
@@ -254,6 +280,7 @@ def parse(arguments: list[str] | None = None, description: str = "") -> tuple[An
         settings,
         ModelChoice,
         MODEL_SETTINGS.get(model_type, BahdanauSettings),
+        StartingModelSettings,
         TokenizerSettings,
         DataSettings,
         DecodingSettings,
@@ -262,7 +289,9 @@ def parse(arguments: list[str] | None = None, description: str = "") -> tuple[An
         HubSettings,
         description=description,
     )
-    _, _, tokenizer, data, *_ = parsed
+    if reference is not None:
+        reference.refuse_contradictions(settings, parsed)
+    _, _, _, tokenizer, data, *_ = parsed
     if data.skip_broken_shards and not data.streaming:
         raise ValueError("skip_broken_shards is true, but streaming is false: only a stream is read by shards.")
     if tokenizer.bpe_dropout and data.streaming:

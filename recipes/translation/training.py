@@ -11,7 +11,7 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object, set_seed
 from datasets import Dataset, IterableDataset, disable_progress_bars
 from huggingface_hub.errors import StrictDataclassError
-from transformers import AutoModelForSeq2SeqLM, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerFast
+from transformers import AutoConfig, AutoModelForSeq2SeqLM, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerFast
 from transformers.utils import logging as transformers_logging
 
 from papers_to_gpt.engine.batching import LengthBucketBatches, batches_for_evaluation
@@ -19,24 +19,37 @@ from papers_to_gpt.engine.data_fingerprint import Fingerprint, fingerprint_files
 from papers_to_gpt.engine.evaluation import evaluate_loss, is_any_true, map_across_processes, rehearse_evaluation
 from papers_to_gpt.engine.hardware import FOR_BATCHES_OF_TOKENS, keep_compiled_code
 from papers_to_gpt.engine.launching import make_accelerator
+from papers_to_gpt.engine.model_folder import TRANSLATOR, check_folder
 from papers_to_gpt.engine.output_folder import RunStart, finish_run, plan_run
 from papers_to_gpt.engine.process_watch import stops_together
 from papers_to_gpt.engine.reporting import write_results, write_run_record
 from papers_to_gpt.engine.run_length import describe_length
 from papers_to_gpt.engine.run_lock import lock_output_dir
+from papers_to_gpt.engine.starting_model import (
+    FILES_OF_START,
+    add_words,
+    base_model_entry,
+    configuration_changes,
+    describe_frozen,
+    freeze,
+    grow_model,
+    read_words,
+)
 from papers_to_gpt.engine.streaming import StreamBatches, rows_of_stream
 from papers_to_gpt.engine.training import TrainingLoop
 from papers_to_gpt.publishing.cards import write_card
 from papers_to_gpt.publishing.sharing import open_repository, push_at_end, push_of_checkpoints
 from papers_to_gpt.settings.commands import command
+from papers_to_gpt.settings.starting import StartingModelSettings
 from papers_to_gpt.settings.translation import DataSettings, ModelChoice, TokenizerSettings, TranslationTraining
 from seq2seq_scratch import TRANSLATION_CONFIGS
 from seq2seq_scratch.data.batches import FilterReport, PairTokenizer, collate, tokenize_parallel
 from seq2seq_scratch.data.bpe_dropout import RandomlySegmented, RandomSegmentation
 from seq2seq_scratch.data.corpora import load_parallel_data
 from seq2seq_scratch.data.metrics import SHOWN_SCORES, TranslationMetric
+from seq2seq_scratch.data.text_lines import numbered_lines
 from seq2seq_scratch.tokenization import load_tokenizers, save_tokenizers, train_tokenizer
-from seq2seq_scratch.translation import translate
+from seq2seq_scratch.translation import load_translator, translate
 
 
 @stops_together
@@ -49,12 +62,12 @@ def run(settings: tuple[Any, ...]) -> None:
     Raises:
         ValueError: if the settings make no model, the data cannot be read, or training fails (see `TrainingLoop`).
     """
-    choice, model_settings, tokenizer, data, _, _, training, _ = settings
+    choice, model_settings, starting, tokenizer, data, _, _, training, _ = settings
     make_config(choice, model_settings)  # wrong sizes fail here, before data loads
     keep_compiled_code(FOR_BATCHES_OF_TOKENS)
     accelerator = make_accelerator(training)
     with lock_output_dir(accelerator, training):
-        start = plan_run(accelerator, training, settings, partial(fingerprint_data, data, tokenizer))
+        start = plan_run(accelerator, training, settings, partial(fingerprint_data, data, tokenizer, starting))
         if start.finished is None:
             train(accelerator, settings, start)
 
@@ -67,7 +80,7 @@ def train(accelerator: Accelerator, settings: tuple[Any, ...], start: RunStart) 
         settings: the settings that `run` takes.
         start: the state of the output folder.
     """
-    choice, model_settings, tokenizer_settings, data, decoding, optimization, _, hub = settings
+    choice, model_settings, starting, tokenizer_settings, data, decoding, optimization, _, hub = settings
     training, output_dir = start.training, start.folder
     repository = open_repository(accelerator, hub, training)
     started = time.perf_counter()
@@ -85,9 +98,12 @@ def train(accelerator: Accelerator, settings: tuple[Any, ...], start: RunStart) 
         if data.dataset_name is not None:
             start.check_loaded("dataset_name", pairs)
         # Training a tokenizer is not deterministic (ties are broken at random): one process trains it, all load it.
-        checkpoint = start.checkpoint
+        checkpoint, model = start.checkpoint, None
+        if starting.init_from is not None and checkpoint is None:
+            model, *tokenizers = load_starting_model(starting, model_settings)
         if checkpoint is None and accelerator.is_main_process:
-            tokenizers = make_tokenizers(pairs["train"], tokenizer_settings, data.skip_broken_shards)
+            if model is None:
+                tokenizers = make_tokenizers(pairs["train"], tokenizer_settings, data.skip_broken_shards)
             start.begin()
             save_tokenizers(output_dir, *tokenizers)
         source_tokenizer, target_tokenizer = load_tokenizers(checkpoint or output_dir)
@@ -107,17 +123,28 @@ def train(accelerator: Accelerator, settings: tuple[Any, ...], start: RunStart) 
         say(f"{split}: {report}")
 
     # Model
-    config = make_config(choice, model_settings, source_tokenizer, target_tokenizer)
+    if model is not None:
+        config = model.config
+    elif starting.init_from is not None:  # resumed
+        config = AutoConfig.from_pretrained(checkpoint, trust_remote_code=False)
+        for name, value in configuration_changes(model_settings).items():
+            setattr(config, name, value)
+    else:
+        config = make_config(choice, model_settings, source_tokenizer, target_tokenizer)
     if getattr(config, "position_embedding_type", None) == "learned":  # longer sources have no embeddings
         source_tokenizer.model_max_length = target_tokenizer.model_max_length = config.max_position_embeddings
-    model = AutoModelForSeq2SeqLM.from_config(config)
+    if model is None:
+        model = AutoModelForSeq2SeqLM.from_config(config)
+    freeze(model, starting.freeze or [])
     model.generation_config.update(max_new_tokens=decoding.max_new_tokens, num_beams=decoding.num_beams)
     if decoding.num_beams > 1:
         early_stopping = {"never": "never", "false": False, "true": True}[decoding.early_stopping]
         model.generation_config.update(length_penalty=decoding.length_penalty, early_stopping=early_stopping)
-    say(f"{choice.model_type} with {model.num_parameters():,} parameters, vocabulary {len(target_tokenizer):,}")
+    size = f"{model.num_parameters():,} parameters{describe_frozen(model, starting.freeze)}"
+    say(f"{choice.model_type} with {size}, vocabulary {len(target_tokenizer):,}")
     if accelerator.is_main_process:
-        write_run_record(output_dir, accelerator, settings, parameters=model.num_parameters(), **start.record())
+        entries = start.record() | base_model_entry(output_dir, starting)
+        write_run_record(output_dir, accelerator, settings, parameters=model.num_parameters(), **entries)
 
     # Training
     def save_model(folder: Path, state_dict: dict[str, Any] | None = None) -> None:
@@ -195,11 +222,35 @@ def train(accelerator: Accelerator, settings: tuple[Any, ...], start: RunStart) 
     push_at_end(repository, output_dir)
 
 
-def fingerprint_data(data: DataSettings, tokenizer: TokenizerSettings) -> dict[str, Fingerprint | None]:
-    """Returns the fingerprints of the files that the settings of the data and the tokenizer name."""
+def load_starting_model(
+    starting: StartingModelSettings, model_settings: Any
+) -> tuple[PreTrainedModel, PreTrainedTokenizerFast, PreTrainedTokenizerFast]:
+    """Returns the model that a run starts from and its tokenizers, with the entries of add_tokens on both sides.
+
+    Raises:
+        ValueError: if there is no such translator, or add_tokens cannot be added to its vocabulary.
+    """
+    check_folder(starting.init_from, kinds=(TRANSLATOR,))
+    model, *tokenizers = load_translator(starting.init_from, starting.init_revision)
+    words = read_words(starting.add_tokens, numbered_lines)
+    is_shared = tokenizers[0] is tokenizers[1]
+    source, of_source = add_words(tokenizers[0], words)
+    target, of_target = (source, of_source) if is_shared else add_words(tokenizers[1], words)
+    for word in of_source.known & of_target.known:
+        raise ValueError(f"{words[word]}: {word!r} is in the model's vocabulary already. Remove the line.")
+    changes = configuration_changes(model_settings)
+    return grow_model(model, {"source": of_source, "target": of_target}, changes), source, target
+
+
+def fingerprint_data(
+    data: DataSettings, tokenizer: TokenizerSettings, starting: StartingModelSettings
+) -> dict[str, Fingerprint | None]:
+    """Returns the fingerprints of the files that the settings of the data, tokenizer and starting model name."""
     languages = (data.source_language, data.target_language)
     names = ("train_file", "validation_file", "test_file", "dataset_name")
     files = {name: fingerprint_files(getattr(data, name), endings=languages) for name in names}
+    files["init_from"] = fingerprint_files(starting.init_from, within=FILES_OF_START)
+    files["add_tokens"] = fingerprint_files(starting.add_tokens)
     tokenizers = ("tokenizer.json", "target_tokenizer/tokenizer.json")
     return files | {"tokenizer_name": fingerprint_files(tokenizer.tokenizer_name, within=tokenizers)}
 

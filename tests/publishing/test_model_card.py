@@ -183,6 +183,17 @@ def test_a_fine_tuned_models_licence_depends_on_the_model_it_started_from(tmp_pa
     assert "The licence of the model that this one was fine-tuned from applies too." in card.text
 
 
+def test_a_card_names_the_model_that_a_run_started_from(tmp_path):
+    settings = {"source_language": "en", "target_language": "de", "dataset_name": "numbers", "init_from": "user/first"}
+    folder = folder_of_run(tmp_path / "model", {"model_type": "bahdanau"}, settings, {})
+    record = yaml.safe_load((folder / "run.yaml").read_text())
+    (folder / "run.yaml").write_text(yaml.safe_dump(record | {"base_model": "user/first"}))
+    card = ModelCard.load(write_card(folder))
+    assert card.data.base_model == "user/first" and card.data.license == "unknown"
+    assert "Trained further from `user/first` to translate English to German." in card.text
+    assert "The licence of the model that this one was fine-tuned from applies too." in card.text
+
+
 def test_folders_without_a_model_of_ours_are_refused(tmp_path):
     with pytest.raises(ValueError, match="holds no model: config.json is not there"):
         write_card(tmp_path)

@@ -216,7 +216,7 @@ def test_the_size_of_a_second_vocabulary_needs_a_second_vocabulary():
     arguments = [*needed.split(), "--decoder_vocab_size=280"]
     with pytest.raises(ValueError, match="it has no effect unless share_vocabulary is false"):
         parse(arguments)
-    assert parse([*arguments, "--share_vocabulary=false"])[2].decoder_vocab_size == 280
+    assert parse([*arguments, "--share_vocabulary=false"])[3].decoder_vocab_size == 280
 
 
 @pytest.mark.parametrize(
