@@ -369,9 +369,13 @@ def parse_command(script, *arguments):
 def test_every_command_of_a_document_parses(document, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for script, *arguments in documented_commands(document):
-        if "--init_from" in arguments:
-            write_small_files_of_model(Path(arguments[arguments.index("--init_from") + 1]))
+        values = dict(zip(arguments, arguments[1:], strict=False))
+        start = Path(values.get("--init_from", tmp_path))
+        if not start.exists():
+            write_small_files_of_model(start)
         parse_command(script, *arguments)
+        if "--init_from" in values:  # a later command may start from what this one trains
+            shutil.copytree(start, values["--output_dir"])
 
 
 def write_small_files_of_model(folder):

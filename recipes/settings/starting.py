@@ -215,7 +215,9 @@ def follow_starting_model(
             "Take a preset of that family, or leave init_from out."
         )
     # A setting that is none is one that is left out.
-    given = [each for each in settings if not (each.key in reference.values and _is_none(each))]
+    last = {each.key: each for each in settings}
+    unset = {key for key, each in last.items() if key in reference.values and _is_none(each)}
+    given = [each for each in settings if each.key not in unset]
     decided = {each.key.removeprefix("no_") for each in given}
     followed = [
         Setting(key, (_as_text(value),), name) for key, value in reference.values.items() if key not in decided

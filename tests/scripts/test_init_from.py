@@ -166,6 +166,9 @@ def test_settings_that_contradict_the_model_are_named(translators, texts, tmp_pa
         with pytest.raises(ValueError, match=message):
             start(*arguments)
     assert not (tmp_path / "out" / "run.yaml").exists()
+    unset = ["--hidden_size", "none", "--lowercase", "none", "--max_steps", 2, "--output_dir", tmp_path / "unset"]
+    run_script(train_translation, *preset_first, *unset)
+    assert json.loads((tmp_path / "unset" / "config.json").read_text())["hidden_size"] == 12
     start(*SIZES, "--embedding_dropout", "0.5", "--max_steps", "2")  # the settings that the model was trained with
     assert json.loads((tmp_path / "out" / "config.json").read_text())["embedding_dropout"] == 0.5
 
