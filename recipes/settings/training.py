@@ -161,18 +161,6 @@ class TrainingSettings(CheckedSettings):
     early_stopping_patience: int | None = option(
         None, "Stop after this many evaluations in a row without a better score.", at_least=1
     )
-    max_skipped_updates: int = option(
-        10,
-        "Updates in a row that are skipped because their gradient is not finite before the run stops.",
-        at_least=0,
-    )
-    stop_within_seconds: float | None = option(
-        None,
-        "Time that an update has to end after SIGTERM or Ctrl-C; then it is given up and the last finished one saved. "
-        "Left out, the update is finished.",
-        OUTPUT,
-        above=0,
-    )
     average_last_checkpoints: int = option(
         0, "Number of newest checkpoints whose mean becomes the final model; 0 takes the best checkpoint.", at_least=0
     )
