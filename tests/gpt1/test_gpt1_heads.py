@@ -254,6 +254,43 @@ def test_examples_without_a_label_count_in_neither_loss(kind):
     assert model(**inputs, labels=torch.full((3,), -100)).loss.item() == 0
 
 
+def test_class_weights_weigh_the_tasks_loss_as_torch_does_and_not_the_language_models():
+    model, inputs = head_and_inputs(CLASSIFICATION, auxiliary_loss_weight=0.7)
+    weights, labels = torch.tensor([0.5, 4.0, 1.0, 2.0]), torch.tensor([1, 0, -100])
+    logits = model(**inputs).logits
+    task = functional.cross_entropy(logits, labels, weights)  # sum of w * loss / sum of w
+    torch.testing.assert_close(model(**inputs, labels=labels, class_weights=weights).loss, task)
+    language = torch.stack([mean_token_loss(model, row) for row in ROWS[:2]]).mean()
+    loss = model.train()(**inputs, labels=labels, class_weights=weights).loss
+    torch.testing.assert_close(loss, task + 0.7 * language)
+    expected = gradients(model, loss)
+    model.zero_grad()
+    for part in (slice(0, 1), slice(1, 3)):
+        batch = {name: tensor[part] for name, tensor in inputs.items()}
+        update = {"num_items_in_batch": torch.tensor(2), "class_weight_in_batch": torch.tensor(4.5)}
+        model(**batch, labels=labels[part], class_weights=weights, **update).loss.backward()
+    torch.testing.assert_close({name: parameter.grad for name, parameter in model.named_parameters()}, expected)
+
+
+def test_class_weights_without_the_weight_of_the_update_or_for_regression_are_refused():
+    model, inputs = tiny_head(num_labels=2, problem_type="single_label_classification"), pad(ROWS, "right")
+    weights = torch.ones(2)
+    with pytest.raises(ValueError, match="num_items_in_batch and class_weight_in_batch together"):
+        model(**inputs, labels=torch.tensor([0, 1, 1]), class_weights=weights, num_items_in_batch=3)
+    model.config.problem_type = "regression"
+    with pytest.raises(ValueError, match="problem_type is regression, which has no classes"):
+        model(**inputs, labels=torch.ones(3, 2), class_weights=weights)
+
+
+def test_class_weights_of_several_labels_weigh_the_labels_that_apply():
+    model, inputs = tiny_head(num_labels=2), pad(ROWS, "right")
+    labels, weights = torch.tensor([[0.0, 1.0], [1.0, 1.0], [0.0, 0.0]]), torch.tensor([3.0, 0.5])
+    outputs = model(**inputs, labels=labels, class_weights=weights)
+    probabilities = torch.sigmoid(outputs.logits)
+    expected = -(labels * weights * probabilities.log() + (1 - labels) * (1 - probabilities).log()).mean()
+    torch.testing.assert_close(outputs.loss, expected)
+
+
 @pytest.mark.parametrize("numbers", [1, 2])
 def test_regression_is_the_mean_squared_error(numbers):
     model, inputs = tiny_head(num_labels=numbers, problem_type="regression"), pad(ROWS, "right")
