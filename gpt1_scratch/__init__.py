@@ -1,7 +1,7 @@
 """GPT-1 from scratch: model, tokenizer, text packing and the conversion of published weights.
 
-Importing the package registers the models with the library's Auto classes, and a pipeline for `text-generation`. For
-every other model, that pipeline's class returns the library's own pipeline.
+Importing the package registers the models with the library's Auto classes, and pipelines for `text-generation` and
+`text-classification`. For every other model, a pipeline's class returns the library's own pipeline.
 """
 
 # First: what is imported below may have another name in the versions that this refuses.
@@ -19,7 +19,10 @@ from transformers.pipelines import PIPELINE_REGISTRY
 from .configuration_gpt1 import GPT1Config
 from .modeling_gpt1 import GPT1ForCausalLM, GPT1Model
 from .modeling_gpt1_heads import GPT1ForMultipleChoice, GPT1ForSequenceClassification
-from .pipeline_text_generation import TASK, GPT1TextGenerationPipeline
+from .pipeline_text_classification import TASK as CLASSIFICATION
+from .pipeline_text_classification import GPT1TextClassificationPipeline
+from .pipeline_text_generation import TASK as GENERATION
+from .pipeline_text_generation import GPT1TextGenerationPipeline
 from .plain_forms import plain_forms
 from .renamed import understand_old_names
 
@@ -36,10 +39,11 @@ GPT1ForMultipleChoice.register_for_auto_class("AutoModelForMultipleChoice")
 GPT1ForSequenceClassification.register_for_auto_class("AutoModelForSequenceClassification")
 
 # The library warns if a task is registered twice, so its own entry is removed first.
-_task = PIPELINE_REGISTRY.supported_tasks.pop(TASK)
-PIPELINE_REGISTRY.register_pipeline(
-    TASK, GPT1TextGenerationPipeline, pt_model=_task["pt"], default=_task["default"], type=_task["type"]
-)
+for _name, _class in ((GENERATION, GPT1TextGenerationPipeline), (CLASSIFICATION, GPT1TextClassificationPipeline)):
+    _task = PIPELINE_REGISTRY.supported_tasks.pop(_name)
+    PIPELINE_REGISTRY.register_pipeline(
+        _name, _class, pt_model=_task["pt"], default=_task["default"], type=_task["type"]
+    )
 
 understand_old_names()
 
@@ -49,6 +53,7 @@ __all__ = [
     "GPT1ForMultipleChoice",
     "GPT1ForSequenceClassification",
     "GPT1Model",
+    "GPT1TextClassificationPipeline",
     "GPT1TextGenerationPipeline",
     "plain_forms",
 ]

@@ -100,12 +100,15 @@ class GPT1Config(PreTrainedConfig):
 
         The names of classes in a loaded config may point to the repository on the Hub that the model came from. The
         names written here point into the folder itself. A language model also names its pipeline for
-        `text-generation`.
+        `text-generation`, and a classifier with any number of labels for a text its pipeline for
+        `text-classification`.
         """
         # The library copies every file that the file of a saved class imports, within functions too. These imports
         # make it copy the code of all classes, whichever of them is saved.
         from .modeling_gpt1 import GPT1ForCausalLM, GPT1Model
         from .modeling_gpt1_heads import GPT1ForMultipleChoice, GPT1ForSequenceClassification
+        from .pipeline_text_classification import TASK as CLASSIFICATION
+        from .pipeline_text_classification import GPT1TextClassificationPipeline
         from .pipeline_text_generation import TASK, GPT1TextGenerationPipeline
 
         def name_of(code: type) -> str:
@@ -121,6 +124,12 @@ class GPT1Config(PreTrainedConfig):
         if self.architectures == ["GPT1ForCausalLM"]:
             pipeline = {"impl": name_of(GPT1TextGenerationPipeline), "pt": ["AutoModelForCausalLM"], "type": "text"}
             self.custom_pipelines = {TASK: pipeline}
+        elif (self.architectures, self.problem_type) == (
+            ["GPT1ForSequenceClassification"],
+            "multi_label_classification",
+        ):
+            pipeline = {"impl": name_of(GPT1TextClassificationPipeline), "type": "text"}
+            self.custom_pipelines = {CLASSIFICATION: pipeline | {"pt": ["AutoModelForSequenceClassification"]}}
         elif hasattr(self, "custom_pipelines"):  # from the checkpoint that a head started from
             del self.custom_pipelines
         super().save_pretrained(save_directory, push_to_hub=push_to_hub, **kwargs)

@@ -230,6 +230,8 @@ class GPT1ForSequenceClassification(GPT1TaskModel):
         labels: torch.Tensor | None = None,
         use_cache: bool | None = None,
         num_items_in_batch: torch.Tensor | int | None = None,
+        class_weights: torch.Tensor | None = None,
+        class_weight_in_batch: torch.Tensor | float | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> SequenceClassifierOutputWithPast:
         """Computes the scores of a batch of texts or pairs of texts.
@@ -247,6 +249,11 @@ class GPT1ForSequenceClassification(GPT1TaskModel):
             num_items_in_batch: the number of examples in the whole update. The summed loss is divided by it, so that
                 gradients over accumulated batches and several processes add up to those of one large batch. By
                 default, the loss is the mean over the examples of the batch that count.
+            class_weights: (L,) weights of the classes, as `weight` of `torch.nn.CrossEntropyLoss`: the loss of the
+                task is the weighted mean over the examples, and that of the language model stays a plain mean. If
+                several labels can apply, they are the `pos_weight` of `torch.nn.BCEWithLogitsLoss`.
+            class_weight_in_batch: the sum of the weights of the examples' classes in the whole update, by which the
+                weighted loss is divided if `num_items_in_batch` is given; by default, that of the batch.
 
         Returns:
             The loss if labels are given: cross-entropy, binary cross-entropy averaged over the labels, or mean squared
@@ -256,7 +263,8 @@ class GPT1ForSequenceClassification(GPT1TaskModel):
 
         Raises:
             ValueError: both or neither of `input_ids` and `inputs_embeds` are given, `both_orders` or the auxiliary
-                loss lack `input_ids`, or `num_items_in_batch` is given without labels while the auxiliary loss is on.
+                loss lack `input_ids`, `num_items_in_batch` is given without labels while the auxiliary loss is on, or
+                `class_weights` is given for regression, or for classes with only one of the two numbers of the update.
             TypeError: an argument is unknown.
         """
         both_orders = self.config.both_orders
@@ -267,7 +275,18 @@ class GPT1ForSequenceClassification(GPT1TaskModel):
         )  # B D -> B L
         loss = None
         if labels is not None:
-            task_losses, counted = self._task_losses(logits.float(), labels)
+            task_losses, counted = self._task_losses(logits.float(), labels, class_weights)
+            if class_weights is not None and self.config.problem_type == "single_label_classification":
+                if (num_items_in_batch is None) != (class_weight_in_batch is None):
+                    raise ValueError(
+                        "class_weights needs num_items_in_batch and class_weight_in_batch together: the loss of the "
+                        "task is divided by the second. Give both, or neither."
+                    )
+                if class_weight_in_batch is None:
+                    class_weight_in_batch = class_weights[labels.view(-1)[counted]].sum()
+                # Undoes the division by the number of examples below, which the language model's loss needs.
+                items = counted.sum() if num_items_in_batch is None else num_items_in_batch
+                task_losses = task_losses * (items / class_weight_in_batch)
             loss = self._joint_loss(task_losses, counted, reading, num_items_in_batch)
         elif self.training and self.config.auxiliary_loss_weight:
             refuse_external_loss(num_items_in_batch, NO_AUXILIARY_LOSS)
@@ -278,7 +297,9 @@ class GPT1ForSequenceClassification(GPT1TaskModel):
             attentions=reading.outputs.attentions,
         )
 
-    def _task_losses(self, logits: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.BoolTensor]:
+    def _task_losses(
+        self, logits: torch.Tensor, labels: torch.Tensor, class_weights: torch.Tensor | None
+    ) -> tuple[torch.Tensor, torch.BoolTensor]:
         """Returns the loss of each example, (B,), and which examples count, (B,)."""
         config = self.config
         if config.problem_type is None:
@@ -291,13 +312,19 @@ class GPT1ForSequenceClassification(GPT1TaskModel):
                 config.problem_type = "single_label_classification"
         if config.problem_type == "single_label_classification":
             labels = labels.view(-1).long()
-            losses = nn.functional.cross_entropy(logits, labels, ignore_index=IGNORE_INDEX, reduction="none")
+            losses = nn.functional.cross_entropy(
+                logits, labels, class_weights, ignore_index=IGNORE_INDEX, reduction="none"
+            )
             return losses, labels != IGNORE_INDEX
         labels = labels.view(logits.shape).float()
         if config.problem_type == "regression":
+            if class_weights is not None:
+                raise ValueError("class_weights is given, but problem_type is regression, which has no classes.")
             losses = nn.functional.mse_loss(logits, labels, reduction="none")
         else:
-            losses = nn.functional.binary_cross_entropy_with_logits(logits, labels, reduction="none")
+            losses = nn.functional.binary_cross_entropy_with_logits(
+                logits, labels, reduction="none", pos_weight=class_weights
+            )
         return losses.mean(dim=1), torch.ones(len(labels), dtype=torch.bool, device=labels.device)
 
 

@@ -30,7 +30,8 @@ class TaskExamples(Dataset):
         tokens: the tokens of all sequences, joined.
         bounds: (sequences + 1,) positions in `tokens` at which the sequences begin.
         choices: number of sequences of an example in multiple choice; None for other tasks, which have one.
-        labels: (N,) integers, or floats for regression; None if there are no labels.
+        labels: (N,) integers, or floats for regression; (N, L) zeros and ones as floats if several of L labels may
+            apply; None if there are no labels.
         cut: number of examples that were longer than the maximum length and were cut.
     """
 
@@ -93,7 +94,12 @@ def tokenize_task(task: Task, split: TaskSplit, tokenizer: PreTrainedTokenizerFa
         pieces.append(np.concatenate([np.asarray(tokens, dtype=np.int32) for tokens in encoded]))
     labels = None
     if split.labels is not None:
-        labels = np.array(split.labels, dtype=np.float32 if task.is_regression else np.int64)
+        if task.is_multi_label:
+            labels = np.zeros((len(split), len(task.labels)), dtype=np.float32)
+            for row, numbers in zip(labels, split.labels, strict=True):
+                row[list(numbers)] = 1
+        else:
+            labels = np.array(split.labels, dtype=np.float32 if task.is_regression else np.int64)
     return TaskExamples(np.concatenate(pieces), np.cumsum([0, *lengths]), choices, labels, len(cut))
 
 
@@ -106,7 +112,8 @@ def collate_examples(examples: Sequence[dict[str, Any]], pad_token_id: int) -> B
     """Pads examples on the right to the longest of them.
 
     Returns:
-        `input_ids` and `attention_mask`, (B, T), or (B, K, T) for K choices, and `labels`, (B,), if there are labels.
+        `input_ids` and `attention_mask`, (B, T), or (B, K, T) for K choices, and `labels`, (B,) or
+        (B, L), if there are labels.
     """
     sequences = [tokens for example in examples for tokens in example["input_ids"]]
     input_ids = np.full((len(sequences), max(map(len, sequences))), pad_token_id, dtype=np.int64)

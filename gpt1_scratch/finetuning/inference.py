@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from ..data.visible_text import has_visible_text
+from .label_sets import holds_lists, read_label_sets
 from .tables import Table, name_rows
-from .tasks import OWN, Task, name_classes
+from .tasks import LABEL_SEPARATOR, MULTI_LABEL, OWN, Task, name_classes
 
 # The names of columns that are looked for, in this order.
 LABEL_COLUMNS = ("label", "labels", "class", "category", "target", "score", "rating")
@@ -55,7 +56,8 @@ class ColumnOverrides:
     text_column: str | None = None
     text_pair_column: str | None = None
     label_column: str | None = None
-    problem_type: Literal["classification", "regression"] | None = None
+    label_columns: tuple[str, ...] | None = None
+    problem_type: Literal["classification", "regression", "multi_label_classification"] | None = None
     both_orders: bool | None = None
 
 
@@ -66,10 +68,16 @@ def infer_task(table: Table, columns: ColumnOverrides) -> Task:
     different ones are written with a decimal point. Other labels are names of classes, written as in the file, except
     that 0.0 is the class 0. A pair of texts with a number is a similarity, which does not depend on the order.
 
+    Any number of labels may apply to a text if they are lists, which JSON and parquet files have, or columns of 0 and
+    1 (`label_columns`). In CSV and TSV files a cell has the labels with `|` between them, and none if it is empty;
+    problem_type says that it does.
+
     Raises:
         ValueError: if a named column does not exist, the columns cannot be inferred, labels are missing, or they
             contradict problem_type.
     """
+    if columns.label_columns:
+        return _task_of_label_columns(table, columns)
     label_column = columns.label_column
     if label_column is None:
         lowered = {name.lower(): name for name in reversed(table.names)}
@@ -81,6 +89,14 @@ def infer_task(table: Table, columns: ColumnOverrides) -> Task:
             )
     check_columns(table, [label_column], "label_column")
     texts = _text_columns(table, columns, label_column)
+    is_multi_label = columns.problem_type == MULTI_LABEL
+    if is_multi_label or (columns.problem_type is None and holds_lists(table.values(label_column))):
+        sets = read_label_sets(table, label_column)
+        if sets is None:
+            raise ValueError(f"{table.where}: there is no label in the column {label_column!r}.")
+        labels = [(index, label) for index, row in enumerate(sets) for label in row]
+        names = table.class_names(label_column) or _names_in_sets(table, label_column, labels)
+        return _multi_label_task(columns, texts, names, label_column=label_column)
     values = read_labels_of_table(table, label_column)
     if values is None:
         raise ValueError(f"{table.where}: there is no label in the column {label_column!r}.")
@@ -92,19 +108,46 @@ def infer_task(table: Table, columns: ColumnOverrides) -> Task:
     if not regression:
         names = tuple(table.class_names(label_column) or _class_names(table, label_column, values))
         _check_for_ids(table, columns, label_column, values)
-    both_orders = columns.both_orders
-    if both_orders is None:
-        both_orders = regression and len(texts) == 2
-    if both_orders and len(texts) != 2:
-        raise ValueError(f"both_orders is set, but there is one text column, {texts[0]}. Set text_pair_column.")
     return Task(
         OWN,
-        "similarity" if both_orders else "classification",
+        _kind(columns, texts, default=regression and len(texts) == 2),
         texts,
         names,
         ("pearson", "spearmanr") if regression else ("accuracy", "f1_macro"),
         label_column=label_column,
     )
+
+
+def _kind(columns: ColumnOverrides, texts: Sequence[str], default: bool = False) -> str:
+    both_orders = default if columns.both_orders is None else columns.both_orders
+    if both_orders and len(texts) != 2:
+        raise ValueError(f"both_orders is set, but there is one text column, {texts[0]}. Set text_pair_column.")
+    return "similarity" if both_orders else "classification"
+
+
+def _multi_label_task(columns: ColumnOverrides, texts: tuple[str, ...], names: Sequence[str], **labels: Any) -> Task:
+    metrics = ("f1_micro", "f1_macro")
+    return Task(OWN, _kind(columns, texts), texts, tuple(names), metrics, is_multi_label=True, **labels)
+
+
+def _task_of_label_columns(table: Table, columns: ColumnOverrides) -> Task:
+    names = columns.label_columns
+    if columns.label_column is not None:
+        raise ValueError(
+            f"label_column is {columns.label_column!r} and label_columns is {name_classes(names)}. Set one of them."
+        )
+    if columns.problem_type not in (None, MULTI_LABEL):
+        raise ValueError(
+            f"label_columns is set, so any of the labels may apply, but problem_type is {columns.problem_type}. Leave "
+            "one out."
+        )
+    if len(set(names)) < len(names):
+        raise ValueError(f"label_columns names a column twice: {', '.join(names)}. Name each once.")
+    check_columns(table, names, "label_columns")
+    broken = [name for name in names if LABEL_SEPARATOR in name]
+    if broken:
+        raise ValueError(f"{table.where}: {_separator_in(broken[0])}: rename the column.")
+    return _multi_label_task(columns, _text_columns(table, columns, *names), names, label_columns=tuple(names))
 
 
 def check_columns(table: Table, names: Sequence[str], setting: str) -> None:
@@ -116,18 +159,19 @@ def check_columns(table: Table, names: Sequence[str], setting: str) -> None:
         )
 
 
-def _text_columns(table: Table, columns: ColumnOverrides, label_column: str) -> tuple[str, ...]:
+def _text_columns(table: Table, columns: ColumnOverrides, *label_columns: str) -> tuple[str, ...]:
     named = {"text_column": columns.text_column, "text_pair_column": columns.text_pair_column}
     for setting, name in named.items():
         if name is not None:
             check_columns(table, [name], setting)
-            if name == label_column:
-                raise ValueError(f"{setting} and label_column are both {name!r}: the label cannot be the text.")
+            if name in label_columns:
+                label = "label_columns" if columns.label_columns else "label_column"
+                raise ValueError(f"{setting} and {label} are both {name!r}: the label cannot be the text.")
     if columns.text_column is not None:
         return tuple(name for name in named.values() if name is not None)
     if columns.text_pair_column is not None:
         raise ValueError("text_pair_column is set, but text_column is not.")
-    found = [name for name in table.names if name != label_column and _looks_like_text(table.values(name))]
+    found = [name for name in table.names if name not in label_columns and _looks_like_text(table.values(name))]
     if len(found) > 1:
         # If another column holds text, columns of ids and dates are not text.
         found = [name for name in found if not _look_like_ids(table.values(name))] or found
@@ -190,8 +234,33 @@ def _are_numbers(values: Sequence[Any]) -> bool:
     return sum("." in name for name in numbers) > MOST_CLASSES_OF_FLOATS
 
 
-def _class_names(table: Table, column: str, values: Sequence[Any]) -> list[str]:
+def _separator_in(name: str) -> str:
+    return f"the label {name!r} has {LABEL_SEPARATOR!r}, which separates the labels of a text in predictions"
+
+
+def _names_in_sets(table: Table, column: str, labels: Sequence[tuple[int, Any]]) -> list[str]:
+    """Returns the sorted names of the labels.
+
+    Args:
+        table, column: for messages.
+        labels: rows and labels of the rows.
+
+    Raises:
+        ValueError: if a name has a line break, a tab or the separator of labels.
+    """
+    for index, label in labels:
+        if LABEL_SEPARATOR in name_class(label):
+            raise ValueError(f"{table.where}: {_separator_in(label)} ({name_rows([index])}). Rename it.")
+    return _class_names(table, column, [label for _, label in labels], [index for index, _ in labels])
+
+
+def _class_names(table: Table, column: str, values: Sequence[Any], rows: Sequence[int] | None = None) -> list[str]:
     """Returns the sorted names of the classes; integers are sorted as numbers.
+
+    Args:
+        table, column: for messages.
+        values: the labels.
+        rows: the row of each label. Default: every row has one.
 
     Raises:
         ValueError: if a name has a line break or a tab.
@@ -199,8 +268,9 @@ def _class_names(table: Table, column: str, values: Sequence[Any]) -> list[str]:
     names = set(map(name_class, values))
     broken = [index for index, value in enumerate(values) if re.search(r"[\n\r\t]", name_class(value))]
     if broken:
+        named = broken if rows is None else [rows[index] for index in broken]
         raise ValueError(
-            f"{table.where}: the label ({column}) holds a line break or a tab in {name_rows(broken)}: "
+            f"{table.where}: the label ({column}) holds a line break or a tab in {name_rows(named)}: "
             f"{name_class(values[broken[0]])!r}. Predictions are written in lines and columns: rename the class."
         )
     return sorted(names, key=int if all(WHOLE_NUMBER.fullmatch(name) for name in names) else str)

@@ -10,6 +10,7 @@ import math
 import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -17,6 +18,7 @@ from typing import Any
 from ..data.visible_text import has_visible_text
 from ..renamed.hook import warn
 from .inference import ColumnOverrides, check_columns, infer_task, name_class, parse_number, read_labels_of_table
+from .label_sets import rarest_labels, read_label_sets
 from .tables import Table, name_rows, read_table
 from .tasks import OWN, TASKS, Task, find_task, name_classes
 
@@ -30,13 +32,13 @@ class TaskSplit:
 
     Attributes:
         texts: the texts of each example: one, or the two of a pair; in multiple choice, the context and the choices.
-        labels: the label of each example: the number of its class, the index of its correct choice, or the number to
-            predict. None for a split without labels.
+        labels: the label of each example: the number of its class, the numbers of its classes if there may be several,
+            the index of its correct choice, or the number to predict. None for a split without labels.
         notes: sentences about rows that were left out or look wrong.
     """
 
     texts: list[tuple[str, ...]]
-    labels: list[int] | list[float] | None
+    labels: list[int] | list[tuple[int, ...]] | list[float] | None
     notes: tuple[str, ...] = ()
 
     def __len__(self) -> int:
@@ -100,19 +102,25 @@ def load_task(
     where = tables["train"].where
     train = _read_split(task, tables["train"], "train", strict)
     if task.name == OWN and not task.is_regression:
-        lost = [name for number, name in enumerate(task.labels) if number not in set(train.labels)]
+        seen = _classes_in(task, train)
+        lost = [name for number, name in enumerate(task.labels) if number not in seen]
+        if lost and task.is_multi_label:
+            raise ValueError(
+                f"{where}: no row with text has the label {name_classes(lost)}. Add such rows, or leave the label out."
+            )
         if lost:
             raise ValueError(
                 f"{where}: no row of the class {name_classes(lost)} has text. Fill the texts in, or leave these rows "
                 "out."
             )
     if len(set(train.labels)) == 1:
-        label = train.labels[0] if task.is_regression else task.labels[train.labels[0]]
         raise ValueError(
-            f"{where}: every row has the label {label}. There is nothing to learn: add rows with another label."
+            f"{where}: every row has the label {_name_label(task, train.labels[0])}. There is nothing to learn: add "
+            "rows with another label."
         )
     if task.name == OWN:
-        notes = (*_alike_classes(task), *_label_types(task, tables["train"]))
+        types = () if task.is_multi_label else _label_types(task, tables["train"])
+        notes = (*_alike_classes(task), *types)
         train = replace(train, notes=(*train.notes, _example(task, train), *notes))
     splits = {"train": train}
     for split, table in tables.items():
@@ -133,8 +141,23 @@ def load_task(
 def _example(task: Task, split: TaskSplit) -> str:
     texts = [text if len(text) <= EXAMPLE_LENGTH else f"{text[:EXAMPLE_LENGTH]}..." for text in split.texts[0]]
     shown = [f"{name} {text!r}" for name, text in zip(task.columns, texts, strict=True)]
-    label = split.labels[0] if task.is_regression else repr(task.labels[split.labels[0]])
-    return f"the first row is {', '.join(shown)} with {task.label_column} {label}"
+    label = split.labels[0]
+    if not task.is_regression:
+        label = _name_label(task, label) if task.is_multi_label else repr(task.labels[label])
+    column = "labels" if task.label_columns else task.label_column
+    return f"the first row is {', '.join(shown)} with {column} {label}"
+
+
+def _name_label(task: Task, label: Any) -> Any:
+    """Returns a label as messages name it: a number, the name of a class, or a list of names."""
+    if task.is_multi_label:
+        return [task.labels[number] for number in label]
+    return label if task.is_regression else task.labels[label]
+
+
+def _classes_in(task: Task, split: TaskSplit) -> set[int]:
+    labels = split.labels or ()
+    return set(chain.from_iterable(labels)) if task.is_multi_label else set(labels)
 
 
 def _alike_classes(task: Task) -> list[str]:
@@ -165,7 +188,7 @@ def hold_out(split: TaskSplit, share: float, seed: int, *, keep_classes: bool = 
         share: fraction of the rows that is held out.
         seed: determines which rows are held out.
         keep_classes: True if labels are classes. The share is then taken from each class, which keeps at least one
-            row.
+            row. A row with several labels counts as one of the class that is the rarest of them.
 
     Raises:
         ValueError: if no row would be left to train on, or every class has a single row.
@@ -178,7 +201,11 @@ def hold_out(split: TaskSplit, share: float, seed: int, *, keep_classes: bool = 
         )
     random = Random(seed)
     if keep_classes:
-        held_out = set(_rows_of_each_class(split.labels, count, random))
+        has_sets = isinstance(split.labels[0], tuple)
+        classes = rarest_labels(split.labels) if has_sets else split.labels
+        held_out = set(_rows_of_each_class(classes, count, random))
+        if has_sets:
+            held_out -= _last_rows(split.labels, held_out)
         if not held_out:
             raise ValueError(
                 f"Each of the {len(split):,} classes has a single row, so that none can be held out for validation. "
@@ -207,6 +234,17 @@ def _rows_of_each_class(labels: Sequence[int], count: int, random: Random) -> li
         # Row i of n rows of a class gets a random rank between i / n and (i + 1) / n, which keeps the proportions.
         ranked += [((place + random.random()) / len(rows), row) for place, row in enumerate(rows[:-1])]
     return [row for _, row in sorted(ranked)[:count]]
+
+
+def _last_rows(labels: Sequence[tuple[int, ...]], held_out: set[int]) -> set[int]:
+    """Returns one of the rows held out for each label that no other row has. Rare labels can occur together only."""
+    kept = set(chain.from_iterable(row for index, row in enumerate(labels) if index not in held_out))
+    returned = set()
+    for index in sorted(held_out):
+        if not kept.issuperset(labels[index]):
+            returned.add(index)
+            kept.update(labels[index])
+    return returned
 
 
 def _tables_in_folder(task: Task, folder: Path) -> dict[str, Table]:
@@ -253,8 +291,10 @@ def _read_split(task: Task, table: Table, split: str, strict: bool) -> TaskSplit
     """
     is_test = split in task.test
     needed = [*task.columns, *task.choices]
-    if not (is_test and task.label_column not in table.names):
-        needed.append(task.label_column)
+    label_columns = task.label_columns or (task.label_column,)
+    has_labels = not is_test or any(name in table.names for name in label_columns)
+    if has_labels:
+        needed += label_columns
     check_columns(table, needed, f"the task {task.name} reads it")
     texts, empty = _texts_in(task, table)
     notes = [f"no text in the column {name!r} in {name_rows(rows)}" for name, rows in empty.items()]
@@ -262,8 +302,11 @@ def _read_split(task: Task, table: Table, split: str, strict: bool) -> TaskSplit
     if dropped:
         notes = [f"{_count_rows(len(dropped))} left out: {', '.join(notes)}"]
     labels = None
-    if task.label_column in table.names:
-        values = read_labels_of_table(table, task.label_column, skip_unlabelled=task.unlabelled_rows)
+    if has_labels:
+        if task.is_multi_label:
+            values = read_label_sets(table, task.label_column, task.label_columns)
+        else:
+            values = read_labels_of_table(table, task.label_column, skip_unlabelled=task.unlabelled_rows)
         if values is not None:
             labelled = [index for index, value in enumerate(values) if value is not None]
             if len(labelled) < len(values):
@@ -274,7 +317,8 @@ def _read_split(task: Task, table: Table, split: str, strict: bool) -> TaskSplit
             labels = _read_labels(task, table, values)
             texts, labels = [texts[index] for index in kept], [labels[index] for index in kept]
     if labels is None and not is_test:
-        raise ValueError(f"{table.where}: there is no label in the column {task.label_column!r}.")
+        where = "columns" if task.label_columns else "column"
+        raise ValueError(f"{table.where}: there is no label in the {where} {', '.join(map(repr, label_columns))}.")
     return TaskSplit(texts, labels, tuple(notes))
 
 
@@ -333,10 +377,12 @@ def _check_lists(task: Task, table: Table, values: Sequence[Any]) -> None:
             )
 
 
-def _read_labels(task: Task, table: Table, values: list[Any]) -> list[int | None] | list[float]:
+def _read_labels(
+    task: Task, table: Table, values: list[Any]
+) -> list[int | None] | list[tuple[int, ...]] | list[float]:
     """Returns labels as numbers: those of the classes, which may be given by name or number, or numbers to predict.
 
-    A label that is None stays None.
+    A label that is None stays None. If several classes may apply, the numbers of a row are sorted, each once.
     """
     where = f"{table.where}: the label ({task.label_column})"
     if task.labels is None:
@@ -346,26 +392,38 @@ def _read_labels(task: Task, table: Table, values: list[Any]) -> list[int | None
             raise ValueError(f"{where} is not a number in {name_rows(wrong)}: {values[wrong[0]]!r}.")
         return numbers
     numbers = {name: number for number, name in enumerate(task.labels)}
+    if task.is_multi_label:
+        found = [{numbers.get(name_class(value)) for value in row} for row in values]
+        unknown = [index for index, row in enumerate(found) if None in row]
+        if unknown:
+            names = {name_class(value) for index in unknown for value in values[index]}.difference(numbers)
+            raise ValueError(_describe_unknown(task, where, names, unknown))
+        return [tuple(sorted(row)) for row in found]
     if task.name != OWN and not any(name.isdecimal() for name in task.labels):
         # In published files classes are usually numbered, from 0.
         numbers |= {str(number): number for number in range(len(task.labels))}
     found = [None if value is None else numbers.get(name_class(value)) for value in values]
     unknown = [index for index, value in enumerate(values) if value is not None and found[index] is None]
     if unknown:
-        names = sorted({repr(name_class(values[index])) for index in unknown})
-        source = "the classes in the training data" if task.name == OWN else f"the classes of {task.name}"
-        raise ValueError(
-            f"{where} is {', '.join(names[:5])} in {name_rows(unknown)}, which is none of {source}: "
-            f"{name_classes(task.labels)}."
-        )
+        names = {name_class(values[index]) for index in unknown}
+        raise ValueError(_describe_unknown(task, where, names, unknown))
     return found
 
 
+def _describe_unknown(task: Task, where: str, names: set[str], rows: Sequence[int]) -> str:
+    source = "the classes in the training data" if task.name == OWN else f"the classes of {task.name}"
+    return (
+        f"{where} is {', '.join(sorted(map(repr, names))[:5])} in {name_rows(rows)}, which is none of {source}: "
+        f"{name_classes(task.labels)}."
+    )
+
+
 def _check_seen(task: Task, train: TaskSplit, train_where: str, split: TaskSplit, where: str) -> None:
-    seen = set(train.labels)
-    unseen = [index for index, label in enumerate(split.labels or ()) if label not in seen]
+    seen = _classes_in(task, train)
+    sets = split.labels if task.is_multi_label else [(label,) for label in split.labels or ()]
+    unseen = [index for index, row in enumerate(sets or ()) if not seen.issuperset(row)]
     if unseen:
-        labels = sorted({task.labels[split.labels[index]] for index in unseen})
+        labels = sorted({task.labels[number] for index in unseen for number in set(sets[index]) - seen})
         raise ValueError(
             f"{where}: the label is {', '.join(map(repr, labels))} in {name_rows(unseen)}, which does not "
             f"occur in training: {train_where} has {name_classes([task.labels[number] for number in sorted(seen)])}."

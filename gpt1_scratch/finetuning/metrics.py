@@ -23,6 +23,10 @@ def _f1_macro(references: np.ndarray, predictions: np.ndarray) -> float:
     return sklearn_metrics.f1_score(references, predictions, average="macro", zero_division=0.0)
 
 
+def _f1_micro(references: np.ndarray, predictions: np.ndarray) -> float:
+    return sklearn_metrics.f1_score(references, predictions, average="micro", zero_division=0.0)
+
+
 def _correlation(coefficient: Callable) -> Callable[[np.ndarray, np.ndarray], float]:
     def score(references: np.ndarray, predictions: np.ndarray) -> float:
         # The correlation with a constant is undefined. A model that always predicts the same gets 0, which, unlike
@@ -39,6 +43,7 @@ SCORES: dict[str, Callable[[np.ndarray, np.ndarray], float]] = {
     "matthews_correlation": sklearn_metrics.matthews_corrcoef,
     "f1": _f1,
     "f1_macro": _f1_macro,
+    "f1_micro": _f1_micro,
     "pearson": _correlation(stats.pearsonr),
     "spearmanr": _correlation(stats.spearmanr),
 }
@@ -49,11 +54,14 @@ class TaskMetric(evaluate.Metric):
 
     - `accuracy`;
     - `matthews_correlation`: 0 if all predictions or all references are of one class;
-    - `f1`: the F1 score of class 1, as in GLUE; `f1_macro`: the mean of the F1 scores of all classes;
+    - `f1`: the F1 score of class 1, as in GLUE; `f1_macro`: the mean of the F1 scores of all classes; `f1_micro`: the
+      F1 score of the pairs of an example and a class, which with one class for each example is the accuracy;
     - `pearson` and `spearmanr`, for numbers: 0 if all predictions or all references are equal.
 
     Args:
         names: the names of the scores to compute.
+        is_multi_label: True if predictions and references are a list of 0 and 1 for each example, whether each class
+            applies. `accuracy` is then the share of examples with all of them right.
         arguments: arguments of `evaluate.Metric`. Unlike there, inputs are kept in memory by default.
 
     Raises:
@@ -61,11 +69,11 @@ class TaskMetric(evaluate.Metric):
             predictions, or a prediction or reference is not a finite number.
     """
 
-    def __init__(self, names: Sequence[str], **arguments):
+    def __init__(self, names: Sequence[str], is_multi_label: bool = False, **arguments):
         unknown = [name for name in names if name not in SCORES]
         if unknown or not names:
             raise ValueError(f"The scores {list(names)} are asked for; there are {', '.join(SCORES)}.")
-        self.names = tuple(names)
+        self.names, self.is_multi_label = tuple(names), is_multi_label
         self.of_numbers = names[0] in REGRESSION_METRICS
         if any((name in REGRESSION_METRICS) != self.of_numbers for name in names):
             raise ValueError(f"{', '.join(names)}: some are scores of classes and some of numbers.")
@@ -73,6 +81,7 @@ class TaskMetric(evaluate.Metric):
 
     def _info(self) -> evaluate.MetricInfo:
         value = datasets.Value("float64" if self.of_numbers else "int64")
+        value = datasets.List(value) if self.is_multi_label else value
         return evaluate.MetricInfo(
             description="Scores of GLUE-style tasks.",
             citation="",
@@ -88,6 +97,20 @@ class TaskMetric(evaluate.Metric):
             if not np.isfinite(values).all():
                 raise ValueError(f"The {name} at {np.flatnonzero(~np.isfinite(values))[0]} is not a finite number.")
         return {name: float(SCORES[name](references, predictions)) for name in self.names}
+
+
+def scores_of_labels(references: np.ndarray, predictions: np.ndarray, names: Sequence[str]) -> list[dict[str, object]]:
+    """Returns precision, recall and F1 score of each label, and the number of examples that it applies to.
+
+    Args:
+        references, predictions: (N, L) whether each label applies.
+        names: the names of the labels.
+    """
+    columns = sklearn_metrics.precision_recall_fscore_support(references, predictions, average=None, zero_division=0.0)
+    return [
+        {"label": name, "precision": float(p), "recall": float(r), "f1": float(f1), "examples": int(count)}
+        for name, p, r, f1, count in zip(names, *columns, strict=True)
+    ]
 
 
 def confusion_matrix(references: Sequence[int], predictions: Sequence[int], classes: int) -> list[list[int]]:

@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from .metrics import TaskMetric, confusion_matrix, format_confusion_matrix, top_confusions
+from .label_sets import applies, join_labels
+from .metrics import TaskMetric, confusion_matrix, format_confusion_matrix, scores_of_labels, top_confusions
 from .tasks import TASKS, Task
 
 # The leaderboard's file for the similarity task may only have numbers in this range.
@@ -17,17 +18,46 @@ SIMILARITY_RANGE = (0.0, 5.0)
 MAX_CLASSES_OF_MATRIX = 20
 
 
-def score(task: Task, metric: TaskMetric, logits: np.ndarray, labels: np.ndarray) -> dict[str, float]:
-    """Computes the loss and the scores of a task."""
+def score(
+    task: Task,
+    metric: TaskMetric,
+    logits: np.ndarray,
+    labels: np.ndarray,
+    class_weights: Sequence[float] | None = None,
+) -> dict[str, float]:
+    """Computes the loss and the scores of a task.
+
+    Returns:
+        `loss`, in which all classes have the weight 1, so that it compares with that of a run without weights;
+        with `class_weights` also `weighted_loss`, the one of training without the language model's; and the scores.
+    """
     logits = logits.astype(np.float64)
     if task.is_regression:
         predictions = logits[:, 0]
-        losses = (predictions - labels) ** 2
+        losses = {"loss": ((predictions - labels) ** 2).mean()}
+    elif task.is_multi_label:
+        predictions = applies(logits)
+        absent, present = (1 - labels) * np.logaddexp(0, logits), labels * np.logaddexp(0, -logits)
+        losses = {"loss": (absent + present).mean()}
+        if class_weights is not None:
+            losses["weighted_loss"] = (absent + present * np.array(class_weights)).mean()
     else:
         predictions = logits.argmax(axis=1)
         shifted = logits - logits.max(axis=1, keepdims=True)
-        losses = np.log(np.exp(shifted).sum(axis=1)) - shifted[np.arange(len(labels)), labels]
-    return {"loss": float(losses.mean()), **metric.compute(predictions=predictions, references=labels)}
+        each = np.log(np.exp(shifted).sum(axis=1)) - shifted[np.arange(len(labels)), labels]
+        losses = {"loss": each.mean()}
+        if class_weights is not None:
+            losses["weighted_loss"] = np.average(each, weights=np.array(class_weights)[labels])
+    references = labels.astype(np.int64) if task.is_multi_label else labels
+    scores = metric.compute(predictions=predictions, references=references)
+    return {name: float(value) for name, value in losses.items()} | scores
+
+
+def mistakes(task: Task, logits: np.ndarray, labels: np.ndarray) -> dict[str, list]:
+    """Returns what tells where a classifier is wrong: `label_scores` if several labels may apply, or `confusions`."""
+    if task.is_multi_label:
+        return {"label_scores": scores_of_labels(labels, applies(logits), task.labels)}
+    return confusions(task, logits, labels)
 
 
 def confusions(task: Task, logits: np.ndarray, labels: np.ndarray) -> dict[str, list]:
@@ -48,6 +78,8 @@ def write_predictions(path: Path, task: Task, logits: np.ndarray) -> None:
     if task.is_regression:
         numbers = logits[:, 0].clip(*SIMILARITY_RANGE) if task.submissions else logits[:, 0]
         predictions = [f"{number:.3f}" for number in numbers]
+    elif task.is_multi_label:
+        predictions = [join_labels(task, row) for row in applies(logits)]
     elif task.submissions and not task.submits_names:
         predictions = [str(number) for number in logits.argmax(axis=1)]
     else:
@@ -57,12 +89,20 @@ def write_predictions(path: Path, task: Task, logits: np.ndarray) -> None:
 
 
 def describe_run(task: Task, results: dict[str, Any]) -> str:
-    """Returns the scores and the confusion matrix of one run as text."""
+    """Returns the scores and the mistakes of one run as text."""
     lines = []
     for kind in ("eval", "test"):
         for name, value in results.items():
             if name.startswith(f"{kind}_confusion_matrix"):
                 lines += ["", name, format_confusion_matrix(value, task.labels)]
+            elif name.startswith(f"{kind}_label_scores"):
+                lines += ["", f"{name}, the labels that apply to most texts first"]
+                most = sorted(value, key=lambda each: -each["examples"])[:MAX_CLASSES_OF_MATRIX]
+                lines += [
+                    f"{each['label']}: precision {each['precision']:.3f}, recall {each['recall']:.3f}, "
+                    f"F1 {each['f1']:.3f}, {each['examples']:,} texts"
+                    for each in most
+                ]
             elif name.startswith(f"{kind}_top_confusions"):
                 lines += ["", name]
                 lines += [f"{each['examples']:,} x {each['label']} predicted as {each['predicted']}" for each in value]

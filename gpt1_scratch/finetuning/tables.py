@@ -32,17 +32,24 @@ class Table:
     def values(self, name: str) -> list[Any]:
         """Returns a column. If the data set names its classes, the values are these names, and None for -1."""
         values, names = self.columns[name][:], self.class_names(name)
-        if names is not None:
-            return [None if value is None or value < 0 else names[value] for value in values]
-        return values
+        if names is None:
+            return values
+
+        def name_of(value: Any) -> Any:
+            if isinstance(value, list):
+                return list(map(name_of, value))
+            return None if value is None or value < 0 else names[value]
+
+        return list(map(name_of, values))
 
     def class_names(self, name: str) -> list[str] | None:
-        """Returns the names of a column's classes; None if the data set has none."""
+        """Returns the names of the classes of a column, or of its lists; None if the data set has none."""
         if isinstance(self.columns, dict):
             return None
         from datasets import ClassLabel
 
         feature = self.columns.features[name]
+        feature = getattr(feature, "feature", feature)  # of the elements of a list
         return feature.names if isinstance(feature, ClassLabel) else None
 
 

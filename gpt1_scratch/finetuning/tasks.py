@@ -20,6 +20,15 @@ GLUE = "nyu-mll/glue"
 # The name of a task that a user's own files define.
 OWN = "own"
 
+# The problem type of tasks in which any number of labels may apply to an example.
+MULTI_LABEL = "multi_label_classification"
+
+# Separates the labels of an example in CSV and TSV files and in predictions.
+LABEL_SEPARATOR = "|"
+
+# A label applies if its probability is above this.
+THRESHOLD = 0.5
+
 # Maximum number of classes that a message names; a task may have hundreds.
 CLASSES_NAMED = 10
 
@@ -65,7 +74,9 @@ class Task:
         labels: the names of the classes, or of the choices, in the order of their numbers; None for regression.
         metrics: names in `gpt1_scratch.finetuning.metrics`; the first selects the best checkpoint.
         choices: in multiple choice, the columns of the choices, or one column with a list of them.
-        label_column: the column of the label.
+        label_column: the column of the label, or of the list of labels if several may apply.
+        label_columns: several columns of 0 and 1, each for the label of its name; then `label_column` is not read.
+        is_multi_label: True if any number of the labels may apply to an example.
         hub: the id of the data set on the Hub, and its configuration.
         embedded: the rows that this package generates; None for data from elsewhere.
         validation, test: the names of the splits. All are scored, and the first validation split selects checkpoints.
@@ -85,6 +96,8 @@ class Task:
     _: KW_ONLY
     choices: tuple[str, ...] = ()
     label_column: str = "label"
+    label_columns: tuple[str, ...] = ()
+    is_multi_label: bool = False
     hub: tuple[str, str | None] | None = None
     embedded: EmbeddedRows | None = None
     validation: tuple[str, ...] = ("validation",)
@@ -115,7 +128,18 @@ class Task:
         elif self.kind == "similarity":
             texts += ", in both orders"
         what = "a number" if self.labels is None else f"one of {name_classes(self.labels)}"
+        if self.label_columns:
+            return f"{self.name}: any of {name_classes(self.labels)} from {texts}"
+        if self.is_multi_label:
+            what = f"any of {name_classes(self.labels)}"
         return f"{self.name}: {self.label_column} ({what}) from {texts}"
+
+    @property
+    def problem_type(self) -> str:
+        """Returns the name that transformers gives to this kind of labels."""
+        if self.is_regression:
+            return "regression"
+        return MULTI_LABEL if self.is_multi_label else "single_label_classification"
 
 
 _ACCEPTABILITY = ("unacceptable", "acceptable")
@@ -351,7 +375,7 @@ def config_of_task(task: Task) -> dict[str, Any]:
     return {
         "id2label": dict(enumerate(names)),
         "label2id": {name: number for number, name in enumerate(names)},
-        "problem_type": "regression" if task.is_regression else "single_label_classification",
+        "problem_type": task.problem_type,
         "both_orders": task.kind == "similarity",
         # `task_of_config` turns this back into a task, to read files for predictions.
         "finetuning_task": {
@@ -378,4 +402,5 @@ def task_of_config(config: "PreTrainedConfig") -> Task | None:
         (),
         choices=tuple(saved["choices"]),
         label_column=saved["label_column"],
+        is_multi_label=config.problem_type == MULTI_LABEL,
     )

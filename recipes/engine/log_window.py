@@ -13,11 +13,15 @@ IGNORE_INDEX = -100
 
 @dataclass(frozen=True)
 class TokenCounts:
-    """Counts of a batch: tokens to predict, tokens that are not padding, and slots in its tensors."""
+    """Counts of a batch: tokens to predict, tokens that are not padding, and slots in its tensors.
+
+    `class_weight` is the sum of the weights of the examples' classes, None for a loss without such weights.
+    """
 
     target_tokens: int
     tokens: int
     slots: int
+    class_weight: float | None = None
 
 
 def count_tokens(batch: Batch) -> TokenCounts:

@@ -92,7 +92,8 @@ class TrainingLoop:
             called on the main process, with background_checkpoints by a thread.
         count_tokens: function that counts a batch. Override it for a loss that does not predict every label.
         counted: name of what the loss is a sum over and `TokenCounts.target_tokens` counts.
-        loss_arguments: passed to the model's forward in training.
+        loss_arguments: passed to the model's forward in training. With `class_weights`, `count_tokens` also sums the
+            weights of a batch, and forward gets their sum over the update as `class_weight_in_batch`.
         rates: function from what is counted per second to further values for the log line.
         after_save: called with every new checkpoint's folder on the main process, with background_checkpoints by a
             thread; must not keep training waiting.
@@ -116,9 +117,8 @@ class TrainingLoop:
     ):
         self.accelerator, self.batches, self.settings = accelerator, batches, settings
         self.evaluate, self.save_model, self.count_tokens = evaluate, save_model, count_tokens
-        self.counted = counted
         self.max_grad_norm, self.loss_arguments = optimization.max_grad_norm, loss_arguments or {}
-        self.rates = rates
+        self.counted, self.rates = counted, rates
         self.output_dir = Path(settings.output_dir)
         self.raw_model, self.optimization = model, optimization
         self.sharding = Sharding(accelerator, model, optimization) if is_sharded(accelerator) else None
@@ -313,11 +313,12 @@ class TrainingLoop:
         counts = [self.count_tokens(batch.tensors) for batch in group if batch.weight]
         target_tokens = sum(count.target_tokens for count in counts)
         # One reduction carries everything on which the processes have to agree.
-        sums = torch.tensor([target_tokens, *self._own_wishes()], device=accelerator.device)
+        weight = [float(sum(count.class_weight for count in counts))] if "class_weights" in self.loss_arguments else []
+        sums = torch.tensor([target_tokens, *self._own_wishes(), *weight], device=accelerator.device)
         sums = accelerator.reduce(sums, "sum")
-        targets = sums[0]
+        items = {"num_items_in_batch": sums[0]} | ({"class_weight_in_batch": sums[-1]} if weight else {})
         # Read now, while the device has nothing to do: read after the backward pass, it would wait for that.
-        target_tokens, *wishes = sums.tolist()
+        target_tokens, *wishes = map(int, sums[: len(sums) - len(weight)].tolist())
         losses = []
         with (
             self.stopping.abandonable() if accelerator.num_processes == 1 else nullcontext(),
@@ -329,9 +330,8 @@ class TrainingLoop:
                     name: tensor.to(accelerator.device, non_blocking=True) for name, tensor in batch.tensors.items()
                 }
                 # Gradients travel between processes once an update, with its last batch.
-                is_last = position == len(group) - 1
-                with nullcontext() if is_last else accelerator.no_sync(self.model):
-                    loss = self.model(**tensors, num_items_in_batch=targets, **self.loss_arguments).loss * batch.weight
+                with nullcontext() if position == len(group) - 1 else accelerator.no_sync(self.model):
+                    loss = self.model(**tensors, **items, **self.loss_arguments).loss * batch.weight
                     # Distributed training averages gradients over processes; the gradient here is their sum. The last
                     # term is 0. If the loss is not finite it is NaN, which every process then finds in its gradients.
                     accelerator.backward(loss * (accelerator.num_processes + (loss - loss).detach()))
@@ -343,7 +343,7 @@ class TrainingLoop:
             parameter_group["lr"] = self.learning_rate(update)
         self._step(norm)
         self.optimizer.zero_grad()
-        self.window.add(torch.stack(losses).sum() * targets, norm, counts)
+        self.window.add(torch.stack(losses).sum() * sums[0], norm, counts)
         self._losses = losses
         self.progress.update = update
         self.progress.target_tokens += target_tokens
@@ -396,7 +396,7 @@ class TrainingLoop:
         scores = self.scores(self.raw_model)
         metric = settings.metric_for_best_model
         check_metric(metric, [name for name, value in scores.items() if isinstance(value, int | float)])
-        better_when_lower = metric in ("loss", "perplexity")
+        better_when_lower = metric.startswith(("loss", "weighted_loss", "perplexity"))
         score, best = scores[metric], progress.best_score
         # A score that is NaN is worse than any other.
         is_first = best is None or (math.isnan(best) and not math.isnan(score))

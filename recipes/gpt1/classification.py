@@ -14,9 +14,10 @@ from gpt1_scratch import GPT1ForMultipleChoice, GPT1ForSequenceClassification
 from gpt1_scratch.data.text_lines import TABLE_EXTENSIONS, file_extension, is_terminal, open_output, read_lines
 from gpt1_scratch.data.visible_text import has_visible_text
 from gpt1_scratch.finetuning.examples import predict, tokenize_task
+from gpt1_scratch.finetuning.label_sets import applies, join_labels
 from gpt1_scratch.finetuning.loading import TaskSplit, read_texts
 from gpt1_scratch.finetuning.tables import Table, read_table
-from gpt1_scratch.finetuning.tasks import Task, task_of_config
+from gpt1_scratch.finetuning.tasks import LABEL_SEPARATOR, Task, task_of_config
 from papers_to_gpt.engine.model_folder import CLASSIFIER, check_folder, check_vocabulary
 from papers_to_gpt.settings.classification import ClassificationSettings
 from papers_to_gpt.settings.commands import command
@@ -130,6 +131,9 @@ def texts_of_lines(task: Task, lines: Sequence[str], where: str) -> list[tuple[s
 def write(task: Task, logits: np.ndarray, output: TextIO) -> None:
     """Writes a line for each example: its number from 0, and its class and probability or the predicted number.
 
+    If several labels may apply, those with a probability above the threshold and their probabilities are written with
+    a separator between them. Both are empty if none has.
+
     Logits that are NaN mean that there is no text: the predicted number is empty, and the class is `NO_TEXT` with an
     empty probability.
     """
@@ -138,11 +142,17 @@ def write(task: Task, logits: np.ndarray, output: TextIO) -> None:
         for index, number in enumerate(logits[:, 0]):
             print(index, "" if np.isnan(number) else f"{number:.6g}", sep="\t", file=output)
     else:
-        probabilities = torch.from_numpy(logits).softmax(dim=1)
+        scores = torch.from_numpy(logits)
+        probabilities = scores.sigmoid() if task.is_multi_label else scores.softmax(dim=1)
         print("index", "prediction", "probability", sep="\t", file=output)
         for index, row in enumerate(probabilities):
             if row.isnan().any():
                 print(index, NO_TEXT, "", sep="\t", file=output)
+                continue
+            if task.is_multi_label:
+                found = applies(logits[index])
+                shown = LABEL_SEPARATOR.join(f"{float(row[number]):.4f}" for number in np.flatnonzero(found))
+                print(index, join_labels(task, found), shown, sep="\t", file=output)
                 continue
             print(index, task.labels[int(row.argmax())], f"{float(row.max()):.4f}", sep="\t", file=output)
     output.flush()

@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
 from accelerate import Accelerator
 from accelerate.utils import set_seed
 from datasets import disable_progress_bars
@@ -17,21 +18,22 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 from transformers.utils import logging as transformers_logging
 
 from gpt1_scratch import GPT1Model
+from gpt1_scratch.finetuning.class_weights import BALANCED, find_class_weights
 from gpt1_scratch.finetuning.examples import TaskExamples, collate_examples, predict, tokenize_task
 from gpt1_scratch.finetuning.inference import ColumnOverrides
 from gpt1_scratch.finetuning.loading import load_task
 from gpt1_scratch.finetuning.metrics import TaskMetric
 from gpt1_scratch.finetuning.models import load_pretrained, make_task_model
 from gpt1_scratch.finetuning.reports import (
-    confusions,
     describe_run,
     format_table,
     glue_average,
+    mistakes,
     score,
     summarize,
     write_predictions,
 )
-from gpt1_scratch.finetuning.tasks import Task
+from gpt1_scratch.finetuning.tasks import Task, name_classes
 from papers_to_gpt.engine.batching import Batch, LengthBucketBatches
 from papers_to_gpt.engine.checkpointing import all_checkpoints_in
 from papers_to_gpt.engine.data_fingerprint import Fingerprint, fingerprint_files
@@ -64,12 +66,16 @@ REHEARSED_EXAMPLES = 2
 
 @dataclass(frozen=True)
 class TaskData:
-    """A task, its tokenized splits, and the tokenizer and backbone that all of its runs start from."""
+    """A task, its tokenized splits, and the tokenizer and backbone that all of its runs start from.
+
+    `class_weights` are the weights of the classes in the loss; None for a loss without weights.
+    """
 
     task: Task
     examples: dict[str, TaskExamples]
     tokenizer: PreTrainedTokenizerFast
     backbone: GPT1Model
+    class_weights: list[float] | None = None
 
 
 @stops_together
@@ -153,6 +159,7 @@ def fingerprint_data(start: StartSettings, data: TaskSettings) -> dict[str, Fing
     files = {name: fingerprint_files(getattr(data, name)) for name in ("train_file", "validation_file", "test_file")}
     return files | {
         "data_dir": fingerprint_files(data.data_dir, within=[f"{name}/*" for name in data.names()]),
+        "class_weights": None if data.class_weights == BALANCED else fingerprint_files(data.class_weights),
         "model_name_or_path": fingerprint_files(start.model_name_or_path, within=FILES_OF_MODEL),
     }
 
@@ -177,10 +184,14 @@ def load_data(
         validation_file=data.validation_file,
         test_file=data.test_file,
         data_dir=data.data_dir,
-        own_columns=ColumnOverrides(**{name: getattr(data, name) for name in names}),
+        own_columns=ColumnOverrides(**{name: _tuple_or_none(getattr(data, name)) for name in names}),
         validation_share=data.validation_share,
     )
     say(task.describe())
+    weights = None
+    if data.class_weights is not None:
+        weights = find_class_weights(data.class_weights, task, splits["train"].labels)
+        say("class_weights: " + name_classes([f"{n} {w:.4g}" for n, w in zip(task.labels, weights, strict=True)]))
     examples = {}
     for split, part in splits.items():
         examples[split] = tokenize_task(task, part, tokenizer, max_length)
@@ -188,7 +199,11 @@ def load_data(
         if cut := examples[split].cut:
             notes += (f"{cut:,} are longer than {max_length} tokens and were cut",)
         say(f"{split}: " + "; ".join([f"{len(part):,} examples", *notes]))
-    return TaskData(task, examples, tokenizer, backbone)
+    return TaskData(task, examples, tokenizer, backbone, weights)
+
+
+def _tuple_or_none(value: Any) -> Any:
+    return (tuple(value) or None) if isinstance(value, list) else value
 
 
 def check_metrics(tasks: Sequence[TaskData], training: FinetuningSettings) -> None:
@@ -207,7 +222,7 @@ def check_metrics(tasks: Sequence[TaskData], training: FinetuningSettings) -> No
                 f"{name}{task.suffix(split)}"
                 for split in task.validation
                 if split in data.examples
-                for name in ("loss", *task.metrics)
+                for name in ("loss", *(["weighted_loss"] if data.class_weights else []), *task.metrics)
             ],
         )
 
@@ -303,6 +318,8 @@ def finetune(
     if accelerator.is_main_process:
         run_start.begin()
         entries = {"parameters": model.num_parameters(), "in_series": in_series} | run_start.record()
+        if data.class_weights:
+            entries["class_weights"] = dict(zip(task.labels, data.class_weights, strict=True))
         write_run_record(output_dir, accelerator, settings, **entries)
 
     # Training
@@ -327,7 +344,8 @@ def finetune(
         batch_size=task_settings.per_device_eval_batch_size,
         distribute=partial(map_across_processes, accelerator),
     )
-    scores_of = partial(score, task, TaskMetric(task.metrics))
+    weights = data.class_weights
+    scores_of = partial(score, task, TaskMetric(task.metrics, task.is_multi_label), class_weights=weights)
     metric = training.metric_for_best_model or task.metrics[0]
     run_evaluation = partial(evaluate, data=data, logits_of=logits_of, scores_of=scores_of)
     loop = TrainingLoop(
@@ -339,8 +357,9 @@ def finetune(
         evaluate=run_evaluation,
         save_model=save_model,
         after_save=after_save,
-        count_tokens=count_examples,
+        count_tokens=partial(count_examples, class_weights=weights),
         counted="examples",
+        loss_arguments=weights and {"class_weights": torch.tensor(weights, device=accelerator.device)},
     )
     accelerator.print(describe_length(loop.total_updates, loop.eval_steps, training, optimization))
     rehearse_evaluation(model, partial(run_evaluation, limit=REHEARSED_EXAMPLES), metric)
@@ -355,8 +374,8 @@ def finetune(
             if labels is not None:
                 results |= {f"{kind}_{name}{suffix}": value for name, value in scores_of(logits, labels).items()}
                 if not task.is_regression:
-                    mistakes = confusions(task, logits, labels)
-                    results |= {f"{kind}_{name}{suffix}": value for name, value in mistakes.items()}
+                    wrong = mistakes(task, logits, labels)
+                    results |= {f"{kind}_{name}{suffix}": value for name, value in wrong.items()}
             if kind == "test" and accelerator.is_main_process:
                 write_predictions(output_dir / task.predictions_file(split), task, logits)
     results |= {"labels": task.labels, "train_rows": len(examples["train"])}
@@ -400,6 +419,12 @@ def evaluate(
     return scores
 
 
-def count_examples(batch: Batch) -> TokenCounts:
-    """Counts a batch. Its targets are the examples: the loss is summed over them and divided by their number."""
-    return TokenCounts(len(batch["labels"]), int(batch["attention_mask"].sum()), batch["input_ids"].numel())
+def count_examples(batch: Batch, class_weights: Sequence[float] | None = None) -> TokenCounts:
+    """Counts a batch. Its targets are the examples: the loss is summed over them and divided by their number.
+
+    With `class_weights` and one class for each example, it also sums the weights of the examples' classes.
+    """
+    labels, weight = batch["labels"], None
+    if class_weights is not None:
+        weight = 0.0 if labels.is_floating_point() else sum(class_weights[label] for label in labels.tolist())
+    return TokenCounts(len(labels), int(batch["attention_mask"].sum()), batch["input_ids"].numel(), weight)

@@ -8,7 +8,7 @@ from typing import Any
 from huggingface_hub import EvalResult
 
 from gpt1_scratch.configuration_gpt1 import GPT1Config
-from gpt1_scratch.finetuning.tasks import TASKS
+from gpt1_scratch.finetuning.tasks import MULTI_LABEL, TASKS, THRESHOLD
 from gpt1_scratch.library_version import requirement
 from gpt1_scratch.pretraining.embedded import EMBEDDED_TEXTS
 from papers_to_gpt.engine.model_folder import describe_missing_config
@@ -89,6 +89,8 @@ TEXT_SCORES = {
 TASK_SCORES = {
     "accuracy": ("accuracy", "accuracy"),
     "f1": ("f1", "F1"),
+    "f1_micro": ("f1", "F1 over all pairs of a text and a label"),
+    "f1_macro": ("f1", "mean F1 of the labels"),
     "matthews_correlation": ("matthews_correlation", "Matthews correlation"),
     "pearson": ("pearsonr", "Pearson correlation"),
     "spearmanr": ("spearmanr", "Spearman correlation"),
@@ -264,13 +266,15 @@ def describe_task_model(config: dict[str, Any], run: Run) -> Description:
     """Describes a model that `finetune_gpt1.py` fine-tuned."""
     task, settings = config["finetuning_task"], run.settings
     labels = list(config["id2label"].values())
-    regression = config["problem_type"] == "regression"
-    what = "a number" if regression else f"one of {', '.join(f'`{label}`' for label in labels)}"
+    several = config["problem_type"] == MULTI_LABEL
+    what = f"{'any' if several else 'one'} of {', '.join(f'`{label}`' for label in labels)}"
+    if config["problem_type"] == "regression":
+        what = "a number"
     start = without_folders(settings["model_name_or_path"]) if "model_name_or_path" in settings else None
     from_scratch = settings.get("from_scratch", False)
     origin = "trained from scratch" if from_scratch else f"fine-tuned from `{start}`" if start else "fine-tuned"
     data = describe_training_data(settings, task["name"])
-    choice = task["kind"] == "multiple_choice"
+    choice, weighted = task["kind"] == "multiple_choice", settings.get("class_weights") is not None
     tag = "multiple-choice" if choice else "text-classification"
     scores = [
         score(run, (tag, f"{kind}{suffix}"), names, round(run.results[f"{kind}_{key}{suffix}"], 4), task=task["name"])
@@ -293,6 +297,8 @@ def describe_task_model(config: dict[str, Any], run: Run) -> Description:
         limits=[
             "On texts that do not resemble its training data it is often wrong, with the same confidence.",
             "Its probabilities are not calibrated.",
+            *(["Its loss weighted the classes, so probabilities of rare classes are too high."] if weighted else []),
+            *([f"A label applies if its probability is above {THRESHOLD}; possibly none does."] if several else []),
         ],
         licence=describe_licence(data.source, start_model=True),
         metadata={

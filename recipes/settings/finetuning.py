@@ -80,8 +80,19 @@ class TaskSettings(CheckedSettings):
     label_column: str | None = option(
         None, "Column of the label in files of your own; left out, it is inferred from the columns."
     )
-    problem_type: Literal["classification", "regression"] | None = option(
-        None, "Kind of the task; left out, regression if the labels are numbers with a fraction."
+    label_columns: list[str] = option(
+        [], "Columns of 0 and 1, each for a label of its name, of which any number may apply to a text."
+    )
+    problem_type: Literal["classification", "regression", "multi_label_classification"] | None = option(
+        None,
+        "Kind of the task; left out, regression if the labels are numbers with a fraction, and "
+        "multi_label_classification if they are lists. In CSV and TSV, set the latter for cells of labels with | "
+        "between them.",
+    )
+    class_weights: str | None = option(
+        None,
+        "Weights of the classes in the loss: `balanced`, or a file with a class, a tab and its weight in each line; "
+        "left out, all are 1.",
     )
     both_orders: bool | None = option(
         None, "Read a pair of texts in both orders, as for similarity; left out, only in regression."

@@ -14,8 +14,11 @@ from transformers import (
     AutoModelForMultipleChoice,
     AutoModelForSequenceClassification,
     AutoTokenizer,
+    BertConfig,
+    BertForSequenceClassification,
     OpenAIGPTTokenizer,
     PreTrainedTokenizerFast,
+    TextClassificationPipeline,
     pipeline,
 )
 
@@ -24,9 +27,12 @@ from gpt1_scratch import (
     GPT1ForCausalLM,
     GPT1ForMultipleChoice,
     GPT1ForSequenceClassification,
+    GPT1TextClassificationPipeline,
     chunked_cross_entropy,
 )
+from gpt1_scratch.finetuning import tasks
 from gpt1_scratch.modeling_gpt1_heads import order_by_rank, reading_order
+from gpt1_scratch.pipeline_text_classification import THRESHOLD
 from gpt1_scratch.tokenization import add_task_template, train_tokenizer
 
 PADDING, START, DELIMITER, EXTRACT = 0, 57, 58, 59
@@ -252,6 +258,43 @@ def test_examples_without_a_label_count_in_neither_loss(kind):
     losses = joint_loss_by_hand(model, kind, [PAIRS[0], PAIRS[2]], [1, 0], weight=0.5)
     torch.testing.assert_close(loss, sum(losses) / 2)
     assert model(**inputs, labels=torch.full((3,), -100)).loss.item() == 0
+
+
+def test_class_weights_weigh_the_tasks_loss_as_torch_does_and_not_the_language_models():
+    model, inputs = head_and_inputs(CLASSIFICATION, auxiliary_loss_weight=0.7)
+    weights, labels = torch.tensor([0.5, 4.0, 1.0, 2.0]), torch.tensor([1, 0, -100])
+    logits = model(**inputs).logits
+    task = functional.cross_entropy(logits, labels, weights)  # sum of w * loss / sum of w
+    torch.testing.assert_close(model(**inputs, labels=labels, class_weights=weights).loss, task)
+    language = torch.stack([mean_token_loss(model, row) for row in ROWS[:2]]).mean()
+    loss = model.train()(**inputs, labels=labels, class_weights=weights).loss
+    torch.testing.assert_close(loss, task + 0.7 * language)
+    expected = gradients(model, loss)
+    model.zero_grad()
+    for part in (slice(0, 1), slice(1, 3)):
+        batch = {name: tensor[part] for name, tensor in inputs.items()}
+        update = {"num_items_in_batch": torch.tensor(2), "class_weight_in_batch": torch.tensor(4.5)}
+        model(**batch, labels=labels[part], class_weights=weights, **update).loss.backward()
+    torch.testing.assert_close({name: parameter.grad for name, parameter in model.named_parameters()}, expected)
+
+
+def test_class_weights_without_the_weight_of_the_update_or_for_regression_are_refused():
+    model, inputs = tiny_head(num_labels=2, problem_type="single_label_classification"), pad(ROWS, "right")
+    weights = torch.ones(2)
+    with pytest.raises(ValueError, match="num_items_in_batch and class_weight_in_batch together"):
+        model(**inputs, labels=torch.tensor([0, 1, 1]), class_weights=weights, num_items_in_batch=3)
+    model.config.problem_type = "regression"
+    with pytest.raises(ValueError, match="problem_type is regression, which has no classes"):
+        model(**inputs, labels=torch.ones(3, 2), class_weights=weights)
+
+
+def test_class_weights_of_several_labels_weigh_the_labels_that_apply():
+    model, inputs = tiny_head(num_labels=2), pad(ROWS, "right")
+    labels, weights = torch.tensor([[0.0, 1.0], [1.0, 1.0], [0.0, 0.0]]), torch.tensor([3.0, 0.5])
+    outputs = model(**inputs, labels=labels, class_weights=weights)
+    probabilities = torch.sigmoid(outputs.logits)
+    expected = -(labels * weights * probabilities.log() + (1 - labels) * (1 - probabilities).log()).mean()
+    torch.testing.assert_close(outputs.loss, expected)
 
 
 @pytest.mark.parametrize("numbers", [1, 2])
@@ -511,6 +554,33 @@ def test_pipeline_gives_a_regressions_number_as_it_is(fine_tuned, tokenizer):
     assert classify({"text": "The cat", "text_pair": "a dog"})["score"] == pytest.approx(expected, abs=1e-6)
 
 
+@pytest.mark.parametrize(("shift", "counts"), [(-9.0, {0}), (0.0, {1, 2, 3}), (9.0, {4})])
+def test_pipeline_gives_every_label_over_the_threshold_and_possibly_none(shift, counts, fine_tuned, tokenizer):
+    folder, model = fine_tuned(False, num_labels=4, problem_type="multi_label_classification")
+    texts = ["the cat", "a dog ran to the mat", "the dog and a mat"]
+    classify = pipeline("text-classification", model=folder, trust_remote_code=False, device="cpu")
+    with torch.no_grad():
+        for head in (model, classify.model):
+            head.score.bias += shift
+        wanted = [model(**tokenizer(text, return_tensors="pt")).logits[0].sigmoid() for text in texts]
+    assert {(row > 0.5).sum().item() for row in wanted} <= counts
+    for found, row in zip(classify(texts), wanted, strict=True):
+        expected = {f"LABEL_{index}": value for index, value in enumerate(row.tolist()) if value > 0.5}
+        assert {each["label"]: each["score"] for each in found} == pytest.approx(expected, abs=1e-6)
+        assert [each["score"] for each in found] == sorted(expected.values(), reverse=True) or not expected
+    assert [len(row) for row in classify(texts, top_k=2)] == [2, 2, 2]
+    assert THRESHOLD == tasks.THRESHOLD
+
+
+def test_a_classification_pipeline_of_another_model_is_the_librarys(tokenizer, tmp_path):
+    sizes = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 8}
+    model = BertForSequenceClassification(BertConfig(vocab_size=len(tokenizer), **sizes))
+    other = pipeline("text-classification", model=model, tokenizer=tokenizer)
+    assert type(other) is TextClassificationPipeline and other("the cat")[0]["label"] in ("LABEL_0", "LABEL_1")
+    other.save_pretrained(tmp_path)
+    assert "custom_pipelines" not in (tmp_path / "config.json").read_text() and not list(tmp_path.glob("*.py"))
+
+
 FRESH = """
 import json, sys
 sys.modules["gpt1_scratch"] = None  # as if it were not installed
@@ -521,14 +591,15 @@ logging.disable_progress_bar()
 classify = pipeline("text-classification", model=folder, trust_remote_code=True, device="cpu")
 pair = classify({"text": "The cat sat", "text_pair": "a dog"}, top_k=None)
 single = classify("The cat sat", top_k=None)
+applies = classify(["The cat sat", "a dog"])
 logging.set_verbosity_error()  # of the head that the language model has no use for
 model = AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=True)
-print(json.dumps([[pair, single], type(model).__name__, type(model).__module__]))
+print(json.dumps([[pair, single, *applies], type(model).__name__, type(model).__module__]))
 """
 
 
 def test_a_fresh_process_without_the_package_classifies_with_the_code_shipped(fine_tuned, tmp_path):
-    folder, _ = fine_tuned(True, num_labels=3)
+    folder, _ = fine_tuned(True, num_labels=3, problem_type="multi_label_classification")
     environment = {**os.environ, "HF_MODULES_CACHE": str(tmp_path / "modules"), "HF_HUB_OFFLINE": "1"}
     result = subprocess.run(
         [sys.executable, "-c", FRESH, folder], cwd=tmp_path, env=environment, capture_output=True, text=True
@@ -539,7 +610,9 @@ def test_a_fresh_process_without_the_package_classifies_with_the_code_shipped(fi
     expected = [
         classify({"text": "The cat sat", "text_pair": "a dog"}, top_k=None),
         classify("The cat sat", top_k=None),
+        *classify(["The cat sat", "a dog"]),
     ]
+    assert type(classify) is GPT1TextClassificationPipeline
     for found, wanted in zip(scores, expected, strict=True):
         assert [score["label"] for score in found] == [score["label"] for score in wanted]
         assert [score["score"] for score in found] == pytest.approx([score["score"] for score in wanted], abs=1e-6)

@@ -8,11 +8,12 @@ import inspect
 import pytest
 from transformers.cache_utils import DynamicLayer
 from transformers.generation import GenerationMixin
-from transformers.pipelines import TextGenerationPipeline
+from transformers.pipelines import TextClassificationPipeline, TextGenerationPipeline
 
 from gpt1_scratch.cpu_generation import PreallocatedLayer
 from gpt1_scratch.generation_gpt1 import GPT1GenerationMixin
 from gpt1_scratch.library_arguments import CACHE_NAME
+from gpt1_scratch.pipeline_text_classification import GPT1TextClassificationPipeline
 from gpt1_scratch.pipeline_text_generation import GPT1TextGenerationPipeline
 
 EXTENDED = [
@@ -49,6 +50,12 @@ EXTENDED = [
         TextGenerationPipeline,
         "postprocess",
         "self model_outputs return_type clean_up_tokenization_spaces continue_final_message skip_special_tokens tools",
+    ),
+    (
+        GPT1TextClassificationPipeline,
+        TextClassificationPipeline,
+        "postprocess",
+        "self model_outputs function_to_apply top_k _legacy",
     ),
 ]
 

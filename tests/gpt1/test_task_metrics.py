@@ -9,7 +9,13 @@ import pytest
 import torch
 from scipy import stats
 
-from gpt1_scratch.finetuning.metrics import TaskMetric, confusion_matrix, format_confusion_matrix, top_confusions
+from gpt1_scratch.finetuning.metrics import (
+    TaskMetric,
+    confusion_matrix,
+    format_confusion_matrix,
+    scores_of_labels,
+    top_confusions,
+)
 from gpt1_scratch.finetuning.reports import confusions, describe_run
 from gpt1_scratch.finetuning.tasks import Task
 
@@ -60,6 +66,18 @@ def test_batches_add_up_and_tensors_are_taken():
     for part in (slice(0, 3), slice(3, 10)):
         metric.add_batch(predictions=torch.tensor(PREDICTIONS[part]), references=np.array(REFERENCES[part]))
     assert metric.compute() == compute("accuracy", "f1")
+
+
+def test_f1_of_several_labels_for_an_example_is_counted_over_pairs_or_averaged_over_labels():
+    references = [[1, 0, 1], [0, 0, 1], [1, 0, 0], [0, 0, 0]]
+    predictions = [[1, 1, 0], [0, 0, 1], [0, 0, 0], [0, 0, 0]]
+    scores = TaskMetric(("f1_micro", "f1_macro", "accuracy"), is_multi_label=True).compute(
+        predictions=predictions, references=references
+    )
+    # Right, wrong and missing pairs: 2, 1 and 2. By label: 1, 0, 1; 0, 1, 0; 1, 0, 1.
+    assert scores == pytest.approx({"f1_micro": 4 / (4 + 1 + 2), "f1_macro": (2 / 3 + 0 + 2 / 3) / 3, "accuracy": 0.5})
+    label_scores = scores_of_labels(np.array(references), np.array(predictions), ["a", "b", "c"])
+    assert label_scores[0] == pytest.approx({"label": "a", "precision": 1, "recall": 0.5, "f1": 2 / 3, "examples": 2})
 
 
 @pytest.mark.parametrize(

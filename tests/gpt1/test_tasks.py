@@ -3,19 +3,22 @@
 import csv
 import json
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
-from datasets import ClassLabel, Dataset, Features, Value
+from datasets import ClassLabel, Dataset, Features, List, Value
+from sklearn.utils.class_weight import compute_class_weight
 
 from gpt1_scratch import GPT1Config, GPT1ForMultipleChoice, GPT1ForSequenceClassification
+from gpt1_scratch.finetuning.class_weights import find_class_weights
 from gpt1_scratch.finetuning.examples import collate_examples, predict, tokenize_task
 from gpt1_scratch.finetuning.inference import ColumnOverrides
-from gpt1_scratch.finetuning.loading import TaskSplit, load_task, read_texts
+from gpt1_scratch.finetuning.loading import TaskSplit, hold_out, load_task, read_texts
 from gpt1_scratch.finetuning.metrics import TaskMetric
 from gpt1_scratch.finetuning.tables import read_table
-from gpt1_scratch.finetuning.tasks import TASKS, find_task
+from gpt1_scratch.finetuning.tasks import TASKS, Task, find_task
 from gpt1_scratch.tokenization import add_task_template, train_tokenizer
 
 ROWS = [
@@ -275,7 +278,132 @@ def test_labels_that_are_lists_or_objects_are_refused(own, extension, labels, wh
     with pytest.raises(
         ValueError, match=rf"train{extension}: the label \(label\) is {what} in rows 1, 2 .*for each text"
     ):
-        own(rows, rows, extension=extension)
+        own(rows, rows, extension=extension, problem_type="classification")
+
+
+# Several labels for a text
+
+SETS = [("a b", ["x"]), ("c d", ["y", "x"]), ("e f", []), ("g h", ["y"]), ("i j", ["x"])]
+
+
+@pytest.mark.parametrize("form", ["lists.jsonl", "lists.parquet", "cells.csv", "cells.tsv", "columns.csv"])
+def test_lists_cells_and_columns_of_labels_are_the_same_task(own, form, tokenizer):
+    kind, _, extension = form.partition(".")
+    rows, header, settings = SETS, ("text", "label"), {}
+    if kind == "cells":
+        rows = [(text, "|".join(labels)) for text, labels in SETS]
+        settings = {"problem_type": "multi_label_classification"}
+    elif kind == "columns":
+        rows = [(text, int("x" in labels), int("y" in labels)) for text, labels in SETS]
+        header, settings = ("text", "x", "y"), {"label_columns": ("x", "y")}
+    task, splits = own(rows, rows[:2], header, f".{extension}", **settings)
+    assert task.labels == ("x", "y") and task.is_multi_label and task.columns == ("text",)
+    assert task.problem_type == "multi_label_classification" and task.metrics == ("f1_micro", "f1_macro")
+    assert splits["train"].labels == [(0,), (0, 1), (), (1,), (0,)]
+    examples = tokenize_task(task, splits["train"], tokenizer, 12)
+    batch = collate_examples([examples[index] for index in range(3)], 0)
+    assert batch["labels"].tolist() == [[1.0, 0.0], [1.0, 1.0], [0.0, 0.0]]
+
+
+def test_lists_of_numbered_classes_have_the_names_that_parquet_gives(tmp_path):
+    feature = List(ClassLabel(names=["joy", "fear", "none"]))
+    rows = {"text": ["a b", "c d", "e f"], "labels": [[1], [0, 1], [2]]}
+    path = tmp_path / "train.parquet"
+    Dataset.from_dict(rows, features=Features({"text": Value("string"), "labels": feature})).to_parquet(path)
+    task, splits = load_task(train_file=str(path), validation_file=str(path))
+    assert task.labels == ("joy", "fear", "none") and splits["train"].labels == [(1,), (0, 1), (2,)]
+
+
+@pytest.mark.parametrize(
+    ("train", "settings", "expected"),
+    [
+        ([("a b", ["x"]), ("c d", "y")], {}, r"is 'y', not a list, in row 2 .* but a list in other rows"),
+        ([("a b", ["x"]), ("c d", None)], {}, "is missing in row 2.*has an empty list"),
+        ([("a b", ["x"]), ("c d", ["y", ""])], {}, "holds '' in row 2"),
+        ([("a b", ["x"]), ("c d", ["y|z"])], {}, "'y|z' has '|'.*row 2.*Rename it"),
+        ([("a b", []), ("c d", [])], {}, "there is no label in the column 'label'"),
+        ([("a b", ["x"]), ("c d", ["x"])], {}, r"every row has the label \['x'\]"),
+        (
+            [("a b", "['x', 'y']"), ("c d", "['x']")],
+            {"problem_type": "multi_label_classification"},
+            "a list written as text in rows 1, 2",
+        ),
+        ([("a b", "1"), ("c d", "2")], {"label_columns": ("label",)}, "column 'label' is '2' in row 2.*0 or 1"),
+        ([("a b", "1"), ("c d", "")], {"label_columns": ("label",)}, "column 'label' is '' in row 2"),
+        ([("a b", "1"), ("c d", "0")], {"label_columns": ("label", "toxic")}, "no column 'toxic'"),
+        ([("a b", "1"), ("c d", "0")], {"label_columns": ("label", "label")}, "names a column twice"),
+        ([("a b", 1)], {"label_columns": ("label",), "label_column": "label"}, "Set one of them"),
+        ([("a b", 1)], {"label_columns": ("label",), "problem_type": "regression"}, "problem_type is regression"),
+    ],
+)
+def test_labels_that_are_no_sets_are_refused(own, train, settings, expected):
+    with pytest.raises(ValueError, match=expected):
+        own(train, extension=".jsonl", **settings)
+
+
+def test_an_unknown_label_in_a_list_is_named_with_its_row(own):
+    with pytest.raises(ValueError, match="validation.jsonl.*is 'z' in row 2.*none of the classes in the training"):
+        own(SETS, [("k l", ["x"]), ("m n", ["x", "z"])], extension=".jsonl")
+
+
+def test_rows_with_several_labels_are_held_out_by_their_rarest_label():
+    often, rarely, together = [(0,)] * 80, [(0, 1)] * 20, [(2, 3)] * 2
+    labels = [*often, *rarely, *together]
+    split = TaskSplit([(str(index),) for index in range(len(labels))], labels)
+    for seed in range(20):
+        train, held_out = hold_out(split, 0.5, seed, keep_classes=True)
+        assert sum(1 in row for row in held_out.labels) in (9, 10, 11)
+        assert {label for row in train.labels for label in row} == {0, 1, 2, 3}
+
+
+def test_a_label_that_occurs_only_beside_rarer_ones_is_kept_in_training():
+    split = TaskSplit([(str(index),) for index in range(4)], [(0, 2), (0,), (1, 2), (1,)])
+    for seed in range(20):
+        train, held_out = hold_out(split, 0.5, seed, keep_classes=True)
+        assert {label for row in train.labels for label in row} == {0, 1, 2} and len(held_out) > 0
+
+
+# Weights of classes
+
+
+@pytest.mark.parametrize("labels", [[0, 0, 0, 0, 0, 1, 2, 2], [2, 1, 0]])
+def test_balanced_weights_are_those_of_scikit_learn(labels):
+    task = Task("own", "classification", ("text",), ("a", "b", "c"), ("accuracy",))
+    expected = compute_class_weight("balanced", classes=np.arange(3), y=labels)
+    assert find_class_weights("balanced", task, labels) == pytest.approx(expected.tolist())
+    several = replace(task, is_multi_label=True)
+    # Eight rows, of which two have the first label, four the second and six the third.
+    sets = [(0, 1, 2)] * 2 + [(1, 2)] * 2 + [(2,)] * 2 + [()] * 2
+    assert find_class_weights("balanced", several, sets) == [3.0, 1.0, pytest.approx(1 / 3)]
+
+
+def test_weights_in_a_file_are_read_by_the_names_of_classes(tmp_path):
+    path = tmp_path / "weights.tsv"
+    path.write_text("b\t0.5\n\na\t3\n")
+    task = Task("own", "classification", ("text",), ("a", "b"), ("accuracy",))
+    assert find_class_weights(str(path), task, [0, 1]) == [3.0, 0.5]
+    for text, expected in (
+        ("a\t1\nc\t1\n", "line 2: 'c' is none of the classes of own: a, b"),
+        ("a\t1\n", "there is no weight of b"),
+        ("a\t1\na\t2\n", "line 2: the class 'a' has a weight in line 1 already"),
+        ("a 1\n", "line 1: has 1 field; it must have 2"),
+        ("a\t0\n", "line 1: the weight of 'a' is '0'; it must be a number above 0"),
+        ("a\tmany\n", "line 1: the weight of 'a' is 'many'"),
+    ):
+        path.write_text(text)
+        with pytest.raises(ValueError, match=expected):
+            find_class_weights(str(path), task, [0, 1])
+    with pytest.raises(ValueError, match="There is no file"):
+        find_class_weights(str(tmp_path / "none.tsv"), task, [0, 1])
+
+
+def test_weights_need_classes_and_every_label_a_row_without_it():
+    for name, what in (("stsb", "predicts a number"), ("race", "chooses among texts")):
+        with pytest.raises(ValueError, match=f"class_weights is balanced, but {name} {what}"):
+            find_class_weights("balanced", TASKS[name], [0, 1])
+    task = Task("own", "classification", ("text",), ("a", "b"), ("f1_micro",), is_multi_label=True)
+    with pytest.raises(ValueError, match="every row of training has the label a"):
+        find_class_weights("balanced", task, [(0,), (0, 1)])
 
 
 def test_labels_of_mixed_types_are_classes_by_their_names(own):

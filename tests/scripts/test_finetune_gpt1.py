@@ -210,6 +210,65 @@ def test_multiple_choice_learns_and_predicts(finetune, predict, tmp_path):
     assert [row[1] for row in predict(folder, lines=lines)[1:]] == ["ending1", "ending2"]
 
 
+def test_several_labels_for_a_text_are_learned_and_predicted_over_the_threshold(finetune, predict, tmp_path):
+    rows = [(text, [noun for noun in ("kite", "mill") if noun in text]) for text, _ in sentences(96)]
+    train = tmp_path / "train.jsonl"
+    train.write_text("".join(json.dumps({"text": text, "labels": labels}) + "\n" for text, labels in rows))
+    cells = [(text, "|".join(labels)) for text, labels in rows[:40]]
+    test = write_csv(tmp_path / "test.csv", cells, ("text", "labels"))
+    folder = finetune("--train_file", train, "--test_file", test, "--num_train_epochs", 16)
+    results = results_of(folder)
+    model = AutoModelForSequenceClassification.from_pretrained(folder).eval()
+    assert model.config.problem_type == "multi_label_classification"
+    assert model.config.id2label == {0: "kite", 1: "mill"}
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    texts = [text for text, _ in rows[:40]]
+    with torch.no_grad():
+        logits = torch.stack([model(**tokenizer(text, return_tensors="pt")).logits[0] for text in texts])
+    probabilities = logits.sigmoid()
+    labels = torch.tensor([["kite" in text, "mill" in text] for text in texts]).float()
+    loss = torch.nn.functional.binary_cross_entropy(probabilities, labels).item()
+    assert results["test_loss"] == pytest.approx(loss, rel=1e-3) and "test_confusion_matrix" not in results
+    found = probabilities > 0.5
+    both, either = (found & labels.bool()).sum().item(), (found.sum() + labels.sum()).item()
+    assert results["test_f1_micro"] == pytest.approx(2 * both / either)
+    assert [each["examples"] for each in results["test_label_scores"]] == labels.sum(dim=0).int().tolist()
+
+    rows = predict(folder, lines=[*texts, ""])
+    assert rows[-1] == ["40", "no text", ""]
+    assert {len(row[1].split("|")) if row[1] else 0 for row in rows[1:-1]} == {0, 1, 2}
+    for (_, names, shown), chosen, values in zip(rows[1:-1], found, probabilities, strict=True):
+        assert names == "|".join(name for name, applies in zip(("kite", "mill"), chosen, strict=True) if applies)
+        numbers = [float(number) for number in shown.split("|") if number]
+        assert numbers == pytest.approx(values[chosen].tolist(), abs=1e-4)
+    assert [row[:2] for row in rows[:-1]] == rows_of(folder / "test_predictions.tsv")
+    card = (folder / "README.md").read_text()
+    assert "to predict any of `kite`, `mill`" in card and "F1 over all pairs of a text and a label" in card
+
+
+def test_class_weights_are_recorded_and_the_evaluation_names_the_weighted_loss(finetune, tmp_path, capsys):
+    rows = sentences(48)
+    few = [row for row in rows if row[1] == "bad"] + [row for row in rows if row[1] == "good"][:8]
+    file = write_csv(tmp_path / "few.csv", few)
+    settings = ("--train_file", file, "--validation_file", file, "--max_steps", 2, "--class_weights", "balanced")
+    folder = finetune(*settings, "--metric_for_best_model", "weighted_loss")
+    record = yaml.safe_load((folder / "run.yaml").read_text())
+    assert record["class_weights"] == {"bad": 32 / (2 * 24), "good": 32 / (2 * 8)}
+    assert record["settings"]["class_weights"] == "balanced"
+    assert "class_weights: bad 0.6667, good 2" in capsys.readouterr().out
+    results = results_of(folder)
+    assert results["train_examples"] == 16
+    model = AutoModelForSequenceClassification.from_pretrained(folder).eval()
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    with torch.no_grad():
+        logits = torch.stack([model(**tokenizer(text, return_tensors="pt")).logits[0] for text, _ in few])
+    labels = torch.tensor([int(label == "good") for _, label in few])
+    losses = [torch.nn.functional.cross_entropy(logits, labels, weight) for weight in (None, torch.tensor([2 / 3, 2]))]
+    assert [results["eval_loss"], results["eval_weighted_loss"]] == pytest.approx([x.item() for x in losses], rel=1e-4)
+    lines = [json.loads(line) for line in (folder / "train_log.jsonl").read_text().splitlines()]
+    assert all("weighted_loss" in line for line in lines if line["kind"] == "eval")
+
+
 def test_the_best_epochs_model_is_kept_by_the_tasks_first_score(finetune, files):
     folder = finetune(*files, "--learning_rate", "3e-2", "--num_train_epochs", 4)
     lines = [json.loads(line) for line in (folder / "train_log.jsonl").read_text().splitlines()]
@@ -396,13 +455,14 @@ def test_two_processes_train_and_score_as_one_that_accumulates(tmp_path, pretrai
         settings = ["--model_name_or_path", pretrained, *TINY, *files, "--output_dir", tmp_path / name, *arguments]
         settings += ["--classifier_dropout", 0, "--dropout", 0, "--per_device_eval_batch_size", 5]
         # Adam divides by the gradient's size: where that is rounding, an epsilon below it would make steps of noise.
-        settings += ["--adam_epsilon", 1e-3]
+        settings += ["--adam_epsilon", 1e-3, "--class_weights", tmp_path / "weights.tsv"]
         command = [sys.executable, *launcher, ROOT / "recipes" / "finetune_gpt1.py", *settings]
         environment = {**os.environ, "HF_HUB_OFFLINE": "1", "ACCELERATE_USE_CPU": "true", "PYTHONPATH": str(ROOT)}
         run = subprocess.run([*map(str, command)], capture_output=True, text=True, env=environment, cwd=ROOT)
         assert run.returncode == 0, run.stdout + run.stderr
         return results_of(tmp_path / name), load_file(tmp_path / name / "model.safetensors")
 
+    (tmp_path / "weights.tsv").write_text("good\t0.3\nbad\t4\n")
     # Batches of 9: eight an epoch, of which two processes have four each.
     one, one_weights = start(
         "one", "--per_device_train_batch_size", 9, "--gradient_accumulation_steps", 2, "--max_steps", 4
@@ -419,7 +479,8 @@ def test_two_processes_train_and_score_as_one_that_accumulates(tmp_path, pretrai
     assert (
         one["eval_accuracy"] == two["eval_accuracy"] and one["eval_confusion_matrix"] == two["eval_confusion_matrix"]
     )
-    assert one["eval_loss"] == pytest.approx(two["eval_loss"], rel=1e-4)
+    for name in ("eval_loss", "eval_weighted_loss"):
+        assert one[name] == pytest.approx(two[name], rel=1e-4)
     assert rows_of(tmp_path / "one" / "test_predictions.tsv") == rows_of(tmp_path / "two" / "test_predictions.tsv")
 
 
