@@ -35,6 +35,10 @@ def find_class_weights(setting: str, task: Task, labels: Sequence[int] | Sequenc
         what = "predicts a number" if task.is_regression else "chooses among texts"
         raise ValueError(f"class_weights is {setting}, but {task.name} {what} and has no classes. Leave it out.")
     if setting != BALANCED:
+        if not Path(setting).exists():
+            raise ValueError(
+                f"class_weights is {setting}; it must be {BALANCED} or a file, and there is no such file."
+            )
         return _read_weights(setting, task)
     if not task.is_multi_label:
         counts = Counter(labels)
@@ -64,7 +68,7 @@ def _read_weights(path: str | Path, task: Task) -> list[float]:
             )
         name, weight = fields[0], parse_number(fields[1])
         if name not in task.labels:
-            raise ValueError(f"{where}: {name!r} is none of the classes of {task.name}: {name_classes(task.labels)}.")
+            raise ValueError(f"{where}: {name!r} is none of the task's classes: {name_classes(task.labels)}.")
         if name in lines:
             raise ValueError(f"{where}: the class {name!r} has a weight in line {lines[name]} already. Keep one.")
         if not (math.isfinite(weight) and weight > 0):

@@ -45,6 +45,12 @@ DATE = re.compile(r"\d{1,4}[-/.]\d{1,2}[-/.]\d{1,4}([T ]\d{1,2}:\d{2}.*)?")
 # More different whole numbers with a decimal point than this are numbers to predict, not classes.
 MOST_CLASSES_OF_FLOATS = 20
 
+# What to do if labels with the separator were meant as several labels.
+HOW_TO_DIVIDE = (
+    f"If {LABEL_SEPARATOR!r} separates the labels of a text, of which a text may have none, set problem_type to "
+    f"{MULTI_LABEL}."
+)
+
 # More classes than this, of which most have a single row, are ids.
 MOST_CLASSES_OF_SINGLE_ROWS = 20
 
@@ -317,8 +323,9 @@ def read_labels_of_table(table: Table, column: str, skip_unlabelled: bool = Fals
         return [None if _is_missing(value) or value in (-1, "-1", "-") else value for value in values]
     missing = [index for index, value in enumerate(values) if _is_missing(value)]
     if missing:
+        hint = f" {HOW_TO_DIVIDE}" if any(LABEL_SEPARATOR in str(value) for value in values) else ""
         raise ValueError(
             f"{table.where}: the label ({column}) is missing or not a number in {name_rows(missing)}. Fill it in, or "
-            "leave these rows out."
+            f"leave these rows out.{hint}"
         )
     return values

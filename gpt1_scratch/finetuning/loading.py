@@ -17,10 +17,18 @@ from typing import Any
 
 from ..data.visible_text import has_visible_text
 from ..renamed.hook import warn
-from .inference import ColumnOverrides, check_columns, infer_task, name_class, parse_number, read_labels_of_table
+from .inference import (
+    HOW_TO_DIVIDE,
+    ColumnOverrides,
+    check_columns,
+    infer_task,
+    name_class,
+    parse_number,
+    read_labels_of_table,
+)
 from .label_sets import rarest_labels, read_label_sets
 from .tables import Table, name_rows, read_table
-from .tasks import OWN, TASKS, Task, find_task, name_classes
+from .tasks import LABEL_SEPARATOR, OWN, TASKS, Task, find_task, name_classes
 
 # Maximum number of characters of a text in the example row that is printed.
 EXAMPLE_LENGTH = 60
@@ -119,8 +127,9 @@ def load_task(
             "rows with another label."
         )
     if task.name == OWN:
-        types = () if task.is_multi_label else _label_types(task, tables["train"])
-        notes = (*_alike_classes(task), *types)
+        notes = tuple(_alike_classes(task))
+        if not task.is_multi_label:
+            notes += (*_label_types(task, tables["train"]), *_undivided_classes(task))
         train = replace(train, notes=(*train.notes, _example(task, train), *notes))
     splits = {"train": train}
     for split, table in tables.items():
@@ -172,6 +181,11 @@ def _alike_classes(task: Task) -> list[str]:
             show = repr if all(unicodedata.is_normalized("NFC", name) for name in names) else ascii
             alike.append(" and ".join(map(show, names)))
     return [f"classes that differ only in capitals or invisible characters: {name_classes(alike)}"] if alike else []
+
+
+def _undivided_classes(task: Task) -> list[str]:
+    found = [name for name in task.labels or () if LABEL_SEPARATOR in name]
+    return [f"{len(found)} classes have {LABEL_SEPARATOR!r} in their name. {HOW_TO_DIVIDE}"] if found else []
 
 
 def _label_types(task: Task, table: Table) -> list[str]:

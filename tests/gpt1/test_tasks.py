@@ -341,6 +341,23 @@ def test_labels_that_are_no_sets_are_refused(own, train, settings, expected):
         own(train, extension=".jsonl", **settings)
 
 
+def test_cells_of_labels_without_the_setting_that_divides_them_are_pointed_out(own):
+    rows = [("a b", "x|y"), ("c d", "y"), ("e f", "x|y"), ("g h", "y")]
+    _, splits = own(rows, rows)
+    assert "set problem_type to multi_label_classification" in splits["train"].notes[-1]
+    with pytest.raises(ValueError, match="is missing .* row 2.*set problem_type to multi_label_classification"):
+        own([("a b", "x|y"), ("c d", "")])
+
+
+def test_a_test_file_may_lack_the_label_columns_or_hold_minus_one(own):
+    rows, header = [("a b", 1, 0), ("c d", 0, 1), ("e f", 1, 1)], ("text", "x", "y")
+    columns = {"label_columns": ("x", "y")}
+    _, splits = own(rows, rows, header, test=[("g h", -1, -1)], **columns)
+    assert splits["test"].labels is None
+    _, splits = own(rows, rows, header, test=[("g h", 0, 1), ("i j", 0, 0)], **columns)
+    assert splits["test"].labels == [(1,), ()]
+
+
 def test_an_unknown_label_in_a_list_is_named_with_its_row(own):
     with pytest.raises(ValueError, match="validation.jsonl.*is 'z' in row 2.*none of the classes in the training"):
         own(SETS, [("k l", ["x"]), ("m n", ["x", "z"])], extension=".jsonl")
@@ -383,7 +400,7 @@ def test_weights_in_a_file_are_read_by_the_names_of_classes(tmp_path):
     task = Task("own", "classification", ("text",), ("a", "b"), ("accuracy",))
     assert find_class_weights(str(path), task, [0, 1]) == [3.0, 0.5]
     for text, expected in (
-        ("a\t1\nc\t1\n", "line 2: 'c' is none of the classes of own: a, b"),
+        ("a\t1\nc\t1\n", "line 2: 'c' is none of the task's classes: a, b"),
         ("a\t1\n", "there is no weight of b"),
         ("a\t1\na\t2\n", "line 2: the class 'a' has a weight in line 1 already"),
         ("a 1\n", "line 1: has 1 field; it must have 2"),
@@ -393,8 +410,8 @@ def test_weights_in_a_file_are_read_by_the_names_of_classes(tmp_path):
         path.write_text(text)
         with pytest.raises(ValueError, match=expected):
             find_class_weights(str(path), task, [0, 1])
-    with pytest.raises(ValueError, match="There is no file"):
-        find_class_weights(str(tmp_path / "none.tsv"), task, [0, 1])
+    with pytest.raises(ValueError, match="class_weights is balance; it must be balanced or a file"):
+        find_class_weights("balance", task, [0, 1])
 
 
 def test_weights_need_classes_and_every_label_a_row_without_it():
