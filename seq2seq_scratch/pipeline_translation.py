@@ -6,8 +6,9 @@ from typing import Any
 
 from transformers import Pipeline, PreTrainedModel, PreTrainedTokenizerBase
 
+from .alignments import align, pharaoh
 from .tokenization import load_target_tokenizer, save_tokenizers
-from .translation import check_vocabularies, translate
+from .translation import Hypothesis, check_vocabularies, translate
 
 TASK = "translation"
 DEFAULT_BATCH_SIZE = 64
@@ -57,7 +58,9 @@ class TranslationPipeline(Pipeline):
         Args:
             texts: one sentence each; a line feed counts as a space.
             **kwargs: `batch_size`, and the arguments of `translate`: those of `generate()` (`num_beams`,
-                `max_new_tokens`, ...), `max_source_length`, `num_return_sequences`, `with_scores`.
+                `max_new_tokens`, ...), `max_source_length`, `num_return_sequences`, `with_scores`. With
+                `return_alignments=True`, a dictionary also has `alignment`, pairs of words in Pharaoh format, and
+                `alignment_weights` with `source_tokens` and `target_tokens` (see `alignments.py`).
 
         Returns:
             For one text, a list of `num_return_sequences` dictionaries with `translation_text`, and `score` if
@@ -65,7 +68,8 @@ class TranslationPipeline(Pipeline):
             `num_return_sequences` is above 1. For a generator or data set, an iterator over lists of dictionaries.
 
         Raises:
-            ValueError: an input is not a text, or settings of the search contradict each other.
+            ValueError: an input is not a text, settings of the search contradict each other, or a model without
+                attention is to return alignments.
         """
         if not isinstance(texts, list | tuple):
             return super().__call__(texts, **kwargs)
@@ -90,11 +94,33 @@ class TranslationPipeline(Pipeline):
     def _forward(self, inputs: dict[str, str | list[str]], **arguments: Any) -> dict[str, list[Any]]:
         single = isinstance(inputs["text"], str)
         texts = [inputs["text"]] if single else inputs["text"]
+        return_alignments = arguments.pop("return_alignments", False)
         hypotheses = translate(self.model, self.tokenizer, self.target_tokenizer, texts, **arguments)
-        return {"hypotheses": hypotheses[0] if single else hypotheses}
+        described = [[self._describe(hypothesis) for hypothesis in each] for each in hypotheses]
+        if return_alignments:
+            self._add_alignments(texts, described, arguments.get("max_source_length"))
+        return {"hypotheses": described[0] if single else described}
+
+    @staticmethod
+    def _describe(hypothesis: Hypothesis) -> dict[str, Any]:
+        score = {} if hypothesis.score is None else {"score": hypothesis.score}
+        return {"translation_text": hypothesis.text} | score
+
+    def _add_alignments(self, texts: list[str], described: list[list[dict[str, Any]]], max_length: int | None) -> None:
+        rows = [(text, each) for text, several in zip(texts, described, strict=True) for each in several]
+        found = align(
+            self.model,
+            self.tokenizer,
+            self.target_tokenizer,
+            [text for text, _ in rows],
+            [each["translation_text"] for _, each in rows],
+            max_source_length=max_length,
+        )
+        for (_, each), alignment in zip(rows, found, strict=True):
+            each["alignment"] = "" if alignment is None else pharaoh(alignment.word_pairs())
+            each["alignment_weights"] = [] if alignment is None else alignment.weights.tolist()
+            each["source_tokens"] = [] if alignment is None else list(alignment.source_tokens)
+            each["target_tokens"] = [] if alignment is None else list(alignment.target_tokens)
 
     def postprocess(self, outputs: dict[str, list[Any]]) -> list[dict[str, Any]]:
-        return [
-            {"translation_text": hypothesis.text} | ({} if hypothesis.score is None else {"score": hypothesis.score})
-            for hypothesis in outputs["hypotheses"]
-        ]
+        return outputs["hypotheses"]

@@ -38,6 +38,11 @@ class TranslationSettings(CheckedSettings):
         at_least=1,
     )
     with_scores: bool = option(False, "Write sentence number, score and text, separated by tabs.", "output")
+    with_alignments: bool = option(
+        False,
+        "Write a line of JSON for each sentence, with the words that belong together by the attention.",
+        "output",
+    )
     max_source_length: int = option(
         256, "Maximum source tokens; longer sentences are cut with a warning.", "data", at_least=2
     )
@@ -53,6 +58,11 @@ class TranslationSettings(CheckedSettings):
 
     def __post_init__(self):
         super().__post_init__()
+        if self.with_alignments and (self.with_scores or self.num_return_sequences > 1):
+            raise ValueError(
+                "with_alignments is true, so a line of JSON is written for the best translation of each sentence. "
+                "Leave with_scores and num_return_sequences out."
+            )
         if not self.model_name_or_path:
             raise ValueError("model_name_or_path is not set. Name the folder or Hub id of a trained model.")
         if self.num_beams is not None and self.num_return_sequences > self.num_beams:

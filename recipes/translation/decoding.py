@@ -1,5 +1,6 @@
 """Translates lines with a trained model."""
 
+import json
 import logging
 import sys
 from collections.abc import Callable, Iterator
@@ -12,6 +13,7 @@ from transformers.utils import logging as transformers_logging
 from papers_to_gpt.engine.hardware import processor_has_bf16
 from papers_to_gpt.engine.model_folder import TRANSLATOR, check_folder
 from papers_to_gpt.settings.decoding import ScoringSettings, TranslationSettings
+from seq2seq_scratch.alignments import Alignment, align, pharaoh
 from seq2seq_scratch.data.text_lines import groups_of_lines, is_terminal, open_output
 from seq2seq_scratch.translation import Hypothesis, load_translator, translate
 
@@ -22,15 +24,28 @@ LINES_AT_A_TIME = 10_000
 def run(settings: TranslationSettings) -> None:
     """Translates the input file, standard input, or lines typed at a prompt."""
     logging.getLogger("seq2seq_scratch").setLevel(logging.WARNING)
-    translate_lines = make_translator(settings)
+    model, *tokenizers = load_model(settings)
+    translate_lines = make_translator(settings, model, *tokenizers)
+    if settings.with_alignments:
+        align(model, *tokenizers, ["."], ["."])  # a model without attention ends the run before it translates
+
+    def answer(lines: list[str], first: int = 0) -> None:
+        translations = translate_lines(lines)
+        if settings.with_alignments:
+            texts = [best.text for best, *_ in translations]
+            alignments = align(model, *tokenizers, lines, texts, max_source_length=settings.max_source_length)
+            write_alignments(texts, alignments, output)
+        else:
+            write(translations, settings, output, first)
+
     with open_output(settings.output_file) as output:
         if settings.input_file is None and is_terminal(sys.stdin):
             for line in prompt_lines():
-                write([translate_lines([line])[0]], settings, output)
+                answer([line])
         else:
             first = 0
             for lines in groups_of_lines(settings.input_file, LINES_AT_A_TIME):
-                write(translate_lines(lines), settings, output, first)
+                answer(lines, first)
                 first += len(lines)
 
 
@@ -47,12 +62,16 @@ def load_model(
     return model, source_tokenizer, target_tokenizer
 
 
-def make_translator(settings: TranslationSettings) -> Callable[..., list[list[Hypothesis]]]:
-    """Loads the model and returns a function from sentences to hypotheses, best first.
+def make_translator(
+    settings: TranslationSettings,
+    model: PreTrainedModel,
+    source_tokenizer: PreTrainedTokenizerBase,
+    target_tokenizer: PreTrainedTokenizerBase,
+) -> Callable[..., list[list[Hypothesis]]]:
+    """Returns a function from sentences to hypotheses, best first.
 
     The function passes keyword arguments on to `generate()`; they take precedence over the settings.
     """
-    model, source_tokenizer, target_tokenizer = load_model(settings)
     bf16 = processor_has_bf16() if settings.bf16 is None else settings.bf16
     given = {name: getattr(settings, name) for name in ("num_beams", "length_penalty", "max_new_tokens")}
 
@@ -71,6 +90,20 @@ def make_translator(settings: TranslationSettings) -> Callable[..., list[list[Hy
             )
 
     return translate_lines
+
+
+def write_alignments(texts: list[str], alignments: list[Alignment | None], output: TextIO) -> None:
+    """Writes a line of JSON for each translation: pairs of words and of tokens in Pharaoh format, and the weights."""
+    for text, alignment in zip(texts, alignments, strict=True):
+        written: dict[str, Any] = {"translation": text, "alignment": "", "token_alignment": ""}
+        written |= {"source_tokens": [], "target_tokens": [], "weights": []}
+        if alignment is not None:
+            written["alignment"] = pharaoh(alignment.word_pairs())
+            written["token_alignment"] = pharaoh(alignment.token_pairs())
+            written |= {"source_tokens": alignment.source_tokens, "target_tokens": alignment.target_tokens}
+            written["weights"] = [[round(weight, 4) for weight in row] for row in alignment.weights.tolist()]
+        print(json.dumps(written, ensure_ascii=False), file=output)
+    output.flush()
 
 
 def prompt_lines() -> Iterator[str]:

@@ -32,9 +32,8 @@ def run(settings: ScoringSettings) -> None:
         write_forced_scores(settings, splits, output_dir)
         return
     metric = TranslationMetric(settings.target_language, settings.bleu_tokenizer)
-    translate_lines = make_translator(
-        TranslationSettings(**{name: getattr(settings, name) for name in DECODING_SETTINGS})
-    )
+    decoding = TranslationSettings(**{name: getattr(settings, name) for name in DECODING_SETTINGS})
+    translate_lines = make_translator(decoding, *load_model(decoding))
     for num_beams in settings.num_beams:
         search = {"num_beams": num_beams}
         if num_beams > 1 and settings.length_penalty is not None:

@@ -10,7 +10,7 @@ from tiny_models import tiny_model, tiny_tokenizer
 from transformers import MarianConfig, MarianMTModel
 
 from papers_to_gpt.settings.decoding import TranslationSettings
-from papers_to_gpt.translation.decoding import make_translator
+from papers_to_gpt.translation.decoding import load_model
 from seq2seq_scratch import BahdanauConfig, BahdanauForConditionalGeneration
 from seq2seq_scratch.tokenization import save_tokenizers, train_tokenizer
 from seq2seq_scratch.translation import Hypothesis, load_translator, translate
@@ -376,7 +376,7 @@ def test_a_saved_model_is_loaded_with_its_tokenizers(model, tokenizers, tmp_path
     assert translate(*loaded, SENTENCES) == translate(model, *tokenizers, SENTENCES)
     (tmp_path / "empty").mkdir()
     with pytest.raises(ValueError, match="empty holds no model: config.json"):
-        make_translator(TranslationSettings(str(tmp_path / "empty")))
+        load_model(TranslationSettings(str(tmp_path / "empty")))
 
 
 def test_progress_counts_every_sentence_once(model, tokenizers):
