@@ -3,7 +3,9 @@
 from dataclasses import dataclass
 
 from papers_to_gpt.settings.arguments import CheckedSettings, option, parse_settings, read_settings
+from papers_to_gpt.settings.pretraining import LOWEST_TEMPERATURE
 from papers_to_gpt.settings.registries import embedded_pairs, quoted
+from papers_to_gpt.settings.training import SEEDS
 from papers_to_gpt.settings.translation import BLEU_TOKENIZER_HELP, BleuTokenizer
 
 # `seq2seq_scratch.translation` has the same number; importing it would import torch.
@@ -30,6 +32,23 @@ class TranslationSettings(CheckedSettings):
     num_beams: int | None = option(None, "Beams of the search; left out, the number saved with the model.", at_least=1)
     length_penalty: float | None = option(
         None, "Exponent of the length normalization; left out, the number saved with the model."
+    )
+    do_sample: bool = option(False, "Draw each token from the model's distribution, in place of a search.")
+    temperature: float | None = option(
+        None, "Temperature of sampling, 1 if left out; needs do_sample.", at_least=LOWEST_TEMPERATURE
+    )
+    top_k: int | None = option(
+        None, "Sample from this many most probable tokens, from all if left out; needs do_sample.", at_least=1
+    )
+    top_p: float | None = option(
+        None,
+        "Sample from the most probable tokens whose probabilities add up to this number, from all if left out; needs "
+        "do_sample.",
+        above=0,
+        at_most=1,
+    )
+    seed: int | None = option(
+        None, "Seed of sampling; left out, every call gives other translations. Needs do_sample.", **SEEDS
     )
     num_return_sequences: int = option(
         1,
@@ -65,7 +84,19 @@ class TranslationSettings(CheckedSettings):
             )
         if not self.model_name_or_path:
             raise ValueError("model_name_or_path is not set. Name the folder or Hub id of a trained model.")
-        if self.num_beams is not None and self.num_return_sequences > self.num_beams:
+        given = [name for name in ("temperature", "top_k", "top_p", "seed") if getattr(self, name) is not None]
+        if given and not self.do_sample:
+            raise ValueError(
+                f"{' and '.join(given)} {'are' if given[1:] else 'is'} set, but do_sample is false: a search draws no "
+                "tokens. Set do_sample to true, or leave it out."
+            )
+        search = [name for name in ("num_beams", "length_penalty") if getattr(self, name) not in (None, 1)]
+        if search and self.do_sample:
+            raise ValueError(
+                f"do_sample is true, but {' and '.join(search)} {'belong' if search[1:] else 'belongs'} to a search "
+                "with beams. Leave one out."
+            )
+        if not self.do_sample and self.num_beams is not None and self.num_return_sequences > self.num_beams:
             raise ValueError(
                 f"num_return_sequences is {self.num_return_sequences}, but num_beams is {self.num_beams}: a search "
                 "finds one translation for each beam. Raise num_beams."

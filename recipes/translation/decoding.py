@@ -74,6 +74,12 @@ def make_translator(
     """
     bf16 = processor_has_bf16() if settings.bf16 is None else settings.bf16
     given = {name: getattr(settings, name) for name in ("num_beams", "length_penalty", "max_new_tokens")}
+    if settings.do_sample:
+        # Without limits of their own, the distribution is the model's; the library's default is the 50 best tokens.
+        given |= {"num_beams": 1, "do_sample": True, "temperature": settings.temperature or 1.0}
+        given |= {"top_k": settings.top_k or 0, "top_p": settings.top_p or 1.0}
+    if settings.seed is not None:
+        torch.manual_seed(settings.seed)
 
     def translate_lines(lines: list[str], **generate_arguments: Any) -> list[list[Hypothesis]]:
         with torch.autocast(model.device.type, torch.bfloat16, enabled=bf16):
