@@ -102,7 +102,7 @@ def infer_task(table: Table, columns: ColumnOverrides) -> Task:
             raise ValueError(f"{table.where}: there is no label in the column {label_column!r}.")
         labels = [(index, label) for index, row in enumerate(sets) for label in row]
         names = table.class_names(label_column) or _names_in_sets(table, label_column, labels)
-        return _multi_label_task(columns, texts, names, label_column=label_column)
+        return _multi_label_task(table, columns, texts, names, label_column=label_column)
     values = read_labels_of_table(table, label_column)
     if values is None:
         raise ValueError(f"{table.where}: there is no label in the column {label_column!r}.")
@@ -131,7 +131,14 @@ def _kind(columns: ColumnOverrides, texts: Sequence[str], default: bool = False)
     return "similarity" if both_orders else "classification"
 
 
-def _multi_label_task(columns: ColumnOverrides, texts: tuple[str, ...], names: Sequence[str], **labels: Any) -> Task:
+def _multi_label_task(
+    table: Table, columns: ColumnOverrides, texts: tuple[str, ...], names: Sequence[str], **labels: Any
+) -> Task:
+    if len(names) == 1:
+        raise ValueError(
+            f"{table.where}: there is one label, {names[0]}, so a text is of one of two classes: set label_column "
+            "to a column that says which, of 0 and 1 for example."
+        )
     metrics = ("f1_micro", "f1_macro")
     return Task(OWN, _kind(columns, texts), texts, tuple(names), metrics, is_multi_label=True, **labels)
 
@@ -153,7 +160,8 @@ def _task_of_label_columns(table: Table, columns: ColumnOverrides) -> Task:
     broken = [name for name in names if LABEL_SEPARATOR in name]
     if broken:
         raise ValueError(f"{table.where}: {_separator_in(broken[0])}: rename the column.")
-    return _multi_label_task(columns, _text_columns(table, columns, *names), names, label_columns=tuple(names))
+    texts = _text_columns(table, columns, *names)
+    return _multi_label_task(table, columns, texts, names, label_columns=tuple(names))
 
 
 def check_columns(table: Table, names: Sequence[str], setting: str) -> None:

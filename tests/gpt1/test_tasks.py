@@ -322,14 +322,14 @@ def test_lists_of_numbered_classes_have_the_names_that_parquet_gives(tmp_path):
         ([("a b", ["x"]), ("c d", ["y", ""])], {}, "holds '' in row 2"),
         ([("a b", ["x"]), ("c d", ["y|z"])], {}, "'y|z' has '|'.*row 2.*Rename it"),
         ([("a b", []), ("c d", [])], {}, "there is no label in the column 'label'"),
-        ([("a b", ["x"]), ("c d", ["x"])], {}, r"every row has the label \['x'\]"),
+        ([("a b", ["x", "y"]), ("c d", ["y", "x"])], {}, r"every row has the label \['x', 'y'\]"),
+        ([("a b", ["x"]), ("c d", [])], {}, "there is one label, x.*set label_column"),
+        ([("a b", 1), ("c d", 0)], {"label_columns": ("label",)}, "there is one label, label.*set label_column"),
         (
             [("a b", "['x', 'y']"), ("c d", "['x']")],
             {"problem_type": "multi_label_classification"},
             "a list written as text in rows 1, 2",
         ),
-        ([("a b", "1"), ("c d", "2")], {"label_columns": ("label",)}, "column 'label' is '2' in row 2.*0 or 1"),
-        ([("a b", "1"), ("c d", "")], {"label_columns": ("label",)}, "column 'label' is '' in row 2"),
         ([("a b", "1"), ("c d", "0")], {"label_columns": ("label", "toxic")}, "no column 'toxic'"),
         ([("a b", "1"), ("c d", "0")], {"label_columns": ("label", "label")}, "names a column twice"),
         ([("a b", 1)], {"label_columns": ("label",), "label_column": "label"}, "Set one of them"),
@@ -356,6 +356,13 @@ def test_a_test_file_may_lack_the_label_columns_or_hold_minus_one(own):
     assert splits["test"].labels is None
     _, splits = own(rows, rows, header, test=[("g h", 0, 1), ("i j", 0, 0)], **columns)
     assert splits["test"].labels == [(1,), ()]
+
+
+@pytest.mark.parametrize("value", ["2", "", "yes"])
+def test_a_label_column_of_other_values_than_0_and_1_is_refused(own, value):
+    rows = [("a b", 1, 0), ("c d", 0, value)]
+    with pytest.raises(ValueError, match=f"train.csv: the label column 'y' is '{value}' in row 2.*must be 0 or 1"):
+        own(rows, rows, ("text", "x", "y"), label_columns=("x", "y"))
 
 
 def test_an_unknown_label_in_a_list_is_named_with_its_row(own):
