@@ -11,7 +11,14 @@ from transformers import AutoConfig, AutoTokenizer, PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
 from gpt1_scratch import GPT1ForMultipleChoice, GPT1ForSequenceClassification
-from gpt1_scratch.data.text_lines import TABLE_EXTENSIONS, file_extension, is_terminal, open_output, read_lines
+from gpt1_scratch.data.text_lines import (
+    TABLE_EXTENSIONS,
+    file_extension,
+    groups_of_lines,
+    is_terminal,
+    open_output,
+    read_lines,
+)
 from gpt1_scratch.data.visible_text import has_visible_text
 from gpt1_scratch.finetuning.examples import predict, tokenize_task
 from gpt1_scratch.finetuning.label_sets import applies, join_labels
@@ -21,6 +28,9 @@ from gpt1_scratch.finetuning.tasks import LABEL_SEPARATOR, Task, task_of_config
 from papers_to_gpt.engine.model_folder import CLASSIFIER, check_folder, check_vocabulary
 from papers_to_gpt.settings.classification import ClassificationSettings
 from papers_to_gpt.settings.commands import command
+
+# Lines of standard input that are read and answered at a time, at most.
+LINES_AT_A_TIME = 2000
 
 # Separates the texts of a pair, or a context and its choices, in a line.
 SEPARATOR = "\t"
@@ -42,7 +52,12 @@ def run(settings: ClassificationSettings) -> None:
                     return
                 write(task, logits_of(texts), output)
         elif settings.input_file is None:
-            write(task, logits_of(texts_of_lines(task, read_lines(None), "The input")), output)
+            first = 0
+            for lines in groups_of_lines(None, LINES_AT_A_TIME):
+                write(task, logits_of(texts_of_lines(task, lines, "The input", first)), output, first)
+                first += len(lines)
+            if first == 0:
+                raise ValueError("The input has no line.")
         else:
             write(task, logits_of(texts_of_file(task, settings.input_file)), output)
 
@@ -108,28 +123,34 @@ def texts_of_file(task: Task, name: str) -> list[tuple[str, ...]]:
     return texts_of_lines(task, read_lines(name), name)
 
 
-def texts_of_lines(task: Task, lines: Sequence[str], where: str) -> list[tuple[str, ...]]:
+def texts_of_lines(task: Task, lines: Sequence[str], where: str, before: int = 0) -> list[tuple[str, ...]]:
     """Splits lines into their texts: one text, a pair, or a context and its choices; all empty if none is visible.
 
+    Args:
+        task: names the texts.
+        lines: at least one line.
+        where: the input, for messages.
+        before: number of lines of the input before these.
+
     Raises:
-        ValueError: if there is no line, or a line has too few or too many texts.
+        ValueError: if a line has too few or too many texts.
     """
     names = task.columns if task.kind != "multiple_choice" else ("the context", *task.labels)
     rows = [line.split(SEPARATOR) if has_visible_text(line) else [""] * len(names) for line in lines]
     wrong = next((number for number, row in enumerate(rows, start=1) if len(row) != len(names)), None)
     if wrong is not None:
         raise ValueError(
-            f"{where}, line {wrong}: has {len(rows[wrong - 1])} texts; it must have {len(names)}, separated by a tab: "
-            f"{', '.join(names)}."
+            f"{where}, line {before + wrong}: has {len(rows[wrong - 1])} texts; it must have {len(names)}, separated "
+            f"by a tab: {', '.join(names)}."
         )
-    if not rows:
-        raise ValueError(f"{where} has no line.")
     plain = replace(task, kind="classification", columns=names, choices=())
     return read_texts(plain, Table(where, dict(zip(names, map(list, zip(*rows, strict=True)), strict=True))))
 
 
-def write(task: Task, logits: np.ndarray, output: TextIO) -> None:
-    """Writes a line for each example: its number from 0, and its class and probability or the predicted number.
+def write(task: Task, logits: np.ndarray, output: TextIO, first: int = 0) -> None:
+    """Writes a line for each example: its number from `first`, and its class and probability or the predicted number.
+
+    A head with the names of the columns stands above the line with the number 0.
 
     If several labels may apply, those with a probability above the threshold and their probabilities are written with
     a separator between them. Both are empty if none has.
@@ -137,20 +158,20 @@ def write(task: Task, logits: np.ndarray, output: TextIO) -> None:
     Logits that are NaN mean that there is no text: the predicted number is empty, and the class is `NO_TEXT` with an
     empty probability.
     """
+    if first == 0:
+        print("index", "prediction", *([] if task.is_regression else ["probability"]), sep="\t", file=output)
     if task.is_regression:
-        print("index", "prediction", sep="\t", file=output)
-        for index, number in enumerate(logits[:, 0]):
+        for index, number in enumerate(logits[:, 0], start=first):
             print(index, "" if np.isnan(number) else f"{number:.6g}", sep="\t", file=output)
     else:
         scores = torch.from_numpy(logits)
         probabilities = scores.sigmoid() if task.is_multi_label else scores.softmax(dim=1)
-        print("index", "prediction", "probability", sep="\t", file=output)
-        for index, row in enumerate(probabilities):
+        for index, row in enumerate(probabilities, start=first):
             if row.isnan().any():
                 print(index, NO_TEXT, "", sep="\t", file=output)
                 continue
             if task.is_multi_label:
-                found = applies(logits[index])
+                found = applies(logits[index - first])
                 shown = LABEL_SEPARATOR.join(f"{float(row[number]):.4f}" for number in np.flatnonzero(found))
                 print(index, join_labels(task, found), shown, sep="\t", file=output)
                 continue

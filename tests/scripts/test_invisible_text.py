@@ -1,5 +1,6 @@
 """Lines with nothing to see: an empty line out wherever a line stands for an answer, and left out of training."""
 
+import io
 import sys
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from gpt1_scratch.pretraining.packing import tokenize_texts
 from gpt1_scratch.tokenization import add_task_template
 from gpt1_scratch.tokenization import train_tokenizer as train_gpt1_tokenizer
 from papers_to_gpt import classify, generate_text, score_translation, translate
+from papers_to_gpt.gpt1 import classification
 from seq2seq_scratch import BahdanauConfig, BahdanauForConditionalGeneration
 from seq2seq_scratch.data.batches import tokenize_parallel
 from seq2seq_scratch.data.corpora import load_parallel_data
@@ -110,6 +112,19 @@ def test_predictions(run, classifier):
     assert [line[0] for line in lines] == [str(number) for number in range(len(LINES))]
     nothing = ["no text", ""] if len(header) == 3 else [""]
     assert [line[1:] == nothing for line in lines] == [False, True] * len(INVISIBLE)
+
+
+def test_predictions_of_a_pipe_are_those_of_a_file(run, classifier, monkeypatch, capsys):
+    expected = run(classify, "input_file", "--model_name_or_path", classifier)
+    content = "".join(f"{line}\n" for line in LINES).encode()
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(content), encoding="utf-8"))
+    monkeypatch.setattr(classification, "LINES_AT_A_TIME", 7)
+    monkeypatch.setattr(sys, "argv", ["classify.py", "--model_name_or_path", str(classifier)])
+    classify.main()
+    assert capsys.readouterr().out.splitlines() == expected
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b""), encoding="utf-8"))
+    with pytest.raises(ValueError, match="The input has no line"):
+        classify.main()
 
 
 def test_continuations(run, language_model):
