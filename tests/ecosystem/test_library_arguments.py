@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 from tiny_models import MODELS, TRANSLATORS, tiny_batch, tiny_model
-from transformers import DynamicCache, EncoderDecoderCache, GenerationConfig, StaticCache
+from transformers import ContinuousBatchingConfig, DynamicCache, EncoderDecoderCache, GenerationConfig, StaticCache
 from transformers.utils import logging
 
 from gpt1_scratch.library_arguments import CACHE_NAME
@@ -158,7 +158,11 @@ def test_continuous_batching_gives_what_generate_gives(attention):
         model.generate(torch.tensor([prompt]), generation_config=settings)[0, len(prompt) :].tolist()
         for prompt in prompts
     ]
-    results = model.generate_batch(prompts, generation_config=settings, progress_bar=False)
+    # Without these numbers, the library reserves most of the memory of the machine.
+    sizes = ContinuousBatchingConfig(num_blocks=16, max_batch_tokens=64)
+    results = model.generate_batch(
+        prompts, generation_config=settings, continuous_batching_config=sizes, progress_bar=False
+    )
     assert [list(result.generated_tokens) for result in results.values()] == expected
     assert len({tuple(tokens) for tokens in expected}) > 1
 
