@@ -20,6 +20,8 @@ import torch
 from safetensors.torch import load_file
 
 from gpt1_scratch.stories.corpus import load_stories
+from papers_to_gpt.engine.model_folder import WEIGHT_SHARES
+from papers_to_gpt.engine.shares import read_shares
 
 ROOT = Path(__file__).resolve().parents[1]
 BATCHES_PER_UPDATE = 4
@@ -131,7 +133,9 @@ def read_run(folder: Path) -> Run:
     }
     last = max(folder.glob("checkpoint-*"), key=lambda path: int(path.name.rpartition("-")[2]))
     losses = [line["loss"] for line in lines if line["kind"] == "train"]
-    return Run(folder, losses, scores, load_file(last / "model.safetensors"))
+    shares = last / WEIGHT_SHARES
+    weights = read_shares(shares) if shares.is_dir() else load_file(last / "model.safetensors")
+    return Run(folder, losses, scores, weights)
 
 
 def compare(one: Run, other: Run) -> dict[str, float | bool]:
@@ -177,19 +181,23 @@ def measure_process_counts(recipe: str, folder: Path, updates: int = 50) -> dict
 
 
 def measure_resuming(recipe: str, folder: Path, updates: int = 50) -> dict[str, dict[str, float | bool]]:
-    """Compares a run in one process with one that resumes from 2 to 4 processes and to 1.
+    """Compares a run in one process with two that resume from 2 to 4 processes and to 1, the second with FSDP2.
 
     Returns:
         What `compare` returns, by the pair of runs.
     """
     write_data(folder / "data")
     whole = train(recipe, folder / "data", folder / f"{recipe}_whole", 1, updates)
-    resized = folder / f"{recipe}_resized"
     # The same settings each time but for the length. The record of the run keeps the batches of an update.
     same = ["--gradient_accumulation_steps", str(BATCHES_PER_UPDATE // 2), "--eval_steps", str(max(1, updates // 2))]
-    for processes, until in ((2, updates // 3), (4, 2 * updates // 3), (1, updates)):
-        train(recipe, folder / "data", resized, processes, until, *same)
-    return {"1 and 2 to 4 to 1": compare(whole, read_run(resized))}
+    figures = {}
+    for sharded in (False, True):
+        ending = " sharded" if sharded else ""
+        resized = folder / f"{recipe}_resized{ending.replace(' ', '_')}"
+        for processes, until in ((2, updates // 3), (4, 2 * updates // 3), (1, updates)):
+            train(recipe, folder / "data", resized, processes, until, *same, sharded=sharded)
+        figures[f"1 and 2 to 4 to 1{ending}"] = compare(whole, read_run(resized))
+    return figures
 
 
 def main() -> None:

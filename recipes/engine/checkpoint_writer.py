@@ -1,9 +1,15 @@
-"""Writes a run's checkpoints, at once or in the background, and removes those that are no longer needed."""
+"""Writes a run's checkpoints, at once or in the background, and removes those that are no longer needed.
 
+In a sharded run each process writes its share of weights and optimizer state into the folder that the main process has
+made, and flushes it. The main process then writes the manifest of all files, with their checksums, and renames the
+folder. If any process fails before, no checkpoint comes to be, and all of them raise the error.
+"""
+
+import contextlib
 import copy
 import json
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -11,7 +17,8 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
-from torch import nn
+from torch import distributed, nn
+from torch.distributed.checkpoint.staging import DefaultStager, StagingOptions
 
 from papers_to_gpt.engine.checkpointing import (
     CHECKPOINT_PREFIX,
@@ -21,18 +28,30 @@ from papers_to_gpt.engine.checkpointing import (
     TRAINING_STATE,
     Progress,
     checkpoints_in,
+    consolidate,
     find_good_checkpoint,
     recovery_checkpoints_in,
     update_of,
 )
-from papers_to_gpt.engine.durable_files import WriteError, durable_folder, remove_folder
+from papers_to_gpt.engine.durable_files import (
+    PARTIAL_FOLDER,
+    WriteError,
+    durable_folder,
+    naming_failed_writes,
+    remove_folder,
+)
 from papers_to_gpt.engine.manifest import write_manifest
-from papers_to_gpt.engine.optimizer_files import pack_optimizer, write_optimizer
+from papers_to_gpt.engine.model_folder import WEIGHT_SHARES
+from papers_to_gpt.engine.optimizer_files import TENSOR_SHARES, pack_optimizer, write_moments, write_structure
+from papers_to_gpt.engine.shares import own_tensors, write_shares
 
 
 @dataclass
 class Snapshot:
-    """What a checkpoint holds: references to the tensors of a run, or copies that training does not change."""
+    """What a checkpoint holds: references to the tensors of a run, or copies that training does not change.
+
+    In a sharded run the tensors are split, and this process has its parts of them.
+    """
 
     name: str
     progress: Progress
@@ -51,14 +70,16 @@ class CheckpointWriter:
 
     Args:
         accelerator: every process must have a writer and call its methods; the main process writes.
-        output_dir: the folder of the run.
+        output_dir: the folder of the run, on a disk that all processes share if the run is sharded.
         model: the model, not wrapped for several processes.
         optimizer: of the model's parameters.
         save_model: writes the model in the form that is shared to a folder, with the weights in `state_dict`.
         keep_last: number of scheduled checkpoints to keep, including the new one; 0 keeps all.
         background: whether a thread writes.
         after_save: called with the folder of every new scheduled checkpoint, on the main process, by the thread if
-            there is one.
+            there is one. In a sharded run the weights then also lie there as a whole.
+        group: the processes of a sharded run, each of which writes its share. It communicates on the CPU and is used
+            by nothing else. None: the main process writes all.
     """
 
     def __init__(
@@ -72,13 +93,23 @@ class CheckpointWriter:
         *,
         background: bool = False,
         after_save: Callable[[Path], None] | None = None,
+        group: distributed.ProcessGroup | None = None,
     ):
         self.accelerator, self.output_dir, self.model, self.optimizer = accelerator, output_dir, model, optimizer
         self.save_model, self.keep_last, self.after_save = save_model, keep_last, after_save
-        self.background = background
+        self.background, self.group = background, group
         self._thread: threading.Thread | None = None
         self._failure: Exception | None = None
         self._copies: dict[tuple[str, str], torch.Tensor] = {}
+        # Copies tensors that are split, which a plain copy does not, into memory that it keeps.
+        self._stager = DefaultStager(
+            StagingOptions(
+                use_pinned_memory=accelerator.device.type == "cuda",
+                use_shared_memory=False,
+                use_async_staging=False,
+                use_non_blocking_copy=False,
+            )
+        )
 
     def save(self, progress: Progress, scheduled: bool = True) -> Path:
         """Writes a checkpoint, or starts to write it.
@@ -95,9 +126,10 @@ class CheckpointWriter:
         """
         self.wait()
         name = f"{CHECKPOINT_PREFIX if scheduled else RECOVERY_PREFIX}{progress.update}"
-        if self.accelerator.is_main_process:
+        if self.accelerator.is_main_process or self.group:
             moments, structure = pack_optimizer(self.optimizer, self.model)
-            snapshot = Snapshot(name, copy.deepcopy(progress), self.model.state_dict(), moments, structure)
+            weights = own_tensors(self.model) if self.group else self.model.state_dict()
+            snapshot = Snapshot(name, copy.deepcopy(progress), weights, moments, structure)
             if self.background:
                 self._copy(snapshot)
                 self._thread = threading.Thread(target=self._write, args=(snapshot,), name="checkpoint writer")
@@ -131,14 +163,25 @@ class CheckpointWriter:
 
     def _write(self, snapshot: Snapshot) -> None:
         try:
-            checkpoint = write_checkpoint(self.output_dir, snapshot, self.save_model, self.keep_last)
-            if self.after_save is not None and checkpoint.name.startswith(CHECKPOINT_PREFIX):
-                self.after_save(checkpoint)
+            shared = self.after_save is not None and snapshot.name.startswith(CHECKPOINT_PREFIX)
+            checkpoint = self.output_dir / snapshot.name
+            if self.group:
+                write_sharded_checkpoint(checkpoint, snapshot, self.save_model, self.group, also_whole=shared)
+            else:
+                write_checkpoint(checkpoint, snapshot, self.save_model)
+            if self.accelerator.is_main_process:
+                remove_outdated(checkpoint, snapshot.progress, self.keep_last)
+                if shared:
+                    self.after_save(checkpoint)
         except Exception as error:
             self._failure = error
 
     def _copy(self, snapshot: Snapshot) -> None:
         """Replaces a snapshot's tensors by copies, in memory that all saves share; tied tensors stay tied."""
+        if self.group:
+            snapshot.weights = self._stager.stage(snapshot.weights)
+            snapshot.moments = self._stager.stage(snapshot.moments)
+            return
         for kind, tensors in (("weights", snapshot.weights), ("moments", snapshot.moments)):
             copied: dict[tuple, torch.Tensor] = {}
             for name, tensor in tensors.items():
@@ -153,31 +196,104 @@ class CheckpointWriter:
             torch.cuda.synchronize(self.accelerator.device)
 
 
-def write_checkpoint(output_dir: Path, snapshot: Snapshot, save_model: Callable[..., None], keep_last: int) -> Path:
-    """Writes a checkpoint and then removes older ones; one process calls it. See `CheckpointWriter`.
+def write_checkpoint(final: Path, snapshot: Snapshot, save_model: Callable[..., None]) -> None:
+    """Writes a checkpoint; one process calls it. See `CheckpointWriter`.
 
     Raises:
         WriteError: if a file cannot be written; the checkpoints before are still there.
     """
-    progress = snapshot.progress
-    final = output_dir / snapshot.name
+    with naming_last_checkpoint(final), durable_folder(final) as folder:
+        write_description(folder, snapshot, save_model, dict(snapshot.weights))
+        write_moments(folder / TRAINING_STATE, snapshot.moments)
+        write_manifest(folder, folder / TRAINING_STATE / MANIFEST_FILE)
+
+
+def write_sharded_checkpoint(
+    final: Path,
+    snapshot: Snapshot,
+    save_model: Callable[..., None],
+    group: distributed.ProcessGroup,
+    also_whole: bool = False,
+) -> None:
+    """Writes a checkpoint in shares; every process calls it.
+
+    Args:
+        final: the checkpoint's folder.
+        snapshot: with this process's parts.
+        save_model: called on the main process, with an empty `state_dict`.
+        group: the processes.
+        also_whole: whether the weights are also written as a whole, for whoever loads the checkpoint as a model.
+
+    Raises:
+        WriteError: on every process, if one cannot write; the checkpoints before are still there. What fails after
+            all have written their shares is raised on the main process alone.
+    """
+    is_main = distributed.get_rank(group) == 0
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(naming_last_checkpoint(final))
+        with failing_together(group):
+            folder = final.with_name(PARTIAL_FOLDER + final.name)
+            if is_main:
+                folder = stack.enter_context(durable_folder(final))
+                write_description(folder, snapshot, save_model, {})
+        with naming_failed_writes(folder, shown_as=final):
+            write_shares(folder / WEIGHT_SHARES, snapshot.weights, group)
+            write_shares(folder / TRAINING_STATE / TENSOR_SHARES, snapshot.moments, group)
+        if is_main:
+            if also_whole:
+                consolidate(folder)
+            write_manifest(folder, folder / TRAINING_STATE / MANIFEST_FILE)
+
+
+def write_description(
+    folder: Path, snapshot: Snapshot, save_model: Callable[..., None], weights: dict[str, torch.Tensor]
+) -> None:
+    """Writes the model with these weights, and of the training state all that is no tensor."""
+    state = folder / TRAINING_STATE
+    state.mkdir()
+    save_model(folder, state_dict=weights)
+    write_structure(state, snapshot.optimizer_structure)
+    progress = json.dumps(asdict(snapshot.progress), indent=2) + "\n"
+    (state / PROGRESS_FILE).write_text(progress, encoding="utf-8")
+
+
+@contextlib.contextmanager
+def failing_together(group: distributed.ProcessGroup) -> Iterator[None]:
+    """Lets a block end with an error on every process of a group if it does so on one.
+
+    Raises:
+        WriteError: on a process whose own block has ended well.
+    """
+    failure = None
     try:
-        with durable_folder(final) as folder:
-            state = folder / TRAINING_STATE
-            state.mkdir()
-            save_model(folder, state_dict=dict(snapshot.weights))
-            write_optimizer(state, snapshot.moments, snapshot.optimizer_structure)
-            (state / PROGRESS_FILE).write_text(json.dumps(asdict(progress), indent=2) + "\n", encoding="utf-8")
-            write_manifest(folder, state / MANIFEST_FILE)
+        yield
+    except Exception as error:
+        failure = error
+    messages: list[str | None] = [None] * distributed.get_world_size(group)
+    distributed.all_gather_object(messages, None if failure is None else str(failure), group=group)
+    if failure is not None:
+        raise failure
+    if message := next(filter(None, messages), None):
+        raise WriteError(message)
+
+
+@contextlib.contextmanager
+def naming_last_checkpoint(final: Path) -> Iterator[None]:
+    """Adds to the message of a failed write which checkpoint is left."""
+    try:
+        yield
     except WriteError as error:
-        good, _ = find_good_checkpoint(output_dir)
+        good, _ = find_good_checkpoint(final.parent)
         raise WriteError(f"{error} " + (f"That is {good}." if good else "There is none yet.")) from error
-    for old in outdated_checkpoints(checkpoints_in(output_dir), progress, keep_last):
+
+
+def remove_outdated(final: Path, progress: Progress, keep_last: int) -> None:
+    """Removes the checkpoints that are no longer needed when a new one has been written."""
+    for old in outdated_checkpoints(checkpoints_in(final.parent), progress, keep_last):
         remove_folder(old)
-    for old in recovery_checkpoints_in(output_dir):
+    for old in recovery_checkpoints_in(final.parent):
         if old != final:
             remove_folder(old)
-    return final
 
 
 def outdated_checkpoints(checkpoints: list[Path], progress: Progress, keep_last: int) -> list[Path]:

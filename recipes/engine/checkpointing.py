@@ -7,6 +7,16 @@
             optimizer.safetensors, optimizer.json   the optimizer's moments and its groups of parameters
             manifest.json                           size and checksum of every other file of the checkpoint
 
+A sharded run (FSDP2) writes two folders in place of `model.safetensors` and `optimizer.safetensors`. Each of them has
+a file of every process (see `shares.py`). A run of any number of processes, sharded or not, resumes from either form.
+
+    checkpoint-500/
+        config.json, tokenizer...
+        training_state/
+            weights/shard-00001-model-00001-of-00001.safetensors, shard-00002-...
+            optimizer/shard-00001-model-00001-of-00001.safetensors, shard-00002-...
+            progress.json, optimizer.json, manifest.json
+
 A checkpoint is a transaction (`checkpoint_writer.py`). It is written under another name, flushed to the disk and
 renamed, so every checkpoint folder is complete, after a loss of power too; older checkpoints are removed only then.
 What happens to its files later is found by the manifest. Nothing in it is pickled. Checkpoints of earlier versions,
@@ -32,14 +42,17 @@ from torch import nn
 
 from papers_to_gpt.engine.durable_files import files_written_aside
 from papers_to_gpt.engine.manifest import damaged_files
+from papers_to_gpt.engine.model_folder import WEIGHT_SHARES
 from papers_to_gpt.engine.optimizer_files import (
     STATE_OF_EARLIER_VERSIONS,
     STRUCTURE_FILE,
+    TENSOR_SHARES,
     TENSORS_FILE,
     check_optimizer,
     read_optimizer,
     read_optimizer_of_earlier_versions,
 )
+from papers_to_gpt.engine.shares import part_of, read_shares, shapes_in
 
 CHECKPOINT_PREFIX = "checkpoint-"
 # Written between the others, by the clock or when a run is stopped, and only to resume from: which there are must not
@@ -49,11 +62,8 @@ TRAINING_STATE = "training_state"
 WEIGHTS_FILE = "model.safetensors"
 PROGRESS_FILE = "progress.json"
 MANIFEST_FILE = "manifest.json"
+FORMAT = {"format": "pt"}  # what save_pretrained says of the weights in their header
 READ_ERRORS = (OSError, ValueError, RuntimeError, EOFError, KeyError, IndexError, TypeError, AttributeError)
-REQUIRED_FILES = (
-    WEIGHTS_FILE,
-    *(f"{TRAINING_STATE}/{name}" for name in (PROGRESS_FILE, TENSORS_FILE, STRUCTURE_FILE)),
-)
 
 
 @dataclass
@@ -174,7 +184,7 @@ def verify_checkpoint(checkpoint: Path, model: nn.Module | None = None) -> list[
     if _is_of_an_earlier_version(checkpoint):
         problems = _problems_of_an_earlier_version(checkpoint)
     else:
-        problems = damaged_files(checkpoint, state / MANIFEST_FILE, REQUIRED_FILES)
+        problems = damaged_files(checkpoint, state / MANIFEST_FILE, _required_files(checkpoint))
     if not problems:
         with _collecting(problems, f"{TRAINING_STATE}/{PROGRESS_FILE}"):
             read_progress(state / PROGRESS_FILE)
@@ -237,6 +247,17 @@ def _collecting(problems: list[str], name: str) -> Iterator[None]:
         problems.append(f"{name} is damaged ({error})")
 
 
+def _required_files(checkpoint: Path) -> tuple[str, ...]:
+    """Returns the files that a manifest must name; shares that lie in the checkpoint are among them."""
+    folders = [checkpoint / WEIGHT_SHARES, checkpoint / TRAINING_STATE / TENSOR_SHARES]
+    if any(folder.is_dir() for folder in folders):
+        shares = sorted(path for folder in folders for path in folder.glob("*.safetensors"))
+        tensors = [path.relative_to(checkpoint).as_posix() for path in shares]
+    else:
+        tensors = [WEIGHTS_FILE, f"{TRAINING_STATE}/{TENSORS_FILE}"]
+    return *tensors, *(f"{TRAINING_STATE}/{name}" for name in (PROGRESS_FILE, STRUCTURE_FILE))
+
+
 def _is_of_an_earlier_version(checkpoint: Path) -> bool:
     state = checkpoint / TRAINING_STATE
     return (state / STATE_OF_EARLIER_VERSIONS).exists() and not (state / MANIFEST_FILE).exists()
@@ -269,7 +290,7 @@ def _problems_of_an_earlier_version(checkpoint: Path) -> list[str]:
 
 
 def load_checkpoint(checkpoint: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> Progress:
-    """Restores the model and the optimizer in place.
+    """Restores the model and the optimizer in place. If the model is sharded, each process reads its own part.
 
     Returns:
         How far the run had come.
@@ -279,8 +300,9 @@ def load_checkpoint(checkpoint: Path, model: nn.Module, optimizer: torch.optim.O
     """
     state = checkpoint / TRAINING_STATE
     earlier = _is_of_an_earlier_version(checkpoint)
-    needed = (PROGRESS_FILE, *((STATE_OF_EARLIER_VERSIONS,) if earlier else (TENSORS_FILE, STRUCTURE_FILE)))
-    missing = [name for name in needed if not (state / name).is_file()]
+    moments = TENSOR_SHARES if (state / TENSOR_SHARES).is_dir() else TENSORS_FILE
+    needed = (PROGRESS_FILE, *((STATE_OF_EARLIER_VERSIONS,) if earlier else (moments, STRUCTURE_FILE)))
+    missing = [name for name in needed if not (state / name).exists()]
     if missing:
         raise ValueError(
             f"{checkpoint} cannot be resumed from: {state} lacks {', '.join(missing)}. Set resume_from_checkpoint to "
@@ -301,7 +323,12 @@ def load_checkpoint(checkpoint: Path, model: nn.Module, optimizer: torch.optim.O
     return progress
 
 
-def _read_weights(folder: Path) -> dict[str, torch.Tensor]:
+def _read_weights(
+    folder: Path, like: Callable[[str], torch.Tensor | None] = lambda name: None
+) -> dict[str, torch.Tensor]:
+    """Reads a folder's weights; from shares, those that are split like `like` (see `read_shares`) in parts."""
+    if (folder / WEIGHT_SHARES).is_dir():
+        return read_shares(folder / WEIGHT_SHARES, like)
     path = folder / WEIGHTS_FILE
     try:
         return load_file(path)
@@ -318,16 +345,23 @@ def _read_weights(folder: Path) -> dict[str, torch.Tensor]:
 def load_weights(model: nn.Module, folder: Path) -> None:
     """Copies a folder's weights into a model of the same configuration, in place.
 
+    The model may be split among processes: each then takes its own part.
+
     Raises:
         ValueError: if the folder lacks weights of the model or has others, or if its file cannot be read.
     """
-    weights = _read_weights(folder)
+    present = model.state_dict()
+    weights = _read_weights(folder, present.get)
     _compare(folder, {name: tensor.shape for name, tensor in weights.items()}, model)
-    model.load_state_dict(weights, strict=False)
+    weights = getattr(model, "rename_old_keys", dict)(weights)
+    model.load_state_dict({name: part_of(tensor, present[name]) for name, tensor in weights.items()}, strict=False)
 
 
 def _check_shapes(folder: Path, model: nn.Module) -> None:
-    """Compares the header of a folder's weights with a model."""
+    """Compares the names and shapes of a folder's weights with a model."""
+    if (folder / WEIGHT_SHARES).is_dir():
+        _compare(folder, shapes_in(folder / WEIGHT_SHARES), model)
+        return
     with safe_open(folder / WEIGHTS_FILE, framework="pt") as file:
         _compare(folder, {name: torch.Size(file.get_slice(name).get_shape()) for name in file.keys()}, model)
 
@@ -386,7 +420,14 @@ def average_weights(
         for name, tensor in weights.items():
             total[name] = total.get(name, 0) + tensor.double()
     mean = {name: (tensor / len(checkpoints)).to(dtypes[name]) for name, tensor in total.items()}
-    with safe_open(checkpoints[0] / WEIGHTS_FILE, framework="pt") as file:
-        metadata = file.metadata()
     with files_written_aside(target) as folder:
-        save_file(mean, folder / WEIGHTS_FILE, metadata=metadata)
+        save_file(mean, folder / WEIGHTS_FILE, metadata=FORMAT)
+
+
+def consolidate(checkpoint: Path) -> None:
+    """Writes the weights that lie in a checkpoint's shares as a whole, so that `from_pretrained` loads it.
+
+    Raises:
+        ValueError: if a share is missing or cannot be read.
+    """
+    save_file(read_shares(checkpoint / WEIGHT_SHARES), checkpoint / WEIGHTS_FILE, metadata=FORMAT)

@@ -10,6 +10,8 @@ from transformers import CONFIG_MAPPING, PreTrainedTokenizerBase
 
 from papers_to_gpt.settings.commands import command
 
+# Where a checkpoint of a sharded run has its weights (see `checkpointing.py`), which only a run reads.
+WEIGHT_SHARES = "training_state/weights"
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 
 
@@ -127,6 +129,11 @@ def check_folder(name: str, trust_remote_code: bool = False, kinds: tuple[Kind, 
         )
     weights = sorted(folder.glob("*.safetensors"))
     if not weights:
+        if (folder / WEIGHT_SHARES).is_dir():
+            raise ValueError(
+                f"The folder {folder} is a checkpoint of an FSDP2 run, with the weights in one share of each process. "
+                "Use the output_dir of the run: when it ends, the best model is there as a whole."
+            )
         pickles = sorted(file.name for file in folder.iterdir() if file.suffix in PICKLES)
         reason = (
             f" {', '.join(pickles)} is not read: loading a pickle runs the code in it. Ask its author for "

@@ -4,6 +4,8 @@
     optimizer.json           for each part of the optimizer: its groups with the names of their parameters, and the
                              state that is not a tensor
 
+    optimizer/               of a sharded run, in place of the first file: the shares of its processes (`shares.py`)
+
 An optimizer of several parts, such as `Muon`, has a `state_dict` with "parts"; every other one counts as one part.
 """
 
@@ -16,7 +18,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from papers_to_gpt.engine.shares import part_of, read_shares, shapes_in
+
 TENSORS_FILE = "optimizer.safetensors"
+TENSOR_SHARES = "optimizer"
 STRUCTURE_FILE = "optimizer.json"
 STATE_OF_EARLIER_VERSIONS = "optimizer.pt"
 
@@ -47,23 +52,33 @@ def pack_optimizer(optimizer: torch.optim.Optimizer, model: nn.Module) -> tuple[
     return tensors, structure
 
 
-def write_optimizer(folder: Path, tensors: dict[str, torch.Tensor], structure: list[dict]) -> None:
-    """Writes what `pack_optimizer` returned."""
+def write_moments(folder: Path, tensors: dict[str, torch.Tensor]) -> None:
+    """Writes the tensors that `pack_optimizer` returned, in one file."""
     save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, folder / TENSORS_FILE)
+
+
+def write_structure(folder: Path, structure: list[dict]) -> None:
+    """Writes the structure that `pack_optimizer` returned."""
     (folder / STRUCTURE_FILE).write_text(json.dumps(structure, indent=1) + "\n", encoding="utf-8")
 
 
 def read_optimizer(folder: Path, optimizer: torch.optim.Optimizer, model: nn.Module) -> None:
-    """Restores an optimizer from what `write_optimizer` wrote, bit for bit.
+    """Restores an optimizer from what was written of one, bit for bit, in one file or in shares.
+
+    The parameters may be split among processes: each then takes its part of the moments.
 
     Raises:
         ValueError: if a file cannot be read, or holds the state of another optimizer or model.
     """
-    path = folder / TENSORS_FILE
-    try:
-        tensors = load_file(path)
-    except (OSError, SafetensorError) as error:
-        raise ValueError(f"{path} cannot be read ({error}).") from error
+    parameters = dict(model.named_parameters())
+    if (folder / TENSOR_SHARES).is_dir():
+        tensors = read_shares(folder / TENSOR_SHARES, lambda name: parameters.get(name.rpartition(".")[0]))
+    else:
+        path = folder / TENSORS_FILE
+        try:
+            tensors = load_file(path)
+        except (OSError, SafetensorError) as error:
+            raise ValueError(f"{path} cannot be read ({error}).") from error
     try:
         structure = json.loads((folder / STRUCTURE_FILE).read_text(encoding="utf-8"))
         optimizer.load_state_dict(_unpack(tensors, structure, optimizer, model))
@@ -83,32 +98,41 @@ def read_optimizer_of_earlier_versions(folder: Path, optimizer: torch.optim.Opti
     """
     # weights_only unpickles nothing but tensors, numbers and strings, so a foreign file cannot run code.
     state_dict = torch.load(folder / STATE_OF_EARLIER_VERSIONS, map_location="cpu", weights_only=True)
-    shapes = [parameter.shape for group in optimizer.param_groups for parameter in group["params"]]
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     first = 0
     for part in _parts(state_dict):
         for index, state in part["state"].items():
+            parameter = parameters[first + index]
             for key, value in state.items():
-                if torch.is_tensor(value) and value.shape not in (shapes[first + index], ()):
+                if not torch.is_tensor(value):
+                    continue
+                if value.shape not in (parameter.shape, ()):
                     raise ValueError(
                         f"{key} of parameter {index} has the shape {list(value.shape)}, but the parameter "
-                        f"{list(shapes[first + index])}; it belongs to another model"
+                        f"{list(parameter.shape)}; it belongs to another model"
                     )
+                state[key] = part_of(value, parameter)
         first += sum(len(group["params"]) for group in part["param_groups"])
     optimizer.load_state_dict(state_dict)
 
 
 def check_optimizer(folder: Path, model: nn.Module) -> None:
-    """Compares the names and shapes in `optimizer.safetensors` with a model's parameters, without reading the tensors.
+    """Compares the names and shapes of the moments with a model's parameters, without reading the tensors.
 
     Raises:
-        ValueError: if the file belongs to another model.
+        ValueError: if they belong to another model.
     """
-    with safe_open(folder / TENSORS_FILE, framework="pt") as file:
-        shapes = {name: torch.Size(file.get_slice(name).get_shape()) for name in file.keys()}
+    path = folder / TENSOR_SHARES
+    if path.is_dir():
+        shapes = shapes_in(path)
+    else:
+        path = folder / TENSORS_FILE
+        with safe_open(path, framework="pt") as file:
+            shapes = {name: torch.Size(file.get_slice(name).get_shape()) for name in file.keys()}
     try:
         _check_names_and_shapes(shapes, model)
     except ValueError as error:
-        raise ValueError(f"{folder / TENSORS_FILE} belongs to another model: {error}") from error
+        raise ValueError(f"{path} belongs to another model: {error}") from error
 
 
 def _check_names_and_shapes(shapes: dict[str, torch.Size], model: nn.Module) -> None:
@@ -139,9 +163,10 @@ def _unpack(
     names = _parameter_names(optimizer, model)
     _check_names_and_shapes({name: tensor.shape for name, tensor in tensors.items()}, model)
     states: dict[str, dict[str, Any]] = {}
+    parameters = dict(model.named_parameters())
     for full_name, tensor in tensors.items():
         name, _, key = full_name.rpartition(".")
-        states.setdefault(name, {})[key] = tensor
+        states.setdefault(name, {})[key] = part_of(tensor, parameters[name])
     parts, first = [], 0
     if len(structure) != len(_parts(present)):
         raise ValueError(f"it has {len(structure)} parts instead of {len(_parts(present))}")

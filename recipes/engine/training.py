@@ -126,17 +126,19 @@ class TrainingLoop:
             self.model, self.optimizer = self.sharding.model, self.sharding.optimizer
         else:
             self.model, self.optimizer = accelerator.prepare(model, make_optimizer(model, optimization))
-        self.saved_optimizer = self.sharding.whole_optimizer if self.sharding else self.optimizer
+        # What checkpoints are written from and read into.
+        self.saved_model = self.sharding.sharded if self.sharding else model
         self.progress = Progress(batches_per_update=settings.gradient_accumulation_steps * accelerator.num_processes)
         self.writer = CheckpointWriter(
             accelerator,
             self.output_dir,
-            model,
-            self.saved_optimizer,
+            self.saved_model,
+            self.optimizer,
             save_model,
             settings.save_total_limit,
             background=settings.background_checkpoints,
             after_save=after_save,
+            group=self.sharding.group if self.sharding else None,
         )
         self.window = LogWindow(accelerator.device)
         self.stopping = StopSignals(settings.stop_within_seconds)
@@ -222,9 +224,7 @@ class TrainingLoop:
     def _load(self, checkpoint: Path) -> None:
         """Restores model, optimizer and position."""
         batches_per_update = self.progress.batches_per_update
-        self.progress = load_checkpoint(checkpoint, self.raw_model, self.saved_optimizer)
-        if self.sharding:
-            self.sharding.scatter_weights()
+        self.progress = load_checkpoint(checkpoint, self.saved_model, self.optimizer)
         if self.progress.batches_in_epoch is not None:  # written by an earlier version, on as many processes
             self.progress.batches_per_update = batches_per_update
             accumulation = self.settings.gradient_accumulation_steps
@@ -427,9 +427,6 @@ class TrainingLoop:
         progress.log_window = self.window.state_dict(self.accelerator)
         if self.accelerator.num_processes > 1:
             self._note_position_in_stream()
-        if self.sharding:
-            self.sharding.gather_weights()
-            self.sharding.gather_optimizer()
         self.writer.save(progress, scheduled)
         self._saved_at, self._saved_update = time.perf_counter(), progress.update
 
