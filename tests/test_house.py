@@ -101,7 +101,7 @@ SCRIPTS = {f"papers_to_gpt.{path.stem}" for path in (ROOT / "recipes").glob("*.p
 PACKAGES = {"gpt1_scratch", "seq2seq_scratch"}
 
 # Scripts are what a user runs, and no room imports one.
-ROOMS = {"settings", "engine", "publishing", "translation", "gpt1", "benchmarks"}
+ROOMS = {"settings", "engine", "plots", "publishing", "translation", "gpt1", "benchmarks"}
 HEAVY = {"accelerate", "datasets", "evaluate", "numpy", "torch", "transformers"}
 
 
@@ -115,9 +115,10 @@ FORBIDDEN = {
     "seq2seq_scratch": {"gpt1_scratch", "papers_to_gpt", "accelerate"},
     "recipes/settings": {*PACKAGES, *HEAVY, *rooms_above("settings")},
     "recipes/engine": {*PACKAGES, *rooms_above("settings", "engine")},
-    "recipes/publishing": rooms_above("settings", "engine", "publishing"),
-    "recipes/translation": rooms_above("settings", "engine", "publishing", "translation"),
-    "recipes/gpt1": rooms_above("settings", "engine", "publishing", "gpt1"),
+    "recipes/plots": {*PACKAGES, "torch", "transformers", *rooms_above("settings", "plots")},
+    "recipes/publishing": rooms_above("settings", "engine", "plots", "publishing"),
+    "recipes/translation": rooms_above("settings", "engine", "plots", "publishing", "translation"),
+    "recipes/gpt1": rooms_above("settings", "engine", "plots", "publishing", "gpt1"),
     "recipes/benchmarks": SCRIPTS,
 }
 

@@ -5,8 +5,7 @@ import statistics
 import time
 from collections.abc import Callable, Sequence
 from importlib.util import find_spec
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from accelerate import Accelerator
 from datasets import disable_progress_bars
@@ -31,10 +30,15 @@ from papers_to_gpt.gpt1.finetuning import (
     load_data,
     run_series,
 )
+from papers_to_gpt.plots.line_plots import Series, plot_lines
+from papers_to_gpt.plots.style import save_figure
 from papers_to_gpt.settings.finetuning import AblationSettings, TaskSettings
 
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
 FULL = "full"
-TABLE_FILE, PLOT_FILE = "ablation.md", "ablation.png"
+TABLE_FILE, PLOT_FILE = "ablation.md", "ablation.png"  # and ablation.svg
 
 # The rows of the paper's table 5: the settings that each changes.
 VARIANTS: dict[str, dict[str, Any]] = {
@@ -120,7 +124,7 @@ def train(accelerator: Accelerator, settings: tuple[Any, ...], run_start: RunSta
         if find_spec("matplotlib") is None:
             accelerator.print("No plot was made because matplotlib is not installed (pip install matplotlib).")
         else:
-            plot_layers(names, summaries, blocks, output_dir / PLOT_FILE)
+            save_figure(plot_layers(names, summaries, blocks), output_dir / PLOT_FILE)
         finish_run(output_dir)
     accelerator.print(
         f"\n{table}\n\nDone after {time.perf_counter() - started:.0f} s. The results are in {output_dir}."
@@ -166,31 +170,25 @@ def format_table(tasks: Sequence[Task], summaries: dict[str, dict[str, dict[str,
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
-def plot_layers(
-    tasks: Sequence[Task], summaries: dict[str, dict[str, dict[str, Any]]], blocks: int, path: Path
-) -> None:
+def plot_layers(tasks: Sequence[Task], summaries: dict[str, dict[str, dict[str, Any]]], blocks: int) -> "Figure":
     """Plots each task's score against the number of transferred blocks, as in figure 2 (left) of the paper.
 
-    Dotted lines are the scores without pre-training.
+    Error bars are the least and largest score of the seeds, dotted lines the scores without pre-training.
     """
-    from matplotlib.figure import Figure
-    from matplotlib.ticker import MaxNLocator
-
     variants = {LAYERS.format(number): number for number in range(blocks)} | {FULL: blocks}
     points = sorted((variants[name], name) for name in summaries if name in variants)
-    figure = Figure(figsize=(6, 4), layout="constrained")
-    axes = figure.subplots()
+    series = []
     for task in tasks:
         name = f"eval_{task.metrics[0]}"
         low, median, high = (
             [100 * summaries[variant][task.name][name + end] for _, variant in points] for end in ("_min", "", "_max")
         )
+        reference = 100 * summaries["no_pretraining"][task.name][name]
         layers = [number for number, _ in points]
-        (line,) = axes.plot(layers, median, marker="o", label=f"{task.name}, {task.metrics[0]}")
-        axes.fill_between(layers, low, high, color=line.get_color(), alpha=0.2, linewidth=0)
-        axes.axhline(100 * summaries["no_pretraining"][task.name][name], color=line.get_color(), linestyle=":")
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axes.set_xlabel("transferred blocks (dotted: no pre-training)")
-    axes.set_ylabel("score on validation, times 100")
-    axes.legend()
-    figure.savefig(path, dpi=150)
+        series.append(Series(f"{task.name}, {task.metrics[0]}", layers, median, low, high, reference))
+    return plot_lines(
+        series,
+        x_label="transferred blocks (dotted: no pre-training)",
+        y_label="score on validation, times 100",
+        integer_x=True,
+    )

@@ -73,6 +73,7 @@ def test_every_variant_is_run_with_what_it_changes_and_leads_to_a_table_and_a_pl
         low, median, high = (f"{100 * own[f'eval_accuracy{end}']:.1f}" for end in ("_min", "", "_max"))
         assert line[1:] == [median, f"{median} ({low} to {high}) |"]
     assert (folder / "ablation.png").read_bytes().startswith(b"\x89PNG")
+    assert "<svg" in (folder / "ablation.svg").read_text()
 
 
 def test_without_matplotlib_there_is_a_table_and_a_message(ablate, monkeypatch, capsys):

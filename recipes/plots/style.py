@@ -1,0 +1,158 @@
+"""The look of every picture: sizes, colours that colour-blind people can tell apart, and files that are reproducible.
+
+A picture is at most 8 inches wide and written with 150 dots per inch, which gives 1200 pixels. No text is smaller than
+6 points, which are 12 pixels.
+"""
+
+import warnings
+from collections.abc import Iterable, Sequence
+from importlib.util import find_spec
+from itertools import chain
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from papers_to_gpt.plots.fonts import families_for
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+WIDTH = 8.0  # inches
+DOTS_PER_INCH = 150
+FONT_SIZE, SMALL_FONT_SIZE = 9.0, 6.0  # points
+POINTS_PER_INCH = 72
+
+# Tokens that fit on an axis of a picture with labels that can be read.
+MAX_TOKENS = 40
+MAX_LABEL = 18  # characters
+
+# Okabe and Ito's palette without its yellow, which is too light for lines. Markers tell lines apart in grey.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
+MARKERS = "osD^vPX"
+# White is 0. The lightness falls evenly, so the order of the values survives without colours.
+SEQUENTIAL = "Blues"
+# Blue is below 0, red above; the two differ for all common kinds of colour blindness.
+DIVERGING = "RdBu_r"
+
+FORMATS = (".png", ".svg")
+
+
+def check_matplotlib() -> None:
+    """Raises ValueError if matplotlib is not installed; the message says how to install it."""
+    if find_spec("matplotlib") is None:
+        raise ValueError("Pictures need matplotlib, which is not installed. Install it (pip install matplotlib).")
+
+
+def new_figure(width: float = WIDTH, height: float = 4.5, layout: str | None = "constrained") -> "Figure":
+    """Returns an empty figure, which belongs to no window.
+
+    Args:
+        width, height: in inches.
+        layout: None if the caller places the axes.
+
+    Raises:
+        ValueError: if matplotlib is not installed.
+    """
+    check_matplotlib()
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), dpi=DOTS_PER_INCH, layout=layout)
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def save_figure(figure: "Figure", path: Path) -> list[Path]:
+    """Writes a figure as PNG and as SVG. The same figure gives the same bytes: files hold no date and no version.
+
+    Args:
+        figure: the figure.
+        path: the name of both files; an extension .png or .svg is replaced, and missing folders are made.
+
+    Returns:
+        The two paths.
+
+    Raises:
+        OSError: if a file cannot be written.
+    """
+    import matplotlib
+
+    path = Path(path)
+    stem = path.with_suffix("") if path.suffix in FORMATS else path
+    stem.parent.mkdir(parents=True, exist_ok=True)
+    paths = [stem.with_name(stem.name + suffix) for suffix in FORMATS]
+    with matplotlib.rc_context({"svg.hashsalt": "papers-to-gpt", "svg.fonttype": "path"}), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=r"Glyph \d+")  # `families_for` has warned, and named the font
+        for file, metadata in zip(paths, ({"Software": None}, {"Date": None, "Creator": None}), strict=True):
+            figure.savefig(file, dpi=DOTS_PER_INCH, metadata=metadata)
+    return paths
+
+
+def line_style(number: int) -> dict[str, Any]:
+    """Returns the colour and marker of the line with this number; beyond seven lines, dashes differ."""
+    dashes = ("-", "--", ":")[number // len(COLOURS) % 3]
+    return {"color": COLOURS[number % len(COLOURS)], "marker": MARKERS[number % len(MARKERS)], "linestyle": dashes}
+
+
+def label_of(token: str, longest: int = MAX_LABEL) -> str:
+    """Returns a token as it is drawn: characters that have no shape are escaped, and a long token is cut."""
+    shown = "".join(character if character.isprintable() else repr(character)[1:-1] for character in token)
+    return shown if len(shown) <= longest else shown[: longest - 1] + "…"
+
+
+def text_style(texts: Iterable[str], size: float = FONT_SIZE) -> dict[str, Any]:
+    """Returns the properties of a Text that shows texts from outside: their fonts, and no formulas between dollars."""
+    return {"fontfamily": families_for(texts), "fontsize": size, "parse_math": False}
+
+
+def text_width(texts: Sequence[str], size: float = FONT_SIZE) -> float:
+    """Returns the width of the widest text in inches."""
+    from matplotlib.text import Text
+
+    figure = new_figure(layout=None)
+    renderer = figure.canvas.get_renderer()
+    style = text_style(texts, size)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=r"Glyph \d+")
+        widths = [Text(text=text, figure=figure, **style).get_window_extent(renderer).width for text in texts if text]
+    return max(widths, default=0.0) / DOTS_PER_INCH
+
+
+def set_token_labels(axes: "Axes", axis: str, tokens: Sequence[str], size: float = FONT_SIZE) -> None:
+    """Labels the rows ("y") or columns ("x", turned by 90 degrees) of a matrix with tokens, one label each."""
+    labels = [label_of(token) for token in tokens]
+    style = text_style(labels, size)
+    if axis == "x":
+        axes.set_xticks(range(len(labels)), labels, rotation=90, **style)
+        axes.tick_params(axis="x", top=True, bottom=False, labeltop=True, labelbottom=False, length=2, pad=2)
+    else:
+        axes.set_yticks(range(len(labels)), labels, **style)
+        axes.tick_params(axis="y", length=2, pad=2)
+
+
+def soften(axes: "Axes") -> None:
+    """Removes the upper and right frame of a diagram with lines or bars, and draws a light grid."""
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(True, axis="y", color="#DDDDDD", linewidth=0.6)
+    axes.set_axisbelow(True)
+    axes.tick_params(labelsize=FONT_SIZE)
+
+
+def add_legend(axes: "Axes", names: Sequence[str], **arguments: Any) -> None:
+    """Adds a legend with a name for each labelled line, whatever characters the names have."""
+    handles, _ = axes.get_legend_handles_labels()
+    # matplotlib leaves out names that begin with an underscore, so the names are set afterwards.
+    legend = axes.legend(handles, [str(number) for number in range(len(handles))], **arguments)
+    for text, name in zip(legend.get_texts(), names, strict=True):
+        text.set(text=name, **text_style([name], FONT_SIZE))
+
+
+def cut_note(shown: int, total: int, what: str) -> str:
+    """Returns a note such as "first 40 of 57 source tokens"; an empty text if nothing is cut."""
+    return f"first {shown} of {total} {what}" if shown < total else ""
+
+
+def title_lines(title: str | None, notes: Iterable[str]) -> list[str]:
+    """Returns the lines above a picture: its title, and a line with the notes."""
+    joined = "; ".join(note for note in notes if note)
+    return list(filter(None, chain([title], [joined])))

@@ -1,0 +1,143 @@
+"""Pictures hold exactly the numbers and names that they are given, and their files are reproducible."""
+
+import json
+
+import numpy as np
+import pytest
+
+matplotlib = pytest.importorskip("matplotlib")
+
+from papers_to_gpt.plots import fonts  # noqa: E402
+from papers_to_gpt.plots.alignments import plot_alignment  # noqa: E402
+from papers_to_gpt.plots.curves import plot_curves  # noqa: E402
+from papers_to_gpt.plots.line_plots import Series, plot_bars, plot_lines  # noqa: E402
+from papers_to_gpt.plots.style import save_figure  # noqa: E402
+
+LOG = [
+    {"update": 10, "kind": "train", "loss": 3.5, "learning_rate": 0.1, "gradient_norm": 2.0},
+    {"update": 20, "kind": "train", "loss": 2.5, "learning_rate": 0.05, "gradient_norm": 1.0},
+    {"update": 20, "kind": "eval", "loss": 2.75, "perplexity": 15.6, "sacrebleu": 12.5, "kept": "text"},
+]
+
+
+def attention(targets, sources, seed=0):
+    return np.random.default_rng(seed).dirichlet(np.ones(sources), size=targets)
+
+
+def tick_labels(axes):
+    return [[label.get_text() for label in labels] for labels in (axes.get_xticklabels(), axes.get_yticklabels())]
+
+
+def overlapping_labels(figure, axes):
+    """Returns pairs of tick labels of one axis that overlap when the figure is drawn at its own size."""
+    figure.canvas.draw()
+    overlaps = []
+    for labels in (axes.get_xticklabels(), axes.get_yticklabels()):
+        boxes = [(label.get_text(), label.get_window_extent()) for label in labels]
+        overlaps += [
+            (first[0], second[0])
+            for number, first in enumerate(boxes)
+            for second in boxes[number + 1 :]
+            if min(first[1].x1, second[1].x1) - max(first[1].x0, second[1].x0) > 0.5
+            and min(first[1].y1, second[1].y1) - max(first[1].y0, second[1].y0) > 0.5
+        ]
+    return overlaps
+
+
+def test_an_alignment_shows_the_matrix_itself_and_its_tokens_on_the_axes():
+    weights = attention(3, 5)
+    source, target = ["five", "$x$", "_a_", "the\n", "</s>"], ["fünf", "x", "der"]
+    axes = plot_alignment(source, target, weights).axes[0]
+    np.testing.assert_array_equal(axes.images[0].get_array(), weights)
+    assert tick_labels(axes) == [["five", "$x$", "_a_", "the\\n", "</s>"], target]
+    assert axes.images[0].get_clim() == (0, 1)
+
+
+def test_forty_tokens_are_legible_in_1200_pixels_and_what_is_cut_is_said():
+    source = [f"##aüfgj{number}"[: 3 + number % 9] for number in range(57)]
+    target = [f"lengthiest_token_of_all{number}" if number % 9 == 0 else "," for number in range(41)]
+    figure = plot_alignment(source, target, attention(41, 57), title="title")
+    axes = figure.axes[0]
+    assert figure.get_figwidth() * figure.dpi <= 1200
+    assert [len(labels) for labels in tick_labels(axes)] == [40, 40]
+    assert [text.get_text() for text in figure.texts] == [
+        "title",
+        "first 40 of 57 source tokens; first 40 of 41 target tokens",
+    ]
+    assert overlapping_labels(figure, axes) == []
+    assert all(label.get_fontsize() * figure.dpi / 72 >= 12 for label in axes.get_xticklabels())
+    box = figure.get_tightbbox()  # in inches
+    assert box.x0 >= 0 and box.y0 >= -0.01 and box.x1 <= figure.get_figwidth() and box.y1 <= figure.get_figheight()
+
+
+def test_weights_of_another_shape_than_the_tokens_are_refused():
+    with pytest.raises(ValueError, match=r"shape \(5, 3\), but there are 3 target and 5 source tokens"):
+        plot_alignment(list("abcde"), list("abc"), attention(5, 3))
+
+
+def test_a_figure_is_written_in_both_formats_and_gives_the_same_bytes_again(tmp_path):
+    contents = []
+    for name in ("first", "second"):
+        paths = save_figure(plot_alignment(list("ab"), list("cd"), attention(2, 2)), tmp_path / name / "plot.png")
+        assert [path.name for path in paths] == ["plot.png", "plot.svg"]
+        contents.append([path.read_bytes() for path in paths])
+    assert contents[0] == contents[1]
+    assert contents[0][0].startswith(b"\x89PNG") and b"</svg>" in contents[0][1]
+    assert b"<dc:date>" not in contents[0][1]
+
+
+def test_curves_hold_the_points_of_the_logs_for_training_and_validation():
+    other = [{**line, "loss": line["loss"] + 1} for line in LOG]
+    figure = plot_curves({"_first $run$": LOG, "second": other})
+    panels = {panel.get_title(loc="left"): panel for panel in figure.axes}
+    assert list(panels) == ["loss", "sacrebleu", "learning rate", "gradient norm"]
+    lines = [line.get_xydata().tolist() for line in panels["loss"].lines]
+    assert lines == [[[10, 3.5], [20, 2.5]], [[20, 2.75]], [[10, 4.5], [20, 3.5]], [[20, 3.75]]]
+    assert panels["loss"].lines[0].get_color() != panels["loss"].lines[2].get_color()
+    names = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert names == ["_first $run$", "second", "training", "validation"]
+
+
+def test_a_run_without_a_log_and_an_unknown_value_are_refused():
+    with pytest.raises(ValueError, match="log of other has no lines"):
+        plot_curves({"run": LOG, "other": []})
+    with pytest.raises(ValueError, match="no value|has the value 'bleu'. The values are loss, learning_rate"):
+        plot_curves({"run": LOG}, ["bleu"])
+
+
+def test_lines_and_bars_have_error_bars_from_the_lowest_to_the_highest_value():
+    series = [Series("a", [1, 2], [5.0, 6.0], [4.0, 5.5], [7.0, 6.25], reference=3.0), Series("b", [1, 2], [1.0, 2.0])]
+    axes = plot_lines(series, x_label="x", y_label="y").axes[0]
+    (_, _, (bars,)) = axes.containers[0]
+    assert [segment[:, 1].tolist() for segment in bars.get_segments()] == [[4.0, 7.0], [5.5, 6.25]]
+    axes = plot_bars(series, y_label="y").axes[0]
+    heights = [bar.get_height() for bar in axes.patches]
+    assert heights == [5.0, 6.0, 1.0, 2.0]
+    assert [text.get_text() for text in axes.texts] == ["5.0", "6.0", "1.0", "2.0"]
+    with pytest.raises(ValueError, match="a: x, y, low and high must have one length"):
+        Series("a", [1, 2], [5.0])
+
+
+def test_the_font_that_is_missing_is_named_with_the_package_that_has_it(monkeypatch, caplog):
+    monkeypatch.setattr(fonts, "_choose", lambda missing: ([], missing))  # a machine with matplotlib's font alone
+    monkeypatch.setattr(fonts, "_warned_of", set())
+    fonts._families_for.cache_clear()
+    assert fonts.families_for(["日本", "abc", "שלום", "سلام"]) == ["DejaVu Sans"]
+    (message,) = caplog.messages
+    assert "日本" in message and "שלום" not in message
+    assert "Noto Sans CJK SC" in message and "apt install fonts-noto-cjk" in message
+    fonts._families_for.cache_clear()
+
+
+def test_an_installed_font_is_found_for_characters_that_the_default_one_lacks():
+    # U+1D49E is in the mathematical fonts that come with matplotlib, and not in DejaVu Sans.
+    families = fonts.families_for(["\N{MATHEMATICAL SCRIPT CAPITAL C}"])
+    assert families[0] == "DejaVu Sans" and len(families) == 2
+
+
+def test_logs_are_read_as_runs_write_them(tmp_path):
+    from papers_to_gpt.engine.reporting import read_log
+
+    path = tmp_path / "train_log.jsonl"
+    path.write_text("".join(json.dumps(line) + "\n" for line in LOG))
+    assert plot_curves({"run": read_log(path)}).axes[0].lines[0].get_xydata().tolist() == [[10, 3.5], [20, 2.5]]
