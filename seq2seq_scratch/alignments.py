@@ -133,7 +133,8 @@ def _attention(
     layers = output.cross_attentions
     if not layers:
         raise ValueError(
-            f"A {model.config.model_type} has no attention, so it aligns no words: its decoder sees the source as one "
-            "vector for each layer (encoder_last_hidden_state). Use a bahdanau or transformer_seq2seq model."
+            f"This {model.config.model_type} has no attention, so it aligns no words: its decoder sees the source as "
+            "one vector for each layer (encoder_last_hidden_state). Use a bahdanau model with use_attention, or a "
+            "transformer_seq2seq model."
         )
     return layers[max(0, len(layers) - 2)].float().mean(dim=1).cpu().numpy()  # B H T S -> B T S

@@ -73,7 +73,8 @@ class BahdanauEncoderOutput(ModelOutput):
 
     Args:
         last_hidden_state: (B, S, 2D) annotations h_j, the forward and the backward state side by side. Padding has
-            annotations without a meaning, which no form of the decoder reads.
+            annotations without a meaning, which no form of the decoder reads. Without attention S is 1, here and
+            below: the fixed vector takes the place of all annotations.
         first_backward_state: (B, D) the backward GRU's state at the first token, after it has read the whole source.
         attention_keys: (B, S, A) U_a h_j in fp32.
         gate_values: (B, S, 3D) C_z h_j, C_r h_j and C h_j. As c_i is a weighted sum of the h_j, C c_i is the same
@@ -155,6 +156,7 @@ class BahdanauEncoder(nn.Module):
     def __init__(self, config: BahdanauConfig):
         super().__init__()
         self.pad_token_id = config.pad_token_id
+        self.use_attention = config.use_attention
         self.embed_tokens = nn.Embedding(config.vocab_size, config.embedding_size)
         self.embedding_dropout = Dropout(config.embedding_dropout)
         self.bidirectional_gru = BidirectionalGRU(config)
@@ -175,6 +177,9 @@ class BahdanauEncoder(nn.Module):
         source_mask = input_ids != self.pad_token_id if attention_mask is None else attention_mask.bool()
         embedded = self.embedding_dropout(self.embed_tokens(input_ids))  # B S -> B S E
         annotations, first_backward_state = self.bidirectional_gru(embedded, source_mask)  # B S E -> B S 2D, B D
+        if not self.use_attention:
+            annotations = _fixed_vector(annotations, first_backward_state, source_mask)  # B S 2D -> B 1 2D
+            source_mask = source_mask.new_ones(len(source_mask), 1)  # B S -> B 1
         annotations = self.state_dropout(annotations)
         keys = self.attention_key(annotations)  # B S 2D -> B S A
         return BahdanauEncoderOutput(
@@ -185,6 +190,27 @@ class BahdanauEncoder(nn.Module):
             gate_values=self.gate_value(annotations),  # B S 2D -> B S 3D
             source_mask=source_mask,
         )
+
+
+def _fixed_vector(
+    annotations: torch.Tensor, first_backward_state: torch.Tensor, mask: torch.Tensor
+) -> torch.Tensor:
+    """Returns what RNNencdec's decoder reads: the states of both directions that have read the whole source.
+
+    A softmax over one position gives it the weight 1, so the decoder needs no form of its own.
+
+    Args:
+        annotations: (B, S, 2D) h_j.
+        first_backward_state: (B, D) the backward state at the first token.
+        mask: (B, S) True at real tokens.
+
+    Returns:
+        (B, 1, 2D) the forward state at the last real token and the backward state at the first one.
+    """
+    positions = torch.arange(mask.shape[1], device=mask.device)
+    last = (mask * positions).argmax(dim=1)  # B S -> B
+    forward_state = annotations[torch.arange(len(last), device=last.device), last, : first_backward_state.shape[1]]
+    return torch.cat([forward_state, first_backward_state], dim=-1)[:, None]
 
 
 class AdditiveAttention(nn.Module):
@@ -259,6 +285,7 @@ class BahdanauDecoder(nn.Module):
     def __init__(self, config: BahdanauConfig):
         super().__init__()
         size = config.hidden_size
+        self.use_attention = config.use_attention
         self.embed_tokens = nn.Embedding(config.decoder_vocab_size, config.embedding_size)
         self.embedding_dropout = Dropout(config.embedding_dropout)
         self.initial_state = nn.Linear(size, size)  # W_s
@@ -285,7 +312,7 @@ class BahdanauDecoder(nn.Module):
 
         Returns:
             What the softmax layer reads, (B, T, M), the states s_1 ... s_T, (B, T, D), the last one, (B, D), and the
-            attention weights, (B, 1, T, S).
+            attention weights, (B, 1, T, S), None without attention.
         """
         if state is None:
             state = torch.tanh(self.initial_state(encoder_outputs.first_backward_state))
@@ -296,7 +323,7 @@ class BahdanauDecoder(nn.Module):
             features=self.readout_dropout(features).transpose(0, 1),  # T B M -> B T M
             last_hidden_state=states,
             state=states[:, -1],
-            attention_weights=weights,
+            attention_weights=weights if self.use_attention else None,
         )
 
     def _decode(

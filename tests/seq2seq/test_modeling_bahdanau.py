@@ -7,6 +7,7 @@ from torch import nn
 from seq2seq_scratch.bahdanau_loops import _AttentiveLoop, _BidirectionalLoop
 from seq2seq_scratch.configuration_bahdanau import BahdanauConfig
 from seq2seq_scratch.modeling_bahdanau import BahdanauForConditionalGeneration
+from seq2seq_scratch.plain_forms import plain_forms
 
 PAD, START, END = 1, 2, 3
 SOURCES = [[4, 5, 6, 7, 3], [8, 3], [9, 10, 3]]
@@ -56,6 +57,8 @@ def paper_logits(model, source, target_input):
 
     forward_states, backward_states = read(source, 0), read(source[::-1], 1)[::-1]
     annotations = [torch.cat(pair) for pair in zip(forward_states, backward_states, strict=True)]
+    if not model.config.use_attention:
+        annotations = [torch.cat([forward_states[-1], backward_states[0]])]
 
     W_z, W_r, W = decoder.input_gates.weight.split(size)
     b_z, b_r, b = decoder.input_gates.bias.split(size)
@@ -107,6 +110,26 @@ def test_logits_attention_and_gradients_equal_the_papers_equations(side):
         torch.testing.assert_close(
             gradient, wanted, rtol=1e-4, atol=1e-5, msg=lambda text, name=name: f"{name}: {text}"
         )
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_without_attention_every_step_reads_the_last_states_of_both_directions(side):
+    model = build_model(use_attention=False).double()
+    inputs = {"input_ids": pad(SOURCES, side, length=7), "decoder_input_ids": pad([[START, *t] for t in TARGETS])}
+    fast = model(**inputs, output_attentions=True)
+    assert fast.cross_attentions is None
+    with plain_forms():
+        plain = model(**inputs)
+    torch.testing.assert_close(plain.logits, fast.logits)
+    for row, (source, target) in enumerate(zip(SOURCES, TARGETS, strict=True)):
+        logits, _ = paper_logits(model, source, [START, *target])
+        torch.testing.assert_close(fast.logits[row, : len(target) + 1], logits)
+    # A search, whose beams share the vector, finds what a search for one sentence finds.
+    search = {"num_beams": 3, "max_new_tokens": 6, "do_sample": False}
+    together = model.generate(input_ids=inputs["input_ids"], **search)
+    alone = [model.generate(input_ids=torch.tensor([source]), **search)[0] for source in SOURCES]
+    for row, single in zip(together, alone, strict=True):
+        assert row[: len(single)].tolist() == single.tolist()
 
 
 def double(*shape):
