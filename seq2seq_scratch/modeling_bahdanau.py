@@ -192,9 +192,7 @@ class BahdanauEncoder(nn.Module):
         )
 
 
-def _fixed_vector(
-    annotations: torch.Tensor, first_backward_state: torch.Tensor, mask: torch.Tensor
-) -> torch.Tensor:
+def _fixed_vector(annotations: torch.Tensor, first_backward_state: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
     """Returns what RNNencdec's decoder reads: the states of both directions that have read the whole source.
 
     A softmax over one position gives it the weight 1, so the decoder needs no form of its own.

@@ -285,6 +285,14 @@ class LearnedPositions(nn.Embedding):
         return super().forward(position_ids)
 
 
+class NoPositions(nn.Module):
+    """Adds nothing, to measure what positions do: the encoder's states then do not depend on the order of tokens."""
+
+    def forward(self, position_ids: torch.Tensor, length: int) -> torch.Tensor:
+        """Takes what the tables take, and returns a zero, (1, 1, 1)."""
+        return position_ids.new_zeros(1, 1, 1, dtype=torch.get_default_dtype())
+
+
 class AddAndNorm(nn.Module):
     """Sections 3.1 and 5.4: LayerNorm(x + Dropout(Sublayer(x))), around every sub-layer.
 
@@ -520,8 +528,10 @@ class TransformerPreTrainedModel(SavedWithUmask, PreTrainedModel):
         return super().get_correct_attn_implementation(requested_attention, is_init_check)
 
 
-def make_positions(config: TransformerConfig) -> SinusoidalPositions | LearnedPositions:
+def make_positions(config: TransformerConfig) -> SinusoidalPositions | LearnedPositions | NoPositions:
     """Builds the position table that `position_embedding_type` names."""
+    if config.position_embedding_type == "none":
+        return NoPositions()
     kind = {"sinusoidal": SinusoidalPositions, "learned": LearnedPositions}[config.position_embedding_type]
     return kind(config.max_position_embeddings, config.d_model)
 

@@ -66,6 +66,7 @@ class BahdanauSettings(CheckedSettings):
     hidden_size: int = option(1000, "Units of each encoder direction and of the decoder (n in the paper).")
     attention_size: int = option(1000, "Units of the alignment model (n' in the paper).")
     maxout_size: int = option(500, "Maxout units of the readout (l in the paper).")
+    use_attention: bool = option(True, "Read the source by attention; false makes RNNencdec, with one fixed vector.")
     embedding_dropout: float = option(0.0, "Dropout on the source and target embeddings.")
     encoder_dropout: float = option(0.0, "Dropout on the source states that the attention reads.")
     readout_dropout: float = option(0.0, "Dropout on the readout before the softmax.")
@@ -96,7 +97,9 @@ class TransformerSettings(CheckedSettings):
         "relu", "Activation of the feed-forward sub-layers, by its name in the transformers library."
     )
     pre_norm: bool = option(False, "Normalize before each sub-layer and not after it, as the paper does.")
-    position_embedding_type: Literal["sinusoidal", "learned"] = option("sinusoidal", "Position embeddings.")
+    position_embedding_type: Literal["sinusoidal", "learned", "none"] = option(
+        "sinusoidal", "Position embeddings; without any, the encoder sees a set of tokens."
+    )
     max_position_embeddings: int = option(1024, "Rows of the table of positions; sinusoidal tables grow on demand.")
     dropout: float = option(0.1, "Dropout on the output of each sub-layer and on the sum of embeddings.")
     attention_dropout: float = option(0.0, "Dropout on the attention weights.")

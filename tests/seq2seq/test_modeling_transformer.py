@@ -379,6 +379,20 @@ def test_sinusoidal_positions_translate_beyond_their_first_table():
         assert short.generate(input_ids, max_new_tokens=9, min_new_tokens=9).shape == (2, 10)
 
 
+def test_without_positions_the_encoder_sees_a_set_of_tokens():
+    source = torch.tensor([[4, 5, 6, 7, 3]])
+    order = torch.tensor([3, 0, 4, 2, 1])
+    states = {
+        kind: [
+            tiny_model(position_embedding_type=kind).model.encoder(ids).last_hidden_state
+            for ids in (source, source[:, order])
+        ]
+        for kind in ("none", "sinusoidal")
+    }
+    torch.testing.assert_close(states["none"][1], states["none"][0][:, order])
+    assert (states["sinusoidal"][1] - states["sinusoidal"][0][:, order]).abs().max() > 0.01
+
+
 def test_learned_positions_refuse_sequences_beyond_their_limit():
     model = tiny_model(position_embedding_type="learned", max_position_embeddings=6)
     fits, too_long = torch.full((1, 6), 5), torch.full((1, 7), 5)
