@@ -42,7 +42,7 @@ class Alignment:
 
     def word_pairs(self) -> list[tuple[int, int]]:
         """Returns the pairs of words, between spaces, that have a pair of tokens."""
-        source, target = _words(self.source_tokens), _words(self.target_tokens)
+        source, target = words_of(self.source_tokens), words_of(self.target_tokens)
         return sorted({(source[first], target[second]) for first, second in self.token_pairs()})
 
 
@@ -51,7 +51,7 @@ def pharaoh(pairs: Iterable[tuple[int, int]]) -> str:
     return " ".join(f"{source}-{target}" for source, target in pairs)
 
 
-def _words(tokens: Sequence[str]) -> list[int]:
+def words_of(tokens: Sequence[str]) -> list[int]:
     """Returns the number of the word that each token is part of."""
     starts = [token.startswith(WORD_START) or place == 0 for place, token in enumerate(tokens)]
     return (np.cumsum(starts) - 1).tolist()

@@ -1,0 +1,230 @@
+"""Bahdanau, Cho and Bengio 2014: Neural Machine Translation by Jointly Learning to Align and Translate
+(arXiv 1409.0473)."""
+
+import statistics
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from papers_to_gpt.papers.experiment import Chart, Experiment, Finding, Table, Verdict, compare, over_seeds
+from papers_to_gpt.papers.translators import (
+    ATTENTION,
+    LONGEST_IN_TRAINING,
+    TEST_LENGTHS,
+    Translator,
+    columns_of,
+    length_of,
+    load,
+    run_of,
+    scores_by,
+    short_sentences,
+    test_hypotheses,
+    test_pairs,
+    train,
+    words_are_known,
+)
+from papers_to_gpt.papers.workbench import Run, Workbench
+from papers_to_gpt.plots.alignments import plot_alignment
+from seq2seq_scratch.alignments import Alignment, align, words_of
+
+PAPER = "bahdanau2014"
+SEARCH, ENCDEC = "RNNsearch", "RNNencdec"
+TABLE_1 = Table(
+    ("model", "BLEU, all sentences", "BLEU, no unknown words"),
+    [
+        ("RNNencdec-30", 13.93, 24.19),
+        ("RNNsearch-30", 21.50, 31.44),
+        ("RNNencdec-50", 17.82, 26.71),
+        ("RNNsearch-50", 26.75, 34.16),
+    ],
+)
+
+
+def attention_by_length(bench: Workbench) -> Finding:
+    """Figure 2: BLEU against length, with and without attention."""
+    runs = {SEARCH: train(bench, ATTENTION), ENCDEC: train(bench, ATTENTION, use_attention=False)}
+    curves = {name: scores_by(bench, each, length_of(bench)) for name, each in runs.items()}
+    lengths = list(curves[SEARCH])
+    long = lengths[len(lengths) // 2 :]
+    rows = [(length, *(statistics.mean(curves[name][length]) for name in (SEARCH, ENCDEC))) for length in lengths]
+    in_long = {name: [statistics.mean(scores) for scores in _by_seed(curves[name], long)] for name in runs}
+    return Finding(
+        method="The same model is trained with attention and with one fixed vector in its place (`--use_attention "
+        "false`). The test set is divided by length and each part scored by itself.",
+        table=Table(("source words", SEARCH, ENCDEC), rows, digits=1),
+        paper=Table(
+            ("model", "source words", "BLEU, read from figure 2"),
+            [
+                ("RNNsearch-50", "20 to 60", "flat"),
+                ("RNNencdec-50", "20", "about 20"),
+                ("RNNencdec-50", "50", "below 10"),
+            ],
+        ),
+        verdict=compare(
+            in_long[SEARCH],
+            in_long[ENCDEC],
+            ("attention", "a fixed vector"),
+            score=f"BLEU from {long[0]} words on",
+            digits=1,
+        ),
+        charts=[
+            Chart(
+                "length",
+                "source words",
+                "test BLEU",
+                [over_seeds(name, *columns_of(curves[name])) for name in runs],
+            )
+        ],
+        notes=[_lists_note()] if bench.scale == "small" else [],
+    )
+
+
+def _by_seed(curves: dict[int, list[float]], lengths: Sequence[int]) -> list[list[float]]:
+    return [list(scores) for scores in zip(*(curves[length] for length in lengths), strict=True)]
+
+
+def _lists_note() -> str:
+    return (
+        f"The data are lists of numbers, one word each, with up to {LONGEST_IN_TRAINING} numbers in training and up "
+        f"to {TEST_LENGTHS[-1]} in the test set."
+    )
+
+
+def sentence_limits(bench: Workbench) -> Finding:
+    """Table 1: both models, trained on short sentences or on all of them, scored with and without unknown words."""
+    # Words as the paper has them: subwords leave nothing unknown. The lists have few words, all of them known.
+    words = {} if bench.scale == "small" else {"tokenizer_type": "word", "vocab_size": 6000}
+    runs: dict[str, list[Run]] = {}
+    for limit, changes in (("short", short_sentences(bench)), ("all", {})):
+        for name, use_attention in ((ENCDEC, False), (SEARCH, True)):
+            runs[f"{name}-{limit}"] = [
+                run_of(bench, ATTENTION, seed, use_attention=use_attention, **words, **changes) for seed in bench.seeds
+            ]
+    bench.make(*(run for each in runs.values() for run in each))
+    scores = {name: [bench.results(run)["test_sacrebleu"] for run in each] for name, each in runs.items()}
+    rows = []
+    for name, each in runs.items():
+        known = (
+            [0.0] if bench.scale == "small" else scores_by(bench, each, words_are_known(bench, each[0])).get(1, [0.0])
+        )
+        rows.append((name, statistics.mean(scores[name]), statistics.mean(known) or None))
+    return Finding(
+        method="Both models are trained on sentences of up to half of the length, and on all. The paper's strongest "
+        "claim is that RNNsearch-30 beats RNNencdec-50.",
+        table=Table(("model", "BLEU, all sentences", "BLEU, no unknown words"), rows, digits=1),
+        paper=TABLE_1,
+        verdict=compare(
+            scores[f"{SEARCH}-short"],
+            scores[f"{ENCDEC}-all"],
+            ("attention and short sentences", "a fixed vector and all sentences"),
+            score="BLEU",
+            digits=1,
+            unless="The test set has sentences up to four times as long as the short ones in training.",
+        ),
+        notes=[] if words else ["The lists have no unknown words."],
+    )
+
+
+def alignments(bench: Workbench) -> Finding:
+    """Figure 3: the alignment that the attention finds."""
+    runs = train(bench, ATTENTION)
+    sources, _ = test_pairs(bench)
+    found = [
+        alignment_scores(align(*_parts(load(bench.path(run))), sources, test_hypotheses(bench.path(run))))
+        for run in runs
+    ]
+    shares, hits = ([each[index] for each in found] for index in (0, 1))
+    (folder,) = (bench.path(run) for run in runs[:1])
+    shown = _examples(sources)
+    translator = load(folder)
+    pictures = align(*_parts(translator), shown, translator.translate(shown, 1))
+    return Finding(
+        method="The attention of each translation of the test set is read off by one forward pass. In a list of "
+        "numbers the right alignment is known: number i of the translation belongs to number i of the source.",
+        table=Table(
+            ("seed", "attention on the right number", "largest weight on the right number"),
+            [
+                (seed, f"{100 * share:.1f} %", f"{100 * hit:.1f} %")
+                for seed, share, hit in zip(bench.seeds, shares, hits, strict=True)
+            ],
+        ),
+        verdict=Verdict(
+            min(hits) > 0.9,
+            f"The largest weight is on the right number for {100 * min(hits):.1f} % of the target tokens"
+            f"{' of the worst seed' if len(hits) > 1 else ''}; by chance it would be for about "
+            f"{100 * _chance(sources):.0f} %.",
+        ),
+        pictures={
+            f"alignment_{index}": lambda each=each: plot_alignment(
+                each.source_tokens, each.target_tokens, each.weights
+            )
+            for index, each in enumerate(pictures, 1)
+            if each is not None
+        },
+    )
+
+
+def _parts(translator: Translator) -> tuple[Any, Any, Any]:
+    return translator.model, translator.source_tokenizer, translator.target_tokenizer
+
+
+def _examples(sources: Sequence[str]) -> list[str]:
+    """Returns two sources with about six and ten words."""
+    return [min(sources, key=lambda source: abs(len(source.split()) - length)) for length in (6, 10)]
+
+
+def _chance(sources: Sequence[str]) -> float:
+    return statistics.mean(1 / len(source.split()) for source in sources)
+
+
+def alignment_scores(found: Sequence[Alignment | None]) -> tuple[float, float]:
+    """Compares the attention of translated lists with the only right alignment, word i with word i.
+
+    Returns:
+        The mean attention of a target token on the tokens of its own source word, and the share of target tokens whose
+        largest weight is there. Tokens of words beyond the end of the source are left out.
+    """
+    shares, hits = [], []
+    for each in found:
+        if each is None:
+            continue
+        source, target = np.array(words_of(each.source_tokens[:-1])), words_of(each.target_tokens)
+        for token, word in enumerate(target):
+            own = np.flatnonzero(source == word)
+            if len(own):
+                shares.append(float(each.weights[token, own].sum()))
+                hits.append(int(each.weights[token].argmax()) in own)
+    return statistics.mean(shares), statistics.mean(hits)
+
+
+EXPERIMENTS = [
+    Experiment(
+        "sentence_limits",
+        PAPER,
+        "Table 1",
+        "With attention, training on short sentences beats training a fixed vector on all.",
+        sentence_limits,
+        minutes=6,
+        scales=("small", "multi30k"),
+    ),
+    Experiment(
+        "attention_by_length",
+        PAPER,
+        "Figure 2",
+        "With attention, long sentences are translated as well as short ones; with a fixed vector they are not.",
+        attention_by_length,
+        minutes=3,
+        core=True,
+        scales=("small", "multi30k"),
+    ),
+    Experiment(
+        "alignments",
+        PAPER,
+        "Figure 3",
+        "Attention finds the alignment of source and target without being taught it.",
+        alignments,
+        minutes=2,
+        core=True,
+    ),
+]

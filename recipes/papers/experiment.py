@@ -1,0 +1,193 @@
+"""What an experiment is, and what it finds: a table, the paper's numbers beside it, charts and a verdict."""
+
+import itertools
+import math
+import statistics
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal
+
+from papers_to_gpt.plots.line_plots import Series, plot_bars, plot_lines
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from papers_to_gpt.papers.workbench import Workbench
+
+Cell = str | float | int | None
+
+
+@dataclass(frozen=True)
+class Table:
+    """Columns and rows. Numbers are shown with `digits` decimals; None is an empty cell."""
+
+    columns: Sequence[str]
+    rows: Sequence[Sequence[Cell]]
+    digits: int = 2
+
+
+@dataclass(frozen=True)
+class Chart:
+    """Lines or bars, kept as numbers so that they are written as CSV too.
+
+    Attributes:
+        name: the files' name, without extension.
+        x_label, y_label: the axes' names with their units.
+        series: the lines, or the colours of bars.
+        kind: lines or bars.
+        options: further arguments of `plot_lines` or `plot_bars`, such as `log_x`.
+    """
+
+    name: str
+    x_label: str
+    y_label: str
+    series: Sequence[Series]
+    kind: Literal["lines", "bars"] = "lines"
+    options: dict[str, Any] = field(default_factory=dict)
+
+    def draw(self) -> "Figure":
+        """Draws the chart; it needs matplotlib."""
+        plot = plot_lines if self.kind == "lines" else plot_bars
+        return plot(self.series, x_label=self.x_label, y_label=self.y_label, **self.options)
+
+    def rows(self) -> list[tuple[Any, ...]]:
+        """Returns the rows of the CSV file: series, x, y, and both ends of the error bar."""
+        none: Sequence[None] = ()
+        return [
+            (each.name, *values)
+            for each in self.series
+            for values in itertools.zip_longest(each.x, each.y, each.low or none, each.high or none)
+        ]
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Whether the paper's claim holds here.
+
+    Attributes:
+        holds: None if the measurement cannot tell.
+        reason: one or two sentences with the deciding numbers; for a claim that does not hold also the likely cause
+            and the scale at which it does.
+    """
+
+    holds: bool | None
+    reason: str
+
+    @property
+    def word(self) -> str:
+        return {True: "holds", False: "does not hold", None: "undecided"}[self.holds]
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What an experiment found.
+
+    Attributes:
+        method: two sentences: what was trained or loaded, and what was measured.
+        table: the measured numbers.
+        verdict: whether the claim holds.
+        paper: the paper's own numbers; None if it has none.
+        charts: drawn and written as CSV.
+        pictures: other figures by the name of their files, such as heat maps; they are drawn if matplotlib is
+            installed.
+        notes: further sentences of the report.
+    """
+
+    method: str
+    table: Table
+    verdict: Verdict
+    paper: Table | None = None
+    charts: Sequence[Chart] = ()
+    pictures: dict[str, Callable[[], "Figure"]] = field(default_factory=dict)
+    notes: Sequence[str] = ()
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """An experiment: the claim of a paper, and the function that measures it.
+
+    Attributes:
+        name: the name on the command line.
+        paper: the module of its paper, such as `sutskever2014`.
+        item: the table, figure or section.
+        claim: the claim in one sentence.
+        measure: trains or loads what it needs and measures.
+        minutes: minutes on 2 CPU cores at the scale `small`, with one seed and nothing trained before.
+        core: True for an experiment of the first twelve, `run core`.
+        scales: the scales that it has.
+    """
+
+    name: str
+    paper: str
+    item: str
+    claim: str
+    measure: Callable[["Workbench"], Finding]
+    minutes: float
+    core: bool = False
+    scales: tuple[str, ...] = ("small",)
+
+
+def compare(
+    better: Sequence[float],
+    worse: Sequence[float],
+    names: tuple[str, str],
+    *,
+    score: str,
+    lower_is_better: bool = False,
+    digits: int = 2,
+    unless: str = "",
+) -> Verdict:
+    """Decides whether one setting beats another, seed by seed.
+
+    One seed gives a direction. Of several, the mean difference must exceed twice its standard error.
+
+    Args:
+        better: scores of the setting that the paper claims to be better, one for each seed.
+        worse: scores of the other setting with the same seeds.
+        names: the names of both settings.
+        score: the name of the score, such as `BLEU`.
+        lower_is_better: True for losses and perplexities.
+        digits: decimals of the numbers in the reason.
+        unless: a sentence that is added if the claim does not hold: the likely cause, and the scale that shows it.
+
+    Raises:
+        ValueError: the numbers of scores differ, or there are none.
+    """
+    gains = [(b - a) if lower_is_better else (a - b) for a, b in zip(better, worse, strict=True)]
+    if not gains:
+        raise ValueError("There are no scores to compare.")
+    means = [statistics.mean(scores) for scores in (better, worse)]
+    gain = statistics.mean(gains)
+    reason = f"{score}: {means[0]:.{digits}f} with {names[0]}, {means[1]:.{digits}f} with {names[1]}"
+    if len(gains) == 1:
+        holds = gain > 0
+        reason += " (one seed: the direction alone)."
+    else:
+        error = statistics.stdev(gains) / math.sqrt(len(gains))
+        holds = gain > 2 * error
+        reason += f", a gain of {gain:.{digits}f} with a standard error of {error:.{digits}f} over {len(gains)} seeds."
+    return Verdict(holds, reason if holds or not unless else f"{reason} {unless}")
+
+
+def over_seeds(name: str, x: Sequence[Any], scores: Sequence[Sequence[float]]) -> Series:
+    """Returns a series of means over seeds, with bars from the lowest to the highest score.
+
+    Args:
+        name: the name of the series.
+        x: N places.
+        scores: N lists with a score for each seed.
+    """
+    several = any(len(each) > 1 for each in scores)
+    return Series(
+        name,
+        x,
+        [statistics.mean(each) for each in scores],
+        low=[min(each) for each in scores] if several else None,
+        high=[max(each) for each in scores] if several else None,
+    )
+
+
+def is_monotonic(values: Sequence[float], *, falling: bool = False, tolerance: float = 0.0) -> bool:
+    """Returns True if values rise from each to the next (or fall), but for a tolerance."""
+    pairs: Sequence[tuple[Any, Any]] = list(zip(values, values[1:], strict=False))
+    return all((a - b if falling else b - a) >= -tolerance for a, b in pairs)

@@ -1,0 +1,68 @@
+"""Sentences of known length without a download: lists of numbers, in English words and in German words.
+
+"forty-two seven thirteen" becomes "zweiundvierzig sieben dreizehn": one word of the target for each number, so the
+length of a sentence can be chosen, and every translation can be checked.
+"""
+
+import random
+from collections.abc import Sequence
+from pathlib import Path
+
+from num2words import num2words
+
+from papers_to_gpt.engine.durable_files import write_durably
+
+LARGEST = 99
+FILES = {"train": "train.tsv", "validation": "validation.tsv", "test": "test.tsv"}
+LANGUAGES = ("en", "de")
+
+
+def write_number_lists(
+    folder: Path,
+    *,
+    train_lengths: Sequence[int],
+    test_lengths: Sequence[int],
+    train_size: int = 20_000,
+    validation_size: int = 300,
+    test_size_of_length: int = 50,
+    seed: int = 7,
+) -> dict[str, str]:
+    """Writes the files, unless they are there, and returns the settings by which a recipe reads them.
+
+    The test file has the lists of the first length first, then those of the next. No list is in two files or twice in
+    one, except those of one number, of which there are only 100.
+
+    Args:
+        folder: it is made if necessary.
+        train_lengths: numbers in a list of the training and validation files, each length equally often.
+        test_lengths: numbers in a list of the test file.
+        train_size, validation_size: lists in the file.
+        test_size_of_length: lists of each length in the test file.
+        seed: of the drawn numbers.
+    """
+    words = {language: [num2words(number, lang=language) for number in range(LARGEST + 1)] for language in LANGUAGES}
+    generator = random.Random(seed)
+    drawn: set[tuple[int, ...]] = set()
+
+    def draw(length: int) -> tuple[int, ...]:
+        while True:
+            numbers = tuple(generator.randrange(LARGEST + 1) for _ in range(length))
+            if length == 1 or numbers not in drawn:
+                drawn.add(numbers)
+                return numbers
+
+    wanted = {
+        "test": [length for length in test_lengths for _ in range(test_size_of_length)],
+        "validation": [generator.choice(train_lengths) for _ in range(validation_size)],
+        "train": [generator.choice(train_lengths) for _ in range(train_size)],
+    }
+    for split, lengths in wanted.items():
+        path = folder / FILES[split]
+        lists = [draw(length) for length in lengths]
+        if not path.exists():
+            folder.mkdir(parents=True, exist_ok=True)
+            lines = ["\t".join(LANGUAGES)]
+            lines += ["\t".join(" ".join(words[each][n] for n in numbers) for each in LANGUAGES) for numbers in lists]
+            write_durably(path, "\n".join(lines) + "\n")
+    files = {f"{split}_file": str(folder / name) for split, name in FILES.items()}
+    return {"dataset_name": "none", "source_language": "en", "target_language": "de"} | files

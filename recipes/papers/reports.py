@@ -1,0 +1,117 @@
+"""Writes what an experiment found: a report, its tables as CSV, its numbers as JSON, its charts as PNG and SVG."""
+
+import csv
+import io
+import json
+from collections.abc import Sequence
+from importlib.metadata import version
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from papers_to_gpt.engine.durable_files import write_durably
+from papers_to_gpt.papers.experiment import Cell, Experiment, Finding, Table
+from papers_to_gpt.papers.workbench import Workbench
+from papers_to_gpt.plots.style import save_figure
+
+REPORT_FILE, RESULTS_FILE, SUMMARY_FILE = "report.md", "results.json", "README.md"
+VERSIONS_OF = ("torch", "transformers", "datasets", "tokenizers", "accelerate", "sacrebleu")
+
+
+def format_table(table: Table) -> str:
+    """Returns a table in Markdown."""
+    lines = [list(table.columns), ["---"] * len(table.columns)]
+    lines += [[_shown(cell, table.digits) for cell in row] for row in table.rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def _shown(cell: Cell, digits: int) -> str:
+    if cell is None:
+        return ""
+    return f"{cell:,.{digits}f}" if isinstance(cell, float) else str(cell).replace("|", "\\|")
+
+
+def write_report(
+    experiment: Experiment, finding: Finding, bench: Workbench, minutes: float, identity: dict[str, Any]
+) -> None:
+    """Writes the files of an experiment; `results.json`, which says that it has been measured, comes last."""
+    folder = bench.folder
+    folder.mkdir(parents=True, exist_ok=True)
+    _write_csv(folder / "table.csv", finding.table.columns, finding.table.rows)
+    for chart in finding.charts:
+        _write_csv(folder / f"{chart.name}.csv", ("series", chart.x_label, chart.y_label, "low", "high"), chart.rows())
+    names = [*(chart.name for chart in finding.charts), *finding.pictures]
+    drawn = find_spec("matplotlib") is not None
+    if drawn:
+        _draw(finding, folder)
+    elif names:
+        print("No plots were drawn because matplotlib is not installed (pip install matplotlib).")
+    text = _report(experiment, finding, bench, minutes, names if drawn else [])
+    write_durably(folder / REPORT_FILE, text)
+    results = {
+        **identity,
+        "item": experiment.item,
+        "claim": experiment.claim,
+        "verdict": finding.verdict.word,
+        "reason": finding.verdict.reason,
+        "columns": list(finding.table.columns),
+        "rows": [list(row) for row in finding.table.rows],
+        "minutes": round(minutes, 1),
+        "versions": {name: version(name) for name in VERSIONS_OF},
+        "runs": [bench.command(run) for run in bench.runs],
+    }
+    write_durably(folder / RESULTS_FILE, json.dumps(results, indent=2, ensure_ascii=False) + "\n")
+
+
+def _report(
+    experiment: Experiment, finding: Finding, bench: Workbench, minutes: float, pictures: Sequence[str]
+) -> str:
+    seeds = ", ".join(map(str, bench.seeds))
+    parts = [
+        f"# {experiment.item}",
+        f"**Claim:** {experiment.claim}",
+        f"**Verdict: the claim {finding.verdict.word} here.** {finding.verdict.reason}"
+        if finding.verdict.holds is not None
+        else f"**Verdict: undecided.** {finding.verdict.reason}",
+        f"**Method.** {finding.method}",
+        "## Measured here",
+        format_table(finding.table),
+    ]
+    if finding.paper is not None:
+        parts += ["## The paper", format_table(finding.paper)]
+    parts += [f"![{name}]({name}.png)" for name in pictures]
+    parts += finding.notes
+    parts.append(f"Scale `{bench.scale}`, seeds {seeds}, {minutes:.1f} minutes.")
+    if bench.runs:
+        commands = "\n".join(bench.command(run) for run in bench.runs)
+        parts += ["## The runs", f"```bash\n{commands}\n```"]
+    return "\n\n".join(parts) + "\n"
+
+
+def _write_csv(path: Path, columns: Sequence[str], rows: Sequence[Sequence[Cell]]) -> None:
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(columns)
+    writer.writerows(rows)
+    write_durably(path, text.getvalue())
+
+
+def _draw(finding: Finding, folder: Path) -> None:
+    for chart in finding.charts:
+        save_figure(chart.draw(), folder / chart.name)
+    for name, draw in finding.pictures.items():
+        save_figure(draw(), folder / name)
+
+
+def write_summary(output_dir: Path, experiments: Sequence[Experiment]) -> str:
+    """Writes a table of all experiments that have a report, and returns it."""
+    rows = []
+    for each in experiments:
+        path = output_dir / each.name / RESULTS_FILE
+        if path.exists():
+            found = json.loads(path.read_text(encoding="utf-8"))
+            link = f"[{each.name}]({each.name}/{REPORT_FILE})"
+            rows.append((link, each.item, each.claim, found["verdict"], found["reason"], found["minutes"]))
+    table = format_table(Table(("experiment", "where", "claim", "verdict", "numbers", "minutes"), rows, digits=1))
+    write_durably(output_dir / SUMMARY_FILE, f"# The papers' claims, measured\n\n{table}\n")
+    return table

@@ -1,0 +1,76 @@
+"""Runs experiments one after another; those that have a report are not measured again."""
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+from papers_to_gpt.papers.experiment import Experiment
+from papers_to_gpt.papers.registry import EXPERIMENTS, list_experiments, select
+from papers_to_gpt.papers.reports import RESULTS_FILE, SUMMARY_FILE, write_report, write_summary
+from papers_to_gpt.papers.workbench import Workbench
+from papers_to_gpt.settings.reproduction import ReproductionSettings
+
+
+def run(settings: tuple[ReproductionSettings]) -> None:
+    """Lists the experiments, or measures those that the settings name.
+
+    Raises:
+        ValueError: a name is unknown, none of the experiments has the scale, or some of them failed.
+    """
+    (chosen,) = settings
+    if chosen.action == "list":
+        print(list_experiments())
+        return
+    selected = select(chosen.names)
+    experiments = [each for each in selected if chosen.scale in each.scales]
+    if not experiments:
+        having = [each.name for each in EXPERIMENTS.values() if chosen.scale in each.scales]
+        raise ValueError(f"None of these experiments has the scale {chosen.scale}. Those that have it: {having}.")
+    left_out = [each.name for each in selected if each not in experiments]
+    if left_out:
+        print(f"Without the scale {chosen.scale}, left out: {', '.join(left_out)}.")
+    output_dir = Path(chosen.output_dir)
+    failures = []
+    for number, each in enumerate(experiments, 1):
+        print(f"\n[{number}/{len(experiments)}] {each.name} ({each.item}): {each.claim}")
+        try:
+            measure(each, chosen)
+        except ValueError as error:
+            failures.append(f"{each.name}: {error}")
+            print(f"Failed: {error}")
+    write_summary(output_dir, list(EXPERIMENTS.values()))
+    print(f"\nThe summary is in {output_dir / SUMMARY_FILE}.")
+    if failures:
+        raise ValueError("\n".join([f"{len(failures)} of {len(experiments)} experiments failed.", *failures]))
+
+
+def measure(experiment: Experiment, settings: ReproductionSettings) -> None:
+    """Measures an experiment and writes its report, unless it has one of the same scale, seeds and data."""
+    bench = Workbench(settings, experiment.name)
+    identity = _identity(experiment, settings)
+    done = bench.folder / RESULTS_FILE
+    if not settings.overwrite_output_dir and _found(done, identity):
+        print(f"Measured before: {bench.folder}. Set --overwrite_output_dir true to measure it again.")
+        return
+    started = time.monotonic()
+    finding = experiment.measure(bench)
+    write_report(experiment, finding, bench, (time.monotonic() - started) / 60, identity)
+    print(f"The claim {finding.verdict.word}: {finding.verdict.reason}\nReport: {bench.folder}")
+
+
+def _identity(experiment: Experiment, settings: ReproductionSettings) -> dict[str, Any]:
+    """What a report must have in common with the settings to stand for them."""
+    names = "scale seeds train_file validation_file test_file source_language target_language data_dir".split()
+    values = {name: getattr(settings, name) for name in names}
+    if settings.scale == "small":
+        values = {name: values[name] for name in ("scale", "seeds")}
+    return {"experiment": experiment.name, **values}
+
+
+def _found(path: Path, identity: dict[str, Any]) -> bool:
+    try:
+        results = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, json.JSONDecodeError):
+        return False
+    return all(results.get(name) == value for name, value in identity.items())

@@ -1,0 +1,379 @@
+"""Sutskever, Vinyals and Le 2014: Sequence to Sequence Learning with Neural Networks (arXiv 1409.3215)."""
+
+import math
+import statistics
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+
+from papers_to_gpt.papers.experiment import (
+    Chart,
+    Experiment,
+    Finding,
+    Table,
+    Verdict,
+    compare,
+    is_monotonic,
+    over_seeds,
+)
+from papers_to_gpt.papers.translators import (
+    LSTM,
+    bleu,
+    columns_of,
+    length_of,
+    load,
+    name_seed,
+    rarity_of,
+    run_of,
+    scores_by,
+    test_pairs,
+    train,
+    training_curves,
+)
+from papers_to_gpt.papers.workbench import Run, Workbench
+from papers_to_gpt.plots.line_plots import Series
+from papers_to_gpt.plots.scatter import plot_points
+from seq2seq_scratch.data.forced_scores import score_translations
+from seq2seq_scratch.data.nbest_lists import Candidate, choose_candidates
+from seq2seq_scratch.encoding import encode_sources, pad_right
+
+PAPER = "sutskever2014"
+LONGER_THAN_IN_TRAINING = (
+    "The longest lists here are twice as long as any in training; the paper's training data had long sentences."
+)
+BEAMS = (1, 2, 12)
+MEMBERS = 5
+LAYERS = (1, 2, 3, 4)
+
+
+def reversed_source(bench: Workbench) -> Finding:
+    """Section 3.3: LSTMs that read the source backwards or forwards."""
+    groups = {
+        "reversed": train(bench, LSTM, reverse_source=True),
+        "as it is": train(bench, LSTM, reverse_source=False),
+    }
+    results = {name: [bench.results(run) for run in runs] for name, runs in groups.items()}
+    rows = [
+        (name, seed, result["eval_perplexity"], result["test_sacrebleu"])
+        for name, each in results.items()
+        for seed, result in zip(bench.seeds, each, strict=True)
+    ]
+    scores = {name: [result["test_sacrebleu"] for result in each] for name, each in results.items()}
+    logs = {
+        f"source {name}{name_seed(bench, index)}": bench.log(run)
+        for name, runs in groups.items()
+        for index, run in enumerate(runs)
+    }
+    return Finding(
+        method="The same LSTM is trained with the tokens of the source in reverse order and in their own order, with "
+        "the same seeds, batches and updates. Both translate the test set with the beam of the preset.",
+        table=Table(("source", "seed", "validation perplexity", "test BLEU"), rows),
+        paper=Table(
+            ("source", "test perplexity", "test BLEU"), [("reversed", 4.7, 30.6), ("as it is", 5.8, 25.9)], digits=1
+        ),
+        verdict=compare(
+            scores["reversed"], scores["as it is"], ("the source reversed", "the source as it is"), score="BLEU"
+        ),
+        pictures={"training_curves": lambda: training_curves(logs)},
+    )
+
+
+def ensemble_members(bench: Workbench) -> list[Run]:
+    """Trains the five LSTMs, which share the vocabulary of the first, and returns their runs."""
+    first = run_of(bench, LSTM, 1, reverse_source=True)
+    (folder,) = bench.make(first)
+    others = [
+        run_of(bench, LSTM, seed, reverse_source=True, tokenizer_name=str(folder)) for seed in range(2, MEMBERS + 1)
+    ]
+    bench.make(*others)
+    return [first, *others]
+
+
+def ensembles(bench: Workbench) -> Finding:
+    """Table 1: one, two and five models, and beams of 1, 2 and 12."""
+    folders = [bench.path(run) for run in ensemble_members(bench)]
+    sources, references = test_pairs(bench)
+
+    def scores_of(count: int, beams: Sequence[int], first: int = 0) -> list[float]:
+        translator = load(*folders[first : first + count])
+        return [bleu(bench, translator.translate(sources, num_beams), references) for num_beams in beams]
+
+    single = [scores_of(1, BEAMS if index == 0 else BEAMS[-1:], index)[-1] for index in range(1, MEMBERS)]
+    first, two, five = (scores_of(count, BEAMS) for count in (1, 2, MEMBERS))
+    single.insert(0, first[-1])
+    best = max(single)
+    rows = [
+        (f"{name}, beam {num_beams}", score)
+        for name, scores in (("first model", first), ("2 models", two), (f"{MEMBERS} models", five))
+        for num_beams, score in zip(BEAMS, scores, strict=True)
+    ]
+    rows += [(f"model {index}, beam {BEAMS[-1]}", score) for index, score in enumerate(single, 1)]
+    return Finding(
+        method=f"{MEMBERS} LSTMs are trained from different seeds with one vocabulary. Together they decode by the "
+        "mean of their probabilities at every step.",
+        table=Table(("system", "test BLEU"), rows),
+        paper=Table(
+            ("system", "test BLEU"),
+            [
+                ("single, beam 12", 30.59),
+                ("5 models, beam 1", 33.00),
+                ("5 models, beam 2", 34.50),
+                ("5 models, beam 12", 34.81),
+            ],
+        ),
+        verdict=Verdict(
+            five[-1] > best,
+            f"BLEU with beam {BEAMS[-1]}: {five[-1]:.2f} with {MEMBERS} models, {best:.2f} with the best and "
+            f"{statistics.mean(single):.2f} with the average one of them.",
+        ),
+        charts=[
+            Chart(
+                "beams",
+                "beams",
+                "test BLEU",
+                [
+                    Series("1 model", BEAMS, first),
+                    Series("2 models", BEAMS, two),
+                    Series(f"{MEMBERS} models", BEAMS, five),
+                ],
+                options={"log_x": True},
+            )
+        ],
+        notes=["The seeds of the members are 1 to 5, whatever `--seeds` says."],
+    )
+
+
+def rescoring(bench: Workbench) -> Finding:
+    """Table 2: n-best lists of another system, chosen from with the LSTMs' probabilities."""
+    (baseline,) = bench.make(run_of(bench, LSTM, 1, reverse_source=False))
+    folders = [bench.path(run) for run in ensemble_members(bench)]
+    sources, references = test_pairs(bench)
+    size = BEAMS[-1]
+    candidates = [
+        Candidate(index, hypothesis.text, hypothesis.score)
+        for index, found in enumerate(load(baseline).candidates(sources, size, size))
+        for hypothesis in found
+    ]
+
+    def rescored(*members: object) -> float:
+        translator = load(*members)
+        scored = score_translations(
+            translator.model,
+            translator.source_tokenizer,
+            translator.target_tokenizer,
+            [sources[each.source] for each in candidates],
+            [each.text for each in candidates],
+        )
+        totals = [None if score is None else math.fsum(score.log_probabilities) for score in scored]
+        return bleu(bench, choose_candidates(candidates, totals, 0.5, len(sources)), references)
+
+    before = bleu(bench, choose_candidates(candidates, [None] * len(candidates), 0.0, len(sources)), references)
+    one, five = rescored(folders[0]), rescored(*folders)
+    chosen_best = [
+        max((each for each in candidates if each.source == index), key=lambda each: each.text == reference).text
+        for index, reference in enumerate(references)
+    ]
+    return Finding(
+        method=f"Another system, an LSTM that reads the source forwards, lists its {size} best translations of each "
+        "sentence. The candidate with the best even average of its score and the LSTMs' log-probability is chosen.",
+        table=Table(
+            ("system", "test BLEU"),
+            [
+                ("the list's best", before),
+                ("rescored with 1 LSTM", one),
+                (f"rescored with {MEMBERS} LSTMs", five),
+                ("upper bound: the reference, where it is listed", bleu(bench, chosen_best, references)),
+            ],
+        ),
+        paper=Table(
+            ("system", "test BLEU"),
+            [("baseline", 33.30), ("rescored with 1 LSTM", 35.61), ("rescored with 5 LSTMs", 36.5), ("oracle", 45.0)],
+        ),
+        verdict=Verdict(
+            five > before and one > before,
+            f"BLEU: {before:.2f} before, {one:.2f} rescored with one LSTM, {five:.2f} with {MEMBERS}.",
+        ),
+        notes=["The seeds of the models are 1 to 5, whatever `--seeds` says."],
+    )
+
+
+def depth(bench: Workbench) -> Finding:
+    """Section 3.4: perplexity against the number of layers."""
+    runs = {layers: [run_of(bench, LSTM, seed, num_hidden_layers=layers) for seed in bench.seeds] for layers in LAYERS}
+    bench.make(*(run for each in runs.values() for run in each))
+    perplexities = [[bench.results(run)["eval_perplexity"] for run in runs[layers]] for layers in LAYERS]
+    means = [statistics.mean(each) for each in perplexities]
+    return Finding(
+        method="LSTMs of one to four layers are trained with the same updates and settings. Their perplexity on the "
+        "validation set is compared.",
+        table=Table(
+            ("layers", "validation perplexity", "change"),
+            [
+                (layers, mean, "" if index == 0 else f"{100 * (mean / means[index - 1] - 1):+.1f} %")
+                for index, (layers, mean) in enumerate(zip(LAYERS, means, strict=True))
+            ],
+            digits=3,
+        ),
+        paper=Table(("layers", "change of perplexity with each further layer"), [("2 to 4", "almost -10 %")]),
+        verdict=Verdict(
+            is_monotonic(means, falling=True),
+            f"Perplexity with {', '.join(map(str, LAYERS))} layers: {', '.join(f'{mean:.3f}' for mean in means)}."
+            + (
+                ""
+                if is_monotonic(means, falling=True)
+                else " With so few updates and pairs, deeper stacks train more slowly than they gain; the paper had "
+                "12 million pairs."
+            ),
+        ),
+        charts=[
+            Chart(
+                "depth",
+                "layers",
+                "validation perplexity",
+                [over_seeds("LSTM", LAYERS, perplexities)],
+                options={"integer_x": True},
+            )
+        ],
+    )
+
+
+def sentence_vectors(bench: Workbench) -> Finding:
+    """Figure 2: principal components of the vectors that the encoder makes of lists that differ in their order."""
+    (run,) = bench.make(run_of(bench, LSTM, bench.seeds[0], reverse_source=True))
+    translator = load(run)
+    words = ("forty-two", "seven", "ninety")
+    orders = [(0, 1, 2), (1, 0, 2), (2, 0, 1), (0, 2, 1), (1, 2, 0), (2, 1, 0)]
+    sentences = [" ".join(words[index] for index in order) for order in orders]
+    vectors = encode_sentences(translator.model, translator.source_tokenizer, sentences)
+    points = principal_components(vectors)
+    distances = np.linalg.norm(vectors[:, None] - vectors[None], axis=-1)
+    pairs = [(a, b) for a in range(len(orders)) for b in range(a)]
+    apart = statistics.mean(distances[pair] for pair in pairs) / np.linalg.norm(vectors, axis=1).mean()
+    same_start, others = (
+        statistics.mean(distances[a, b] for a, b in pairs if (orders[a][0] == orders[b][0]) is same)
+        for same in (True, False)
+    )
+    return Finding(
+        method="The encoder reads six lists of the same three numbers in different orders. Its last states, which are "
+        "all that the decoder sees, are projected on their first two principal components.",
+        table=Table(
+            ("list", "component 1", "component 2"),
+            [(sentence, *map(float, point)) for sentence, point in zip(sentences, points, strict=True)],
+        ),
+        verdict=Verdict(
+            bool(apart > 0.1),
+            f"The vectors of two orders are {100 * apart:.0f} % of a vector's length apart; those of a bag of words "
+            f"would be equal. Lists that begin with the same number are {same_start:.2f} apart, others {others:.2f}.",
+        ),
+        pictures={"sentence_vectors": lambda: plot_points(points, sentences, title="Vectors of sentences")},
+    )
+
+
+@torch.inference_mode()
+def encode_sentences(model: torch.nn.Module, tokenizer: object, sentences: Sequence[str]) -> np.ndarray:
+    """Returns the last hidden and cell states of all layers of the LSTM, (N, 2 * layers * D)."""
+    vectors = []
+    for ids in encode_sources(tokenizer, list(sentences), None)[0]:
+        inputs, _ = pad_right([ids], tokenizer.pad_token_id)
+        state = model.get_encoder()(torch.from_numpy(inputs)).final_state
+        vectors.append(state.flatten().numpy())
+    return np.stack(vectors)
+
+
+def principal_components(vectors: np.ndarray, count: int = 2) -> np.ndarray:
+    """Projects (N, D) vectors on their first principal components, (N, count)."""
+    centred = vectors - vectors.mean(axis=0)
+    _, _, directions = np.linalg.svd(centred, full_matrices=False)
+    return centred @ directions[:count].T
+
+
+def length_and_rarity(bench: Workbench) -> Finding:
+    """Figure 3: scores by the length of the sentence and by the rarity of its words."""
+    runs = train(bench, LSTM, reverse_source=True)
+    lengths = scores_by(bench, runs, length_of(bench))
+    rarities = scores_by(bench, runs, rarity_of(bench))
+    means = [statistics.mean(scores) for scores in lengths.values()]
+    half = len(means) // 2
+    short, long = statistics.mean(means[:half]), statistics.mean(means[half:])
+    holds = short - long < 5
+    rows = [
+        (name, group, statistics.mean(scores))
+        for name, groups in (("source words", lengths), ("mean rank of the words", rarities))
+        for group, scores in groups.items()
+    ]
+    return Finding(
+        method="The test set is divided by the length of the source, and by the mean frequency rank of the "
+        "reference's words in the training data. Each part is scored by itself.",
+        table=Table(("by", "from", "test BLEU"), rows, digits=1),
+        paper=Table(("sentences", "BLEU"), [("below 35 words", "no degradation"), ("longest", "a minor degradation")]),
+        verdict=Verdict(
+            holds,
+            f"BLEU is {short:.1f} on average in the shorter half of the lengths and {long:.1f} in the longer half."
+            + ("" if holds else f" {LONGER_THAN_IN_TRAINING}"),
+        ),
+        charts=[
+            Chart("length", "source words", "test BLEU", [over_seeds("LSTM", *columns_of(lengths))]),
+            Chart("rarity", "mean rank of the words", "test BLEU", [over_seeds("LSTM", *columns_of(rarities))]),
+        ],
+    )
+
+
+EXPERIMENTS = [
+    Experiment(
+        "reversed_source",
+        PAPER,
+        "section 3.3, Table 1",
+        "Reversing the words of the source makes the LSTM better.",
+        reversed_source,
+        minutes=4,
+        core=True,
+        scales=("small", "multi30k"),
+    ),
+    Experiment(
+        "depth",
+        PAPER,
+        "section 3.4",
+        "Each further layer of the LSTM lowers the perplexity.",
+        depth,
+        minutes=8,
+        scales=("small", "multi30k"),
+    ),
+    Experiment(
+        "ensembles",
+        PAPER,
+        "Table 1",
+        "Five models that decode together beat the best one of them.",
+        ensembles,
+        minutes=9,
+        core=True,
+        scales=("small", "multi30k"),
+    ),
+    Experiment(
+        "rescoring",
+        PAPER,
+        "Table 2",
+        "Choosing from another system's n-best lists with the LSTM makes that system better.",
+        rescoring,
+        minutes=2,
+        core=True,
+        scales=("small", "multi30k"),
+    ),
+    Experiment(
+        "sentence_vectors",
+        PAPER,
+        "Figure 2",
+        "The vector of a sentence knows the order of its words.",
+        sentence_vectors,
+        minutes=1,
+    ),
+    Experiment(
+        "length_and_rarity",
+        PAPER,
+        "Figure 3",
+        "The LSTM translates long sentences as well as short ones.",
+        length_and_rarity,
+        minutes=2,
+        scales=("small", "multi30k"),
+    ),
+]

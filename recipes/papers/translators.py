@@ -1,0 +1,219 @@
+"""The translators of the experiments: their data, their sizes and the runs that train them.
+
+At the scale `small` the data are lists of numbers. A list of the training data has at most `LONGEST_IN_TRAINING`
+numbers, a list of the test data up to twice as many.
+"""
+
+import statistics
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from papers_to_gpt.engine.durable_files import write_durably
+from papers_to_gpt.papers.number_lists import write_number_lists
+from papers_to_gpt.papers.workbench import Run, Workbench
+from papers_to_gpt.plots.curves import plot_curves
+from seq2seq_scratch.data.corpora import load_parallel_data
+from seq2seq_scratch.data.metrics import TranslationMetric
+from seq2seq_scratch.ensemble import load_ensemble
+from seq2seq_scratch.tokenization import load_tokenizers
+from seq2seq_scratch.translation import Hypothesis, load_translator, translate
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+LSTM, ATTENTION, TRANSFORMER = "rnn_seq2seq", "bahdanau", "transformer"
+MODELS = {LSTM: "LSTM", ATTENTION: "attention", TRANSFORMER: "Transformer"}
+
+LONGEST_IN_TRAINING = 8
+TEST_LENGTHS = range(1, 2 * LONGEST_IN_TRAINING + 1)
+
+SMALLEST_GROUP = 10  # test sentences
+
+# Changes to the presets of `numbers` for the lists. All runs evaluate once, at their end.
+SMALL: dict[str, dict[str, Any]] = {
+    LSTM: {"max_steps": 600, "warmup_steps": 50},
+    ATTENTION: {"max_steps": 400, "warmup_steps": 50},
+    TRANSFORMER: {"max_steps": 600, "warmup_steps": 100},
+}
+
+
+def data_of(bench: Workbench) -> dict[str, Any]:
+    """Returns the settings by which a recipe reads the data of the scale."""
+    if bench.scale != "small":
+        return bench.parallel_data()
+    return write_number_lists(
+        bench.data_folder / "number_lists",
+        train_lengths=range(1, LONGEST_IN_TRAINING + 1),
+        test_lengths=TEST_LENGTHS,
+    )
+
+
+def run_of(bench: Workbench, model: str, seed: int, **changes: Any) -> Run:
+    """Returns the training run of a translator.
+
+    Args:
+        bench: the scale, and the folder of the data.
+        model: LSTM, ATTENTION or TRANSFORMER.
+        seed: of the run.
+        changes: settings that differ from the preset.
+    """
+    if bench.scale != "small":
+        return Run("train_translation", f"multi30k/{model}", data_of(bench) | {"seed": seed} | changes)
+    steps = changes.get("max_steps", SMALL[model]["max_steps"])
+    settings = SMALL[model] | {"eval_steps": max(1, steps // 4), "logging_steps": max(1, steps // 20)}
+    return Run("train_translation", f"numbers/{model}", data_of(bench) | settings | {"seed": seed} | changes)
+
+
+def train(bench: Workbench, model: str, **changes: Any) -> list[Run]:
+    """Trains a translator with every seed, unless that has been done, and returns the runs."""
+    runs = [run_of(bench, model, seed, **changes) for seed in bench.seeds]
+    bench.make(*runs)
+    return runs
+
+
+@dataclass(frozen=True)
+class Translator:
+    """A model in evaluation mode, or an ensemble, with its tokenizers."""
+
+    model: PreTrainedModel
+    source_tokenizer: PreTrainedTokenizerBase
+    target_tokenizer: PreTrainedTokenizerBase
+
+    def translate(self, sources: Sequence[str], num_beams: int) -> list[str]:
+        """Returns the best translation of each sentence."""
+        return [found[0].text for found in self.candidates(sources, num_beams, 1)]
+
+    def candidates(self, sources: Sequence[str], num_beams: int, count: int) -> list[list[Hypothesis]]:
+        """Returns the best translations of each sentence, with their log-probabilities."""
+        # Scores are sums of log-probabilities, as in the papers of 2014: lengths are not normalized.
+        arguments = {"num_beams": num_beams, "num_return_sequences": count, "length_penalty": 0.0}
+        if num_beams == 1:
+            del arguments["length_penalty"]
+        return translate(
+            self.model, self.source_tokenizer, self.target_tokenizer, sources, with_scores=count > 1, **arguments
+        )
+
+
+def load(*folders: Path) -> Translator:
+    """Loads a translator, or several as an ensemble, with the tokenizers."""
+    if len(folders) == 1:
+        return Translator(*load_translator(str(folders[0])))
+    return Translator(*load_ensemble([str(folder) for folder in folders]))
+
+
+def test_pairs(bench: Workbench) -> tuple[list[str], list[str]]:
+    """Returns the sources and the references of the test set."""
+    test = load_parallel_data(**data_of(bench) | {"dataset_name": None})["test"]
+    return test["source"][:], test["target"][:]
+
+
+def metric_of(bench: Workbench) -> TranslationMetric:
+    """Returns the metric for the target language."""
+    return TranslationMetric(data_of(bench)["target_language"])
+
+
+def bleu(bench: Workbench, hypotheses: Sequence[str], references: Sequence[str]) -> float:
+    """Returns the BLEU of sacrebleu."""
+    return metric_of(bench).compute(predictions=hypotheses, references=references)["sacrebleu"]
+
+
+def length_of(bench: Workbench) -> Callable[[str, str], int]:
+    """Returns a function from source and reference to a length in source words: of lists every length is a group of
+    its own, of sentences five lengths are."""
+    if bench.scale == "small":
+        return lambda source, reference: len(reference.split())
+    return lambda source, reference: len(source.split()) // 5 * 5
+
+
+def rarity_of(bench: Workbench) -> Callable[[str, str], int]:
+    """Returns a function from source and reference to a group: the mean frequency rank of the reference's words in the
+    training data, rounded down to a multiple of a fourth of the largest mean."""
+    train_texts = load_parallel_data(**data_of(bench) | {"dataset_name": None})["train"]["target"]
+    counts = Counter(word for text in train_texts for word in text.split())
+    ranks = {word: rank for rank, (word, _) in enumerate(counts.most_common())}
+
+    def mean_rank(reference: str) -> float:
+        return statistics.mean([ranks.get(word, len(ranks)) for word in reference.split()] or [0])
+
+    step = max(1.0, max(map(mean_rank, test_pairs(bench)[1])) / 4)
+    return lambda source, reference: int(mean_rank(reference) // step * step)
+
+
+def scores_by(bench: Workbench, runs: Sequence[Run], group_of: Callable[[str, str], int]) -> dict[int, list[float]]:
+    """Returns the BLEU of every run in every group of test sentences, groups in their order.
+
+    Args:
+        bench: the data.
+        runs: training runs, of which the translations of the test set are read.
+        group_of: function from source and reference to a group. Groups of less than 10 sentences are left out.
+    """
+    sources, references = test_pairs(bench)
+    groups: dict[int, list[int]] = {}
+    for index, pair in enumerate(zip(sources, references, strict=True)):
+        groups.setdefault(group_of(*pair), []).append(index)
+    translations = [test_hypotheses(bench.path(run)) for run in runs]
+    return {
+        group: [
+            bleu(bench, [found[index] for index in members], [references[index] for index in members])
+            for found in translations
+        ]
+        for group, members in sorted(groups.items())
+        if len(members) >= SMALLEST_GROUP
+    }
+
+
+def columns_of(groups: Mapping[int, list[float]]) -> tuple[list[int], list[list[float]]]:
+    """Returns the groups and their scores as two lists."""
+    return list(groups), list(groups.values())
+
+
+def test_hypotheses(folder: Path) -> list[str]:
+    """Returns the translations of the test set that a training run wrote."""
+    return (folder / "test_hypotheses.txt").read_text(encoding="utf-8").split("\n")[:-1]
+
+
+def short_sentences(bench: Workbench) -> dict[str, str]:
+    """Writes the training pairs whose source is at most half as long as the longest, and returns the setting."""
+    path = bench.data_folder / f"{bench.scale}_short.tsv"
+    settings = data_of(bench)
+    languages = settings["source_language"], settings["target_language"]
+    if not path.exists():
+        pairs = load_parallel_data(**settings | {"dataset_name": None})["train"]
+        limit = max(len(source.split()) for source in pairs["source"]) / 2
+        lines = ["\t".join(languages)]
+        for source, target in zip(pairs["source"], pairs["target"], strict=True):
+            if len(source.split()) <= limit:
+                lines.append("\t".join(" ".join(text.split()) for text in (source, target)))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_durably(path, "\n".join(lines) + "\n")
+    return {"train_file": str(path)}
+
+
+def words_are_known(bench: Workbench, run: Run) -> Callable[[str, str], int]:
+    """Returns a function from source and reference to 1 if the vocabularies of a run have all of their words."""
+    tokenizers = load_tokenizers(str(bench.path(run)))
+
+    def are_known(source: str, reference: str) -> int:
+        return int(
+            all(
+                tokenizer.unk_token_id not in tokenizer(text)["input_ids"]
+                for tokenizer, text in zip(tokenizers, (source, reference), strict=True)
+            )
+        )
+
+    return are_known
+
+
+def name_seed(bench: Workbench, index: int) -> str:
+    """Returns ", seed N" if there are several seeds."""
+    return f", seed {bench.seeds[index]}" if len(bench.seeds) > 1 else ""
+
+
+def training_curves(logs: Mapping[str, Sequence[Mapping[str, Any]]]) -> "Figure":
+    """Draws the losses of runs by their names."""
+    return plot_curves(logs, ["loss"])

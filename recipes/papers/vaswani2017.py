@@ -1,0 +1,445 @@
+"""Vaswani et al. 2017: Attention Is All You Need (arXiv 1706.03762)."""
+
+import math
+import statistics
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from papers_to_gpt.papers.experiment import Chart, Experiment, Finding, Table, Verdict, compare, over_seeds
+from papers_to_gpt.papers.timing import median_seconds
+from papers_to_gpt.papers.translators import (
+    MODELS,
+    TRANSFORMER,
+    load,
+    run_of,
+    test_pairs,
+    train,
+    training_curves,
+)
+from papers_to_gpt.papers.workbench import Run, Workbench
+from papers_to_gpt.plots.line_plots import Series
+from papers_to_gpt.plots.positions import plot_positions
+from seq2seq_scratch import TransformerConfig
+from seq2seq_scratch.encoding import encode_sources, pad_right
+from seq2seq_scratch.modeling_transformer import MultiHeadAttention, sinusoids
+
+PAPER = "vaswani2017"
+LENGTHS, WIDTHS = (16, 64, 256, 1024), (64, 256)
+ATTENTION_LAYER, RECURRENT_LAYER = "self-attention", "recurrent"
+
+
+def layer_cost(bench: Workbench) -> Finding:
+    """Table 1: the time of one layer, forward and backward, against the length and the width."""
+    times = {}
+    for width in WIDTHS:
+        config = TransformerConfig(vocab_size=8, d_model=width, dropout=0.0)
+        config._attn_implementation = "sdpa"
+        layers = {
+            ATTENTION_LAYER: MultiHeadAttention(config, heads=4),
+            RECURRENT_LAYER: nn.LSTM(width, width, batch_first=True),
+        }
+        for length in LENGTHS:
+            for name, layer in layers.items():
+                states = torch.randn(4, length, width, requires_grad=True)
+                times[name, width, length] = 1000 * median_seconds(partial(_forward_and_backward, layer, states))
+    rows = [
+        (width, length, times[ATTENTION_LAYER, width, length], times[RECURRENT_LAYER, width, length], length)
+        for width in WIDTHS
+        for length in LENGTHS
+    ]
+    growth = {
+        name: math.log(times[name, WIDTHS[0], LENGTHS[-1]] / times[name, WIDTHS[0], LENGTHS[-2]])
+        / math.log(LENGTHS[-1] / LENGTHS[-2])
+        for name in (ATTENTION_LAYER, RECURRENT_LAYER)
+    }
+    shorter = [(width, length) for width in WIDTHS for length in LENGTHS if length < width]
+    faster = sum(times[ATTENTION_LAYER, *each] < times[RECURRENT_LAYER, *each] for each in shorter)
+    return Finding(
+        method="One layer reads four sequences, forward and backward, on the CPU; the median of several repetitions "
+        "is taken. Self-attention is `MultiHeadAttention` with 4 heads, the recurrent layer torch's LSTM.",
+        table=Table(
+            ("width d", "length n", "self-attention, ms", "recurrent, ms", "sequential operations, recurrent"), rows
+        ),
+        paper=Table(
+            ("layer", "complexity", "sequential operations", "longest path"),
+            [
+                ("self-attention", "O(n^2 d)", "O(1)", "O(1)"),
+                ("recurrent", "O(n d^2)", "O(n)", "O(n)"),
+                ("convolutional", "O(k n d^2)", "O(1)", "O(log_k(n))"),
+            ],
+        ),
+        verdict=Verdict(
+            faster == len(shorter),
+            f"Self-attention is faster in {faster} of the {len(shorter)} cases in which n is below d. From n = "
+            f"{LENGTHS[-2]} to {LENGTHS[-1]} at d = {WIDTHS[0]} its time grows like n^{growth[ATTENTION_LAYER]:.1f}, "
+            f"that of the recurrent layer like n^{growth[RECURRENT_LAYER]:.1f}.",
+        ),
+        charts=[
+            Chart(
+                "time_by_length",
+                "length n",
+                "forward and backward, ms",
+                [
+                    Series(f"{name}, d {width}", LENGTHS, [times[name, width, length] for length in LENGTHS])
+                    for name in (ATTENTION_LAYER, RECURRENT_LAYER)
+                    for width in WIDTHS
+                ],
+                options={"log_x": True, "log_y": True},
+            )
+        ],
+        notes=[
+            "Whatever the length, self-attention takes one step and relates any two positions directly. The recurrent "
+            "layer takes n steps one after the other, and the path between two positions is as long as their distance."
+        ],
+    )
+
+
+def _forward_and_backward(layer: nn.Module, states: torch.Tensor) -> None:
+    states.grad = None
+    layer.zero_grad()
+    layer(states)[0].sum().backward()
+
+
+def score_by_flops(bench: Workbench) -> Finding:
+    """Table 2: the score of each translator against the floating-point operations of its training."""
+    runs = {model: train(bench, model) for model in MODELS}
+    rows, points = [], {}
+    for model, each in runs.items():
+        scores = [bench.results(run)["test_sacrebleu"] for run in each]
+        flops = [training_flops(bench, run) for run in each]
+        points[model] = statistics.mean(flops), scores
+        rows.append(
+            (
+                MODELS[model],
+                f"{statistics.mean(flops):.2e}",
+                statistics.mean(scores),
+                statistics.mean(bench.results(run)["train_seconds"] for run in each),
+            )
+        )
+    best = max(MODELS, key=lambda model: statistics.mean(points[model][1]))
+    return Finding(
+        method="All three translators are trained by their presets. The floating-point operations of training are "
+        "estimated as 6 for each weight of a matrix and token that it multiplies.",
+        table=Table(("model", "training FLOPs", "test BLEU", "seconds"), rows),
+        paper=Table(
+            ("model", "training FLOPs", "BLEU, En-De"),
+            [
+                ("GNMT + RL", "2.3e19", 24.6),
+                ("Transformer, base", "3.3e18", 27.3),
+                ("Transformer, big", "2.3e19", 28.4),
+            ],
+            digits=1,
+        ),
+        verdict=Verdict(
+            best == TRANSFORMER,
+            f"The best score is that of the {MODELS[best]} model, "
+            f"{statistics.mean(points[best][1]):.1f} BLEU with {points[best][0]:.1e} FLOPs; the Transformer has "
+            f"{statistics.mean(points[TRANSFORMER][1]):.1f} with {points[TRANSFORMER][0]:.1e}.",
+        ),
+        charts=[
+            Chart(
+                "flops",
+                "training FLOPs",
+                "test BLEU",
+                [over_seeds(MODELS[model], [flops], [scores]) for model, (flops, scores) in points.items()],
+                options={"log_x": True},
+            )
+        ],
+    )
+
+
+def training_flops(bench: Workbench, run: Run) -> float:
+    """Returns 6 operations for each weight of a matrix of one side and token of that side (Kaplan et al. 2020)."""
+    model = load(bench.path(run)).model
+    tables = {
+        id(module.weight): module.weight.numel() for module in model.modules() if isinstance(module, nn.Embedding)
+    }
+    matrices = sum(weight.numel() for weight in model.parameters() if weight.dim() >= 2)
+    output = model.get_output_embeddings().weight.numel()
+    weights = matrices - sum(tables.values()) + output
+    # Sources are about as long as targets, and each side has its own stack: together as if one read all of it.
+    return 6 * weights * bench.results(run)["train_target_tokens"]
+
+
+# The rows of table 3 in small: what each changes in the preset of the numbers (2 layers, d 128, 4 heads, d_ff 256).
+TABLE_3: dict[str, dict[str, Any]] = {
+    "base": {},
+    "A: 1 head": {"encoder_attention_heads": 1, "decoder_attention_heads": 1},
+    "A: 16 heads": {"encoder_attention_heads": 16, "decoder_attention_heads": 16},
+    "B: d_k 8": {"d_k": 8},
+    "C: 1 layer": {"encoder_layers": 1, "decoder_layers": 1},
+    "C: 3 layers": {"encoder_layers": 3, "decoder_layers": 3},
+    "C: d_model 64": {"d_model": 64},
+    "C: d_ff 1024": {"encoder_ffn_dim": 1024, "decoder_ffn_dim": 1024},
+    "D: no dropout": {"dropout": 0.0},
+    "D: dropout 0.3": {"dropout": 0.3},
+    "D: no smoothing": {"label_smoothing_factor": 0.0},
+    "E: learned positions": {"position_embedding_type": "learned"},
+}
+
+
+def variations(bench: Workbench) -> Finding:
+    """Table 3: what changes of the architecture do to perplexity and score."""
+    runs = {
+        name: [run_of(bench, TRANSFORMER, seed, **changes) for seed in bench.seeds]
+        for name, changes in TABLE_3.items()
+    }
+    bench.make(*(run for each in runs.values() for run in each))
+    perplexities = {name: [bench.results(run)["eval_perplexity"] for run in each] for name, each in runs.items()}
+    scores = {name: [bench.results(run)["test_sacrebleu"] for run in each] for name, each in runs.items()}
+    return Finding(
+        method="Each row changes one setting of the same Transformer. All are trained with the same updates.",
+        table=Table(
+            ("row", "validation perplexity", "test BLEU"),
+            [(name, statistics.mean(perplexities[name]), statistics.mean(scores[name])) for name in TABLE_3],
+            digits=3,
+        ),
+        paper=Table(
+            ("row", "perplexity", "BLEU"),
+            [
+                ("base", 4.92, 25.8),
+                ("A: 1 head", 5.29, 24.9),
+                ("A: 16 heads", 4.91, 25.8),
+                ("B: d_k 16", 5.16, 25.1),
+                ("C: 2 of 6 layers", 6.11, 23.7),
+                ("C: 8 layers", 4.88, 25.5),
+                ("C: d_model 256", 5.75, 24.5),
+                ("C: d_ff 4096", 4.75, 26.2),
+                ("D: no dropout", 5.77, 24.6),
+                ("D: dropout 0.2", 4.95, 25.5),
+                ("D: no smoothing", 4.67, 25.3),
+                ("E: learned positions", 4.92, 25.7),
+            ],
+        ),
+        verdict=compare(
+            perplexities["base"],
+            perplexities["A: 1 head"],
+            ("4 heads", "one head"),
+            score="Perplexity",
+            lower_is_better=True,
+            digits=3,
+            unless="The lists need to relate single words only; sentences need several relations at a time.",
+        ),
+    )
+
+
+def positions(bench: Workbench) -> Finding:
+    """Section 3.5: sinusoids, learned positions and none, and how similar positions are to each other."""
+    kinds = ("sinusoidal", "learned", "none")
+    runs = {kind: train(bench, TRANSFORMER, position_embedding_type=kind) for kind in kinds}
+    scores = {kind: [bench.results(run)["test_sacrebleu"] for run in each] for kind, each in runs.items()}
+    perplexities = {
+        kind: statistics.mean(bench.results(run)["eval_perplexity"] for run in each) for kind, each in runs.items()
+    }
+    table = sinusoids(64, 128).numpy()
+    similarity = table @ table.T
+    # A rotation keeps the product of two positions, so it depends on their distance alone.
+    spread = max(float(np.ptp(np.diagonal(similarity, offset))) for offset in range(0, 32))
+    with_order = [max(pair) for pair in zip(scores["sinusoidal"], scores["learned"], strict=True)]
+    verdict = compare(scores["sinusoidal"], scores["none"], ("sinusoids", "no positions"), score="BLEU", digits=1)
+    return Finding(
+        method="The same Transformer is trained with sinusoids, with learned positions and with none. The similarity "
+        "of two positions is the product of their sinusoids.",
+        table=Table(
+            ("positions", "validation perplexity", "test BLEU"),
+            [(kind, perplexities[kind], statistics.mean(scores[kind])) for kind in kinds],
+        ),
+        paper=Table(("positions", "perplexity", "BLEU"), [("sinusoidal", 4.92, 25.8), ("learned", 4.92, 25.7)]),
+        verdict=Verdict(
+            verdict.holds,
+            f"{verdict.reason} With positions the best is {statistics.mean(with_order):.1f}. Products of sinusoids at "
+            f"one distance differ by at most {spread:.0e}, wherever the two positions are.",
+        ),
+        pictures={"positions": lambda: plot_positions(table)},
+        notes=[
+            "A decoder without positions still knows some order, because its mask shows each position a longer "
+            "prefix. The encoder then sees a set."
+        ],
+    )
+
+
+def schedule(bench: Workbench) -> Finding:
+    """Section 5.3: the learning rate with and without warm-up, for normalization after and before each sub-layer."""
+    variants = {
+        f"{'pre-norm' if pre_norm else 'post-norm'}, {'warm-up' if warmup else 'no warm-up'}": {
+            "pre_norm": pre_norm,
+            "warmup_steps": warmup,
+        }
+        for pre_norm in (False, True)
+        for warmup in (100, 0)
+    }
+    runs = {name: train(bench, TRANSFORMER, **changes) for name, changes in variants.items()}
+    losses = {name: [bench.results(run)["eval_loss"] for run in each] for name, each in runs.items()}
+    logs = {name: bench.log(each[0]) for name, each in runs.items()}
+    return Finding(
+        method="The Transformer is trained with and without warm-up of the learning rate, and with normalization "
+        "after each sub-layer, as in the paper, and before it.",
+        table=Table(
+            ("variant", "validation loss"),
+            [(name, statistics.mean(each)) for name, each in losses.items()],
+            digits=3,
+        ),
+        verdict=compare(
+            losses["post-norm, warm-up"],
+            losses["post-norm, no warm-up"],
+            ("warm-up", "the full rate from the start"),
+            score="Validation loss of the post-norm Transformer",
+            lower_is_better=True,
+            digits=3,
+            unless="Two layers are shallow enough to train either way; the paper's have six.",
+        ),
+        pictures={"training_curves": lambda: training_curves(logs)},
+    )
+
+
+def heads(bench: Workbench) -> Finding:
+    """Figures 3 to 5: heads that look far, that look at a neighbour, and that specialise."""
+    (run,) = bench.make(run_of(bench, TRANSFORMER, bench.seeds[0]))
+    translator = load(run)
+    sources, _ = test_pairs(bench)
+    long = sorted(sources, key=lambda source: (-len(source.split()), source))[:: max(1, len(sources) // 100)][:50]
+    found = describe_heads(encoder_attention(translator, long))
+    rows = [(f"{layer}.{head}", *values) for (layer, head), values in sorted(found.items())]
+    fixed = [name for name, *_, share, _ in rows if share > 0.5]
+    distances = [row[1] for row in rows]
+    return Finding(
+        method="The attention of every head of the encoder is read off for 50 sentences. For each head: the mean "
+        "distance that it looks, its most frequent relative position and the attention there, and its entropy.",
+        table=Table(
+            (
+                "layer.head",
+                "mean distance, tokens",
+                "relative position",
+                "attention there",
+                "entropy, bits",
+            ),
+            rows,
+        ),
+        verdict=Verdict(
+            bool(fixed) and max(distances) > 2 * min(distances),
+            f"{len(fixed)} of {len(rows)} heads put more than half of their attention on one relative position"
+            f"{' (' + ', '.join(fixed) + ')' if fixed else ''}. Their mean distances reach from {min(distances):.1f} "
+            f"to {max(distances):.1f} tokens.",
+        ),
+        charts=[
+            Chart(
+                "distances",
+                "layer.head",
+                "mean distance, tokens",
+                [Series("encoder", [row[0] for row in rows], distances)],
+                kind="bars",
+            )
+        ],
+    )
+
+
+@torch.inference_mode()
+def encoder_attention(translator: Any, sentences: Sequence[str]) -> list[np.ndarray]:
+    """Returns the attention of the encoder for each sentence, (layers, heads, S, S)."""
+    model, tokenizer = translator.model, translator.source_tokenizer
+    model.set_attn_implementation("eager")  # the others do not return weights
+    found = []
+    for ids in encode_sources(tokenizer, list(sentences), None)[0]:
+        inputs, _ = pad_right([ids], tokenizer.pad_token_id)
+        output = model.get_encoder()(torch.from_numpy(inputs), output_attentions=True)
+        found.append(torch.cat(output.attentions).numpy())  # L times 1 H S S -> L H S S
+    return found
+
+
+def describe_heads(attention: Sequence[np.ndarray]) -> dict[tuple[int, int], tuple[float, str, float, float]]:
+    """Describes where each head looks, over several sentences.
+
+    Args:
+        attention: for each sentence (layers, heads, S, S); each row sums to 1.
+
+    Returns:
+        For each layer and head, counted from 0: the mean distance in tokens; the relative position with the most
+        attention, such as -1 for the token before; the mean attention there, over the rows that have such a position;
+        the mean entropy of a row in bits.
+    """
+    layers, head_count = attention[0].shape[:2]
+    described = {}
+    for layer in range(layers):
+        for head in range(head_count):
+            matrices = [each[layer, head] for each in attention]
+            distances, entropies, by_offset = [], [], {}
+            for weights in matrices:
+                size = len(weights)
+                offsets = np.arange(size)[None] - np.arange(size)[:, None]
+                distances.append(float((weights * np.abs(offsets)).sum(axis=1).mean()))
+                entropies.append(float(-(weights * np.log2(np.maximum(weights, 1e-12))).sum(axis=1).mean()))
+                for offset in range(-3, 4):
+                    by_offset.setdefault(offset, []).extend(np.diagonal(weights, offset).tolist())
+            means = {offset: statistics.mean(values) for offset, values in by_offset.items() if values}
+            best = max(means, key=means.get)
+            described[layer, head] = (
+                statistics.mean(distances),
+                f"{best:+d}" if best else "0",
+                means[best],
+                statistics.mean(entropies),
+            )
+    return described
+
+
+BOTH = ("small", "multi30k")
+EXPERIMENTS = [
+    Experiment(
+        "positions",
+        PAPER,
+        "section 3.5, Table 3 row E",
+        "Positions make the order of words known, and sinusoids do so as well as learned ones.",
+        positions,
+        minutes=5,
+        core=True,
+        scales=BOTH,
+    ),
+    Experiment(
+        "layer_cost",
+        PAPER,
+        "Table 1",
+        "A layer of self-attention is faster than a recurrent one if the sequence is shorter than the layer is wide.",
+        layer_cost,
+        minutes=1,
+        core=True,
+    ),
+    Experiment(
+        "schedule",
+        PAPER,
+        "section 5.3",
+        "The Transformer needs a learning rate that warms up.",
+        schedule,
+        minutes=6,
+    ),
+    Experiment(
+        "score_by_flops",
+        PAPER,
+        "Table 2",
+        "The Transformer reaches a better score than recurrent models, for less training.",
+        score_by_flops,
+        minutes=5,
+        scales=BOTH,
+    ),
+    Experiment(
+        "variations",
+        PAPER,
+        "Table 3",
+        "Several heads are better than one.",
+        variations,
+        minutes=20,
+    ),
+    Experiment(
+        "heads",
+        PAPER,
+        "Figures 3 to 5",
+        "Heads look at different things: some at a neighbour, some far away.",
+        heads,
+        minutes=2,
+        core=True,
+        scales=BOTH,
+    ),
+]

@@ -1,0 +1,388 @@
+"""Why Transformers replaced recurrent networks: long range, parallel training, gradients, scaling."""
+
+import math
+import random
+import statistics
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import AutoModelForSeq2SeqLM, PreTrainedModel
+
+from papers_to_gpt.engine.durable_files import write_durably
+from papers_to_gpt.papers.experiment import Chart, Experiment, Finding, Table, Verdict, over_seeds
+from papers_to_gpt.papers.timing import median_seconds
+from papers_to_gpt.papers.translators import (
+    ATTENTION,
+    LSTM,
+    MODELS,
+    TRANSFORMER,
+    Translator,
+    load,
+    run_of,
+    test_hypotheses,
+    test_pairs,
+)
+from papers_to_gpt.papers.workbench import Run, Workbench
+from papers_to_gpt.plots.line_plots import Series
+from seq2seq_scratch.encoding import encode_sources, pad_right
+
+PAPER = "why_transformers"
+
+DISTANCES = (8, 16, 32, 64, 128, 256, 512)
+LETTERS_TO_RECALL = 4
+LETTERS = "ABCDEFGH"
+RECALL_SIZES: dict[str, dict[str, Any]] = {
+    LSTM: {"embedding_size": 32, "hidden_size": 64, "num_hidden_layers": 1, "reverse_source": False},
+    ATTENTION: {"embedding_size": 32, "hidden_size": 64, "attention_size": 32, "maxout_size": 32},
+    TRANSFORMER: {
+        "d_model": 64,
+        **dict.fromkeys(("encoder_attention_heads", "decoder_attention_heads"), 4),
+        **dict.fromkeys(("encoder_ffn_dim", "decoder_ffn_dim"), 128),
+    },
+}
+RECALL = {"tokenizer_type": "word", "vocab_size": 300, "max_steps": 400, "eval_steps": 200, "warmup_steps": 50}
+
+
+def long_range(bench: Workbench) -> Finding:
+    """Accuracy against the distance between what must be recalled and the end of the sequence."""
+    data = write_recall(bench.data_folder / "recall")
+    runs = {
+        model: [
+            Run(
+                "train_translation",
+                f"numbers/{model}",
+                data | RECALL | RECALL_SIZES[model] | {"seed": seed, "num_beams": 1, "max_new_tokens": 8},
+            )
+            for seed in bench.seeds
+        ]
+        for model in MODELS
+    }
+    bench.make(*(run for each in runs.values() for run in each))
+    references = _column(data["test_file"], 1)
+    accuracy = {
+        model: [
+            [_recalled(test_hypotheses(bench.path(run)), references)[index] for run in each]
+            for index in range(len(DISTANCES))
+        ]
+        for model, each in runs.items()
+    }
+    rows = [
+        (distance, *(statistics.mean(accuracy[model][index]) for model in MODELS))
+        for index, distance in enumerate(DISTANCES)
+    ]
+    far = {model: statistics.mean(accuracy[model][-1]) for model in MODELS}
+    drops = {model: statistics.mean(accuracy[model][0]) - far[model] for model in MODELS}
+    return Finding(
+        method=f"A source has {LETTERS_TO_RECALL} letters and then digits that mean nothing; the letters are to be "
+        "recalled. Small models are trained on all distances together with the same number of updates.",
+        table=Table(("digits between", *MODELS.values()), rows, digits=1),
+        verdict=Verdict(
+            drops[LSTM] > 10 > drops[TRANSFORMER],
+            f"From {DISTANCES[0]} to {DISTANCES[-1]} digits the share of right letters changes by "
+            + ", ".join(f"{-drops[model]:+.1f} ({MODELS[model]})" for model in MODELS)
+            + f"; by chance it is {100 / len(LETTERS):.1f} %.",
+        ),
+        charts=[
+            Chart(
+                "accuracy",
+                "digits between the letters and the end",
+                "right letters, %",
+                [over_seeds(MODELS[model], DISTANCES, accuracy[model]) for model in MODELS],
+                options={"log_x": True, "y_limits": (0, 105)},
+            )
+        ],
+    )
+
+
+def write_recall(
+    folder: Path, train_size: int = 4000, test_size_of_distance: int = 40, seed: int = 11
+) -> dict[str, str]:
+    """Writes letters to recall and digits after them, all distances equally often, and returns the data settings."""
+    generator = random.Random(seed)
+    sizes = {"train": train_size, "validation": 70, "test": test_size_of_distance * len(DISTANCES)}
+    for split, size in sizes.items():
+        path = folder / f"{split}.tsv"
+        lines = ["source\ttarget"]
+        for index in range(size):
+            distance = DISTANCES[index * len(DISTANCES) // size] if split == "test" else generator.choice(DISTANCES)
+            letters = " ".join(generator.choices(LETTERS, k=LETTERS_TO_RECALL))
+            digits = " ".join(generator.choices("0123456789", k=distance))
+            lines.append(f"{letters} {digits}\t{letters}")
+        if not path.exists():
+            folder.mkdir(parents=True, exist_ok=True)
+            write_durably(path, "\n".join(lines) + "\n")
+    columns = {"source_column": "source", "target_column": "target", "dataset_name": "none"}
+    return columns | {f"{split}_file": str(folder / f"{split}.tsv") for split in sizes} | {"max_source_length": 1024}
+
+
+def _column(path: str, index: int) -> list[str]:
+    return [line.split("\t")[index] for line in Path(path).read_text(encoding="utf-8").splitlines()[1:]]
+
+
+def _recalled(hypotheses: Sequence[str], references: Sequence[str]) -> list[float]:
+    """Returns the percentage of letters that are right at their place, for each distance."""
+    right = [
+        sum(a == b for a, b in zip(hypothesis.split(), reference.split(), strict=False)) / LETTERS_TO_RECALL
+        for hypothesis, reference in zip(hypotheses, references, strict=True)
+    ]
+    size = len(right) // len(DISTANCES)
+    return [100 * statistics.mean(right[index * size : (index + 1) * size]) for index in range(len(DISTANCES))]
+
+
+TOKENS_OF_BATCH = 2048
+TRAINING_LENGTHS = (8, 32, 128, 512)
+
+
+def parallel_training(bench: Workbench) -> Finding:
+    """Training speed at a fixed number of tokens in a batch, from many short sequences to few long ones."""
+    speeds: dict[str, list[float]] = {}
+    for model in MODELS:
+        (folder,) = bench.make(run_of(bench, model, bench.seeds[0]))
+        translator = load(folder).model.train()
+        speeds[model] = [
+            TOKENS_OF_BATCH / median_seconds(partial(_training_step, translator, length), repetitions=3)
+            for length in TRAINING_LENGTHS
+        ]
+    ratio = {model: values[-1] / values[0] for model, values in speeds.items()}
+    return Finding(
+        method=f"A training step, forward and backward, of {TOKENS_OF_BATCH} tokens on each side is timed with "
+        "sequences of different lengths, on the CPU in fp32. The models are those of the other experiments.",
+        table=Table(
+            ("length", "sequences", *(f"{name}, tokens/s" for name in MODELS.values())),
+            [
+                (length, TOKENS_OF_BATCH // length, *(speeds[model][index] for model in MODELS))
+                for index, length in enumerate(TRAINING_LENGTHS)
+            ],
+            digits=0,
+        ),
+        verdict=Verdict(
+            ratio[TRANSFORMER] > max(ratio[LSTM], ratio[ATTENTION]),
+            f"With sequences of {TRAINING_LENGTHS[-1]} tokens, tokens per second are "
+            + ", ".join(f"{ratio[model]:.2f} ({MODELS[model]})" for model in MODELS)
+            + f" of those with {TRAINING_LENGTHS[0]}. A recurrent network takes a step after the other, with fewer "
+            "sequences in each.",
+        ),
+        charts=[
+            Chart(
+                "tokens_per_second",
+                "length of a sequence",
+                "tokens per second",
+                [Series(MODELS[model], TRAINING_LENGTHS, speeds[model]) for model in MODELS],
+                options={"log_x": True, "log_y": True},
+            )
+        ],
+    )
+
+
+def _training_step(model: PreTrainedModel, length: int) -> None:
+    generator = torch.Generator().manual_seed(0)
+    ids = torch.randint(10, 200, (TOKENS_OF_BATCH // length, length), generator=generator)
+    model.zero_grad()
+    model(input_ids=ids, labels=ids).loss.backward()
+
+
+def gradients(bench: Workbench) -> Finding:
+    """The gradient of the last prediction with respect to each position of the source, before and after training."""
+    runs = {
+        model: run_of(bench, model, bench.seeds[0], **({"reverse_source": False} if model == LSTM else {}))
+        for model in MODELS
+    }
+    bench.make(*runs.values())
+    sources, references = test_pairs(bench)
+    chosen = sorted(range(len(sources)), key=lambda index: (-len(sources[index].split()), index))[:32]
+    curves: dict[tuple[str, str], np.ndarray] = {}
+    for model, run in runs.items():
+        trained = load(bench.path(run))
+        torch.manual_seed(bench.seeds[0])
+        untrained = AutoModelForSeq2SeqLM.from_config(trained.model.config).eval()
+        for state, weights in (("at the start", untrained), ("trained", trained.model)):
+            translator = Translator(weights, trained.source_tokenizer, trained.target_tokenizer)
+            curves[model, state] = source_gradients(
+                translator, [sources[index] for index in chosen], [references[index] for index in chosen]
+            )
+    # The norms of a model are compared with each other only.
+    shares = {key: values / values.max() for key, values in curves.items()}
+    first = {key: float(np.median(values[: max(1, len(values) // 4)])) for key, values in shares.items()}
+    return Finding(
+        method="The log-probability of the last target token is differentiated with respect to the embedding of each "
+        "source token, in the 32 longest test sentences. The norms are averaged over tenths of the source, and "
+        "divided by their maximum.",
+        table=Table(
+            ("model", "state", *(f"tenth {part}" for part in range(1, PARTS + 1))),
+            [(MODELS[model], state, *map(float, values)) for (model, state), values in shares.items()],
+            digits=3,
+        ),
+        verdict=Verdict(
+            first[TRANSFORMER, "at the start"] > 10 * first[LSTM, "at the start"],
+            "At the start, the gradient of the first quarter of the source is "
+            + ", ".join(f"{100 * first[model, 'at the start']:.2g} % ({MODELS[model]})" for model in MODELS)
+            + " of that of the strongest tenth; after training "
+            + ", ".join(f"{100 * first[model, 'trained']:.2g} % ({MODELS[model]})" for model in MODELS)
+            + ".",
+        ),
+        charts=[
+            Chart(
+                f"gradients_{state.replace(' ', '_')}",
+                "place in the source, tenths",
+                "gradient norm, of its maximum",
+                [Series(MODELS[model], range(1, PARTS + 1), shares[model, state].tolist()) for model in MODELS],
+                options={"log_y": True, "title": f"{state[0].upper()}{state[1:]}"},
+            )
+            for state in ("at the start", "trained")
+        ],
+    )
+
+
+PARTS = 10
+
+
+def source_gradients(translator: Translator, sources: Sequence[str], references: Sequence[str]) -> np.ndarray:
+    """Returns the mean gradient norm of the last target token's log-probability, by tenths of the source, (PARTS,)."""
+    model = translator.model
+    source_ids, _ = encode_sources(translator.source_tokenizer, list(sources), None)
+    target_ids, _ = encode_sources(translator.target_tokenizer, list(references), None)
+    sums, counts = np.zeros(PARTS), np.zeros(PARTS)
+    for source, target in zip(source_ids, target_ids, strict=True):
+        inputs, _ = pad_right([source], translator.source_tokenizer.pad_token_id)
+        labels = torch.tensor([target])
+        kept: list[torch.Tensor] = []
+
+        def keep(module: torch.nn.Module, given: Any, output: torch.Tensor, kept: list = kept) -> None:
+            output.requires_grad_()
+            output.retain_grad()
+            kept.append(output)
+
+        encoder = model.get_encoder()
+        handle = encoder.embed_tokens.register_forward_hook(keep)
+        try:
+            logits = model(
+                input_ids=torch.from_numpy(inputs),
+                decoder_input_ids=model.prepare_decoder_input_ids_from_labels(labels),
+                use_cache=False,
+            ).logits
+        finally:
+            handle.remove()
+        # The end token follows the last word; the word itself is what depends on the source.
+        place = max(0, len(target) - 2)
+        torch.log_softmax(logits[0, place], dim=-1)[target[place]].backward()
+        norms = kept[0].grad[0].norm(dim=-1).numpy()  # S
+        parts = np.arange(len(norms)) * PARTS // len(norms)
+        np.add.at(sums, parts, norms)
+        np.add.at(counts, parts, 1)
+        model.zero_grad()
+    return sums / np.maximum(counts, 1)
+
+
+SCALES = (0.25, 0.5, 1.0, 1.5)
+
+
+def scaling(bench: Workbench) -> Finding:
+    """Loss against parameters and against tokens, for four sizes of each translator and of GPT-1."""
+    runs: dict[str, list[Run]] = {
+        MODELS[model]: [run_of(bench, model, bench.seeds[0], **_scaled(model, factor)) for factor in SCALES]
+        for model in MODELS
+    }
+    runs["GPT-1"] = [
+        Run(
+            "pretrain_gpt1",
+            "stories/gpt1_mini",
+            {"hidden_size": int(192 * factor), "max_steps": 500, "eval_steps": 100, "seed": bench.seeds[0]},
+        )
+        for factor in SCALES
+    ]
+    bench.make(*(run for each in runs.values() for run in each))
+    rows, by_size, by_tokens, exponents = [], [], [], {}
+    for name, each in runs.items():
+        sizes, losses = [], []
+        for run in each:
+            model_size = count_weights(bench.path(run))
+            loss = bench.results(run)["eval_loss"]
+            sizes.append(model_size)
+            losses.append(loss)
+            rows.append((name, model_size, loss))
+        exponents[name] = power_law(sizes, losses)
+        by_size.append(Series(name, sizes, losses))
+        log = [line for line in bench.log(each[-1]) if line["kind"] == "eval"]
+        by_tokens.append(Series(name, [line["update"] for line in log], [line["loss"] for line in log]))
+    falling = [name for name, exponent in exponents.items() if exponent > 0]
+    return Finding(
+        method="Each model is trained in four widths with the same updates and data. A power law, loss = a N^-b, is "
+        "fitted to the validation loss and the number of weights N.",
+        table=Table(("model", "weights", "validation loss"), rows, digits=3),
+        verdict=Verdict(
+            len(falling) == len(exponents),
+            "Exponents b: " + ", ".join(f"{exponent:.3f} ({name})" for name, exponent in exponents.items()) + ".",
+        ),
+        charts=[
+            Chart("by_size", "weights", "validation loss", by_size, options={"log_x": True, "log_y": True}),
+            Chart("by_update", "updates of the widest model", "validation loss", by_tokens, options={"log_y": True}),
+        ],
+        notes=[
+            "Losses of translators have label smoothing in training only; losses of different data do not compare."
+        ],
+    )
+
+
+def _scaled(model: str, factor: float) -> dict[str, Any]:
+    widths = {
+        LSTM: {"embedding_size": 64, "hidden_size": 256},
+        ATTENTION: {"embedding_size": 64, "hidden_size": 192, "attention_size": 128, "maxout_size": 96},
+        TRANSFORMER: {"d_model": 128, "encoder_ffn_dim": 256, "decoder_ffn_dim": 256},
+    }[model]
+    return {name: int(value * factor) for name, value in widths.items()}
+
+
+def count_weights(folder: Path) -> int:
+    """Returns the number of weights that a folder's safetensors file holds."""
+    from safetensors import safe_open
+
+    with safe_open(folder / "model.safetensors", "pt") as file:
+        return sum(math.prod(file.get_slice(name).get_shape()) for name in file.keys())  # noqa: SIM118
+
+
+def power_law(sizes: Sequence[float], losses: Sequence[float]) -> float:
+    """Fits loss = a N^-b by least squares of the logarithms and returns b."""
+    slope, _ = np.polyfit(np.log(sizes), np.log(losses), 1)
+    return -float(slope)
+
+
+EXPERIMENTS = [
+    Experiment(
+        "long_range",
+        PAPER,
+        "long range",
+        "Attention relates what is far apart; a recurrent network forgets it.",
+        long_range,
+        minutes=6,
+        core=True,
+    ),
+    Experiment(
+        "parallel_training",
+        PAPER,
+        "parallel training",
+        "The Transformer trains on long sequences without losing speed; recurrent networks lose it.",
+        parallel_training,
+        minutes=2,
+    ),
+    Experiment(
+        "gradients",
+        PAPER,
+        "gradients",
+        "With attention, the gradient reaches the first words of a source; in an LSTM it vanishes on the way.",
+        gradients,
+        minutes=2,
+        core=True,
+    ),
+    Experiment(
+        "scaling",
+        PAPER,
+        "scaling",
+        "Larger models reach a lower loss, by a power law.",
+        scaling,
+        minutes=25,
+    ),
+]

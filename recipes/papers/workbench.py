@@ -1,0 +1,184 @@
+"""What experiments work with: their seeds and scale, and runs of the recipes, which are made once and kept."""
+
+import contextlib
+import hashlib
+import json
+import os
+import shlex
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from papers_to_gpt.engine.durable_files import write_durably
+from papers_to_gpt.engine.reporting import LOG_FILE, read_log, read_results
+from papers_to_gpt.settings.commands import command
+from papers_to_gpt.settings.reproduction import ReproductionSettings
+
+POLLING_SECONDS = 0.2
+# A run that is asked to stop finishes its update and writes a checkpoint first.
+STOPPING_SECONDS = 60
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run of a recipe with an output folder.
+
+    Attributes:
+        script: the recipe's file without its extension, such as `train_translation`.
+        preset: the name of a preset, such as `numbers/bahdanau`; None for a script without one.
+        settings: settings beyond the preset. Their order does not matter; lists are allowed.
+    """
+
+    script: str
+    preset: str | None
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+    def arguments(self) -> list[str]:
+        """Returns the command line without program and output folder."""
+        words = [] if self.preset is None else [self.preset]
+        for name, value in sorted(self.settings.items()):
+            values = value if isinstance(value, list | tuple) else [value]
+            words += [f"--{name}", *(str(each).lower() if isinstance(each, bool) else str(each) for each in values)]
+        return words
+
+    @property
+    def name(self) -> str:
+        """The name of the folder: script, preset, and a hash of the settings."""
+        digest = hashlib.sha256(shlex.join([self.script, *self.arguments()]).encode()).hexdigest()[:10]
+        return "_".join([(self.preset or self.script).replace("/", "_"), digest])
+
+
+class Workbench:
+    """The seeds, the scale and the folders of an experiment, and the runs that it asks for.
+
+    Attributes:
+        settings: what the user asked for.
+        seeds, scale: taken from there.
+        folder: the folder of the experiment's report, where it may write files of its own.
+        data_folder: the folder for data that experiments make and share.
+        runs: the runs that the experiment has used, in their order.
+    """
+
+    def __init__(self, settings: ReproductionSettings, name: str, say: Callable[[str], None] = print):
+        self.settings = settings
+        self.seeds, self.scale = settings.seeds, settings.scale
+        self.folder = Path(settings.output_dir) / name
+        self.runs: list[Run] = []
+        self._say = say
+        self.data_folder = Path(settings.output_dir) / "data"
+        self._runs_folder = Path(settings.output_dir) / "runs"
+
+    def path(self, run: Run) -> Path:
+        """Returns the output folder of a run."""
+        return self._runs_folder / run.name
+
+    def make(self, *runs: Run) -> list[Path]:
+        """Makes those runs that no experiment has made yet, several at a time, and returns all output folders.
+
+        A run that was interrupted continues.
+
+        Raises:
+            ValueError: a run failed; the message has its last line and its log file.
+        """
+        unique = {run.name: run for run in runs}
+        self.runs += [run for run in unique.values() if run not in self.runs]
+        missing = [run for run in unique.values() if not self._record(run).exists()]
+        if missing:
+            self._runs_folder.mkdir(parents=True, exist_ok=True)
+            jobs = min(self.settings.jobs or os.cpu_count() or 1, len(missing))
+            with _processes() as active:
+                self._make(missing, jobs, active)
+        return [self.path(run) for run in runs]
+
+    def _record(self, run: Run) -> Path:
+        """The file that says that a run has ended well."""
+        return self._runs_folder / f"{run.name}.json"
+
+    def _make(self, waiting: list[Run], jobs: int, active: dict[subprocess.Popen, tuple[Run, float]]) -> None:
+        total, waiting = len(waiting), list(waiting)
+        threads = max(1, (os.cpu_count() or 1) // jobs)
+        while waiting or active:
+            while waiting and len(active) < jobs:
+                run = waiting.pop(0)
+                self._say(f"Run {total - len(waiting)} of {total}: {self.command(run)}")
+                active[self._start(run, threads)] = (run, time.monotonic())
+            time.sleep(POLLING_SECONDS)
+            for process in [process for process in active if process.poll() is not None]:
+                run, started = active.pop(process)
+                if process.returncode != 0:
+                    raise ValueError(self._failure(run, process.returncode))
+                record = {"command": self.command(run), "seconds": round(time.monotonic() - started, 1)}
+                write_durably(self._record(run), json.dumps(record, indent=2) + "\n")
+
+    def _start(self, run: Run, threads: int) -> subprocess.Popen:
+        words = [sys.executable, "-m", "papers_to_gpt", run.script.replace("_", "-"), *run.arguments()]
+        environment = os.environ | {"OMP_NUM_THREADS": str(threads), "TOKENIZERS_PARALLELISM": "false"}
+        with open(self._log(run), "w", encoding="utf-8") as log:
+            # A session of its own: Ctrl-C reaches this process alone, which then stops all runs in the same way.
+            return subprocess.Popen(
+                [*words, "--output_dir", str(self.path(run))],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                env=environment,
+                start_new_session=True,
+            )
+
+    def _log(self, run: Run) -> Path:
+        return self._runs_folder / f"{run.name}.log"
+
+    def _failure(self, run: Run, status: int) -> str:
+        lines = self._log(run).read_text(encoding="utf-8", errors="replace").split("\n")
+        last = next((line for line in reversed(lines) if line.strip()), "without a message").removeprefix("error: ")
+        return f"{self.command(run)} ended with status {status}: {last} Its output is in {self._log(run)}."
+
+    def command(self, run: Run) -> str:
+        """Returns the command line of a run, as the user would write it."""
+        return command(run.script, *run.arguments(), "--output_dir", self.path(run))
+
+    def results(self, run: Run) -> dict[str, Any]:
+        """Returns the final scores of a run that has been made, from its `all_results.json`."""
+        return read_results(self.path(run))
+
+    def log(self, run: Run) -> list[dict[str, Any]]:
+        """Returns the lines of the log of a run that has been made."""
+        return read_log(self.path(run) / LOG_FILE)
+
+    def seconds(self, run: Run) -> float:
+        """Returns the seconds that the run took when it was made."""
+        return json.loads(self._record(run).read_text(encoding="utf-8"))["seconds"]
+
+    def parallel_data(self) -> dict[str, Any]:
+        """Returns the settings by which a translation recipe takes the data of the scale; none for embedded data."""
+        if self.scale != "multi30k":
+            return {}
+        names = ("train_file", "validation_file", "test_file", "source_language", "target_language")
+        return {name: getattr(self.settings, name) for name in names}
+
+    def say(self, text: str) -> None:
+        """Prints a line for the user."""
+        self._say(text)
+
+
+@contextlib.contextmanager
+def _processes() -> Iterator[dict[subprocess.Popen, Any]]:
+    """Gives a dictionary of processes, and ends those that are still in it when an error or Ctrl-C ends the block."""
+    active: dict[subprocess.Popen, Any] = {}
+    try:
+        yield active
+    finally:
+        for process in active:
+            process.terminate()
+        _wait(list(active))
+
+
+def _wait(processes: Sequence[subprocess.Popen]) -> None:
+    for process in processes:
+        try:
+            process.wait(timeout=STOPPING_SECONDS)
+        except subprocess.TimeoutExpired:
+            process.kill()
