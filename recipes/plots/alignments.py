@@ -8,7 +8,6 @@ import numpy as np
 from papers_to_gpt.plots.heat_map import add_colour_bar, draw_matrix, draw_title, place_axes
 from papers_to_gpt.plots.style import (
     FONT_SIZE,
-    MAX_TOKENS,
     TITLE_LINE,
     WIDTH,
     cut_note,
@@ -17,6 +16,7 @@ from papers_to_gpt.plots.style import (
     text_width,
     title_lines,
 )
+from papers_to_gpt.settings.visualization import MAX_TOKENS
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -9,7 +9,6 @@ from papers_to_gpt.plots.heat_map import draw_matrix, draw_title, place_axes
 from papers_to_gpt.plots.style import (
     COLOURS,
     FONT_SIZE,
-    MAX_TOKENS,
     TITLE_LINE,
     WIDTH,
     cut_note,
@@ -20,6 +19,7 @@ from papers_to_gpt.plots.style import (
     text_width,
     title_lines,
 )
+from papers_to_gpt.settings.visualization import MAX_TOKENS
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
