@@ -58,7 +58,7 @@ class VisualizationSettings(CheckedSettings):
         "Values of the logs that are drawn as curves; left out, the loss, a score, the learning rate and the gradient "
         "norm.",
     )
-    candidates: int = option(5, "Most probable tokens that are drawn for each token.", at_least=1, at_most=6)
+    candidates: int = option(4, "Most probable tokens that are drawn for each token.", at_least=1, at_most=6)
     max_tokens: int = option(
         MAX_TOKENS,
         "Tokens that are drawn, from the first; the model reads all.",

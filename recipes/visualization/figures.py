@@ -72,9 +72,14 @@ def alignment(
         loaded.names(found.source_tokens),
         loaded.names(found.target_tokens, target=True),
         found.weights,
-        title=Path(loaded.name).name,
+        title=Path(loaded.name).name + (f", mean of the heads of layer {of_mean(loaded)}" if loaded.has_heads else ""),
         max_tokens=max_tokens,
     )
+
+
+def of_mean(loaded: LoadedModel) -> int:
+    """Returns the decoder's layer whose heads the alignment is the mean of: the last but one, if there are two."""
+    return max(0, loaded.model.config.decoder_layers - 2)
 
 
 def heads(
@@ -160,7 +165,7 @@ def probabilities(
     sentence: str,
     translation: str | None = None,
     *,
-    candidates: int = 5,
+    candidates: int = 4,
     max_tokens: int = MAX_TOKENS,
 ) -> dict[str, "Figure"]:
     """Draws the probability of each token with the best candidates, and for a language model those of the next token.

@@ -178,7 +178,7 @@ def attention_of(loaded: LoadedModel, sentence: str, translation: str | None = N
 
 @torch.inference_mode()
 def probabilities_of(
-    loaded: LoadedModel, sentence: str, translation: str | None = None, candidates: int = 5
+    loaded: LoadedModel, sentence: str, translation: str | None = None, candidates: int = 4
 ) -> Probabilities:
     """Computes the probability of each token of a translation, or of a text after its first token.
 

@@ -19,8 +19,8 @@ def readable(tokens: Sequence[str], special: Collection[str], marks_ends: bool) 
 def name_of(token: str, before: str | None, special: Collection[str], marks_ends: bool) -> str:
     """Returns a token without the mark of a word's start (`▁`) or end (`</w>`).
 
-    A token that continues a word gets `##` in front, as in BERT's vocabulary. Punctuation and writing without spaces,
-    such as Chinese, go without it.
+    A token that continues a word gets `##` in front, as in BERT's vocabulary. Punctuation, what follows it, and
+    writing without spaces, such as Chinese, go without it.
 
     Args:
         token: the token.
@@ -37,5 +37,5 @@ def name_of(token: str, before: str | None, special: Collection[str], marks_ends
         name = token.removeprefix(WORD_START)
         continues = before is not None and name == token
     name = name or token
-    is_part = name[0].isalnum() and unicodedata.east_asian_width(name[0]) not in "WF"
-    return f"{CONTINUES}{name}" if continues and before not in special and is_part else name
+    joined = continues and before not in special and before[-1].isalnum() and name[0].isalnum()
+    return f"{CONTINUES}{name}" if joined and unicodedata.east_asian_width(name[0]) not in "WF" else name
