@@ -31,6 +31,7 @@ from papers_to_gpt import (
     share,
     train_translation,
     translate,
+    visualize,
 )
 from papers_to_gpt.engine.reporting import flatten_settings
 from papers_to_gpt.publishing.cards import TRANSLATORS, write_card
@@ -101,7 +102,7 @@ SCRIPTS = {f"papers_to_gpt.{path.stem}" for path in (ROOT / "recipes").glob("*.p
 PACKAGES = {"gpt1_scratch", "seq2seq_scratch"}
 
 # Scripts are what a user runs, and no room imports one.
-ROOMS = {"settings", "engine", "plots", "publishing", "translation", "gpt1", "benchmarks"}
+ROOMS = {"settings", "engine", "plots", "publishing", "translation", "gpt1", "benchmarks", "visualization"}
 HEAVY = {"accelerate", "datasets", "evaluate", "numpy", "torch", "transformers"}
 
 
@@ -119,6 +120,7 @@ FORBIDDEN = {
     "recipes/publishing": rooms_above("settings", "engine", "plots", "publishing"),
     "recipes/translation": rooms_above("settings", "engine", "plots", "publishing", "translation"),
     "recipes/gpt1": rooms_above("settings", "engine", "plots", "publishing", "gpt1"),
+    "recipes/visualization": {"papers_to_gpt.publishing", "papers_to_gpt.benchmarks", *SCRIPTS},
     "recipes/benchmarks": SCRIPTS,
 }
 
@@ -302,6 +304,7 @@ PARSERS = {
     "recipes/score_translation.py": score_translation.parse,
     "recipes/generate_text.py": generate_text.parse,
     "recipes/score_text.py": score_text.parse,
+    "recipes/visualize.py": visualize.parse,
 }
 
 # The fewest arguments that each script takes, for every family of models that has settings of its own.
@@ -316,6 +319,7 @@ LEAST_ARGUMENTS = [
     ("recipes/benchmark.py", []),
     ("recipes/share.py", ["runs/mine"]),
     ("recipes/convert_openai_gpt.py", ["openai-community/openai-gpt", "runs/mine"]),
+    ("recipes/visualize.py", ["runs/mine", "A sentence."]),
     *(
         (f"recipes/{script}.py", ["--model_name_or_path", "runs/mine"])
         for script in ("classify", "translate", "score_translation", "generate_text", "score_text")

@@ -6,7 +6,7 @@ import sys
 from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
 
 import gpt1_scratch  # noqa: F401  registers the model
@@ -21,15 +21,7 @@ LINES_AT_A_TIME = 2000
 
 def run(settings: TextScoringSettings) -> None:
     """Writes a line of JSON for each line of the input, and the scores of all lines together to standard error."""
-    transformers_logging.disable_progress_bar()
-    name = settings.model_name_or_path
-    check_folder(name, settings.trust_remote_code, (LANGUAGE_MODEL,))
-    source = {"revision": settings.revision, "trust_remote_code": settings.trust_remote_code}
-    # In float32, like the evaluation during training.
-    model = AutoModelForCausalLM.from_pretrained(name, dtype=torch.float32, use_safetensors=True, **source)
-    tokenizer = AutoTokenizer.from_pretrained(name, **source)
-    check_vocabulary(tokenizer, model.config.vocab_size, name)
-    model.to("cuda" if torch.cuda.is_available() else "cpu").eval()
+    model, tokenizer = load_model(settings)
     options = {"stride": settings.stride, "max_tokens_per_batch": settings.max_tokens_per_batch}
     lines = tokens = size = empty = 0
     total = 0.0
@@ -48,6 +40,19 @@ def run(settings: TextScoringSettings) -> None:
             f"bits_per_byte {-total / math.log(2) / size:.4f}  perplexity {math.exp(min(-total / tokens, 700)):.4f}",
             file=sys.stderr,
         )
+
+
+def load_model(settings: TextScoringSettings) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """Loads a language model and its tokenizer, onto the GPU if there is one."""
+    transformers_logging.disable_progress_bar()
+    name = settings.model_name_or_path
+    check_folder(name, settings.trust_remote_code, (LANGUAGE_MODEL,))
+    source = {"revision": settings.revision, "trust_remote_code": settings.trust_remote_code}
+    # In float32, like the evaluation during training.
+    model = AutoModelForCausalLM.from_pretrained(name, dtype=torch.float32, use_safetensors=True, **source)
+    tokenizer = AutoTokenizer.from_pretrained(name, **source)
+    check_vocabulary(tokenizer, model.config.vocab_size, name)
+    return model.to("cuda" if torch.cuda.is_available() else "cpu").eval(), tokenizer
 
 
 def describe(index: int, score: TextScore, with_tokens: bool) -> dict[str, Any]:

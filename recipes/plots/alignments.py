@@ -5,24 +5,23 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from papers_to_gpt.plots.heat_map import add_colour_bar, draw_matrix, place_axes
+from papers_to_gpt.plots.heat_map import add_colour_bar, draw_matrix, draw_title, place_axes
 from papers_to_gpt.plots.style import (
     FONT_SIZE,
-    MAX_TOKENS,
+    TITLE_LINE,
     WIDTH,
     cut_note,
     label_of,
     new_figure,
-    text_style,
     text_width,
     title_lines,
 )
+from papers_to_gpt.settings.visualization import MAX_TOKENS
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 LARGEST_CELL = 0.42  # inches
-LINE = 0.22  # inches, the height of a line of text
 BAR = 0.75  # inches, for the scale with its labels
 
 
@@ -66,15 +65,14 @@ def plot_alignment(
     shown = weights[:max_tokens, :max_tokens]
     lines = title_lines(title, notes)
 
-    left = text_width([label_of(token) for token in target]) + LINE + 0.15
-    top = text_width([label_of(token) for token in source]) + LINE + 0.15 + LINE * len(lines)
+    left = text_width([label_of(token) for token in target]) + TITLE_LINE + 0.15
+    top = text_width([label_of(token) for token in source]) + TITLE_LINE + 0.15 + TITLE_LINE * len(lines)
     cell = min(LARGEST_CELL, (WIDTH - left - BAR) / len(source))
     width, height = cell * len(source), cell * len(target)
     title_width = max((text_width([line]) for line in lines), default=0.0)
     figure = new_figure(
         min(WIDTH, max(left + width + BAR, title_width + 0.3, 3.0)), top + max(height, 1.0) + 0.1, layout=None
     )
-    across, down = figure.get_size_inches()
     axes = place_axes(figure, left, top, width, height)
     image = draw_matrix(axes, shown, source, target)
     axes.xaxis.set_label_position("top")
@@ -83,7 +81,5 @@ def plot_alignment(
     add_colour_bar(
         figure, image, place_axes(figure, left + width + 0.12, top, 0.12, max(height, 1.0)), "attention weight"
     )
-    for number, line in enumerate(lines):
-        style = text_style([line]) | {"color": "black" if number == 0 else "#555555"}
-        figure.text(0.1 / across, 1 - (0.06 + LINE * number) / down, line, va="top", **style)
+    draw_title(figure, lines)
     return figure

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from papers_to_gpt.plots.style import FONT_SIZE, SEQUENTIAL, set_token_labels
+from papers_to_gpt.plots.style import FONT_SIZE, SEQUENTIAL, TITLE_LINE, set_token_labels, text_style
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -52,9 +52,19 @@ def draw_matrix(
     return image
 
 
-def add_colour_bar(figure: "Figure", image: "AxesImage", place: "Axes", label: str) -> None:
+def add_colour_bar(
+    figure: "Figure", image: "AxesImage", place: "Axes", label: str, orientation: str = "vertical"
+) -> None:
     """Draws the scale of an image into axes of its own."""
-    bar = figure.colorbar(image, cax=place)
+    bar = figure.colorbar(image, cax=place, orientation=orientation)
     bar.set_label(label, fontsize=FONT_SIZE)
     bar.ax.tick_params(labelsize=FONT_SIZE - 1, length=2)
     bar.outline.set(linewidth=0.6, edgecolor="#666666")
+
+
+def draw_title(figure: "Figure", lines: Sequence[str]) -> None:
+    """Writes the lines of `title_lines` into the upper left corner, the notes in grey."""
+    across, down = figure.get_size_inches()
+    for number, line in enumerate(lines):
+        style = text_style([line]) | {"color": "black" if number == 0 else "#555555"}
+        figure.text(0.1 / across, 1 - (0.06 + TITLE_LINE * number) / down, line, va="top", **style)

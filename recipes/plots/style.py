@@ -21,9 +21,8 @@ WIDTH = 8.0  # inches
 DOTS_PER_INCH = 150
 FONT_SIZE, SMALL_FONT_SIZE = 9.0, 6.0  # points
 POINTS_PER_INCH = 72
+TITLE_LINE = 0.22  # inches, the height of a line above a picture
 
-# Tokens that fit on an axis of a picture with labels that can be read.
-MAX_TOKENS = 40
 MAX_LABEL = 18  # characters
 
 # Okabe and Ito's palette without its yellow, which is too light for lines. Markers tell lines apart in grey.
