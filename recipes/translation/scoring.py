@@ -18,7 +18,7 @@ from seq2seq_scratch.data.text_lines import open_output
 
 def run(settings: ScoringSettings) -> None:
     """Scores every split with every number of beams, and writes the hypotheses and scores of each."""
-    output_dir = Path(settings.output_dir or settings.model_name_or_path or "")
+    output_dir = Path(settings.output_dir or settings.model_name_or_path[0])
     if not settings.output_dir and not output_dir.is_dir():
         raise ValueError(
             "output_dir is not set, and the model is not in a local folder. Name a folder for the scores."
