@@ -145,6 +145,22 @@ class ScoringSettings(ModelsSettings):
         False, "Write the log-probabilities of the references, in place of translating and scoring.", "output"
     )
     with_tokens: bool = option(False, "Write each token with its log-probability; needs force_decode.", "output")
+    rescore: str | None = option(
+        None,
+        "n-best list of another system, with lines `id ||| candidate ||| score`: choose from it, in place of "
+        "translating.",
+        "rescoring",
+    )
+    rescore_weight: list[float] = option(
+        [0.5],
+        "Weight of the model's log-probability in its mean with the given score; each number gives a choice.",
+        "rescoring",
+        at_least=0,
+        at_most=1,
+    )
+    source_file: str | None = option(
+        None, "Text file with a source on each line, for a list without references; needs rescore.", "rescoring"
+    )
     num_beams: list[int] = option([5], "Beams of the search; each number gives a separate score.", at_least=1)
     length_penalty: float | None = option(
         None, "Exponent of the length normalization; left out, the number saved with the model."
@@ -169,6 +185,18 @@ class ScoringSettings(ModelsSettings):
                 f"output_dir is not set, and model_name_or_path names {len(self.model_name_or_path)} models. Name a "
                 "folder for the scores of the ensemble."
             )
+        if self.rescore and self.force_decode:
+            raise ValueError(
+                "rescore and force_decode are both set, but each takes the place of translating. Set one."
+            )
+        if self.source_file and not self.rescore:
+            raise ValueError(
+                "source_file is set, but rescore is not: a test set has references. Set test_file instead."
+            )
+        if self.source_file and (self.test_file or self.dataset_name):
+            raise ValueError("source_file names the sources, and so does the test set. Leave one out.")
+        if self.rescore and len(self.split) != 1:
+            raise ValueError(f"rescore is one n-best list, but split names {len(self.split)} splits. Name one.")
         if self.with_tokens and not self.force_decode:
             raise ValueError("with_tokens is true, but force_decode is false. Set force_decode to true too.")
 
