@@ -1,4 +1,4 @@
-"""Translates a test set with a trained model, scores it, and writes the hypotheses and scores.
+"""Translates a test set with trained models, scores it, and writes the hypotheses and scores.
 
     python recipes/score_translation.py --model_name_or_path runs/multi30k_bahdanau --num_beams 1 5 \\
         --test_file test.parquet --source_language de --target_language en

@@ -11,16 +11,32 @@ from papers_to_gpt.settings.translation import BLEU_TOKENIZER_HELP, BleuTokenize
 # `seq2seq_scratch.translation` has the same number; importing it would import torch.
 TOKENS_PER_BATCH = 16384
 
+MODELS_HELP = (
+    "Folder or Hub id of a trained model; several with one vocabulary are an ensemble, which averages their "
+    "probabilities of every token."
+)
+
 
 @dataclass
-class TranslationSettings(CheckedSettings):
-    """The model, the text to translate and the parameters of the search."""
+class ModelsSettings(CheckedSettings):
+    """The trained model, or the models of an ensemble."""
 
     group = "decoding"
 
-    model_name_or_path: str | None = option(None, "Folder or Hub id of a trained model.", "model")
-    revision: str | None = option(None, "Branch, tag or commit of the model on the Hub.", "model")
-    trust_remote_code: bool = option(False, "Run the code that comes with the model.", "model")
+    model_name_or_path: list[str] = option([], MODELS_HELP, "model")
+    revision: str | None = option(None, "Branch, tag or commit of the models on the Hub.", "model")
+    trust_remote_code: bool = option(False, "Run the code that comes with the models.", "model")
+
+    def __post_init__(self):
+        super().__post_init__()
+        if not self.model_name_or_path:
+            raise ValueError("model_name_or_path is not set. Name the folder or Hub id of a trained model.")
+
+
+@dataclass
+class TranslationSettings(ModelsSettings):
+    """The model, the text to translate and the parameters of the search."""
+
     input_file: str | None = option(
         None,
         "UTF-8 file (also .gz, .xz, .zst) with a sentence on each line; left out, standard input or a prompt.",
@@ -82,8 +98,11 @@ class TranslationSettings(CheckedSettings):
                 "with_alignments is true, so a line of JSON is written for the best translation of each sentence. "
                 "Leave with_scores and num_return_sequences out."
             )
-        if not self.model_name_or_path:
-            raise ValueError("model_name_or_path is not set. Name the folder or Hub id of a trained model.")
+        if self.with_alignments and len(self.model_name_or_path) > 1:
+            raise ValueError(
+                f"with_alignments is true, but model_name_or_path names {len(self.model_name_or_path)} models, and "
+                "each has an attention of its own. Name one model."
+            )
         given = [name for name in ("temperature", "top_k", "top_p", "seed") if getattr(self, name) is not None]
         if given and not self.do_sample:
             raise ValueError(
@@ -104,15 +123,12 @@ class TranslationSettings(CheckedSettings):
 
 
 @dataclass
-class ScoringSettings(CheckedSettings):
+class ScoringSettings(ModelsSettings):
     """The model, the test set and the parameters of the search."""
 
-    group = "decoding"
-
-    model_name_or_path: str | None = option(None, "Folder or Hub id of a trained model.", "model")
-    revision: str | None = option(None, "Branch, tag or commit of the model on the Hub.", "model")
-    trust_remote_code: bool = option(False, "Run the code that comes with the model.", "model")
-    output_dir: str | None = option(None, "Folder for the scores; left out, the folder of the model.", "output")
+    output_dir: str | None = option(
+        None, "Folder for the scores; left out, the model's folder. An ensemble needs one.", "output"
+    )
     dataset_name: str | None = option(
         None, f"Data set: {quoted(embedded_pairs())} (embedded), a Hub id or a local folder.", "data"
     )
@@ -129,6 +145,22 @@ class ScoringSettings(CheckedSettings):
         False, "Write the log-probabilities of the references, in place of translating and scoring.", "output"
     )
     with_tokens: bool = option(False, "Write each token with its log-probability; needs force_decode.", "output")
+    rescore: str | None = option(
+        None,
+        "n-best list of another system, with lines `id ||| candidate ||| score`: choose from it, in place of "
+        "translating.",
+        "rescoring",
+    )
+    rescore_weight: list[float] = option(
+        [0.5],
+        "Weight of the model's log-probability in its mean with the given score; each number gives a choice.",
+        "rescoring",
+        at_least=0,
+        at_most=1,
+    )
+    source_file: str | None = option(
+        None, "Text file with a source on each line, for a list without references; needs rescore.", "rescoring"
+    )
     num_beams: list[int] = option([5], "Beams of the search; each number gives a separate score.", at_least=1)
     length_penalty: float | None = option(
         None, "Exponent of the length normalization; left out, the number saved with the model."
@@ -148,6 +180,23 @@ class ScoringSettings(CheckedSettings):
 
     def __post_init__(self):
         super().__post_init__()
+        if len(self.model_name_or_path) > 1 and not self.output_dir:
+            raise ValueError(
+                f"output_dir is not set, and model_name_or_path names {len(self.model_name_or_path)} models. Name a "
+                "folder for the scores of the ensemble."
+            )
+        if self.rescore and self.force_decode:
+            raise ValueError(
+                "rescore and force_decode are both set, but each takes the place of translating. Set one."
+            )
+        if self.source_file and not self.rescore:
+            raise ValueError(
+                "source_file is set, but rescore is not: a test set has references. Set test_file instead."
+            )
+        if self.source_file and (self.test_file or self.dataset_name):
+            raise ValueError("source_file names the sources, and so does the test set. Leave one out.")
+        if self.rescore and len(self.split) != 1:
+            raise ValueError(f"rescore is one n-best list, but split names {len(self.split)} splits. Name one.")
         if self.with_tokens and not self.force_decode:
             raise ValueError("with_tokens is true, but force_decode is false. Set force_decode to true too.")
 

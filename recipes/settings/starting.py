@@ -196,7 +196,7 @@ def follow_starting_model(
         return settings, None
     output_dir = _text(settings, "output_dir")
     _refuse_what_has_no_meaning(settings, name, output_dir)
-    record = {} if output_dir is None else _settings_in(Path(output_dir))
+    record = {} if output_dir is None else recorded_settings(Path(output_dir))
     resumes = record.get("init_from") == name and not _is_true(settings, "overwrite_output_dir")
     if resumes:
         known = {"model_type", *names_of(record.get("model_type", model_types[0])), *vocabulary_names}
@@ -205,7 +205,7 @@ def follow_starting_model(
         reference = _reference_of(ModelFiles(name, _text(settings, "init_revision")), model_types, names_of)
         files = ModelFiles(name, _text(settings, "init_revision"))
         reference.values.update(vocabulary_of(files, files.json("config.json")))
-        asked = _settings_in(Path(name))
+        asked = recorded_settings(Path(name))
         if not any(asked.get(other) for other in OTHER_VOCABULARIES):
             reference.asked.update({key: asked[key] for key in vocabulary_names if key in asked})
     given_type = _text(settings, "model_type")
@@ -278,7 +278,7 @@ def _refuse_what_has_no_meaning(settings: Sequence[Setting], name: str, output_d
         )
 
 
-def _settings_in(folder: Path) -> dict[str, Any]:
+def recorded_settings(folder: Path) -> dict[str, Any]:
     """Returns the settings in the record of a run; empty if there is no readable one."""
     try:
         record = yaml.safe_load((folder / "run.yaml").read_text(encoding="utf-8"))

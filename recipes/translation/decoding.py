@@ -1,9 +1,10 @@
-"""Translates lines with a trained model."""
+"""Translates lines with a trained model or an ensemble of several."""
 
 import json
 import logging
 import sys
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any, TextIO
 
 import torch
@@ -12,9 +13,11 @@ from transformers.utils import logging as transformers_logging
 
 from papers_to_gpt.engine.hardware import processor_has_bf16
 from papers_to_gpt.engine.model_folder import TRANSLATOR, check_folder
-from papers_to_gpt.settings.decoding import ScoringSettings, TranslationSettings
+from papers_to_gpt.settings.decoding import ModelsSettings, TranslationSettings
+from papers_to_gpt.settings.starting import recorded_settings
 from seq2seq_scratch.alignments import Alignment, align, pharaoh
 from seq2seq_scratch.data.text_lines import groups_of_lines, is_terminal, open_output
+from seq2seq_scratch.ensemble import load_ensemble
 from seq2seq_scratch.translation import Hypothesis, load_translator, translate
 
 # Lines that are read and translated at a time, so that memory does not grow with the file.
@@ -50,16 +53,50 @@ def run(settings: TranslationSettings) -> None:
 
 
 def load_model(
-    settings: TranslationSettings | ScoringSettings,
+    settings: ModelsSettings,
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, PreTrainedTokenizerBase]:
-    """Loads the model and its tokenizers of source and target, onto the GPU if there is one."""
+    """Loads the model, or the ensemble, and its tokenizers of source and target, onto the GPU if there is one.
+
+    Raises:
+        ValueError: a folder holds no translator, or the models do not belong together.
+    """
     transformers_logging.disable_progress_bar()
-    check_folder(settings.model_name_or_path, settings.trust_remote_code, (TRANSLATOR,))
-    model, source_tokenizer, target_tokenizer = load_translator(
-        settings.model_name_or_path, revision=settings.revision, trust_remote_code=settings.trust_remote_code
-    )
+    names = settings.model_name_or_path
+    for name in names:
+        check_folder(name, settings.trust_remote_code, (TRANSLATOR,))
+    if len(names) == 1:
+        loaded = load_translator(names[0], settings.revision, settings.trust_remote_code)
+    else:
+        check_languages(names)
+        loaded = load_ensemble(names, settings.revision, settings.trust_remote_code)
+    model, source_tokenizer, target_tokenizer = loaded
     model.to("cuda" if torch.cuda.is_available() else "cpu")
     return model, source_tokenizer, target_tokenizer
+
+
+def check_languages(names: list[str]) -> None:
+    """Raises ValueError if the runs of two models translated between other languages, as far as they are recorded."""
+    first, pair = None, None
+    for name in names:
+        found = recorded_languages(Path(name))
+        if found is None:
+            continue
+        if pair is None:
+            first, pair = name, found
+        if found != pair:
+            raise ValueError(
+                f"{first} translates from {pair[0]} to {pair[1]}, and {name} from {found[0]} to {found[1]}. The "
+                "models of an ensemble must translate between the same languages."
+            )
+
+
+def recorded_languages(folder: Path) -> tuple[str, str] | None:
+    """Returns the languages of source and target that a run recorded beside its model; None if they are not known."""
+    settings = recorded_settings(folder) or recorded_settings(folder.parent)  # a checkpoint is in its run's folder
+    if settings.get("source_column") or settings.get("target_column"):  # the languages may be defaults
+        return None
+    pair = settings.get("source_language"), settings.get("target_language")
+    return pair if all(pair) else None
 
 
 def make_translator(

@@ -10,24 +10,35 @@ from datasets import Dataset
 
 from papers_to_gpt.settings.decoding import ScoringSettings, TranslationSettings
 from papers_to_gpt.translation.decoding import load_model, make_translator
+from papers_to_gpt.translation.rescoring import rescore
+from papers_to_gpt.translation.score_files import write_hypotheses, write_scores
 from seq2seq_scratch.data.corpora import load_parallel_data
-from seq2seq_scratch.data.forced_scores import ForcedScore, score_translations
-from seq2seq_scratch.data.metrics import SHOWN_SCORES, TranslationMetric
-from seq2seq_scratch.data.text_lines import open_output
+from seq2seq_scratch.data.forced_scores import LARGEST_FORCED_BATCH, ForcedScore, score_translations
+from seq2seq_scratch.data.metrics import TranslationMetric
+from seq2seq_scratch.data.text_lines import open_output, read_lines
 
 
 def run(settings: ScoringSettings) -> None:
     """Scores every split with every number of beams, and writes the hypotheses and scores of each."""
-    output_dir = Path(settings.output_dir or settings.model_name_or_path or "")
+    output_dir = Path(settings.output_dir or settings.model_name_or_path[0])
     if not settings.output_dir and not output_dir.is_dir():
         raise ValueError(
             "output_dir is not set, and the model is not in a local folder. Name a folder for the scores."
         )
+    if settings.source_file:
+        sources = read_lines(settings.source_file)
+        output_dir.mkdir(parents=True, exist_ok=True)
+        rescore(settings, settings.split[0], sources, None, output_dir)
+        return
     splits = load_parallel_data(**{name: getattr(settings, name) for name in LOADING_SETTINGS})
     missing = [name for name in settings.split if name not in splits]
     if missing:
         raise ValueError(f"split names {', '.join(missing)}; the data has {', '.join(splits)}.")
     output_dir.mkdir(parents=True, exist_ok=True)
+    if settings.rescore:
+        (name,) = settings.split
+        rescore(settings, name, splits[name]["source"][:], splits[name]["target"][:], output_dir)
+        return
     if settings.force_decode:
         write_forced_scores(settings, splits, output_dir)
         return
@@ -46,9 +57,8 @@ def run(settings: ScoringSettings) -> None:
             scores = metric.compute(predictions=hypotheses, references=texts["target"], sources=texts["source"])
             scores |= {"num_beams": num_beams, "decoding_seconds": round(seconds, 2)}
             stem = f"{name}_beam{num_beams}"
-            (output_dir / f"{stem}_hypotheses.txt").write_text("\n".join(hypotheses) + "\n", encoding="utf-8")
-            (output_dir / f"{stem}_scores.json").write_text(json.dumps(scores, indent=2) + "\n")
-            shown = "  ".join(f"{key} {scores[key]:.2f}" for key in SHOWN_SCORES)
+            write_hypotheses(output_dir, stem, hypotheses)
+            shown = write_scores(output_dir, stem, scores)
             print(f"{name}, beam {num_beams}: {shown}  {seconds:.1f} s")
     print(f"{scores['sacrebleu_signature']}\nHypotheses and scores are in {output_dir}.")
 
@@ -96,9 +106,6 @@ def describe(index: int, score: ForcedScore | None, with_tokens: bool) -> dict[s
         written["token_scores"] = [[token, round(value, 5)] for token, value in zip(tokens, values, strict=True)]
     return written
 
-
-# Of the logits, a batch holds tokens times vocabulary numbers.
-LARGEST_FORCED_BATCH = 4096
 
 LOADING_SETTINGS = (
     "dataset_name dataset_config_name dataset_revision test_file "

@@ -11,6 +11,9 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from ..encoding import encode_sources, pad_right
 from ..visible_text import has_visible_text
 
+# Of the logits, a batch holds tokens times vocabulary numbers.
+LARGEST_FORCED_BATCH = 4096
+
 
 @dataclass(frozen=True)
 class ForcedScore:
@@ -34,7 +37,7 @@ def score_translations(
     translations: Sequence[str],
     *,
     max_source_length: int | None = None,
-    max_tokens_per_batch: int = 4096,
+    max_tokens_per_batch: int = LARGEST_FORCED_BATCH,
 ) -> list[ForcedScore | None]:
     """Computes the log-probability of each translation of its source, by one forward pass without a search.
 

@@ -376,7 +376,7 @@ def test_a_saved_model_is_loaded_with_its_tokenizers(model, tokenizers, tmp_path
     assert translate(*loaded, SENTENCES) == translate(model, *tokenizers, SENTENCES)
     (tmp_path / "empty").mkdir()
     with pytest.raises(ValueError, match="empty holds no model: config.json"):
-        load_model(TranslationSettings(str(tmp_path / "empty")))
+        load_model(TranslationSettings([str(tmp_path / "empty")]))
 
 
 def test_progress_counts_every_sentence_once(model, tokenizers):

@@ -93,7 +93,7 @@ def test_every_option_has_a_sentence_under_a_heading_and_one_spelling(command, a
 
 def test_settings_are_accepted_with_dashes():
     (settings,) = decoding.parse_translation(["--model-name-or-path", "x", "--num-beams=3"])
-    assert (settings.model_name_or_path, settings.num_beams) == ("x", 3)
+    assert (settings.model_name_or_path, settings.num_beams) == (["x"], 3)
 
 
 def test_help_and_wrong_settings_import_nothing_heavy():
