@@ -116,7 +116,8 @@ class Workbench:
 
     def _start(self, run: Run, threads: int) -> subprocess.Popen:
         words = [sys.executable, "-m", "papers_to_gpt", run.script.replace("_", "-"), *run.arguments()]
-        environment = os.environ | {"OMP_NUM_THREADS": str(threads), "TOKENIZERS_PARALLELISM": "false"}
+        # A number of threads that the user has set stays.
+        environment = {"OMP_NUM_THREADS": str(threads), "TOKENIZERS_PARALLELISM": "false"} | os.environ
         with open(self._log(run), "w", encoding="utf-8") as log:
             # A session of its own: Ctrl-C reaches this process alone, which then stops all runs in the same way.
             return subprocess.Popen(
