@@ -3,7 +3,7 @@
 import difflib
 from collections.abc import Sequence
 
-from papers_to_gpt.papers import bahdanau2014, sutskever2014, vaswani2017, why_transformers
+from papers_to_gpt.papers import bahdanau2014, radford2018, sutskever2014, vaswani2017, why_transformers
 from papers_to_gpt.papers.experiment import Experiment
 
 PAPERS = {
@@ -11,6 +11,7 @@ PAPERS = {
     "bahdanau2014": ("Bahdanau et al. 2014: Neural Machine Translation by Jointly Learning to Align", bahdanau2014),
     "vaswani2017": ("Vaswani et al. 2017: Attention Is All You Need", vaswani2017),
     "why_transformers": ("Why Transformers replaced recurrent networks", why_transformers),
+    "radford2018": ("Radford et al. 2018: Improving Language Understanding by Generative Pre-Training", radford2018),
 }
 CORE, ALL = "core", "all"
 
