@@ -147,19 +147,18 @@ class ScoringSettings(ModelsSettings):
     with_tokens: bool = option(False, "Write each token with its log-probability; needs force_decode.", "output")
     rescore: str | None = option(
         None,
-        "n-best list of another system, with lines `id ||| candidate ||| score`: choose from it, in place of "
-        "translating.",
-        "rescoring",
+        "List of the n best candidates of another system, with lines `id ||| candidate ||| score`, to choose from in "
+        "place of translating.",
+        "data",
     )
     rescore_weight: list[float] = option(
         [0.5],
         "Weight of the model's log-probability in its mean with the given score; each number gives a choice.",
-        "rescoring",
         at_least=0,
         at_most=1,
     )
     source_file: str | None = option(
-        None, "Text file with a source on each line, for a list without references; needs rescore.", "rescoring"
+        None, "Text file with a source on each line, for a list without references; needs rescore.", "data"
     )
     num_beams: list[int] = option([5], "Beams of the search; each number gives a separate score.", at_least=1)
     length_penalty: float | None = option(
