@@ -35,7 +35,13 @@ from papers_to_gpt.engine.log_window import TokenCounts
 from papers_to_gpt.engine.model_folder import LANGUAGE_MODEL, check_folder
 from papers_to_gpt.engine.output_folder import RunStart, finish_run, plan_run
 from papers_to_gpt.engine.process_watch import stops_together
-from papers_to_gpt.engine.reporting import add_samples, measure_matrix_peak, write_results, write_run_record
+from papers_to_gpt.engine.reporting import (
+    add_samples,
+    measure_matrix_peak,
+    track_samples,
+    write_results,
+    write_run_record,
+)
 from papers_to_gpt.engine.run_length import describe_length
 from papers_to_gpt.engine.run_lock import lock_output_dir
 from papers_to_gpt.engine.starting_model import (
@@ -170,7 +176,11 @@ def train(accelerator: Accelerator, settings: tuple[Any, ...], start: RunStart) 
         evaluate=partial(
             run_evaluation,
             write_samples=lambda model: write_samples(
-                continue_texts(model, sampling=sampling), output_dir, None if trained else loop.progress.update
+                accelerator,
+                continue_texts(model, sampling=sampling),
+                output_dir,
+                loop.progress.update,
+                final=trained,
             ),
         ),
         save_model=save_model,
@@ -470,6 +480,9 @@ def continuations(
     return blocks
 
 
-def write_samples(blocks: list[str], output_dir: Path, update: int | None) -> None:
-    """Adds the samples of an evaluation to `samples.txt`; `update` is None for the final model."""
-    add_samples(output_dir / "samples.txt", update, "\n\n".join(blocks))
+def write_samples(
+    accelerator: Accelerator, blocks: list[str], output_dir: Path, update: int, *, final: bool = False
+) -> None:
+    """Adds the samples of an evaluation to `samples.txt`, and sends them to the trackers unless the run is over."""
+    add_samples(output_dir / "samples.txt", None if final else update, "\n\n".join(blocks))
+    track_samples(accelerator, update, blocks)

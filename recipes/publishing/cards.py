@@ -13,6 +13,7 @@ from gpt1_scratch.library_version import requirement
 from gpt1_scratch.pretraining.embedded import EMBEDDED_TEXTS
 from papers_to_gpt.engine.model_folder import describe_missing_config
 from papers_to_gpt.publishing import model_card
+from papers_to_gpt.publishing.card_pictures import Translator
 from papers_to_gpt.publishing.data_sources import DataSource, describe_training_data
 from papers_to_gpt.publishing.model_card import Description, Paper, Run, read_run, without_folders
 from seq2seq_scratch import TRANSLATION_CONFIGS
@@ -100,12 +101,13 @@ OPEN_LICENCE = "apache-2.0"
 UNKNOWN_LICENCE = "unknown"
 
 
-def write_card(folder: Path, model_id: str | None = None) -> Path:
+def write_card(folder: Path, model_id: str | None = None, translator: Translator | None = None) -> Path:
     """Writes the card of a model of this repository from its configuration and, if there are any, its run's records.
 
     Args:
         folder: the folder of the model.
         model_id: its id on the Hub. Default: the card calls the model by its folder's name.
+        translator: the model of the folder and its tokenizers, if it translates. Default: the card shows no alignment.
 
     Returns:
         The card's path.
@@ -129,7 +131,7 @@ def write_card(folder: Path, model_id: str | None = None) -> Path:
         description = describe_task_model(config, run)
     else:
         description = describe_language_model(run)
-    return model_card.write_card(folder, run, description, requirement(), model_id)
+    return model_card.write_card(folder, run, description, requirement(), model_id, translator)
 
 
 def describe_translator(model_type: str, run: Run) -> Description:
@@ -176,6 +178,7 @@ def describe_translator(model_type: str, run: Run) -> Description:
             "datasets": data.hub_ids,
             "widget": [{"text": example}],
         },
+        example=example,
     )
 
 

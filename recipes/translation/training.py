@@ -2,6 +2,7 @@
 
 import itertools
 import time
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from papers_to_gpt.engine.launching import make_accelerator
 from papers_to_gpt.engine.model_folder import TRANSLATOR, check_folder
 from papers_to_gpt.engine.output_folder import RunStart, finish_run, plan_run
 from papers_to_gpt.engine.process_watch import stops_together
-from papers_to_gpt.engine.reporting import write_results, write_run_record
+from papers_to_gpt.engine.reporting import track_samples, write_results, write_run_record
 from papers_to_gpt.engine.run_length import describe_length
 from papers_to_gpt.engine.run_lock import lock_output_dir
 from papers_to_gpt.engine.starting_model import (
@@ -50,6 +51,8 @@ from seq2seq_scratch.data.metrics import SHOWN_SCORES, TranslationMetric
 from seq2seq_scratch.data.text_lines import numbered_lines
 from seq2seq_scratch.tokenization import load_tokenizers, save_tokenizers, train_tokenizer
 from seq2seq_scratch.translation import load_translator, translate
+
+TRACKED_SENTENCES = 5  # of the validation split, whose translations the trackers get
 
 
 @stops_together
@@ -162,6 +165,7 @@ def train(accelerator: Accelerator, settings: tuple[Any, ...], start: RunStart) 
         metric=metric,
         collate_batch=partial(collate, pad_token_id=source_tokenizer.pad_token_id),
         max_tokens_per_batch=data.max_tokens_per_batch,
+        track=lambda samples: track_samples(accelerator, loop.progress.update, samples),
     )
     batches = training_batches(
         pairs["train"] if data.streaming else tokenized["train"],
@@ -209,7 +213,7 @@ def train(accelerator: Accelerator, settings: tuple[Any, ...], start: RunStart) 
     # Sharing
     if accelerator.is_main_process:
         write_results(output_dir, results)
-        write_card(output_dir)
+        write_card(output_dir, translator=(model, source_tokenizer, target_tokenizer))
         finish_run(output_dir, loop.progress, loop.total_updates)
     say(
         HOW_TO_USE.format(
@@ -428,11 +432,13 @@ def evaluate(
     metric: TranslationMetric,
     collate_batch: Any,
     max_tokens_per_batch: int,
+    track: Callable[[list[str]], None],
     limit: int | None = None,
 ) -> dict[str, float]:
     """Returns loss, perplexity and the scores of decoded translations on the validation split.
 
     Args:
+        track: takes the first few translations, with source and reference, for the trackers.
         limit: number of pairs to evaluate for a rehearsal, those with the longest sources, with translations of a few
             tokens. None reads all.
     """
@@ -455,4 +461,8 @@ def evaluate(
     scores = evaluate_loss(accelerator, model, batches)
     hypotheses = decode(model, texts["source"])
     decoded = metric.compute(predictions=hypotheses, references=texts["target"])
+    if limit is None:
+        few = texts.select(range(min(TRACKED_SENTENCES, len(texts))))
+        lines = zip(few["source"], hypotheses, few["target"], strict=False)
+        track([f"source: {source}\ntranslation: {best}\nreference: {target}" for source, best, target in lines])
     return scores | {name: decoded[name] for name in SHOWN_SCORES}
