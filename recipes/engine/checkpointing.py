@@ -441,7 +441,7 @@ def write_whole_model(checkpoint: Path, target: Path) -> None:
     training. It takes its name when all of it is on the disk.
 
     Args:
-        checkpoint: the folder of the checkpoint, which stays as it is. The weights must fit into the memory as a whole.
+        checkpoint: the folder of the checkpoint, which stays as it is. Its weights must fit into memory as a whole.
         target: the folder to write; it must be new or empty, and not in the checkpoint.
 
     Raises:
