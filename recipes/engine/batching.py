@@ -191,22 +191,32 @@ def share_of_update(batches: Sequence[Item], process_index: int, num_processes: 
 
 
 def naming_lost_workers(loader: Iterable[Batch]) -> Iterator[Batch]:
-    """Iterates over a DataLoader, and turns the loss of one of its workers into an error that says what to do.
+    """Iterates over a DataLoader, and turns the loss of one of its workers into an error that names it.
 
     Raises:
         OSError: if a worker ends or gives no batch for `WORKER_TIMEOUT_SECONDS`.
     """
+    iterator = iter(loader)
     try:
-        yield from loader
+        yield from iterator
     except RuntimeError as error:
         if "DataLoader" not in str(error):
             raise
         reason = " ".join(str(error).split()).rstrip(".")
+        if "timed out" in reason and (names := _names_of_late_workers(iterator)):
+            reason += f", waiting for {names}"
         raise OSError(
             f"A process that prepares batches (dataloader_num_workers) ended or hangs: {reason}. The machine may be "
             "short of memory. Lower dataloader_num_workers, then run the command again, without "
             "--overwrite_output_dir, to continue."
         ) from error
+
+
+def _names_of_late_workers(iterator: Iterator[Batch]) -> str:
+    """Returns the workers that a DataLoader's iterator waits for, by its own list of tasks; empty if it has none."""
+    tasks, workers = getattr(iterator, "_task_info", {}), getattr(iterator, "_workers", ())
+    late = sorted({worker for worker, *batch in tasks.values() if not batch})
+    return " and ".join(f"worker {worker} (pid {workers[worker].pid})" for worker in late)
 
 
 def batches_for_evaluation(

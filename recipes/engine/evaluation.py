@@ -15,6 +15,7 @@ from transformers import PreTrainedModel
 
 from papers_to_gpt.engine.batching import Batch
 from papers_to_gpt.engine.log_window import TokenCounts, count_tokens
+from papers_to_gpt.engine.process_watch import note_progress
 from papers_to_gpt.engine.stopping import StopRequested, interruptible
 from papers_to_gpt.settings.training import check_metric
 
@@ -48,6 +49,7 @@ def evaluate_loss(
     # processes that were asked to stop.
     dtype = torch.float64 if accelerator.device.type in ("cpu", "cuda") else torch.float32
     sums = torch.zeros(3, dtype=dtype, device=accelerator.device)
+    note_progress("in an evaluation")
     try:
         with interruptible():
             for batch in batches:
@@ -57,6 +59,7 @@ def evaluate_loss(
                 sums[1] += targets
     except StopRequested:
         sums[2] = 1
+    note_progress("in an evaluation")
     loss, targets, stopped = accelerator.reduce(sums, "sum").tolist()
     if stopped:
         raise StopRequested
@@ -82,6 +85,7 @@ def map_across_processes(
     """
     index, processes = accelerator.process_index, accelerator.num_processes
     share = None
+    note_progress("in an evaluation")
     try:
         with interruptible():
             share = function(items[index::processes])
@@ -90,6 +94,7 @@ def map_across_processes(
             raise
     if processes == 1:
         return share
+    note_progress("in an evaluation")
     shares = gather_object([share])
     if None in shares:
         raise StopRequested

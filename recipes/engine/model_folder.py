@@ -130,10 +130,7 @@ def check_folder(name: str, trust_remote_code: bool = False, kinds: tuple[Kind, 
     weights = sorted(folder.glob("*.safetensors"))
     if not weights:
         if (folder / WEIGHT_SHARES).is_dir():
-            raise ValueError(
-                f"The folder {folder} is a checkpoint of an FSDP2 run, with the weights in one share of each process. "
-                "Use the output_dir of the run: when it ends, the best model is there as a whole."
-            )
+            raise ValueError(describe_shares(folder))
         pickles = sorted(file.name for file in folder.iterdir() if file.suffix in PICKLES)
         reason = (
             f" {', '.join(pickles)} is not read: loading a pickle runs the code in it. Ask its author for "
@@ -158,6 +155,15 @@ def describe_missing_config(folder: Path) -> str:
     return (
         f"The folder {folder} holds no model: config.json is not there{weights}. Give the output_dir of a finished "
         "run, or one of its checkpoints."
+    )
+
+
+def describe_shares(folder: Path) -> str:
+    """Returns the message about a folder whose weights lie in shares, with the command that makes a model of it."""
+    target = folder.with_name(f"{folder.name}-model")
+    return (
+        f"The folder {folder} is a checkpoint of an FSDP2 run, with the weights in one share of each process. Make a "
+        f"model of it: {command('share', folder, '--consolidate_to', target)}"
     )
 
 

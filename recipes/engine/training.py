@@ -35,7 +35,7 @@ from papers_to_gpt.engine.log_window import LogWindow, TokenCounts, count_tokens
 from papers_to_gpt.engine.memory import return_freed_memory
 from papers_to_gpt.engine.optimization import make_optimizer, make_schedule
 from papers_to_gpt.engine.output_folder import checkpoint_to_resume
-from papers_to_gpt.engine.process_watch import LIMIT_WHILE_TRAINING, limit_waiting
+from papers_to_gpt.engine.process_watch import LIMIT_WHILE_TRAINING, limit_waiting, note_progress
 from papers_to_gpt.engine.random_streams import seed_generators
 from papers_to_gpt.engine.reporting import Reporter
 from papers_to_gpt.engine.sharding import Sharding, whole_tensor
@@ -260,6 +260,7 @@ class TrainingLoop:
             )
         while progress.update < self.total_updates and not (wishes.out_of_time or self._is_out_of_patience()):
             started = time.perf_counter()
+            note_progress("reading batches", progress.update + 1)
             epoch, updates_in_epoch, group = next(updates)
             wishes = self._update(group)
             progress.epoch, progress.updates_in_epoch = epoch, updates_in_epoch
@@ -312,6 +313,7 @@ class TrainingLoop:
         self.model.train()
         counts = [self.count_tokens(batch.tensors) for batch in group if batch.weight]
         target_tokens = sum(count.target_tokens for count in counts)
+        note_progress("computing the gradient")
         # One reduction carries everything on which the processes have to agree.
         weight = [float(sum(count.class_weight for count in counts))] if "class_weights" in self.loss_arguments else []
         sums = torch.tensor([target_tokens, *self._own_wishes(), *weight], device=accelerator.device)
@@ -391,6 +393,7 @@ class TrainingLoop:
 
     def _evaluate(self, reporter: Reporter) -> None:
         settings, progress = self.settings, self.progress
+        note_progress("in an evaluation", progress.update)
         if self.sharding:
             self.sharding.gather_weights()
         scores = self.scores(self.raw_model)

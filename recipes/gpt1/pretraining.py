@@ -102,14 +102,14 @@ def train(accelerator: Accelerator, settings: tuple[Any, ...], start: RunStart) 
     set_seed(training.seed)
 
     # Data
+    checkpoint, model = start.checkpoint, None
     with accelerator.main_process_first():
+        if starting.init_from is not None and checkpoint is None:
+            model, tokenizer = load_starting_model(starting, model_settings)
         train_texts, validation_texts = load_corpus(text)
         if text.dataset_name is not None:
             start.check_loaded("dataset_name", {"train": train_texts, "validation": validation_texts})
         # Training a tokenizer is not deterministic (ties are broken at random): one process trains it, all load it.
-        checkpoint, model = start.checkpoint, None
-        if starting.init_from is not None and checkpoint is None:
-            model, tokenizer = load_starting_model(starting, model_settings)
         if checkpoint is None and accelerator.is_main_process:
             if model is None:
                 tokenizer = make_tokenizer(train_texts, vocabulary, text.skip_broken_shards)

@@ -101,13 +101,19 @@ OPEN_LICENCE = "apache-2.0"
 UNKNOWN_LICENCE = "unknown"
 
 
-def write_card(folder: Path, model_id: str | None = None, translator: Translator | None = None) -> Path:
+def write_card(
+    folder: Path,
+    model_id: str | None = None,
+    translator: Translator | None = None,
+    records: Path | None = None,
+) -> Path:
     """Writes the card of a model of this repository from its configuration and, if there are any, its run's records.
 
     Args:
         folder: the folder of the model.
         model_id: its id on the Hub. Default: the card calls the model by its folder's name.
         translator: the model of the folder and its tokenizers, if it translates. Default: the card shows no alignment.
+        records: the folder of the run or checkpoint that the model is from. Default: `folder`.
 
     Returns:
         The card's path.
@@ -119,7 +125,7 @@ def write_card(folder: Path, model_id: str | None = None, translator: Translator
     if not path.is_file():
         raise ValueError(describe_missing_config(folder))
     config = json.loads(path.read_text(encoding="utf-8"))
-    run, model_type = read_run(folder), config.get("model_type")
+    run, model_type = read_run(records or folder), config.get("model_type")
     if model_type in TRANSLATION_CONFIGS:
         description = describe_translator(model_type, run)
     elif model_type != GPT1Config.model_type:

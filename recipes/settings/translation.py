@@ -275,7 +275,7 @@ def parse(arguments: list[str] | None = None, description: str = "") -> tuple[An
         vocabulary_of,
         VOCABULARY,
     )
-    model_type = value_of(settings, "model_type")
+    model_type = value_of(settings, "model_type") or ModelChoice.model_type
     asks_for_help = any(setting.key == "help" for setting in settings)
     if model_type not in MODEL_SETTINGS and not asks_for_help:
         raise ValueError(f"model_type is {model_type!r}; it must be one of {', '.join(MODEL_SETTINGS)}.")

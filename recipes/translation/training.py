@@ -93,7 +93,10 @@ def train(accelerator: Accelerator, settings: tuple[Any, ...], start: RunStart) 
     set_seed(training.seed)
 
     # Data
+    checkpoint, model = start.checkpoint, None
     with accelerator.main_process_first():
+        if starting.init_from is not None and checkpoint is None:
+            model, *tokenizers = load_starting_model(starting, model_settings)
         pairs = load_parallel_data(**{name: getattr(data, name) for name in LOADING_SETTINGS}, seed=training.seed)
         for split in ("train", "validation"):
             if split not in pairs:
@@ -101,9 +104,6 @@ def train(accelerator: Accelerator, settings: tuple[Any, ...], start: RunStart) 
         if data.dataset_name is not None:
             start.check_loaded("dataset_name", pairs)
         # Training a tokenizer is not deterministic (ties are broken at random): one process trains it, all load it.
-        checkpoint, model = start.checkpoint, None
-        if starting.init_from is not None and checkpoint is None:
-            model, *tokenizers = load_starting_model(starting, model_settings)
         if checkpoint is None and accelerator.is_main_process:
             if model is None:
                 tokenizers = make_tokenizers(pairs["train"], tokenizer_settings, data.skip_broken_shards)

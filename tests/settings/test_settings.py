@@ -119,6 +119,15 @@ print(json.dumps(found))
     assert json.loads(result.stdout) == {name: [] for name in names}
 
 
+def test_a_translator_without_a_model_type_is_the_one_that_help_names(capsys):
+    with pytest.raises(SystemExit):
+        translation.parse(["--help"])
+    shown = " ".join(capsys.readouterr().out.split("--model_type")[1].split("--", 1)[0].split())
+    choice, model, *_ = translation.parse("--train_file t --output_dir o --max_steps 10".split())
+    assert f"(default: {choice.model_type})" in shown
+    assert type(model) is translation.MODEL_SETTINGS[choice.model_type]
+
+
 # The parser of each script, with what it needs to be given.
 PARSERS = {
     "translation": (translation.parse, "--model_type bahdanau --train_file t --output_dir o --max_steps 10"),
