@@ -44,8 +44,9 @@ CLASSIFIER = Kind(
     ("ForSequenceClassification", "ForMultipleChoice"),
 )
 LANGUAGE_MODEL = Kind("a GPT-1 that continues text", "generate_text", ("gpt1",), ("ForCausalLM", "GPT1Model"))
+MASKED_MODEL = Kind("a GPT-1 that predicts masked tokens", "finetune_gpt1", ("gpt1",), ("ForMaskedLM",))
 OPENAI_GPT = Kind("a checkpoint of openai-gpt", "convert_openai_gpt", ("openai-gpt",))
-KINDS = (TRANSLATOR, CLASSIFIER, LANGUAGE_MODEL, OPENAI_GPT)
+KINDS = (TRANSLATOR, CLASSIFIER, LANGUAGE_MODEL, MASKED_MODEL, OPENAI_GPT)
 
 
 def _architecture(config: dict[str, Any]) -> str:
@@ -115,7 +116,7 @@ def check_folder(name: str, trust_remote_code: bool = False, kinds: tuple[Kind, 
         if (folder / other).is_file():
             read_json(folder / other)
     check_kind(config, name, kinds)
-    ours = any(kind.holds(config) for kind in (TRANSLATOR, CLASSIFIER, LANGUAGE_MODEL))
+    ours = any(kind.holds(config) for kind in (TRANSLATOR, CLASSIFIER, LANGUAGE_MODEL, MASKED_MODEL))
     if kinds and ours and not (folder / "tokenizer.json").is_file():
         raise ValueError(
             f"The folder {folder} has no tokenizer that can be loaded. Copy the tokenizer.json and "

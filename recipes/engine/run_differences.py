@@ -33,7 +33,7 @@ WORKERS = "dataloader_num_workers"
 # A checkpoint depends on these settings and cannot be resumed with other values.
 FIXED = frozenset(
     """optim gradient_accumulation_steps model_type tokenizer_type share_vocabulary lowercase vocab_size
-    decoder_vocab_size num_merges""".split()
+    decoder_vocab_size num_merges objective""".split()
 )
 # It also depends on the model's settings, which decide the names and shapes of weights, except those with these words.
 NOT_OF_SHAPES = ("dropout", "initializer", "forget_gate_bias")

@@ -1,9 +1,11 @@
-"""Pre-trains GPT-1 on contiguous text: vocabulary, blocks, training, evaluation, samples."""
+"""Pre-trains GPT-1 on contiguous text: vocabulary, blocks, training, evaluation, samples.
+
+What is predicted, next tokens or masked ones, is decided by the run's objective (`objectives.py`).
+"""
 
 import dataclasses
 import itertools
 import logging
-import math
 import time
 from collections.abc import Callable
 from functools import partial
@@ -21,9 +23,7 @@ from transformers.utils import logging as transformers_logging
 
 from gpt1_scratch.configuration_gpt1 import GPT1Config
 from gpt1_scratch.data.text_lines import numbered_lines
-from gpt1_scratch.data.visible_text import has_visible_text
 from gpt1_scratch.finetuning.models import load_with_tokenizer
-from gpt1_scratch.modeling_gpt1 import GPT1ForCausalLM
 from gpt1_scratch.pretraining.corpora import load_texts
 from gpt1_scratch.pretraining.packing import PackedTexts, PartlyCutBlocks, StreamPacker, pack_blocks, tokenize_texts
 from gpt1_scratch.tokenization import published_tokenizer, train_tokenizer
@@ -31,8 +31,7 @@ from papers_to_gpt.engine.batching import Batch, LengthBucketBatches, batches_fo
 from papers_to_gpt.engine.data_fingerprint import Fingerprint, fingerprint_files
 from papers_to_gpt.engine.evaluation import evaluate_loss, is_any_true, rehearse_evaluation
 from papers_to_gpt.engine.launching import make_accelerator
-from papers_to_gpt.engine.log_window import TokenCounts
-from papers_to_gpt.engine.model_folder import LANGUAGE_MODEL, check_folder
+from papers_to_gpt.engine.model_folder import check_folder
 from papers_to_gpt.engine.output_folder import RunStart, finish_run, plan_run
 from papers_to_gpt.engine.process_watch import stops_together
 from papers_to_gpt.engine.reporting import (
@@ -56,10 +55,11 @@ from papers_to_gpt.engine.starting_model import (
 )
 from papers_to_gpt.engine.streaming import StreamBatches, rows_of_stream
 from papers_to_gpt.engine.training import TrainingLoop
+from papers_to_gpt.gpt1.objectives import OBJECTIVES, NextToken
 from papers_to_gpt.publishing.cards import write_card
 from papers_to_gpt.publishing.sharing import open_repository, push_at_end, push_of_checkpoints
 from papers_to_gpt.settings.commands import command
-from papers_to_gpt.settings.pretraining import ModelSettings, SampleSettings, TextSettings, VocabularySettings
+from papers_to_gpt.settings.pretraining import ModelSettings, TextSettings, VocabularySettings
 from papers_to_gpt.settings.starting import StartingModelSettings
 from papers_to_gpt.settings.training import TrainingSettings
 
@@ -75,7 +75,7 @@ def run(settings: tuple[Any, ...]) -> None:
         ValueError: if the settings make no model, the text cannot be read, or training fails (see `TrainingLoop`).
     """
     model_settings, starting, vocabulary, text, _, _, training, _ = settings
-    make_config(model_settings)  # wrong sizes fail here, before data loads
+    make_config(model_settings, OBJECTIVES[training.objective])  # wrong sizes fail here, before data loads
     accelerator = make_accelerator(training)
     with lock_output_dir(accelerator, training):
         start = plan_run(accelerator, training, settings, partial(fingerprint_text, text, vocabulary, starting))
@@ -93,6 +93,7 @@ def train(accelerator: Accelerator, settings: tuple[Any, ...], start: RunStart) 
     """
     model_settings, starting, vocabulary, text, sampling, optimization, _, hub = settings
     training, output_dir = start.training, start.folder
+    kind = OBJECTIVES[training.objective]
     repository = open_repository(accelerator, hub, training)
     started = time.perf_counter()
     disable_progress_bars()
@@ -105,7 +106,7 @@ def train(accelerator: Accelerator, settings: tuple[Any, ...], start: RunStart) 
     checkpoint, model = start.checkpoint, None
     with accelerator.main_process_first():
         if starting.init_from is not None and checkpoint is None:
-            model, tokenizer = load_starting_model(starting, model_settings)
+            model, tokenizer = load_starting_model(starting, model_settings, kind)
         train_texts, validation_texts = load_corpus(text)
         if text.dataset_name is not None:
             start.check_loaded("dataset_name", {"train": train_texts, "validation": validation_texts})
@@ -113,6 +114,7 @@ def train(accelerator: Accelerator, settings: tuple[Any, ...], start: RunStart) 
         if checkpoint is None and accelerator.is_main_process:
             if model is None:
                 tokenizer = make_tokenizer(train_texts, vocabulary, text.skip_broken_shards)
+                tokenizer = kind.prepare_tokenizer(tokenizer)
             start.begin()
             tokenizer.save_pretrained(output_dir)
         tokenizer = AutoTokenizer.from_pretrained(checkpoint or output_dir, trust_remote_code=False)
@@ -123,7 +125,7 @@ def train(accelerator: Accelerator, settings: tuple[Any, ...], start: RunStart) 
             for name, value in configuration_changes(model_settings).items():
                 setattr(config, name, value)
         else:
-            config = make_config(model_settings, tokenizer)
+            config = make_config(model_settings, kind, tokenizer)
         tokenizer.model_max_length = config.max_position_embeddings
         block_size = text.block_size or config.max_position_embeddings
         if block_size > config.max_position_embeddings:
@@ -149,7 +151,7 @@ def train(accelerator: Accelerator, settings: tuple[Any, ...], start: RunStart) 
 
     # Model
     if model is None:
-        model = GPT1ForCausalLM(config)
+        model = kind.model_class(config)
     freeze(model, starting.freeze or [])
     size = f"{model.num_parameters():,} parameters{describe_frozen(model, starting.freeze)}"
     accelerator.print(f"GPT-1 with {size}, vocabulary {len(tokenizer):,}")
@@ -162,11 +164,11 @@ def train(accelerator: Accelerator, settings: tuple[Any, ...], start: RunStart) 
         model.save_pretrained(folder, state_dict=state_dict)
         tokenizer.save_pretrained(folder)
 
-    trained = False
-    run_evaluation = partial(evaluate, accelerator=accelerator, packed=packed, text=text)
-    continue_texts = partial(continuations, tokenizer=tokenizer, texts=validation_texts)
+    trained, objective = False, kind(tokenizer)
+    run_evaluation = partial(evaluate, accelerator=accelerator, objective=objective, packed=packed, text=text)
+    make_samples = partial(objective.samples, texts=validation_texts)
     peak = measure_matrix_peak(accelerator) * accelerator.num_processes
-    flops_per_token = training_flops_per_token(model, block_size)
+    flops_per_target = objective.flops_per_target(model, block_size)
     loop = TrainingLoop(
         accelerator,
         model,
@@ -177,7 +179,7 @@ def train(accelerator: Accelerator, settings: tuple[Any, ...], start: RunStart) 
             run_evaluation,
             write_samples=lambda model: write_samples(
                 accelerator,
-                continue_texts(model, sampling=sampling),
+                make_samples(model, sampling=sampling),
                 output_dir,
                 loop.progress.update,
                 final=trained,
@@ -185,16 +187,17 @@ def train(accelerator: Accelerator, settings: tuple[Any, ...], start: RunStart) 
         ),
         save_model=save_model,
         after_save=push_of_checkpoints(repository, hub),
-        count_tokens=count_predicted_tokens,
-        rates=lambda tokens_per_second: {
-            "model_flops_utilization_percent": 100 * tokens_per_second * flops_per_token / peak
+        draw_targets=objective.draw_targets,
+        count_tokens=objective.count,
+        rates=lambda targets_per_second: {
+            "model_flops_utilization_percent": 100 * targets_per_second * flops_per_target / peak
         },
     )
     accelerator.print(describe_length(loop.total_updates, loop.eval_steps, training, optimization))
     few = dataclasses.replace(sampling, num_samples=min(1, sampling.num_samples), sample_new_tokens=1)
     rehearse_evaluation(
         model,
-        partial(run_evaluation, write_samples=partial(continue_texts, sampling=few), limit=1),
+        partial(run_evaluation, write_samples=partial(make_samples, sampling=few), limit=1),
         training.metric_for_best_model,
     )
     results = loop.train()
@@ -212,31 +215,36 @@ def train(accelerator: Accelerator, settings: tuple[Any, ...], start: RunStart) 
         write_results(output_dir, results)
         write_card(output_dir)
         finish_run(output_dir, loop.progress, loop.total_updates)
-    generate = command("generate_text", "--model_name_or_path", output_dir, "--prompt", "Once upon a time")
     accelerator.print(
-        HOW_TO_USE.format(folder=output_dir, generate=generate, seconds=results["wall_seconds"], **final)
+        HOW_TO_USE.format(
+            seconds=results["wall_seconds"],
+            summary=objective.summary.format(**final),
+            folder=output_dir,
+            use=objective.use,
+            command=command(objective.script, "--model_name_or_path", output_dir, *objective.arguments),
+        )
     )
     push_at_end(repository, output_dir)
 
 
 HOW_TO_USE = """
-Done after {seconds:.0f} s: {bits_per_byte:.3f} bits per byte on the validation text. The model is in {folder}.
-To continue a text with it:
+Done after {seconds:.0f} s: {summary} The model is in {folder}.
+{use}:
 
-{generate}
+{command}
 """
 
 
 def load_starting_model(
-    starting: StartingModelSettings, model_settings: ModelSettings
-) -> tuple[GPT1ForCausalLM, PreTrainedTokenizerFast]:
+    starting: StartingModelSettings, model_settings: ModelSettings, objective: type[NextToken]
+) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
     """Returns the model that a run starts from and its tokenizer, with the entries of add_tokens.
 
     Raises:
-        ValueError: if there is no such GPT-1, or add_tokens cannot be added to its vocabulary.
+        ValueError: if there is no such GPT-1 of the objective, or add_tokens cannot be added to its vocabulary.
     """
-    check_folder(starting.init_from, kinds=(LANGUAGE_MODEL,))
-    model, tokenizer = load_with_tokenizer(GPT1ForCausalLM, starting.init_from, starting.init_revision)
+    check_folder(starting.init_from, kinds=(objective.kind,))
+    model, tokenizer = load_with_tokenizer(objective.model_class, starting.init_from, starting.init_revision)
     words = read_words(starting.add_tokens, numbered_lines)
     tokenizer, added = add_words(tokenizer, words)
     for word in added.known:
@@ -284,7 +292,9 @@ def make_tokenizer(
     return train_tokenizer((row["text"] or "" for row in rows), merges=settings.num_merges)
 
 
-def make_config(model_settings: ModelSettings, tokenizer: PreTrainedTokenizerFast | None = None) -> GPT1Config:
+def make_config(
+    model_settings: ModelSettings, objective: type[NextToken], tokenizer: PreTrainedTokenizerFast | None = None
+) -> GPT1Config:
     """Returns the model's configuration. Without a tokenizer it only serves to check the settings.
 
     Raises:
@@ -297,7 +307,7 @@ def make_config(model_settings: ModelSettings, tokenizer: PreTrainedTokenizerFas
             **{f"{kind}_token_id": getattr(tokenizer, f"{kind}_token_id") for kind in ("pad", "bos", "eos")},
         }
     try:
-        return GPT1Config(**vars(model_settings), **from_tokenizer)
+        return GPT1Config(**vars(model_settings), **from_tokenizer, attention=objective.attention)
     except StrictDataclassError as error:
         raise ValueError(f"gpt1: {error.__cause__ or error}") from error
 
@@ -326,18 +336,12 @@ def report_corpus(accelerator: Accelerator, split: str, packed: PackedTexts) -> 
 
 
 def collate_blocks(examples: list[dict[str, Any]]) -> Batch:
-    """Stacks blocks into tensors of shape (B, block_size). The labels are the tokens, which the model shifts."""
+    """Stacks blocks into tensors of shape (B, block_size). By default, the labels are the tokens."""
     batch = {
         name: torch.from_numpy(np.array([example[name] for example in examples], dtype=np.int64))
         for name in examples[0]
     }
-    return batch | {"labels": batch["input_ids"]}
-
-
-def count_predicted_tokens(batch: Batch) -> TokenCounts:
-    """Counts the predicted tokens of a batch: all but the first of each block. Blocks have no padding."""
-    rows, length = batch["input_ids"].shape
-    return TokenCounts(target_tokens=rows * (length - 1), tokens=rows * length, slots=rows * length)
+    return {"labels": batch["input_ids"]} | batch
 
 
 def training_batches(
@@ -404,29 +408,17 @@ def length_of_block(block: dict[str, Any]) -> tuple[int]:
     return (len(block["input_ids"]),)
 
 
-def training_flops_per_token(model: PreTrainedModel, block_size: int) -> float:
-    """Returns the FLOP per token of forward and backward, 6 N + 12 L D T (Chowdhery et al. 2022, appendix B).
-
-    N is the number of parameters without the position table, which is only added; the token table counts because it
-    is also the softmax matrix. L is the number of layers, D the model width and T the block size. The second term is
-    that of attention, so it is 0 for an LSTM.
-    """
-    config = model.config
-    matrices = model.num_parameters() - config.max_position_embeddings * config.hidden_size
-    attention = 12 * config.num_hidden_layers * config.hidden_size * block_size if config.lstm_size is None else 0
-    return 6 * matrices + attention
-
-
 def evaluate(
     model: PreTrainedModel,
     *,
     accelerator: Accelerator,
+    objective: NextToken,
     packed: PackedTexts,
     text: TextSettings,
     write_samples: Callable[[PreTrainedModel], Any],
     limit: int | None = None,
 ) -> dict[str, float]:
-    """Returns loss and perplexity per token, and per word and per byte, which compare across vocabularies.
+    """Returns loss and perplexity per predicted token, and the other scores of the objective.
 
     `limit` is the number of blocks to read for a rehearsal; None reads all of them.
     """
@@ -436,7 +428,7 @@ def evaluate(
         blocks = blocks.select(range(min(*limits, len(blocks))))
     length = len(blocks[0]["input_ids"])
     batches = batches_for_evaluation(
-        blocks,
+        objective.evaluation_blocks(blocks),
         np.full((len(blocks), 1), length),
         collate_blocks,
         max_tokens_per_batch=text.per_device_eval_batch_size * length,
@@ -444,40 +436,17 @@ def evaluate(
         num_processes=accelerator.num_processes,
     )
     scores = evaluate_loss(
-        accelerator, model, batches, count_tokens=count_predicted_tokens, loss_arguments={"logits_to_keep": 1}
+        accelerator,
+        model,
+        batches,
+        count_tokens=objective.count,
+        loss_arguments=objective.loss_arguments,
+        count_correct=objective.count_correct,
     )
-    nats = scores["loss"] * packed.tokens
-    scores["word_perplexity"] = math.exp(min(nats / packed.words, 700.0))
-    scores["bits_per_byte"] = nats / packed.bytes / math.log(2)
     if accelerator.is_main_process:
         with accelerator.autocast():
             write_samples(model)
-    return scores
-
-
-def continuations(
-    model: PreTrainedModel, *, tokenizer: PreTrainedTokenizerFast, texts: Dataset, sampling: SampleSettings
-) -> list[str]:
-    """Samples continuations of the beginnings of validation texts."""
-    positions = model.config.max_position_embeddings
-    blocks = []
-    openings = (row["text"] for row in texts if has_visible_text(row["text"] or ""))
-    for opening in itertools.islice(openings, sampling.num_samples):
-        prompt = tokenizer(opening[:2000], return_tensors="pt", verbose=False).input_ids[
-            :, : sampling.sample_prompt_tokens
-        ]
-        output = model.generate(
-            prompt.to(model.device),
-            attention_mask=torch.ones_like(prompt).to(model.device),
-            # Shorter than the setting where the model's positions end, which would otherwise log a warning each time.
-            max_new_tokens=max(1, min(sampling.sample_new_tokens, positions - prompt.shape[1])),
-            do_sample=True,
-            temperature=sampling.temperature,
-            top_k=sampling.top_k,
-        )
-        beginning, continuation = tokenizer.decode(prompt[0]), tokenizer.decode(output[0, prompt.shape[1] :])
-        blocks.append(f"[{beginning}] {continuation}")
-    return blocks
+    return objective.add_scores(scores, packed)
 
 
 def write_samples(

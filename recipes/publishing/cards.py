@@ -11,6 +11,7 @@ from gpt1_scratch.configuration_gpt1 import GPT1Config
 from gpt1_scratch.finetuning.tasks import MULTI_LABEL, TASKS, THRESHOLD
 from gpt1_scratch.library_version import requirement
 from gpt1_scratch.pretraining.embedded import EMBEDDED_TEXTS
+from gpt1_scratch.tokenization import MASK
 from papers_to_gpt.engine.model_folder import describe_missing_config
 from papers_to_gpt.publishing import model_card
 from papers_to_gpt.publishing.card_pictures import Translator
@@ -44,6 +45,13 @@ GPT_PAPER = Paper(
     2018,
     "Improving Language Understanding by Generative Pre-Training",
     "https://cdn.openai.com/research-covers/language-unsupervised/language_understanding_paper.pdf",
+)
+
+BERT_PAPER = Paper(
+    "Jacob Devlin, Ming-Wei Chang, Kenton Lee, Kristina Toutanova",
+    2018,
+    "BERT: Pre-training of Deep Bidirectional Transformers for Language Understanding",
+    "https://arxiv.org/abs/1810.04805",
 )
 
 # The name of a model, what it is, and its paper, by model_type.
@@ -86,6 +94,10 @@ TEXT_SCORES = {
     "perplexity": ("perplexity", "perplexity per token"),
     "word_perplexity": ("perplexity", "perplexity per word"),
     "bits_per_byte": ("bits_per_byte", "bits per byte"),
+}
+MASKED_SCORES = {
+    "perplexity": ("perplexity", "perplexity of the masked tokens"),
+    "accuracy": ("accuracy", "accuracy of the masked tokens"),
 }
 TASK_SCORES = {
     "accuracy": ("accuracy", "accuracy"),
@@ -136,7 +148,7 @@ def write_card(
     elif isinstance(config.get("finetuning_task"), dict):
         description = describe_task_model(config, run)
     else:
-        description = describe_language_model(run)
+        description = describe_language_model(run, is_masked=config.get("attention") == "bidirectional")
     return model_card.write_card(folder, run, description, requirement(), model_id, translator)
 
 
@@ -229,42 +241,60 @@ def translation_scores(run: Run) -> Iterable[EvalResult]:
                 )
 
 
-def describe_language_model(run: Run) -> Description:
-    """Describes a model that `pretrain_gpt1.py` trained."""
+def describe_language_model(run: Run, is_masked: bool = False) -> Description:
+    """Describes a model that `pretrain_gpt1.py` trained.
+
+    Args:
+        run: the records of the run.
+        is_masked: True if it predicts masked tokens, False if it predicts the next token.
+    """
     embedded = EMBEDDED_TEXTS.get(run.settings.get("dataset_name"))
     opening = TEXT_OPENING if embedded is None else embedded.opening
-    data = describe_training_data(run.settings)
-    scores = [
-        score(run, ("text-generation", "eval"), names, round(run.results[f"eval_{key}"], 4))
-        for key, names in TEXT_SCORES.items()
-        if f"eval_{key}" in run.results
-    ]
-    limits = [
-        "It continues text and does not follow instructions. Its text may be false or harmful.",
-        "It is not a chat model. The tokenizer's chat template is only a format for fine-tuning on conversations.",
-    ]
+    task, names = ("fill-mask", MASKED_SCORES) if is_masked else ("text-generation", TEXT_SCORES)
+    if is_masked:
+        opening = f"{opening} {MASK} a house."
+        title, summary = (
+            "GPT-1 with masked tokens",
+            "GPT-1 with the bidirectional attention and the objective of BERT.",
+        )
+        use = f'filler = pipeline("{task}", model="{{model_id}}", trust_remote_code=True)\nprint(filler("{opening}"))'
+        limits = [
+            "It predicts masked tokens and is made to be fine-tuned. It cannot generate text, and its scores are no "
+            "probabilities of a text: bits per byte are not defined for it."
+        ]
+    else:
+        title, summary = "GPT-1", "The decoder of a Transformer."
+        use = (
+            f'generator = pipeline("{task}", model="{{model_id}}", trust_remote_code=True)\n'
+            f'print(generator("{opening}", max_new_tokens=50)[0]["generated_text"])'
+        )
+        limits = [
+            "It continues text and does not follow instructions. Its text may be false or harmful.",
+            "It is not a chat model. The tokenizer's chat template is only a format for fine-tuning on conversations.",
+        ]
     if embedded is not None:
         limits.append(embedded.limit)
+    data = describe_training_data(run.settings)
     return Description(
-        title="GPT-1",
-        summary=f"The decoder of a Transformer. {origin_of(run)} to predict the next token.",
-        papers=[GPT_PAPER],
-        usage=(
-            "from transformers import pipeline\n\n"
-            'generator = pipeline("text-generation", model="{model_id}", trust_remote_code=True)\n'
-            f'print(generator("{opening}", max_new_tokens=50)[0]["generated_text"])'
-        ),
+        title=title,
+        summary=f"{summary} {origin_of(run)} to predict {'masked tokens' if is_masked else 'the next token'}.",
+        papers=[GPT_PAPER, BERT_PAPER] if is_masked else [GPT_PAPER],
+        usage=f"from transformers import pipeline\n\n{use}",
         data=data.text,
-        scores=scores,
-        curve=["bits_per_byte"],
+        scores=[
+            score(run, (task, "eval"), named, round(run.results[f"eval_{key}"], 4))
+            for key, named in names.items()
+            if f"eval_{key}" in run.results
+        ],
+        curve=["accuracy" if is_masked else "bits_per_byte"],
         limits=limits,
         licence=describe_licence(data.source, start_model=starts_from_model(run)),
         metadata={
-            "pipeline_tag": "text-generation",
+            "pipeline_tag": task,
             "language": None if embedded is None else [embedded.language],
             "license": (OPEN_LICENCE if data.source.is_generated and not starts_from_model(run) else UNKNOWN_LICENCE),
             "base_model": run.record.get("base_model"),
-            "tags": ["text-generation", GPT1Config.model_type],
+            "tags": [task, GPT1Config.model_type],
             "datasets": data.hub_ids,
             "widget": [{"text": opening}],
         },

@@ -1,7 +1,7 @@
 """Settings for pre-training GPT-1: model, tokenizer, text and samples."""
 
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import Any, Literal
 
 from papers_to_gpt.settings.arguments import CheckedSettings, option, parse_settings, read_settings
 from papers_to_gpt.settings.hub import HubSettings
@@ -15,8 +15,13 @@ from papers_to_gpt.settings.training import (
     warn_of_same_file,
 )
 
-# The scores that an evaluation reports.
-SCORES = ("loss", "perplexity", "word_perplexity", "bits_per_byte")
+# The scores that an evaluation reports. Bits per byte are those of a probability of the whole text, which a model that
+# predicts masked tokens does not give.
+NEXT_TOKEN, MASKED = "next_token", "masked"
+SCORES = {
+    NEXT_TOKEN: ("loss", "perplexity", "word_perplexity", "bits_per_byte"),
+    MASKED: ("loss", "perplexity", "accuracy"),
+}
 
 # Dividing logits by a smaller number makes them overflow, and their softmax becomes nan.
 LOWEST_TEMPERATURE = 0.0001
@@ -24,7 +29,7 @@ LOWEST_TEMPERATURE = 0.0001
 
 @dataclass
 class ModelSettings(CheckedSettings):
-    """The fields of `GPT1Config` that depend neither on the tokenizer nor on a task."""
+    """The fields of `GPT1Config` that depend neither on the objective nor on the tokenizer nor on a task."""
 
     group = "model"
 
@@ -154,16 +159,25 @@ class SampleSettings(CheckedSettings):
 class PretrainingSettings(TrainingSettings):
     """The training settings."""
 
+    objective: Literal["next_token", "masked"] = option(
+        "next_token",
+        "What the model predicts: the next token, with causal attention; or, as in BERT, 15 % of the tokens, most of "
+        "them masked, with bidirectional attention. Masked models are for fine-tuning and cannot generate text.",
+        "model",
+    )
     project: str = option("papers-to-gpt-pretraining", "Project in trackers, shared by all runs of a recipe.", OUTPUT)
 
     def __post_init__(self):
         super().__post_init__()
-        check_metric(self.metric_for_best_model, SCORES)
+        check_metric(self.metric_for_best_model, SCORES[self.objective])
 
 
-def vocabulary_of(files: ModelFiles, config: dict[str, Any]) -> dict[str, Any]:
-    """Returns the settings of the vocabulary of a GPT-1 by its files."""
-    return {"num_merges": len((files.json("tokenizer.json").get("model") or {}).get("merges") or [])}
+def vocabulary_and_objective_of(files: ModelFiles, config: dict[str, Any]) -> dict[str, Any]:
+    """Returns the settings of the vocabulary of a GPT-1 and its objective by its files."""
+    return {
+        "num_merges": len((files.json("tokenizer.json").get("model") or {}).get("merges") or []),
+        "objective": MASKED if config.get("attention") == "bidirectional" else NEXT_TOKEN,
+    }
 
 
 def parse(arguments: list[str] | None = None, description: str = "") -> tuple[Any, ...]:
@@ -172,8 +186,8 @@ def parse(arguments: list[str] | None = None, description: str = "") -> tuple[An
         read_settings(arguments),
         ("gpt1",),
         lambda model_type: (each.name for each in fields(ModelSettings)),
-        vocabulary_of,
-        ("num_merges",),
+        vocabulary_and_objective_of,
+        ("num_merges", "objective"),
     )
     parsed = parse_settings(
         settings,
@@ -187,6 +201,12 @@ def parse(arguments: list[str] | None = None, description: str = "") -> tuple[An
         HubSettings,
         description=description,
     )
+    model, training = parsed[0], parsed[6]
+    if training.objective == MASKED and model.lstm_size is not None:
+        raise ValueError(
+            f"objective is masked, but lstm_size is {model.lstm_size}: an LSTM reads from left to right and cannot "
+            "use both sides of a token. Leave lstm_size out (--lstm_size none), or set objective to next_token."
+        )
     if reference is not None:
         reference.refuse_contradictions(settings, parsed)
     return parsed

@@ -234,12 +234,13 @@ def test_the_size_of_a_second_vocabulary_needs_a_second_vocabulary():
         ("translation", "bleu", "does not report.* It reports loss, perplexity, exact_match, sacrebleu"),
         ("translation", "eval_loss", "Did you mean 'loss'"),
         ("pretraining", "accuracy", "It reports loss, perplexity, word_perplexity, bits_per_byte"),
+        ("pretraining", ("bits_per_byte", "--objective=masked"), "It reports loss, perplexity, accuracy"),
     ],
 )
 def test_a_metric_that_the_evaluation_does_not_report_is_refused_before_training(script, metric, expected):
     parse, needed = PARSERS[script]
     with pytest.raises(ValueError, match=expected):
-        parse([*needed.split(), "--metric_for_best_model", metric])
+        parse([*needed.split(), "--metric_for_best_model", *([metric] if isinstance(metric, str) else metric)])
 
 
 def test_more_translations_than_beams_are_refused_before_the_model_is_read():
