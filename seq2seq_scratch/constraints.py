@@ -173,7 +173,7 @@ class TermBias(LogitsProcessor):
 
     A hypothesis that leaves a term which it has begun loses what it got. So the sum of what was added depends on the
     tokens of a hypothesis alone: the bias times the tokens of the terms that it has as whole words, once each, and of
-    the longest one that it ends within.
+    the longest one that it ends within. A search with beams may end before a hypothesis with a term catches up.
 
     Args:
         terms: those of each sentence, (B,).
@@ -188,8 +188,8 @@ class TermBias(LogitsProcessor):
         """Follows the terms through a hypothesis.
 
         Returns:
-            Number of tokens of the terms that it has; of the longest that it ends within or with; of the longest that
-            it ends with; and for each token that begins or continues a term, of how many it would be the last.
+            Number of tokens of the terms that it has; of the longest that it ends within or with; of those that it has
+            if a word ends here; and for each token that begins or continues a term, of how many it would be the last.
         """
         met, within, ended = 0, 0, 0
         next_tokens: dict[int, int] = {}
@@ -198,16 +198,19 @@ class TermBias(LogitsProcessor):
             if lengths:
                 met += max(lengths)
                 continue
-            for index, variant in enumerate(term.variants):
-                for length in range(min(len(variant), len(written)) + 1):
-                    if not self._is_begun(written, len(written) - length, len(written), term, index):
-                        continue
-                    within = max(within, length)
-                    if length == len(variant):
-                        ended = max(ended, length)
-                    else:
-                        token = variant[length]
-                        next_tokens[token] = max(next_tokens.get(token, 0), length + 1)
+            begun = [
+                (variant, length)
+                for index, variant in enumerate(term.variants)
+                for length in range(min(len(variant), len(written)) + 1)
+                if self._is_begun(written, len(written) - length, len(written), term, index)
+            ]
+            ended_here = max((length for variant, length in begun if length == len(variant)), default=0)
+            ended += ended_here
+            for variant, length in begun:
+                within = max(within, length)
+                # After a token that starts a word, a term that ended is there, and is not begun again.
+                if length < len(variant) and not (ended_here and self.spelling.begins_word[variant[length]]):
+                    next_tokens[variant[length]] = max(next_tokens.get(variant[length], 0), length + 1)
         return met, within, ended, next_tokens
 
     def _is_begun(self, written: Sequence[int], first: int, end: int, term: Term, index: int) -> bool:
@@ -410,7 +413,8 @@ class Constraints:
             prefixes: those of the translations.
             limits: the largest number of tokens of each sentence's translations.
         """
-        bias = TermBias(self.spelling, [self.terms_in(sentence) for sentence in sentences], self.term_bias)
+        terms = [{term.variants: term for term in self.terms_in(sentence)} for sentence in sentences]
+        bias = TermBias(self.spelling, [list(each.values()) for each in terms], self.term_bias)
         processors: list[LogitsProcessor] = [bias] if any(bias.terms) else []
         if any(prefix is not None for prefix in prefixes):
             processors.append(RequiredPrefixes(self.spelling, self._index, prefixes))
