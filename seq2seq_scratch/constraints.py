@@ -42,7 +42,7 @@ class Term:
     Attributes:
         source, target: as they were given.
         words: those of the target term as the vocabulary spells them.
-        variants: the tokens of the target term and, if it starts with a small letter, of the term with a capital there,
+        variants: the tokens of the target term and, if it starts with a small letter, those with a capital there,
             which only a sentence begins with. Empty if the vocabulary lacks one of its words.
     """
 

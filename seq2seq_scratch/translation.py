@@ -216,15 +216,14 @@ def check_prefixes(
     read: list[Prefix | None] = [None] * len(sentences)
     given = [index for index, prefix in enumerate(prefixes) if has_visible_text(prefix)]
     named = {index: places[index] if places else f"prefixes[{index}]" for index in given}
-    for index in given:
-        if not has_visible_text(sentences[index]):
-            raise ValueError(
-                f"{named[index]}: the sentence is empty, but has the prefix {prefixes[index][:60]!r}. Leave it out."
-            )
     if given:
         ids, _ = encode_sources(source_tokenizer, [sentences[index] for index in given], max_source_length)
         _, limits = _length_limits(model.generation_config, max_new_tokens, [len(row) for row in ids])
         for index, limit in zip(given, limits, strict=True):
+            if not has_visible_text(sentences[index]):
+                raise ValueError(
+                    f"{named[index]}: the sentence is empty, but has the prefix {prefixes[index][:60]!r}. Leave it out."
+                )
             read[index] = constraints.read_prefix(prefixes[index], limit, named[index])
     return read
 

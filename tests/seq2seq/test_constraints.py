@@ -9,8 +9,8 @@ from tiny_models import TRANSLATORS, tiny_model
 from tokenizers import Tokenizer, decoders, models
 from transformers import PreTrainedTokenizerFast, pipeline
 
-from seq2seq_scratch.pipeline_translation import TranslationPipeline
 from seq2seq_scratch.phrases import joins, words_of
+from seq2seq_scratch.pipeline_translation import TranslationPipeline
 from seq2seq_scratch.tokenization import (
     SPECIAL_TOKENS,
     WORD_START,
