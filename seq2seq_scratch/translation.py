@@ -222,7 +222,8 @@ def check_prefixes(
         for index, limit in zip(given, limits, strict=True):
             if not has_visible_text(sentences[index]):
                 raise ValueError(
-                    f"{named[index]}: the sentence is empty, but has the prefix {prefixes[index][:60]!r}. Leave it out."
+                    f"{named[index]}: the sentence is empty, but it has the prefix {prefixes[index][:60]!r}. "
+                    "Leave the prefix out."
                 )
             read[index] = constraints.read_prefix(prefixes[index], limit, named[index])
     return read
