@@ -274,8 +274,8 @@ class Constraints:
             index in the list.
 
     Raises:
-        ValueError: an entry is empty, a source term is given twice, a target term has a forbidden word, or the
-            forbidden words leave nothing to write.
+        ValueError: the bias is negative, an entry is empty or no text, a source term is given twice, a target term has
+            a forbidden word, or the forbidden words leave nothing to write.
     """
 
     def __init__(
@@ -292,11 +292,13 @@ class Constraints:
         for setting, entries in (("forbidden_words", forbidden_words), ("terminology", terminology)):
             if isinstance(entries, str):
                 raise ValueError(f"{setting} is the text {entries[:60]!r}. Pass a list.")
+        if not 0 <= term_bias < float("inf"):
+            raise ValueError(f"term_bias is {term_bias}; it must be at least 0, and finite.")
         self.spelling = Spelling(tokenizer, size, end_ids)
         self.term_bias, self._places = term_bias, places or {}
         self.forbidden = self._read_forbidden(forbidden_words) if len(forbidden_words) else None
         pairs = list(terminology.items()) if isinstance(terminology, Mapping) else list(terminology)
-        self.terms = [self._read_term(*pair, self._place("terminology", i)) for i, pair in enumerate(pairs)]
+        self.terms = [self._read_term(pair, self._place("terminology", i)) for i, pair in enumerate(pairs)]
         self._terms_by_word: dict[str, list[tuple[tuple[str, ...], Term]]] = {}
         first: dict[str, int] = {}
         for index, term in enumerate(self.terms):
@@ -320,8 +322,10 @@ class Constraints:
     def _read_forbidden(self, words: Sequence[str]) -> Forbidden:
         phrases = []
         for index, word in enumerate(words):
-            if not has_visible_text(word):
-                raise ValueError(f"{self._place('forbidden_words', index)} is empty. Write a word, or remove it.")
+            if not isinstance(word, str) or not has_visible_text(word):
+                raise ValueError(
+                    f"{self._place('forbidden_words', index)} is {word!r}, which is no word. Write one, or remove it."
+                )
             if (tokens := self.spelling.tokens(word)) is not None:
                 phrases.append(self.spelling.text(tokens).strip())
         forbidden = Forbidden(self.spelling, phrases)
@@ -335,7 +339,10 @@ class Constraints:
             )
         return forbidden
 
-    def _read_term(self, source: str, target: str, place: str) -> Term:
+    def _read_term(self, pair: tuple[str, str], place: str) -> Term:
+        if isinstance(pair, str) or len(pair) != 2 or not all(isinstance(text, str) for text in pair):
+            raise ValueError(f"{place} is {pair!r}. Give a source term and a target term.")
+        source, target = pair
         for side, text in (("source", source), ("target", target)):
             if not has_visible_text(text):
                 raise ValueError(f"{place}: the {side} term is empty. Write a term, or remove the entry.")

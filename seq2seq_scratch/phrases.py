@@ -215,6 +215,8 @@ class PhraseMatcher:
     def _completed_within(self, texts: Sequence[str], is_last: bool) -> np.ndarray:
         """Returns the tokens that have a whole phrase after their first character."""
         phrases = set(self.phrases)
+        if not phrases:
+            return np.array([], dtype=np.int64)
         return np.array(
             [
                 token

@@ -122,15 +122,15 @@ class TranslationPipeline(Pipeline):
         return {"text": given.text, "prefix": given.prefix}
 
     def _make_constraints(
-        self, forbidden_words: Any = (), terminology: Any = (), term_bias: float | None = None
+        self, has_prefixes: bool, forbidden_words: Any = (), terminology: Any = (), term_bias: float | None = None
     ) -> Constraints | None:
         """Returns the constraints of a call. Those of the last batch are kept, because they take time to make."""
-        made_of = repr((forbidden_words, terminology, term_bias))
+        made_of = repr((has_prefixes, forbidden_words, terminology, term_bias))
         if self._constraints[0] != made_of:
             settings: dict[str, Any] = {"forbidden_words": forbidden_words or (), "terminology": terminology or ()}
             settings |= {} if term_bias is None else {"term_bias": term_bias}
             made = None
-            if forbidden_words or terminology:
+            if has_prefixes or forbidden_words or terminology:
                 made = make_constraints(self.model, self.target_tokenizer, **settings)
             self._constraints = (made_of, made)
         return self._constraints[1]
@@ -140,9 +140,10 @@ class TranslationPipeline(Pipeline):
         texts, prefixes = ([inputs[name]] if single else inputs[name] for name in ("text", "prefix"))
         return_alignments = arguments.pop("return_alignments", False)
         names = ("forbidden_words", "terminology", "term_bias")
+        stated = {name: arguments.pop(name) for name in names if name in arguments}
         hypotheses = translate(
             *(self.model, self.tokenizer, self.target_tokenizer, texts),
-            constraints=self._make_constraints(**{name: arguments.pop(name) for name in names if name in arguments}),
+            constraints=self._make_constraints(any(prefixes), **stated),
             prefixes=prefixes if any(prefixes) else None,
             **arguments,
         )

@@ -108,6 +108,8 @@ class TranslationSettings(CheckedSettings):
                 f"{' and '.join(needing)} {'are' if needing[1:] else 'is'} set, but terminology is not. Name a file "
                 "of terms, or leave it out."
             )
+        if self.terminology_report is not None and self.terminology_report == self.output_file:
+            raise ValueError(f"terminology_report and output_file are both {self.output_file}. Name two files.")
         if self.with_alignments and (self.with_scores or self.num_return_sequences > 1):
             raise ValueError(
                 "with_alignments is true, so a line of JSON is written for the best translation of each sentence. "

@@ -142,6 +142,14 @@ def test_a_terminology_orders_translations_by_their_biased_scores_and_reports_th
         order = sorted(range(len(rows)), key=lambda i: scores[index][i] + added[i], reverse=True)[:8]
         assert [each.score for each in hypotheses] == pytest.approx([scores[index][i] for i in order], abs=1e-4)
     assert "Hat" in found[1][0].text.split()
+    greedy = {**SEARCH, "num_beams": 1, "num_return_sequences": 1}
+    ((best,),) = translate(model, tokenizer, tokenizer, SOURCES[1:2], constraints=constraints, **greedy)
+    possible = [
+        score * ((5 + len(row)) / 6) ** 0.6
+        for row, score in zip(rows, scores[1], strict=True)
+        if " ".join(text_of(row).split()) == best.text
+    ]
+    assert "Hat" in best.text.split() and min(abs(score - best.score) for score in possible) < 1e-4
     assert [constraints.terms[0].is_met(text) for text in ("a Hat.", "hat", "Hata", "HatHat")] == [True] + [False] * 3
 
 
