@@ -38,7 +38,10 @@ INTERRUPTED_STATUS, BROKEN_PIPE_STATUS, TERMINATED_STATUS = 130, 141, 143
 # What Python makes of bytes of the command line that are not UTF-8. Files that are read and written here may have such
 # names; other settings become part of models and records.
 HALF_CHARACTER = re.compile("[\ud800-\udfff]")
-FILES_OF_ANY_NAME = ("input_file", "output_file", "prompt_file")
+FILES_OF_ANY_NAME = (
+    *("input_file", "output_file", "prompt_file"),
+    *("forbidden_words", "terminology", "terminology_report"),
+)
 
 OUR_PACKAGES = ("papers_to_gpt", "gpt1_scratch", "seq2seq_scratch")
 

@@ -16,6 +16,9 @@ MODELS_HELP = (
     "probabilities of every token."
 )
 
+# As in `seq2seq_scratch.constraints`.
+TERM_BIAS = 4.0
+
 
 @dataclass
 class ModelsSettings(CheckedSettings):
@@ -78,6 +81,28 @@ class TranslationSettings(ModelsSettings):
         "Write a line of JSON for each sentence, with the words that belong together by the attention.",
         "output",
     )
+    with_prefixes: bool = option(
+        False,
+        "Read a second column, after a tab, with the beginning that the translation must have; it may be empty.",
+        "data",
+    )
+    forbidden_words: str | None = option(
+        None, "File with a word or phrase on each line that no translation may have as whole words."
+    )
+    terminology: str | None = option(
+        None, "File with a source term, a tab and a target term on each line; target terms are favoured by a bias."
+    )
+    term_bias: float | None = option(
+        None,
+        f"Bias added to the log-probability of each token of a target term, {TERM_BIAS:g} if left out; needs "
+        "terminology.",
+        at_least=0,
+    )
+    terminology_report: str | None = option(
+        None,
+        "File for the terms that each translation has and lacks, a line of JSON each; needs terminology.",
+        "output",
+    )
     max_source_length: int = option(
         256, "Maximum source tokens; longer sentences are cut with a warning.", "data", at_least=2
     )
@@ -93,6 +118,14 @@ class TranslationSettings(ModelsSettings):
 
     def __post_init__(self):
         super().__post_init__()
+        needing = [name for name in ("term_bias", "terminology_report") if getattr(self, name) is not None]
+        if needing and self.terminology is None:
+            raise ValueError(
+                f"{' and '.join(needing)} {'are' if needing[1:] else 'is'} set, but terminology is not. Name a file "
+                "of terms, or leave it out."
+            )
+        if self.terminology_report is not None and self.terminology_report == self.output_file:
+            raise ValueError(f"terminology_report and output_file are both {self.output_file}. Name two files.")
         if self.with_alignments and (self.with_scores or self.num_return_sequences > 1):
             raise ValueError(
                 "with_alignments is true, so a line of JSON is written for the best translation of each sentence. "

@@ -15,6 +15,7 @@ from papers_to_gpt.engine.hardware import processor_has_bf16
 from papers_to_gpt.engine.model_folder import TRANSLATOR, check_folder
 from papers_to_gpt.settings.decoding import ModelsSettings, TranslationSettings
 from papers_to_gpt.settings.starting import recorded_settings
+from papers_to_gpt.translation.constraints import PrefixReader, TermReport, open_report, read_constraints
 from seq2seq_scratch.alignments import Alignment, align, pharaoh
 from seq2seq_scratch.data.text_lines import groups_of_lines, is_terminal, open_output
 from seq2seq_scratch.ensemble import load_ensemble
@@ -31,17 +32,28 @@ def run(settings: TranslationSettings) -> None:
     translate_lines = make_translator(settings, model, *tokenizers)
     if settings.with_alignments:
         align(model, *tokenizers, ["."], ["."])  # a model without attention ends the run before it translates
+    constraints = read_constraints(settings, model, tokenizers[1])
+    prefix_reader = None
+    if settings.with_prefixes and constraints:
+        prefix_reader = PrefixReader(settings, model, tokenizers[0], constraints)
+        prefix_reader.check_file(settings.input_file, LINES_AT_A_TIME)
 
     def answer(lines: list[str], first: int = 0) -> None:
-        translations = translate_lines(lines)
+        prefixes = None
+        if prefix_reader:
+            lines, prefixes = prefix_reader.read(lines, first)
+        translations = translate_lines(lines, constraints=constraints, prefixes=prefixes)
+        texts = [best.text for best, *_ in translations]
         if settings.with_alignments:
-            texts = [best.text for best, *_ in translations]
             alignments = align(model, *tokenizers, lines, texts, max_source_length=settings.max_source_length)
             write_alignments(texts, alignments, output)
         else:
             write(translations, settings, output, first)
+        if report:
+            report.add(lines, texts)
 
-    with open_output(settings.output_file) as output:
+    with open_output(settings.output_file) as output, open_report(settings.terminology_report) as report_file:
+        report = TermReport(constraints, report_file) if settings.terminology and constraints else None
         if settings.input_file is None and is_terminal(sys.stdin):
             for line in prompt_lines():
                 answer([line])
@@ -50,6 +62,8 @@ def run(settings: TranslationSettings) -> None:
             for lines in groups_of_lines(settings.input_file, LINES_AT_A_TIME):
                 answer(lines, first)
                 first += len(lines)
+    if report:
+        report.print_counts()
 
 
 def load_model(
@@ -107,7 +121,7 @@ def make_translator(
 ) -> Callable[..., list[list[Hypothesis]]]:
     """Returns a function from sentences to hypotheses, best first.
 
-    The function passes keyword arguments on to `generate()`; they take precedence over the settings.
+    The function passes keyword arguments on to `translate()`; they take precedence over the settings.
     """
     bf16 = processor_has_bf16() if settings.bf16 is None else settings.bf16
     given = {name: getattr(settings, name) for name in ("num_beams", "length_penalty", "max_new_tokens")}
@@ -118,7 +132,7 @@ def make_translator(
     if settings.seed is not None:
         torch.manual_seed(settings.seed)
 
-    def translate_lines(lines: list[str], **generate_arguments: Any) -> list[list[Hypothesis]]:
+    def translate_lines(lines: list[str], **arguments: Any) -> list[list[Hypothesis]]:
         with torch.autocast(model.device.type, torch.bfloat16, enabled=bf16):
             return translate(
                 model,
@@ -129,7 +143,7 @@ def make_translator(
                 max_tokens_per_batch=settings.max_tokens_per_batch,
                 num_return_sequences=settings.num_return_sequences,
                 with_scores=settings.with_scores or settings.num_return_sequences > 1,
-                **{name: value for name, value in given.items() if value is not None} | generate_arguments,
+                **{name: value for name, value in given.items() if value is not None} | arguments,
             )
 
     return translate_lines

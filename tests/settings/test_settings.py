@@ -25,6 +25,7 @@ from papers_to_gpt.settings import (
     translation,
 )
 from seq2seq_scratch import TRANSLATION_CONFIGS
+from seq2seq_scratch.constraints import TERM_BIAS
 from seq2seq_scratch.data.metrics import SHOWN_SCORES
 from seq2seq_scratch.translation import TOKENS_PER_BATCH
 
@@ -64,6 +65,7 @@ def test_names_and_numbers_that_are_copied_to_keep_help_fast_are_those_of_the_pa
     assert list(translation.MODEL_SETTINGS) == list(TRANSLATION_CONFIGS)
     assert get_args(get_type_hints(translation.ModelChoice)["model_type"]) == tuple(TRANSLATION_CONFIGS)
     assert decoding.TOKENS_PER_BATCH == TOKENS_PER_BATCH
+    assert decoding.TERM_BIAS == TERM_BIAS
     assert training.TRACKERS == sorted(LOGGER_TYPE_TO_CLASS)
     assert translation.SCORES == ("loss", "perplexity", *SHOWN_SCORES)
 
