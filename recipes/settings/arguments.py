@@ -99,12 +99,12 @@ class CheckedSettings:
         problems = []
         for each in dataclasses.fields(self):
             value, allowed = getattr(self, each.name), each.metadata.get("range", Range())
-            if isinstance(value, str) and each.name not in FILES_OF_ANY_NAME and HALF_CHARACTER.search(value):
-                problems.append(f"{each.name} is {value!r}, which is not UTF-8. Rename it, or write it in UTF-8.")
-            for number in value if isinstance(value, list) else [value]:
-                if isinstance(number, int | float) and not isinstance(number, bool) and not allowed.holds(number):
-                    must = allowed if math.isfinite(number) else "a finite number"
-                    problems.append(f"{each.name} is {number}; it must be {must}.")
+            for one in value if isinstance(value, list) else [value]:
+                if isinstance(one, str) and each.name not in FILES_OF_ANY_NAME and HALF_CHARACTER.search(one):
+                    problems.append(f"{each.name} is {one!r}, which is not UTF-8. Rename it, or write it in UTF-8.")
+                if isinstance(one, int | float) and not isinstance(one, bool) and not allowed.holds(one):
+                    must = allowed if math.isfinite(one) else "a finite number"
+                    problems.append(f"{each.name} is {one}; it must be {must}.")
         if problems:
             raise ValueError("\n".join(problems))
 
@@ -263,14 +263,15 @@ def parse_settings(settings: Sequence[Setting], *dataclass_types: type, descript
             problems.append(str(error))
     if problems:
         raise ValueError("\n".join(problems))
-    _texts_given.update(
-        (name, value) for part in parsed for name, value in vars(part).items() if isinstance(value, str)
-    )
+    for part in parsed:
+        for name, value in vars(part).items():
+            texts = [text for text in (value if isinstance(value, list) else [value]) if isinstance(text, str)]
+            _texts_given.update({name: texts} if texts else {})
     return tuple(parsed)
 
 
 # The settings of this process that are text, such as paths. System errors name a path but not its setting.
-_texts_given: dict[str, str] = {}
+_texts_given: dict[str, list[str]] = {}
 
 
 def make_parser(dataclass_types: Sequence[type], description: str = "") -> argparse.ArgumentParser:
@@ -476,7 +477,7 @@ def _describe(error: Exception) -> str:
     if not isinstance(error, OSError) or error.strerror is None or not isinstance(error.filename, str | os.PathLike):
         return str(error)
     path = Path(os.path.abspath(error.filename))
-    for name, value in _texts_given.items():
+    for name, value in ((name, text) for name, texts in _texts_given.items() for text in texts):
         given = Path(os.path.abspath(value)) if value else None
         if given is not None and (given == path or given in path.parents or path in given.parents):
             where = f"{name} {value}" if given == path else f"{name} {value}: {error.filename}"

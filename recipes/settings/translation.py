@@ -4,6 +4,7 @@ from dataclasses import dataclass, fields
 from typing import Any, Literal
 
 from papers_to_gpt.settings.arguments import CheckedSettings, Setting, option, parse_settings, read_settings, value_of
+from papers_to_gpt.settings.corpora import TRAIN_WEIGHTS_HELP, check_corpora
 from papers_to_gpt.settings.hub import HubSettings
 from papers_to_gpt.settings.registries import embedded_pairs, quoted
 from papers_to_gpt.settings.starting import (
@@ -162,11 +163,12 @@ class DataSettings(CheckedSettings):
     skip_broken_shards: bool = option(
         False, "Leave out the rest of a file of the stream that cannot be read, instead of stopping; each is reported."
     )
-    train_file: str | None = option(
-        None,
+    train_file: list[str] = option(
+        [],
         "Parquet, JSON (lines or one list), CSV or TSV file, the common prefix of two line-aligned text files, each "
-        "also .gz, .xz or .zst, or a folder of them.",
+        "also .gz, .xz or .zst, or a folder of them; several are several corpora.",
     )
+    train_weights: list[str] = option([], TRAIN_WEIGHTS_HELP)
     validation_file: str | None = option(
         None, "File to validate on, of the kinds of train_file; left out, part of the training pairs."
     )
@@ -177,7 +179,9 @@ class DataSettings(CheckedSettings):
     target_column: str | None = option(None, "Column of the target, if there is no column `translation`.")
     max_source_length: int = option(256, "Maximum source tokens; longer training pairs are left out.", at_least=2)
     max_target_length: int = option(256, "Maximum target tokens; longer training pairs are left out.", at_least=2)
-    max_train_samples: int | None = option(None, "Use only this many training pairs, from the first.", at_least=1)
+    max_train_samples: int | None = option(
+        None, "Use only this many training pairs of each train_file, from the first.", at_least=1
+    )
     max_eval_samples: int | None = option(None, "Validate on only this many pairs, from the first.", at_least=1)
     validation_size: int = option(
         1000, "Training pairs held out if there is no validation split, at most a tenth of them.", at_least=0
@@ -189,12 +193,13 @@ class DataSettings(CheckedSettings):
     def __post_init__(self):
         super().__post_init__()
         warn_of_same_file(self)
-        files = [name for name in ("train_file", "validation_file", "test_file") if getattr(self, name) is not None]
+        files = [name for name in ("train_file", "validation_file", "test_file") if getattr(self, name)]
         if self.dataset_name is not None and files:
             raise ValueError(
                 f"dataset_name is {self.dataset_name!r}, but {' and '.join(files)} {'are' if files[1:] else 'is'} set "
                 "too. Unset the data set (--dataset_name none) to train on files, or leave the files out."
             )
+        check_corpora(self)
 
 
 @dataclass

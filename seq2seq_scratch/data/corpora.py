@@ -243,13 +243,24 @@ def _first(split: Dataset | IterableDataset, number: int | None) -> Dataset | It
     return split.select(range(min(number, len(split))))
 
 
+def _hold_out(train: Any, size: int, seed: int) -> tuple[Any, Dataset | None]:
+    """Returns a corpus without the pairs that are held out for validation, and these; None if there are none."""
+    if isinstance(train, IterableDataset):
+        held_out = Dataset.from_list(list(_first_of_each_shard(train, size)), features=PAIR_FEATURES)
+        return train.skip(size), held_out
+    if not (size := min(size, len(train) // 10)):
+        return train, None
+    parts = train.train_test_split(test_size=size, seed=seed)
+    return parts["train"], parts["test"]
+
+
 def load_parallel_data(
     *,
     dataset_name: str | None = None,
     dataset_config_name: str | None = None,
     dataset_revision: str | None = None,
     streaming: bool = False,
-    train_file: str | None = None,
+    train_file: str | Sequence[str] | None = None,
     validation_file: str | None = None,
     test_file: str | None = None,
     source_language: str,
@@ -260,7 +271,7 @@ def load_parallel_data(
     max_train_samples: int | None = None,
     max_eval_samples: int | None = None,
     seed: int = 42,
-) -> dict[str, Dataset | IterableDataset]:
+) -> dict[str, Any]:
     """Loads sentence pairs as splits with the two columns `source` and `target`.
 
     A data set or file has either one column `translation` with dictionaries from language to text, or one column for
@@ -283,7 +294,8 @@ def load_parallel_data(
         dataset_revision: a branch, tag or commit of the data set on the Hub.
         streaming: True to read the split `train` as it is needed, as an `IterableDataset`. Other splits are read
             completely.
-        train_file: the file of the split `train`; files cannot be combined with `dataset_name`.
+        train_file: the file of the split `train`; files cannot be combined with `dataset_name`. A list of files gives
+            a list of data sets, one for each corpus, and the limits below hold for each of them.
         validation_file: the file of the split `validation`.
         test_file: the file of the split `test`.
         source_language: the language to translate from: a key of `translation`, the name of a column, or the ending of
@@ -293,13 +305,14 @@ def load_parallel_data(
         target_column: the column of the target.
         validation_size: number of pairs of `train` that are held out if there is no split `validation`, at most a
             tenth of `train`. From a stream, the first pairs of its files or shards are held out, equally many of each.
+            Several corpora give equally many each.
         max_train_samples: maximum number of pairs of `train`, from the first; of a stream that is split into shards,
             equally many of each.
         max_eval_samples: maximum number of pairs of `validation`, from the first.
         seed: determines which pairs are held out.
 
     Returns:
-        The splits by name.
+        The splits by name: data sets, of which `train` may be a stream or a list (see `train_file`).
 
     Raises:
         ValueError: if settings contradict each other; a file is missing, empty, of an unknown kind, not UTF-8 or
@@ -307,7 +320,7 @@ def load_parallel_data(
             setting, the file, the line and the column.
     """
     files = {"train": train_file, "validation": validation_file, "test": test_file}
-    files = {split: name for split, name in files.items() if name is not None}
+    files = {split: name for split, name in files.items() if name is not None and name != []}
     if dataset_name is None and not files:
         raise ValueError("There is no data: set dataset_name, or train_file, validation_file or test_file.")
     if dataset_name is not None and files:
@@ -340,20 +353,21 @@ def load_parallel_data(
         )
         splits = {name: _as_pairs(split, wanted, f"{dataset_name}, {name}") for name, split in loaded.items()}
     else:
-        splits = {
-            split: _load_file(f"{split}_file", name, wanted, streaming and split == "train")
-            for split, name in files.items()
-        }
+        splits = {}
+        for split, name in files.items():
+            load = partial(_load_file, f"{split}_file", wanted=wanted, streaming=streaming and split == "train")
+            splits[split] = load(name) if isinstance(name, str) else [load(each) for each in name]
 
     if "train" in splits:
-        train = splits["train"]
+        several = isinstance(splits["train"], list)
+        corpora = splits["train"] if several else [splits["train"]]
         if "validation" not in splits and validation_size:
-            if isinstance(train, IterableDataset):
-                splits["validation"], train = _first_of_each_shard(train, validation_size), train.skip(validation_size)
-            elif held_out := min(validation_size, len(train) // 10):
-                parts = train.train_test_split(test_size=held_out, seed=seed)
-                train, splits["validation"] = parts["train"], parts["test"]
-        splits["train"] = _first(train, max_train_samples)
+            size = max(1, validation_size // len(corpora))
+            corpora, held_out = zip(*(_hold_out(corpus, size, seed) for corpus in corpora), strict=True)
+            if held_out := [part for part in held_out if part is not None]:
+                splits["validation"] = held_out[0] if len(held_out) == 1 else datasets.concatenate_datasets(held_out)
+        corpora = [_first(corpus, max_train_samples) for corpus in corpora]
+        splits["train"] = corpora if several else corpora[0]
     if "validation" in splits:
         splits["validation"] = _first(splits["validation"], max_eval_samples)
     return {

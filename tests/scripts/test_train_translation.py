@@ -177,6 +177,36 @@ def test_r_drop_reads_every_pair_twice_and_changes_nothing_without_dropout(train
         torch.testing.assert_close(twice[name], weight, atol=2e-5, rtol=1e-3)
 
 
+def test_corpora_with_weights_are_counted_and_resume_exactly(train, parallel_text, tmp_path, capsys):
+    """The corpora are a table and two text files; half of the second one's pairs are read in each epoch."""
+    rows = [{"translation": {"en": f"word{n} and word{n}", "de": f"word{n} und word{n}"}} for n in range(12)]
+    (tmp_path / "more.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    weighted = [
+        "--train_file",
+        str(tmp_path / "more.jsonl"),
+        str(parallel_text / "train"),
+        "--train_weights",
+        "3",
+        "0.5",
+    ]
+    weighted += ["--max_tokens_per_batch", "64", "--save_total_limit", "0", "--max_steps", "8"]
+    train(*weighted, "--output_dir", str(tmp_path / "whole"))
+    assert "train: an epoch has 66 pairs: more 36 (54.5 %, weight 3), train 30 (45.5 %, weight 0.5)" in (
+        capsys.readouterr().out
+    )
+    results = json.loads((tmp_path / "whole" / "all_results.json").read_text())
+    assert [list(corpus.values()) for corpus in results["train_corpora"]] == [
+        ["more", 3.0, 12, 36, 0.545455],
+        ["train", 0.5, 60, 30, 0.454545],
+    ]
+    train(*weighted, "--output_dir", str(tmp_path / "parts"), "--max_steps", "5")
+    train(*weighted, "--output_dir", str(tmp_path / "parts"))
+    whole, parts = (load_file(tmp_path / name / "checkpoint-8" / "model.safetensors") for name in ("whole", "parts"))
+    assert all(torch.equal(whole[name], parts[name]) for name in whole)
+    with pytest.raises(ValueError, match=r"train_weights was \['3', '0.5'\], is \['3', '1'\]"):
+        train(*weighted, "--output_dir", str(tmp_path / "parts"), "--train_weights", "3", "1")
+
+
 def test_a_stream_trains(train, tmp_path):
     train("--streaming", "true")
     assert json.loads((tmp_path / "all_results.json").read_text())["train_updates"] == 4

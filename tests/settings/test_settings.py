@@ -233,6 +233,39 @@ def test_a_metric_that_the_evaluation_does_not_report_is_refused_before_training
         parse([*needed.split(), "--metric_for_best_model", metric])
 
 
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (
+            "--train_file a b --train_weights 1",
+            r"train_weights has 1 weight \(1\), but train_file has 2 files \(a b\)",
+        ),
+        ("--train_file a b --train_weights 1 2 3", "train_weights has 3 weights .* but train_file has 2 files"),
+        ("--train_file a b --train_weights 1 0", "train_weights has 0; a weight must be a finite number above 0"),
+        ("--train_file a b --train_weights 1 nan", "train_weights has nan; a weight must be"),
+        ("--train_file a b --train_weights 1 much", "train_weights has much; a weight must be"),
+        ("--train_file none --dataset_name d/e --train_weights 2", "train_weights is 2, but dataset_name is 'd/e'"),
+        ("--train_file a ./b b", "train_file names b twice and as ./b. Name each file once; train_weights repeats"),
+    ],
+)
+@pytest.mark.parametrize("script", ["translation", "pretraining"])
+def test_weights_that_do_not_fit_the_corpora_are_refused_before_anything_is_read(script, arguments, expected):
+    parse, needed = PARSERS[script]
+    needed = needed.replace("--validation_file v", "") if "none" in arguments else needed
+    with pytest.raises(ValueError, match=expected):
+        parse([*needed.split(), *arguments.split()])
+
+
+def test_proportional_weights_are_no_weights_and_numbers_have_one_form():
+    parse, needed = PARSERS["translation"]
+    data = parse([*needed.split(), "--train_file", "a", "b", "--train_weights", "proportional"])[4]
+    assert (data.train_file, data.train_weights) == (["a", "b"], [])
+    assert parse([*needed.split(), "--train_file", "a", "b", "--train_weights", "1.0", "5e-1"])[4].train_weights == [
+        "1",
+        "0.5",
+    ]
+
+
 def test_more_translations_than_beams_are_refused_before_the_model_is_read():
     parse, needed = PARSERS["translate"]
     with pytest.raises(ValueError, match="num_return_sequences is 4, but num_beams is 3"):
