@@ -32,8 +32,6 @@ def check_corpora(data: Any) -> None:
     if data.train_weights == [PROPORTIONAL]:
         data.train_weights = []
     given = " ".join(data.train_weights)
-    if data.streaming and (len(data.train_file) > 1 or data.train_weights):
-        raise ValueError("streaming is true, but train_file names several files or has train_weights. Give one file.")
     if data.train_weights and not data.train_file:
         reason = "no train_file is set" if data.dataset_name is None else f"dataset_name is {data.dataset_name!r}"
         raise ValueError(
@@ -46,6 +44,25 @@ def check_corpora(data: Any) -> None:
             f"their order, or leave train_weights out ({PROPORTIONAL})."
         )
     data.train_weights = [_checked_weight(weight) for weight in data.train_weights]
+
+
+def check_test_sets(data: Any) -> None:
+    """Checks test_file and reference_columns.
+
+    Args:
+        data: settings with these, `target_column`, `target_language` and `dataset_name`.
+
+    Raises:
+        ValueError: if a file or a reference is named twice, or there is no test set for the references.
+    """
+    refuse_same_file(data.test_file, "test_file")
+    target = data.target_column or data.target_language
+    for place, column in enumerate(data.reference_columns):
+        if column in (target, *data.reference_columns[:place]):
+            what = "is the target's column" if column == target else "comes twice"
+            raise ValueError(f"reference_columns names {column}, which {what}. Name each further reference once.")
+    if data.reference_columns and not (data.test_file or data.dataset_name):
+        raise ValueError("reference_columns is set, but there is no test set. Set test_file, or leave it out.")
 
 
 def weights_of(data: Any) -> list[float] | None:

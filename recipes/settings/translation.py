@@ -4,7 +4,7 @@ from dataclasses import dataclass, fields
 from typing import Any, Literal
 
 from papers_to_gpt.settings.arguments import CheckedSettings, Setting, option, parse_settings, read_settings, value_of
-from papers_to_gpt.settings.corpora import TRAIN_WEIGHTS_HELP, check_corpora
+from papers_to_gpt.settings.corpora import TRAIN_WEIGHTS_HELP, check_corpora, check_test_sets
 from papers_to_gpt.settings.hub import HubSettings
 from papers_to_gpt.settings.registries import embedded_pairs, quoted
 from papers_to_gpt.settings.starting import (
@@ -172,11 +172,18 @@ class DataSettings(CheckedSettings):
     validation_file: str | None = option(
         None, "File to validate on, of the kinds of train_file; left out, part of the training pairs."
     )
-    test_file: str | None = option(None, "File to translate and score at the end, of the kinds of train_file.")
+    test_file: list[str] = option(
+        [], "File to translate and score at the end, of the kinds of train_file; several are several test sets."
+    )
     source_language: str = option("en", "Language code of the source.")
     target_language: str = option("de", "Language code of the target.")
     source_column: str | None = option(None, "Column of the source, if there is no column `translation`.")
     target_column: str | None = option(None, "Column of the target, if there is no column `translation`.")
+    reference_columns: list[str] = option(
+        [],
+        "Further references of the test sets: columns beside the target's, keys of `translation`, or endings of text "
+        "files.",
+    )
     max_source_length: int = option(256, "Maximum source tokens; longer training pairs are left out.", at_least=2)
     max_target_length: int = option(256, "Maximum target tokens; longer training pairs are left out.", at_least=2)
     max_train_samples: int | None = option(
@@ -200,6 +207,7 @@ class DataSettings(CheckedSettings):
                 "too. Unset the data set (--dataset_name none) to train on files, or leave the files out."
             )
         check_corpora(self)
+        check_test_sets(self)
 
 
 @dataclass

@@ -42,6 +42,7 @@ from papers_to_gpt.settings.commands import command
 from papers_to_gpt.settings.corpora import names_of_files, weights_of
 from papers_to_gpt.settings.starting import StartingModelSettings
 from papers_to_gpt.settings.translation import DataSettings, ModelChoice, TokenizerSettings
+from papers_to_gpt.translation.scoring import named_test_sets, references_of
 from papers_to_gpt.translation.training_data import lengths_of, make_tokenizers, training_batches
 from seq2seq_scratch import TRANSLATION_CONFIGS
 from seq2seq_scratch.data.batches import collate, tokenize_parallel
@@ -92,6 +93,7 @@ def train(accelerator: Accelerator, settings: tuple[Any, ...], start: RunStart) 
     # Data
     with accelerator.main_process_first():
         pairs = load_parallel_data(**{name: getattr(data, name) for name in LOADING_SETTINGS}, seed=training.seed)
+        pairs = named_test_sets(pairs, data.test_file)
         weights = weights_of(data)
         for split in ("train", "validation"):
             if split not in pairs:
@@ -211,7 +213,7 @@ def train(accelerator: Accelerator, settings: tuple[Any, ...], start: RunStart) 
         begin = time.perf_counter()
         texts = pairs[split]
         hypotheses = decode(model, texts["source"], **search)
-        scores = metric.compute(predictions=hypotheses, references=texts["target"], sources=texts["source"])
+        scores = metric.compute(predictions=hypotheses, references=references_of(texts), sources=texts["source"])
         results |= {f"{split}_{name}": value for name, value in scores.items()}
         results[f"{split}_decoding_seconds"] = round(time.perf_counter() - begin, 1)
         if accelerator.is_main_process:
@@ -270,7 +272,8 @@ def fingerprint_data(
 
 LOADING_SETTINGS = (
     "dataset_name dataset_config_name dataset_revision streaming train_file validation_file test_file "
-    "source_language target_language source_column target_column max_train_samples max_eval_samples validation_size"
+    "source_language target_language source_column target_column reference_columns max_train_samples max_eval_samples "
+    "validation_size"
 ).split()
 
 

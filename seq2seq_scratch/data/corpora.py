@@ -5,8 +5,8 @@ The result always has two columns of text, `source` and `target`. Missing text i
 
 import itertools
 import json
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -53,6 +53,12 @@ class Wanted:
     target_language: str
     source_column: str | None
     target_column: str | None
+
+    def for_reference(self, column: str) -> "Wanted":
+        """Returns what is wanted if another column, key or ending of a text file takes the place of the target's."""
+        if self.target_column is not None:
+            return replace(self, target_column=column)
+        return replace(self, target_language=column)
 
     def find(self, where: str, columns: Sequence[str], translation_keys: Sequence[str]) -> PairColumns:
         """Returns the columns of the two sides.
@@ -139,7 +145,7 @@ def _tables_of_table(path: str, wanted: Wanted, places: Sequence[FilePlace] = ()
     return tables_of_rows(_pair_of_row(row, wanted, where) for where, row in table_rows(path, *places))
 
 
-def _load_file(setting: str, name: str, wanted: Wanted, streaming: bool) -> Any:
+def _load_file(setting: str, name: str, wanted: Wanted, streaming: bool = False) -> Any:
     """Loads one file, the two text files whose names are `name` followed by the languages, or a folder of either."""
     sides = (_text_file(f"{name}.{side}") for side in (wanted.source_language, wanted.target_language))
     is_folder = Path(name).is_dir() and not all(Path(side).is_file() for side in sides)
@@ -243,6 +249,31 @@ def _first(split: Dataset | IterableDataset, number: int | None) -> Dataset | It
     return split.select(range(min(number, len(split))))
 
 
+def _of(split: str, reference_columns: Sequence[str]) -> Sequence[str]:
+    return () if split in ("train", "validation") else reference_columns
+
+
+def _with_references(load: Callable[..., Any], wanted: Wanted, columns: Sequence[str]) -> Any:
+    """Returns the pairs that `load(wanted=...)` loads, with the column `references` if there are further ones.
+
+    Raises:
+        ValueError: if a column does not exist, or pairs cannot be loaded.
+    """
+    pairs = load(wanted=wanted)
+    if not columns:
+        return pairs
+    further = []
+    for column in columns:
+        try:
+            other = load(wanted=wanted.for_reference(column))
+        except ValueError as error:
+            raise ValueError(f"reference_columns names {column!r}: {error}") from error
+        further.append([pair["target"] for pair in other])
+    pairs = Dataset.from_list(list(pairs), features=PAIR_FEATURES)
+    references = [list(texts) for texts in zip(pairs["target"], *further, strict=True)]
+    return pairs.add_column("references", references)
+
+
 def _hold_out(train: Any, size: int, seed: int) -> tuple[Any, Dataset | None]:
     """Returns a corpus without the pairs that are held out for validation, and these; None if there are none."""
     if isinstance(train, IterableDataset):
@@ -262,11 +293,12 @@ def load_parallel_data(
     streaming: bool = False,
     train_file: str | Sequence[str] | None = None,
     validation_file: str | None = None,
-    test_file: str | None = None,
+    test_file: str | Sequence[str] | None = None,
     source_language: str,
     target_language: str,
     source_column: str | None = None,
     target_column: str | None = None,
+    reference_columns: Sequence[str] = (),
     validation_size: int = 1_000,
     max_train_samples: int | None = None,
     max_eval_samples: int | None = None,
@@ -297,12 +329,15 @@ def load_parallel_data(
         train_file: the file of the split `train`; files cannot be combined with `dataset_name`. A list of files gives
             a list of data sets, one for each corpus, and the limits below hold for each of them.
         validation_file: the file of the split `validation`.
-        test_file: the file of the split `test`.
+        test_file: the file of the split `test`. A list of files gives a list of data sets.
         source_language: the language to translate from: a key of `translation`, the name of a column, or the ending of
             a text file.
         target_language: the language to translate to.
         source_column: the column of the source. Default: the column named after the language.
         target_column: the column of the target.
+        reference_columns: where further references of the target are: the columns (or keys of `translation`, or
+            endings of text files) that take the place of the target's. All splits but `train` and `validation` then
+            have the further column `references`, a list for each pair that begins with the target.
         validation_size: number of pairs of `train` that are held out if there is no split `validation`, at most a
             tenth of `train`. From a stream, the first pairs of its files or shards are held out, equally many of each.
             Several corpora give equally many each.
@@ -312,7 +347,7 @@ def load_parallel_data(
         seed: determines which pairs are held out.
 
     Returns:
-        The splits by name: data sets, of which `train` may be a stream or a list (see `train_file`).
+        The splits by name: data sets, of which `train` may be a stream, and `train` and `test` may be lists.
 
     Raises:
         ValueError: if settings contradict each other; a file is missing, empty, of an unknown kind, not UTF-8 or
@@ -344,19 +379,31 @@ def load_parallel_data(
     if dataset_name in EMBEDDED_PAIRS:
         loaded = EMBEDDED_PAIRS[dataset_name].generate(source_language, target_language)
         wanted = Wanted(source_language, target_language, None, None)
-        splits = {name: _as_pairs(split, wanted, dataset_name) for name, split in loaded.items()}
+        splits = {
+            name: _with_references(partial(_as_pairs, split, where=dataset_name), wanted, _of(name, reference_columns))
+            for name, split in loaded.items()
+        }
         if streaming:
             splits["train"] = splits["train"].to_iterable_dataset()
     elif dataset_name is not None:
         loaded = datasets.load_dataset(
             dataset_name, dataset_config_name, revision=dataset_revision, streaming=streaming
         )
-        splits = {name: _as_pairs(split, wanted, f"{dataset_name}, {name}") for name, split in loaded.items()}
+        splits = {
+            name: _with_references(
+                partial(_as_pairs, split, where=f"{dataset_name}, {name}"), wanted, _of(name, reference_columns)
+            )
+            for name, split in loaded.items()
+        }
     else:
         splits = {}
         for split, name in files.items():
-            load = partial(_load_file, f"{split}_file", wanted=wanted, streaming=streaming and split == "train")
-            splits[split] = load(name) if isinstance(name, str) else [load(each) for each in name]
+            load = partial(_load_file, f"{split}_file", streaming=streaming and split == "train")
+            loaded = [
+                _with_references(partial(load, each), wanted, _of(split, reference_columns))
+                for each in ([name] if isinstance(name, str) else name)
+            ]
+            splits[split] = loaded[0] if isinstance(name, str) else loaded
 
     if "train" in splits:
         several = isinstance(splits["train"], list)

@@ -17,7 +17,7 @@ from huggingface_hub import ModelCard
 from safetensors.torch import load_file
 from tokenizers.processors import TemplateProcessing
 
-from papers_to_gpt import train_translation, translate
+from papers_to_gpt import score_translation, train_translation, translate
 from papers_to_gpt.settings.arguments import run_script
 from seq2seq_scratch.data.numbers import load_numbers
 from seq2seq_scratch.tokenization import train_tokenizer
@@ -205,6 +205,46 @@ def test_corpora_with_weights_are_counted_and_resume_exactly(train, parallel_tex
     assert all(torch.equal(whole[name], parts[name]) for name in whole)
     with pytest.raises(ValueError, match=r"train_weights was \['3', '0.5'\], is \['3', '1'\]"):
         train(*weighted, "--output_dir", str(tmp_path / "parts"), "--train_weights", "3", "1")
+
+
+def test_every_test_set_and_every_reference_is_scored(train, parallel_text, tmp_path, monkeypatch):
+    """A model that learned nothing equals no reference, except one that is made of its own translations."""
+    for name in ("first", "second"):
+        folder = tmp_path / name
+        folder.mkdir()
+        for side in ("en", "de"):
+            (folder / f"news.{side}").write_text((parallel_text / f"test.{side}").read_text())
+        (folder / "news.de2").write_text("eins\n" * 8)
+    sets = ["--test_file", str(tmp_path / "first" / "news"), str(tmp_path / "second" / "news")]
+    train(*sets, "--output_dir", str(tmp_path / "run"))
+    results = json.loads((tmp_path / "run" / "all_results.json").read_text())
+    assert results["test_news_sacrebleu_signature"].startswith("nrefs:1|")
+    assert results["test_news_chrf"] == results["test_news_2_chrf"]
+    assert not any(name.startswith("test_sacrebleu") for name in results)
+    card = ModelCard.load(tmp_path / "run" / "README.md")
+    assert {result.dataset_split for result in card.data.eval_results} == {"test_news", "test_news_2"}
+
+    written = (tmp_path / "run" / "test_news_hypotheses.txt").read_text()
+    (tmp_path / "second" / "news.de2").write_text(written)
+    arguments = [
+        "--model_name_or_path",
+        str(tmp_path / "run"),
+        *sets,
+        "--num_beams",
+        "2",
+        "--reference_columns",
+        "de2",
+    ]
+    monkeypatch.setattr(sys, "argv", ["score_translation.py", *arguments, "--max_new_tokens", "8"])
+    score_translation.main()
+    first, second = (
+        json.loads((tmp_path / "run" / f"test_{name}_beam2_scores.json").read_text()) for name in ("news", "news_2")
+    )
+    assert first["sacrebleu_signature"].startswith("nrefs:2|")
+    assert (first["exact_match"], second["exact_match"]) == (0, 100)
+    monkeypatch.setattr(sys, "argv", ["score_translation.py", *arguments[:-1], "de3"])
+    with pytest.raises(ValueError, match=r"reference_columns names 'de3': .*news\.de3 is missing"):
+        score_translation.main()
 
 
 def test_a_stream_trains(train, tmp_path):

@@ -256,6 +256,22 @@ def test_weights_that_do_not_fit_the_corpora_are_refused_before_anything_is_read
         parse([*needed.split(), *arguments.split()])
 
 
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        ("--test_file t ./t", "test_file names ./t twice and as t"),
+        ("--test_file t --reference_columns de", "reference_columns names de, which is the target's column"),
+        ("--test_file t --reference_columns r r", "reference_columns names r, which comes twice"),
+        ("--reference_columns r", "reference_columns is set, but there is no test set"),
+    ],
+)
+@pytest.mark.parametrize("script", ["translation", "scoring"])
+def test_test_sets_and_references_that_contradict_each_other_are_refused(script, arguments, expected):
+    parse, needed = PARSERS[script]
+    with pytest.raises(ValueError, match=expected):
+        parse([*needed.split(), *arguments.split()])
+
+
 def test_proportional_weights_are_no_weights_and_numbers_have_one_form():
     parse, needed = PARSERS["translation"]
     data = parse([*needed.split(), "--train_file", "a", "b", "--train_weights", "proportional"])[4]
