@@ -65,31 +65,67 @@ class Mixture:
         """Returns the counts of several or weighted corpora for `all_results.json`; nothing for a single one."""
         if len(self.names) == 1 and self.weights is None:
             return {}
-        total = sum(self.counts)
-        weights = self.weights or [1.0] * len(self.names)
-        columns = zip(self.names, weights, self.sizes, self.counts, strict=True)
+        sizes = [{self.noun: size} for size in self.sizes]
         return {
-            "train_corpora": [
-                {
-                    "name": name,
-                    "weight": weight,
-                    self.noun: size,
-                    f"{self.noun}_per_epoch": count,
-                    "share": round(count / total, 6),
-                }
-                for name, weight, size, count in columns
-            ]
+            "train_corpora": corpora_in_results(self.names, self.weights, self.counts, f"{self.noun}_per_epoch", sizes)
         }
 
     def __str__(self) -> str:
         """A line with the counts of the corpora in an epoch, for people."""
-        total, counts = sum(self.counts), self.counts
-        weights = [None] * len(counts) if self.weights is None else self.weights
-        parts = [
-            f"{name} {count:,} ({100 * count / total:.1f} %{'' if weight is None else f', weight {weight:g}'})"
-            for name, count, weight in zip(self.names, counts, weights, strict=True)
-        ]
-        return f"an epoch has {total:,} {self.noun}: {', '.join(parts)}"
+        shares = describe_shares(self.names, self.counts, self.weights)
+        return f"an epoch has {sum(self.counts):,} {self.noun}: {shares}"
+
+
+def next_corpus(weights: Sequence[float], taken: Sequence[int]) -> int:
+    """Returns which corpus gives the next example: the one that is furthest behind its share.
+
+    So the examples of every corpus are its share of all examples at any time, up to a few.
+
+    Args:
+        weights: the weights; a corpus of weight 0 is never next if another has more.
+        taken: how many examples each corpus has given.
+    """
+    total, number = sum(weights), sum(taken) + 1
+    behind = [
+        weight / total * number - count if weight else -math.inf for weight, count in zip(weights, taken, strict=True)
+    ]
+    return behind.index(max(behind))
+
+
+def corpora_in_results(
+    names: Sequence[str],
+    weights: Sequence[float] | None,
+    counts: Sequence[int],
+    counted: str,
+    more: Sequence[dict[str, int]] | None = None,
+) -> list[dict[str, Any]]:
+    """Returns the entries of `train_corpora` in `all_results.json`.
+
+    Args:
+        names, weights: the corpora's; None as weights leaves them out.
+        counts: the numbers of examples that were read, of which the shares are computed.
+        counted: the name of such a number.
+        more: further entries of each corpus.
+    """
+    total = max(sum(counts), 1)
+    return [
+        {"name": name}
+        | ({} if weights is None else {"weight": weights[corpus]})
+        | (more[corpus] if more else {})
+        | {counted: count, "share": round(count / total, 6)}
+        for corpus, (name, count) in enumerate(zip(names, counts, strict=True))
+    ]
+
+
+def describe_shares(names: Sequence[str], counts: Sequence[float], weights: Sequence[float] | None = None) -> str:
+    """Returns the corpora with their counts and shares in per cent, for people."""
+    total = max(sum(counts), 1)
+    return ", ".join(
+        f"{name} {count:,} ({100 * count / total:.1f} %"
+        + ("" if weights is None else f", weight {weights[corpus]:g}")
+        + ")"
+        for corpus, (name, count) in enumerate(zip(names, counts, strict=True))
+    )
 
 
 def sample_of_corpora(corpora: Sequence[Dataset], weights: Sequence[float] | None, number: int) -> Iterator[Any]:

@@ -150,7 +150,7 @@ def train(accelerator: Accelerator, settings: tuple[Any, ...], start: RunStart) 
         report_corpus(accelerator, "validation", packed)
     if mixture is None:
         packer = StreamPacker(tokenizer, block_size, text.separate_documents)
-        batches = streamed_batches(corpora[0], packer, text, training, accelerator)
+        batches = streamed_batches(corpora, packer, text, training, accelerator)
     else:
         blocks = [part.blocks for part in packed_corpora]
         blocks = blocks[0] if len(blocks) == 1 else concatenate_datasets(blocks)

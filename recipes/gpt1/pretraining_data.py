@@ -26,8 +26,9 @@ from papers_to_gpt.engine.batching import Batch, LengthBucketBatches
 from papers_to_gpt.engine.evaluation import is_any_true
 from papers_to_gpt.engine.log_window import TokenCounts
 from papers_to_gpt.engine.mixture import Mixture, sample_of_corpora
-from papers_to_gpt.engine.streaming import StreamBatches, rows_of_stream
-from papers_to_gpt.settings.corpora import names_of_files
+from papers_to_gpt.engine.shard_reader import Shards, rows_of_streams
+from papers_to_gpt.engine.streaming import StreamBatches
+from papers_to_gpt.settings.corpora import names_of_files, weights_of
 from papers_to_gpt.settings.pretraining import TextSettings, VocabularySettings
 from papers_to_gpt.settings.training import TrainingSettings
 
@@ -59,7 +60,7 @@ def make_tokenizer(
     if settings.vocabulary_file is not None and settings.merges_file is not None:
         return published_tokenizer(settings.vocabulary_file, settings.merges_file)
     if isinstance(corpora[0], IterableDataset):
-        rows = itertools.islice(rows_of_stream(corpora[0], skip_broken_shards), settings.tokenizer_samples)
+        rows = itertools.islice(rows_of_streams(corpora, weights, skip_broken_shards), settings.tokenizer_samples)
     else:
         rows = sample_of_corpora(corpora, weights, settings.tokenizer_samples)
     return train_tokenizer((row["text"] or "" for row in rows), merges=settings.num_merges)
@@ -201,7 +202,7 @@ STREAM_CHUNK_SIZE = 100
 
 
 def streamed_batches(
-    texts: IterableDataset,
+    corpora: Sequence[IterableDataset],
     packer: StreamPacker,
     text: TextSettings,
     training: TrainingSettings,
@@ -209,10 +210,12 @@ def streamed_batches(
 ) -> StreamBatches:
     """Blocks of a stream, shuffled window by window."""
     return StreamBatches(
-        texts,
+        Shards(corpora, names_of_files(text.train_file) or [text.dataset_name]),
         packer,
         length_of_block,
         collate_blocks,
+        weights=weights_of(text),
+        noun="blocks",
         max_tokens_per_batch=text.per_device_train_batch_size * packer.block_size,
         seed=training.seed,
         window=STREAM_WINDOW,

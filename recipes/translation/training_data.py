@@ -14,7 +14,9 @@ from transformers import PreTrainedTokenizerFast
 from papers_to_gpt.engine.batching import LengthBucketBatches
 from papers_to_gpt.engine.evaluation import is_any_true
 from papers_to_gpt.engine.mixture import Mixture, sample_of_corpora
-from papers_to_gpt.engine.streaming import StreamBatches, rows_of_stream
+from papers_to_gpt.engine.shard_reader import Shards, rows_of_streams
+from papers_to_gpt.engine.streaming import StreamBatches
+from papers_to_gpt.settings.corpora import names_of_files, weights_of
 from papers_to_gpt.settings.translation import DataSettings, TokenizerSettings, TranslationTraining
 from seq2seq_scratch.data.batches import FilterReport, PairTokenizer, collate
 from seq2seq_scratch.data.bpe_dropout import RandomlySegmented, RandomSegmentation
@@ -34,7 +36,8 @@ def make_tokenizers(
             check_tokenizer(tokenizer, settings.tokenizer_name)
         return tokenizers
     if isinstance(corpora[0], IterableDataset):
-        sample = list(itertools.islice(rows_of_stream(corpora[0], skip_broken_shards), settings.tokenizer_samples))
+        rows = rows_of_streams(corpora, weights, skip_broken_shards)
+        sample = list(itertools.islice(rows, settings.tokenizer_samples))
     else:
         sample = list(sample_of_corpora(corpora, weights, settings.tokenizer_samples))
     sources, targets = ([pair[side] for pair in sample] for side in ("source", "target"))
@@ -95,10 +98,13 @@ def training_batches(
     }
     if data.streaming:
         report = FilterReport(data.max_source_length, data.max_target_length, drop_long=True)
+        names = names_of_files(data.train_file) or [data.dataset_name]
         return StreamBatches(
-            corpora[0],
+            Shards(corpora, names),
             partial(prepare_pairs, PairTokenizer(*tokenizers, report)),
             lengths_of,
+            weights=weights_of(data),
+            noun="pairs",
             num_workers=training.dataloader_num_workers,
             skip_broken_shards=data.skip_broken_shards,
             is_any_true=partial(is_any_true, accelerator),
