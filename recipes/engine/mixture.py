@@ -129,12 +129,12 @@ def describe_shares(names: Sequence[str], counts: Sequence[float], weights: Sequ
 
 
 def sample_of_corpora(corpora: Sequence[Dataset], weights: Sequence[float] | None, number: int) -> Iterator[Any]:
-    """Iterates over at most so many rows of corpora, to learn a vocabulary from.
+    """Iterates over some rows of corpora, to learn a vocabulary from.
 
     Args:
         corpora: the corpora.
         weights: their weights; None for rows in the corpora's own proportions.
-        number: the number of rows. Each corpus gives its first ones, as many as its share in an epoch, at most all.
+        number: the maximum number of rows. Each corpus gives its first ones, as many as its share in an epoch, at most all.
     """
     read = [len(corpus) * weight for corpus, weight in zip(corpora, weights or [1.0] * len(corpora), strict=True)]
     for corpus, rows in zip(corpora, read, strict=True):

@@ -20,7 +20,7 @@ LENGTH = ("max_steps", "num_train_epochs", "max_train_minutes", "early_stopping_
 FREE_ON_RESUME = frozenset(
     """output_dir overwrite_output_dir resume_from_checkpoint accept_changes skip_data_check max_steps
     num_train_epochs max_train_minutes logging_steps eval_steps save_steps save_minutes save_total_limit
-    background_checkpoints early_stopping_patience average_last_checkpoints stop_within_seconds
+    background_checkpoints early_stopping_patience average_last_checkpoints stop_within_seconds decode_every
     max_skipped_updates dataloader_num_workers report_to project run_name use_cpu push_to_hub hub_model_id
     hub_private_repo hub_strategy overwrite_hub_repo per_device_eval_batch_size num_samples sample_prompt_tokens
     sample_new_tokens temperature top_k""".split()

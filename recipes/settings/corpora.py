@@ -11,8 +11,8 @@ from typing import Any
 PROPORTIONAL = "proportional"
 
 TRAIN_WEIGHTS_HELP = (
-    "Weights of the files of train_file, one number each: an epoch reads the rows of a file so many times, and a "
-    "stream draws its examples in these shares. Left out or `proportional`, every row is read once in an epoch."
+    "Weights of the files of train_file, one for each: the number of times that an epoch reads their rows; a stream "
+    "draws its examples in these proportions. Left out or `proportional`, every row is read once in an epoch."
 )
 
 # Endings of tables and of compressed files, which the names of corpora and test sets leave out.

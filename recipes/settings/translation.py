@@ -27,7 +27,8 @@ BleuTokenizer = Literal[
     "zh", "13a", "intl", "char", "ja-mecab", "ko-mecab", "spm", "flores101", "flores200", "spBLEU-1K"
 ]
 BLEU_TOKENIZER_HELP = "Tokenizer of sacreBLEU for the scores; left out, the one for target_language."
-SCORES = ("loss", "perplexity", "exact_match", "sacrebleu", "bleu_tokenized_lowercased", "chrf")
+SCORES_WITHOUT_DECODING = ("loss", "perplexity")
+SCORES = (*SCORES_WITHOUT_DECODING, "exact_match", "sacrebleu", "bleu_tokenized_lowercased", "chrf")
 
 
 @dataclass
@@ -226,6 +227,12 @@ class DecodingSettings(CheckedSettings):
     )
     max_new_tokens: int = option(256, "Maximum number of tokens of a translation.", at_least=1)
     eval_num_beams: int = option(1, "Beams for the scores during training.", at_least=1)
+    decode_every: int = option(
+        1,
+        "Translate the validation text at one in this many evaluations, and at the last one; the others report loss "
+        "and perplexity.",
+        at_least=1,
+    )
     bleu_tokenizer: BleuTokenizer | None = option(None, BLEU_TOKENIZER_HELP)
 
     def __post_init__(self):
@@ -304,7 +311,13 @@ def parse(arguments: list[str] | None = None, description: str = "") -> tuple[An
     )
     if reference is not None:
         reference.refuse_contradictions(settings, parsed)
-    _, _, _, tokenizer, data, *_ = parsed
+    _, _, _, tokenizer, data, decoding, _, training, _ = parsed
+    metric = training.metric_for_best_model
+    if decoding.decode_every > 1 and metric not in SCORES_WITHOUT_DECODING:
+        raise ValueError(
+            f"decode_every is {decoding.decode_every}, but metric_for_best_model is {metric!r}, which the evaluations "
+            f"in between do not report. Set it to {' or '.join(SCORES_WITHOUT_DECODING)}, or leave decode_every out."
+        )
     if data.skip_broken_shards and not data.streaming:
         raise ValueError("skip_broken_shards is true, but streaming is false: only a stream is read by shards.")
     if tokenizer.bpe_dropout and data.streaming:

@@ -187,13 +187,20 @@ def train(accelerator: Accelerator, settings: tuple[Any, ...], start: RunStart) 
         training,
         accelerator,
     )
+    trained = False
+
+    def evaluate_now(model: PreTrainedModel) -> dict[str, float]:
+        if trained or is_decoded(loop.progress.update, loop.eval_steps, loop.total_updates, decoding.decode_every):
+            return run_evaluation(model)
+        return run_evaluation(model, decode=None)
+
     loop = TrainingLoop(
         accelerator,
         model,
         batches,
         training,
         optimization,
-        evaluate=run_evaluation,
+        evaluate=evaluate_now,
         save_model=save_model,
         after_save=push_of_checkpoints(repository, hub),
         loss_arguments={"smoothing": training.label_smoothing_factor, "r_drop_weight": training.r_drop_weight},
@@ -203,6 +210,7 @@ def train(accelerator: Accelerator, settings: tuple[Any, ...], start: RunStart) 
     search = {"num_beams": decoding.num_beams, "length_penalty": decoding.length_penalty}
     rehearse_evaluation(model, partial(run_evaluation, decode=partial(decode, **search), limit=1))
     results = loop.train()
+    trained = True
     results |= batches.results() if mixture is None else mixture.results()
 
     # Evaluation
@@ -346,6 +354,15 @@ def decode_sentences(
     return map_across_processes(accelerator, decode, list(sentences))
 
 
+def is_decoded(update: int, eval_steps: int, total_updates: int, decode_every: int) -> bool:
+    """Returns whether the evaluation after an update translates: one in decode_every, and the last.
+
+    One that is not due by eval_steps is the last of a run whose time is over, or takes the place of a lost one.
+    """
+    number, rest = divmod(update, eval_steps)
+    return bool(rest) or number % decode_every == 0 or update >= total_updates
+
+
 def evaluate(
     model: PreTrainedModel,
     *,
@@ -361,6 +378,7 @@ def evaluate(
     """Returns loss, perplexity and the scores of decoded translations on the validation split.
 
     Args:
+        decode: function from the model and sentences to translations; None leaves out these scores.
         limit: number of pairs to evaluate for a rehearsal, those with the longest sources, with translations of a few
             tokens. None reads all.
     """
@@ -381,6 +399,8 @@ def evaluate(
         num_processes=accelerator.num_processes,
     )
     scores = evaluate_loss(accelerator, model, batches)
+    if decode is None:
+        return scores
     hypotheses = decode(model, texts["source"])
     decoded = metric.compute(predictions=hypotheses, references=texts["target"])
     return scores | {name: decoded[name] for name in SHOWN_SCORES}

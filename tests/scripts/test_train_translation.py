@@ -247,6 +247,17 @@ def test_every_test_set_and_every_reference_is_scored(train, parallel_text, tmp_
         score_translation.main()
 
 
+def test_every_second_evaluation_and_the_last_one_translate(train, tmp_path):
+    train("--max_steps", "5", "--eval_steps", "1", "--decode_every", "2", "--metric_for_best_model", "perplexity")
+    log = [json.loads(line) for line in (tmp_path / "train_log.jsonl").read_text().splitlines()]
+    evaluations = [line for line in log if line["kind"] == "eval"]
+    assert [("sacrebleu" in line, "loss" in line) for line in evaluations] == [
+        (decoded, True) for decoded in (False, True, False, True, True)
+    ]
+    # Whichever checkpoint was the best, the model's own scores are complete.
+    assert "eval_sacrebleu" in json.loads((tmp_path / "all_results.json").read_text())
+
+
 def test_a_stream_trains(train, tmp_path):
     train("--streaming", "true")
     assert json.loads((tmp_path / "all_results.json").read_text())["train_updates"] == 4

@@ -168,6 +168,8 @@ OUT_OF_RANGE = [
     ("translation translate scoring", "length_penalty", "nan", "it must be a finite number."),
     ("translation translate scoring generation", "num_beams max_new_tokens", "0", "it must be at least 1."),
     ("translate generation", "num_return_sequences", "0", "it must be at least 1."),
+    ("translation", "decode_every", "0", "it must be at least 1."),
+    ("finetuning", "max_eval_samples", "1", "it must be at least 2."),
     ("translation", "bpe_dropout label_smoothing_factor", "1.0", "it must be at least 0 and below 1."),
     ("pretraining generation", "temperature", "0.0 -1.0 1e-45", "it must be at least 0.0001."),
     ("pretraining generation", "temperature", "nan inf", "it must be a finite number."),
@@ -225,12 +227,13 @@ def test_the_size_of_a_second_vocabulary_needs_a_second_vocabulary():
         ("translation", "bleu", "does not report.* It reports loss, perplexity, exact_match, sacrebleu"),
         ("translation", "eval_loss", "Did you mean 'loss'"),
         ("pretraining", "accuracy", "It reports loss, perplexity, word_perplexity, bits_per_byte"),
+        ("translation", "chrf --decode_every 3", "decode_every is 3, but metric_for_best_model is 'chrf', which the"),
     ],
 )
 def test_a_metric_that_the_evaluation_does_not_report_is_refused_before_training(script, metric, expected):
     parse, needed = PARSERS[script]
     with pytest.raises(ValueError, match=expected):
-        parse([*needed.split(), "--metric_for_best_model", metric])
+        parse([*needed.split(), "--metric_for_best_model", *metric.split()])
 
 
 @pytest.mark.parametrize(
