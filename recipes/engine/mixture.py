@@ -134,7 +134,7 @@ def sample_of_corpora(corpora: Sequence[Dataset], weights: Sequence[float] | Non
     Args:
         corpora: the corpora.
         weights: their weights; None for rows in the corpora's own proportions.
-        number: the maximum number of rows. Each corpus gives its first ones, as many as its share in an epoch, at most all.
+        number: the maximum number of rows. Each corpus gives its first ones, in its share of an epoch, at most all.
     """
     read = [len(corpus) * weight for corpus, weight in zip(corpora, weights or [1.0] * len(corpora), strict=True)]
     for corpus, rows in zip(corpora, read, strict=True):
