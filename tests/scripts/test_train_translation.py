@@ -6,6 +6,7 @@ import io
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +15,7 @@ import pytest
 import torch
 import yaml
 from huggingface_hub import ModelCard
+from killed_runs import forget_the_end
 from safetensors.torch import load_file
 from tokenizers.processors import TemplateProcessing
 
@@ -177,6 +179,15 @@ def test_r_drop_reads_every_pair_twice_and_changes_nothing_without_dropout(train
         torch.testing.assert_close(twice[name], weight, atol=2e-5, rtol=1e-3)
 
 
+def lose_checkpoints_after(update, folder, copy):
+    """Copies a run as if it had been killed after an update. A second run would learn another vocabulary."""
+    shutil.copytree(folder, copy)
+    for checkpoint in copy.glob("checkpoint-*"):
+        if int(checkpoint.name.partition("-")[2]) > update:
+            shutil.rmtree(checkpoint)
+    forget_the_end(copy)
+
+
 def test_corpora_with_weights_are_counted_and_resume_exactly(train, parallel_text, tmp_path, capsys):
     """The corpora are a table and two text files; half of the second one's pairs are read in each epoch."""
     rows = [{"translation": {"en": f"word{n} and word{n}", "de": f"word{n} und word{n}"}} for n in range(12)]
@@ -199,12 +210,34 @@ def test_corpora_with_weights_are_counted_and_resume_exactly(train, parallel_tex
         ["more", 3.0, 12, 36, 0.545455],
         ["train", 0.5, 60, 30, 0.454545],
     ]
-    train(*weighted, "--output_dir", str(tmp_path / "parts"), "--max_steps", "5")
+    lose_checkpoints_after(4, tmp_path / "whole", tmp_path / "parts")
     train(*weighted, "--output_dir", str(tmp_path / "parts"))
     whole, parts = (load_file(tmp_path / name / "checkpoint-8" / "model.safetensors") for name in ("whole", "parts"))
     assert all(torch.equal(whole[name], parts[name]) for name in whole)
     with pytest.raises(ValueError, match=r"train_weights was \['3', '0.5'\], is \['3', '1'\]"):
         train(*weighted, "--output_dir", str(tmp_path / "parts"), "--train_weights", "3", "1")
+
+
+def test_streams_of_corpora_are_counted_and_resume_exactly(train, parallel_text, tmp_path):
+    rows = [{"translation": {"en": f"word{n} and word{n}", "de": f"word{n} und word{n}"}} for n in range(500)]
+    (tmp_path / "more.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    weighted = [
+        "--train_file",
+        str(tmp_path / "more.jsonl"),
+        str(parallel_text / "train"),
+        "--train_weights",
+        "3",
+        "1",
+    ]
+    weighted += ["--streaming", "true", "--save_total_limit", "0", "--max_tokens_per_batch", "512"]
+    train(*weighted, "--max_steps", "6", "--output_dir", str(tmp_path / "whole"))
+    counts = json.loads((tmp_path / "whole" / "all_results.json").read_text())["train_corpora"]
+    assert [corpus["name"] for corpus in counts] == ["more", "train"] and all(each["pairs_read"] for each in counts)
+    lose_checkpoints_after(2, tmp_path / "whole", tmp_path / "parts")
+    train(*weighted, "--max_steps", "6", "--output_dir", str(tmp_path / "parts"))
+    whole, parts = (load_file(tmp_path / name / "checkpoint-6" / "model.safetensors") for name in ("whole", "parts"))
+    assert all(torch.equal(whole[name], parts[name]) for name in whole)
+    assert json.loads((tmp_path / "parts" / "all_results.json").read_text())["train_corpora"] == counts
 
 
 def test_every_test_set_and_every_reference_is_scored(train, parallel_text, tmp_path, monkeypatch):
