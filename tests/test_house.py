@@ -355,11 +355,11 @@ def test_files_of_ones_own_take_the_place_of_a_presets_data():
     with pytest.raises(ValueError, match="--dataset_name none"):
         train_translation.parse([numbers, "--train_file", "mine.jsonl"])
     data = train_translation.parse([numbers, "--train_file", "mine.jsonl", "--dataset_name", "none"])[4]
-    assert (data.dataset_name, data.train_file) == (None, "mine.jsonl")
+    assert (data.dataset_name, data.train_file) == (None, ["mine.jsonl"])
     stories = str(ROOT / "recipes" / "presets" / "stories" / "gpt1_mini.yaml")
     with pytest.raises(ValueError, match="--dataset_name none"):
         pretrain_gpt1.parse([stories, *FILES])
-    assert pretrain_gpt1.parse([stories, *FILES, "--dataset_name", "none"])[3].train_file == "train.txt"
+    assert pretrain_gpt1.parse([stories, *FILES, "--dataset_name", "none"])[3].train_file == ["train.txt"]
     with pytest.raises(ValueError, match="--task none"):
         finetune_gpt1.parse([glue, "--train_file", "mine.csv"])
     assert finetune_gpt1.parse([glue, "--train_file", "mine.csv", "--task", "none"])[1].names() == [None]

@@ -52,6 +52,18 @@ class TaskSplit:
     def __len__(self) -> int:
         return len(self.texts)
 
+    def spread(self, count: int) -> "TaskSplit":
+        """Returns `count` examples at even distances, or all if there are fewer.
+
+        The first ones might be all of one class, in a file that is sorted by class.
+        """
+        if count >= len(self):
+            return self
+        rows = [place * len(self) // count for place in range(count)]
+        labels = None if self.labels is None else [self.labels[row] for row in rows]
+        note = f"of {len(self):,}, at even distances"
+        return TaskSplit([self.texts[row] for row in rows], labels, (note, *self.notes))
+
 
 def load_task(
     name: str | None = None,

@@ -100,6 +100,8 @@ class LengthBucketBatches:
         lengths: number of tokens of each example, (examples, sides). For a data set that changes from epoch to epoch,
             a function from the epoch (from 0) to them, which is called before the epoch's examples are read.
         collate: function from examples to a batch of tensors.
+        rows: function from the epoch to the indices of the examples that it reads, some of them several times (see
+            `engine/mixture.py`). Default: every example once.
         max_tokens_per_batch, max_rows_per_batch: limits of a batch (see `cut_into_batches`).
         seed: seed of the order.
         process_index, num_processes: this process and their number.
@@ -112,6 +114,7 @@ class LengthBucketBatches:
         lengths: np.ndarray | Callable[[int], np.ndarray],
         collate: Collate,
         *,
+        rows: Callable[[int], np.ndarray] | None = None,
         max_tokens_per_batch: int | None = None,
         max_rows_per_batch: int | None = None,
         seed: int,
@@ -121,7 +124,7 @@ class LengthBucketBatches:
     ):
         self.dataset, self.lengths, self.collate = dataset, lengths, collate
         self.limits = {"max_tokens_per_batch": max_tokens_per_batch, "max_rows_per_batch": max_rows_per_batch}
-        self.seed, self.num_workers = seed, num_workers
+        self.rows, self.seed, self.num_workers = rows, seed, num_workers
         self.process_index, self.num_processes = process_index, num_processes
 
     def updates_per_epoch(self, batches_per_update: int) -> int:
@@ -131,8 +134,13 @@ class LengthBucketBatches:
     def _rows_of_batches(self, epoch: int) -> list[list[int]]:
         """Returns the examples of all batches of an epoch, for all processes."""
         lengths = self.lengths(epoch) if callable(self.lengths) else self.lengths
+        rows = None if self.rows is None else self.rows(epoch)
+        if rows is not None:
+            lengths = lengths[rows]
         generator = np.random.default_rng([self.seed, epoch])
         batches = cut_into_batches(lengths, order_by_length(lengths, generator), **self.limits)
+        if rows is not None:
+            batches = [rows[batch] for batch in batches]
         return [batches[index].tolist() for index in generator.permutation(len(batches))]
 
     def state_dict(self) -> None:

@@ -23,11 +23,13 @@ LARGEST_TO_COUNT = 256 * 2**20
 Fingerprint = str
 
 
-def fingerprint_files(name: str | None, endings: Sequence[str] = (), within: Iterable[str] = ()) -> Fingerprint | None:
+def fingerprint_files(
+    name: str | Sequence[str] | None, endings: Sequence[str] = (), within: Iterable[str] = ()
+) -> Fingerprint | None:
     """Returns the fingerprint of what a setting names: a file, a folder, or text files with a common prefix.
 
     Args:
-        name: the value of the setting.
+        name: the value of the setting. Several names give their fingerprints joined, in their order.
         endings: the endings of text files, such as languages, which follow `name` and a dot.
         within: patterns of the files that count if `name` is a folder; all files if empty.
 
@@ -36,6 +38,9 @@ def fingerprint_files(name: str | None, endings: Sequence[str] = (), within: Ite
     """
     if name is None:
         return None
+    if not isinstance(name, str):
+        several = [fingerprint_files(each, endings, within) for each in name]
+        return None if None in several or not several else " + ".join(several)
     path = Path(name)
     if path.is_dir():
         found = [file for pattern in (list(within) or ["**/*"]) for file in path.glob(pattern)]

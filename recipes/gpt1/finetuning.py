@@ -192,6 +192,8 @@ def load_data(
         own_columns=ColumnOverrides(**{name: _tuple_or_none(getattr(data, name)) for name in names}),
         validation_share=data.validation_share,
     )
+    if data.max_eval_samples is not None:
+        splits |= {name: splits[name].spread(data.max_eval_samples) for name in task.validation if name in splits}
     say(task.describe())
     weights = None
     if data.class_weights is not None:

@@ -4,7 +4,6 @@ What is predicted, next tokens or masked ones, is decided by the run's objective
 """
 
 import dataclasses
-import itertools
 import logging
 import time
 from collections.abc import Callable
@@ -13,10 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from accelerate import Accelerator
-from accelerate.utils import gather_object, set_seed
-from datasets import Dataset, IterableDataset, disable_progress_bars
+from accelerate.utils import set_seed
+from datasets import concatenate_datasets, disable_progress_bars
 from huggingface_hub.errors import StrictDataclassError
 from transformers import AutoConfig, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerFast
 from transformers.utils import logging as transformers_logging
@@ -24,12 +22,10 @@ from transformers.utils import logging as transformers_logging
 from gpt1_scratch.configuration_gpt1 import GPT1Config
 from gpt1_scratch.data.text_lines import numbered_lines
 from gpt1_scratch.finetuning.models import load_with_tokenizer
-from gpt1_scratch.pretraining.corpora import load_texts
-from gpt1_scratch.pretraining.packing import PackedTexts, PartlyCutBlocks, StreamPacker, pack_blocks, tokenize_texts
-from gpt1_scratch.tokenization import published_tokenizer, train_tokenizer
-from papers_to_gpt.engine.batching import Batch, LengthBucketBatches, batches_for_evaluation
+from gpt1_scratch.pretraining.packing import PackedTexts, StreamPacker
+from papers_to_gpt.engine.batching import batches_for_evaluation
 from papers_to_gpt.engine.data_fingerprint import Fingerprint, fingerprint_files
-from papers_to_gpt.engine.evaluation import evaluate_loss, is_any_true, rehearse_evaluation
+from papers_to_gpt.engine.evaluation import evaluate_loss, rehearse_evaluation
 from papers_to_gpt.engine.launching import make_accelerator
 from papers_to_gpt.engine.model_folder import check_folder
 from papers_to_gpt.engine.output_folder import RunStart, finish_run, plan_run
@@ -53,15 +49,24 @@ from papers_to_gpt.engine.starting_model import (
     grow_model,
     read_words,
 )
-from papers_to_gpt.engine.streaming import StreamBatches, rows_of_stream
 from papers_to_gpt.engine.training import TrainingLoop
 from papers_to_gpt.gpt1.objectives import OBJECTIVES, NextToken
+from papers_to_gpt.gpt1.pretraining_data import (
+    collate_blocks,
+    load_corpora,
+    make_tokenizer,
+    pack_corpora,
+    pack_texts,
+    report_corpus,
+    streamed_batches,
+    training_batches,
+)
 from papers_to_gpt.publishing.cards import write_card
 from papers_to_gpt.publishing.sharing import open_repository, push_at_end, push_of_checkpoints
 from papers_to_gpt.settings.commands import command
+from papers_to_gpt.settings.corpora import weights_of
 from papers_to_gpt.settings.pretraining import ModelSettings, TextSettings, VocabularySettings
 from papers_to_gpt.settings.starting import StartingModelSettings
-from papers_to_gpt.settings.training import TrainingSettings
 
 
 @stops_together
@@ -107,13 +112,14 @@ def train(accelerator: Accelerator, settings: tuple[Any, ...], start: RunStart) 
     with accelerator.main_process_first():
         if starting.init_from is not None and checkpoint is None:
             model, tokenizer = load_starting_model(starting, model_settings, kind)
-        train_texts, validation_texts = load_corpus(text)
+        corpora, validation_texts = load_corpora(text)
+        weights = weights_of(text)
         if text.dataset_name is not None:
-            start.check_loaded("dataset_name", {"train": train_texts, "validation": validation_texts})
+            start.check_loaded("dataset_name", {"train": corpora[0], "validation": validation_texts})
         # Training a tokenizer is not deterministic (ties are broken at random): one process trains it, all load it.
         if checkpoint is None and accelerator.is_main_process:
             if model is None:
-                tokenizer = make_tokenizer(train_texts, vocabulary, text.skip_broken_shards)
+                tokenizer = make_tokenizer(corpora, vocabulary, weights, text.skip_broken_shards)
                 tokenizer = kind.prepare_tokenizer(tokenizer)
             start.begin()
             tokenizer.save_pretrained(output_dir)
@@ -137,17 +143,24 @@ def train(accelerator: Accelerator, settings: tuple[Any, ...], start: RunStart) 
                 f"sample_prompt_tokens is {sampling.sample_prompt_tokens}; it must be below max_position_embeddings, "
                 f"{config.max_position_embeddings}, or nothing can be added."
             )
-        pack = partial(pack_split, tokenizer=tokenizer, block_size=block_size, text=text)
-        packed = pack("validation", validation_texts)
+        packed = pack_texts(
+            text.validation_file or f"{text.dataset_name}, validation", [validation_texts], tokenizer, block_size, text
+        )
+        mixture = None
         if not text.streaming:
-            packed_train = pack("train", train_texts)
-            report_corpus(accelerator, "train", packed_train)
+            packed_corpora, mixture = pack_corpora(corpora, weights, tokenizer, block_size, text, training.seed)
+            for name, part in zip(mixture.names, packed_corpora, strict=False):
+                report_corpus(accelerator, "train" if len(packed_corpora) == 1 else f"train, {name}", part)
+            if mixture.results():
+                accelerator.print(f"train: {mixture}")
         report_corpus(accelerator, "validation", packed)
-    if text.streaming:
+    if mixture is None:
         packer = StreamPacker(tokenizer, block_size, text.separate_documents)
-        batches = streamed_batches(train_texts, packer, text, training, accelerator)
+        batches = streamed_batches(corpora, packer, text, training, accelerator)
     else:
-        batches = training_batches(packed_train.blocks, block_size, text, training, accelerator)
+        blocks = [part.blocks for part in packed_corpora]
+        blocks = blocks[0] if len(blocks) == 1 else concatenate_datasets(blocks)
+        batches = training_batches(blocks, mixture, block_size, text, training, accelerator)
 
     # Model
     if model is None:
@@ -202,8 +215,7 @@ def train(accelerator: Accelerator, settings: tuple[Any, ...], start: RunStart) 
     )
     results = loop.train()
     trained = True
-    if text.streaming:
-        results |= batches.results()
+    results |= batches.results() if mixture is None else mixture.results()
 
     # Evaluation
     final = loop.scores(model)
@@ -264,34 +276,6 @@ def fingerprint_text(
     return files | {"tokenizer_name": fingerprint_files(vocabulary.tokenizer_name, within=["tokenizer.json"])}
 
 
-def load_corpus(text: TextSettings) -> tuple[Dataset | IterableDataset, Dataset]:
-    """Loads the training text and the validation text, each in rows with the column `text`."""
-    row = "line" if text.row_is_line else "document"
-    load = partial(load_texts, text_column=text.text_column, row=row)
-    if text.dataset_name is not None:
-        load = partial(load, text.dataset_name, name=text.dataset_config_name, revision=text.dataset_revision)
-        train = load(text.train_split, streaming=text.streaming)
-        # To load one split, the datasets library downloads all of them, so the validation split is streamed too. The
-        # library cannot stream a slice such as "train[:1%]".
-        if text.streaming and "[" not in text.validation_split:
-            return train, Dataset.from_list(list(load(text.validation_split, streaming=True)))
-        return train, load(text.validation_split)
-    return load(text.train_file, streaming=text.streaming), load(text.validation_file)
-
-
-def make_tokenizer(
-    train: Dataset | IterableDataset, settings: VocabularySettings, skip_broken_shards: bool = False
-) -> PreTrainedTokenizerFast:
-    """Loads the tokenizer that the settings name, or trains one on the training text."""
-    if settings.tokenizer_name is not None:
-        return AutoTokenizer.from_pretrained(settings.tokenizer_name, trust_remote_code=False)
-    if settings.vocabulary_file is not None and settings.merges_file is not None:
-        return published_tokenizer(settings.vocabulary_file, settings.merges_file)
-    rows = rows_of_stream(train, skip_broken_shards) if isinstance(train, IterableDataset) else train
-    rows = itertools.islice(rows, settings.tokenizer_samples)
-    return train_tokenizer((row["text"] or "" for row in rows), merges=settings.num_merges)
-
-
 def make_config(
     model_settings: ModelSettings, objective: type[NextToken], tokenizer: PreTrainedTokenizerFast | None = None
 ) -> GPT1Config:
@@ -310,102 +294,6 @@ def make_config(
         return GPT1Config(**vars(model_settings), **from_tokenizer, attention=objective.attention)
     except StrictDataclassError as error:
         raise ValueError(f"gpt1: {error.__cause__ or error}") from error
-
-
-def pack_split(
-    split: str, texts: Dataset, tokenizer: PreTrainedTokenizerFast, block_size: int, text: TextSettings
-) -> PackedTexts:
-    """The blocks of a split.
-
-    Raises:
-        ValueError: there is not enough text for one block; the message names the split and its file.
-    """
-    try:
-        return pack_blocks(tokenize_texts(texts, tokenizer), block_size, separate_documents=text.separate_documents)
-    except ValueError as error:
-        raise ValueError(f"{getattr(text, f'{split}_file') or text.dataset_name}, {split}: {error}") from error
-
-
-def report_corpus(accelerator: Accelerator, split: str, packed: PackedTexts) -> None:
-    """Prints the size of a packed split."""
-    without_text = f" ({packed.empty_rows:,} without text)" if packed.empty_rows else ""
-    accelerator.print(
-        f"{split}: {packed.rows:,} rows{without_text}, {packed.words:,} words, {packed.tokens:,} tokens in "
-        f"{len(packed.blocks):,} blocks; the last {packed.dropped_tokens:,} tokens fill no block and are dropped"
-    )
-
-
-def collate_blocks(examples: list[dict[str, Any]]) -> Batch:
-    """Stacks blocks into tensors of shape (B, block_size). By default, the labels are the tokens."""
-    batch = {
-        name: torch.from_numpy(np.array([example[name] for example in examples], dtype=np.int64))
-        for name in examples[0]
-    }
-    return {"labels": batch["input_ids"]} | batch
-
-
-def training_batches(
-    blocks: Dataset, block_size: int, text: TextSettings, training: TrainingSettings, accelerator: Accelerator
-) -> LengthBucketBatches:
-    """Returns the training batches of this process: shuffled blocks, of one length in each batch."""
-    lengths = np.full((len(blocks), 1), block_size)
-    if text.short_block_size is not None:
-        blocks = PartlyCutBlocks(
-            blocks,
-            text.short_block_size,
-            text.short_block_share,
-            text.per_device_train_batch_size,
-            training.seed,
-            text.repeated_block_share,
-        )
-        lengths = blocks.lengths
-    return LengthBucketBatches(
-        blocks,
-        lengths,
-        collate_blocks,
-        max_tokens_per_batch=text.per_device_train_batch_size * block_size,
-        seed=training.seed,
-        process_index=accelerator.process_index,
-        num_processes=accelerator.num_processes,
-        num_workers=training.dataloader_num_workers,
-    )
-
-
-# Blocks that are shuffled among each other, and rows that are tokenised at a time: a row may be a whole book.
-STREAM_WINDOW = 1000
-STREAM_CHUNK_SIZE = 100
-
-
-def streamed_batches(
-    texts: IterableDataset,
-    packer: StreamPacker,
-    text: TextSettings,
-    training: TrainingSettings,
-    accelerator: Accelerator,
-) -> StreamBatches:
-    """Blocks of a stream, shuffled window by window."""
-    return StreamBatches(
-        texts,
-        packer,
-        length_of_block,
-        collate_blocks,
-        max_tokens_per_batch=text.per_device_train_batch_size * packer.block_size,
-        seed=training.seed,
-        window=STREAM_WINDOW,
-        chunk_size=STREAM_CHUNK_SIZE,
-        process_index=accelerator.process_index,
-        num_processes=accelerator.num_processes,
-        num_workers=training.dataloader_num_workers,
-        skip_broken_shards=text.skip_broken_shards,
-        is_any_true=partial(is_any_true, accelerator),
-        gather=gather_object,
-        say=accelerator.print,
-    )
-
-
-def length_of_block(block: dict[str, Any]) -> tuple[int]:
-    """(1,) tokens."""
-    return (len(block["input_ids"]),)
 
 
 def evaluate(

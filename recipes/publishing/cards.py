@@ -15,8 +15,9 @@ from gpt1_scratch.tokenization import MASK
 from papers_to_gpt.engine.model_folder import describe_missing_config
 from papers_to_gpt.publishing import model_card
 from papers_to_gpt.publishing.card_pictures import Translator
-from papers_to_gpt.publishing.data_sources import DataSource, describe_training_data
+from papers_to_gpt.publishing.data_sources import DataSource, describe_training_data, files_in
 from papers_to_gpt.publishing.model_card import Description, Paper, Run, read_run, without_folders
+from papers_to_gpt.settings.corpora import names_of_files
 from seq2seq_scratch import TRANSLATION_CONFIGS
 from seq2seq_scratch.data.embedded import EMBEDDED_PAIRS
 from seq2seq_scratch.data.languages import resolve_language
@@ -411,14 +412,19 @@ def score(
     """
     settings = run.settings
     task_type, split = task_and_split
-    named = settings.get("dataset_name") or task or settings.get("train_file") or "own"
+    train_files = files_in(settings, "train_file")
+    named = settings.get("dataset_name") or task or ", ".join(map(without_folders, train_files)) or "own"
     named = without_folders(named)
     dataset, part = named, settings.get("dataset_config_name")
-    if task in TASKS and TASKS[task].hub is not None and not settings.get("train_file"):
+    if task in TASKS and TASKS[task].hub is not None and not train_files:
         dataset, part = TASKS[task].hub
-    if settings.get("train_file"):
-        files = {"eval": settings.get("validation_file"), "test": settings.get("test_file")}
-        dataset = named = without_folders("./" + (files.get(split.split("_")[0]) or settings["train_file"]))
+    if train_files:
+        files = {kind: files_in(settings, name) for kind, name in (("eval", "validation_file"), ("test", "test_file"))}
+        of_split = files.get(split.split("_")[0]) or train_files
+        if len(of_split) > 1 and split.startswith("test_"):
+            names = [f"test_{name}" for name in names_of_files(of_split)]
+            of_split = [of_split[names.index(split)]] if split in names else of_split
+        dataset = named = ", ".join(without_folders("./" + file) for file in of_split)
     return EvalResult(
         task_type=task_type,
         dataset_type=dataset,

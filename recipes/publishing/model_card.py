@@ -272,12 +272,16 @@ def _bars(values: Sequence[float]) -> str:
     return "".join(BARS[round((value - low) * scale)] for value in values)
 
 
+def _shown(value: Any) -> Any:
+    return without_folders(value) if isinstance(value, str) else value
+
+
 def _settings(record: dict[str, Any]) -> str:
     """Returns the settings and versions of `run.yaml` as YAML, without the machine's paths."""
     if not record:
         return ""
     shown = {
-        name: without_folders(value) if isinstance(value, str) else value
+        name: [_shown(each) for each in value] if isinstance(value, list) else _shown(value)
         for name, value in record["settings"].items()
         if name not in NOT_SHOWN and value is not None
     }

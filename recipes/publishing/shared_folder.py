@@ -268,4 +268,5 @@ def _paths_of_run(folder: Path) -> Iterable[Path]:
     """Returns the absolute paths among the settings of the run that wrote the folder."""
     record = folder / RUN_FILE
     settings = yaml.safe_load(record.read_text(encoding="utf-8"))["settings"] if record.is_file() else {}
-    return [Path(value) for value in settings.values() if isinstance(value, str) and Path(value).is_absolute()]
+    values = [each for value in settings.values() for each in (value if isinstance(value, list) else [value])]
+    return [Path(value) for value in values if isinstance(value, str) and Path(value).is_absolute()]

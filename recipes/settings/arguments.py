@@ -269,9 +269,8 @@ def parse_settings(settings: Sequence[Setting], *dataclass_types: type, descript
         raise ValueError("\n".join(problems))
     for part in parsed:
         for name, value in vars(part).items():
-            _texts_given[name] = [
-                text for text in (value if isinstance(value, list) else [value]) if isinstance(text, str)
-            ]
+            texts = [text for text in (value if isinstance(value, list) else [value]) if isinstance(text, str)]
+            _texts_given.update({name: texts} if texts else {})
     return tuple(parsed)
 
 
@@ -498,7 +497,7 @@ def _describe(error: Exception) -> str:
     if not isinstance(error, OSError) or error.strerror is None or not isinstance(error.filename, str | os.PathLike):
         return str(error)
     path = Path(os.path.abspath(error.filename))
-    for name, value in ((name, value) for name, values in _texts_given.items() for value in values):
+    for name, value in ((name, text) for name, texts in _texts_given.items() for text in texts):
         given = Path(os.path.abspath(value)) if value else None
         if given is not None and (given == path or given in path.parents or path in given.parents):
             where = f"{name} {value}" if given == path else f"{name} {value}: {error.filename}"

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from papers_to_gpt.settings.arguments import CheckedSettings, option, parse_settings, read_settings
+from papers_to_gpt.settings.corpora import check_test_sets
 from papers_to_gpt.settings.pretraining import LOWEST_TEMPERATURE
 from papers_to_gpt.settings.registries import embedded_pairs, quoted
 from papers_to_gpt.settings.training import SEEDS
@@ -167,12 +168,20 @@ class ScoringSettings(ModelsSettings):
     )
     dataset_config_name: str | None = option(None, "Configuration of the data set, such as a language pair.", "data")
     dataset_revision: str | None = option(None, "Branch, tag or commit of the data set on the Hub.", "data")
-    test_file: str | None = option(None, "Test file of the kinds that train_translation.py reads.", "data")
-    split: list[str] = option(["test"], "Splits to translate and score.", "data")
+    test_file: list[str] = option(
+        [], "Test file of the kinds that train_translation.py reads; several are several test sets.", "data"
+    )
+    split: list[str] = option(["test"], "Splits to translate and score; several files are all scored.", "data")
     source_language: str = option("en", "Language code of the source.", "data")
     target_language: str = option("de", "Language code of the target.", "data")
     source_column: str | None = option(None, "Column of the source, if there is no column `translation`.", "data")
     target_column: str | None = option(None, "Column of the target, if there is no column `translation`.", "data")
+    reference_columns: list[str] = option(
+        [],
+        "Further references of the test sets: columns beside the target's, keys of `translation`, or endings of text "
+        "files.",
+        "data",
+    )
     bleu_tokenizer: BleuTokenizer | None = option(None, BLEU_TOKENIZER_HELP)
     force_decode: bool = option(
         False, "Write the log-probabilities of the references, in place of translating and scoring.", "output"
@@ -231,6 +240,12 @@ class ScoringSettings(ModelsSettings):
             raise ValueError(f"rescore is one n-best list, but split names {len(self.split)} splits. Name one.")
         if self.with_tokens and not self.force_decode:
             raise ValueError("with_tokens is true, but force_decode is false. Set force_decode to true too.")
+        check_test_sets(self)
+        if self.reference_columns and self.force_decode:
+            raise ValueError(
+                "force_decode is true, but reference_columns names further references: log-probabilities are those of "
+                "one. Name it with target_column, or target_language, and leave reference_columns out."
+            )
 
 
 def parse_translation(arguments: list[str] | None = None, description: str = "") -> tuple[TranslationSettings]:

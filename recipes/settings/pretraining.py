@@ -4,6 +4,7 @@ from dataclasses import dataclass, fields
 from typing import Any, Literal
 
 from papers_to_gpt.settings.arguments import CheckedSettings, option, parse_settings, read_settings
+from papers_to_gpt.settings.corpora import TRAIN_WEIGHTS_HELP, check_corpora
 from papers_to_gpt.settings.hub import HubSettings
 from papers_to_gpt.settings.registries import embedded_texts, quoted
 from papers_to_gpt.settings.starting import ModelFiles, StartingModelSettings, follow_starting_model
@@ -83,10 +84,12 @@ class TextSettings(CheckedSettings):
     dataset_revision: str | None = option(None, "Branch, tag or commit of the data set on the Hub.")
     train_split: str = option("train", "Split to train on.")
     validation_split: str = option("validation", "Split to validate on.")
-    train_file: str | None = option(
-        None,
-        "Text, Parquet, JSON (lines or one list), CSV or TSV file, also .gz, .xz or .zst, or a folder of such files.",
+    train_file: list[str] = option(
+        [],
+        "Text, Parquet, JSON (lines or one list), CSV or TSV file, also .gz, .xz or .zst, or a folder of such files; "
+        "several are several corpora.",
     )
+    train_weights: list[str] = option([], TRAIN_WEIGHTS_HELP)
     validation_file: str | None = option(None, "File or folder to validate on, of the kinds of train_file.")
     text_column: str = option("text", "Column that holds the text.")
     row_is_line: bool = option(False, "Treat each line of a text file as a document, instead of the file.")
@@ -116,19 +119,20 @@ class TextSettings(CheckedSettings):
     def __post_init__(self):
         super().__post_init__()
         warn_of_same_file(self)
-        if self.dataset_name is None and self.train_file is None:
+        if self.dataset_name is None and not self.train_file:
             raise ValueError("There is no text to train on: set one of dataset_name and train_file.")
-        if self.dataset_name is not None and self.train_file is not None:
+        if self.dataset_name is not None and self.train_file:
             raise ValueError(
-                f"dataset_name is {self.dataset_name!r} and train_file is {self.train_file!r}, but a run takes one of "
-                "dataset_name and train_file. Unset the other: --dataset_name none, or --train_file none."
+                f"dataset_name is {self.dataset_name!r} and train_file is {' '.join(self.train_file)}, but a run "
+                "takes one of dataset_name and train_file. Unset the other: --dataset_name none, or --train_file none."
             )
+        check_corpora(self)
         if self.dataset_revision is not None and self.dataset_name in (None, *embedded_texts()):
             raise ValueError(
                 f"dataset_revision is {self.dataset_revision!r}, but dataset_name is {self.dataset_name!r}: only a "
                 "data set on the Hub has revisions. Leave dataset_revision out, or name such a data set."
             )
-        if self.train_file is not None and self.validation_file is None:
+        if self.train_file and self.validation_file is None:
             raise ValueError("train_file is set, but validation_file is not. Name the text to validate on.")
         if self.skip_broken_shards and not self.streaming:
             raise ValueError("skip_broken_shards is true, but streaming is false: only a stream is read by shards.")

@@ -178,6 +178,34 @@ def test_short_and_whole_blocks_make_batches_of_as_many_tokens(pretrain):
     assert all(line["padding_percent"] == 0 for line in counts if line["kind"] == "train")
 
 
+def test_corpora_with_weights_are_cut_short_and_resume_exactly(pretrain, books, tmp_path, capsys):
+    shutil.copy(books / "validation.txt", tmp_path / "more.txt")
+    weighted = ["--train_file", str(books / "train.txt"), str(tmp_path / "more.txt"), "--train_weights", "0.5", "2"]
+    weighted += ["--short_block_size", "8", "--num_samples", "0", "--save_steps", "1"]
+    whole = pretrain(*weighted, name="whole")
+    train, more = json.loads((whole / "all_results.json").read_text())["train_corpora"]
+    assert (train["name"], more["name"]) == ("train", "more")
+    assert more["blocks_per_epoch"] == 2 * more["blocks"] and 2 * train["blocks_per_epoch"] - train["blocks"] in (0, 1)
+    assert f"more {more['blocks_per_epoch']:,} (" in capsys.readouterr().out
+    parts = shutil.copytree(whole, whole.parent / "parts")
+    for update in (5, 6):
+        shutil.rmtree(parts / f"checkpoint-{update}")
+    forget_the_end(parts)
+    pretrain(*weighted, name="parts")
+    first, second = (load_file(folder / "checkpoint-6" / "model.safetensors") for folder in (whole, parts))
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+    # Without weights the files are one text, like the files of a folder; from a stream, every file is counted too.
+    joined = pretrain(*weighted[:3], "--num_samples", "0", name="joined")
+    sizes = [corpus["tokens"] for corpus in json.loads((joined / "all_results.json").read_text())["train_corpora"]]
+    assert sizes[0] > sizes[1] > 32
+    stream = pretrain(*weighted[:6], "--num_samples", "0", "--streaming", "true", name="stream")
+    counts = [
+        corpus["blocks_read"] for corpus in json.loads((stream / "all_results.json").read_text())["train_corpora"]
+    ]
+    assert sum(counts) == 6 * 4 and counts[1] > counts[0]
+
+
 def test_blocks_that_repeat_themselves_reach_the_model(pretrain):
     options = """--short_block_size 16 --short_block_share 1 --separate_documents false --max_steps 2 --eval_steps 2
         --num_samples 0""".split()

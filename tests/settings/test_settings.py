@@ -179,6 +179,8 @@ OUT_OF_RANGE = [
     ("translation translate scoring", "length_penalty", "nan", "it must be a finite number."),
     ("translation translate scoring generation", "num_beams max_new_tokens", "0", "it must be at least 1."),
     ("translate generation", "num_return_sequences", "0", "it must be at least 1."),
+    ("translation", "decode_every", "0", "it must be at least 1."),
+    ("finetuning", "max_eval_samples", "1", "it must be at least 2."),
     ("translation", "bpe_dropout label_smoothing_factor", "1.0", "it must be at least 0 and below 1."),
     ("pretraining generation", "temperature", "0.0 -1.0 1e-45", "it must be at least 0.0001."),
     ("pretraining generation", "temperature", "nan inf", "it must be a finite number."),
@@ -236,13 +238,63 @@ def test_the_size_of_a_second_vocabulary_needs_a_second_vocabulary():
         ("translation", "bleu", "does not report.* It reports loss, perplexity, exact_match, sacrebleu"),
         ("translation", "eval_loss", "Did you mean 'loss'"),
         ("pretraining", "accuracy", "It reports loss, perplexity, word_perplexity, bits_per_byte"),
-        ("pretraining", ("bits_per_byte", "--objective=masked"), "It reports loss, perplexity, accuracy"),
+        ("pretraining", "bits_per_byte --objective masked", "It reports loss, perplexity, accuracy"),
+        ("translation", "chrf --decode_every 3", "decode_every is 3, but metric_for_best_model is 'chrf', which the"),
     ],
 )
 def test_a_metric_that_the_evaluation_does_not_report_is_refused_before_training(script, metric, expected):
     parse, needed = PARSERS[script]
     with pytest.raises(ValueError, match=expected):
-        parse([*needed.split(), "--metric_for_best_model", *([metric] if isinstance(metric, str) else metric)])
+        parse([*needed.split(), "--metric_for_best_model", *metric.split()])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (
+            "--train_file a b --train_weights 1",
+            r"train_weights has 1 weight \(1\), but train_file has 2 files \(a b\)",
+        ),
+        ("--train_file a b --train_weights 1 2 3", "train_weights has 3 weights .* but train_file has 2 files"),
+        ("--train_file a b --train_weights 1 0", "train_weights has 0; a weight must be a finite number above 0"),
+        ("--train_file a b --train_weights 1 nan", "train_weights has nan; a weight must be"),
+        ("--train_file a b --train_weights 1 much", "train_weights has much; a weight must be"),
+        ("--train_file none --dataset_name d/e --train_weights 2", "train_weights is 2, but dataset_name is 'd/e'"),
+        ("--train_file a ./b b", "train_file names b twice and as ./b. Name each file once; train_weights repeats"),
+    ],
+)
+@pytest.mark.parametrize("script", ["translation", "pretraining"])
+def test_weights_that_do_not_fit_the_corpora_are_refused_before_anything_is_read(script, arguments, expected):
+    parse, needed = PARSERS[script]
+    needed = needed.replace("--validation_file v", "") if "none" in arguments else needed
+    with pytest.raises(ValueError, match=expected):
+        parse([*needed.split(), *arguments.split()])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        ("--test_file t ./t", "test_file names ./t twice and as t"),
+        ("--test_file t --reference_columns de", "reference_columns names de, which is the target's column"),
+        ("--test_file t --reference_columns r r", "reference_columns names r, which comes twice"),
+        ("--reference_columns r", "reference_columns is set, but there is no test set"),
+    ],
+)
+@pytest.mark.parametrize("script", ["translation", "scoring"])
+def test_test_sets_and_references_that_contradict_each_other_are_refused(script, arguments, expected):
+    parse, needed = PARSERS[script]
+    with pytest.raises(ValueError, match=expected):
+        parse([*needed.split(), *arguments.split()])
+
+
+def test_proportional_weights_are_no_weights_and_numbers_have_one_form():
+    parse, needed = PARSERS["translation"]
+    data = parse([*needed.split(), "--train_file", "a", "b", "--train_weights", "proportional"])[4]
+    assert (data.train_file, data.train_weights) == (["a", "b"], [])
+    assert parse([*needed.split(), "--train_file", "a", "b", "--train_weights", "1.0", "5e-1"])[4].train_weights == [
+        "1",
+        "0.5",
+    ]
 
 
 def test_more_translations_than_beams_are_refused_before_the_model_is_read():
