@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from papers_to_gpt.settings.arguments import CheckedSettings, option, parse_settings, read_settings
 from papers_to_gpt.settings.pretraining import LOWEST_TEMPERATURE
 from papers_to_gpt.settings.registries import embedded_pairs, quoted
+from papers_to_gpt.settings.resuming import ResumableSettings
 from papers_to_gpt.settings.training import SEEDS
 from papers_to_gpt.settings.translation import BLEU_TOKENIZER_HELP, BleuTokenizer
 
@@ -13,22 +14,14 @@ TOKENS_PER_BATCH = 16384
 
 
 @dataclass
-class TranslationSettings(CheckedSettings):
-    """The model, the text to translate and the parameters of the search."""
+class SearchSettings(ResumableSettings):
+    """The model and the parameters of the search or of sampling; subclasses have input_file and output_file."""
 
     group = "decoding"
 
     model_name_or_path: str | None = option(None, "Folder or Hub id of a trained model.", "model")
     revision: str | None = option(None, "Branch, tag or commit of the model on the Hub.", "model")
     trust_remote_code: bool = option(False, "Run the code that comes with the model.", "model")
-    input_file: str | None = option(
-        None,
-        "UTF-8 file (also .gz, .xz, .zst) with a sentence on each line; left out, standard input or a prompt.",
-        "data",
-    )
-    output_file: str | None = option(
-        None, "File for the translations (.gz, .xz or .zst compresses it); left out, standard output.", "output"
-    )
     num_beams: int | None = option(None, "Beams of the search; left out, the number saved with the model.", at_least=1)
     length_penalty: float | None = option(
         None, "Exponent of the length normalization; left out, the number saved with the model."
@@ -50,18 +43,6 @@ class TranslationSettings(CheckedSettings):
     seed: int | None = option(
         None, "Seed of sampling; left out, every call gives other translations. Needs do_sample.", **SEEDS
     )
-    num_return_sequences: int = option(
-        1,
-        "Translations of each sentence; above 1, each line holds sentence number, score and text.",
-        "output",
-        at_least=1,
-    )
-    with_scores: bool = option(False, "Write sentence number, score and text, separated by tabs.", "output")
-    with_alignments: bool = option(
-        False,
-        "Write a line of JSON for each sentence, with the words that belong together by the attention.",
-        "output",
-    )
     max_source_length: int = option(
         256, "Maximum source tokens; longer sentences are cut with a warning.", "data", at_least=2
     )
@@ -77,11 +58,6 @@ class TranslationSettings(CheckedSettings):
 
     def __post_init__(self):
         super().__post_init__()
-        if self.with_alignments and (self.with_scores or self.num_return_sequences > 1):
-            raise ValueError(
-                "with_alignments is true, so a line of JSON is written for the best translation of each sentence. "
-                "Leave with_scores and num_return_sequences out."
-            )
         if not self.model_name_or_path:
             raise ValueError("model_name_or_path is not set. Name the folder or Hub id of a trained model.")
         given = [name for name in ("temperature", "top_k", "top_p", "seed") if getattr(self, name) is not None]
@@ -95,6 +71,40 @@ class TranslationSettings(CheckedSettings):
             raise ValueError(
                 f"do_sample is true, but {' and '.join(search)} {'belong' if search[1:] else 'belongs'} to a search "
                 "with beams. Leave one out."
+            )
+
+
+@dataclass
+class TranslationSettings(SearchSettings):
+    """The model, the text to translate, the parameters of the search and what is written."""
+
+    input_file: str | None = option(
+        None,
+        "UTF-8 file (also .gz, .xz, .zst) with a sentence on each line; left out, standard input or a prompt.",
+        "data",
+    )
+    output_file: str | None = option(
+        None, "File for the translations (.gz, .xz or .zst compresses it); left out, standard output.", "output"
+    )
+    num_return_sequences: int = option(
+        1,
+        "Translations of each sentence; above 1, each line holds sentence number, score and text.",
+        "output",
+        at_least=1,
+    )
+    with_scores: bool = option(False, "Write sentence number, score and text, separated by tabs.", "output")
+    with_alignments: bool = option(
+        False,
+        "Write a line of JSON for each sentence, with the words that belong together by the attention.",
+        "output",
+    )
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.with_alignments and (self.with_scores or self.num_return_sequences > 1):
+            raise ValueError(
+                "with_alignments is true, so a line of JSON is written for the best translation of each sentence. "
+                "Leave with_scores and num_return_sequences out."
             )
         if not self.do_sample and self.num_beams is not None and self.num_return_sequences > self.num_beams:
             raise ValueError(
