@@ -42,16 +42,23 @@ def fingerprint_model(model: PreTrainedModel, *tokenizers: PreTrainedTokenizerBa
     for name, tensor in sorted(model.state_dict().items()):
         weights.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
         weights.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
-    configurations = [config.to_dict() for config in (model.config, model.generation_config) if config is not None]
+    configurations = [
+        config.to_dict() for config in (model.config, getattr(model, "generation_config", None)) if config is not None
+    ]
     kept = [{name: value for name, value in each.items() if name not in ORIGINS} for each in configurations]
     parts = {
         "configuration": json.dumps(kept, sort_keys=True, default=str),
-        "tokenizer": "".join(tokenizer.backend_tokenizer.to_str() for tokenizer in tokenizers),
+        "tokenizer": "".join(map(_content_of_tokenizer, tokenizers)),
     }
     hashes = {name: hashlib.blake2b(text.encode(), digest_size=8).hexdigest() for name, text in parts.items()}
     return {"weights of the model": weights.hexdigest()} | {
         f"{name} of the model": digest for name, digest in hashes.items()
     }
+
+
+def _content_of_tokenizer(tokenizer: PreTrainedTokenizerBase) -> str:
+    backend = getattr(tokenizer, "backend_tokenizer", None)  # tokenizers written in Python have none
+    return json.dumps(tokenizer.get_vocab(), sort_keys=True) if backend is None else backend.to_str()
 
 
 @dataclass
