@@ -308,7 +308,7 @@ def open_line_output(
             file.finish(bool(resume), convert)
     except (OSError, WriteError) as error:
         cause = error if isinstance(error, OSError) else error.__cause__
-        ours = isinstance(error, WriteError) or Path(error.filename or "").name.startswith(target.name)
+        ours = isinstance(error, WriteError) or Path(str(error.filename or "")).name.startswith(target.name)
         if not ours and error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO):
             raise
         reason = getattr(cause, "strerror", None) or cause

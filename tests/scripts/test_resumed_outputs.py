@@ -222,6 +222,7 @@ def test_two_commands_do_not_write_one_file(run, tmp_path):
             run()
 
 
+@pytest.mark.long
 def test_a_killed_process_is_continued_by_another(models, tmp_path):
     lines = [f"word{4 + number % 12}" for number in range(25_000)]
     (tmp_path / "lines.txt").write_text("\n".join(lines))
