@@ -42,7 +42,7 @@ def resident_megabytes(process: int) -> float:
 def lines_done(output: Path) -> int:
     """Returns the number of lines that the record of an output says are done."""
     try:
-        return json.loads(output.with_name(output.name + ".resume.json").read_text())["lines"]
+        return json.loads(output.with_name(output.name + ".resume").read_text())["lines"]
     except FileNotFoundError:
         return 0
 

@@ -1,6 +1,6 @@
 """Output of many lines that is written group by group, and that an interrupted command continues when it is repeated.
 
-A group of lines goes to NAME.partial, which is flushed to the disk; then the record NAME.resume.json is replaced. The
+A group of lines goes to NAME.partial, which is flushed to the disk; then the record NAME.resume is replaced. The
 record says how much is done and what with: a repeated command compares itself with it, cuts off what was written
 behind the last record, and goes on at the same group, so that the file equals that of one run. A compressed file is a
 sequence of gzip members, xz streams or zstandard frames, one for each group.
@@ -29,7 +29,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from papers_to_gpt.engine.data_fingerprint import fingerprint_files
 from papers_to_gpt.engine.durable_files import PARTIAL_FILE, WriteError, flush_file, flush_folder, write_durably
 
-RECORD = ".resume.json"
+RECORD = ".resume"  # of JSON, but not called so: a folder of training data may hold it
 LOCK = ".resume.lock"
 
 # Parts of a configuration that say where a model came from, not what it computes.

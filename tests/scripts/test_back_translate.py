@@ -82,12 +82,14 @@ def test_what_is_drawn_is_continued_after_a_kill(name, run, monkeypatch, capsys)
 
 def test_an_end_before_the_parquet_file_has_its_name_loses_nothing(run, tmp_path, monkeypatch):
     expected = run("whole.parquet").read_bytes()
+    (tmp_path / "all").mkdir()
     with monkeypatch.context() as patch:
         patch.setattr(back_translation, "write_parquet", lambda *arguments: 1 / 0)
         with pytest.raises(ZeroDivisionError):
-            run("pairs.parquet")
-    assert run("pairs.parquet", "--resume", "true").read_bytes() == expected
-    assert sorted(path.suffix for path in tmp_path.glob("pairs*")) == [".json", ".parquet"]
+            run("all/pairs.parquet")
+    assert run("all/pairs.parquet", "--resume", "true").read_bytes() == expected
+    assert sorted(path.name for path in (tmp_path / "all").iterdir()) == ["pairs.parquet", "pairs.parquet.resume"]
+    assert pairs_of(tmp_path / "all") == pairs_of(tmp_path / "whole.parquet")  # training reads the folder
 
 
 @pytest.mark.parametrize(

@@ -108,7 +108,7 @@ def test_a_command_that_is_killed_twice_leaves_the_file_of_one_run(name, run, tm
     assert run(*arguments, "--resume", "true", **settings) == expected
     errors = capsys.readouterr().err
     assert "6 lines of an interrupted command are in" in errors and errors.endswith(summary)
-    assert sorted(path.name for path in tmp_path.glob("out*")) == ["out.txt", "out.txt.resume.json"]
+    assert sorted(path.name for path in tmp_path.glob("out*")) == ["out.txt", "out.txt.resume"]
 
 
 @pytest.mark.parametrize("kind", ["rows.csv", "rows.jsonl", "rows.json", "rows.parquet"])
@@ -179,7 +179,7 @@ def test_a_finished_output_says_so_and_is_not_written_again(run, tmp_path, capsy
     assert "out.txt is finished" in capsys.readouterr().err
     with pytest.raises(ValueError, match="num_beams was None, is 2"):
         run("--resume", "true", "--num_beams", 2)
-    (tmp_path / "out.txt.resume.json").unlink()
+    (tmp_path / "out.txt.resume").unlink()
     assert run("--resume", "true", script=score_text, model="gpt1") == expected
     assert "out.txt is finished" in capsys.readouterr().err
     assert os.stat(tmp_path / "out.txt").st_mtime_ns == stamp
@@ -228,7 +228,7 @@ def test_a_killed_process_is_continued_by_another(models, tmp_path):
     (tmp_path / "lines.txt").write_text("\n".join(lines))
     command = [sys.executable, "-m", "papers_to_gpt", "translate", "--model_name_or_path", models / "translator"]
     command += ["--input_file", tmp_path / "lines.txt", "--num_beams", "1", "--max_new_tokens", "2", "--output_file"]
-    record = tmp_path / "out.txt.resume.json"
+    record = tmp_path / "out.txt.resume"
     with subprocess.Popen([*command, tmp_path / "out.txt"]) as running:
         while not (record.exists() and json.loads(record.read_text())["lines"]):
             assert running.poll() is None
