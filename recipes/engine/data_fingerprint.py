@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet
-from datasets import Dataset
 
 END_SIZE = 64 * 1024  # bytes of each end
 ROWS_OF_END = 20
@@ -66,6 +65,9 @@ def fingerprint_files(
 
 def fingerprint_rows(splits: Mapping[str, Any]) -> Fingerprint:
     """Returns the fingerprint of loaded splits, for data that is not in local files. Streams are ignored."""
+    # A second to import, which a translation, whose input is a file, does not need.
+    from datasets import Dataset
+
     held = {name: split for name, split in sorted(splits.items()) if isinstance(split, Dataset)}
     digest = hashlib.blake2b(digest_size=8)
     for split in held.values():

@@ -6,6 +6,7 @@ from papers_to_gpt.settings.arguments import CheckedSettings, option, parse_sett
 from papers_to_gpt.settings.corpora import check_test_sets
 from papers_to_gpt.settings.pretraining import LOWEST_TEMPERATURE
 from papers_to_gpt.settings.registries import embedded_pairs, quoted
+from papers_to_gpt.settings.resuming import ResumableSettings
 from papers_to_gpt.settings.training import SEEDS
 from papers_to_gpt.settings.translation import BLEU_TOKENIZER_HELP, BleuTokenizer
 
@@ -38,17 +39,9 @@ class ModelsSettings(CheckedSettings):
 
 
 @dataclass
-class TranslationSettings(ModelsSettings):
-    """The model, the text to translate and the parameters of the search."""
+class SearchSettings(ResumableSettings, ModelsSettings):
+    """The models and the parameters of the search or of sampling; subclasses have input_file and output_file."""
 
-    input_file: str | None = option(
-        None,
-        "UTF-8 file (also .gz, .xz, .zst) with a sentence on each line; left out, standard input or a prompt.",
-        "data",
-    )
-    output_file: str | None = option(
-        None, "File for the translations (.gz, .xz or .zst compresses it); left out, standard output.", "output"
-    )
     num_beams: int | None = option(None, "Beams of the search; left out, the number saved with the model.", at_least=1)
     length_penalty: float | None = option(
         None, "Exponent of the length normalization; left out, the number saved with the model."
@@ -69,6 +62,47 @@ class TranslationSettings(ModelsSettings):
     )
     seed: int | None = option(
         None, "Seed of sampling; left out, every call gives other translations. Needs do_sample.", **SEEDS
+    )
+    max_source_length: int = option(
+        256, "Maximum source tokens; longer sentences are cut with a warning.", "data", at_least=2
+    )
+    max_new_tokens: int | None = option(
+        None, "Maximum number of tokens of a translation; left out, the length of the source plus 50.", at_least=1
+    )
+    max_tokens_per_batch: int = option(
+        TOKENS_PER_BATCH, "Maximum number of rows times longest row in a batch.", at_least=1
+    )
+    bf16: bool | None = option(
+        None, "Compute in bfloat16 by autocast; left out, it is on where the processor has bfloat16 instructions."
+    )
+
+    def __post_init__(self):
+        super().__post_init__()
+        given = [name for name in ("temperature", "top_k", "top_p", "seed") if getattr(self, name) is not None]
+        if given and not self.do_sample:
+            raise ValueError(
+                f"{' and '.join(given)} {'are' if given[1:] else 'is'} set, but do_sample is false: a search draws no "
+                "tokens. Set do_sample to true, or leave it out."
+            )
+        search = [name for name in ("num_beams", "length_penalty") if getattr(self, name) not in (None, 1)]
+        if search and self.do_sample:
+            raise ValueError(
+                f"do_sample is true, but {' and '.join(search)} {'belong' if search[1:] else 'belongs'} to a search "
+                "with beams. Leave one out."
+            )
+
+
+@dataclass
+class TranslationSettings(SearchSettings):
+    """The models, the text to translate, the parameters of the search, its constraints and what is written."""
+
+    input_file: str | None = option(
+        None,
+        "UTF-8 file (also .gz, .xz, .zst) with a sentence on each line; left out, standard input or a prompt.",
+        "data",
+    )
+    output_file: str | None = option(
+        None, "File for the translations (.gz, .xz or .zst compresses it); left out, standard output.", "output"
     )
     num_return_sequences: int = option(
         1,
@@ -104,18 +138,6 @@ class TranslationSettings(ModelsSettings):
         "File for the terms that each translation has and lacks, a line of JSON each; needs terminology.",
         "output",
     )
-    max_source_length: int = option(
-        256, "Maximum source tokens; longer sentences are cut with a warning.", "data", at_least=2
-    )
-    max_new_tokens: int | None = option(
-        None, "Maximum number of tokens of a translation; left out, the length of the source plus 50.", at_least=1
-    )
-    max_tokens_per_batch: int = option(
-        TOKENS_PER_BATCH, "Maximum number of rows times longest row in a batch.", at_least=1
-    )
-    bf16: bool | None = option(
-        None, "Compute in bfloat16 by autocast; left out, it is on where the processor has bfloat16 instructions."
-    )
 
     def __post_init__(self):
         super().__post_init__()
@@ -137,17 +159,9 @@ class TranslationSettings(ModelsSettings):
                 f"with_alignments is true, but model_name_or_path names {len(self.model_name_or_path)} models, and "
                 "each has an attention of its own. Name one model."
             )
-        given = [name for name in ("temperature", "top_k", "top_p", "seed") if getattr(self, name) is not None]
-        if given and not self.do_sample:
+        if self.resume and self.terminology_report is not None:
             raise ValueError(
-                f"{' and '.join(given)} {'are' if given[1:] else 'is'} set, but do_sample is false: a search draws no "
-                "tokens. Set do_sample to true, or leave it out."
-            )
-        search = [name for name in ("num_beams", "length_penalty") if getattr(self, name) not in (None, 1)]
-        if search and self.do_sample:
-            raise ValueError(
-                f"do_sample is true, but {' and '.join(search)} {'belong' if search[1:] else 'belongs'} to a search "
-                "with beams. Leave one out."
+                "resume is true, but terminology_report is written anew by every command. Leave one of them out."
             )
         if not self.do_sample and self.num_beams is not None and self.num_return_sequences > self.num_beams:
             raise ValueError(
