@@ -5,6 +5,9 @@ import time
 from pathlib import Path
 from typing import Any
 
+from datasets import disable_progress_bars
+from transformers.utils import logging as transformers_logging
+
 from papers_to_gpt.papers.experiment import Experiment
 from papers_to_gpt.papers.registry import EXPERIMENTS, list_experiments, select
 from papers_to_gpt.papers.reports import RESULTS_FILE, SUMMARY_FILE, write_report, write_summary
@@ -30,6 +33,8 @@ def run(settings: tuple[ReproductionSettings]) -> None:
     left_out = [each.name for each in selected if each not in experiments]
     if left_out:
         print(f"Without the scale {chosen.scale}, left out: {', '.join(left_out)}.")
+    disable_progress_bars()
+    transformers_logging.disable_progress_bar()
     output_dir = Path(chosen.output_dir)
     failures = []
     for number, each in enumerate(experiments, 1):
