@@ -3,20 +3,20 @@
 import statistics
 
 from papers_to_gpt.papers.experiment import Chart, Experiment, Finding, Table, compare, over_seeds
-from papers_to_gpt.papers.radford2018 import final_scores
+from papers_to_gpt.papers.radford2018 import TRANSFORMER, final_scores, pretrained
 from papers_to_gpt.papers.workbench import Run, Workbench
 
 PAPER = "devlin2018"
 CAUSAL, MASKED = "left to right (GPT-1)", "both directions, masked tokens (BERT)"
-PRESETS = {CAUSAL: "stories/gpt1_mini", MASKED: "stories/masked_mini"}
+KINDS = (CAUSAL, MASKED)
 TASKS = {"acceptability": "matthews_correlation", "entailment": "accuracy", "paraphrase": "accuracy"}
 
 
 def both_directions(bench: Workbench) -> Finding:
     """Table 5 of the BERT paper: one model that predicts the next token, and one that predicts masked tokens."""
     pretraining = {
-        kind: Run("pretrain_gpt1", preset, {"num_samples": 0, "max_steps": 1500, "seed": 42})
-        for kind, preset in PRESETS.items()
+        CAUSAL: pretrained(TRANSFORMER),
+        MASKED: Run("pretrain_gpt1", "stories/masked_mini", {"num_samples": 0, "seed": 42}),
     }
     bench.make(*pretraining.values())
     runs = {
@@ -33,7 +33,7 @@ def both_directions(bench: Workbench) -> Finding:
     scores = {(kind, task): final_scores(bench.results(run), TASKS[task]) for (kind, task), run in runs.items()}
     averages = {
         kind: [statistics.mean(each) for each in zip(*(scores[kind, task] for task in TASKS), strict=True)]
-        for kind in PRESETS
+        for kind in KINDS
     }
     seconds = {kind: bench.results(run)["train_seconds"] for kind, run in pretraining.items()}
     return Finding(
@@ -49,7 +49,7 @@ def both_directions(bench: Workbench) -> Finding:
                     *(statistics.mean(scores[kind, task]) for task in TASKS),
                     seconds[kind],
                 )
-                for kind in PRESETS
+                for kind in KINDS
             ],
             digits=1,
         ),
@@ -76,7 +76,7 @@ def both_directions(bench: Workbench) -> Finding:
                 "tasks",
                 "",
                 "score, times 100",
-                [over_seeds(kind, list(TASKS), [scores[kind, task] for task in TASKS]) for kind in PRESETS],
+                [over_seeds(kind, list(TASKS), [scores[kind, task] for task in TASKS]) for kind in KINDS],
                 kind="bars",
             )
         ],
