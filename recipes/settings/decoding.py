@@ -74,7 +74,8 @@ class TranslationSettings(CheckedSettings):
         None, "File with a word or phrase on each line that no translation may have as whole words."
     )
     terminology: str | None = option(
-        None, "File with a source term, a tab and a target term on each line; target terms are favoured by a bias."
+        None,
+        "File with a source term, a tab and a target term on each line; lacking target terms are favoured by a bias.",
     )
     term_bias: float | None = option(
         None,
