@@ -17,7 +17,7 @@ from .phrases import PhraseMatcher, Spelling, TextIndex, any_casing, words_of
 from .visible_text import has_visible_text
 
 # On numbers, see `recipes/RESULTS.md`.
-TERM_BIAS = 4.0
+TERM_BIAS = 6.0
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from papers_to_gpt.settings.translation import BLEU_TOKENIZER_HELP, BleuTokenize
 TOKENS_PER_BATCH = 16384
 
 # As in `seq2seq_scratch.constraints`.
-TERM_BIAS = 4.0
+TERM_BIAS = 6.0
 
 
 @dataclass
