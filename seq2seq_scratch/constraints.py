@@ -17,7 +17,7 @@ from .phrases import PhraseMatcher, Spelling, TextIndex, any_casing, words_of
 from .visible_text import has_visible_text
 
 # On numbers, see `recipes/RESULTS.md`.
-TERM_BIAS = 4.0
+TERM_BIAS = 6.0
 
 
 @dataclass(frozen=True)
@@ -411,17 +411,18 @@ class Constraints:
         return Prefix(tuple(tokens[:last]), self.spelling.text(tokens[last:]), is_complete)
 
     def for_batch(
-        self, sentences: Sequence[str], prefixes: Sequence[Prefix | None], limits: Sequence[int]
+        self, terms: Sequence[Sequence[Term]], prefixes: Sequence[Prefix | None], limits: Sequence[int]
     ) -> "BatchConstraints":
         """Returns the constraints of B sentences.
 
         Args:
-            sentences: the sources.
+            terms: those that are favoured in the translations of each sentence.
             prefixes: those of the translations.
             limits: the largest number of tokens of each sentence's translations.
         """
-        terms = [{term.variants: term for term in self.terms_in(sentence)} for sentence in sentences]
-        bias = TermBias(self.spelling, [list(each.values()) for each in terms], self.term_bias)
+        # Two terms with one target would have twice the bias.
+        once = [list({term.variants: term for term in each}.values()) for each in terms]
+        bias = TermBias(self.spelling, once, self.term_bias)
         processors: list[LogitsProcessor] = [bias] if any(bias.terms) else []
         if any(prefix is not None for prefix in prefixes):
             processors.append(RequiredPrefixes(self.spelling, self._index, prefixes))

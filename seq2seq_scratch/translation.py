@@ -16,7 +16,7 @@ from transformers import (
 )
 
 from .beam_search import SentenceLengthLimits, length_normalization
-from .constraints import BatchConstraints, Constraints, Prefix
+from .constraints import BatchConstraints, Constraints, Prefix, Term
 from .encoding import encode_sources, pad_right
 from .tokenization import load_tokenizers
 from .visible_text import has_visible_text
@@ -277,6 +277,7 @@ def translate(
     with_scores: bool = False,
     constraints: Constraints | None = None,
     prefixes: Sequence[str] | None = None,
+    favoured_terms: Sequence[Sequence[Term]] | None = None,
     progress: Callable[[int], Any] | None = None,
     **generate_kwargs: Any,
 ) -> list[list[Hypothesis]]:
@@ -300,6 +301,9 @@ def translate(
             sentence's place in the batch, scores cost memory for hypotheses times vocabulary numbers at every step.
         constraints: forbidden words and a terminology (see `make_constraints`).
         prefixes: the beginning that the translation of each sentence must have, or "".
+        favoured_terms: for each sentence the terms that get the bias. By default a search runs without bias, and again
+            with it for the sentences whose best translation lacks terms, and for these terms. Its translations count
+            if the best one has more of the sentence's terms. Samples are drawn with the bias of all terms.
         progress: is called after each batch with the number of sentences that it finished.
         generate_kwargs: arguments of `generate()`: `num_beams`, `length_penalty`, `do_sample`, `temperature`,
             `max_new_tokens`, `max_length` (one more, because it counts the start token) and so on. By default,
@@ -316,7 +320,7 @@ def translate(
             cannot be met (see `check_prefixes`).
     """
     sentences = list(sentences)  # a column of a data set would be read again at every use
-    saved = model.generation_config
+    saved, given = model.generation_config, dict(generate_kwargs)
     num_beams = generate_kwargs.pop("num_beams", saved.num_beams or 1)
     do_sample = bool(generate_kwargs.get("do_sample", saved.do_sample))
     _check_search(generate_kwargs, num_beams, do_sample, num_return_sequences)
@@ -344,7 +348,7 @@ def translate(
     if not with_text:
         return results
     ids, truncated = encode_sources(source_tokenizer, [sentences[index] for index in with_text], max_source_length)
-    if any(truncated):
+    if any(truncated) and favoured_terms is None:
         logger.warning(
             "%d of %d sources have more than %d tokens (max_source_length) and were truncated.",
             sum(truncated),
@@ -358,6 +362,9 @@ def translate(
         read_prefixes = check_prefixes(
             model, source_tokenizer, constraints, sentences, list(prefixes), **search_limits
         )
+    terms: Sequence[Sequence[Term]] = favoured_terms or [[] for _ in sentences]
+    if constraints and favoured_terms is None and do_sample:
+        terms = [constraints.terms_in(sentence) for sentence in sentences]
     length_penalty = generate_kwargs.get("length_penalty", saved.length_penalty)
     length_penalty = 1.0 if length_penalty is None else length_penalty
 
@@ -372,7 +379,7 @@ def translate(
             if min(limits) < max(limits):
                 criteria.append(SentenceLengthLimits(limits))
             batch_constraints = constraints and constraints.for_batch(
-                [sentences[with_text[index]] for index in batch],
+                [terms[with_text[index]] for index in batch],
                 [read_prefixes[with_text[index]] for index in batch],
                 limits,
             )
@@ -432,4 +439,29 @@ def translate(
                 progress(len(batch))
     finally:
         model.train(was_training)
+    if constraints and constraints.terms and favoured_terms is None and not do_sample:
+        # Favoured throughout, a term that the model writes anyway would often come too early.
+        lacking = [
+            _terms_lacking(constraints, sentence, best.text)
+            for sentence, (best, *_) in zip(sentences, results, strict=True)
+        ]
+        again = [index for index in with_text if lacking[index]]
+        others = translate(
+            *(model, source_tokenizer, target_tokenizer, [sentences[index] for index in again]),
+            max_source_length=max_source_length,
+            max_tokens_per_batch=max_tokens_per_batch,
+            num_return_sequences=num_return_sequences,
+            with_scores=with_scores,
+            constraints=constraints,
+            prefixes=None if prefixes is None else [prefixes[index] for index in again],
+            favoured_terms=[lacking[index] for index in again],
+            **given,
+        )
+        for index, hypotheses in zip(again, others, strict=True):
+            if len(_terms_lacking(constraints, sentences[index], hypotheses[0].text)) < len(lacking[index]):
+                results[index] = hypotheses
     return results
+
+
+def _terms_lacking(constraints: Constraints, sentence: str, translation: str) -> list[Term]:
+    return [term for term in constraints.terms_in(sentence) if not term.is_met(translation)]

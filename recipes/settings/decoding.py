@@ -19,7 +19,7 @@ MODELS_HELP = (
 )
 
 # As in `seq2seq_scratch.constraints`.
-TERM_BIAS = 4.0
+TERM_BIAS = 6.0
 
 
 @dataclass
@@ -125,7 +125,8 @@ class TranslationSettings(SearchSettings):
         None, "File with a word or phrase on each line that no translation may have as whole words."
     )
     terminology: str | None = option(
-        None, "File with a source term, a tab and a target term on each line; target terms are favoured by a bias."
+        None,
+        "File with a source term, a tab and a target term on each line; lacking target terms are favoured by a bias.",
     )
     term_bias: float | None = option(
         None,
