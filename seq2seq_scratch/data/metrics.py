@@ -327,6 +327,8 @@ class TranslationMetric(evaluate.Metric):
                 f"predictions holds {len(predictions)} lines and references holds {len(references)}; they must be "
                 "equally many."
             )
+        if not predictions and self.selected_feature_format is None:
+            self.selected_feature_format = self.info.features[-1]  # the library would look at the first pair
         super().add_batch(predictions=predictions, references=references, **others)
 
     def add(
