@@ -327,9 +327,11 @@ class TranslationMetric(evaluate.Metric):
                 f"predictions holds {len(predictions)} lines and references holds {len(references)}; they must be "
                 "equally many."
             )
-        if not predictions and self.selected_feature_format is None:
-            self.selected_feature_format = self.info.features[-1]  # the library would look at the first pair
         super().add_batch(predictions=predictions, references=references, **others)
+
+    def _infer_feature_from_batch(self, batch: dict[str, Any]) -> datasets.Features:
+        # The library looks at the first pair, which an empty batch does not have.
+        return super()._infer_feature_from_batch(batch) if batch["predictions"] else self.info.features[-1]
 
     def add(
         self, *, prediction: str | None = None, reference: str | Sequence[str] | None = None, **others: Any
