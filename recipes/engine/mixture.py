@@ -79,7 +79,7 @@ class Mixture:
 def next_corpus(weights: Sequence[float], taken: Sequence[int]) -> int:
     """Returns which corpus gives the next example: the one that is furthest behind its share.
 
-    So the examples of every corpus are its share of all examples at any time, up to a few.
+    So the examples of every corpus are its share of all that were taken, up to a few.
 
     Args:
         weights: the weights; a corpus of weight 0 is never next if another has more.

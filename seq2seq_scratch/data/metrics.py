@@ -329,6 +329,10 @@ class TranslationMetric(evaluate.Metric):
             )
         super().add_batch(predictions=predictions, references=references, **others)
 
+    def _infer_feature_from_batch(self, batch: dict[str, Any]) -> datasets.Features:
+        # The library looks at the first pair, which an empty batch does not have.
+        return super()._infer_feature_from_batch(batch) if batch["predictions"] else self.info.features[-1]
+
     def add(
         self, *, prediction: str | None = None, reference: str | Sequence[str] | None = None, **others: Any
     ) -> None:

@@ -182,6 +182,7 @@ def test_corpora_with_weights_are_cut_short_and_resume_exactly(pretrain, books, 
     shutil.copy(books / "validation.txt", tmp_path / "more.txt")
     weighted = ["--train_file", str(books / "train.txt"), str(tmp_path / "more.txt"), "--train_weights", "0.5", "2"]
     weighted += ["--short_block_size", "8", "--num_samples", "0", "--save_steps", "1"]
+    weighted += ["--separate_documents", "false"]
     whole = pretrain(*weighted, name="whole")
     train, more = json.loads((whole / "all_results.json").read_text())["train_corpora"]
     assert (train["name"], more["name"]) == ("train", "more")
