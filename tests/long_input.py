@@ -56,7 +56,7 @@ def translate(model: Path, lines: Path, output: Path, total: int, kill_at: float
     files = ["--model_name_or_path", model, "--input_file", lines, "--output_file", output]
     search = ["--num_beams", "1", "--max_new_tokens", "40", "--resume", "true"]
     samples: list[tuple[int, float]] = []
-    started, shown = time.perf_counter(), 0
+    started, shown = time.perf_counter(), lines_done(output) * 10 // total
     with subprocess.Popen([*COMMAND, "translate", *files, *search]) as running:
         while running.poll() is None:
             done = lines_done(output)
