@@ -215,7 +215,8 @@ class ProcessWatch:
         while not self._ended.wait(BEAT_SECONDS):
             own += 1
             try:
-                position = replace(self.position, since=round(time.monotonic() - self.position.since))
+                position = self.position  # read once: the main thread replaces it
+                position = replace(position, since=round(time.monotonic() - position.since))
                 self.store.set(f"beat/{self.index}", json.dumps([own, astuple(position)]))
                 beat = self.store.get(f"beat/{following}").decode() if self.store.check([f"beat/{following}"]) else ""
                 silent = 0 if beat != last or beat == DONE else silent + 1
