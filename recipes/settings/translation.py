@@ -99,7 +99,7 @@ class TransformerSettings(CheckedSettings):
         "relu", "Activation of the feed-forward sub-layers, by its name in the transformers library."
     )
     pre_norm: bool = option(False, "Normalize before each sub-layer and not after it, as the paper does.")
-    position_embedding_type: Literal["sinusoidal", "learned", "none"] = option(
+    position_embedding_type: Literal["sinusoidal", "learned", "absent"] = option(
         "sinusoidal", "Position embeddings; without any, the encoder sees a set of tokens."
     )
     max_position_embeddings: int = option(1024, "Rows of the table of positions; sinusoidal tables grow on demand.")

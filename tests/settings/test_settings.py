@@ -29,16 +29,16 @@ from seq2seq_scratch.constraints import TERM_BIAS
 from seq2seq_scratch.data.metrics import SHOWN_SCORES
 from seq2seq_scratch.translation import TOKENS_PER_BATCH
 
-# Follow from the tokenizer, are fixed by what the model is, or concern the heads for tasks alone.
+# Follow from the tokenizer or the objective, are fixed by what the model is, or concern the heads for tasks alone.
 NOT_SET_BY_HAND = """
     vocab_size decoder_vocab_size pad_token_id bos_token_id eos_token_id decoder_start_token_id is_encoder_decoder
     use_cache classifier_dropout auxiliary_loss_weight both_orders delimiter_token_id
-    share_vocabulary
+    share_vocabulary attention
 """.split()
 CONFIGS = [(translation.MODEL_SETTINGS[name], config) for name, config in TRANSLATION_CONFIGS.items()]
 CONFIGS.append((pretraining.ModelSettings, GPT1Config))
 HEADINGS = {"model", "tokenizer", "data", "decoding", "optimization", "training", "output", "Hub"}
-HEADINGS |= {"ablation", "measurement"}  # of one script each
+HEADINGS |= {"ablation", "measurement", "pictures", "experiments"}  # of one script each
 # What chooses among the settings of a script.
 CHOICES = {"train-translation": [["--model_type", name] for name in TRANSLATION_CONFIGS]}
 INVOCATIONS = [(name, more) for name in COMMANDS for more in CHOICES.get(name, [[]])]
