@@ -11,6 +11,7 @@ from transformers import (
     AutoConfig,
     AutoModel,
     AutoModelForCausalLM,
+    AutoModelForMaskedLM,
     AutoModelForMultipleChoice,
     AutoModelForSequenceClassification,
 )
@@ -19,6 +20,7 @@ from transformers.pipelines import PIPELINE_REGISTRY
 from .configuration_gpt1 import GPT1Config
 from .modeling_gpt1 import GPT1ForCausalLM, GPT1Model
 from .modeling_gpt1_heads import GPT1ForMultipleChoice, GPT1ForSequenceClassification
+from .modeling_gpt1_masked import GPT1ForMaskedLM
 from .pipeline_text_classification import TASK as CLASSIFICATION
 from .pipeline_text_classification import GPT1TextClassificationPipeline
 from .pipeline_text_generation import TASK as GENERATION
@@ -29,12 +31,14 @@ from .renamed import understand_old_names
 AutoConfig.register("gpt1", GPT1Config)
 AutoModel.register(GPT1Config, GPT1Model)
 AutoModelForCausalLM.register(GPT1Config, GPT1ForCausalLM)
+AutoModelForMaskedLM.register(GPT1Config, GPT1ForMaskedLM)
 AutoModelForMultipleChoice.register(GPT1Config, GPT1ForMultipleChoice)
 AutoModelForSequenceClassification.register(GPT1Config, GPT1ForSequenceClassification)
 
 GPT1Config.register_for_auto_class()
 GPT1Model.register_for_auto_class("AutoModel")
 GPT1ForCausalLM.register_for_auto_class("AutoModelForCausalLM")
+GPT1ForMaskedLM.register_for_auto_class("AutoModelForMaskedLM")
 GPT1ForMultipleChoice.register_for_auto_class("AutoModelForMultipleChoice")
 GPT1ForSequenceClassification.register_for_auto_class("AutoModelForSequenceClassification")
 
@@ -50,6 +54,7 @@ understand_old_names()
 __all__ = [
     "GPT1Config",
     "GPT1ForCausalLM",
+    "GPT1ForMaskedLM",
     "GPT1ForMultipleChoice",
     "GPT1ForSequenceClassification",
     "GPT1Model",

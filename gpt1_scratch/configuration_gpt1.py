@@ -4,7 +4,7 @@
 from .library_version import check_version  # noqa: F401  # isort: skip
 
 import os
-from typing import Any
+from typing import Any, Literal
 
 from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
@@ -36,17 +36,19 @@ class GPT1Config(PreTrainedConfig):
             `gpt1_scratch.tokenization` adds them.
         classifier_dropout: dropout on the state that a head reads.
         auxiliary_loss_weight: the paper's lambda, the weight of the language model's loss in fine-tuning; 0 turns it
-            off.
+            off. By default 0.5, and 0 with bidirectional attention, for which there is no such loss.
         lstm_size: number of cells of the LSTM layer that replaces each block, as in table 5 of the paper (one layer of
             2048); `None` for Transformer blocks.
         both_orders: whether `GPT1ForSequenceClassification` reads a pair of texts in both orders and adds the states,
             as the paper does for similarity.
         delimiter_token_id: the token between the texts of a pair; required by `both_orders`.
+        attention: "causal", as in the paper, or "bidirectional": every position attends to the whole text, as in BERT
+            (Devlin et al. 2018). Such a model predicts masked tokens (`GPT1ForMaskedLM`) and cannot generate text.
 
     Raises:
         StrictDataclassClassValidationError: `hidden_size` is not a multiple of `num_attention_heads`, a size is less
-            than 1, a dropout is not in [0, 1), `auxiliary_loss_weight` is negative, or `both_orders` is set without
-            `delimiter_token_id`.
+            than 1, a dropout is not in [0, 1), `auxiliary_loss_weight` is negative, `both_orders` is set without
+            `delimiter_token_id`, or bidirectional attention is combined with `lstm_size` or an auxiliary loss.
     """
 
     model_type = "gpt1"
@@ -76,10 +78,11 @@ class GPT1Config(PreTrainedConfig):
     bos_token_id: int | None = None
     eos_token_id: int | list[int] | None = None
     classifier_dropout: float | int = 0.1
-    auxiliary_loss_weight: float | int = 0.5
+    auxiliary_loss_weight: float | int | None = None
     lstm_size: int | None = None
     both_orders: bool = False
     delimiter_token_id: int | None = None
+    attention: Literal["causal", "bidirectional"] = "causal"
 
     def __post_init__(self, **kwargs: Any):
         if self._is_installed():
@@ -90,6 +93,8 @@ class GPT1Config(PreTrainedConfig):
         # After super(), which reads the other names of the sizes.
         if self.intermediate_size is None:
             self.intermediate_size = 4 * self.hidden_size
+        if self.auxiliary_loss_weight is None:
+            self.auxiliary_loss_weight = 0.5 if self.attention == "causal" else 0.0
 
     def _is_installed(self) -> bool:
         """Returns True if this class comes from the installed package and not from a checkpoint's folder."""
@@ -107,6 +112,7 @@ class GPT1Config(PreTrainedConfig):
         # make it copy the code of all classes, whichever of them is saved.
         from .modeling_gpt1 import GPT1ForCausalLM, GPT1Model
         from .modeling_gpt1_heads import GPT1ForMultipleChoice, GPT1ForSequenceClassification
+        from .modeling_gpt1_masked import GPT1ForMaskedLM
         from .pipeline_text_classification import TASK as CLASSIFICATION
         from .pipeline_text_classification import GPT1TextClassificationPipeline
         from .pipeline_text_generation import TASK, GPT1TextGenerationPipeline
@@ -118,6 +124,7 @@ class GPT1Config(PreTrainedConfig):
             "AutoConfig": name_of(type(self)),
             "AutoModel": name_of(GPT1Model),
             "AutoModelForCausalLM": name_of(GPT1ForCausalLM),
+            "AutoModelForMaskedLM": name_of(GPT1ForMaskedLM),
             "AutoModelForMultipleChoice": name_of(GPT1ForMultipleChoice),
             "AutoModelForSequenceClassification": name_of(GPT1ForSequenceClassification),
         }
@@ -161,8 +168,21 @@ class GPT1Config(PreTrainedConfig):
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 0 and less than 1.")
 
     def validate_auxiliary_loss_weight(self) -> None:
-        if not self.auxiliary_loss_weight >= 0:
-            raise ValueError(f"auxiliary_loss_weight is {self.auxiliary_loss_weight}; it must be at least 0.")
+        weight = self.auxiliary_loss_weight
+        if not weight >= 0:
+            raise ValueError(f"auxiliary_loss_weight is {weight}; it must be at least 0.")
+        if weight and self.attention == "bidirectional":
+            raise ValueError(
+                f"auxiliary_loss_weight is {weight}, but attention is 'bidirectional': the next token, which that "
+                "loss predicts, is visible. Set auxiliary_loss_weight to 0."
+            )
+
+    def validate_attention(self) -> None:
+        if self.lstm_size is not None and self.attention == "bidirectional":
+            raise ValueError(
+                f"lstm_size is {self.lstm_size}, but attention is 'bidirectional': an LSTM reads from left to right. "
+                "Leave lstm_size out, or set attention to 'causal'."
+            )
 
     def validate_both_orders(self) -> None:
         if self.both_orders and self.delimiter_token_id is None:

@@ -1,4 +1,4 @@
-"""Fast forms of GPT-1's training steps on CPU: dropout, GELU and causal attention.
+"""Fast forms of GPT-1's training steps on CPU: dropout, GELU and attention.
 
 Skip this file on first reading. `dropout.py` and `modeling_gpt1.py` have the plain forms, and tests hold both to the
 same results, up to rounding and the random numbers of dropout. `plain_forms()` turns the fast ones off.
@@ -117,26 +117,26 @@ def fast_gelu(hidden_states: torch.Tensor) -> torch.Tensor:
 
 
 class _BlockedAttention(torch.autograd.Function):
-    """Causal attention with dropout on its weights, for training on CPU.
+    """Causal or bidirectional attention with dropout on its weights, for training on CPU.
 
     PyTorch's fused kernel spends most of its time in backward, and six times as much if it drops weights. Matrix
-    products and a softmax are faster, provided that they skip the keys after a block of queries and that the weights
-    of a chunk fit the cache.
+    products and a softmax are faster, provided that they skip the keys after a block of queries, if attention is
+    causal, and that the weights of a chunk fit the cache.
     """
 
     @staticmethod
-    def forward(ctx: Any, query, key, value, attention_mask, scaling, probability):
+    def forward(ctx: Any, query, key, value, attention_mask, scaling, probability, causal):
         heads = query.shape[1]
         lowest = torch.finfo(query.dtype).min
         future = torch.full((QUERY_BLOCK_SIZE, QUERY_BLOCK_SIZE), lowest, dtype=query.dtype).triu(1)
         output = torch.empty_like(query)
         saved = []
-        for samples, queries, keys in attention_blocks(query.shape):
+        for samples, queries, keys in attention_blocks(query.shape, causal):
             q, k, v = head_rows(query[samples, :, queries]), head_rows(key[samples, :, keys]), value[samples, :, keys]
             scores = torch.bmm(q * scaling, k.transpose(1, 2))  # (samples x H, queries, keys)
-            if attention_mask is None:
+            if attention_mask is None and causal:
                 scores[:, :, queries] += future[: q.shape[1], : q.shape[1]]
-            else:
+            elif attention_mask is not None:
                 bias = torch.where(attention_mask[samples, :, queries, keys], 0.0, lowest).to(scores.dtype)
                 scores = (scores.unflatten(0, (-1, heads)) + bias).flatten(0, 1)
             weights = torch.softmax(scores, dim=-1)
@@ -147,7 +147,7 @@ class _BlockedAttention(torch.autograd.Function):
                 weights, v = keep(weights, kept), v / (1 - probability)
             output[samples, :, queries] = torch.bmm(weights, head_rows(v)).unflatten(0, (-1, heads))
         ctx.save_for_backward(query, key, value, *saved)
-        ctx.scaling, ctx.probability = scaling, probability
+        ctx.scaling, ctx.probability, ctx.causal = scaling, probability, causal
         return output
 
     @staticmethod
@@ -157,7 +157,7 @@ class _BlockedAttention(torch.autograd.Function):
         heads = query.shape[1]
         saved = iter(saved)
         query_gradient, key_gradient, value_gradient = (torch.empty_like(states) for states in (query, key, value))
-        for samples, queries, keys in attention_blocks(query.shape):
+        for samples, queries, keys in attention_blocks(query.shape, ctx.causal):
             q, g = head_rows(query[samples, :, queries]) * ctx.scaling, head_rows(gradient[samples, :, queries])
             k, v = head_rows(key[samples, :, keys]), head_rows(value[samples, :, keys])
             weights = next(saved)
@@ -173,19 +173,19 @@ class _BlockedAttention(torch.autograd.Function):
             query_gradient[samples, :, queries] = torch.bmm(scores_gradient, k * ctx.scaling).unflatten(0, (-1, heads))
             k_gradient = torch.bmm(scores_gradient.transpose(1, 2), q).unflatten(0, (-1, heads))
             v_gradient = torch.bmm(kept_weights.transpose(1, 2), g).unflatten(0, (-1, heads))
-            if keys.stop == key.shape[2]:  # the first block of its samples: see `attention_blocks`
+            if queries.stop == query.shape[2]:  # the first block of its samples: see `attention_blocks`
                 key_gradient[samples], value_gradient[samples] = k_gradient, v_gradient
             else:
                 key_gradient[samples, :, keys] += k_gradient
                 value_gradient[samples, :, keys] += v_gradient
-        return query_gradient, key_gradient, value_gradient, None, None, None
+        return query_gradient, key_gradient, value_gradient, None, None, None, None
 
 
-def attention_blocks(shape: torch.Size) -> Iterator[tuple[slice, slice, slice]]:
-    """Splits causal attention for queries of shape (B, H, T, W) into blocks: samples, queries and their keys.
+def attention_blocks(shape: torch.Size, causal: bool) -> Iterator[tuple[slice, slice, slice]]:
+    """Splits attention for queries of shape (B, H, T, W) into blocks: samples, queries and their keys.
 
     The last queries of a sample come first. They attend to all its keys, so backward writes every element of the
-    gradients before it adds to any.
+    gradients before it adds to any. If attention is not causal, all queries attend to all keys.
     """
     batch, heads, length, _ = shape
     samples = max(1, ATTENTION_CHUNK_SIZE // (heads * min(length, QUERY_BLOCK_SIZE) * length))
@@ -194,7 +194,7 @@ def attention_blocks(shape: torch.Size) -> Iterator[tuple[slice, slice, slice]]:
     for first in range(0, batch, samples):
         for start in reversed(range(0, length, QUERY_BLOCK_SIZE)):
             stop = min(start + QUERY_BLOCK_SIZE, length)
-            yield slice(first, first + samples), slice(start, stop), slice(0, stop)
+            yield slice(first, first + samples), slice(start, stop), slice(0, stop if causal else length)
 
 
 def head_rows(states: torch.Tensor) -> torch.Tensor:
@@ -215,16 +215,16 @@ def blocked_attention_forward(
     """Computes attention in training on CPU; has the signature of the library's attention functions.
 
     Args:
-        module: the calling layer.
+        module: the calling layer, whose `is_causal` says whether a query attends to no later keys; by default true.
         query, key, value: (B, H, T, W) each; in training there is no cache, so all have the same T.
-        attention_mask: (B, 1, T, T) Boolean, true where a query may attend to a key and false for all later keys.
-            `None` means the causal mask.
+        attention_mask: (B, 1, T, T) Boolean, true where a query may attend to a key, and false for all later keys if
+            attention is causal. `None` means the causal mask, or no mask if it is not.
         scaling: factor on the scores.
         dropout: share of the attention weights that are set to zero.
 
     Returns:
         The mixed values, (B, T, H, W), and `None` in place of the attention weights.
     """
-    return _BlockedAttention.apply(query, key, value, attention_mask, scaling, dropout).transpose(
-        1, 2
-    ), None  # B H T W -> B T H W
+    causal = getattr(module, "is_causal", True)
+    mixed = _BlockedAttention.apply(query, key, value, attention_mask, scaling, dropout, causal)
+    return mixed.transpose(1, 2), None  # B H T W -> B T H W

@@ -10,7 +10,8 @@ which `next_token_loss` in `token_loss.py` computes. The model is a stack of Tra
     h_l  = transformer_block(h_{l-1})       GPT1Block, for l = 1 ... n
     P(u) = softmax(h_n W_e^T)               GPT1ForCausalLM
 
-Equations 3 to 5 add a head for a task: see `modeling_gpt1_heads.py`.
+Equations 3 to 5 add a head for a task: see `modeling_gpt1_heads.py`. What BERT did differently, bidirectional
+attention and masked tokens, is a setting of the config: see `modeling_gpt1_masked.py`.
 
 The file has a few more than 500 lines, because the language model is read as a whole.
 
@@ -44,6 +45,7 @@ from transformers.utils import TransformersKwargs, can_return_tuple
 from transformers.utils.generic import is_flash_attention_requested
 from transformers.utils.output_capturing import capture_outputs
 
+from .bidirectional_attention import create_document_mask, refuse_bidirectional, refuse_cache
 from .configuration_gpt1 import GPT1Config
 from .cpu_generation import TokenStep
 from .cpu_kernels import blocked_attention_forward, fast_gelu
@@ -70,11 +72,11 @@ def eager_attention_forward(
     """Computes softmax(Q K^T / sqrt(W)) V in plain form; the only form that returns the attention weights.
 
     Args:
-        module: the calling layer.
+        module: the calling layer, whose `is_causal` says whether attention is causal; by default it is.
         query: (B, H, T, W).
         key, value: (B, H, S, W).
         attention_mask: (B, 1, T, S), Boolean with true where a position may be attended to, or floats that are added
-            to the scores. `None` means the causal mask.
+            to the scores. `None` means the causal mask, or no mask if attention is bidirectional.
         scaling: factor on the scores, 1 / sqrt(W). The dot product of two vectors of W independent elements with mean
             0 and variance 1 has variance W; the factor brings it back to 1. Without it, a wide head would start with
             a softmax close to 0 or 1, where gradients vanish.
@@ -84,9 +86,11 @@ def eager_attention_forward(
         The mixed values, (B, T, H, W), and the attention weights, (B, H, T, S).
     """
     scores = query @ key.transpose(2, 3) * scaling  # B H T W, B H W S -> B H T S
-    if attention_mask is None:
+    if attention_mask is None and getattr(module, "is_causal", True):
         attention_mask = causal_mask(query.shape[2], key.shape[2]).to(scores.device)  # T S
-    if attention_mask.dtype == torch.bool:
+    if attention_mask is None:
+        pass  # bidirectional, without padding: nothing is hidden
+    elif attention_mask.dtype == torch.bool:
         # The lowest number, not -inf: the softmax of a row of -inf, which padding on the left makes, is NaN.
         scores = scores.masked_fill(~attention_mask, torch.finfo(scores.dtype).min)
     else:
@@ -120,7 +124,10 @@ def gelu(x: torch.Tensor) -> torch.Tensor:
 
 
 class GPT1Attention(nn.Module):
-    """Masked multi-head self-attention: a position attends to itself and to those before it."""
+    """Masked multi-head self-attention: a position attends to itself and to those before it.
+
+    With bidirectional attention, which is BERT's and not the paper's, it attends to those after it too.
+    """
 
     def __init__(self, config: GPT1Config, layer_idx: int):
         super().__init__()
@@ -128,7 +135,7 @@ class GPT1Attention(nn.Module):
         self.layer_idx = layer_idx
         self.head_width = config.hidden_size // config.num_attention_heads
         self.scaling = self.head_width**-0.5
-        self.is_causal = True
+        self.is_causal = config.attention == "causal"
         self.dropout = config.attention_dropout
         self.query_key_value = nn.Linear(config.hidden_size, 3 * config.hidden_size)  # one product for all three
         self.out_proj = nn.Linear(config.hidden_size, config.hidden_size)
@@ -144,7 +151,8 @@ class GPT1Attention(nn.Module):
 
         Args:
             hidden_states: (B, T, D).
-            attention_mask: (B, 1, T, S) or the attention implementation's own kind; `None` for the causal mask.
+            attention_mask: (B, 1, T, S) or the attention implementation's own kind; `None` for the causal mask, or for
+                no mask if attention is bidirectional.
             cache: keys and values of earlier positions, (B, H, S - T, W) each; this layer's are appended.
             kwargs: passed on to the attention implementation.
 
@@ -303,6 +311,7 @@ class GPT1Model(GPT1PreTrainedModel):
         self.positions_embed = PositionEmbedding(config.max_position_embeddings, config.hidden_size)
         block = GPT1Block if config.lstm_size is None else LSTMBlock  # the LSTM is the paper's ablation
         self.blocks = nn.ModuleList(block(config, layer_idx) for layer_idx in range(config.num_hidden_layers))
+        self.is_causal = config.attention == "causal"
         self.gradient_checkpointing = False
         self.post_init()
 
@@ -335,15 +344,16 @@ class GPT1Model(GPT1PreTrainedModel):
                 a filled cache is given, a new document begins. Its positions do not attend to the document before.
             cache: a cache to read and extend.
             inputs_embeds: (B, T, D), token embeddings in place of `input_ids`.
-            use_cache: whether to return a cache; by default the config's `use_cache`, and false in training.
+            use_cache: whether to return a cache; by default the config's `use_cache`, and false in training. A
+                bidirectional model has none.
 
         Returns:
             The hidden states, (B, T, D), and the cache.
 
         Raises:
             ValueError: both or neither of `input_ids` and `inputs_embeds` are given, the sequence is longer than
-                `max_position_embeddings`, a (B, S) mask is too short for the cached tokens and the input's, or an LSTM
-                gets padding on the left.
+                `max_position_embeddings`, a (B, S) mask is too short for the cached tokens and the input's, an LSTM
+                gets padding on the left, or a bidirectional model gets a cache.
             TypeError: an argument is unknown, or the cache is of a class that the model cannot use.
         """
         if only_one(input_ids, inputs_embeds) is input_ids:
@@ -353,9 +363,14 @@ class GPT1Model(GPT1PreTrainedModel):
         # This comes before a cache is created, because the library detects packed documents only without a cache. The
         # arguments are positional, because versions of the library name the cache differently. A paged cache comes
         # with a mask.
-        mask = create_causal_mask(
-            self.config, inputs_embeds, attention_mask, cache if isinstance(cache, Cache) else None, position_ids
-        )
+        if self.is_causal:
+            mask = create_causal_mask(
+                self.config, inputs_embeds, attention_mask, cache if isinstance(cache, Cache) else None, position_ids
+            )
+        else:
+            refuse_cache(cache)
+            mask = create_document_mask(self.config, inputs_embeds, attention_mask, position_ids)
+            use_cache = False
         if (
             is_flash_attention_requested(self.config)
             and position_ids is not None
@@ -412,12 +427,17 @@ class GPT1Model(GPT1PreTrainedModel):
 
 
 class GPT1ForCausalLM(GPT1PreTrainedModel, GPT1GenerationMixin):
-    """GPT-1 as a language model: a softmax over h_n W_e^T, where W_e is the table of token embeddings (equation 2)."""
+    """GPT-1 as a language model: a softmax over h_n W_e^T, where W_e is the table of token embeddings (equation 2).
+
+    Raises:
+        ValueError: the config's `attention` is bidirectional, so that the next token would be visible.
+    """
 
     _tied_weights_keys = {"lm_head.weight": "model.tokens_embed.weight"}
 
     def __init__(self, config: GPT1Config):
         super().__init__(config)
+        refuse_bidirectional(config)
         self.model = GPT1Model(config)
         # Assisted generation removes rejected tokens from the cache, which an LSTM's state does not allow.
         self._is_stateful = config.lstm_size is not None

@@ -112,6 +112,7 @@ class GPT1TaskModel(GPT1PreTrainedModel):
         super().__init__(config)
         # from_pretrained sets its keyword arguments on the config after the config has validated itself.
         config.validate_both_orders()
+        config.validate_auxiliary_loss_weight()
         self.model = GPT1Model(config)
 
     def _read(
@@ -142,18 +143,19 @@ class GPT1TaskModel(GPT1PreTrainedModel):
         sequences = given[row, order].flatten(0, 1)  # B T ... -> N T ...
         if position_ids is not None:  # the positions of both orders are the same
             position_ids = position_ids.expand(batch, -1)[row, order[:, :1]].expand(-1, orders, -1).flatten(0, 1)
+        lengths = attended.sum(dim=1).clamp(min=1).repeat_interleave(orders)
+        padding = torch.arange(length, device=lengths.device) >= lengths[:, None]  # N T
         # The padding is at the end now, so the causal mask alone hides it from the tokens.
         outputs = self.model(
             **{"inputs_embeds" if input_ids is None else "input_ids": sequences},
+            attention_mask=None if self.model.is_causal else (~padding).long(),
             position_ids=position_ids,
             use_cache=False,
             **kwargs,
         )
-        lengths = attended.sum(dim=1).clamp(min=1).repeat_interleave(orders)
         # shape[0] and not len(), which torch.export treats as a constant.
         extracted = outputs.last_hidden_state[torch.arange(lengths.shape[0], device=lengths.device), lengths - 1]
         extracted = extracted.to(self.dtype)  # N D
-        padding = torch.arange(length, device=lengths.device) >= lengths[:, None]
         return Reading(outputs, extracted, None if input_ids is None else sequences.masked_fill(padding, IGNORE_INDEX))
 
     def _apply_linear(self, layer: nn.Linear, states: torch.Tensor) -> torch.Tensor:

@@ -5,6 +5,8 @@ from typing import Any
 from transformers import TextGenerationPipeline
 from transformers.pipelines.text_generation import ReturnType
 
+from .bidirectional_attention import refuse_bidirectional
+
 TASK = "text-generation"
 
 
@@ -24,12 +26,15 @@ class GPT1TextGenerationPipeline(TextGenerationPipeline):
     was written. The new text begins with a space if one belongs there, unless the prompt ends in white space. The
     reply in a chat begins with its first word.
 
+    A GPT-1 with bidirectional attention is refused with a ValueError.
+
     One class serves a task for all models. For models other than GPT-1, it creates the library's own pipeline.
     """
 
     def __new__(cls, model: Any, *args: Any, **kwargs: Any) -> TextGenerationPipeline:
         if model.config.model_type != "gpt1":
             return TextGenerationPipeline(model, *args, **kwargs)
+        refuse_bidirectional(model.config)
         return super().__new__(cls)
 
     # Extends TextGenerationPipeline.postprocess, whose text it replaces.

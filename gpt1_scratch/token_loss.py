@@ -1,4 +1,4 @@
-"""The language model's loss in plain form: cross-entropy of every next token.
+"""The language models' losses in plain form: cross-entropy of every next token, or of masked tokens.
 
 The packages do not import each other, so the translators' package has its own loss, with label smoothing; a test
 compares the two.
@@ -71,6 +71,24 @@ def next_token_loss(
         The loss, a scalar in fp32.
     """
     targets = next_tokens(labels) if shift_labels is None else shift_labels  # B T
+    return target_loss(hidden_states, lm_head, targets, num_items_in_batch)
+
+
+def target_loss(
+    hidden_states: torch.Tensor,
+    lm_head: nn.Module,
+    targets: torch.Tensor,
+    num_items_in_batch: torch.Tensor | int | None = None,
+) -> torch.Tensor:
+    """Computes the cross-entropy of the target of every position, as `next_token_loss` without a shift.
+
+    Args:
+        hidden_states, lm_head, num_items_in_batch: as in `next_token_loss`.
+        targets: (B, T), what each position predicts. Targets of `-100` do not count and cost nothing.
+
+    Returns:
+        The loss, a scalar in fp32.
+    """
     if _has_plain_weight(lm_head):
         loss = linear_cross_entropy(hidden_states.flatten(0, 1), lm_head.weight, targets.flatten())
     else:

@@ -54,6 +54,7 @@ logger = logging.getLogger(__name__)
 UNKNOWN = "<unk>"
 WORD_END = "</w>"
 START, DELIMITER, EXTRACT, PADDING = "<start>", "<delimiter>", "<extract>", "<pad>"
+MASK = "<mask>"
 
 # Number of most frequent characters of a training corpus that have tokens; others become `<unk>`.
 LARGEST_ALPHABET = 1000
@@ -314,6 +315,18 @@ def train_tokenizer(
     kept = [(first, second) for first, second in learned["merges"][:merges]]
     tokens = dict.fromkeys([UNKNOWN, *sorted(characters - {UNKNOWN}), *("".join(pair) for pair in kept)])
     return _finish({token: number for number, token in enumerate(tokens)}, kept, model_max_length)
+
+
+def add_mask_token(tokenizer: PreTrainedTokenizerFast) -> PreTrainedTokenizerFast:
+    """Returns a tokenizer with a mask token, which masked language models need: `<mask>`, after all other entries.
+
+    Args:
+        tokenizer: it is not changed. One that has a mask token keeps that.
+    """
+    masking = copy.deepcopy(tokenizer)
+    if masking.mask_token is None:
+        masking.add_special_tokens({"mask_token": MASK})
+    return masking
 
 
 def add_task_template(tokenizer: PreTrainedTokenizerFast) -> PreTrainedTokenizerFast:

@@ -167,24 +167,26 @@ class SentenceLengthLimits(generation.StoppingCriteria):
         return SentenceLengthLimits(self.limits[sentences.to(self.limits.device)])
 
 
-def keep_criteria(stopping_criteria: Any, sentences: torch.LongTensor) -> Any:
-    """Returns the criteria of a batch that has the given sentences only."""
-    return generation.StoppingCriteriaList(
-        each.keep_sentences(sentences) if hasattr(each, "keep_sentences") else each for each in stopping_criteria
+def keep_sentences(processors_or_criteria: Any, sentences: torch.LongTensor) -> Any:
+    """Returns the processors or criteria, a list, of a batch that has the given sentences only."""
+    return type(processors_or_criteria)(
+        each.keep_sentences(sentences) if hasattr(each, "keep_sentences") else each for each in processors_or_criteria
     )
 
 
 def can_drop_finished_rows(logits_processor: Any, stopping_criteria: Any) -> bool:
     """Returns True if processors and criteria look only at a hypothesis' own tokens, so finished rows can leave.
 
-    A criterion with the method `keep_sentences` follows them. The method is what counts, not the class, because the
-    code that a checkpoint carries has its own copy of the class.
+    One with the method `keep_sentences` follows them. The method is what counts, not the class, because the code that
+    a checkpoint carries has its own copy of the class.
 
     The library's `prefix_allowed_tokens_fn` looks at a sentence's index in the batch, and `encoder_repetition_penalty`
     at a row's source. A caller's own processor may look at either.
     """
-    followed = [each for each in stopping_criteria if not hasattr(each, "keep_sentences")]
-    return all(type(each) in ROW_INDEPENDENT_PROCESSORS for each in (*logits_processor, *followed))
+    return all(
+        type(each) in ROW_INDEPENDENT_PROCESSORS or hasattr(each, "keep_sentences")
+        for each in (*logits_processor, *stopping_criteria)
+    )
 
 
 class BeamSearchGenerationMixin(GenerationMixin):
@@ -297,7 +299,8 @@ class BeamSearchGenerationMixin(GenerationMixin):
                 if not len(still_open):
                     return sequences[:, : running.shape[1]]
                 open_sentences, running = open_sentences[still_open], running[still_open]
-                stopping_criteria = keep_criteria(stopping_criteria, still_open)
+                logits_processor = keep_sentences(logits_processor, still_open)
+                stopping_criteria = keep_sentences(stopping_criteria, still_open)
                 model_kwargs |= self._keep_sentences(still_open, 1, **model_kwargs)
                 if model_kwargs.get(CACHE_NAME) is not None:
                     self._reorder_cache(model_kwargs[CACHE_NAME], still_open)
@@ -413,7 +416,8 @@ class BeamSearchGenerationMixin(GenerationMixin):
                     tensor[still_open]
                     for tensor in (open_sentences, running, finished, running_scores, finished_scores, rows)
                 )
-                stopping_criteria = keep_criteria(stopping_criteria, still_open)
+                logits_processor = keep_sentences(logits_processor, still_open)
+                stopping_criteria = keep_sentences(stopping_criteria, still_open)
                 model_kwargs |= self._keep_sentences(still_open, beams, **model_kwargs)
             if model_kwargs.get(CACHE_NAME) is not None:
                 self._reorder_cache(model_kwargs[CACHE_NAME], rows.flatten())

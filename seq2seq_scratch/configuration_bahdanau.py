@@ -19,8 +19,8 @@ class BahdanauConfig(TranslationConfig):
         hidden_size: number of units of each encoder direction and of the decoder, n in the paper.
         attention_size: number of units of the alignment model, n' in the paper.
         maxout_size: number of units of the readout, l in the paper; each is the larger of two.
-        use_attention: False makes RNNencdec, the model without attention that the paper compares with (sections 2.2 and
-            4.2): the decoder reads one fixed vector at every step, the last states of both encoder directions.
+        use_attention: False makes RNNencdec, the model without attention that the paper compares with (sections 2.2
+            and 4.2): the decoder reads one fixed vector at every step, the last states of both encoder directions.
         embedding_dropout: dropout on source and target embeddings. The paper has no dropout, but the 29,000 sentences
             of Multi30k need it.
         encoder_dropout: dropout on the source states that the attention reads.

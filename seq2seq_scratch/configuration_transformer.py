@@ -31,8 +31,8 @@ class TransformerConfig(TranslationConfig):
         pre_norm: whether LayerNorm comes before each sub-layer and once after each stack, instead of after each
             residual sum. Deep stacks are easier to train this way; the paper's model is post-norm.
         position_embedding_type: `"sinusoidal"` for sequences of any length, `"learned"` up to
-            `max_position_embeddings` (Table 3, row E), or `"none"`, without which the encoder sees a set of tokens
-            and the decoder knows order by its causal mask alone.
+            `max_position_embeddings` (Table 3, row E), or `"absent"`: without positions the encoder sees a set of
+            tokens, and the decoder knows order by its causal mask alone.
         max_position_embeddings: number of learned positions; the table of sinusoids starts with this size and grows.
         dropout: dropout on each sub-layer's output and on the sum of embeddings and positions, P_drop (section 5.4).
         attention_dropout: dropout on the attention weights; the paper has none.
@@ -72,7 +72,7 @@ class TransformerConfig(TranslationConfig):
     d_v: int | None = None
     activation_function: str = "relu"
     pre_norm: bool = False
-    position_embedding_type: Literal["sinusoidal", "learned", "none"] = "sinusoidal"
+    position_embedding_type: Literal["sinusoidal", "learned", "absent"] = "sinusoidal"
     max_position_embeddings: int = 1024
     dropout: float | int = 0.1
     attention_dropout: float | int = 0.0

@@ -530,7 +530,7 @@ class TransformerPreTrainedModel(SavedWithUmask, PreTrainedModel):
 
 def make_positions(config: TransformerConfig) -> SinusoidalPositions | LearnedPositions | NoPositions:
     """Builds the position table that `position_embedding_type` names."""
-    if config.position_embedding_type == "none":
+    if config.position_embedding_type == "absent":
         return NoPositions()
     kind = {"sinusoidal": SinusoidalPositions, "learned": LearnedPositions}[config.position_embedding_type]
     return kind(config.max_position_embeddings, config.d_model)

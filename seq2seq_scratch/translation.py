@@ -9,12 +9,14 @@ import torch
 from transformers import (
     AutoModelForSeq2SeqLM,
     GenerationConfig,
+    LogitsProcessorList,
     PreTrainedModel,
     PreTrainedTokenizerBase,
     StoppingCriteriaList,
 )
 
-from .beam_search import SentenceLengthLimits
+from .beam_search import SentenceLengthLimits, length_normalization
+from .constraints import BatchConstraints, Constraints, Prefix, Term
 from .encoding import encode_sources, pad_right
 from .tokenization import load_tokenizers
 from .visible_text import has_visible_text
@@ -36,7 +38,8 @@ class Hypothesis:
     Attributes:
         text: one line, without outer or doubled spaces.
         score: in beam search, the log-probability divided by lp of Wu et al. 2016 (see `BeamSearchGenerationMixin`);
-            otherwise the log-probability. The end token counts. None if no scores were requested.
+            otherwise the log-probability. The end token counts. The bias of a terminology does not. None if no scores
+            were requested.
     """
 
     text: str
@@ -159,6 +162,108 @@ def _sampled_log_probabilities(
     return total
 
 
+def make_constraints(
+    model: PreTrainedModel, target_tokenizer: PreTrainedTokenizerBase, **settings: Any
+) -> Constraints:
+    """Returns the constraints of translations by a model.
+
+    Args:
+        model, target_tokenizer: a translator.
+        settings: `forbidden_words`, `terminology`, `term_bias` and `places` of `Constraints`.
+
+    Raises:
+        ValueError: as `Constraints`.
+    """
+    config = model.config
+    end = model.generation_config.eos_token_id
+    end_ids = (
+        {target_tokenizer.eos_token_id} if end is None else set(end) if isinstance(end, list | tuple) else {int(end)}
+    )
+    size = getattr(config, "decoder_vocab_size", None) or config.vocab_size
+    return Constraints(target_tokenizer, size=size, end_ids=end_ids, **settings)
+
+
+def check_prefixes(
+    model: PreTrainedModel,
+    source_tokenizer: PreTrainedTokenizerBase,
+    constraints: Constraints,
+    sentences: Sequence[str],
+    prefixes: Sequence[str],
+    *,
+    max_source_length: int | None = None,
+    max_new_tokens: int | None = None,
+    places: Sequence[str] | None = None,
+) -> list[Prefix | None]:
+    """Reads the beginnings that translations must have, before any sentence is translated.
+
+    Args:
+        model, source_tokenizer, max_source_length, max_new_tokens: as in `translate`.
+        constraints: those of the model.
+        sentences, prefixes: N of each; an empty prefix is none.
+        places: where the prefixes come from, for messages; by default their index.
+
+    Returns:
+        N prefixes.
+
+    Raises:
+        ValueError: the numbers differ, a sentence has a prefix but no text, or a prefix has a forbidden word, a word
+            that the vocabulary lacks, or more tokens than the translation may have.
+    """
+    if len(prefixes) != len(sentences):
+        raise ValueError(
+            f"prefixes has {len(prefixes)} entries for {len(sentences)} sentences. Give one for each; it may be empty."
+        )
+    read: list[Prefix | None] = [None] * len(sentences)
+    given = [index for index, prefix in enumerate(prefixes) if has_visible_text(prefix)]
+    named = {index: places[index] if places else f"prefixes[{index}]" for index in given}
+    if given:
+        ids, _ = encode_sources(source_tokenizer, [sentences[index] for index in given], max_source_length)
+        _, limits = _length_limits(model.generation_config, max_new_tokens, [len(row) for row in ids])
+        for index, limit in zip(given, limits, strict=True):
+            if not has_visible_text(sentences[index]):
+                raise ValueError(
+                    f"{named[index]}: the sentence is empty, but it has the prefix {prefixes[index][:60]!r}. "
+                    "Leave the prefix out."
+                )
+            read[index] = constraints.read_prefix(prefixes[index], limit, named[index])
+    return read
+
+
+def _unbiased(
+    scores: Sequence[float | None],
+    hypotheses: Sequence[Sequence[int]],
+    batch: BatchConstraints,
+    model: PreTrainedModel,
+    length_penalty: float,
+) -> list[float | None]:
+    """Returns the scores of a beam search without the bias of a terminology.
+
+    Args:
+        scores: (B * n,).
+        hypotheses: the tokens of each after the start token, up to the end token, which counts.
+        batch: the constraints of the B sentences.
+        model: one of this package divides by lp of Wu et al. 2016, another by a power of the length.
+        length_penalty: the exponent of either.
+    """
+    of_package = getattr(model, "beams_carry_scores", False)
+    rows_each = len(hypotheses) // len(batch.bias.terms)
+    unbiased: list[float | None] = []
+    for row, (score, tokens) in enumerate(zip(scores, hypotheses, strict=True)):
+        length = max(1, len(tokens))
+        divisor = length_normalization(length, length_penalty) if of_package else length**length_penalty
+        unbiased.append(None if score is None else score - batch.bias.total(tokens, row // rows_each) / divisor)
+    return unbiased
+
+
+def _generated(sequences: torch.Tensor, end_ids: Sequence[int], limits: Sequence[int]) -> list[list[int]]:
+    """Returns the tokens of each row after the start token, up to the end token, which counts, or to its limit."""
+    rows = []
+    for (_, *tokens), limit in zip(sequences.tolist(), limits, strict=True):
+        end = next((place for place, token in enumerate(tokens) if token in end_ids), len(tokens))
+        rows.append(tokens[: min(end + 1, limit)])
+    return rows
+
+
 @torch.inference_mode()
 def translate(
     model: PreTrainedModel,
@@ -170,6 +275,9 @@ def translate(
     max_tokens_per_batch: int = TOKENS_PER_BATCH,
     num_return_sequences: int = 1,
     with_scores: bool = False,
+    constraints: Constraints | None = None,
+    prefixes: Sequence[str] | None = None,
+    favoured_terms: Sequence[Sequence[Term]] | None = None,
     progress: Callable[[int], Any] | None = None,
     **generate_kwargs: Any,
 ) -> list[list[Hypothesis]]:
@@ -191,6 +299,11 @@ def translate(
         num_return_sequences: number of translations of each sentence.
         with_scores: whether hypotheses have scores. Without beams, with sampling and with constraints that look at a
             sentence's place in the batch, scores cost memory for hypotheses times vocabulary numbers at every step.
+        constraints: forbidden words and a terminology (see `make_constraints`).
+        prefixes: the beginning that the translation of each sentence must have, or "".
+        favoured_terms: for each sentence the terms that get the bias. By default a search runs without bias, and again
+            with it for the sentences whose best translation lacks terms, and for these terms. Its translations count
+            if the best one has more of the sentence's terms. Samples are drawn with the bias of all terms.
         progress: is called after each batch with the number of sentences that it finished.
         generate_kwargs: arguments of `generate()`: `num_beams`, `length_penalty`, `do_sample`, `temperature`,
             `max_new_tokens`, `max_length` (one more, because it counts the start token) and so on. By default,
@@ -199,23 +312,30 @@ def translate(
 
     Returns:
         The translations of each sentence: those of a search with the best first, samples in the order drawn. There
-        are fewer than num_return_sequences where the limits and constraints of the search allow no more.
+        are fewer than num_return_sequences where the limits and constraints of the search allow no more. A terminology
+        orders them by their scores with its bias.
 
     Raises:
-        ValueError: settings of the search contradict each other, or allow no translation of a sentence.
+        ValueError: settings of the search contradict each other, or allow no translation of a sentence; a prefix
+            cannot be met (see `check_prefixes`).
     """
     sentences = list(sentences)  # a column of a data set would be read again at every use
-    saved = model.generation_config
+    saved, given = model.generation_config, dict(generate_kwargs)
     num_beams = generate_kwargs.pop("num_beams", saved.num_beams or 1)
     do_sample = bool(generate_kwargs.get("do_sample", saved.do_sample))
     _check_search(generate_kwargs, num_beams, do_sample, num_return_sequences)
+    if prefixes is not None:
+        constraints = constraints or make_constraints(model, target_tokenizer)
     arguments = {**generate_kwargs, "num_beams": num_beams, "num_return_sequences": num_return_sequences}
     if with_scores:
         # Beams of this package's models have scores. Those of other models are summed up from the scores of each step.
         carried = num_beams > 1 and getattr(model, "beams_carry_scores", False)
         arguments |= {"return_dict_in_generate": True, "output_scores": not carried}
+        if num_beams == 1 and constraints:  # the logits are the model's, without a bias
+            arguments |= {"output_scores": False, "output_logits": True}
     max_new_tokens, max_length = (arguments.pop(name, None) for name in ("max_new_tokens", "max_length"))
     stopping_criteria = arguments.pop("stopping_criteria", None) or ()
+    logits_processor = arguments.pop("logits_processor", None) or ()
     if max_length is not None:
         if max_length < 2:
             raise ValueError(f"max_length is {max_length}; it must be at least 2, because it counts the start token.")
@@ -228,13 +348,25 @@ def translate(
     if not with_text:
         return results
     ids, truncated = encode_sources(source_tokenizer, [sentences[index] for index in with_text], max_source_length)
-    if any(truncated):
+    if any(truncated) and favoured_terms is None:
         logger.warning(
             "%d of %d sources have more than %d tokens (max_source_length) and were truncated.",
             sum(truncated),
             len(sentences),
             max_source_length,
         )
+
+    read_prefixes: list[Prefix | None] = [None] * len(sentences)
+    if prefixes is not None and constraints:
+        search_limits = {"max_source_length": max_source_length, "max_new_tokens": max_new_tokens}
+        read_prefixes = check_prefixes(
+            model, source_tokenizer, constraints, sentences, list(prefixes), **search_limits
+        )
+    terms: Sequence[Sequence[Term]] = favoured_terms or [[] for _ in sentences]
+    if constraints and favoured_terms is None and do_sample:
+        terms = [constraints.terms_in(sentence) for sentence in sentences]
+    length_penalty = generate_kwargs.get("length_penalty", saved.length_penalty)
+    length_penalty = 1.0 if length_penalty is None else length_penalty
 
     was_training = model.training
     model.eval()
@@ -246,6 +378,14 @@ def translate(
             criteria = StoppingCriteriaList(stopping_criteria)
             if min(limits) < max(limits):
                 criteria.append(SentenceLengthLimits(limits))
+            batch_constraints = constraints and constraints.for_batch(
+                [terms[with_text[index]] for index in batch],
+                [read_prefixes[with_text[index]] for index in batch],
+                limits,
+            )
+            processors = LogitsProcessorList(logits_processor)
+            if batch_constraints:
+                processors += batch_constraints.processors
             real = [True] * (len(batch) * num_return_sequences)
             try:
                 output = model.generate(
@@ -253,6 +393,7 @@ def translate(
                     attention_mask=torch.from_numpy(mask).to(model.device, torch.long),
                     **arguments,
                     stopping_criteria=criteria,
+                    logits_processor=processors,
                     **limit_argument,
                 )
             except ValueError as error:
@@ -261,14 +402,9 @@ def translate(
                 if output is None:
                     raise
                 real = (output.sequences_scores != -torch.inf).tolist()
-                for index, has_any in zip(batch, real[::num_return_sequences], strict=True):
-                    if not has_any:
-                        raise ValueError(
-                            f"The limits and constraints of the search leave no translation for sentence "
-                            f"{with_text[index]} (counted from 0), {sentences[with_text[index]][:60]!r}. Loosen them."
-                        ) from error
                 output = output if with_scores else output.sequences
             scores: Sequence[float | None] = [None] * (len(batch) * num_return_sequences)
+            row_limits = [limit for limit in limits for _ in range(num_return_sequences)]
             sequences = output
             if with_scores:
                 sequences = output.sequences
@@ -276,8 +412,22 @@ def translate(
                     scores = output.sequences_scores.tolist()
                 else:
                     eos_token_id = generate_kwargs.get("eos_token_id", saved.eos_token_id)
-                    row_limits = [limit for limit in limits for _ in range(num_return_sequences)]
-                    scores = _sampled_log_probabilities(sequences, output.scores, eos_token_id, row_limits).tolist()
+                    steps = output.logits if constraints else output.scores
+                    scores = _sampled_log_probabilities(sequences, steps, eos_token_id, row_limits).tolist()
+            if constraints and batch_constraints:
+                written = _generated(sequences, constraints.spelling.end_ids, row_limits)
+                real = [
+                    kept and batch_constraints.hold(tokens, row // num_return_sequences)
+                    for row, (kept, tokens) in enumerate(zip(real, written, strict=True))
+                ]
+                if num_beams > 1:
+                    scores = _unbiased(scores, written, batch_constraints, model, length_penalty)
+            for row, index in enumerate(batch):
+                if not any(real[row * num_return_sequences : (row + 1) * num_return_sequences]):
+                    raise ValueError(
+                        f"The limits and constraints of the search leave no translation for sentence "
+                        f"{with_text[index]} (counted from 0), {sentences[with_text[index]][:60]!r}. Loosen them."
+                    )
             texts = target_tokenizer.batch_decode(sequences, skip_special_tokens=True)
             # Byte tokens can spell line feeds, but a hypothesis must fit in one line of a file.
             hypotheses = [Hypothesis(" ".join(text.split()), score) for text, score in zip(texts, scores, strict=True)]
@@ -289,4 +439,29 @@ def translate(
                 progress(len(batch))
     finally:
         model.train(was_training)
+    if constraints and constraints.terms and favoured_terms is None and not do_sample:
+        # Favoured throughout, a term that the model writes anyway would often come too early.
+        lacking = [
+            _terms_lacking(constraints, sentence, best.text)
+            for sentence, (best, *_) in zip(sentences, results, strict=True)
+        ]
+        again = [index for index in with_text if lacking[index]]
+        others = translate(
+            *(model, source_tokenizer, target_tokenizer, [sentences[index] for index in again]),
+            max_source_length=max_source_length,
+            max_tokens_per_batch=max_tokens_per_batch,
+            num_return_sequences=num_return_sequences,
+            with_scores=with_scores,
+            constraints=constraints,
+            prefixes=None if prefixes is None else [prefixes[index] for index in again],
+            favoured_terms=[lacking[index] for index in again],
+            **given,
+        )
+        for index, hypotheses in zip(again, others, strict=True):
+            if len(_terms_lacking(constraints, sentences[index], hypotheses[0].text)) < len(lacking[index]):
+                results[index] = hypotheses
     return results
+
+
+def _terms_lacking(constraints: Constraints, sentence: str, translation: str) -> list[Term]:
+    return [term for term in constraints.terms_in(sentence) if not term.is_met(translation)]

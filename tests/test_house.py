@@ -20,6 +20,7 @@ from gpt1_scratch.pretraining.corpora import load_texts
 from gpt1_scratch.pretraining.embedded import EMBEDDED_TEXTS
 from papers_to_gpt import (
     ablate_gpt1,
+    back_translate,
     benchmark,
     classify,
     convert_openai_gpt,
@@ -301,6 +302,7 @@ PARSERS = {
     "recipes/convert_openai_gpt.py": convert_openai_gpt.parse,
     "recipes/classify.py": classify.parse,
     "recipes/translate.py": translate.parse,
+    "recipes/back_translate.py": back_translate.parse,
     "recipes/score_translation.py": score_translation.parse,
     "recipes/generate_text.py": generate_text.parse,
     "recipes/score_text.py": score_text.parse,
@@ -320,6 +322,7 @@ LEAST_ARGUMENTS = [
     ("recipes/share.py", ["runs/mine"]),
     ("recipes/convert_openai_gpt.py", ["openai-community/openai-gpt", "runs/mine"]),
     ("recipes/visualize.py", ["runs/mine", "A sentence."]),
+    ("recipes/back_translate.py", ["runs/mine", "--input_file", "mono.de", "--output_file", "pairs.tsv"]),
     *(
         (f"recipes/{script}.py", ["--model_name_or_path", "runs/mine"])
         for script in ("classify", "translate", "score_translation", "generate_text", "score_text")
@@ -355,11 +358,11 @@ def test_files_of_ones_own_take_the_place_of_a_presets_data():
     with pytest.raises(ValueError, match="--dataset_name none"):
         train_translation.parse([numbers, "--train_file", "mine.jsonl"])
     data = train_translation.parse([numbers, "--train_file", "mine.jsonl", "--dataset_name", "none"])[4]
-    assert (data.dataset_name, data.train_file) == (None, "mine.jsonl")
+    assert (data.dataset_name, data.train_file) == (None, ["mine.jsonl"])
     stories = str(ROOT / "recipes" / "presets" / "stories" / "gpt1_mini.yaml")
     with pytest.raises(ValueError, match="--dataset_name none"):
         pretrain_gpt1.parse([stories, *FILES])
-    assert pretrain_gpt1.parse([stories, *FILES, "--dataset_name", "none"])[3].train_file == "train.txt"
+    assert pretrain_gpt1.parse([stories, *FILES, "--dataset_name", "none"])[3].train_file == ["train.txt"]
     with pytest.raises(ValueError, match="--task none"):
         finetune_gpt1.parse([glue, "--train_file", "mine.csv"])
     assert finetune_gpt1.parse([glue, "--train_file", "mine.csv", "--task", "none"])[1].names() == [None]

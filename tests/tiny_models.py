@@ -8,6 +8,7 @@ from transformers import (
     DataCollatorForLanguageModeling,
     DataCollatorForMultipleChoice,
     DataCollatorForSeq2Seq,
+    DataCollatorForTokenClassification,
     DataCollatorWithPadding,
     PreTrainedModel,
     PreTrainedTokenizerFast,
@@ -56,6 +57,7 @@ GPT1_SIZES = {
 }
 GPT1_HEADS = {
     "causal_lm": (gpt1.GPT1ForCausalLM, gpt1.GPT1Config, GPT1_SIZES),
+    "masked_lm": (gpt1.GPT1ForMaskedLM, gpt1.GPT1Config, {**GPT1_SIZES, "attention": "bidirectional"}),
     "classification": (gpt1.GPT1ForSequenceClassification, gpt1.GPT1Config, GPT1_SIZES),
     "multiple_choice": (gpt1.GPT1ForMultipleChoice, gpt1.GPT1Config, GPT1_SIZES),
 }
@@ -86,6 +88,9 @@ def tiny_examples(name: str, count: int = 8) -> list[dict]:
         return [{"input_ids": row(2 + i % 5, i), "labels": row(2 + i % 4 + i // 4, 50 + i)} for i in range(count)]
     if name == "causal_lm":
         return [{"input_ids": row(3 + i, i)} for i in range(count)]
+    if name == "masked_lm":  # of every row, the second token is predicted
+        rows = [row(3 + i, i) for i in range(count)]
+        return [{"input_ids": [ids[0], 0, *ids[2:]], "labels": [-100, ids[1], *[-100] * len(ids[2:])]} for ids in rows]
     if name == "classification":
         return [{"input_ids": row(3 + i, i), "label": i % 3} for i in range(count)]
     return [{"input_ids": [row(3 + i, i), row(4 + i % 3, 70 + i)], "label": i % 2} for i in range(count)]
@@ -98,6 +103,8 @@ def tiny_collator(name: str, model: PreTrainedModel | None = None):
         return DataCollatorForSeq2Seq(tokenizer, model=model)
     if name == "causal_lm":
         return DataCollatorForLanguageModeling(tokenizer, mlm=False)
+    if name == "masked_lm":
+        return DataCollatorForTokenClassification(tokenizer)
     return (DataCollatorWithPadding if name == "classification" else DataCollatorForMultipleChoice)(tokenizer)
 
 

@@ -201,7 +201,9 @@ class _Pipe:
         return bool(self._bytes)
 
 
-def groups_of_lines(source: str | Path | None, largest: int, wait: float = 0.1) -> Iterator[list[str]]:
+def groups_of_lines(
+    source: str | Path | None, largest: int, wait: float = 0.1, place: FilePlace | None = None
+) -> Iterator[list[str]]:
     """Yields the lines of a text file or, for None, of standard input, without their line ends, in lists.
 
     Only one list is in memory at a time. Lines that come from a pipe one by one are given when no other one has come
@@ -211,26 +213,27 @@ def groups_of_lines(source: str | Path | None, largest: int, wait: float = 0.1) 
         source: a file; None for standard input.
         largest: number of lines of a list, except the last one and those of a pipe.
         wait: seconds.
+        place: where to begin in a file; while a list is used, it is behind the list's last line.
 
     Raises:
         ValueError: if the file is missing, empty or not UTF-8; the message has the line and the offset.
     """
+    place = place or FilePlace()
     pipe = None
     if source is None and sys.stdin is not None:
         with contextlib.suppress(OSError, AttributeError):  # a stream in memory has no descriptor
             pipe = _Pipe(sys.stdin.fileno())
-    numbered = numbered_lines(source) if pipe is None else _decode(pipe, "standard input", FilePlace())
+    numbered = numbered_lines(source, place) if pipe is None else _decode(pipe, "standard input", FilePlace())
     lines = (without_line_end(line) for _, line in numbered)
-    is_empty = True
     for line in lines:
-        is_empty, group = False, [line]
+        group = [line]
         while len(group) < largest and (pipe is None or pipe.has_line(wait)):
             more = list(itertools.islice(lines, 1 if pipe else largest - 1))
             if not more:
                 break
             group += more
         yield group
-    if is_empty and source is not None:
+    if place.line == 0 and source is not None:
         raise ValueError(f"{source} is empty.")
 
 

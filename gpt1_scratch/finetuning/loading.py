@@ -52,6 +52,18 @@ class TaskSplit:
     def __len__(self) -> int:
         return len(self.texts)
 
+    def spread(self, count: int) -> "TaskSplit":
+        """Returns `count` examples at even distances, or all if there are fewer.
+
+        The first ones might be all of one class, in a file that is sorted by class.
+        """
+        if count >= len(self):
+            return self
+        rows = [place * len(self) // count for place in range(count)]
+        labels = None if self.labels is None else [self.labels[row] for row in rows]
+        note = f"of {len(self):,}, at even distances"
+        return TaskSplit([self.texts[row] for row in rows], labels, (note, *self.notes))
+
 
 def load_task(
     name: str | None = None,
@@ -362,8 +374,8 @@ def _texts_in(task: Task, table: Table) -> tuple[list[tuple[str, ...]], dict[str
         for index, value in enumerate(values):
             if value is not None and not isinstance(value, str):
                 raise ValueError(
-                    f"{table.where}: the column {name!r} holds {type(value).__name__} in {name_rows([index])}; it "
-                    "must be text."
+                    f"{table.where}: the column {name!r} holds {type(value).__name__} in "
+                    f"{name_rows([table.first + index])}; it must be text."
                 )
         columns[name] = [value or "" for value in values]
     empty = {}
@@ -387,7 +399,7 @@ def _check_lists(task: Task, table: Table, values: Sequence[Any]) -> None:
         if not isinstance(row, list) or len(row) != len(task.labels) or not all(isinstance(x, str) for x in row):
             raise ValueError(
                 f"{table.where}: {task.choices[0]} must be a list of {len(task.labels)} texts, but it is not in "
-                f"{name_rows([index])}."
+                f"{name_rows([table.first + index])}."
             )
 
 

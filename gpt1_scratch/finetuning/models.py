@@ -12,6 +12,7 @@ from transformers import AutoConfig, AutoTokenizer, OpenAIGPTConfig, PreTrainedM
 from ..configuration_gpt1 import GPT1Config
 from ..modeling_gpt1 import GPT1ForCausalLM, GPT1Model
 from ..modeling_gpt1_heads import GPT1ForMultipleChoice, GPT1ForSequenceClassification
+from ..modeling_gpt1_masked import GPT1ForMaskedLM
 from ..pretraining.convert_openai_gpt import find_checkpoint, from_openai_gpt, read_weights
 from ..tokenization import WORD_END, add_task_template, published_tokenizer
 from .tasks import Task, config_of_task
@@ -24,14 +25,16 @@ def load_pretrained(name: str, revision: str | None = None) -> tuple[GPT1Model, 
 
 
 def load_with_tokenizer(
-    model_class: type[GPT1Model] | type[GPT1ForCausalLM], name: str, revision: str | None = None
+    model_class: type[GPT1Model] | type[GPT1ForCausalLM] | type[GPT1ForMaskedLM],
+    name: str,
+    revision: str | None = None,
 ) -> tuple[Any, PreTrainedTokenizerFast]:
     """Loads a pre-trained GPT-1 in float32 and its tokenizer.
 
     The tokenizer's `model_max_length` is set to the model's number of positions, so `truncation=True` cuts to it.
 
     Args:
-        model_class: the backbone alone, or the language model.
+        model_class: the backbone alone, or a language model.
         name: folder or Hub id of a GPT-1, with or without a head, or of an `openai-gpt` checkpoint to be converted.
         revision: a branch, tag or commit on the Hub.
 

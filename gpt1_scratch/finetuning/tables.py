@@ -1,11 +1,12 @@
 """Reads labelled text from files into columns, with errors that name the file and the line."""
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..data.text_lines import file_extension
+from ..data.text_lines import FilePlace, file_extension
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -20,10 +21,12 @@ class Table:
     Attributes:
         where: the file or data set that they come from, for error messages.
         columns: the columns by name; a `Dataset` reads a column when it is used.
+        first: number of rows of the file before these.
     """
 
     where: str
     columns: "dict[str, list[Any]] | Dataset"
+    first: int = 0
 
     @property
     def names(self) -> list[str]:
@@ -81,3 +84,43 @@ def read_table(path: str | Path) -> Table:
     rows = [row for _, row in table_rows(path)]
     names = dict.fromkeys(name for row in rows for name in row)
     return Table(str(path), {name: [row.get(name) for row in rows] for name in names})
+
+
+def groups_of_rows(
+    path: str | Path, largest: int, columns: Sequence[str], first: int = 0, place: FilePlace | None = None
+) -> Iterator[Table]:
+    """Yields the rows of a table group by group, so that memory does not grow with a file (see `read_table`).
+
+    Only a JSON list is read as a whole.
+
+    Args:
+        path: the file.
+        largest: largest number of rows of a group.
+        columns: columns that later rows of JSON may lack if earlier ones have them; their value is None there.
+        first: number of rows before those that are read.
+        place: where to begin in the file; while a group is used, it is behind the group's last row.
+
+    Raises:
+        ValueError: as of `read_table`.
+    """
+    place = place or FilePlace()
+    if file_extension(path) == ".parquet":
+        # These imports take a second, and lines of text do not need them.
+        from datasets import Dataset
+        from datasets.table import InMemoryTable
+
+        from ..data.readers import parquet_tables
+
+        for rows in parquet_tables(path, places=[place]):
+            yield Table(str(path), Dataset(InMemoryTable(rows)), first)
+            first += len(rows)
+        return
+    from ..data.readers import table_rows
+
+    numbered = table_rows(path, place)
+    while group := [row for _, row in itertools.islice(numbered, largest)]:
+        names = dict.fromkeys(name for row in group for name in row)
+        if first:
+            names |= dict.fromkeys(columns)
+        yield Table(str(path), {name: [row.get(name) for row in group] for name in names}, first)
+        first += len(group)

@@ -265,6 +265,11 @@ class PartlyCutBlocks(torch.utils.data.Dataset):
         return {"input_ids": np.resize(passage, int(self.lengths[index, 0]))}
 
 
+def count_tokens(tokenized: Dataset) -> int:
+    """Returns the number of tokens of the texts that `tokenize_texts` returned."""
+    return int(_offsets(tokenized)[-1])
+
+
 def _offsets(tokenized: Dataset) -> np.ndarray:
     """Returns the (rows + 1,) positions in the corpus at which the tokens of each row begin."""
     lengths = [0]

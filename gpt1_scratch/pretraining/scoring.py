@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
+from ..bidirectional_attention import refuse_bidirectional
 from ..data.visible_text import has_visible_text
 
 
@@ -69,8 +70,9 @@ def score_texts(
         N scores, in the order of the texts.
 
     Raises:
-        ValueError: if `stride` is not in its range.
+        ValueError: if `stride` is not in its range, or the model has bidirectional attention.
     """
+    refuse_bidirectional(model.config)
     positions = model.config.max_position_embeddings
     stride = positions // 2 if stride is None else stride
     if not 1 <= stride < positions:

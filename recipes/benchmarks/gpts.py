@@ -83,7 +83,7 @@ def model_flops_utilization(work: Workload, result: dict[str, Any]) -> float:
     from accelerate import Accelerator
 
     from papers_to_gpt.engine.reporting import measure_matrix_peak
-    from papers_to_gpt.gpt1.pretraining import training_flops_per_token
+    from papers_to_gpt.gpt1.objectives import training_flops_per_token
 
     with torch.device("meta"):
         flops_per_token = training_flops_per_token(gpt(work, "ours"), work.context)

@@ -63,7 +63,7 @@ def run_recipe(
     from papers_to_gpt.engine.training import TrainingLoop
     from papers_to_gpt.settings.training import OptimizationSettings
     from papers_to_gpt.settings.translation import DataSettings, TranslationTraining
-    from papers_to_gpt.translation.training import training_batches
+    from papers_to_gpt.translation.training_data import training_batches
     from seq2seq_scratch.tokenization import load_tokenizers, save_tokenizers
 
     training = TranslationTraining(
@@ -83,7 +83,7 @@ def run_recipe(
     tokenizers = load_tokenizers(folder)
     model = AutoModelForSeq2SeqLM.from_config(make_config(work, len(tokenizers[0])))
     data = DataSettings(max_tokens_per_batch=work.max_tokens_per_batch)
-    batches = training_batches(load_from_disk(folder / "train"), tokenizers, 0.0, data, training, accelerator)
+    batches = training_batches([load_from_disk(folder / "train")], None, tokenizers, 0.0, data, training, accelerator)
 
     def evaluate(model: nn.Module) -> dict[str, float]:
         # The loop calls this once, after the last update. It reads no further batch, so the clock stops here.

@@ -86,7 +86,7 @@ def continue_text(
         elif len(ids) == positions:
             ended = f"The model reads at most {positions} tokens."
         elif len(ids) == last:
-            ended = f"{max_new_tokens} tokens are written."
+            ended = "The chosen length is reached."
         yield Continuation(text, len(ids) - start, next_tokens, ended)
         if ended:
             return

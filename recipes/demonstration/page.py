@@ -38,13 +38,13 @@ HEAD = (
     "blob:; connect-src 'self'; form-action 'self'\">"
 )
 CSS = """
-.gradio-container { max-width: 1180px !important; }
+.gradio-container { max-width: 1180px !important; margin: 0 auto !important; }
 .comparison table { width: 100%; border-collapse: collapse; }
 .comparison th, .comparison td { text-align: left; padding: 0.4rem 0.7rem; vertical-align: top;
   border-bottom: 1px solid var(--border-color-primary); }
 .comparison td.number, .comparison th.number { text-align: right; white-space: nowrap;
   font-variant-numeric: tabular-nums; }
-.note { color: var(--body-text-color-subdued); min-height: 1.5em; }
+.note { opacity: 0.75; min-height: 1.5em; }
 .answer { font-size: 1.4rem; font-weight: 600; }
 """
 
@@ -131,7 +131,7 @@ def _translation_tab(page: "gradio.Blocks", store: ModelStore, settings: Demonst
             )
             said = gr.HTML(note(), elem_id="translation-note")
         with gr.Column(scale=3):
-            picture = gr.Plot(label="Attention", format="png", elem_id="alignment")
+            picture = gr.Plot(label="Attention", show_label=False, format="png", elem_id="alignment")
     about.render()
 
     def answer(name: str, sentence: str) -> tuple[str, str, Any]:
@@ -226,7 +226,7 @@ def _continuation_tab(page: "gradio.Blocks", store: ModelStore, settings: Demons
                 show_heading=False,
                 elem_id="next-tokens",
             )
-    picture = gr.Plot(label="Probability of each token", format="png", elem_id="probabilities")
+    picture = gr.Plot(label="Probability of each token", show_label=False, format="png", elem_id="probabilities")
     about.render()
 
     def answer(name: str, prompt: str, length: float, temperature: float) -> Iterator[tuple[Any, ...]]:

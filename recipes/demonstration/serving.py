@@ -50,7 +50,7 @@ def run(settings: DemonstrationSettings) -> None:
         page.launch(
             server_name=f"[{settings.host}]" if ":" in settings.host else settings.host,
             server_port=settings.port,
-            theme=gr.themes.Default(**fonts),  # fonts of the user's system, which need no download
+            theme=gr.themes.Default(primary_hue="blue", **fonts),  # fonts of the user's system, which need no download
             css=CSS,
             head=HEAD,
             share=False,

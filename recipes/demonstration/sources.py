@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from papers_to_gpt.demonstration.finding import FoundModel
+from papers_to_gpt.engine.checkpointing import CHECKPOINT_PREFIX
 from papers_to_gpt.engine.model_folder import CLASSIFIER
 from papers_to_gpt.publishing.cards import describe_model
 from papers_to_gpt.publishing.data_sources import describe_training_data
@@ -18,8 +19,10 @@ def describe(found: FoundModel) -> str:
     parts = [f"**{card.title}** (`{found.name}`{size}).", *_data(found.run, "Training data:", task)]
     start = _starting_model(found)
     if start is not None:
-        run = read_run(Path(start))
-        parts += _data(run, f"It started from `{without_folders(start)}`, whose training data are:")
+        run, name = read_run(Path(start)), without_folders(start)
+        if name.startswith(CHECKPOINT_PREFIX):
+            name = f"{Path(start).parent.name}/{name}"
+        parts += _data(run, f"It started from `{name}`, whose training data are:")
     if found.kind is not CLASSIFIER:  # the limits of classifiers are those of their task
         parts.append(card.limits[0])
     return " ".join(parts)

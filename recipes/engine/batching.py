@@ -100,6 +100,8 @@ class LengthBucketBatches:
         lengths: number of tokens of each example, (examples, sides). For a data set that changes from epoch to epoch,
             a function from the epoch (from 0) to them, which is called before the epoch's examples are read.
         collate: function from examples to a batch of tensors.
+        rows: function from the epoch to the indices of the examples that it reads, some of them several times (see
+            `engine/mixture.py`). Default: every example once.
         max_tokens_per_batch, max_rows_per_batch: limits of a batch (see `cut_into_batches`).
         seed: seed of the order.
         process_index, num_processes: this process and their number.
@@ -112,6 +114,7 @@ class LengthBucketBatches:
         lengths: np.ndarray | Callable[[int], np.ndarray],
         collate: Collate,
         *,
+        rows: Callable[[int], np.ndarray] | None = None,
         max_tokens_per_batch: int | None = None,
         max_rows_per_batch: int | None = None,
         seed: int,
@@ -121,7 +124,7 @@ class LengthBucketBatches:
     ):
         self.dataset, self.lengths, self.collate = dataset, lengths, collate
         self.limits = {"max_tokens_per_batch": max_tokens_per_batch, "max_rows_per_batch": max_rows_per_batch}
-        self.seed, self.num_workers = seed, num_workers
+        self.rows, self.seed, self.num_workers = rows, seed, num_workers
         self.process_index, self.num_processes = process_index, num_processes
 
     def updates_per_epoch(self, batches_per_update: int) -> int:
@@ -131,8 +134,13 @@ class LengthBucketBatches:
     def _rows_of_batches(self, epoch: int) -> list[list[int]]:
         """Returns the examples of all batches of an epoch, for all processes."""
         lengths = self.lengths(epoch) if callable(self.lengths) else self.lengths
+        rows = None if self.rows is None else self.rows(epoch)
+        if rows is not None:
+            lengths = lengths[rows]
         generator = np.random.default_rng([self.seed, epoch])
         batches = cut_into_batches(lengths, order_by_length(lengths, generator), **self.limits)
+        if rows is not None:
+            batches = [rows[batch] for batch in batches]
         return [batches[index].tolist() for index in generator.permutation(len(batches))]
 
     def state_dict(self) -> None:
@@ -191,22 +199,32 @@ def share_of_update(batches: Sequence[Item], process_index: int, num_processes: 
 
 
 def naming_lost_workers(loader: Iterable[Batch]) -> Iterator[Batch]:
-    """Iterates over a DataLoader, and turns the loss of one of its workers into an error that says what to do.
+    """Iterates over a DataLoader, and turns the loss of one of its workers into an error that names it.
 
     Raises:
         OSError: if a worker ends or gives no batch for `WORKER_TIMEOUT_SECONDS`.
     """
+    iterator = iter(loader)
     try:
-        yield from loader
+        yield from iterator
     except RuntimeError as error:
         if "DataLoader" not in str(error):
             raise
         reason = " ".join(str(error).split()).rstrip(".")
+        if "timed out" in reason and (names := _names_of_late_workers(iterator)):
+            reason += f", waiting for {names}"
         raise OSError(
             f"A process that prepares batches (dataloader_num_workers) ended or hangs: {reason}. The machine may be "
             "short of memory. Lower dataloader_num_workers, then run the command again, without "
             "--overwrite_output_dir, to continue."
         ) from error
+
+
+def _names_of_late_workers(iterator: Iterator[Batch]) -> str:
+    """Returns the workers that a DataLoader's iterator waits for, by its own list of tasks; empty if it has none."""
+    tasks, workers = getattr(iterator, "_task_info", {}), getattr(iterator, "_workers", ())
+    late = sorted({worker for worker, *batch in tasks.values() if not batch})
+    return " and ".join(f"worker {worker} (pid {workers[worker].pid})" for worker in late)
 
 
 def batches_for_evaluation(

@@ -43,6 +43,7 @@ from papers_to_gpt.engine.durable_files import (
 from papers_to_gpt.engine.manifest import write_manifest
 from papers_to_gpt.engine.model_folder import WEIGHT_SHARES
 from papers_to_gpt.engine.optimizer_files import TENSOR_SHARES, pack_optimizer, write_moments, write_structure
+from papers_to_gpt.engine.process_watch import note_progress
 from papers_to_gpt.engine.shares import own_tensors, write_shares
 
 
@@ -125,6 +126,7 @@ class CheckpointWriter:
             WriteError: on every process, if this checkpoint cannot be written, or one before that a thread wrote.
         """
         self.wait()
+        note_progress("writing a checkpoint", progress.update)
         name = f"{CHECKPOINT_PREFIX if scheduled else RECOVERY_PREFIX}{progress.update}"
         if self.accelerator.is_main_process or self.group:
             moments, structure = pack_optimizer(self.optimizer, self.model)
@@ -152,7 +154,9 @@ class CheckpointWriter:
         Raises:
             WriteError: on every process, if it could not be written.
         """
+        note_progress("writing a checkpoint")
         self.join()
+        note_progress("writing a checkpoint")
         failure, self._failure = self._failure, None
         messages = [None if failure is None else str(failure)]
         broadcast_object_list(messages)

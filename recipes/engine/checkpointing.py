@@ -27,6 +27,7 @@ and text only.
 import contextlib
 import json
 import pickle
+import shutil
 import types
 import typing
 import zipfile
@@ -40,7 +41,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from papers_to_gpt.engine.durable_files import files_written_aside
+from papers_to_gpt.engine.durable_files import durable_folder, files_written_aside
 from papers_to_gpt.engine.manifest import damaged_files
 from papers_to_gpt.engine.model_folder import WEIGHT_SHARES
 from papers_to_gpt.engine.optimizer_files import (
@@ -431,3 +432,46 @@ def consolidate(checkpoint: Path) -> None:
         ValueError: if a share is missing or cannot be read.
     """
     save_file(read_shares(checkpoint / WEIGHT_SHARES), checkpoint / WEIGHTS_FILE, metadata=FORMAT)
+
+
+def write_whole_model(checkpoint: Path, target: Path) -> None:
+    """Writes the model of a checkpoint whose weights lie in shares to a folder that `from_pretrained` loads.
+
+    The folder holds what the run would have saved at this update if it had not been sharded, without the state of
+    training. It takes its name when all of it is on the disk.
+
+    Args:
+        checkpoint: the folder of the checkpoint, which stays as it is. Its weights must fit into memory as a whole.
+        target: the folder to write; it must be new or empty, and not in the checkpoint.
+
+    Raises:
+        ValueError: if the checkpoint is damaged or has its weights as a whole, or the target holds something.
+        WriteError: if the disk does not take it.
+    """
+    if not (checkpoint / WEIGHT_SHARES).is_dir():
+        raise ValueError(
+            f"consolidate_to is {target}, but {checkpoint} has no shares of weights ({WEIGHT_SHARES}), as the "
+            "checkpoint of an FSDP2 run has. Use it as it is, without consolidate_to."
+        )
+    if (checkpoint / WEIGHTS_FILE).is_file():
+        raise ValueError(
+            f"consolidate_to is {target}, but {checkpoint} also holds its weights as a whole, in {WEIGHTS_FILE}. Use "
+            "it as it is, without consolidate_to."
+        )
+    if target.exists() and (not target.is_dir() or any(target.iterdir())):
+        raise ValueError(f"consolidate_to is {target}, which exists. Name a new folder.")
+    if target.resolve().is_relative_to(checkpoint.resolve()):
+        raise ValueError(f"consolidate_to is {target}, which is in the checkpoint itself. Name a folder beside it.")
+    problems = damaged_files(checkpoint, checkpoint / TRAINING_STATE / MANIFEST_FILE, _required_files(checkpoint))
+    # A model does not need the state of the optimizer.
+    problems = [problem for problem in problems if not problem.startswith(f"{TRAINING_STATE}/{TENSOR_SHARES}")]
+    if problems:
+        raise ValueError(
+            f"{checkpoint} cannot become a model: {'; '.join(problems)}. Copy it again, or take another checkpoint."
+        )
+    weights = read_shares(checkpoint / WEIGHT_SHARES)
+    with durable_folder(target, then="run the command again") as folder:
+        shutil.copytree(
+            checkpoint, folder, dirs_exist_ok=True, ignore=lambda _, names: {TRAINING_STATE}.intersection(names)
+        )
+        save_file(weights, folder / WEIGHTS_FILE, metadata=FORMAT)

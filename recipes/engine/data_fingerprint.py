@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet
-from datasets import Dataset
 
 END_SIZE = 64 * 1024  # bytes of each end
 ROWS_OF_END = 20
@@ -23,11 +22,13 @@ LARGEST_TO_COUNT = 256 * 2**20
 Fingerprint = str
 
 
-def fingerprint_files(name: str | None, endings: Sequence[str] = (), within: Iterable[str] = ()) -> Fingerprint | None:
+def fingerprint_files(
+    name: str | Sequence[str] | None, endings: Sequence[str] = (), within: Iterable[str] = ()
+) -> Fingerprint | None:
     """Returns the fingerprint of what a setting names: a file, a folder, or text files with a common prefix.
 
     Args:
-        name: the value of the setting.
+        name: the value of the setting. Several names give their fingerprints joined, in their order.
         endings: the endings of text files, such as languages, which follow `name` and a dot.
         within: patterns of the files that count if `name` is a folder; all files if empty.
 
@@ -36,6 +37,9 @@ def fingerprint_files(name: str | None, endings: Sequence[str] = (), within: Ite
     """
     if name is None:
         return None
+    if not isinstance(name, str):
+        several = [fingerprint_files(each, endings, within) for each in name]
+        return None if None in several or not several else " + ".join(several)
     path = Path(name)
     if path.is_dir():
         found = [file for pattern in (list(within) or ["**/*"]) for file in path.glob(pattern)]
@@ -61,6 +65,9 @@ def fingerprint_files(name: str | None, endings: Sequence[str] = (), within: Ite
 
 def fingerprint_rows(splits: Mapping[str, Any]) -> Fingerprint:
     """Returns the fingerprint of loaded splits, for data that is not in local files. Streams are ignored."""
+    # A second to import, which a translation, whose input is a file, does not need.
+    from datasets import Dataset
+
     held = {name: split for name, split in sorted(splits.items()) if isinstance(split, Dataset)}
     digest = hashlib.blake2b(digest_size=8)
     for split in held.values():

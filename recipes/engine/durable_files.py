@@ -37,6 +37,9 @@ REMEDIES = {
 }
 
 
+RESUME = "start the run again, without --overwrite_output_dir, to resume from its last checkpoint"
+
+
 class WriteError(ValueError):
     """A file could not be written. What had been written before under its name is still there."""
 
@@ -81,25 +84,26 @@ def append_line(path: str | os.PathLike, line: str) -> None:
 
 
 @contextlib.contextmanager
-def _written_aside(partial: Path, shown_as: Path) -> Iterator[None]:
+def _written_aside(partial: Path, shown_as: Path, then: str = RESUME) -> Iterator[None]:
     """Makes an empty folder for a block to write to, and flushes it when the block ends without an error."""
-    with naming_failed_writes(shown_as):
+    with naming_failed_writes(shown_as, then=then):
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
-    with naming_failed_writes(partial, shown_as=shown_as):
+    with naming_failed_writes(partial, shown_as=shown_as, then=then):
         yield
         _share_weights(partial)
         flush_tree(partial)
 
 
 @contextlib.contextmanager
-def durable_folder(final: str | os.PathLike) -> Iterator[Path]:
+def durable_folder(final: str | os.PathLike, then: str = RESUME) -> Iterator[Path]:
     """Gives a folder to write to, which has its final name, and is on the disk, when the block ends without an error.
 
     A folder that had the name is removed after the new one has taken its place.
 
     Args:
         final: the folder's final name. While it is written, the folder lies beside it as `partial-NAME`.
+        then: see `naming_failed_writes`.
 
     Raises:
         WriteError: if the folder cannot be written; what was written of it is removed, which frees the space.
@@ -107,9 +111,9 @@ def durable_folder(final: str | os.PathLike) -> Iterator[Path]:
     final = Path(final)
     partial, replaced = final.with_name(PARTIAL_FOLDER + final.name), final.with_name(REPLACED_FOLDER + final.name)
     try:
-        with _written_aside(partial, final):
+        with _written_aside(partial, final, then):
             yield partial
-        with naming_failed_writes(final):
+        with naming_failed_writes(final, then=then):
             if final.exists():
                 shutil.rmtree(replaced, ignore_errors=True)
                 final.rename(replaced)
@@ -206,12 +210,15 @@ def _share_weights(folder: Path) -> None:
 
 
 @contextlib.contextmanager
-def naming_failed_writes(path: str | os.PathLike, shown_as: str | os.PathLike | None = None) -> Iterator[None]:
+def naming_failed_writes(
+    path: str | os.PathLike, shown_as: str | os.PathLike | None = None, then: str = RESUME
+) -> Iterator[None]:
     """Turns an error that a full or read-only disk causes in any library into a `WriteError` that names the file.
 
     Args:
         path: the file that the block writes, or the folder whose files it writes.
         shown_as: the name that `path` gets when it is complete, for the message. Default: `path`.
+        then: what the message says to do once the cause is removed.
     """
     try:
         yield
@@ -225,10 +232,7 @@ def naming_failed_writes(path: str | os.PathLike, shown_as: str | os.PathLike | 
         if shown_as is not None and file.is_relative_to(path):
             file = Path(shown_as) / file.relative_to(path)
         remedy = REMEDIES.get(number, "Repair the disk")
-        raise WriteError(
-            f"{file} could not be written: {os.strerror(number)}. {remedy}; then start the run again, without "
-            "--overwrite_output_dir, to resume from its last checkpoint."
-        ) from error
+        raise WriteError(f"{file} could not be written: {os.strerror(number)}. {remedy}; then {then}.") from error
 
 
 def error_number(error: BaseException) -> int | None:

@@ -15,6 +15,7 @@ from transformers import PreTrainedModel
 
 from papers_to_gpt.engine.batching import Batch
 from papers_to_gpt.engine.log_window import TokenCounts, count_tokens
+from papers_to_gpt.engine.process_watch import note_progress
 from papers_to_gpt.engine.stopping import StopRequested, interruptible
 from papers_to_gpt.settings.training import check_metric
 
@@ -28,6 +29,7 @@ def evaluate_loss(
     *,
     count_tokens: Callable[[Batch], TokenCounts] = count_tokens,
     loss_arguments: dict[str, Any] | None = None,
+    count_correct: Callable[[Batch, Any], torch.Tensor] | None = None,
 ) -> dict[str, float]:
     """Computes the loss in nats per target token, without label smoothing, and its perplexity.
 
@@ -37,31 +39,39 @@ def evaluate_loss(
         batches: this process's share of the data; all processes together must hold every example once.
         count_tokens: function that counts a batch. Override it for a loss that does not predict every label.
         loss_arguments: further arguments of the model's forward.
+        count_correct: function from a batch and the model's outputs to the number of target tokens that are predicted
+            right, (). Default: they are not counted.
 
     Returns:
-        `loss` and `perplexity`, the same on every process.
+        `loss` and `perplexity`, and `accuracy` with `count_correct`, the same on every process.
 
     Raises:
         StopRequested: on every process, if one of them was asked to stop.
     """
-    # The sums are divided once at the end, because batches have different numbers of tokens. The third one counts the
+    # The sums are divided once at the end, because batches have different numbers of tokens. The last one counts the
     # processes that were asked to stop.
     dtype = torch.float64 if accelerator.device.type in ("cpu", "cuda") else torch.float32
-    sums = torch.zeros(3, dtype=dtype, device=accelerator.device)
+    sums = torch.zeros(4, dtype=dtype, device=accelerator.device)
+    note_progress("in an evaluation")
     try:
         with interruptible():
             for batch in batches:
                 targets = count_tokens(batch).target_tokens
                 batch = {name: tensor.to(accelerator.device) for name, tensor in batch.items()}
-                sums[0] += model(**batch, num_items_in_batch=1, **(loss_arguments or {})).loss
+                outputs = model(**batch, num_items_in_batch=1, **(loss_arguments or {}))
+                sums[0] += outputs.loss
                 sums[1] += targets
+                if count_correct is not None:
+                    sums[2] += count_correct(batch, outputs)
     except StopRequested:
-        sums[2] = 1
-    loss, targets, stopped = accelerator.reduce(sums, "sum").tolist()
+        sums[3] = 1
+    note_progress("in an evaluation")
+    loss, targets, correct, stopped = accelerator.reduce(sums, "sum").tolist()
     if stopped:
         raise StopRequested
     mean = loss / targets
-    return {"loss": mean, "perplexity": math.exp(min(mean, 700.0))}
+    scores = {"loss": mean, "perplexity": math.exp(min(mean, 700.0))}
+    return scores if count_correct is None else scores | {"accuracy": correct / targets}
 
 
 def map_across_processes(
@@ -82,6 +92,7 @@ def map_across_processes(
     """
     index, processes = accelerator.process_index, accelerator.num_processes
     share = None
+    note_progress("in an evaluation")
     try:
         with interruptible():
             share = function(items[index::processes])
@@ -90,6 +101,7 @@ def map_across_processes(
             raise
     if processes == 1:
         return share
+    note_progress("in an evaluation")
     shares = gather_object([share])
     if None in shares:
         raise StopRequested

@@ -44,8 +44,9 @@ CLASSIFIER = Kind(
     ("ForSequenceClassification", "ForMultipleChoice"),
 )
 LANGUAGE_MODEL = Kind("a GPT-1 that continues text", "generate_text", ("gpt1",), ("ForCausalLM", "GPT1Model"))
+MASKED_MODEL = Kind("a GPT-1 that predicts masked tokens", "finetune_gpt1", ("gpt1",), ("ForMaskedLM",))
 OPENAI_GPT = Kind("a checkpoint of openai-gpt", "convert_openai_gpt", ("openai-gpt",))
-KINDS = (TRANSLATOR, CLASSIFIER, LANGUAGE_MODEL, OPENAI_GPT)
+KINDS = (TRANSLATOR, CLASSIFIER, LANGUAGE_MODEL, MASKED_MODEL, OPENAI_GPT)
 
 
 def _architecture(config: dict[str, Any]) -> str:
@@ -115,7 +116,7 @@ def check_folder(name: str, trust_remote_code: bool = False, kinds: tuple[Kind, 
         if (folder / other).is_file():
             read_json(folder / other)
     check_kind(config, name, kinds)
-    ours = any(kind.holds(config) for kind in (TRANSLATOR, CLASSIFIER, LANGUAGE_MODEL))
+    ours = any(kind.holds(config) for kind in (TRANSLATOR, CLASSIFIER, LANGUAGE_MODEL, MASKED_MODEL))
     if kinds and ours and not (folder / "tokenizer.json").is_file():
         raise ValueError(
             f"The folder {folder} has no tokenizer that can be loaded. Copy the tokenizer.json and "
@@ -130,10 +131,7 @@ def check_folder(name: str, trust_remote_code: bool = False, kinds: tuple[Kind, 
     weights = sorted(folder.glob("*.safetensors"))
     if not weights:
         if (folder / WEIGHT_SHARES).is_dir():
-            raise ValueError(
-                f"The folder {folder} is a checkpoint of an FSDP2 run, with the weights in one share of each process. "
-                "Use the output_dir of the run: when it ends, the best model is there as a whole."
-            )
+            raise ValueError(describe_shares(folder))
         pickles = sorted(file.name for file in folder.iterdir() if file.suffix in PICKLES)
         reason = (
             f" {', '.join(pickles)} is not read: loading a pickle runs the code in it. Ask its author for "
@@ -158,6 +156,15 @@ def describe_missing_config(folder: Path) -> str:
     return (
         f"The folder {folder} holds no model: config.json is not there{weights}. Give the output_dir of a finished "
         "run, or one of its checkpoints."
+    )
+
+
+def describe_shares(folder: Path) -> str:
+    """Returns the message about a folder whose weights lie in shares, with the command that makes a model of it."""
+    target = folder.with_name(f"{folder.name}-model")
+    return (
+        f"The folder {folder} is a checkpoint of an FSDP2 run, with the weights in one share of each process. Make a "
+        f"model of it: {command('share', folder, '--consolidate_to', target)}"
     )
 
 

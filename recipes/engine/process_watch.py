@@ -1,12 +1,17 @@
-"""Notices that another process of a run has ended or does not answer, says which, and stops this one.
+"""Notices that another process of a run has ended, does not answer or keeps the others waiting, and says which.
 
 A collective operation alone does not tell: gloo reports a closed connection without saying whose it is, and NCCL
 waits. So a thread of every process counts up in the store that the launcher keeps, and watches the count of the next
 process. Where an operation fails, the counts of all processes show which of them has stopped counting.
+
+A process that hangs, for instance on a disk that does not answer, still counts. So the training loop notes what it
+begins to do (`note_progress`), in the same order on every process, and the count carries it: the process with the
+fewest notes keeps the others waiting.
 """
 
 import contextlib
 import functools
+import json
 import os
 import signal
 import socket
@@ -14,6 +19,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import astuple, dataclass, replace
 from datetime import timedelta
 from typing import Any, TypeVar
 
@@ -29,6 +35,9 @@ BEATS_UNTIL_SILENT = 60
 # tracker, if it met the same error.
 BEATS_UNTIL_EXIT = 45
 STORE_TIMEOUT = timedelta(seconds=10)
+# The main process looks for one that keeps the others waiting at every tenth beat, and warns after five minutes.
+BEATS_BETWEEN_LOOKS = 10
+SECONDS_UNTIL_WARNING = 300
 # Preparing data keeps the other processes waiting for the main one, perhaps for hours. Later, the longest wait is for
 # the main process to write a checkpoint, or for a share of an evaluation.
 LIMIT_WHILE_PREPARING = timedelta(days=1)
@@ -44,6 +53,40 @@ def limit_waiting(accelerator: Accelerator, limit: timedelta) -> None:
         distributed.distributed_c10d._set_pg_timeout(limit)
 
 
+@dataclass(frozen=True)
+class Position:
+    """What a process has noted last.
+
+    Attributes:
+        notes: number of its notes.
+        activity: what it does, such as "reading batches".
+        update: the update that it is at; None before the first.
+        since: the process's clock (`time.monotonic`) at the note, in seconds; in a beat, the seconds since then.
+    """
+
+    notes: int = 0
+    activity: str = "preparing"
+    update: int | None = None
+    since: float = 0.0
+
+
+def note_progress(activity: str, update: int | None = None) -> None:
+    """Notes what this process begins to do, for the message if it keeps the others waiting.
+
+    Every process must make the same notes in the same order. One before a collective operation tells those that wait
+    from those that are waited for. Without `ProcessWatch`, as in a run of one process, nothing happens.
+
+    Args:
+        activity: in words that follow "has stood at update 3 for 5 seconds,".
+        update: the update that it is for. Default: that of the note before.
+    """
+    if (watch := ProcessWatch.current) is not None:
+        last = watch.position
+        watch.position = Position(
+            last.notes + 1, activity, last.update if update is None else update, time.monotonic()
+        )
+
+
 class ProcessWatch:
     """Counts up in the processes' store, and watches the next process of the run.
 
@@ -56,6 +99,8 @@ class ProcessWatch:
 
     def __init__(self, index: int, count: int, store: distributed.Store):
         self.index, self.count, self.store = index, count, store
+        self.position = Position(since=time.monotonic())
+        self._warned_of = -1
         self._ended = threading.Event()
         store.set_timeout(STORE_TIMEOUT)
         store.set(f"place/{index}", f"pid {os.getpid()} on {socket.gethostname()}")
@@ -102,28 +147,61 @@ class ProcessWatch:
             time.sleep(4 * BEAT_SECONDS)
             if self.store.check(["failure"]):
                 return self.store.get("failure").decode()
-            silent = [index for index, beat in self._beats().items() if beat == before[index] and index != self.index]
+            beats = self._beats()
+            silent = [index for index, beat in beats.items() if beat == before[index] and index != self.index]
             if silent:
                 return self.tell(self._describe(silent))
+            (behind, position), (earlier, was) = self._behind(beats), self._behind(before)
+            if behind and (behind, position.notes) == (earlier, was.notes):
+                return self.tell(f"{self._describe_behind(behind, position)} {HOW_TO_RESUME}")
         except RuntimeError:
             return f"The main process, or the launcher that started it, has ended. {HOW_TO_RESUME}"
+        where = self.position.activity
+        if self.position.update is not None:
+            where = f"at update {self.position.update}, {where}"
         return self.tell(
-            f"The {self.count} processes lost their connection, or one of them kept the others waiting for too long. "
-            f"{HOW_TO_RESUME}"
+            f"The {self.count} processes lost their connection, or one of them kept the others waiting for too long "
+            f"({where}). {HOW_TO_RESUME}"
         )
 
     def _describe(self, silent: list[int]) -> str:
+        do = "does" if len(silent) == 1 else "do"
+        return f"{self._subject(silent)} ended or {do} not answer. {HOW_TO_RESUME}"
+
+    def _describe_behind(self, behind: list[int], position: Position) -> str:
+        at = "" if position.update is None else f" at update {position.update}"
+        return (
+            f"{self._subject(behind)} stood{at} for {position.since:.0f} seconds, {position.activity}, while the "
+            "others wait."
+        )
+
+    def _subject(self, indices: list[int]) -> str:
+        """Returns the names of processes with "has" or "have", such as "Process 1 (pid 7 on host) of 2 has"."""
         names = []
-        for index in silent:
+        for index in indices:
             place = (
                 self.store.get(f"place/{index}").decode() if self.store.check([f"place/{index}"]) else "not started"
             )
             names.append(f"{index} ({place})")
-        has = "has" if len(silent) == 1 else "have"
-        return (
-            f"Process{'es' if len(silent) > 1 else ''} {', '.join(names)} of {self.count} {has} ended or "
-            f"{'does' if len(silent) == 1 else 'do'} not answer. {HOW_TO_RESUME}"
-        )
+        one = len(indices) == 1
+        return f"Process{'' if one else 'es'} {', '.join(names)} of {self.count} {'has' if one else 'have'}"
+
+    @staticmethod
+    def _behind(beats: dict[int, str]) -> tuple[list[int], Position]:
+        """Returns the processes that keep others waiting, by their beats, and where the first of them stands."""
+        positions = {index: Position(*json.loads(beat)[1]) for index, beat in beats.items() if beat not in ("", DONE)}
+        notes = {position.notes for position in positions.values()}
+        if len(notes) < 2:
+            return [], Position()
+        behind = [index for index, position in positions.items() if position.notes == min(notes)]
+        return behind, positions[behind[0]]
+
+    def _warn_of_waiting(self) -> None:
+        """Says once which process has kept the others waiting for `SECONDS_UNTIL_WARNING`."""
+        behind, position = self._behind(self._beats())
+        if behind and position.since >= SECONDS_UNTIL_WARNING and position.notes != self._warned_of:
+            self._warned_of = position.notes
+            print(f"warning: {self._describe_behind(behind, position)}", file=sys.stderr, flush=True)
 
     def _beats(self) -> dict[int, str]:
         """Returns the count of every process."""
@@ -137,10 +215,14 @@ class ProcessWatch:
         while not self._ended.wait(BEAT_SECONDS):
             own += 1
             try:
-                self.store.set(f"beat/{self.index}", str(own))
+                position = self.position  # read once: the main thread replaces it
+                position = replace(position, since=round(time.monotonic() - position.since))
+                self.store.set(f"beat/{self.index}", json.dumps([own, astuple(position)]))
                 beat = self.store.get(f"beat/{following}").decode() if self.store.check([f"beat/{following}"]) else ""
                 silent = 0 if beat != last or beat == DONE else silent + 1
                 last = beat
+                if self.index == 0 and own % BEATS_BETWEEN_LOOKS == 0:
+                    self._warn_of_waiting()
                 told += self.store.check(["failure"])
                 if silent >= BEATS_UNTIL_SILENT:
                     self.tell(self._describe([following]))

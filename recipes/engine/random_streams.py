@@ -4,7 +4,8 @@ Every batch seeds the generators from the seed of the run, the update and the ba
 dropout of a batch is the same whichever process computes it, however many processes there are, and whether or not the
 run was interrupted. No state of a generator has to be saved in a checkpoint.
 
-Evaluation has a stream of its own for each update. The order of the data has another one (`engine/batching.py`).
+Targets that are drawn at random, such as masked tokens, have a stream of their own for each batch, and evaluation one
+for each update. The order of the data has another one (`engine/batching.py`).
 """
 
 import hashlib

@@ -245,6 +245,26 @@ def tracked_config(output_dir: Path) -> dict[str, str | int | float | bool]:
     }
 
 
+def track_samples(accelerator: Accelerator, update: int, samples: Sequence[str]) -> None:
+    """Sends texts that a model wrote at an evaluation to the trackers that take text, as `eval/samples` in Markdown.
+
+    Without a tracker, as before a run starts and after its end, nothing is sent.
+
+    Args:
+        accelerator: has the trackers.
+        update: the update that the samples are from.
+        samples: the texts.
+    """
+    text = "\n\n----\n\n".join(sample.replace("\n", "\n\n") for sample in samples)
+    for tracker in accelerator.trackers:
+        if samples and tracker.name == "trackio":
+            from trackio import Markdown
+
+            tracker.log({"eval/samples": Markdown(text)}, step=update)
+        elif samples and tracker.name in ("tensorboard", "wandb"):
+            tracker.log({"eval/samples": text}, step=update)
+
+
 class Reporter:
     """Reports values on the console, in `train_log.jsonl` and to the trackers; only the main process reports.
 
@@ -330,6 +350,7 @@ class Reporter:
         # accelerator.end_training() would also destroy the process group, which the final evaluation still needs.
         for tracker in self.accelerator.trackers:
             tracker.finish()
+        self.accelerator.trackers = []  # a finished tracker takes no more samples
 
     @staticmethod
     def _short(value: float | int) -> str:

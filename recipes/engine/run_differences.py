@@ -20,7 +20,7 @@ LENGTH = ("max_steps", "num_train_epochs", "max_train_minutes", "early_stopping_
 FREE_ON_RESUME = frozenset(
     """output_dir overwrite_output_dir resume_from_checkpoint accept_changes skip_data_check max_steps
     num_train_epochs max_train_minutes logging_steps eval_steps save_steps save_minutes save_total_limit
-    background_checkpoints early_stopping_patience average_last_checkpoints stop_within_seconds
+    background_checkpoints early_stopping_patience average_last_checkpoints stop_within_seconds decode_every
     max_skipped_updates dataloader_num_workers report_to project run_name use_cpu push_to_hub hub_model_id
     hub_private_repo hub_strategy overwrite_hub_repo per_device_eval_batch_size num_samples sample_prompt_tokens
     sample_new_tokens temperature top_k""".split()
@@ -33,7 +33,7 @@ WORKERS = "dataloader_num_workers"
 # A checkpoint depends on these settings and cannot be resumed with other values.
 FIXED = frozenset(
     """optim gradient_accumulation_steps model_type tokenizer_type share_vocabulary lowercase vocab_size
-    decoder_vocab_size num_merges""".split()
+    decoder_vocab_size num_merges objective""".split()
 )
 # It also depends on the model's settings, which decide the names and shapes of weights, except those with these words.
 NOT_OF_SHAPES = ("dropout", "initializer", "forget_gate_bias")
@@ -120,16 +120,22 @@ def find_differences(
     before, now = record["settings"], flatten_settings(tuple(settings))
     earlier_data = record.get("data") or {}
     free = FREE_ON_RESUME.difference(LENGTH if is_series else ()) | {PRECISION}
-    defaults = {each.name: each.default for part in settings for each in dataclasses.fields(part)}
+    defaults = {
+        each.name: each.default if each.default_factory is dataclasses.MISSING else each.default_factory()
+        for part in settings
+        for each in dataclasses.fields(part)
+    }
     of_model = {
         each.name for part in settings if getattr(part, "group", None) == "model" for each in dataclasses.fields(part)
     }
     for name, value in now.items():
         was = before.get(name, value if defaults[name] is dataclasses.MISSING else defaults[name])
+        if isinstance(value, list) and not isinstance(was, list):  # of a version that took one value
+            was = [] if was is None else [was]
         if was == value or name in free:
             continue
         if name in data and name in earlier_data:
-            found.conditions.append(f"{name} was {was}, is {value}")
+            found.conditions.append(f"{name} was {_as_words(was)}, is {_as_words(value)}")
         else:
             found.settings[name] = (was, value)
             if name in FIXED or (name in of_model and not any(word in name for word in NOT_OF_SHAPES)):
@@ -170,6 +176,10 @@ def _version(library: str) -> str | None:
 
 def _precision(name: str | None) -> str:
     return "fp32" if name in (None, "no") else name
+
+
+def _as_words(value: Any) -> Any:
+    return " ".join(map(str, value)) if isinstance(value, list) else value
 
 
 def _on_command_line(value: Any) -> str:

@@ -2,7 +2,7 @@
 
     shards of the stream (files, or those of a data set on the Hub)
       -> split over the processes of the run and their workers: `ShardReader`
-      -> rows, prepared chunk by chunk (tokenised, packed) into examples
+      -> rows, prepared chunk by chunk (tokenised, packed) into examples; with weights, each corpus in its share
       -> windows of examples, sorted by length and cut into batches: `ReaderBatches`
       -> the updates of a run: `StreamBatches`
 
@@ -11,18 +11,14 @@ reader is small: the place in its shard where the present window begins, and the
 """
 
 import itertools
-import lzma
 import sys
-import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import pyarrow
 import torch
 from datasets import IterableDataset
-from datasets.exceptions import DatasetGenerationError
 from torch.utils.data import DataLoader, get_worker_info
 from tqdm import tqdm
 
@@ -36,123 +32,11 @@ from papers_to_gpt.engine.batching import (
     order_by_length,
     share_of_update,
 )
-
-Columns = dict[str, list[Any]]
-Example = Mapping[str, Any]
-# From the columns of some rows, and what the rows before left over (None at first), to examples and what is left over.
-Prepare = Callable[[Columns, Any], tuple[list[Example], Any]]
-
-# What reading a damaged file raises. A lost connection is no damage, see `ShardReader`.
-DAMAGES = (ValueError, OSError, EOFError, lzma.LZMAError, zlib.error, pyarrow.ArrowException, DatasetGenerationError)
+from papers_to_gpt.engine.mixture import corpora_in_results, describe_shares
+from papers_to_gpt.engine.shard_reader import Shards
+from papers_to_gpt.engine.stream_examples import Example, MixedStream, Prepare, Stream, WholeStream
 
 BROKEN_SHARDS_NAMED = 3
-
-
-class ShardReader:
-    """Reads one reader's share of the shards, chunk by chunk.
-
-    Of `count` readers each reads every `count`-th shard. The shards that are left over, or all of them if there are
-    fewer shards than readers, are split by row: all readers read them, and each keeps every `count`-th row.
-
-    Args:
-        rows: the stream.
-        order: indices of the shards in the order of the epoch.
-        index, count: this reader and their number.
-        chunk_size: number of rows that are read at a time.
-        skip_broken_shards: continues with the next shard where one cannot be read.
-        position: from `position` of another reader of the same shards; None begins at the beginning.
-
-    Attributes:
-        broken: for each shard that was skipped so far, its index and what is wrong with it.
-    """
-
-    def __init__(
-        self,
-        rows: IterableDataset,
-        order: Sequence[int],
-        index: int,
-        count: int,
-        *,
-        chunk_size: int,
-        skip_broken_shards: bool = False,
-        position: Mapping[str, Any] | None = None,
-    ):
-        self.rows, self.index, self.count = rows, index, count
-        self.chunk_size, self.skip_broken_shards = chunk_size, skip_broken_shards
-        split = len(order) - len(order) % count
-        self.shards = [*order[:split][index::count], *order[split:]]
-        self.own = split // count
-        position = position or {"shard": 0, "row": 0, "inside": None, "broken": []}
-        self.shard, self.row, self.inside = position["shard"], position["row"], position["inside"]
-        self.broken: list[tuple[int, str]] = [(shard, what) for shard, what in position["broken"]]
-
-    def position(self) -> dict[str, Any]:
-        """Returns the position behind the last chunk: the shard, the row in it and the library's own state of it."""
-        return {"shard": self.shard, "row": self.row, "inside": self.inside, "broken": [*self.broken]}
-
-    def __iter__(self) -> Iterator[Columns]:
-        """Iterates over the columns of one chunk of rows after another.
-
-        Raises:
-            ValueError: if a shard cannot be read and `skip_broken_shards` is off.
-        """
-        while self.shard < len(self.shards):
-            shard = self.rows.shard(self.rows.num_shards, self.shards[self.shard])
-            if self.inside is not None:
-                shard.load_state_dict(self.inside)
-            chunks = iter(shard.iter(batch_size=self.chunk_size))
-            while (chunk := self._next(chunks)) is not None:
-                begin, size = self.row, len(next(iter(chunk.values())))
-                self.row, self.inside = begin + size, shard.state_dict()
-                if self.shard >= self.own:
-                    # The first row of the next shard belongs to the next reader, so that shards of one row are shared.
-                    first = (self.index - (self.shard - self.own) - begin) % self.count
-                    chunk = {name: values[first :: self.count] for name, values in chunk.items()}
-                if next(iter(chunk.values())):
-                    yield chunk
-            self.shard, self.row, self.inside = self.shard + 1, 0, None
-
-    def _next(self, chunks: Iterator[Columns]) -> Columns | None:
-        try:
-            return next(chunks, None)
-        except (ConnectionError, TimeoutError):
-            raise
-        except DAMAGES as error:
-            number = self.shards[self.shard]
-            cause = error.__cause__ if isinstance(error, DatasetGenerationError) and error.__cause__ else error
-            behind = f", behind its row {self.row:,}" if self.row else ""
-            what = f"shard {number + 1} of {self.rows.num_shards}{behind}: {cause}"
-            if not self.skip_broken_shards:
-                raise ValueError(
-                    f"The stream cannot be read: {what} Repair or remove it, or set skip_broken_shards true to leave "
-                    "out the rest of such shards."
-                ) from error
-            self.broken.append((number, what))
-            return None
-
-
-def rows_of_stream(rows: IterableDataset, skip_broken_shards: bool, chunk_size: int = 100) -> Iterator[dict[str, Any]]:
-    """Iterates over the rows of a stream from its first, for example to learn a vocabulary."""
-    reader = ShardReader(
-        rows, range(rows.num_shards), 0, 1, chunk_size=chunk_size, skip_broken_shards=skip_broken_shards
-    )
-    for chunk in reader:
-        yield from (dict(zip(chunk, values, strict=True)) for values in zip(*chunk.values(), strict=True))
-
-
-@dataclass(frozen=True)
-class Stream:
-    """What all readers of a stream have in common; the attributes are the arguments of `StreamBatches`."""
-
-    rows: IterableDataset
-    prepare: Prepare
-    lengths_of: Callable[[Example], Sequence[int]]
-    collate: Collate
-    max_tokens_per_batch: int
-    seed: int
-    window: int
-    chunk_size: int
-    skip_broken_shards: bool
 
 
 @dataclass(frozen=True)
@@ -191,42 +75,26 @@ class ReaderBatches(torch.utils.data.IterableDataset):
 
     def _batches(self) -> Iterator[ReadBatch]:
         stream, number, done = self.stream, self.position["window"], self.position["batches"]
-        places = self._examples()
-        begin = self._place
-        while window := list(itertools.islice(places, stream.window)):
+        corpora, read = len(stream.shards.corpora), None
+        if corpora > 1:  # the examples of each corpus in the batches so far
+            read = np.array(self.position.get("read") or [0] * corpora)
+        make = WholeStream if stream.weights is None else MixedStream
+        source = make(stream, self.epoch, self.index, self.count, self.position)
+        examples, begin = iter(source), source.place()
+        while window := list(itertools.islice(examples, stream.window)):
             generator = np.random.default_rng([stream.seed, self.epoch, self.index, number])
-            lengths = np.array([stream.lengths_of(example) for example in window])
+            lengths = np.array([stream.lengths_of(example) for _, example in window])
             batches = cut_into_batches(lengths, order_by_length(lengths, generator), stream.max_tokens_per_batch)
             for count, index in enumerate(generator.permutation(len(batches))[done:], done + 1):
-                batch = stream.collate([window[row] for row in batches[index]])
-                yield ReadBatch(batch, {"window": number, "batches": count, **begin}, [*self._reader.broken])
-            number, done, begin = number + 1, 0, self._place
-        yield ReadBatch(None, {"window": number, "batches": 0, **begin}, [*self._reader.broken])
-
-    def _examples(self) -> Iterator[Example]:
-        """Returns an iterator over the examples; `_place` is where the one that it gave last ends."""
-        stream = self.stream
-        self._place = {name: self.position[name] for name in ("examples", "left_over", "rows")}
-        generator = np.random.default_rng([stream.seed, self.epoch])
-        self._reader = ShardReader(
-            stream.rows,
-            generator.permutation(stream.rows.num_shards).tolist(),
-            self.index,
-            self.count,
-            chunk_size=stream.chunk_size,
-            skip_broken_shards=stream.skip_broken_shards,
-            position=self.position["rows"],
-        )
-        return self._prepared(self._reader)
-
-    def _prepared(self, reader: ShardReader) -> Iterator[Example]:
-        taken, left_over, begin = self.position["examples"], self.position["left_over"], reader.position()
-        for chunk in reader:
-            examples, left_over_behind = self.stream.prepare(chunk, left_over)
-            for count, example in enumerate(examples[taken:], taken + 1):
-                self._place = {"examples": count, "left_over": left_over, "rows": begin}
-                yield example
-            taken, left_over, begin = 0, left_over_behind, reader.position()
+                rows = [window[row] for row in batches[index]]
+                position = {"window": number, "batches": count, **begin}
+                if read is not None:
+                    read = read + np.bincount([corpus for corpus, _ in rows], minlength=corpora)
+                    position["read"] = read.tolist()
+                yield ReadBatch(stream.collate([example for _, example in rows]), position, source.broken())
+            number, done, begin = number + 1, 0, source.place()
+        end = {} if read is None else {"read": read.tolist()}
+        yield ReadBatch(None, {"window": number, "batches": 0, **begin, **end}, source.broken())
 
 
 class StreamBatches:
@@ -242,7 +110,10 @@ class StreamBatches:
     all of these, and several that compute batches of one share all read it.
 
     Args:
-        rows: the stream, split into shards.
+        rows: the stream, split into shards, or the shards of several corpora.
+        weights: weights of the corpora, which are then drawn in these shares without end, each beginning again where
+            it ends. None reads every row of every corpus once in an epoch.
+        noun: what an example is, for results and messages about several corpora.
         prepare: function from the columns of some rows, and what the rows before left over (None at first), to
             examples and what these rows leave over, which JSON can hold.
         lengths_of: function from an example to its numbers of tokens, (sides,).
@@ -259,11 +130,13 @@ class StreamBatches:
 
     def __init__(
         self,
-        rows: IterableDataset,
+        rows: IterableDataset | Shards,
         prepare: Prepare,
         lengths_of: Callable[[Example], Sequence[int]],
         collate: Collate,
         *,
+        weights: Sequence[float] | None = None,
+        noun: str = "examples",
         max_tokens_per_batch: int,
         seed: int,
         window: int = 20_000,
@@ -276,8 +149,19 @@ class StreamBatches:
         gather: Callable[[list[Any]], list[Any]] = list,
         say: Callable[[str], None] = print,
     ):
+        self.shards, self.noun = rows if isinstance(rows, Shards) else Shards([rows]), noun
+        self.weights = None if weights is None or len(self.shards.corpora) == 1 else [*weights]
         self.stream = Stream(
-            rows, prepare, lengths_of, collate, max_tokens_per_batch, seed, window, chunk_size, skip_broken_shards
+            self.shards,
+            self.weights,
+            prepare,
+            lengths_of,
+            collate,
+            max_tokens_per_batch,
+            seed,
+            window,
+            chunk_size,
+            skip_broken_shards,
         )
         self.process_index, self.num_processes, self.num_workers = process_index, num_processes, num_workers
         self.is_any_true, self.gather, self.say = is_any_true, gather, say
@@ -288,6 +172,8 @@ class StreamBatches:
         # What is wrong with the shards that were skipped in complete epochs, and in the present one, by their index.
         self._broken_before: dict[int, str] = {}
         self._broken: dict[int, str] = {}
+        # Examples of each corpus that were read in complete epochs.
+        self._read_before = [0] * len(self.shards.corpora)
 
     def updates_per_epoch(self, batches_per_update: int) -> None:
         """Returns None: the length of a stream is not known."""
@@ -344,7 +230,10 @@ class StreamBatches:
             return None
         parts = self.gather([(self._turns, self._positions, self._broken_before)])
         return {
-            "shards": self.stream.rows.num_shards,
+            "shards": self.shards.num_shards,
+            "corpora": [corpus.num_shards for corpus in self.shards.corpora],
+            "weights": self.weights,
+            "read_before": self._read_before,
             "readers_per_share": self.readers,
             "turns": [dict_of(parts, 0)[share] for share in range(self.shares)],
             "positions": [[*dict_of(parts, 1)[share]] for share in range(self.shares)],
@@ -352,12 +241,26 @@ class StreamBatches:
         }
 
     def results(self) -> dict[str, Any]:
-        """Returns the number of shards that were skipped, if any, for `all_results.json`.
+        """Returns the number of shards that were skipped, and the counts of several corpora, for `all_results.json`.
 
         Every process must call this method.
         """
-        broken = dict_of(self.gather([(self._broken_before | self._broken,)]), 0)
-        return {"train_skipped_shards": len(broken)} if broken else {}
+        parts = self.gather([(self._broken_before | self._broken, self._positions)])
+        broken = dict_of(parts, 0)
+        results: dict[str, Any] = {"train_skipped_shards": len(broken)} if broken else {}
+        names = self.shards.names
+        if len(names) > 1:
+            counts = self._counts_with(dict_of(parts, 1))
+            self.say(f"train: {sum(counts):,} {self.noun} were read: {describe_shares(names, counts)}")
+            results["train_corpora"] = corpora_in_results(names, self.weights, counts, f"{self.noun}_read")
+        return results
+
+    def _counts_with(self, positions: Mapping[int, Sequence[Mapping[str, Any] | None]]) -> list[int]:
+        """Returns the examples of each corpus in complete epochs and up to the positions of all shares."""
+        counts = np.array(self._read_before)
+        for position in (each for share in positions.values() for each in share if each is not None):
+            counts = counts + position.get("read", 0)
+        return counts.tolist()
 
     def epoch(self, epoch: int) -> Iterator[Batch]:
         """Iterates over this process's batches of an epoch, for a caller that makes no updates of several batches."""
@@ -373,11 +276,18 @@ class StreamBatches:
         self._turns, self._positions, self._broken = {}, {}, {}
         if state is None or not skip:
             return
-        if state["shards"] != (now := self.stream.rows.num_shards):
+        if state["shards"] != (now := self.shards.num_shards):
             raise ValueError(
                 f"The stream has {now} shards, but had {state['shards']} when the checkpoint was written. Restore the "
                 "files, or train anew with overwrite_output_dir true."
             )
+        corpora = [corpus.num_shards for corpus in self.shards.corpora]
+        if state.get("corpora", corpora) != corpora or state.get("weights") != self.weights:
+            raise ValueError(
+                "The stream had other corpora or other train_weights when the checkpoint was written. Restore them, "
+                "or train anew with overwrite_output_dir true."
+            )
+        self._read_before = state.get("read_before", self._read_before)
         self.shares, self.readers = len(state["positions"]), state["readers_per_share"]
         self._turns = dict(enumerate(state["turns"]))
         self._positions = {share: [*positions] for share, positions in enumerate(state["positions"])}
@@ -438,6 +348,9 @@ class StreamBatches:
                     tqdm.write(f"The rest of a broken shard is skipped: {what}", file=sys.stderr)
 
     def _end_epoch(self, epoch: int) -> None:
+        if len(self.shards.corpora) > 1:
+            self._read_before = self._counts_with(dict_of(self.gather([(self._positions,)]), 0))
+            self._positions = {}
         if not self.stream.skip_broken_shards:
             return
         broken = dict_of(self.gather([(self._broken,)]), 0)
@@ -448,13 +361,21 @@ class StreamBatches:
         self._broken_before |= broken
 
     def _say_how_it_is_split(self) -> None:
-        readers, shards = self.shares * self.readers, self.stream.rows.num_shards
-        if shards % readers:
-            left_over = shards % readers if shards > readers else "all"
-            self.say(
-                f"The stream has {shards} shards for {readers} readers (processes times workers). Those left over "
-                f"({left_over}) are split by row: every reader reads them and keeps its part."
-            )
+        readers, parts = self.shares * self.readers, {"The stream": self.shards.num_shards}
+        if self.weights is not None:
+            parts = {name: len(self.shards.of_corpus(corpus)) for corpus, name in enumerate(self.shards.names)}
+            shares = [
+                f"{name} {100 * weight / sum(self.weights):.4g} %"
+                for name, weight in zip(parts, self.weights, strict=True)
+            ]
+            self.say(f"train: the {self.noun} of the stream are drawn in these shares: {', '.join(shares)}")
+        for name, shards in parts.items():
+            if shards % readers:
+                left_over = shards % readers if shards > readers else "all"
+                self.say(
+                    f"{name} has {shards} shards for {readers} readers (processes times workers). Those left over "
+                    f"({left_over}) are split by row: every reader reads them and keeps its part."
+                )
 
 
 def dict_of(parts: Sequence[Sequence[dict]], place: int) -> dict:

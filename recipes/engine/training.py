@@ -10,7 +10,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -35,7 +35,7 @@ from papers_to_gpt.engine.log_window import LogWindow, TokenCounts, count_tokens
 from papers_to_gpt.engine.memory import return_freed_memory
 from papers_to_gpt.engine.optimization import make_optimizer, make_schedule
 from papers_to_gpt.engine.output_folder import checkpoint_to_resume
-from papers_to_gpt.engine.process_watch import LIMIT_WHILE_TRAINING, limit_waiting
+from papers_to_gpt.engine.process_watch import LIMIT_WHILE_TRAINING, limit_waiting, note_progress
 from papers_to_gpt.engine.random_streams import seed_generators
 from papers_to_gpt.engine.reporting import Reporter
 from papers_to_gpt.engine.sharding import Sharding, whole_tensor
@@ -95,6 +95,8 @@ class TrainingLoop:
         loss_arguments: passed to the model's forward in training. With `class_weights`, `count_tokens` also sums the
             weights of a batch, and forward gets their sum over the update as `class_weight_in_batch`.
         rates: function from what is counted per second to further values for the log line.
+        draw_targets: function from a batch to the batch with targets that it draws at random; the generators are
+            seeded by the update and the batch's index. Default: the batches have their targets.
         after_save: called with every new checkpoint's folder on the main process, with background_checkpoints by a
             thread; must not keep training waiting.
     """
@@ -113,12 +115,13 @@ class TrainingLoop:
         counted: str = "target_tokens",
         loss_arguments: dict[str, Any] | None = None,
         rates: Callable[[float], dict[str, float]] = lambda tokens_per_second: {},
+        draw_targets: Callable[[Batch], Batch] | None = None,
         after_save: Callable[[Path], None] | None = None,
     ):
         self.accelerator, self.batches, self.settings = accelerator, batches, settings
         self.evaluate, self.save_model, self.count_tokens = evaluate, save_model, count_tokens
         self.max_grad_norm, self.loss_arguments = optimization.max_grad_norm, loss_arguments or {}
-        self.counted, self.rates = counted, rates
+        self.counted, self.rates, self.draw_targets = counted, rates, draw_targets
         self.output_dir = Path(settings.output_dir)
         self.raw_model, self.optimization = model, optimization
         self.sharding = Sharding(accelerator, model, optimization) if is_sharded(accelerator) else None
@@ -260,6 +263,7 @@ class TrainingLoop:
             )
         while progress.update < self.total_updates and not (wishes.out_of_time or self._is_out_of_patience()):
             started = time.perf_counter()
+            note_progress("reading batches", progress.update + 1)
             epoch, updates_in_epoch, group = next(updates)
             wishes = self._update(group)
             progress.epoch, progress.updates_in_epoch = epoch, updates_in_epoch
@@ -310,8 +314,11 @@ class TrainingLoop:
         """Makes one update and returns what is to be done after it."""
         accelerator, update = self.accelerator, self.progress.update + 1
         self.model.train()
+        if self.draw_targets is not None:
+            group = [self._with_targets(batch, update) for batch in group]
         counts = [self.count_tokens(batch.tensors) for batch in group if batch.weight]
         target_tokens = sum(count.target_tokens for count in counts)
+        note_progress("computing the gradient")
         # One reduction carries everything on which the processes have to agree.
         weight = [float(sum(count.class_weight for count in counts))] if "class_weights" in self.loss_arguments else []
         sums = torch.tensor([target_tokens, *self._own_wishes(), *weight], device=accelerator.device)
@@ -348,6 +355,11 @@ class TrainingLoop:
         self.progress.update = update
         self.progress.target_tokens += target_tokens
         return Wishes(*map(bool, wishes))
+
+    def _with_targets(self, batch: LocalBatch, update: int) -> LocalBatch:
+        """Returns a batch with targets from the stream of the update and the batch's index."""
+        seed_generators(self.settings.seed, "targets", update, batch.index)
+        return replace(batch, tensors=self.draw_targets(batch.tensors))
 
     def _step(self, norm: torch.Tensor) -> None:
         """Steps the optimizer, unless the norm of the gradient is not finite: then nothing changes."""
@@ -391,6 +403,7 @@ class TrainingLoop:
 
     def _evaluate(self, reporter: Reporter) -> None:
         settings, progress = self.settings, self.progress
+        note_progress("in an evaluation", progress.update)
         if self.sharding:
             self.sharding.gather_weights()
         scores = self.scores(self.raw_model)

@@ -94,6 +94,12 @@ def train(accelerator: Accelerator, settings: tuple[Any, ...], run_start: RunSta
     # Data
     with accelerator.main_process_first():
         tasks = load_tasks(start.model_name_or_path, start.revision, data, accelerator.print)
+        if not tasks[0].backbone.is_causal:
+            raise ValueError(
+                f"model_name_or_path is {start.model_name_or_path}, which has bidirectional attention, and so "
+                "no auxiliary loss, which this script varies. Name a model that was pre-trained with objective "
+                "next_token, or compare runs of finetune_gpt1.py."
+            )
         blocks = len(tasks[0].backbone.blocks)
         variants = plan(ablation, blocks)
         lstm_tasks = []

@@ -1,35 +1,36 @@
 """Predicts with a fine-tuned model."""
 
 import sys
-from collections.abc import Callable, Sequence
-from dataclasses import replace
-from typing import TextIO
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 import torch
-from transformers import AutoConfig, AutoTokenizer, PreTrainedModel
+from transformers import AutoConfig, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
 
 from gpt1_scratch import GPT1ForMultipleChoice, GPT1ForSequenceClassification
 from gpt1_scratch.data.text_lines import (
     TABLE_EXTENSIONS,
+    FilePlace,
     file_extension,
     groups_of_lines,
     is_terminal,
     open_output,
-    read_lines,
 )
 from gpt1_scratch.data.visible_text import has_visible_text
 from gpt1_scratch.finetuning.examples import predict, tokenize_task
 from gpt1_scratch.finetuning.label_sets import applies, join_labels
 from gpt1_scratch.finetuning.loading import TaskSplit, read_texts
-from gpt1_scratch.finetuning.tables import Table, read_table
+from gpt1_scratch.finetuning.tables import Table, groups_of_rows
 from gpt1_scratch.finetuning.tasks import LABEL_SEPARATOR, Task, task_of_config
 from papers_to_gpt.engine.model_folder import CLASSIFIER, check_folder, check_vocabulary
+from papers_to_gpt.engine.resumable_output import LineOutput, fingerprint_model, open_line_output
 from papers_to_gpt.settings.classification import ClassificationSettings
 from papers_to_gpt.settings.commands import command
 
-# Lines of standard input that are read and answered at a time, at most.
+# Lines or rows that are read and answered at a time, at most, so that memory does not grow with the file.
 LINES_AT_A_TIME = 2000
 
 # Separates the texts of a pair, or a context and its choices, in a line.
@@ -42,30 +43,81 @@ NO_TEXT = "no text"
 def run(settings: ClassificationSettings) -> None:
     """Predicts for the input file, for standard input, or for lines typed at a prompt."""
     transformers_logging.disable_progress_bar()
-    task, logits_of = load_classifier(settings)
-    with open_output(settings.output_file) as output:
-        if settings.input_file is None and is_terminal(sys.stdin):
+    classifier = load_classifier(settings)
+    task, totals = classifier.task, classifier.totals
+    if settings.input_file is None and is_terminal(sys.stdin):
+        with open_output(settings.output_file) as stream:
+            output = LineOutput(stream)
             while True:
                 try:
                     texts = texts_of_lines(task, [input("> ")], "The input")
                 except EOFError:
                     return
-                write(task, logits_of(texts), output)
-        elif settings.input_file is None:
-            first = 0
-            for lines in groups_of_lines(None, LINES_AT_A_TIME):
-                write(task, logits_of(texts_of_lines(task, lines, "The input", first)), output, first)
-                first += len(lines)
-            if first == 0:
-                raise ValueError("The input has no line.")
-        else:
-            write(task, logits_of(texts_of_file(task, settings.input_file)), output)
+                write(task, classifier.logits_of(texts), output)
+                output.end_group(1)
+    files = settings.input_file, settings.output_file
+    with open_line_output(*files, settings.resume, classifier.describe, open_output) as output:
+        totals |= output.progress.totals
+        first, place = output.progress.lines, FilePlace(**output.progress.place)
+        groups = groups_of_texts(task, settings.input_file, first, place)
+        for texts in () if output.progress.is_finished else groups:
+            write(task, classifier.logits_of(texts), output, first)
+            first += len(texts)
+            output.end_group(first, vars(place), totals)
+        if first == 0 and not output.progress.is_finished:
+            raise ValueError("The input has no line.")
+    if totals["without_text"]:
+        print(f"{totals['without_text']:,} of {first:,} examples have no text and no prediction.", file=sys.stderr)
+    if totals["cut"]:
+        longest = classifier.model.config.max_position_embeddings
+        print(f"{totals['cut']:,} texts are longer than the model's {longest} tokens and cut.", file=sys.stderr)
 
 
-def load_classifier(settings: ClassificationSettings) -> tuple[Task, Callable[[list[tuple[str, ...]]], np.ndarray]]:
-    """Returns the task that a model was fine-tuned on, and a function from texts to logits (see `predict`).
+@dataclass
+class Classifier:
+    """A fine-tuned model with its task.
 
-    The logits of an example of which a text is missing are NaN.
+    Attributes:
+        task: the task, with the columns of the input.
+        model: in evaluation mode.
+        tokenizer: the model's tokenizer.
+        batch_size: examples per batch.
+        totals: the numbers of examples `without_text` so far, and of those that were `cut`.
+    """
+
+    task: Task
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    batch_size: int
+    totals: dict[str, float] = field(default_factory=lambda: {"without_text": 0, "cut": 0})
+
+    def logits_of(self, texts: list[tuple[str, ...]]) -> np.ndarray:
+        """Returns the logits of examples (see `predict`); NaN where a text is missing."""
+        task, config = self.task, self.model.config
+        complete = np.array([all(map(has_visible_text, row)) for row in texts])
+        logits = np.full((len(texts), len(task.labels or [None])), np.nan, dtype=np.float32)
+        self.totals["without_text"] += int(np.sum(~complete))
+        if not complete.any():
+            return logits
+        split = TaskSplit([row for row, there in zip(texts, complete, strict=True) if there], None)
+        examples = tokenize_task(task, split, self.tokenizer, config.max_position_embeddings)
+        self.totals["cut"] += examples.cut
+        predicted = predict(self.model, examples, self.tokenizer.pad_token_id, self.batch_size)
+        if not np.isfinite(predicted).all():
+            raise ValueError(
+                f"{self.model.name_or_path}: the model's outputs are not finite. Use an earlier checkpoint."
+            )
+        logits[complete] = predicted
+        return logits
+
+    def describe(self) -> dict[str, Any]:
+        """Returns what decides a prediction besides the input, for `open_line_output`."""
+        settings = {"batch_size": self.batch_size, "columns": self.task.columns, "lines_at_a_time": LINES_AT_A_TIME}
+        return fingerprint_model(self.model, self.tokenizer) | settings
+
+
+def load_classifier(settings: ClassificationSettings) -> Classifier:
+    """Loads the model that the settings name, and the task that it was fine-tuned on.
 
     Raises:
         ValueError: if the folder holds no model, or the model is not fine-tuned for a task.
@@ -93,34 +145,25 @@ def load_classifier(settings: ClassificationSettings) -> tuple[Task, Callable[[l
     )
     model.to("cuda" if torch.cuda.is_available() else "cpu").eval()
 
-    def logits_of(texts: list[tuple[str, ...]]) -> np.ndarray:
-        complete = np.array([all(map(has_visible_text, row)) for row in texts])
-        logits = np.full((len(texts), len(task.labels or [None])), np.nan, dtype=np.float32)
-        if not complete.all():
-            print(f"{np.sum(~complete):,} of {len(texts):,} examples have no text and no prediction.", file=sys.stderr)
-        if not complete.any():
-            return logits
-        split = TaskSplit([row for row, there in zip(texts, complete, strict=True) if there], None)
-        examples = tokenize_task(task, split, tokenizer, config.max_position_embeddings)
-        if examples.cut:
-            print(
-                f"{examples.cut} texts are longer than the model's {config.max_position_embeddings} tokens and cut.",
-                file=sys.stderr,
-            )
-        predicted = predict(model, examples, tokenizer.pad_token_id, settings.batch_size)
-        if not np.isfinite(predicted).all():
-            raise ValueError(f"{name}: the model's outputs are not finite. Use an earlier checkpoint.")
-        logits[complete] = predicted
-        return logits
-
-    return task, logits_of
+    return Classifier(task, model, tokenizer, settings.batch_size)
 
 
-def texts_of_file(task: Task, name: str) -> list[tuple[str, ...]]:
-    """Returns the texts of a table, or of a file with one example on each line."""
-    if file_extension(name) in TABLE_EXTENSIONS:
-        return read_texts(task, read_table(name))
-    return texts_of_lines(task, read_lines(name), name)
+def groups_of_texts(task: Task, name: str | None, first: int, place: FilePlace) -> Iterator[list[tuple[str, ...]]]:
+    """Yields the texts of a table, or of lines with one example on each, group by group.
+
+    Args:
+        task: names the texts.
+        name: the file; None for standard input.
+        first: number of examples before those that are read.
+        place: where to begin in the file; while a group is used, it is behind the group's last example.
+    """
+    if name is not None and file_extension(name) in TABLE_EXTENSIONS:
+        columns = (*task.columns, *task.choices)
+        yield from (read_texts(task, table) for table in groups_of_rows(name, LINES_AT_A_TIME, columns, first, place))
+        return
+    for lines in groups_of_lines(name, LINES_AT_A_TIME, place=place):
+        yield texts_of_lines(task, lines, name or "The input", first)
+        first += len(lines)
 
 
 def texts_of_lines(task: Task, lines: Sequence[str], where: str, before: int = 0) -> list[tuple[str, ...]]:
@@ -147,7 +190,7 @@ def texts_of_lines(task: Task, lines: Sequence[str], where: str, before: int = 0
     return read_texts(plain, Table(where, dict(zip(names, map(list, zip(*rows, strict=True)), strict=True))))
 
 
-def write(task: Task, logits: np.ndarray, output: TextIO, first: int = 0) -> None:
+def write(task: Task, logits: np.ndarray, output: LineOutput, first: int = 0) -> None:
     """Writes a line for each example: its number from `first`, and its class and probability or the predicted number.
 
     A head with the names of the columns stands above the line with the number 0.
@@ -176,4 +219,3 @@ def write(task: Task, logits: np.ndarray, output: TextIO, first: int = 0) -> Non
                 print(index, join_labels(task, found), shown, sep="\t", file=output)
                 continue
             print(index, task.labels[int(row.argmax())], f"{float(row.max()):.4f}", sep="\t", file=output)
-    output.flush()

@@ -41,7 +41,7 @@ from papers_to_gpt.engine.evaluation import map_across_processes, rehearse_evalu
 from papers_to_gpt.engine.hardware import FOR_BATCHES_OF_ROWS, keep_compiled_code
 from papers_to_gpt.engine.launching import make_accelerator
 from papers_to_gpt.engine.log_window import TokenCounts
-from papers_to_gpt.engine.model_folder import CLASSIFIER, LANGUAGE_MODEL, OPENAI_GPT, check_folder
+from papers_to_gpt.engine.model_folder import CLASSIFIER, LANGUAGE_MODEL, MASKED_MODEL, OPENAI_GPT, check_folder
 from papers_to_gpt.engine.output_folder import RunStart, finish_run, is_finished, plan_run
 from papers_to_gpt.engine.process_watch import stops_together
 from papers_to_gpt.engine.reporting import RESULTS_FILE, write_results, write_run_record
@@ -115,8 +115,13 @@ def train(accelerator: Accelerator, settings: Settings, run_start: RunStart) -> 
 
     # Data
     with accelerator.main_process_first():
-        check_folder(start.model_name_or_path, kinds=(LANGUAGE_MODEL, CLASSIFIER, OPENAI_GPT))
+        check_folder(start.model_name_or_path, kinds=(LANGUAGE_MODEL, CLASSIFIER, MASKED_MODEL, OPENAI_GPT))
         backbone, tokenizer = load_pretrained(start.model_name_or_path, start.revision)
+        if start.auxiliary_loss_weight and not backbone.is_causal:
+            accelerator.print(
+                f"auxiliary_loss_weight is {start.auxiliary_loss_weight:g}, but {start.model_name_or_path} has "
+                "bidirectional attention: it sees the next token, so the auxiliary loss is off."
+            )
         tasks = [load_data(name, data, backbone, tokenizer, accelerator.print) for name in data.names()]
     check_metrics(tasks, training)
 
@@ -187,6 +192,8 @@ def load_data(
         own_columns=ColumnOverrides(**{name: _tuple_or_none(getattr(data, name)) for name in names}),
         validation_share=data.validation_share,
     )
+    if data.max_eval_samples is not None:
+        splits |= {name: splits[name].spread(data.max_eval_samples) for name in task.validation if name in splits}
     say(task.describe())
     weights = None
     if data.class_weights is not None:
@@ -309,7 +316,7 @@ def finetune(
         from_scratch=start.from_scratch,
         transferred_layers=start.transferred_layers,
         mean_label=float(examples["train"].labels.mean()),
-        **start.of_config(),
+        **config_changes(start, data.backbone),
     )
     accelerator.print(
         f"GPT-1 with {model.num_parameters():,} parameters, "
@@ -388,6 +395,11 @@ def finetune(
         finish_run(output_dir, loop.progress, loop.total_updates)
     accelerator.free_memory()
     return results
+
+
+def config_changes(start: StartSettings, backbone: GPT1Model) -> dict[str, float]:
+    """Returns the settings that change the model's configuration; a bidirectional model has no auxiliary loss."""
+    return start.of_config() | ({} if backbone.is_causal else {"auxiliary_loss_weight": 0.0})
 
 
 def evaluate(

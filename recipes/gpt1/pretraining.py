@@ -1,9 +1,10 @@
-"""Pre-trains GPT-1 on contiguous text: vocabulary, blocks, training, evaluation, samples."""
+"""Pre-trains GPT-1 on contiguous text: vocabulary, blocks, training, evaluation, samples.
+
+What is predicted, next tokens or masked ones, is decided by the run's objective (`objectives.py`).
+"""
 
 import dataclasses
-import itertools
 import logging
-import math
 import time
 from collections.abc import Callable
 from functools import partial
@@ -11,31 +12,31 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from accelerate import Accelerator
-from accelerate.utils import gather_object, set_seed
-from datasets import Dataset, IterableDataset, disable_progress_bars
+from accelerate.utils import set_seed
+from datasets import concatenate_datasets, disable_progress_bars
 from huggingface_hub.errors import StrictDataclassError
 from transformers import AutoConfig, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerFast
 from transformers.utils import logging as transformers_logging
 
 from gpt1_scratch.configuration_gpt1 import GPT1Config
 from gpt1_scratch.data.text_lines import numbered_lines
-from gpt1_scratch.data.visible_text import has_visible_text
 from gpt1_scratch.finetuning.models import load_with_tokenizer
-from gpt1_scratch.modeling_gpt1 import GPT1ForCausalLM
-from gpt1_scratch.pretraining.corpora import load_texts
-from gpt1_scratch.pretraining.packing import PackedTexts, PartlyCutBlocks, StreamPacker, pack_blocks, tokenize_texts
-from gpt1_scratch.tokenization import published_tokenizer, train_tokenizer
-from papers_to_gpt.engine.batching import Batch, LengthBucketBatches, batches_for_evaluation
+from gpt1_scratch.pretraining.packing import PackedTexts, StreamPacker
+from papers_to_gpt.engine.batching import batches_for_evaluation
 from papers_to_gpt.engine.data_fingerprint import Fingerprint, fingerprint_files
-from papers_to_gpt.engine.evaluation import evaluate_loss, is_any_true, rehearse_evaluation
+from papers_to_gpt.engine.evaluation import evaluate_loss, rehearse_evaluation
 from papers_to_gpt.engine.launching import make_accelerator
-from papers_to_gpt.engine.log_window import TokenCounts
-from papers_to_gpt.engine.model_folder import LANGUAGE_MODEL, check_folder
+from papers_to_gpt.engine.model_folder import check_folder
 from papers_to_gpt.engine.output_folder import RunStart, finish_run, plan_run
 from papers_to_gpt.engine.process_watch import stops_together
-from papers_to_gpt.engine.reporting import add_samples, measure_matrix_peak, write_results, write_run_record
+from papers_to_gpt.engine.reporting import (
+    add_samples,
+    measure_matrix_peak,
+    track_samples,
+    write_results,
+    write_run_record,
+)
 from papers_to_gpt.engine.run_length import describe_length
 from papers_to_gpt.engine.run_lock import lock_output_dir
 from papers_to_gpt.engine.starting_model import (
@@ -48,14 +49,24 @@ from papers_to_gpt.engine.starting_model import (
     grow_model,
     read_words,
 )
-from papers_to_gpt.engine.streaming import StreamBatches, rows_of_stream
 from papers_to_gpt.engine.training import TrainingLoop
+from papers_to_gpt.gpt1.objectives import OBJECTIVES, NextToken
+from papers_to_gpt.gpt1.pretraining_data import (
+    collate_blocks,
+    load_corpora,
+    make_tokenizer,
+    pack_corpora,
+    pack_texts,
+    report_corpus,
+    streamed_batches,
+    training_batches,
+)
 from papers_to_gpt.publishing.cards import write_card
 from papers_to_gpt.publishing.sharing import open_repository, push_at_end, push_of_checkpoints
 from papers_to_gpt.settings.commands import command
-from papers_to_gpt.settings.pretraining import ModelSettings, SampleSettings, TextSettings, VocabularySettings
+from papers_to_gpt.settings.corpora import weights_of
+from papers_to_gpt.settings.pretraining import ModelSettings, TextSettings, VocabularySettings
 from papers_to_gpt.settings.starting import StartingModelSettings
-from papers_to_gpt.settings.training import TrainingSettings
 
 
 @stops_together
@@ -69,7 +80,7 @@ def run(settings: tuple[Any, ...]) -> None:
         ValueError: if the settings make no model, the text cannot be read, or training fails (see `TrainingLoop`).
     """
     model_settings, starting, vocabulary, text, _, _, training, _ = settings
-    make_config(model_settings)  # wrong sizes fail here, before data loads
+    make_config(model_settings, OBJECTIVES[training.objective])  # wrong sizes fail here, before data loads
     accelerator = make_accelerator(training)
     with lock_output_dir(accelerator, training):
         start = plan_run(accelerator, training, settings, partial(fingerprint_text, text, vocabulary, starting))
@@ -87,6 +98,7 @@ def train(accelerator: Accelerator, settings: tuple[Any, ...], start: RunStart) 
     """
     model_settings, starting, vocabulary, text, sampling, optimization, _, hub = settings
     training, output_dir = start.training, start.folder
+    kind = OBJECTIVES[training.objective]
     repository = open_repository(accelerator, hub, training)
     started = time.perf_counter()
     disable_progress_bars()
@@ -96,17 +108,19 @@ def train(accelerator: Accelerator, settings: tuple[Any, ...], start: RunStart) 
     set_seed(training.seed)
 
     # Data
+    checkpoint, model = start.checkpoint, None
     with accelerator.main_process_first():
-        train_texts, validation_texts = load_corpus(text)
-        if text.dataset_name is not None:
-            start.check_loaded("dataset_name", {"train": train_texts, "validation": validation_texts})
-        # Training a tokenizer is not deterministic (ties are broken at random): one process trains it, all load it.
-        checkpoint, model = start.checkpoint, None
         if starting.init_from is not None and checkpoint is None:
-            model, tokenizer = load_starting_model(starting, model_settings)
+            model, tokenizer = load_starting_model(starting, model_settings, kind)
+        corpora, validation_texts = load_corpora(text)
+        weights = weights_of(text)
+        if text.dataset_name is not None:
+            start.check_loaded("dataset_name", {"train": corpora[0], "validation": validation_texts})
+        # Training a tokenizer is not deterministic (ties are broken at random): one process trains it, all load it.
         if checkpoint is None and accelerator.is_main_process:
             if model is None:
-                tokenizer = make_tokenizer(train_texts, vocabulary, text.skip_broken_shards)
+                tokenizer = make_tokenizer(corpora, vocabulary, weights, text.skip_broken_shards)
+                tokenizer = kind.prepare_tokenizer(tokenizer)
             start.begin()
             tokenizer.save_pretrained(output_dir)
         tokenizer = AutoTokenizer.from_pretrained(checkpoint or output_dir, trust_remote_code=False)
@@ -117,7 +131,7 @@ def train(accelerator: Accelerator, settings: tuple[Any, ...], start: RunStart) 
             for name, value in configuration_changes(model_settings).items():
                 setattr(config, name, value)
         else:
-            config = make_config(model_settings, tokenizer)
+            config = make_config(model_settings, kind, tokenizer)
         tokenizer.model_max_length = config.max_position_embeddings
         block_size = text.block_size or config.max_position_embeddings
         if block_size > config.max_position_embeddings:
@@ -129,21 +143,28 @@ def train(accelerator: Accelerator, settings: tuple[Any, ...], start: RunStart) 
                 f"sample_prompt_tokens is {sampling.sample_prompt_tokens}; it must be below max_position_embeddings, "
                 f"{config.max_position_embeddings}, or nothing can be added."
             )
-        pack = partial(pack_split, tokenizer=tokenizer, block_size=block_size, text=text)
-        packed = pack("validation", validation_texts)
+        packed = pack_texts(
+            text.validation_file or f"{text.dataset_name}, validation", [validation_texts], tokenizer, block_size, text
+        )
+        mixture = None
         if not text.streaming:
-            packed_train = pack("train", train_texts)
-            report_corpus(accelerator, "train", packed_train)
+            packed_corpora, mixture = pack_corpora(corpora, weights, tokenizer, block_size, text, training.seed)
+            for name, part in zip(mixture.names, packed_corpora, strict=False):
+                report_corpus(accelerator, "train" if len(packed_corpora) == 1 else f"train, {name}", part)
+            if mixture.results():
+                accelerator.print(f"train: {mixture}")
         report_corpus(accelerator, "validation", packed)
-    if text.streaming:
+    if mixture is None:
         packer = StreamPacker(tokenizer, block_size, text.separate_documents)
-        batches = streamed_batches(train_texts, packer, text, training, accelerator)
+        batches = streamed_batches(corpora, packer, text, training, accelerator)
     else:
-        batches = training_batches(packed_train.blocks, block_size, text, training, accelerator)
+        blocks = [part.blocks for part in packed_corpora]
+        blocks = blocks[0] if len(blocks) == 1 else concatenate_datasets(blocks)
+        batches = training_batches(blocks, mixture, block_size, text, training, accelerator)
 
     # Model
     if model is None:
-        model = GPT1ForCausalLM(config)
+        model = kind.model_class(config)
     freeze(model, starting.freeze or [])
     size = f"{model.num_parameters():,} parameters{describe_frozen(model, starting.freeze)}"
     accelerator.print(f"GPT-1 with {size}, vocabulary {len(tokenizer):,}")
@@ -156,11 +177,11 @@ def train(accelerator: Accelerator, settings: tuple[Any, ...], start: RunStart) 
         model.save_pretrained(folder, state_dict=state_dict)
         tokenizer.save_pretrained(folder)
 
-    trained = False
-    run_evaluation = partial(evaluate, accelerator=accelerator, packed=packed, text=text)
-    continue_texts = partial(continuations, tokenizer=tokenizer, texts=validation_texts)
+    trained, objective = False, kind(tokenizer)
+    run_evaluation = partial(evaluate, accelerator=accelerator, objective=objective, packed=packed, text=text)
+    make_samples = partial(objective.samples, texts=validation_texts)
     peak = measure_matrix_peak(accelerator) * accelerator.num_processes
-    flops_per_token = training_flops_per_token(model, block_size)
+    flops_per_target = objective.flops_per_target(model, block_size)
     loop = TrainingLoop(
         accelerator,
         model,
@@ -170,27 +191,31 @@ def train(accelerator: Accelerator, settings: tuple[Any, ...], start: RunStart) 
         evaluate=partial(
             run_evaluation,
             write_samples=lambda model: write_samples(
-                continue_texts(model, sampling=sampling), output_dir, None if trained else loop.progress.update
+                accelerator,
+                make_samples(model, sampling=sampling),
+                output_dir,
+                loop.progress.update,
+                final=trained,
             ),
         ),
         save_model=save_model,
         after_save=push_of_checkpoints(repository, hub),
-        count_tokens=count_predicted_tokens,
-        rates=lambda tokens_per_second: {
-            "model_flops_utilization_percent": 100 * tokens_per_second * flops_per_token / peak
+        draw_targets=objective.draw_targets,
+        count_tokens=objective.count,
+        rates=lambda targets_per_second: {
+            "model_flops_utilization_percent": 100 * targets_per_second * flops_per_target / peak
         },
     )
     accelerator.print(describe_length(loop.total_updates, loop.eval_steps, training, optimization))
     few = dataclasses.replace(sampling, num_samples=min(1, sampling.num_samples), sample_new_tokens=1)
     rehearse_evaluation(
         model,
-        partial(run_evaluation, write_samples=partial(continue_texts, sampling=few), limit=1),
+        partial(run_evaluation, write_samples=partial(make_samples, sampling=few), limit=1),
         training.metric_for_best_model,
     )
     results = loop.train()
     trained = True
-    if text.streaming:
-        results |= batches.results()
+    results |= batches.results() if mixture is None else mixture.results()
 
     # Evaluation
     final = loop.scores(model)
@@ -202,31 +227,36 @@ def train(accelerator: Accelerator, settings: tuple[Any, ...], start: RunStart) 
         write_results(output_dir, results)
         write_card(output_dir)
         finish_run(output_dir, loop.progress, loop.total_updates)
-    generate = command("generate_text", "--model_name_or_path", output_dir, "--prompt", "Once upon a time")
     accelerator.print(
-        HOW_TO_USE.format(folder=output_dir, generate=generate, seconds=results["wall_seconds"], **final)
+        HOW_TO_USE.format(
+            seconds=results["wall_seconds"],
+            summary=objective.summary.format(**final),
+            folder=output_dir,
+            use=objective.use,
+            command=command(objective.script, "--model_name_or_path", output_dir, *objective.arguments),
+        )
     )
     push_at_end(repository, output_dir)
 
 
 HOW_TO_USE = """
-Done after {seconds:.0f} s: {bits_per_byte:.3f} bits per byte on the validation text. The model is in {folder}.
-To continue a text with it:
+Done after {seconds:.0f} s: {summary} The model is in {folder}.
+{use}:
 
-{generate}
+{command}
 """
 
 
 def load_starting_model(
-    starting: StartingModelSettings, model_settings: ModelSettings
-) -> tuple[GPT1ForCausalLM, PreTrainedTokenizerFast]:
+    starting: StartingModelSettings, model_settings: ModelSettings, objective: type[NextToken]
+) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
     """Returns the model that a run starts from and its tokenizer, with the entries of add_tokens.
 
     Raises:
-        ValueError: if there is no such GPT-1, or add_tokens cannot be added to its vocabulary.
+        ValueError: if there is no such GPT-1 of the objective, or add_tokens cannot be added to its vocabulary.
     """
-    check_folder(starting.init_from, kinds=(LANGUAGE_MODEL,))
-    model, tokenizer = load_with_tokenizer(GPT1ForCausalLM, starting.init_from, starting.init_revision)
+    check_folder(starting.init_from, kinds=(objective.kind,))
+    model, tokenizer = load_with_tokenizer(objective.model_class, starting.init_from, starting.init_revision)
     words = read_words(starting.add_tokens, numbered_lines)
     tokenizer, added = add_words(tokenizer, words)
     for word in added.known:
@@ -246,35 +276,9 @@ def fingerprint_text(
     return files | {"tokenizer_name": fingerprint_files(vocabulary.tokenizer_name, within=["tokenizer.json"])}
 
 
-def load_corpus(text: TextSettings) -> tuple[Dataset | IterableDataset, Dataset]:
-    """Loads the training text and the validation text, each in rows with the column `text`."""
-    row = "line" if text.row_is_line else "document"
-    load = partial(load_texts, text_column=text.text_column, row=row)
-    if text.dataset_name is not None:
-        load = partial(load, text.dataset_name, name=text.dataset_config_name, revision=text.dataset_revision)
-        train = load(text.train_split, streaming=text.streaming)
-        # To load one split, the datasets library downloads all of them, so the validation split is streamed too. The
-        # library cannot stream a slice such as "train[:1%]".
-        if text.streaming and "[" not in text.validation_split:
-            return train, Dataset.from_list(list(load(text.validation_split, streaming=True)))
-        return train, load(text.validation_split)
-    return load(text.train_file, streaming=text.streaming), load(text.validation_file)
-
-
-def make_tokenizer(
-    train: Dataset | IterableDataset, settings: VocabularySettings, skip_broken_shards: bool = False
-) -> PreTrainedTokenizerFast:
-    """Loads the tokenizer that the settings name, or trains one on the training text."""
-    if settings.tokenizer_name is not None:
-        return AutoTokenizer.from_pretrained(settings.tokenizer_name, trust_remote_code=False)
-    if settings.vocabulary_file is not None and settings.merges_file is not None:
-        return published_tokenizer(settings.vocabulary_file, settings.merges_file)
-    rows = rows_of_stream(train, skip_broken_shards) if isinstance(train, IterableDataset) else train
-    rows = itertools.islice(rows, settings.tokenizer_samples)
-    return train_tokenizer((row["text"] or "" for row in rows), merges=settings.num_merges)
-
-
-def make_config(model_settings: ModelSettings, tokenizer: PreTrainedTokenizerFast | None = None) -> GPT1Config:
+def make_config(
+    model_settings: ModelSettings, objective: type[NextToken], tokenizer: PreTrainedTokenizerFast | None = None
+) -> GPT1Config:
     """Returns the model's configuration. Without a tokenizer it only serves to check the settings.
 
     Raises:
@@ -287,136 +291,22 @@ def make_config(model_settings: ModelSettings, tokenizer: PreTrainedTokenizerFas
             **{f"{kind}_token_id": getattr(tokenizer, f"{kind}_token_id") for kind in ("pad", "bos", "eos")},
         }
     try:
-        return GPT1Config(**vars(model_settings), **from_tokenizer)
+        return GPT1Config(**vars(model_settings), **from_tokenizer, attention=objective.attention)
     except StrictDataclassError as error:
         raise ValueError(f"gpt1: {error.__cause__ or error}") from error
-
-
-def pack_split(
-    split: str, texts: Dataset, tokenizer: PreTrainedTokenizerFast, block_size: int, text: TextSettings
-) -> PackedTexts:
-    """The blocks of a split.
-
-    Raises:
-        ValueError: there is not enough text for one block; the message names the split and its file.
-    """
-    try:
-        return pack_blocks(tokenize_texts(texts, tokenizer), block_size, separate_documents=text.separate_documents)
-    except ValueError as error:
-        raise ValueError(f"{getattr(text, f'{split}_file') or text.dataset_name}, {split}: {error}") from error
-
-
-def report_corpus(accelerator: Accelerator, split: str, packed: PackedTexts) -> None:
-    """Prints the size of a packed split."""
-    without_text = f" ({packed.empty_rows:,} without text)" if packed.empty_rows else ""
-    accelerator.print(
-        f"{split}: {packed.rows:,} rows{without_text}, {packed.words:,} words, {packed.tokens:,} tokens in "
-        f"{len(packed.blocks):,} blocks; the last {packed.dropped_tokens:,} tokens fill no block and are dropped"
-    )
-
-
-def collate_blocks(examples: list[dict[str, Any]]) -> Batch:
-    """Stacks blocks into tensors of shape (B, block_size). The labels are the tokens, which the model shifts."""
-    batch = {
-        name: torch.from_numpy(np.array([example[name] for example in examples], dtype=np.int64))
-        for name in examples[0]
-    }
-    return batch | {"labels": batch["input_ids"]}
-
-
-def count_predicted_tokens(batch: Batch) -> TokenCounts:
-    """Counts the predicted tokens of a batch: all but the first of each block. Blocks have no padding."""
-    rows, length = batch["input_ids"].shape
-    return TokenCounts(target_tokens=rows * (length - 1), tokens=rows * length, slots=rows * length)
-
-
-def training_batches(
-    blocks: Dataset, block_size: int, text: TextSettings, training: TrainingSettings, accelerator: Accelerator
-) -> LengthBucketBatches:
-    """Returns the training batches of this process: shuffled blocks, of one length in each batch."""
-    lengths = np.full((len(blocks), 1), block_size)
-    if text.short_block_size is not None:
-        blocks = PartlyCutBlocks(
-            blocks,
-            text.short_block_size,
-            text.short_block_share,
-            text.per_device_train_batch_size,
-            training.seed,
-            text.repeated_block_share,
-        )
-        lengths = blocks.lengths
-    return LengthBucketBatches(
-        blocks,
-        lengths,
-        collate_blocks,
-        max_tokens_per_batch=text.per_device_train_batch_size * block_size,
-        seed=training.seed,
-        process_index=accelerator.process_index,
-        num_processes=accelerator.num_processes,
-        num_workers=training.dataloader_num_workers,
-    )
-
-
-# Blocks that are shuffled among each other, and rows that are tokenised at a time: a row may be a whole book.
-STREAM_WINDOW = 1000
-STREAM_CHUNK_SIZE = 100
-
-
-def streamed_batches(
-    texts: IterableDataset,
-    packer: StreamPacker,
-    text: TextSettings,
-    training: TrainingSettings,
-    accelerator: Accelerator,
-) -> StreamBatches:
-    """Blocks of a stream, shuffled window by window."""
-    return StreamBatches(
-        texts,
-        packer,
-        length_of_block,
-        collate_blocks,
-        max_tokens_per_batch=text.per_device_train_batch_size * packer.block_size,
-        seed=training.seed,
-        window=STREAM_WINDOW,
-        chunk_size=STREAM_CHUNK_SIZE,
-        process_index=accelerator.process_index,
-        num_processes=accelerator.num_processes,
-        num_workers=training.dataloader_num_workers,
-        skip_broken_shards=text.skip_broken_shards,
-        is_any_true=partial(is_any_true, accelerator),
-        gather=gather_object,
-        say=accelerator.print,
-    )
-
-
-def length_of_block(block: dict[str, Any]) -> tuple[int]:
-    """(1,) tokens."""
-    return (len(block["input_ids"]),)
-
-
-def training_flops_per_token(model: PreTrainedModel, block_size: int) -> float:
-    """Returns the FLOP per token of forward and backward, 6 N + 12 L D T (Chowdhery et al. 2022, appendix B).
-
-    N is the number of parameters without the position table, which is only added; the token table counts because it
-    is also the softmax matrix. L is the number of layers, D the model width and T the block size. The second term is
-    that of attention, so it is 0 for an LSTM.
-    """
-    config = model.config
-    matrices = model.num_parameters() - config.max_position_embeddings * config.hidden_size
-    attention = 12 * config.num_hidden_layers * config.hidden_size * block_size if config.lstm_size is None else 0
-    return 6 * matrices + attention
 
 
 def evaluate(
     model: PreTrainedModel,
     *,
     accelerator: Accelerator,
+    objective: NextToken,
     packed: PackedTexts,
     text: TextSettings,
     write_samples: Callable[[PreTrainedModel], Any],
     limit: int | None = None,
 ) -> dict[str, float]:
-    """Returns loss and perplexity per token, and per word and per byte, which compare across vocabularies.
+    """Returns loss and perplexity per predicted token, and the other scores of the objective.
 
     `limit` is the number of blocks to read for a rehearsal; None reads all of them.
     """
@@ -426,7 +316,7 @@ def evaluate(
         blocks = blocks.select(range(min(*limits, len(blocks))))
     length = len(blocks[0]["input_ids"])
     batches = batches_for_evaluation(
-        blocks,
+        objective.evaluation_blocks(blocks),
         np.full((len(blocks), 1), length),
         collate_blocks,
         max_tokens_per_batch=text.per_device_eval_batch_size * length,
@@ -434,42 +324,22 @@ def evaluate(
         num_processes=accelerator.num_processes,
     )
     scores = evaluate_loss(
-        accelerator, model, batches, count_tokens=count_predicted_tokens, loss_arguments={"logits_to_keep": 1}
+        accelerator,
+        model,
+        batches,
+        count_tokens=objective.count,
+        loss_arguments=objective.loss_arguments,
+        count_correct=objective.count_correct,
     )
-    nats = scores["loss"] * packed.tokens
-    scores["word_perplexity"] = math.exp(min(nats / packed.words, 700.0))
-    scores["bits_per_byte"] = nats / packed.bytes / math.log(2)
     if accelerator.is_main_process:
         with accelerator.autocast():
             write_samples(model)
-    return scores
+    return objective.add_scores(scores, packed)
 
 
-def continuations(
-    model: PreTrainedModel, *, tokenizer: PreTrainedTokenizerFast, texts: Dataset, sampling: SampleSettings
-) -> list[str]:
-    """Samples continuations of the beginnings of validation texts."""
-    positions = model.config.max_position_embeddings
-    blocks = []
-    openings = (row["text"] for row in texts if has_visible_text(row["text"] or ""))
-    for opening in itertools.islice(openings, sampling.num_samples):
-        prompt = tokenizer(opening[:2000], return_tensors="pt", verbose=False).input_ids[
-            :, : sampling.sample_prompt_tokens
-        ]
-        output = model.generate(
-            prompt.to(model.device),
-            attention_mask=torch.ones_like(prompt).to(model.device),
-            # Shorter than the setting where the model's positions end, which would otherwise log a warning each time.
-            max_new_tokens=max(1, min(sampling.sample_new_tokens, positions - prompt.shape[1])),
-            do_sample=True,
-            temperature=sampling.temperature,
-            top_k=sampling.top_k,
-        )
-        beginning, continuation = tokenizer.decode(prompt[0]), tokenizer.decode(output[0, prompt.shape[1] :])
-        blocks.append(f"[{beginning}] {continuation}")
-    return blocks
-
-
-def write_samples(blocks: list[str], output_dir: Path, update: int | None) -> None:
-    """Adds the samples of an evaluation to `samples.txt`; `update` is None for the final model."""
-    add_samples(output_dir / "samples.txt", update, "\n\n".join(blocks))
+def write_samples(
+    accelerator: Accelerator, blocks: list[str], output_dir: Path, update: int, *, final: bool = False
+) -> None:
+    """Adds the samples of an evaluation to `samples.txt`, and sends them to the trackers unless the run is over."""
+    add_samples(output_dir / "samples.txt", None if final else update, "\n\n".join(blocks))
+    track_samples(accelerator, update, blocks)

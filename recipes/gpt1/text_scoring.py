@@ -10,9 +10,10 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, P
 from transformers.utils import logging as transformers_logging
 
 import gpt1_scratch  # noqa: F401  registers the model
-from gpt1_scratch.data.text_lines import groups_of_lines, open_output
+from gpt1_scratch.data.text_lines import FilePlace, groups_of_lines, open_output
 from gpt1_scratch.pretraining.scoring import TextScore, score_texts
 from papers_to_gpt.engine.model_folder import LANGUAGE_MODEL, check_folder, check_vocabulary
+from papers_to_gpt.engine.resumable_output import fingerprint_model, open_line_output
 from papers_to_gpt.settings.text_scoring import TextScoringSettings
 
 # Lines that are read and scored at a time, so that memory does not grow with the file.
@@ -23,15 +24,32 @@ def run(settings: TextScoringSettings) -> None:
     """Writes a line of JSON for each line of the input, and the scores of all lines together to standard error."""
     model, tokenizer = load_model(settings)
     options = {"stride": settings.stride, "max_tokens_per_batch": settings.max_tokens_per_batch}
-    lines = tokens = size = empty = 0
-    total = 0.0
-    with open_output(settings.output_file) as output:
-        for texts in groups_of_lines(settings.input_file, LINES_AT_A_TIME):
+
+    def made_with() -> dict[str, Any]:
+        with_options = options | {"with_tokens": settings.with_tokens, "lines_at_a_time": LINES_AT_A_TIME}
+        return fingerprint_model(model, tokenizer) | with_options
+
+    files = settings.input_file, settings.output_file
+    with open_line_output(*files, settings.resume, made_with, open_output) as output:
+        totals = {"tokens": 0, "bytes": 0, "empty": 0, "log_probability": 0.0} | output.progress.totals
+        lines, place = output.progress.lines, FilePlace(**output.progress.place)
+        groups = groups_of_lines(settings.input_file, LINES_AT_A_TIME, place=place)
+        for texts in () if output.progress.is_finished else groups:
             for score in score_texts(model, tokenizer, texts, **options):
                 print(json.dumps(describe(lines, score, settings.with_tokens), ensure_ascii=False), file=output)
-                lines, tokens, size = lines + 1, tokens + len(score.tokens), size + score.bytes
-                empty, total = empty + (not score.tokens), total + score.log_probability
-            output.flush()
+                lines += 1
+                totals["tokens"] += len(score.tokens)
+                totals["bytes"] += score.bytes
+                totals["empty"] += not score.tokens
+                totals["log_probability"] += score.log_probability
+            output.end_group(lines, vars(place), totals)
+    if lines or not output.progress.is_finished:  # a finished file without a record has no totals
+        print_summary(lines, totals)
+
+
+def print_summary(lines: int, totals: dict[str, float]) -> None:
+    """Prints the scores of all lines together to standard error."""
+    tokens, size, empty, total = (totals[name] for name in ("tokens", "bytes", "empty", "log_probability"))
     without = f" {empty:,} of them have less than two tokens and no score." if empty else ""
     print(f"{lines:,} lines.{without}", file=sys.stderr)
     if tokens:

@@ -77,6 +77,10 @@ class Verdict:
     def word(self) -> str:
         return {True: "holds", False: "does not hold", None: "undecided"}[self.holds]
 
+    @property
+    def sentence(self) -> str:
+        return "It is undecided whether the claim holds." if self.holds is None else f"The claim {self.word} here."
+
 
 @dataclass(frozen=True)
 class Finding:

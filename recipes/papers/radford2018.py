@@ -112,7 +112,7 @@ def _scores(summary: dict[str, Any], metric: str) -> list[float]:
     return [100 * run[f"eval_{metric}"] for run in summary["runs"].values()]
 
 
-def _final_scores(results: dict[str, Any], metric: str) -> list[float]:
+def final_scores(results: dict[str, Any], metric: str) -> list[float]:
     """Returns the same from the results of fine-tuning on one task, with one seed or several."""
     if "tasks" in results:
         (summary,) = results["tasks"].values()
@@ -268,7 +268,7 @@ def transfer_by_updates(bench: Workbench) -> Finding:
     }
     bench.make(*runs.values())
     updates = [update_of(checkpoint) for checkpoint in checkpoints]
-    scores = [_final_scores(bench.results(run), TASKS[ACCEPTABILITY]) for run in runs.values()]
+    scores = [final_scores(bench.results(run), TASKS[ACCEPTABILITY]) for run in runs.values()]
     means = [statistics.mean(each) for each in scores]
     return Finding(
         method="GPT-1 is fine-tuned on acceptability from checkpoints of its pre-training.",
@@ -319,7 +319,7 @@ def auxiliary_loss(bench: Workbench) -> Finding:
         for weight in (0.5, 0.0)
     }
     bench.make(*runs.values())
-    scores = {key: _final_scores(bench.results(run), "accuracy") for key, run in runs.items()}
+    scores = {key: final_scores(bench.results(run), "accuracy") for key, run in runs.items()}
     gains = [statistics.mean(scores[size, 0.5]) - statistics.mean(scores[size, 0.0]) for size in SIZES]
     return Finding(
         method="GPT-1 is fine-tuned on acceptability with and without the auxiliary loss, on more and more examples.",

@@ -3,7 +3,7 @@
 import difflib
 from collections.abc import Sequence
 
-from papers_to_gpt.papers import bahdanau2014, radford2018, sutskever2014, vaswani2017, why_transformers
+from papers_to_gpt.papers import bahdanau2014, devlin2018, radford2018, sutskever2014, vaswani2017, why_transformers
 from papers_to_gpt.papers.experiment import Experiment
 
 PAPERS = {
@@ -12,6 +12,7 @@ PAPERS = {
     "vaswani2017": ("Vaswani et al. 2017: Attention Is All You Need", vaswani2017),
     "why_transformers": ("Why Transformers replaced recurrent networks", why_transformers),
     "radford2018": ("Radford et al. 2018: Improving Language Understanding by Generative Pre-Training", radford2018),
+    "devlin2018": ("Devlin et al. 2018, for comparison: BERT", devlin2018),
 }
 CORE, ALL = "core", "all"
 

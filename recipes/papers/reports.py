@@ -70,9 +70,7 @@ def _report(
     parts = [
         f"# {experiment.item}",
         f"**Claim:** {experiment.claim}",
-        f"**Verdict: the claim {finding.verdict.word} here.** {finding.verdict.reason}"
-        if finding.verdict.holds is not None
-        else f"**Verdict: undecided.** {finding.verdict.reason}",
+        f"**Verdict.** {finding.verdict.sentence} {finding.verdict.reason}",
         f"**Method.** {finding.method}",
         "## Measured here",
         format_table(finding.table),

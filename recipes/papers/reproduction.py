@@ -2,12 +2,16 @@
 
 import json
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from papers_to_gpt.papers.experiment import Experiment
+from datasets import disable_progress_bars
+from transformers.utils import logging as transformers_logging
+
+from papers_to_gpt.papers.experiment import Experiment, Verdict
 from papers_to_gpt.papers.registry import EXPERIMENTS, list_experiments, select
-from papers_to_gpt.papers.reports import RESULTS_FILE, SUMMARY_FILE, write_report, write_summary
+from papers_to_gpt.papers.reports import REPORT_FILE, RESULTS_FILE, SUMMARY_FILE, write_report, write_summary
 from papers_to_gpt.papers.workbench import Workbench
 from papers_to_gpt.settings.reproduction import ReproductionSettings
 
@@ -30,6 +34,8 @@ def run(settings: tuple[ReproductionSettings]) -> None:
     left_out = [each.name for each in selected if each not in experiments]
     if left_out:
         print(f"Without the scale {chosen.scale}, left out: {', '.join(left_out)}.")
+    disable_progress_bars()
+    transformers_logging.disable_progress_bar()
     output_dir = Path(chosen.output_dir)
     failures = []
     for number, each in enumerate(experiments, 1):
@@ -55,16 +61,18 @@ def measure(experiment: Experiment, settings: ReproductionSettings) -> None:
         return
     started = time.monotonic()
     finding = experiment.measure(bench)
+    if bench.is_trial:
+        finding = replace(finding, verdict=Verdict(None, "A trial of two updates decides nothing."))
     write_report(experiment, finding, bench, (time.monotonic() - started) / 60, identity)
-    print(f"The claim {finding.verdict.word}: {finding.verdict.reason}\nReport: {bench.folder}")
+    print(f"{finding.verdict.sentence} {finding.verdict.reason}\nReport: {bench.folder / REPORT_FILE}")
 
 
 def _identity(experiment: Experiment, settings: ReproductionSettings) -> dict[str, Any]:
     """What a report must have in common with the settings to stand for them."""
-    names = "scale seeds train_file validation_file test_file source_language target_language data_dir".split()
+    names = "scale seeds trial train_file validation_file test_file source_language target_language data_dir".split()
     values = {name: getattr(settings, name) for name in names}
     if settings.scale == "small":
-        values = {name: values[name] for name in ("scale", "seeds")}
+        values = {name: values[name] for name in ("scale", "seeds", "trial")}
     return {"experiment": experiment.name, **values}
 
 

@@ -50,6 +50,9 @@ def data_of(bench: Workbench) -> dict[str, Any]:
         bench.data_folder / "number_lists",
         train_lengths=range(1, LONGEST_IN_TRAINING + 1),
         test_lengths=TEST_LENGTHS,
+        **(
+            {"train_size": 300, "validation_size": 20, "test_size_of_length": SMALLEST_GROUP} if bench.is_trial else {}
+        ),
     )
 
 

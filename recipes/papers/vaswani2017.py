@@ -230,7 +230,7 @@ def variations(bench: Workbench) -> Finding:
 
 def positions(bench: Workbench) -> Finding:
     """Section 3.5: sinusoids, learned positions and none, and how similar positions are to each other."""
-    kinds = ("sinusoidal", "learned", "none")
+    kinds = ("sinusoidal", "learned", "absent")
     runs = {kind: train(bench, TRANSFORMER, position_embedding_type=kind) for kind in kinds}
     scores = {kind: [bench.results(run)["test_sacrebleu"] for run in each] for kind, each in runs.items()}
     perplexities = {
@@ -241,7 +241,7 @@ def positions(bench: Workbench) -> Finding:
     # A rotation keeps the product of two positions, so it depends on their distance alone.
     spread = max(float(np.ptp(np.diagonal(similarity, offset))) for offset in range(0, 32))
     with_order = [max(pair) for pair in zip(scores["sinusoidal"], scores["learned"], strict=True)]
-    verdict = compare(scores["sinusoidal"], scores["none"], ("sinusoids", "no positions"), score="BLEU", digits=1)
+    verdict = compare(scores["sinusoidal"], scores["absent"], ("sinusoids", "no positions"), score="BLEU", digits=1)
     return Finding(
         method="The same Transformer is trained with sinusoids, with learned positions and with none. The similarity "
         "of two positions is the product of their sinusoids.",

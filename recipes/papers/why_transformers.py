@@ -49,7 +49,8 @@ RECALL = {"tokenizer_type": "word", "vocab_size": 300, "max_steps": 400, "eval_s
 
 def long_range(bench: Workbench) -> Finding:
     """Accuracy against the distance between what must be recalled and the end of the sequence."""
-    data = write_recall(bench.data_folder / "recall")
+    sizes = {"train_size": 140, "test_size_of_distance": 2} if bench.is_trial else {}
+    data = write_recall(bench.data_folder / "recall", **sizes)
     runs = {
         model: [
             Run(

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,20 @@ from papers_to_gpt.engine.durable_files import write_durably
 from papers_to_gpt.engine.reporting import LOG_FILE, read_log, read_results
 from papers_to_gpt.settings.commands import command
 from papers_to_gpt.settings.reproduction import ReproductionSettings
+
+# The settings of a trial, in which nothing is learned.
+TRIAL: dict[str, dict[str, Any]] = {
+    "train_translation": {
+        **{"max_steps": 2, "eval_steps": 2, "logging_steps": 1, "warmup_steps": 0},
+        **{"max_eval_samples": 20, "max_new_tokens": 4},
+    },
+    "pretrain_gpt1": {
+        **{"max_steps": 2, "eval_steps": 2, "logging_steps": 1, "warmup_steps": 0, "save_steps": 1},
+        **{"num_merges": 200, "tokenizer_samples": 500, "max_eval_blocks": 2},
+    },
+    "finetune_gpt1": {"max_steps": 2, "eval_steps": 2, "warmup_steps": 0},
+    "ablate_gpt1": {"max_steps": 2, "eval_steps": 2, "warmup_steps": 0},
+}
 
 POLLING_SECONDS = 0.2
 # A run that is asked to stop finishes its update and writes a checkpoint first.
@@ -57,7 +71,7 @@ class Workbench:
 
     Attributes:
         settings: what the user asked for.
-        seeds, scale: taken from there.
+        seeds, scale, is_trial: taken from there.
         folder: the folder of the experiment's report, where it may write files of its own.
         data_folder: the folder for data that experiments make and share.
         runs: the runs that the experiment has used, in their order.
@@ -65,16 +79,20 @@ class Workbench:
 
     def __init__(self, settings: ReproductionSettings, name: str, say: Callable[[str], None] = print):
         self.settings = settings
-        self.seeds, self.scale = settings.seeds, settings.scale
+        self.seeds, self.scale, self.is_trial = settings.seeds, settings.scale, settings.trial
         self.folder = Path(settings.output_dir) / name
         self.runs: list[Run] = []
         self._say = say
-        self.data_folder = Path(settings.output_dir) / "data"
+        self.data_folder = Path(settings.output_dir) / ("trial_data" if self.is_trial else "data")
         self._runs_folder = Path(settings.output_dir) / "runs"
 
     def path(self, run: Run) -> Path:
         """Returns the output folder of a run."""
-        return self._runs_folder / run.name
+        return self._runs_folder / self._adapted(run).name
+
+    def _adapted(self, run: Run) -> Run:
+        """Returns the run itself, or what a trial makes of it."""
+        return replace(run, settings={**run.settings, **TRIAL[run.script]}) if self.is_trial else run
 
     def make(self, *runs: Run) -> list[Path]:
         """Makes those runs that no experiment has made yet, several at a time, and returns all output folders.
@@ -84,7 +102,7 @@ class Workbench:
         Raises:
             ValueError: a run failed; the message has its last line and its log file.
         """
-        unique = {run.name: run for run in runs}
+        unique = {run.name: run for run in map(self._adapted, runs)}
         self.runs += [run for run in unique.values() if run not in self.runs]
         missing = [run for run in unique.values() if not self._record(run).exists()]
         if missing:
@@ -96,7 +114,7 @@ class Workbench:
 
     def _record(self, run: Run) -> Path:
         """The file that says that a run has ended well."""
-        return self._runs_folder / f"{run.name}.json"
+        return self._runs_folder / f"{self._adapted(run).name}.json"
 
     def _make(self, waiting: list[Run], jobs: int, active: dict[subprocess.Popen, tuple[Run, float]]) -> None:
         total, waiting = len(waiting), list(waiting)

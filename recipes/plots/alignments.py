@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 LARGEST_CELL = 0.42  # inches
 BAR = 0.75  # inches, for the scale with its labels
+SHORTEST_BAR = 1.2  # inches
 
 
 def plot_alignment(
@@ -71,15 +72,14 @@ def plot_alignment(
     width, height = cell * len(source), cell * len(target)
     title_width = max((text_width([line]) for line in lines), default=0.0)
     figure = new_figure(
-        min(WIDTH, max(left + width + BAR, title_width + 0.3, 3.0)), top + max(height, 1.0) + 0.1, layout=None
+        min(WIDTH, max(left + width + BAR, title_width + 0.3, 3.0)), top + max(height, SHORTEST_BAR) + 0.1, layout=None
     )
     axes = place_axes(figure, left, top, width, height)
     image = draw_matrix(axes, shown, source, target)
     axes.xaxis.set_label_position("top")
     axes.set_xlabel("source", fontsize=FONT_SIZE)
     axes.set_ylabel("target", fontsize=FONT_SIZE)
-    add_colour_bar(
-        figure, image, place_axes(figure, left + width + 0.12, top, 0.12, max(height, 1.0)), "attention weight"
-    )
+    bar = place_axes(figure, left + width + 0.12, top, 0.12, max(height, SHORTEST_BAR))
+    add_colour_bar(figure, image, bar, "attention weight")
     draw_title(figure, lines)
     return figure

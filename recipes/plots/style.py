@@ -34,6 +34,8 @@ SEQUENTIAL = "Blues"
 DIVERGING = "RdBu_r"
 
 FORMATS = (".png", ".svg")
+# What a file would otherwise say of the day and of the version of matplotlib.
+METADATA = {".png": ("Software",), ".svg": ("Date", "Creator")}
 
 
 def check_matplotlib() -> None:
@@ -61,15 +63,16 @@ def new_figure(width: float = WIDTH, height: float = 4.5, layout: str | None = "
     return figure
 
 
-def save_figure(figure: "Figure", path: Path) -> list[Path]:
+def save_figure(figure: "Figure", path: Path, formats: Sequence[str] = FORMATS) -> list[Path]:
     """Writes a figure as PNG and as SVG. The same figure gives the same bytes: files hold no date and no version.
 
     Args:
         figure: the figure.
-        path: the name of both files; an extension .png or .svg is replaced, and missing folders are made.
+        path: the name of the files; an extension .png or .svg is replaced, and missing folders are made.
+        formats: the extensions of the files.
 
     Returns:
-        The two paths.
+        The paths.
 
     Raises:
         OSError: if a file cannot be written.
@@ -79,11 +82,11 @@ def save_figure(figure: "Figure", path: Path) -> list[Path]:
     path = Path(path)
     stem = path.with_suffix("") if path.suffix in FORMATS else path
     stem.parent.mkdir(parents=True, exist_ok=True)
-    paths = [stem.with_name(stem.name + suffix) for suffix in FORMATS]
+    paths = [stem.with_name(stem.name + suffix) for suffix in formats]
     with matplotlib.rc_context({"svg.hashsalt": "papers-to-gpt", "svg.fonttype": "path"}), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=r"Glyph \d+")  # `families_for` has warned, and named the font
-        for file, metadata in zip(paths, ({"Software": None}, {"Date": None, "Creator": None}), strict=True):
-            figure.savefig(file, dpi=DOTS_PER_INCH, metadata=metadata)
+        for file in paths:
+            figure.savefig(file, dpi=DOTS_PER_INCH, metadata=dict.fromkeys(METADATA[file.suffix]))
     return paths
 
 

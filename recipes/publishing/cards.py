@@ -11,10 +11,13 @@ from gpt1_scratch.configuration_gpt1 import GPT1Config
 from gpt1_scratch.finetuning.tasks import MULTI_LABEL, TASKS, THRESHOLD
 from gpt1_scratch.library_version import requirement
 from gpt1_scratch.pretraining.embedded import EMBEDDED_TEXTS
+from gpt1_scratch.tokenization import MASK
 from papers_to_gpt.engine.model_folder import describe_missing_config
 from papers_to_gpt.publishing import model_card
-from papers_to_gpt.publishing.data_sources import DataSource, describe_training_data
+from papers_to_gpt.publishing.card_pictures import Translator
+from papers_to_gpt.publishing.data_sources import DataSource, describe_training_data, files_in
 from papers_to_gpt.publishing.model_card import Description, Paper, Run, read_run, without_folders
+from papers_to_gpt.settings.corpora import names_of_files
 from seq2seq_scratch import TRANSLATION_CONFIGS
 from seq2seq_scratch.data.embedded import EMBEDDED_PAIRS
 from seq2seq_scratch.data.languages import resolve_language
@@ -43,6 +46,13 @@ GPT_PAPER = Paper(
     2018,
     "Improving Language Understanding by Generative Pre-Training",
     "https://cdn.openai.com/research-covers/language-unsupervised/language_understanding_paper.pdf",
+)
+
+BERT_PAPER = Paper(
+    "Jacob Devlin, Ming-Wei Chang, Kenton Lee, Kristina Toutanova",
+    2018,
+    "BERT: Pre-training of Deep Bidirectional Transformers for Language Understanding",
+    "https://arxiv.org/abs/1810.04805",
 )
 
 # The name of a model, what it is, and its paper, by model_type.
@@ -86,6 +96,10 @@ TEXT_SCORES = {
     "word_perplexity": ("perplexity", "perplexity per word"),
     "bits_per_byte": ("bits_per_byte", "bits per byte"),
 }
+MASKED_SCORES = {
+    "perplexity": ("perplexity", "perplexity of the masked tokens"),
+    "accuracy": ("accuracy", "accuracy of the masked tokens"),
+}
 TASK_SCORES = {
     "accuracy": ("accuracy", "accuracy"),
     "f1": ("f1", "F1"),
@@ -100,12 +114,19 @@ OPEN_LICENCE = "apache-2.0"
 UNKNOWN_LICENCE = "unknown"
 
 
-def write_card(folder: Path, model_id: str | None = None) -> Path:
+def write_card(
+    folder: Path,
+    model_id: str | None = None,
+    translator: Translator | None = None,
+    records: Path | None = None,
+) -> Path:
     """Writes the card of a model of this repository from its configuration and, if there are any, its run's records.
 
     Args:
         folder: the folder of the model.
         model_id: its id on the Hub. Default: the card calls the model by its folder's name.
+        translator: the model of the folder and its tokenizers, if it translates. Default: the card shows no alignment.
+        records: the folder of the run or checkpoint that the model is from. Default: `folder`.
 
     Returns:
         The card's path.
@@ -116,9 +137,9 @@ def write_card(folder: Path, model_id: str | None = None) -> Path:
     path = folder / "config.json"
     if not path.is_file():
         raise ValueError(describe_missing_config(folder))
-    config, run = json.loads(path.read_text(encoding="utf-8")), read_run(folder)
+    config, run = json.loads(path.read_text(encoding="utf-8")), read_run(records or folder)
     description = describe_model(config, run, path)
-    return model_card.write_card(folder, run, description, requirement(), model_id)
+    return model_card.write_card(folder, run, description, requirement(), model_id, translator)
 
 
 def describe_model(config: dict[str, Any], run: Run, path: Path) -> Description:
@@ -142,7 +163,7 @@ def describe_model(config: dict[str, Any], run: Run, path: Path) -> Description:
         )
     if isinstance(config.get("finetuning_task"), dict):
         return describe_task_model(config, run)
-    return describe_language_model(run)
+    return describe_language_model(run, is_masked=config.get("attention") == "bidirectional")
 
 
 def describe_translator(model_type: str, run: Run) -> Description:
@@ -189,6 +210,7 @@ def describe_translator(model_type: str, run: Run) -> Description:
             "datasets": data.hub_ids,
             "widget": [{"text": example}],
         },
+        example=example,
     )
 
 
@@ -233,42 +255,60 @@ def translation_scores(run: Run) -> Iterable[EvalResult]:
                 )
 
 
-def describe_language_model(run: Run) -> Description:
-    """Describes a model that `pretrain_gpt1.py` trained."""
+def describe_language_model(run: Run, is_masked: bool = False) -> Description:
+    """Describes a model that `pretrain_gpt1.py` trained.
+
+    Args:
+        run: the records of the run.
+        is_masked: True if it predicts masked tokens, False if it predicts the next token.
+    """
     embedded = EMBEDDED_TEXTS.get(run.settings.get("dataset_name"))
     opening = TEXT_OPENING if embedded is None else embedded.opening
-    data = describe_training_data(run.settings)
-    scores = [
-        score(run, ("text-generation", "eval"), names, round(run.results[f"eval_{key}"], 4))
-        for key, names in TEXT_SCORES.items()
-        if f"eval_{key}" in run.results
-    ]
-    limits = [
-        "It continues text and does not follow instructions. Its text may be false or harmful.",
-        "It is not a chat model. The tokenizer's chat template is only a format for fine-tuning on conversations.",
-    ]
+    task, names = ("fill-mask", MASKED_SCORES) if is_masked else ("text-generation", TEXT_SCORES)
+    if is_masked:
+        opening = f"{opening} {MASK} a house."
+        title, summary = (
+            "GPT-1 with masked tokens",
+            "GPT-1 with the bidirectional attention and the objective of BERT.",
+        )
+        use = f'filler = pipeline("{task}", model="{{model_id}}", trust_remote_code=True)\nprint(filler("{opening}"))'
+        limits = [
+            "It predicts masked tokens and is made to be fine-tuned. It cannot generate text, and its scores are no "
+            "probabilities of a text: bits per byte are not defined for it."
+        ]
+    else:
+        title, summary = "GPT-1", "The decoder of a Transformer."
+        use = (
+            f'generator = pipeline("{task}", model="{{model_id}}", trust_remote_code=True)\n'
+            f'print(generator("{opening}", max_new_tokens=50)[0]["generated_text"])'
+        )
+        limits = [
+            "It continues text and does not follow instructions. Its text may be false or harmful.",
+            "It is not a chat model. The tokenizer's chat template is only a format for fine-tuning on conversations.",
+        ]
     if embedded is not None:
         limits.append(embedded.limit)
+    data = describe_training_data(run.settings)
     return Description(
-        title="GPT-1",
-        summary=f"The decoder of a Transformer. {origin_of(run)} to predict the next token.",
-        papers=[GPT_PAPER],
-        usage=(
-            "from transformers import pipeline\n\n"
-            'generator = pipeline("text-generation", model="{model_id}", trust_remote_code=True)\n'
-            f'print(generator("{opening}", max_new_tokens=50)[0]["generated_text"])'
-        ),
+        title=title,
+        summary=f"{summary} {origin_of(run)} to predict {'masked tokens' if is_masked else 'the next token'}.",
+        papers=[GPT_PAPER, BERT_PAPER] if is_masked else [GPT_PAPER],
+        usage=f"from transformers import pipeline\n\n{use}",
         data=data.text,
-        scores=scores,
-        curve=["bits_per_byte"],
+        scores=[
+            score(run, (task, "eval"), named, round(run.results[f"eval_{key}"], 4))
+            for key, named in names.items()
+            if f"eval_{key}" in run.results
+        ],
+        curve=["accuracy" if is_masked else "bits_per_byte"],
         limits=limits,
         licence=describe_licence(data.source, start_model=starts_from_model(run)),
         metadata={
-            "pipeline_tag": "text-generation",
+            "pipeline_tag": task,
             "language": None if embedded is None else [embedded.language],
             "license": (OPEN_LICENCE if data.source.is_generated and not starts_from_model(run) else UNKNOWN_LICENCE),
             "base_model": run.record.get("base_model"),
-            "tags": ["text-generation", GPT1Config.model_type],
+            "tags": [task, GPT1Config.model_type],
             "datasets": data.hub_ids,
             "widget": [{"text": opening}],
         },
@@ -385,14 +425,19 @@ def score(
     """
     settings = run.settings
     task_type, split = task_and_split
-    named = settings.get("dataset_name") or task or settings.get("train_file") or "own"
+    train_files = files_in(settings, "train_file")
+    named = settings.get("dataset_name") or task or ", ".join(map(without_folders, train_files)) or "own"
     named = without_folders(named)
     dataset, part = named, settings.get("dataset_config_name")
-    if task in TASKS and TASKS[task].hub is not None and not settings.get("train_file"):
+    if task in TASKS and TASKS[task].hub is not None and not train_files:
         dataset, part = TASKS[task].hub
-    if settings.get("train_file"):
-        files = {"eval": settings.get("validation_file"), "test": settings.get("test_file")}
-        dataset = named = without_folders("./" + (files.get(split.split("_")[0]) or settings["train_file"]))
+    if train_files:
+        files = {kind: files_in(settings, name) for kind, name in (("eval", "validation_file"), ("test", "test_file"))}
+        of_split = files.get(split.split("_")[0]) or train_files
+        if len(of_split) > 1 and split.startswith("test_"):
+            names = [f"test_{name}" for name in names_of_files(of_split)]
+            of_split = [of_split[names.index(split)]] if split in names else of_split
+        dataset = named = ", ".join(without_folders("./" + file) for file in of_split)
     return EvalResult(
         task_type=task_type,
         dataset_type=dataset,

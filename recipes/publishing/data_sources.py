@@ -108,6 +108,12 @@ def source_of_task(name: str) -> DataSource | None:
     return None if task.hub is None else HUB_SOURCES[task.hub[0]]
 
 
+def files_in(settings: Mapping[str, Any], name: str) -> list[str]:
+    """Returns the files that a setting of a run's record names; earlier versions recorded one file as text."""
+    value = settings.get(name) or []
+    return [value] if isinstance(value, str) else value
+
+
 def describe_training_data(settings: Mapping[str, Any], task: str | None = None) -> TrainingData:
     """Describes the data of a run without naming a folder of its machine.
 
@@ -115,10 +121,12 @@ def describe_training_data(settings: Mapping[str, Any], task: str | None = None)
         settings: the run's settings by name.
         task: the name of the task that the model was fine-tuned on; None for other models.
     """
-    files = [settings[name] for name in ("train_file", "validation_file", "test_file") if settings.get(name)]
+    files = [file for name in ("train_file", "validation_file", "test_file") for file in files_in(settings, name)]
     if files:
         names = ", ".join(dict.fromkeys(f"`{without_folders('./' + file)}`" for file in files))
-        text = f"Files of the person who trained it: {names}."
+        weights = settings.get("train_weights")
+        mixed = f" The training files were mixed with the weights {', '.join(weights)}." if weights else ""
+        text = f"Files of the person who trained it: {names}.{mixed}"
         for word, source in FILE_SOURCES.items():
             if all(re.search(word, file, re.IGNORECASE) for file in files):
                 return TrainingData(f"{text} According to their path, they are {source.description}", source)

@@ -11,6 +11,7 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from papers_to_gpt.engine.checkpointing import CHECKPOINT_PREFIX
 from papers_to_gpt.engine.reporting import CARD_FILE, LOG_FILE, read_log, read_results, read_run_record
+from papers_to_gpt.publishing.card_pictures import Translator, draw_alignment, draw_curve
 
 TEMPLATE = Path(__file__).with_name("model_card.md.jinja")
 
@@ -77,6 +78,7 @@ class Description:
         limits: what the model cannot do, one sentence each.
         licence: the terms under which code and weights may be used.
         metadata: fields of `ModelCardData`: license, language, pipeline_tag, tags, datasets, widget and so on.
+        example: a source sentence to show the alignment of; None for models that do not translate.
     """
 
     title: str
@@ -89,6 +91,7 @@ class Description:
     limits: Sequence[str]
     licence: str
     metadata: dict[str, Any]
+    example: str | None = None
 
 
 def read_run(folder: Path) -> Run:
@@ -116,9 +119,14 @@ def without_folders(value: str) -> str:
 
 
 def write_card(
-    folder: Path, run: Run, description: Description, transformers_versions: str, model_id: str | None = None
+    folder: Path,
+    run: Run,
+    description: Description,
+    transformers_versions: str,
+    model_id: str | None = None,
+    translator: Translator | None = None,
 ) -> Path:
-    """Writes a model's card into its folder.
+    """Writes a model's card into its folder, and its pictures beside it if matplotlib is installed.
 
     Args:
         folder: the folder of the model.
@@ -127,12 +135,16 @@ def write_card(
         transformers_versions: the versions that the code in the folder supports, as a pip specifier.
         model_id: the model's id on the Hub, which the card's code uses. Default: the name of the folder, so that the
             code runs in the directory that contains it.
+        translator: the model with its tokenizers, to draw an alignment. Default: the card has none.
 
     Returns:
         The card's path.
     """
     name = model_id or folder.resolve().name
     usage = description.usage.replace(MODEL_ID, name)
+    alignment = None
+    if translator is not None and description.example is not None:
+        alignment = draw_alignment(folder, translator, description.example)
     data = ModelCardData(
         library_name="transformers",
         **(
@@ -154,6 +166,9 @@ def write_card(
         data=description.data,
         score_rows=_score_table(description.scores),
         training=_training(run) if run.record else None,
+        alignment=alignment,
+        example=description.example,
+        curve_picture=draw_curve(folder, run.log, description.curve),
         curve=_curve(run.log, description.curve),
         settings=_settings(run.record),
         limits="\n".join(f"- {limit}" for limit in description.limits),
@@ -257,12 +272,16 @@ def _bars(values: Sequence[float]) -> str:
     return "".join(BARS[round((value - low) * scale)] for value in values)
 
 
+def _shown(value: Any) -> Any:
+    return without_folders(value) if isinstance(value, str) else value
+
+
 def _settings(record: dict[str, Any]) -> str:
     """Returns the settings and versions of `run.yaml` as YAML, without the machine's paths."""
     if not record:
         return ""
     shown = {
-        name: without_folders(value) if isinstance(value, str) else value
+        name: [_shown(each) for each in value] if isinstance(value, list) else _shown(value)
         for name, value in record["settings"].items()
         if name not in NOT_SHOWN and value is not None
     }

@@ -16,7 +16,7 @@ from safetensors import SafetensorError, safe_open
 from transformers import CONFIG_MAPPING, AutoConfig, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.dynamic_module_utils import custom_object_save, get_relative_import_files
 
-from papers_to_gpt.engine.model_folder import describe_missing_config, read_json
+from papers_to_gpt.engine.model_folder import WEIGHT_SHARES, describe_missing_config, describe_shares, read_json
 from papers_to_gpt.engine.reporting import CARD_FILE, RESULTS_FILE, RUN_FILE
 from papers_to_gpt.publishing.clean_process import (
     TARGET_TOKENIZER,
@@ -151,6 +151,8 @@ def _check_weights(folder: Path) -> None:
             f"{folder} holds {', '.join(pickles)}: loading a pickle runs the code in it. Save the weights as "
             "safetensors (save_pretrained does) and remove the file."
         )
+    if (folder / WEIGHT_SHARES).is_dir() and not any(folder.glob("*.safetensors")):
+        raise ValueError(describe_shares(folder))
     shards = {"model.safetensors"}
     if (folder / INDEX_FILE).is_file():
         shards = set(read_json(folder / INDEX_FILE).get("weight_map", {"": "model.safetensors"}).values())
@@ -266,4 +268,5 @@ def _paths_of_run(folder: Path) -> Iterable[Path]:
     """Returns the absolute paths among the settings of the run that wrote the folder."""
     record = folder / RUN_FILE
     settings = yaml.safe_load(record.read_text(encoding="utf-8"))["settings"] if record.is_file() else {}
-    return [Path(value) for value in settings.values() if isinstance(value, str) and Path(value).is_absolute()]
+    values = [each for value in settings.values() for each in (value if isinstance(value, list) else [value])]
+    return [Path(value) for value in values if isinstance(value, str) and Path(value).is_absolute()]

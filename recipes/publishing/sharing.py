@@ -6,6 +6,7 @@ from pathlib import Path
 from accelerate import Accelerator
 from transformers.utils import logging as transformers_logging
 
+from papers_to_gpt.engine.checkpointing import write_whole_model
 from papers_to_gpt.engine.reporting import CARD_FILE
 from papers_to_gpt.publishing.cards import write_card
 from papers_to_gpt.publishing.hub import HubRepository
@@ -77,7 +78,7 @@ def share_folder(repository: HubRepository, checked: CheckedFolder) -> None:
 
 
 def run(settings: SharingSettings) -> None:
-    """Checks a folder and, if the settings name a repository, pushes it.
+    """Checks a folder, after making a model of its shares if asked to, and pushes it if a repository is named.
 
     Raises:
         ValueError: if the folder is not complete or cannot be pushed; the message says what to do.
@@ -85,6 +86,11 @@ def run(settings: SharingSettings) -> None:
     """
     transformers_logging.disable_progress_bar()
     folder = Path(settings.folder)
+    if settings.consolidate_to is not None:
+        checkpoint, folder = folder, Path(settings.consolidate_to)
+        write_whole_model(checkpoint, folder)
+        write_card(folder, records=checkpoint)
+        print(f"The shares of {checkpoint} are one model in {folder}.")
     repository = None
     if settings.refresh_code:
         if settings.hub_model_id is not None:

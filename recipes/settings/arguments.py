@@ -9,6 +9,7 @@ None if its type allows None, and empty if it is a list.
 """
 
 import argparse
+import contextlib
 import dataclasses
 import difflib
 import itertools
@@ -37,7 +38,10 @@ INTERRUPTED_STATUS, BROKEN_PIPE_STATUS, TERMINATED_STATUS = 130, 141, 143
 # What Python makes of bytes of the command line that are not UTF-8. Files that are read and written here may have such
 # names; other settings become part of models and records.
 HALF_CHARACTER = re.compile("[\ud800-\udfff]")
-FILES_OF_ANY_NAME = ("input_file", "output_file", "prompt_file")
+FILES_OF_ANY_NAME = (
+    *("input_file", "output_file", "prompt_file"),
+    *("forbidden_words", "terminology", "terminology_report"),
+)
 
 OUR_PACKAGES = ("papers_to_gpt", "gpt1_scratch", "seq2seq_scratch")
 
@@ -265,9 +269,8 @@ def parse_settings(settings: Sequence[Setting], *dataclass_types: type, descript
         raise ValueError("\n".join(problems))
     for part in parsed:
         for name, value in vars(part).items():
-            _texts_given[name] = [
-                text for text in (value if isinstance(value, list) else [value]) if isinstance(text, str)
-            ]
+            texts = [text for text in (value if isinstance(value, list) else [value]) if isinstance(text, str)]
+            _texts_given.update({name: texts} if texts else {})
     return tuple(parsed)
 
 
@@ -310,14 +313,14 @@ def _add_option(group: Any, each: dataclasses.Field, annotation: Any) -> None:
         shown = " ".join(map(str, default)) if isinstance(default, list) else str(default)
         help += f" (default: {shown.lower() if isinstance(default, bool) else shown})"
     (kind, *_) = (member for member in _members(annotation) if member is not types.NoneType)
-    arguments: dict[str, Any] = {"type": kind, "metavar": getattr(kind, "__name__", None)}
+    arguments: dict[str, Any] = {"type": READERS.get(kind, kind), "metavar": getattr(kind, "__name__", None)}
     if get_origin(kind) is Literal:
         arguments = {"type": str, "choices": get_args(kind)}
     elif get_origin(kind) is list:
         (kind,) = get_args(kind)
-        arguments = {"type": kind, "metavar": kind.__name__, "nargs": "+"}
+        arguments = {"type": READERS.get(kind, kind), "metavar": kind.__name__, "nargs": "+"}
     elif kind is bool:
-        arguments = {"type": _read_bool, "metavar": "true/false", "nargs": "?", "const": True}
+        arguments = {"type": READERS[bool], "metavar": "true/false", "nargs": "?", "const": True}
     group.add_argument(f"--{each.name}", help=help.replace("%", "%%"), **arguments)
     if kind is bool and default is True:
         group.add_argument(f"--no_{each.name}", dest=each.name, action="store_false", help=argparse.SUPPRESS)
@@ -327,6 +330,22 @@ def _read_bool(word: str) -> bool:
     if word.lower() not in TRUE_WORDS + FALSE_WORDS:
         raise argparse.ArgumentTypeError(f"invalid bool value: {word!r} (choose from 'true', 'false')")
     return word.lower() in TRUE_WORDS
+
+
+def _read_int(word: str) -> int:
+    """Reads a whole number, which may be written as 1e3 or 1000.0."""
+    try:
+        return int(word)
+    except ValueError:
+        with contextlib.suppress(ValueError, OverflowError):  # no number, or an infinite one
+            number = float(word)
+            if number == int(number):
+                return int(number)
+    raise argparse.ArgumentTypeError(f"invalid int value: {word!r} (it must be a whole number, such as 1000 or 1e3)")
+
+
+# What reads a value from text, for types that do not do it themselves.
+READERS: dict[type, Callable[[str], Any]] = {bool: _read_bool, int: _read_int}
 
 
 def _has_no_value(setting: Setting, annotation: Any) -> bool:
@@ -478,7 +497,7 @@ def _describe(error: Exception) -> str:
     if not isinstance(error, OSError) or error.strerror is None or not isinstance(error.filename, str | os.PathLike):
         return str(error)
     path = Path(os.path.abspath(error.filename))
-    for name, value in ((name, value) for name, values in _texts_given.items() for value in values):
+    for name, value in ((name, text) for name, texts in _texts_given.items() for text in texts):
         given = Path(os.path.abspath(value)) if value else None
         if given is not None and (given == path or given in path.parents or path in given.parents):
             where = f"{name} {value}" if given == path else f"{name} {value}: {error.filename}"

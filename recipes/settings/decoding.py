@@ -3,8 +3,10 @@
 from dataclasses import dataclass
 
 from papers_to_gpt.settings.arguments import CheckedSettings, option, parse_settings, read_settings
+from papers_to_gpt.settings.corpora import check_test_sets
 from papers_to_gpt.settings.pretraining import LOWEST_TEMPERATURE
 from papers_to_gpt.settings.registries import embedded_pairs, quoted
+from papers_to_gpt.settings.resuming import ResumableSettings
 from papers_to_gpt.settings.training import SEEDS
 from papers_to_gpt.settings.translation import BLEU_TOKENIZER_HELP, BleuTokenizer
 
@@ -15,6 +17,9 @@ MODELS_HELP = (
     "Folder or Hub id of a trained model; several with one vocabulary are an ensemble, which averages their "
     "probabilities of every token."
 )
+
+# As in `seq2seq_scratch.constraints`.
+TERM_BIAS = 6.0
 
 
 @dataclass
@@ -34,17 +39,9 @@ class ModelsSettings(CheckedSettings):
 
 
 @dataclass
-class TranslationSettings(ModelsSettings):
-    """The model, the text to translate and the parameters of the search."""
+class SearchSettings(ResumableSettings, ModelsSettings):
+    """The models and the parameters of the search or of sampling; subclasses have input_file and output_file."""
 
-    input_file: str | None = option(
-        None,
-        "UTF-8 file (also .gz, .xz, .zst) with a sentence on each line; left out, standard input or a prompt.",
-        "data",
-    )
-    output_file: str | None = option(
-        None, "File for the translations (.gz, .xz or .zst compresses it); left out, standard output.", "output"
-    )
     num_beams: int | None = option(None, "Beams of the search; left out, the number saved with the model.", at_least=1)
     length_penalty: float | None = option(
         None, "Exponent of the length normalization; left out, the number saved with the model."
@@ -66,18 +63,6 @@ class TranslationSettings(ModelsSettings):
     seed: int | None = option(
         None, "Seed of sampling; left out, every call gives other translations. Needs do_sample.", **SEEDS
     )
-    num_return_sequences: int = option(
-        1,
-        "Translations of each sentence; above 1, each line holds sentence number, score and text.",
-        "output",
-        at_least=1,
-    )
-    with_scores: bool = option(False, "Write sentence number, score and text, separated by tabs.", "output")
-    with_alignments: bool = option(
-        False,
-        "Write a line of JSON for each sentence, with the words that belong together by the attention.",
-        "output",
-    )
     max_source_length: int = option(
         256, "Maximum source tokens; longer sentences are cut with a warning.", "data", at_least=2
     )
@@ -93,16 +78,6 @@ class TranslationSettings(ModelsSettings):
 
     def __post_init__(self):
         super().__post_init__()
-        if self.with_alignments and (self.with_scores or self.num_return_sequences > 1):
-            raise ValueError(
-                "with_alignments is true, so a line of JSON is written for the best translation of each sentence. "
-                "Leave with_scores and num_return_sequences out."
-            )
-        if self.with_alignments and len(self.model_name_or_path) > 1:
-            raise ValueError(
-                f"with_alignments is true, but model_name_or_path names {len(self.model_name_or_path)} models, and "
-                "each has an attention of its own. Name one model."
-            )
         given = [name for name in ("temperature", "top_k", "top_p", "seed") if getattr(self, name) is not None]
         if given and not self.do_sample:
             raise ValueError(
@@ -114,6 +89,80 @@ class TranslationSettings(ModelsSettings):
             raise ValueError(
                 f"do_sample is true, but {' and '.join(search)} {'belong' if search[1:] else 'belongs'} to a search "
                 "with beams. Leave one out."
+            )
+
+
+@dataclass
+class TranslationSettings(SearchSettings):
+    """The models, the text to translate, the parameters of the search, its constraints and what is written."""
+
+    input_file: str | None = option(
+        None,
+        "UTF-8 file (also .gz, .xz, .zst) with a sentence on each line; left out, standard input or a prompt.",
+        "data",
+    )
+    output_file: str | None = option(
+        None, "File for the translations (.gz, .xz or .zst compresses it); left out, standard output.", "output"
+    )
+    num_return_sequences: int = option(
+        1,
+        "Translations of each sentence; above 1, each line holds sentence number, score and text.",
+        "output",
+        at_least=1,
+    )
+    with_scores: bool = option(False, "Write sentence number, score and text, separated by tabs.", "output")
+    with_alignments: bool = option(
+        False,
+        "Write a line of JSON for each sentence, with the words that belong together by the attention.",
+        "output",
+    )
+    with_prefixes: bool = option(
+        False,
+        "Read a second column, after a tab, with the beginning that the translation must have; it may be empty.",
+        "data",
+    )
+    forbidden_words: str | None = option(
+        None, "File with a word or phrase on each line that no translation may have as whole words."
+    )
+    terminology: str | None = option(
+        None,
+        "File with a source term, a tab and a target term on each line; lacking target terms are favoured by a bias.",
+    )
+    term_bias: float | None = option(
+        None,
+        f"Bias added to the log-probability of each token of a target term, {TERM_BIAS:g} if left out; needs "
+        "terminology.",
+        at_least=0,
+    )
+    terminology_report: str | None = option(
+        None,
+        "File for the terms that each translation has and lacks, a line of JSON each; needs terminology.",
+        "output",
+    )
+
+    def __post_init__(self):
+        super().__post_init__()
+        needing = [name for name in ("term_bias", "terminology_report") if getattr(self, name) is not None]
+        if needing and self.terminology is None:
+            raise ValueError(
+                f"{' and '.join(needing)} {'are' if needing[1:] else 'is'} set, but terminology is not. Name a file "
+                "of terms, or leave it out."
+            )
+        if self.terminology_report is not None and self.terminology_report == self.output_file:
+            raise ValueError(f"terminology_report and output_file are both {self.output_file}. Name two files.")
+        if self.with_alignments and (self.with_scores or self.num_return_sequences > 1):
+            raise ValueError(
+                "with_alignments is true, so a line of JSON is written for the best translation of each sentence. "
+                "Leave with_scores and num_return_sequences out."
+            )
+        if self.with_alignments and len(self.model_name_or_path) > 1:
+            raise ValueError(
+                f"with_alignments is true, but model_name_or_path names {len(self.model_name_or_path)} models, and "
+                "each has an attention of its own. Name one model."
+            )
+        if self.resume and self.terminology_report is not None:
+            raise ValueError(
+                "resume is true, but terminology_report is written anew by every command. Leave one of them out."
             )
         if not self.do_sample and self.num_beams is not None and self.num_return_sequences > self.num_beams:
             raise ValueError(
@@ -134,12 +183,20 @@ class ScoringSettings(ModelsSettings):
     )
     dataset_config_name: str | None = option(None, "Configuration of the data set, such as a language pair.", "data")
     dataset_revision: str | None = option(None, "Branch, tag or commit of the data set on the Hub.", "data")
-    test_file: str | None = option(None, "Test file of the kinds that train_translation.py reads.", "data")
-    split: list[str] = option(["test"], "Splits to translate and score.", "data")
+    test_file: list[str] = option(
+        [], "Test file of the kinds that train_translation.py reads; several are several test sets.", "data"
+    )
+    split: list[str] = option(["test"], "Splits to translate and score; several files are all scored.", "data")
     source_language: str = option("en", "Language code of the source.", "data")
     target_language: str = option("de", "Language code of the target.", "data")
     source_column: str | None = option(None, "Column of the source, if there is no column `translation`.", "data")
     target_column: str | None = option(None, "Column of the target, if there is no column `translation`.", "data")
+    reference_columns: list[str] = option(
+        [],
+        "Further references of the test sets: columns beside the target's, keys of `translation`, or endings of text "
+        "files.",
+        "data",
+    )
     bleu_tokenizer: BleuTokenizer | None = option(None, BLEU_TOKENIZER_HELP)
     force_decode: bool = option(
         False, "Write the log-probabilities of the references, in place of translating and scoring.", "output"
@@ -147,19 +204,18 @@ class ScoringSettings(ModelsSettings):
     with_tokens: bool = option(False, "Write each token with its log-probability; needs force_decode.", "output")
     rescore: str | None = option(
         None,
-        "n-best list of another system, with lines `id ||| candidate ||| score`: choose from it, in place of "
-        "translating.",
-        "rescoring",
+        "List of the n best candidates of another system, with lines `id ||| candidate ||| score`, to choose from in "
+        "place of translating.",
+        "data",
     )
     rescore_weight: list[float] = option(
         [0.5],
         "Weight of the model's log-probability in its mean with the given score; each number gives a choice.",
-        "rescoring",
         at_least=0,
         at_most=1,
     )
     source_file: str | None = option(
-        None, "Text file with a source on each line, for a list without references; needs rescore.", "rescoring"
+        None, "Text file with a source on each line, for a list without references; needs rescore.", "data"
     )
     num_beams: list[int] = option([5], "Beams of the search; each number gives a separate score.", at_least=1)
     length_penalty: float | None = option(
@@ -199,6 +255,12 @@ class ScoringSettings(ModelsSettings):
             raise ValueError(f"rescore is one n-best list, but split names {len(self.split)} splits. Name one.")
         if self.with_tokens and not self.force_decode:
             raise ValueError("with_tokens is true, but force_decode is false. Set force_decode to true too.")
+        check_test_sets(self)
+        if self.reference_columns and self.force_decode:
+            raise ValueError(
+                "force_decode is true, but reference_columns names further references: log-probabilities are those of "
+                "one. Name it with target_column, or target_language, and leave reference_columns out."
+            )
 
 
 def parse_translation(arguments: list[str] | None = None, description: str = "") -> tuple[TranslationSettings]:

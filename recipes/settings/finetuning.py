@@ -100,6 +100,9 @@ class TaskSettings(CheckedSettings):
     validation_share: float = option(
         0.1, "Fraction of train_file to validate on if there is no validation_file.", above=0, below=1
     )
+    max_eval_samples: int | None = option(
+        None, "Validate on only this many examples, at even distances in the validation split.", at_least=2
+    )
     max_length: int | None = option(
         None, "Maximum number of tokens, beyond which texts are cut; left out, the positions of the model.", at_least=5
     )

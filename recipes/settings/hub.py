@@ -55,6 +55,12 @@ class SharingSettings(RepositorySettings):
     folder: str | None = option(
         None, "Folder of a finished run or of one of its checkpoints; it may stand first, without its name.", "model"
     )
+    consolidate_to: str | None = option(
+        None,
+        "New folder for the model that a checkpoint of an FSDP2 run makes: its weights as a whole, without the state "
+        "of training. That folder is then checked and shared.",
+        "model",
+    )
     refresh_code: bool = option(
         False,
         "Replace the code in the folder by that of the installed package, and keep the weights.",

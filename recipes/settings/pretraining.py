@@ -1,9 +1,10 @@
 """Settings for pre-training GPT-1: model, tokenizer, text and samples."""
 
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import Any, Literal
 
 from papers_to_gpt.settings.arguments import CheckedSettings, option, parse_settings, read_settings
+from papers_to_gpt.settings.corpora import TRAIN_WEIGHTS_HELP, check_corpora
 from papers_to_gpt.settings.hub import HubSettings
 from papers_to_gpt.settings.registries import embedded_texts, quoted
 from papers_to_gpt.settings.starting import ModelFiles, StartingModelSettings, follow_starting_model
@@ -15,8 +16,13 @@ from papers_to_gpt.settings.training import (
     warn_of_same_file,
 )
 
-# The scores that an evaluation reports.
-SCORES = ("loss", "perplexity", "word_perplexity", "bits_per_byte")
+# The scores that an evaluation reports. Bits per byte are those of a probability of the whole text, which a model that
+# predicts masked tokens does not give.
+NEXT_TOKEN, MASKED = "next_token", "masked"
+SCORES = {
+    NEXT_TOKEN: ("loss", "perplexity", "word_perplexity", "bits_per_byte"),
+    MASKED: ("loss", "perplexity", "accuracy"),
+}
 
 # Dividing logits by a smaller number makes them overflow, and their softmax becomes nan.
 LOWEST_TEMPERATURE = 0.0001
@@ -24,7 +30,7 @@ LOWEST_TEMPERATURE = 0.0001
 
 @dataclass
 class ModelSettings(CheckedSettings):
-    """The fields of `GPT1Config` that depend neither on the tokenizer nor on a task."""
+    """The fields of `GPT1Config` that depend neither on the objective nor on the tokenizer nor on a task."""
 
     group = "model"
 
@@ -78,10 +84,12 @@ class TextSettings(CheckedSettings):
     dataset_revision: str | None = option(None, "Branch, tag or commit of the data set on the Hub.")
     train_split: str = option("train", "Split to train on.")
     validation_split: str = option("validation", "Split to validate on.")
-    train_file: str | None = option(
-        None,
-        "Text, Parquet, JSON (lines or one list), CSV or TSV file, also .gz, .xz or .zst, or a folder of such files.",
+    train_file: list[str] = option(
+        [],
+        "Text, Parquet, JSON (lines or one list), CSV or TSV file, also .gz, .xz or .zst, or a folder of such files; "
+        "several are several corpora.",
     )
+    train_weights: list[str] = option([], TRAIN_WEIGHTS_HELP)
     validation_file: str | None = option(None, "File or folder to validate on, of the kinds of train_file.")
     text_column: str = option("text", "Column that holds the text.")
     row_is_line: bool = option(False, "Treat each line of a text file as a document, instead of the file.")
@@ -111,19 +119,20 @@ class TextSettings(CheckedSettings):
     def __post_init__(self):
         super().__post_init__()
         warn_of_same_file(self)
-        if self.dataset_name is None and self.train_file is None:
+        if self.dataset_name is None and not self.train_file:
             raise ValueError("There is no text to train on: set one of dataset_name and train_file.")
-        if self.dataset_name is not None and self.train_file is not None:
+        if self.dataset_name is not None and self.train_file:
             raise ValueError(
-                f"dataset_name is {self.dataset_name!r} and train_file is {self.train_file!r}, but a run takes one of "
-                "dataset_name and train_file. Unset the other: --dataset_name none, or --train_file none."
+                f"dataset_name is {self.dataset_name!r} and train_file is {' '.join(self.train_file)}, but a run "
+                "takes one of dataset_name and train_file. Unset the other: --dataset_name none, or --train_file none."
             )
+        check_corpora(self)
         if self.dataset_revision is not None and self.dataset_name in (None, *embedded_texts()):
             raise ValueError(
                 f"dataset_revision is {self.dataset_revision!r}, but dataset_name is {self.dataset_name!r}: only a "
                 "data set on the Hub has revisions. Leave dataset_revision out, or name such a data set."
             )
-        if self.train_file is not None and self.validation_file is None:
+        if self.train_file and self.validation_file is None:
             raise ValueError("train_file is set, but validation_file is not. Name the text to validate on.")
         if self.skip_broken_shards and not self.streaming:
             raise ValueError("skip_broken_shards is true, but streaming is false: only a stream is read by shards.")
@@ -154,16 +163,25 @@ class SampleSettings(CheckedSettings):
 class PretrainingSettings(TrainingSettings):
     """The training settings."""
 
+    objective: Literal["next_token", "masked"] = option(
+        "next_token",
+        "What the model predicts: the next token, with causal attention; or, as in BERT, 15 % of the tokens, most of "
+        "them masked, with bidirectional attention. Masked models are for fine-tuning and cannot generate text.",
+        "model",
+    )
     project: str = option("papers-to-gpt-pretraining", "Project in trackers, shared by all runs of a recipe.", OUTPUT)
 
     def __post_init__(self):
         super().__post_init__()
-        check_metric(self.metric_for_best_model, SCORES)
+        check_metric(self.metric_for_best_model, SCORES[self.objective])
 
 
-def vocabulary_of(files: ModelFiles, config: dict[str, Any]) -> dict[str, Any]:
-    """Returns the settings of the vocabulary of a GPT-1 by its files."""
-    return {"num_merges": len((files.json("tokenizer.json").get("model") or {}).get("merges") or [])}
+def vocabulary_and_objective_of(files: ModelFiles, config: dict[str, Any]) -> dict[str, Any]:
+    """Returns the settings of the vocabulary of a GPT-1 and its objective by its files."""
+    return {
+        "num_merges": len((files.json("tokenizer.json").get("model") or {}).get("merges") or []),
+        "objective": MASKED if config.get("attention") == "bidirectional" else NEXT_TOKEN,
+    }
 
 
 def parse(arguments: list[str] | None = None, description: str = "") -> tuple[Any, ...]:
@@ -172,8 +190,8 @@ def parse(arguments: list[str] | None = None, description: str = "") -> tuple[An
         read_settings(arguments),
         ("gpt1",),
         lambda model_type: (each.name for each in fields(ModelSettings)),
-        vocabulary_of,
-        ("num_merges",),
+        vocabulary_and_objective_of,
+        ("num_merges", "objective"),
     )
     parsed = parse_settings(
         settings,
@@ -187,6 +205,12 @@ def parse(arguments: list[str] | None = None, description: str = "") -> tuple[An
         HubSettings,
         description=description,
     )
+    model, training = parsed[0], parsed[6]
+    if training.objective == MASKED and model.lstm_size is not None:
+        raise ValueError(
+            f"objective is masked, but lstm_size is {model.lstm_size}: an LSTM reads from left to right and cannot "
+            "use both sides of a token. Leave lstm_size out (--lstm_size none), or set objective to next_token."
+        )
     if reference is not None:
         reference.refuse_contradictions(settings, parsed)
     return parsed

@@ -33,8 +33,11 @@ class ReproductionSettings(CheckedSettings):
     seeds: list[int] = option(
         [1], "Seeds of the runs; a verdict on one seed is about the direction of a difference alone.", **SEEDS
     )
+    trial: bool = option(
+        False, "Two updates on a little data in place of each training: shows that all runs, and decides nothing."
+    )
     jobs: int | None = option(
-        None, "Trainings that run at the same time; left out, one for each core.", "machine", at_least=1
+        None, "Trainings that run at the same time; left out, one for each core.", "experiments", at_least=1
     )
     output_dir: str = option("runs/papers", "Folder for the reports and for the trained models.", "output")
     overwrite_output_dir: bool = option(

@@ -2,11 +2,12 @@
 
 from dataclasses import dataclass
 
-from papers_to_gpt.settings.arguments import CheckedSettings, option, parse_settings, read_settings
+from papers_to_gpt.settings.arguments import option, parse_settings, read_settings
+from papers_to_gpt.settings.resuming import ResumableSettings
 
 
 @dataclass
-class TextScoringSettings(CheckedSettings):
+class TextScoringSettings(ResumableSettings):
     """The model, the lines and what is written of each."""
 
     group = "data"

@@ -37,11 +37,17 @@ def check_metric(metric: str, reported: Sequence[str]) -> None:
 
 
 def warn_of_same_file(data: Any) -> None:
-    """Warns if a file to validate or to test on is the one to train on: scores then say nothing of unseen data."""
+    """Warns if a file to validate or to test on is one to train on: scores then say nothing of unseen data."""
+    train = set(map(os.path.realpath, files_of(data, "train_file")))
     for name in ("validation_file", "test_file"):
-        train, file = data.train_file, getattr(data, name, None)
-        if train is not None and file is not None and os.path.realpath(file) == os.path.realpath(train):
+        if train.intersection(map(os.path.realpath, files_of(data, name))):
             logger.warning("%s is train_file: its scores say nothing about text that the model has not seen.", name)
+
+
+def files_of(data: Any, name: str) -> list[str]:
+    """Returns the files that a setting names: one, several, or none if it is not set or does not exist."""
+    value = getattr(data, name, None) or []
+    return [value] if isinstance(value, str) else value
 
 
 @dataclass

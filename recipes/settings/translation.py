@@ -4,6 +4,7 @@ from dataclasses import dataclass, fields
 from typing import Any, Literal
 
 from papers_to_gpt.settings.arguments import CheckedSettings, Setting, option, parse_settings, read_settings, value_of
+from papers_to_gpt.settings.corpora import TRAIN_WEIGHTS_HELP, check_corpora, check_test_sets
 from papers_to_gpt.settings.hub import HubSettings
 from papers_to_gpt.settings.registries import embedded_pairs, quoted
 from papers_to_gpt.settings.starting import (
@@ -26,7 +27,8 @@ BleuTokenizer = Literal[
     "zh", "13a", "intl", "char", "ja-mecab", "ko-mecab", "spm", "flores101", "flores200", "spBLEU-1K"
 ]
 BLEU_TOKENIZER_HELP = "Tokenizer of sacreBLEU for the scores; left out, the one for target_language."
-SCORES = ("loss", "perplexity", "exact_match", "sacrebleu", "bleu_tokenized_lowercased", "chrf")
+SCORES_WITHOUT_DECODING = ("loss", "perplexity")
+SCORES = (*SCORES_WITHOUT_DECODING, "exact_match", "sacrebleu", "bleu_tokenized_lowercased", "chrf")
 
 
 @dataclass
@@ -97,7 +99,7 @@ class TransformerSettings(CheckedSettings):
         "relu", "Activation of the feed-forward sub-layers, by its name in the transformers library."
     )
     pre_norm: bool = option(False, "Normalize before each sub-layer and not after it, as the paper does.")
-    position_embedding_type: Literal["sinusoidal", "learned", "none"] = option(
+    position_embedding_type: Literal["sinusoidal", "learned", "absent"] = option(
         "sinusoidal", "Position embeddings; without any, the encoder sees a set of tokens."
     )
     max_position_embeddings: int = option(1024, "Rows of the table of positions; sinusoidal tables grow on demand.")
@@ -165,22 +167,32 @@ class DataSettings(CheckedSettings):
     skip_broken_shards: bool = option(
         False, "Leave out the rest of a file of the stream that cannot be read, instead of stopping; each is reported."
     )
-    train_file: str | None = option(
-        None,
+    train_file: list[str] = option(
+        [],
         "Parquet, JSON (lines or one list), CSV or TSV file, the common prefix of two line-aligned text files, each "
-        "also .gz, .xz or .zst, or a folder of them.",
+        "also .gz, .xz or .zst, or a folder of them; several are several corpora.",
     )
+    train_weights: list[str] = option([], TRAIN_WEIGHTS_HELP)
     validation_file: str | None = option(
         None, "File to validate on, of the kinds of train_file; left out, part of the training pairs."
     )
-    test_file: str | None = option(None, "File to translate and score at the end, of the kinds of train_file.")
+    test_file: list[str] = option(
+        [], "File to translate and score at the end, of the kinds of train_file; several are several test sets."
+    )
     source_language: str = option("en", "Language code of the source.")
     target_language: str = option("de", "Language code of the target.")
     source_column: str | None = option(None, "Column of the source, if there is no column `translation`.")
     target_column: str | None = option(None, "Column of the target, if there is no column `translation`.")
+    reference_columns: list[str] = option(
+        [],
+        "Further references of the test sets: columns beside the target's, keys of `translation`, or endings of text "
+        "files.",
+    )
     max_source_length: int = option(256, "Maximum source tokens; longer training pairs are left out.", at_least=2)
     max_target_length: int = option(256, "Maximum target tokens; longer training pairs are left out.", at_least=2)
-    max_train_samples: int | None = option(None, "Use only this many training pairs, from the first.", at_least=1)
+    max_train_samples: int | None = option(
+        None, "Use only this many training pairs of each train_file, from the first.", at_least=1
+    )
     max_eval_samples: int | None = option(None, "Validate on only this many pairs, from the first.", at_least=1)
     validation_size: int = option(
         1000, "Training pairs held out if there is no validation split, at most a tenth of them.", at_least=0
@@ -192,12 +204,14 @@ class DataSettings(CheckedSettings):
     def __post_init__(self):
         super().__post_init__()
         warn_of_same_file(self)
-        files = [name for name in ("train_file", "validation_file", "test_file") if getattr(self, name) is not None]
+        files = [name for name in ("train_file", "validation_file", "test_file") if getattr(self, name)]
         if self.dataset_name is not None and files:
             raise ValueError(
                 f"dataset_name is {self.dataset_name!r}, but {' and '.join(files)} {'are' if files[1:] else 'is'} set "
                 "too. Unset the data set (--dataset_name none) to train on files, or leave the files out."
             )
+        check_corpora(self)
+        check_test_sets(self)
 
 
 @dataclass
@@ -216,6 +230,12 @@ class DecodingSettings(CheckedSettings):
     )
     max_new_tokens: int = option(256, "Maximum number of tokens of a translation.", at_least=1)
     eval_num_beams: int = option(1, "Beams for the scores during training.", at_least=1)
+    decode_every: int = option(
+        1,
+        "Translate the validation text at one in this many evaluations, and at the last one; the others report loss "
+        "and perplexity.",
+        at_least=1,
+    )
     bleu_tokenizer: BleuTokenizer | None = option(None, BLEU_TOKENIZER_HELP)
 
     def __post_init__(self):
@@ -275,7 +295,7 @@ def parse(arguments: list[str] | None = None, description: str = "") -> tuple[An
         vocabulary_of,
         VOCABULARY,
     )
-    model_type = value_of(settings, "model_type")
+    model_type = value_of(settings, "model_type") or ModelChoice.model_type
     asks_for_help = any(setting.key == "help" for setting in settings)
     if model_type not in MODEL_SETTINGS and not asks_for_help:
         raise ValueError(f"model_type is {model_type!r}; it must be one of {', '.join(MODEL_SETTINGS)}.")
@@ -294,7 +314,13 @@ def parse(arguments: list[str] | None = None, description: str = "") -> tuple[An
     )
     if reference is not None:
         reference.refuse_contradictions(settings, parsed)
-    _, _, _, tokenizer, data, *_ = parsed
+    _, _, _, tokenizer, data, decoding, _, training, _ = parsed
+    metric = training.metric_for_best_model
+    if decoding.decode_every > 1 and metric not in SCORES_WITHOUT_DECODING:
+        raise ValueError(
+            f"decode_every is {decoding.decode_every}, but metric_for_best_model is {metric!r}, which the evaluations "
+            f"in between do not report. Set it to {' or '.join(SCORES_WITHOUT_DECODING)}, or leave decode_every out."
+        )
     if data.skip_broken_shards and not data.streaming:
         raise ValueError("skip_broken_shards is true, but streaming is false: only a stream is read by shards.")
     if tokenizer.bpe_dropout and data.streaming:

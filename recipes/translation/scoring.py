@@ -3,11 +3,13 @@
 import json
 import math
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from datasets import Dataset
 
+from papers_to_gpt.settings.corpora import names_of_files
 from papers_to_gpt.settings.decoding import ScoringSettings, TranslationSettings
 from papers_to_gpt.translation.decoding import load_model, make_translator
 from papers_to_gpt.translation.rescoring import rescore
@@ -31,9 +33,18 @@ def run(settings: ScoringSettings) -> None:
         rescore(settings, settings.split[0], sources, None, output_dir)
         return
     splits = load_parallel_data(**{name: getattr(settings, name) for name in LOADING_SETTINGS})
-    missing = [name for name in settings.split if name not in splits]
+    splits = named_test_sets(splits, settings.test_file)
+    # Of several files all are scored, unless the setting chooses some of them.
+    names = [*splits] if settings.split == ["test"] and len(settings.test_file) > 1 else settings.split
+    missing = [name for name in names if name not in splits]
     if missing:
         raise ValueError(f"split names {', '.join(missing)}; the data has {', '.join(splits)}.")
+    splits = {name: splits[name] for name in names}
+    alone = [
+        name for name, texts in splits.items() if settings.reference_columns and "references" not in texts.features
+    ]
+    if alone:
+        raise ValueError(f"reference_columns is set, but split names {', '.join(alone)}: only test sets have them.")
     output_dir.mkdir(parents=True, exist_ok=True)
     if settings.rescore:
         (name,) = settings.split
@@ -49,12 +60,11 @@ def run(settings: ScoringSettings) -> None:
         search = {"num_beams": num_beams}
         if num_beams > 1 and settings.length_penalty is not None:
             search["length_penalty"] = settings.length_penalty
-        for name in settings.split:
-            texts = splits[name]
+        for name, texts in splits.items():
             started = time.perf_counter()
             hypotheses = [best.text for best, *_ in translate_lines(texts["source"], **search)]
             seconds = time.perf_counter() - started
-            scores = metric.compute(predictions=hypotheses, references=texts["target"], sources=texts["source"])
+            scores = metric.compute(predictions=hypotheses, references=references_of(texts), sources=texts["source"])
             scores |= {"num_beams": num_beams, "decoding_seconds": round(seconds, 2)}
             stem = f"{name}_beam{num_beams}"
             write_hypotheses(output_dir, stem, hypotheses)
@@ -63,10 +73,25 @@ def run(settings: ScoringSettings) -> None:
     print(f"{scores['sacrebleu_signature']}\nHypotheses and scores are in {output_dir}.")
 
 
+def named_test_sets(splits: dict[str, Any], files: Sequence[str]) -> dict[str, Any]:
+    """Returns the splits with each test set of several files under a name of its own, such as `test_newstest2014`."""
+    sets = splits.get("test")
+    if not isinstance(sets, list):
+        return splits
+    names = ["test"] if len(sets) == 1 else [f"test_{name}" for name in names_of_files(files)]
+    others = {name: split for name, split in splits.items() if name != "test"}
+    return others | dict(zip(names, sets, strict=True))
+
+
+def references_of(texts: Dataset) -> Sequence[Any]:
+    """Returns the reference of each pair, or the list of its references if there are further ones."""
+    return texts["references" if "references" in texts.features else "target"][:]
+
+
 def write_forced_scores(settings: ScoringSettings, splits: dict[str, Dataset], output_dir: Path) -> None:
     """Writes the log-probabilities of the references of every split, one line of JSON each."""
     model, source_tokenizer, target_tokenizer = load_model(settings)
-    for name in settings.split:
+    for name in splits:
         scores = score_translations(
             model,
             source_tokenizer,
@@ -109,7 +134,7 @@ def describe(index: int, score: ForcedScore | None, with_tokens: bool) -> dict[s
 
 LOADING_SETTINGS = (
     "dataset_name dataset_config_name dataset_revision test_file "
-    "source_language target_language source_column target_column"
+    "source_language target_language source_column target_column reference_columns"
 ).split()
 
 DECODING_SETTINGS = (

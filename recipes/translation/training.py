@@ -1,28 +1,29 @@
 """Trains a translator: data, model, training, evaluation, sharing."""
 
-import itertools
 import time
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from accelerate import Accelerator
-from accelerate.utils import gather_object, set_seed
+from accelerate.utils import set_seed
 from datasets import Dataset, IterableDataset, disable_progress_bars
 from huggingface_hub.errors import StrictDataclassError
 from transformers import AutoConfig, AutoModelForSeq2SeqLM, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerFast
 from transformers.utils import logging as transformers_logging
 
-from papers_to_gpt.engine.batching import LengthBucketBatches, batches_for_evaluation
+from papers_to_gpt.engine.batching import batches_for_evaluation
 from papers_to_gpt.engine.data_fingerprint import Fingerprint, fingerprint_files
-from papers_to_gpt.engine.evaluation import evaluate_loss, is_any_true, map_across_processes, rehearse_evaluation
+from papers_to_gpt.engine.evaluation import evaluate_loss, map_across_processes, rehearse_evaluation
 from papers_to_gpt.engine.hardware import FOR_BATCHES_OF_TOKENS, keep_compiled_code
 from papers_to_gpt.engine.launching import make_accelerator
+from papers_to_gpt.engine.mixture import Mixture
 from papers_to_gpt.engine.model_folder import TRANSLATOR, check_folder
 from papers_to_gpt.engine.output_folder import RunStart, finish_run, plan_run
 from papers_to_gpt.engine.process_watch import stops_together
-from papers_to_gpt.engine.reporting import write_results, write_run_record
+from papers_to_gpt.engine.reporting import track_samples, write_results, write_run_record
 from papers_to_gpt.engine.run_length import describe_length
 from papers_to_gpt.engine.run_lock import lock_output_dir
 from papers_to_gpt.engine.starting_model import (
@@ -35,21 +36,24 @@ from papers_to_gpt.engine.starting_model import (
     grow_model,
     read_words,
 )
-from papers_to_gpt.engine.streaming import StreamBatches, rows_of_stream
 from papers_to_gpt.engine.training import TrainingLoop
 from papers_to_gpt.publishing.cards import write_card
 from papers_to_gpt.publishing.sharing import open_repository, push_at_end, push_of_checkpoints
 from papers_to_gpt.settings.commands import command
+from papers_to_gpt.settings.corpora import names_of_files, weights_of
 from papers_to_gpt.settings.starting import StartingModelSettings
-from papers_to_gpt.settings.translation import DataSettings, ModelChoice, TokenizerSettings, TranslationTraining
+from papers_to_gpt.settings.translation import DataSettings, ModelChoice, TokenizerSettings
+from papers_to_gpt.translation.scoring import named_test_sets, references_of
+from papers_to_gpt.translation.training_data import lengths_of, make_tokenizers, training_batches
 from seq2seq_scratch import TRANSLATION_CONFIGS
-from seq2seq_scratch.data.batches import FilterReport, PairTokenizer, collate, tokenize_parallel
-from seq2seq_scratch.data.bpe_dropout import RandomlySegmented, RandomSegmentation
+from seq2seq_scratch.data.batches import collate, tokenize_parallel
 from seq2seq_scratch.data.corpora import load_parallel_data
 from seq2seq_scratch.data.metrics import SHOWN_SCORES, TranslationMetric
 from seq2seq_scratch.data.text_lines import numbered_lines
-from seq2seq_scratch.tokenization import load_tokenizers, save_tokenizers, train_tokenizer
+from seq2seq_scratch.tokenization import load_tokenizers, save_tokenizers
 from seq2seq_scratch.translation import load_translator, translate
+
+TRACKED_SENTENCES = 5  # of the validation split, whose translations the trackers get
 
 
 @stops_together
@@ -90,35 +94,44 @@ def train(accelerator: Accelerator, settings: tuple[Any, ...], start: RunStart) 
     set_seed(training.seed)
 
     # Data
+    checkpoint, model = start.checkpoint, None
     with accelerator.main_process_first():
+        if starting.init_from is not None and checkpoint is None:
+            model, *tokenizers = load_starting_model(starting, model_settings)
         pairs = load_parallel_data(**{name: getattr(data, name) for name in LOADING_SETTINGS}, seed=training.seed)
+        pairs = named_test_sets(pairs, data.test_file)
+        weights = weights_of(data)
         for split in ("train", "validation"):
             if split not in pairs:
                 raise ValueError(f"The data has no split {split!r}, only {', '.join(pairs)}. Set {split}_file.")
         if data.dataset_name is not None:
             start.check_loaded("dataset_name", pairs)
+        corpora = pairs.pop("train")
+        corpora = corpora if isinstance(corpora, list) else [corpora]
         # Training a tokenizer is not deterministic (ties are broken at random): one process trains it, all load it.
-        checkpoint, model = start.checkpoint, None
-        if starting.init_from is not None and checkpoint is None:
-            model, *tokenizers = load_starting_model(starting, model_settings)
         if checkpoint is None and accelerator.is_main_process:
             if model is None:
-                tokenizers = make_tokenizers(pairs["train"], tokenizer_settings, data.skip_broken_shards)
+                tokenizers = make_tokenizers(corpora, tokenizer_settings, weights, data.skip_broken_shards)
             start.begin()
             save_tokenizers(output_dir, *tokenizers)
         source_tokenizer, target_tokenizer = load_tokenizers(checkpoint or output_dir)
+        names = names_of_files(data.train_file) if data.train_file else [data.dataset_name]
+        labels = ["train"] if len(corpora) == 1 else [f"train, {name}" for name in names]
         tokenized, reports = {}, {}
-        for split, part in pairs.items():
+        for split, part in [*zip(labels, corpora, strict=True), *pairs.items()]:
             if isinstance(part, IterableDataset):  # tokenised as it is read
                 continue
-            tokenized[split], reports[split] = tokenize_parallel(
-                part,
-                source_tokenizer,
-                target_tokenizer,
-                max_source_length=data.max_source_length,
-                max_target_length=data.max_target_length,
-                drop_long=split == "train",
-            )
+            try:
+                tokenized[split], reports[split] = tokenize_parallel(
+                    part,
+                    source_tokenizer,
+                    target_tokenizer,
+                    max_source_length=data.max_source_length,
+                    max_target_length=data.max_target_length,
+                    drop_long=split in labels,
+                )
+            except ValueError as error:
+                raise ValueError(f"{split}: {error}") from error
     for split, report in reports.items():
         say(f"{split}: {report}")
 
@@ -162,22 +175,36 @@ def train(accelerator: Accelerator, settings: tuple[Any, ...], start: RunStart) 
         metric=metric,
         collate_batch=partial(collate, pad_token_id=source_tokenizer.pad_token_id),
         max_tokens_per_batch=data.max_tokens_per_batch,
+        track=lambda samples: track_samples(accelerator, loop.progress.update, samples),
     )
+    mixture = None
+    if not data.streaming:
+        mixture = Mixture(names, [len(tokenized[label]) for label in labels], weights, training.seed, "pairs")
+        if mixture.results():
+            say(f"train: {mixture}")
     batches = training_batches(
-        pairs["train"] if data.streaming else tokenized["train"],
+        corpora if data.streaming else [tokenized[label] for label in labels],
+        mixture,
         (source_tokenizer, target_tokenizer),
         tokenizer_settings.bpe_dropout,
         data,
         training,
         accelerator,
     )
+    trained = False
+
+    def evaluate_now(model: PreTrainedModel) -> dict[str, float]:
+        if trained or is_decoded(loop.progress.update, loop.eval_steps, loop.total_updates, decoding.decode_every):
+            return run_evaluation(model)
+        return run_evaluation(model, decode=None)
+
     loop = TrainingLoop(
         accelerator,
         model,
         batches,
         training,
         optimization,
-        evaluate=run_evaluation,
+        evaluate=evaluate_now,
         save_model=save_model,
         after_save=push_of_checkpoints(repository, hub),
         loss_arguments={"smoothing": training.label_smoothing_factor, "r_drop_weight": training.r_drop_weight},
@@ -187,8 +214,8 @@ def train(accelerator: Accelerator, settings: tuple[Any, ...], start: RunStart) 
     search = {"num_beams": decoding.num_beams, "length_penalty": decoding.length_penalty}
     rehearse_evaluation(model, partial(run_evaluation, decode=partial(decode, **search), limit=1))
     results = loop.train()
-    if data.streaming:
-        results |= batches.results()
+    trained = True
+    results |= batches.results() if mixture is None else mixture.results()
 
     # Evaluation
     model.eval()
@@ -198,7 +225,7 @@ def train(accelerator: Accelerator, settings: tuple[Any, ...], start: RunStart) 
         begin = time.perf_counter()
         texts = pairs[split]
         hypotheses = decode(model, texts["source"], **search)
-        scores = metric.compute(predictions=hypotheses, references=texts["target"], sources=texts["source"])
+        scores = metric.compute(predictions=hypotheses, references=references_of(texts), sources=texts["source"])
         results |= {f"{split}_{name}": value for name, value in scores.items()}
         results[f"{split}_decoding_seconds"] = round(time.perf_counter() - begin, 1)
         if accelerator.is_main_process:
@@ -209,7 +236,7 @@ def train(accelerator: Accelerator, settings: tuple[Any, ...], start: RunStart) 
     # Sharing
     if accelerator.is_main_process:
         write_results(output_dir, results)
-        write_card(output_dir)
+        write_card(output_dir, translator=(model, source_tokenizer, target_tokenizer))
         finish_run(output_dir, loop.progress, loop.total_updates)
     say(
         HOW_TO_USE.format(
@@ -257,7 +284,8 @@ def fingerprint_data(
 
 LOADING_SETTINGS = (
     "dataset_name dataset_config_name dataset_revision streaming train_file validation_file test_file "
-    "source_language target_language source_column target_column max_train_samples max_eval_samples validation_size"
+    "source_language target_language source_column target_column reference_columns max_train_samples max_eval_samples "
+    "validation_size"
 ).split()
 
 
@@ -272,40 +300,6 @@ from transformers import pipeline
 translator = pipeline("translation", model={folder!r}, trust_remote_code=True)
 print(translator([{sentence!r}]))
 """
-
-
-def make_tokenizers(
-    train: Dataset | IterableDataset, settings: TokenizerSettings, skip_broken_shards: bool = False
-) -> tuple[PreTrainedTokenizerFast, PreTrainedTokenizerFast]:
-    """Loads or trains the source and target tokenizers. They are the same object if the vocabulary is shared."""
-    if settings.tokenizer_name:
-        tokenizers = load_tokenizers(settings.tokenizer_name)
-        for tokenizer in tokenizers:
-            check_tokenizer(tokenizer, settings.tokenizer_name)
-        return tokenizers
-    rows = rows_of_stream(train, skip_broken_shards) if isinstance(train, IterableDataset) else train
-    sample = list(itertools.islice(rows, settings.tokenizer_samples))
-    sources, targets = ([pair[side] for pair in sample] for side in ("source", "target"))
-    make = partial(train_tokenizer, kind=settings.tokenizer_type, lowercase=settings.lowercase)
-    if settings.share_vocabulary:
-        tokenizer = make(sources + targets, vocab_size=settings.vocab_size)
-        return tokenizer, tokenizer
-    return (
-        make(sources, vocab_size=settings.vocab_size),
-        make(targets, vocab_size=settings.decoder_vocab_size or settings.vocab_size),
-    )
-
-
-def check_tokenizer(tokenizer: PreTrainedTokenizerFast, name: str) -> None:
-    """Raises ValueError if a tokenizer has no padding, start or end token, or does not append the end token."""
-    missing = [kind for kind in ("pad", "bos", "eos") if getattr(tokenizer, f"{kind}_token_id") is None]
-    if missing:
-        raise ValueError(f"tokenizer_name {name}: it has no {' and no '.join(f'{kind}_token' for kind in missing)}.")
-    if tokenizer("text").input_ids[-1:] != [tokenizer.eos_token_id]:
-        raise ValueError(
-            f"tokenizer_name {name}: it does not append {tokenizer.eos_token} to a text, so no translation would "
-            "end. Give it a template that does, or train a tokenizer (leave tokenizer_name out)."
-        )
 
 
 def make_config(
@@ -337,60 +331,6 @@ def make_config(
         raise ValueError(f"{choice.model_type}: {error.__cause__ or error}.") from error
 
 
-def lengths_of(example: Any) -> np.ndarray:
-    """Returns the numbers of source and target tokens: (2,) for one example, (N, 2) for N examples."""
-    return np.array([example["source_length"], example["target_length"]]).T
-
-
-def prepare_pairs(tokenize: PairTokenizer, pairs: dict[str, list[str]], left_over: None) -> tuple[list[Any], None]:
-    """Examples of some pairs of a stream; nothing is left over for the next ones."""
-    columns = tokenize(pairs)
-    return [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)], None
-
-
-def training_batches(
-    examples: Any,
-    tokenizers: tuple[PreTrainedTokenizerFast, PreTrainedTokenizerFast],
-    bpe_dropout: float,
-    data: DataSettings,
-    training: TranslationTraining,
-    accelerator: Accelerator,
-) -> LengthBucketBatches | StreamBatches:
-    """Returns the training batches of this process, from an indexed data set of tokens or from a stream of text."""
-    common = {
-        "collate": partial(
-            collate, pad_token_id=tokenizers[0].pad_token_id, copies=2 if training.r_drop_weight else 1
-        ),
-        "max_tokens_per_batch": data.max_tokens_per_batch,
-        "seed": training.seed,
-        "process_index": accelerator.process_index,
-        "num_processes": accelerator.num_processes,
-    }
-    if data.streaming:
-        report = FilterReport(data.max_source_length, data.max_target_length, drop_long=True)
-        return StreamBatches(
-            examples,
-            partial(prepare_pairs, PairTokenizer(*tokenizers, report)),
-            lengths_of,
-            num_workers=training.dataloader_num_workers,
-            skip_broken_shards=data.skip_broken_shards,
-            is_any_true=partial(is_any_true, accelerator),
-            gather=gather_object,
-            say=accelerator.print,
-            **common,
-        )
-    if bpe_dropout:
-        source_tokenizer, target_tokenizer = tokenizers
-        source = target = RandomSegmentation(source_tokenizer, bpe_dropout, training.seed)
-        if target_tokenizer is not source_tokenizer:
-            target = RandomSegmentation(target_tokenizer, bpe_dropout, training.seed)
-        columns = RandomlySegmented(examples, source, target, training.seed)
-        lengths = columns.lengths
-    else:
-        columns, lengths = examples.select_columns(["input_ids", "labels"]), lengths_of(examples[:])
-    return LengthBucketBatches(columns, lengths, num_workers=training.dataloader_num_workers, **common)
-
-
 def decode_sentences(
     accelerator: Accelerator,
     source_tokenizer: PreTrainedTokenizerFast,
@@ -418,6 +358,15 @@ def decode_sentences(
     return map_across_processes(accelerator, decode, list(sentences))
 
 
+def is_decoded(update: int, eval_steps: int, total_updates: int, decode_every: int) -> bool:
+    """Returns whether the evaluation after an update translates: one in decode_every, and the last.
+
+    One that is not due by eval_steps is the last of a run whose time is over, or takes the place of a lost one.
+    """
+    number, rest = divmod(update, eval_steps)
+    return bool(rest) or number % decode_every == 0 or update >= total_updates
+
+
 def evaluate(
     model: PreTrainedModel,
     *,
@@ -428,11 +377,14 @@ def evaluate(
     metric: TranslationMetric,
     collate_batch: Any,
     max_tokens_per_batch: int,
+    track: Callable[[list[str]], None],
     limit: int | None = None,
 ) -> dict[str, float]:
     """Returns loss, perplexity and the scores of decoded translations on the validation split.
 
     Args:
+        track: takes the first few translations, with source and reference, for the trackers.
+        decode: function from the model and sentences to translations; None leaves out these scores.
         limit: number of pairs to evaluate for a rehearsal, those with the longest sources, with translations of a few
             tokens. None reads all.
     """
@@ -453,6 +405,12 @@ def evaluate(
         num_processes=accelerator.num_processes,
     )
     scores = evaluate_loss(accelerator, model, batches)
+    if decode is None:
+        return scores
     hypotheses = decode(model, texts["source"])
     decoded = metric.compute(predictions=hypotheses, references=texts["target"])
+    if limit is None:
+        few = texts.select(range(min(TRACKED_SENTENCES, len(texts))))
+        lines = zip(few["source"], hypotheses, few["target"], strict=False)
+        track([f"source: {source}\ntranslation: {best}\nreference: {target}" for source, best, target in lines])
     return scores | {name: decoded[name] for name in SHOWN_SCORES}

@@ -9,15 +9,16 @@ import numpy as np
 import torch
 from transformers import AutoConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-import gpt1_scratch  # noqa: F401  registers the model
+from gpt1_scratch.tokenization import WORD_END
 from papers_to_gpt.engine.model_folder import LANGUAGE_MODEL, TRANSLATOR, check_folder
 from papers_to_gpt.gpt1 import text_scoring
+from papers_to_gpt.plots.tokens import name_of, readable
 from papers_to_gpt.settings.decoding import TranslationSettings
 from papers_to_gpt.settings.text_scoring import TextScoringSettings
 from papers_to_gpt.translation import decoding
-from papers_to_gpt.visualization.tokens import name_of, readable
 from seq2seq_scratch.encoding import encode_sources
 from seq2seq_scratch.modeling_transformer import LearnedPositions
+from seq2seq_scratch.tokenization import WORD_START
 from seq2seq_scratch.translation import translate
 from seq2seq_scratch.visible_text import has_visible_text
 
@@ -59,7 +60,12 @@ class LoadedModel:
     def names(self, tokens: Sequence[str], target: bool = False) -> list[str]:
         """Returns tokens without marks of word starts and ends, as they are drawn."""
         tokenizer = self.target_tokenizer if target else self.tokenizer
-        return readable(tokens, tokenizer.all_special_tokens, marks_ends=self.target_tokenizer is None)
+        return readable(tokens, tokenizer.all_special_tokens, **self.marks)
+
+    @property
+    def marks(self) -> dict[str, str]:
+        """How the vocabulary marks words, as `readable` takes it."""
+        return {"word_end": WORD_END} if self.target_tokenizer is None else {"word_start": WORD_START}
 
 
 def load(name: str, revision: str | None = None, trust_remote_code: bool = False) -> LoadedModel:
@@ -77,7 +83,7 @@ def load(name: str, revision: str | None = None, trust_remote_code: bool = False
     check_folder(name, trust_remote_code, (TRANSLATOR, LANGUAGE_MODEL))
     source = {"revision": revision, "trust_remote_code": trust_remote_code}
     if AutoConfig.from_pretrained(name, **source).model_type in TRANSLATOR.model_types:
-        return LoadedModel(name, *decoding.load_model(TranslationSettings(model_name_or_path=name, **source)))
+        return LoadedModel(name, *decoding.load_model(TranslationSettings(model_name_or_path=[name], **source)))
     return LoadedModel(name, *text_scoring.load_model(TextScoringSettings(model_name_or_path=name, **source)))
 
 
@@ -198,13 +204,13 @@ def probabilities_of(
         tokenizer, before = loaded.target_tokenizer, inputs["decoder_input_ids"][0].tolist()
     probabilities = logits.float().softmax(dim=-1).cpu()
     best = probabilities.topk(min(candidates, probabilities.shape[1]), dim=-1)
-    marks_ends, special = loaded.target_tokenizer is None, tokenizer.all_special_tokens
+    special = tokenizer.all_special_tokens
     names = [
-        [name_of(token, context, special, marks_ends) for token in tokenizer.convert_ids_to_tokens(row)]
+        [name_of(token, context, special, **loaded.marks) for token in tokenizer.convert_ids_to_tokens(row)]
         for row, context in zip(best.indices.tolist(), tokenizer.convert_ids_to_tokens(before), strict=True)
     ]
     tokens = tokenizer.convert_ids_to_tokens(before if loaded.target_tokenizer is None else wanted)
-    shown = readable(tokens, special, marks_ends)
+    shown = readable(tokens, special, **loaded.marks)
     count = len(wanted)
     has_next = count < len(names)
     return Probabilities(

@@ -5,8 +5,8 @@ The result always has two columns of text, `source` and `target`. Missing text i
 
 import itertools
 import json
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -53,6 +53,12 @@ class Wanted:
     target_language: str
     source_column: str | None
     target_column: str | None
+
+    def for_reference(self, column: str) -> "Wanted":
+        """Returns what is wanted if another column, key or ending of a text file takes the place of the target's."""
+        if self.target_column is not None:
+            return replace(self, target_column=column)
+        return replace(self, target_language=column)
 
     def find(self, where: str, columns: Sequence[str], translation_keys: Sequence[str]) -> PairColumns:
         """Returns the columns of the two sides.
@@ -139,7 +145,7 @@ def _tables_of_table(path: str, wanted: Wanted, places: Sequence[FilePlace] = ()
     return tables_of_rows(_pair_of_row(row, wanted, where) for where, row in table_rows(path, *places))
 
 
-def _load_file(setting: str, name: str, wanted: Wanted, streaming: bool) -> Any:
+def _load_file(setting: str, name: str, wanted: Wanted, streaming: bool = False) -> Any:
     """Loads one file, the two text files whose names are `name` followed by the languages, or a folder of either."""
     sides = (_text_file(f"{name}.{side}") for side in (wanted.source_language, wanted.target_language))
     is_folder = Path(name).is_dir() and not all(Path(side).is_file() for side in sides)
@@ -243,24 +249,61 @@ def _first(split: Dataset | IterableDataset, number: int | None) -> Dataset | It
     return split.select(range(min(number, len(split))))
 
 
+def _of(split: str, reference_columns: Sequence[str]) -> Sequence[str]:
+    return () if split in ("train", "validation") else reference_columns
+
+
+def _with_references(load: Callable[..., Any], wanted: Wanted, columns: Sequence[str]) -> Any:
+    """Returns the pairs that `load(wanted=...)` loads, with the column `references` if there are further ones.
+
+    Raises:
+        ValueError: if a column does not exist, or pairs cannot be loaded.
+    """
+    pairs = load(wanted=wanted)
+    if not columns:
+        return pairs
+    further = []
+    for column in columns:
+        try:
+            other = load(wanted=wanted.for_reference(column))
+        except ValueError as error:
+            raise ValueError(f"reference_columns names {column!r}: {error}") from error
+        further.append([pair["target"] for pair in other])
+    pairs = Dataset.from_list(list(pairs), features=PAIR_FEATURES)
+    references = [list(texts) for texts in zip(pairs["target"], *further, strict=True)]
+    return pairs.add_column("references", references)
+
+
+def _hold_out(train: Any, size: int, seed: int) -> tuple[Any, Dataset | None]:
+    """Returns a corpus without the pairs that are held out for validation, and these; None if there are none."""
+    if isinstance(train, IterableDataset):
+        held_out = Dataset.from_list(list(_first_of_each_shard(train, size)), features=PAIR_FEATURES)
+        return train.skip(size), held_out
+    if not (size := min(size, len(train) // 10)):
+        return train, None
+    parts = train.train_test_split(test_size=size, seed=seed)
+    return parts["train"], parts["test"]
+
+
 def load_parallel_data(
     *,
     dataset_name: str | None = None,
     dataset_config_name: str | None = None,
     dataset_revision: str | None = None,
     streaming: bool = False,
-    train_file: str | None = None,
+    train_file: str | Sequence[str] | None = None,
     validation_file: str | None = None,
-    test_file: str | None = None,
+    test_file: str | Sequence[str] | None = None,
     source_language: str,
     target_language: str,
     source_column: str | None = None,
     target_column: str | None = None,
+    reference_columns: Sequence[str] = (),
     validation_size: int = 1_000,
     max_train_samples: int | None = None,
     max_eval_samples: int | None = None,
     seed: int = 42,
-) -> dict[str, Dataset | IterableDataset]:
+) -> dict[str, Any]:
     """Loads sentence pairs as splits with the two columns `source` and `target`.
 
     A data set or file has either one column `translation` with dictionaries from language to text, or one column for
@@ -283,23 +326,28 @@ def load_parallel_data(
         dataset_revision: a branch, tag or commit of the data set on the Hub.
         streaming: True to read the split `train` as it is needed, as an `IterableDataset`. Other splits are read
             completely.
-        train_file: the file of the split `train`; files cannot be combined with `dataset_name`.
+        train_file: the file of the split `train`; files cannot be combined with `dataset_name`. A list of files gives
+            a list of data sets, one for each corpus, and the limits below hold for each of them.
         validation_file: the file of the split `validation`.
-        test_file: the file of the split `test`.
+        test_file: the file of the split `test`. A list of files gives a list of data sets.
         source_language: the language to translate from: a key of `translation`, the name of a column, or the ending of
             a text file.
         target_language: the language to translate to.
         source_column: the column of the source. Default: the column named after the language.
         target_column: the column of the target.
+        reference_columns: where further references of the target are: the columns (or keys of `translation`, or
+            endings of text files) that take the place of the target's. All splits but `train` and `validation` then
+            have the further column `references`, a list for each pair that begins with the target.
         validation_size: number of pairs of `train` that are held out if there is no split `validation`, at most a
             tenth of `train`. From a stream, the first pairs of its files or shards are held out, equally many of each.
+            Several corpora give equally many each.
         max_train_samples: maximum number of pairs of `train`, from the first; of a stream that is split into shards,
             equally many of each.
         max_eval_samples: maximum number of pairs of `validation`, from the first.
         seed: determines which pairs are held out.
 
     Returns:
-        The splits by name.
+        The splits by name: data sets, of which `train` may be a stream, and `train` and `test` may be lists.
 
     Raises:
         ValueError: if settings contradict each other; a file is missing, empty, of an unknown kind, not UTF-8 or
@@ -307,7 +355,7 @@ def load_parallel_data(
             setting, the file, the line and the column.
     """
     files = {"train": train_file, "validation": validation_file, "test": test_file}
-    files = {split: name for split, name in files.items() if name is not None}
+    files = {split: name for split, name in files.items() if name is not None and name != []}
     if dataset_name is None and not files:
         raise ValueError("There is no data: set dataset_name, or train_file, validation_file or test_file.")
     if dataset_name is not None and files:
@@ -331,29 +379,42 @@ def load_parallel_data(
     if dataset_name in EMBEDDED_PAIRS:
         loaded = EMBEDDED_PAIRS[dataset_name].generate(source_language, target_language)
         wanted = Wanted(source_language, target_language, None, None)
-        splits = {name: _as_pairs(split, wanted, dataset_name) for name, split in loaded.items()}
+        splits = {
+            name: _with_references(partial(_as_pairs, split, where=dataset_name), wanted, _of(name, reference_columns))
+            for name, split in loaded.items()
+        }
         if streaming:
             splits["train"] = splits["train"].to_iterable_dataset()
     elif dataset_name is not None:
         loaded = datasets.load_dataset(
             dataset_name, dataset_config_name, revision=dataset_revision, streaming=streaming
         )
-        splits = {name: _as_pairs(split, wanted, f"{dataset_name}, {name}") for name, split in loaded.items()}
-    else:
         splits = {
-            split: _load_file(f"{split}_file", name, wanted, streaming and split == "train")
-            for split, name in files.items()
+            name: _with_references(
+                partial(_as_pairs, split, where=f"{dataset_name}, {name}"), wanted, _of(name, reference_columns)
+            )
+            for name, split in loaded.items()
         }
+    else:
+        splits = {}
+        for split, name in files.items():
+            load = partial(_load_file, f"{split}_file", streaming=streaming and split == "train")
+            loaded = [
+                _with_references(partial(load, each), wanted, _of(split, reference_columns))
+                for each in ([name] if isinstance(name, str) else name)
+            ]
+            splits[split] = loaded[0] if isinstance(name, str) else loaded
 
     if "train" in splits:
-        train = splits["train"]
+        several = isinstance(splits["train"], list)
+        corpora = splits["train"] if several else [splits["train"]]
         if "validation" not in splits and validation_size:
-            if isinstance(train, IterableDataset):
-                splits["validation"], train = _first_of_each_shard(train, validation_size), train.skip(validation_size)
-            elif held_out := min(validation_size, len(train) // 10):
-                parts = train.train_test_split(test_size=held_out, seed=seed)
-                train, splits["validation"] = parts["train"], parts["test"]
-        splits["train"] = _first(train, max_train_samples)
+            size = max(1, validation_size // len(corpora))
+            corpora, held_out = zip(*(_hold_out(corpus, size, seed) for corpus in corpora), strict=True)
+            if held_out := [part for part in held_out if part is not None]:
+                splits["validation"] = held_out[0] if len(held_out) == 1 else datasets.concatenate_datasets(held_out)
+        corpora = [_first(corpus, max_train_samples) for corpus in corpora]
+        splits["train"] = corpora if several else corpora[0]
     if "validation" in splits:
         splits["validation"] = _first(splits["validation"], max_eval_samples)
     return {

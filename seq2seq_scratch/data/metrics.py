@@ -3,7 +3,8 @@
 import logging
 import re
 import unicodedata
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from importlib.util import find_spec
 from typing import Any
 
@@ -53,16 +54,36 @@ _LEAST_SHARE_OF_MARKED_LINES = 0.01
 SOURCE_LENGTH_BOUNDARIES = (10, 20, 30, 40, 50, 60)
 
 
-def _corpus_bleu(predictions: Sequence[str], references: Sequence[str], **settings) -> tuple[float, float, str]:
+# The references of a test set: one for each sentence, or a list of them. Inside this module they are streams: the
+# first references of all sentences, the second ones, and so on; a sentence that lacks a further one has None there.
+References = Sequence[str] | Sequence[Sequence[str]]
+Streams = list[list[str | None]]
+
+
+def _streams_of(references: References) -> Streams:
+    """Returns references as streams; a further reference that is empty counts as missing.
+
+    Raises:
+        ValueError: if sentences have different numbers of references.
+    """
+    rows = [[row] if isinstance(row, str) else row for row in references]
+    if len({len(row) for row in rows}) > 1:
+        raise ValueError("Sentences have different numbers of references. Fill up with empty ones.")
+    first, *others = map(list, zip(*rows, strict=True))
+    return [first, *([text or None for text in stream] for stream in others)]
+
+
+def _corpus_bleu(predictions: Sequence[str], references: Streams, **settings) -> tuple[float, float, str]:
     """Returns BLEU, the length ratio (tokens of the predictions per token of the references) and the signature.
 
     BLEU uses n-grams of up to four tokens, and is 0 by definition if the texts are shorter. If no reference has four
     tokens (a number in German is one word), only the existing orders count, and the signature says `eff:yes`.
     """
     bleu = BLEU(**settings)
-    if not any(len(bleu.tokenizer(reference).split()) >= bleu.max_ngram_order for reference in references):
+    texts = (text for stream in references for text in stream if text)
+    if not any(len(bleu.tokenizer(text).split()) >= bleu.max_ngram_order for text in texts):
         bleu = BLEU(**settings, effective_order=True)
-    score = bleu.corpus_score(predictions, [references])
+    score = bleu.corpus_score(predictions, references)
     return score.score, score.sys_len / max(score.ref_len, 1), str(bleu.get_signature())
 
 
@@ -172,10 +193,16 @@ def _count_unspaced(texts: Sequence[str]) -> tuple[int, int] | None:
     return (characters, words) if 2 * unspaced > characters > _LONGEST_MEAN_WORD * words else None
 
 
+def _of_texts(function: Callable[[list[str]], list[str]], stream: Sequence[str | None]) -> list[str | None]:
+    """Applies a function from texts to as many texts to those of a stream that are not missing."""
+    changed = iter(function([text for text in stream if text is not None]))
+    return [None if text is None else next(changed) for text in stream]
+
+
 def bleu_by_source_length(
     sources: Sequence[str],
     predictions: Sequence[str],
-    references: Sequence[str],
+    references: References,
     boundaries: Sequence[int] = SOURCE_LENGTH_BOUNDARIES,
     tokenize: str | None = None,
 ) -> dict[str, float | int]:
@@ -185,7 +212,7 @@ def bleu_by_source_length(
         sources: N sentences. Their length is counted in words between spaces, or in characters if they are written
             without spaces.
         predictions: N translations. They are not normalised here (see `normalize_for_scores`).
-        references: N references.
+        references: N references, or N lists of them.
         boundaries: the longest length of each range, in ascending order. Longer sources form the last range.
         tokenize: the name of sacreBLEU's tokeniser. Default: that of sacreBLEU.
 
@@ -206,13 +233,16 @@ def bleu_by_source_length(
     lengths = [len("".join(source.split()) if unit == "characters" else source.split()) for source in sources]
     names = [f"{low + 1}_to_{high}" for low, high in zip((0, *boundaries), boundaries, strict=False)]
     scores: dict[str, float | int] = {}
+    streams = _streams_of(references)
     for name, low, high in zip(
         (*names, f"over_{boundaries[-1]}"), (-1, *boundaries), (*boundaries, float("inf")), strict=True
     ):
         members = [index for index, length in enumerate(lengths) if low < length <= high]
         if members:
             score, _, _ = _corpus_bleu(
-                [predictions[index] for index in members], [references[index] for index in members], tokenize=tokenize
+                [predictions[index] for index in members],
+                [[stream[index] for index in members] for stream in streams],
+                tokenize=tokenize,
             )
             scores |= {f"sacrebleu_{name}_{unit}": score, f"sentences_{name}_{unit}": len(members)}
     return scores
@@ -238,15 +268,16 @@ def _checked_texts(texts: Sequence[str] | None, name: str) -> list[str]:
 class TranslationMetric(evaluate.Metric):
     """Computes all scores of a translated test set, with `compute`, or with `add_batch` and then `compute`.
 
-    `compute(predictions=..., references=..., sources=...)` takes plain sentences with one reference each. `sources` is
-    optional; after `add_batch` it must hold the sources of all batches. The result has
+    `compute(predictions=..., references=..., sources=...)` takes plain sentences, with one reference each or with
+    lists of equally many; an empty one after the first counts as missing. `sources` is optional; after `add_batch` it
+    must hold the sources of all batches. The result has
 
     - `sacrebleu`: BLEU of the text as it is, cased, and `sacrebleu_signature`, to be reported with it;
     - `bleu_tokenized_lowercased`: BLEU after `lowercase_and_moses_tokenize`, without smoothing. It is what Moses'
       `multi-bleu.perl` prints for files prepared in that way. Use it only to compare with older papers, many of which
       prepared their text slightly differently;
     - `chrf`: chrF2;
-    - `exact_match`: percentage of translations that equal their reference, ignoring white space at the ends;
+    - `exact_match`: percentage of translations that equal a reference, ignoring white space at the ends;
     - `length_ratio`: tokens of the translations divided by tokens of the references, as sacreBLEU counts them;
     - with sources, the values of `bleu_by_source_length`.
 
@@ -276,16 +307,21 @@ class TranslationMetric(evaluate.Metric):
             description="BLEU, tokenised BLEU, chrF and exact match of translations.",
             citation="",
             inputs_description=self.__doc__,
-            features=datasets.Features(
-                {"predictions": datasets.Value("string"), "references": datasets.Value("string")}
-            ),
+            features=[
+                datasets.Features({"predictions": datasets.Value("string"), "references": references})
+                for references in (datasets.Sequence(datasets.Value("string")), datasets.Value("string"))
+            ],
         )
 
     def add_batch(
-        self, *, predictions: Sequence[str] | None = None, references: Sequence[str] | None = None, **others: Any
+        self, *, predictions: Sequence[str] | None = None, references: References | None = None, **others: Any
     ) -> None:
-        """Adds N translations and their N references for a later call of `compute`."""
-        predictions, references = _checked_texts(predictions, "predictions"), _checked_texts(references, "references")
+        """Adds N translations and their N references, or N lists of them, for a later call of `compute`."""
+        predictions = _checked_texts(predictions, "predictions")
+        if references and isinstance(references[0], list | tuple):
+            references = [_checked_texts(row, f"references[{index}]") for index, row in enumerate(references)]
+        else:
+            references = _checked_texts(references, "references")
         if len(predictions) != len(references):
             raise ValueError(
                 f"predictions holds {len(predictions)} lines and references holds {len(references)}; they must be "
@@ -293,39 +329,49 @@ class TranslationMetric(evaluate.Metric):
             )
         super().add_batch(predictions=predictions, references=references, **others)
 
-    def add(self, *, prediction: str | None = None, reference: str | None = None, **others: Any) -> None:
-        """Adds one translation and its reference for a later call of `compute`."""
+    def _infer_feature_from_batch(self, batch: dict[str, Any]) -> datasets.Features:
+        # The library looks at the first pair, which an empty batch does not have.
+        return super()._infer_feature_from_batch(batch) if batch["predictions"] else self.info.features[-1]
+
+    def add(
+        self, *, prediction: str | None = None, reference: str | Sequence[str] | None = None, **others: Any
+    ) -> None:
+        """Adds one translation and its reference or references for a later call of `compute`."""
         self.add_batch(predictions=[prediction], references=[reference], **others)
 
     def _compute(
-        self, predictions: list[str], references: list[str], sources: Sequence[str] | None = None
+        self, predictions: list[str], references: References, sources: Sequence[str] | None = None
     ) -> dict[str, float | int | str]:
         if not predictions:
             raise ValueError("There are no translations to score.")
-        predictions, references = normalize_for_scores(predictions), normalize_for_scores(references)
+        predictions = normalize_for_scores(predictions)
+        streams = [_of_texts(normalize_for_scores, stream) for stream in _streams_of(references)]
         tokenize = self.bleu_tokenizer or _bleu_tokenizer(self.target_language)
-        for note in _notes_on(references, tokenize):
+        for note in _notes_on([text for stream in streams for text in stream if text is not None], tokenize):
             if note not in self._notes_given:  # each evaluation of a training scores the same references
                 self._notes_given.add(note)
                 logger.warning("%s", note)
-        sacrebleu, length_ratio, signature = _corpus_bleu(predictions, references, tokenize=tokenize)
+        sacrebleu, length_ratio, signature = _corpus_bleu(predictions, streams, tokenize=tokenize)
+        prepare = partial(lowercase_and_moses_tokenize, language=self.target_language)
         tokenized, _, _ = _corpus_bleu(
-            lowercase_and_moses_tokenize(predictions, self.target_language),
-            lowercase_and_moses_tokenize(references, self.target_language),
+            prepare(predictions),
+            [_of_texts(prepare, stream) for stream in streams],
             tokenize="none",
             smooth_method="none",
             force=True,  # sacreBLEU would warn that the text is tokenised
         )
-        matches = sum(prediction == reference for prediction, reference in zip(predictions, references, strict=True))
+        rows = list(zip(*streams, strict=True))
+        matches = sum(prediction in row for prediction, row in zip(predictions, rows, strict=True))
         scores = {
             "sacrebleu": sacrebleu,
             "sacrebleu_signature": signature,
             "bleu_tokenized_lowercased": tokenized,
-            "chrf": CHRF().corpus_score(predictions, [references]).score,
+            "chrf": CHRF().corpus_score(predictions, streams).score,
             "exact_match": 100 * matches / len(predictions),
             "length_ratio": length_ratio,
         }
         if sources is not None:
+            references = [[text or "" for text in row] for row in rows]
             scores |= bleu_by_source_length(sources, predictions, references, tokenize=tokenize)
         return scores
 

@@ -93,6 +93,7 @@ def test_a_cache_under_an_unknown_name_is_refused(name):
         ("bahdanau", DynamicCache(), "takes a RecurrentState as cache, but got a DynamicCache"),
         ("rnn_seq2seq", (torch.zeros(1),), "takes a RecurrentState as cache, but got a tuple"),
         ("causal_lm", (torch.zeros(1),), "takes a Cache or a PagedAttentionCache as cache, but got a tuple"),
+        ("masked_lm", DynamicCache(), "takes no cache, but got a DynamicCache"),
         ("classification", DynamicCache(), "takes no cache, but got a DynamicCache"),
         ("multiple_choice", DynamicCache(), "takes no cache, but got a DynamicCache"),
     ],

@@ -57,6 +57,9 @@ def written_out_loss(name, model, batch, smoothing=0.0):
         source = {key: batch[key] for key in ("input_ids", "attention_mask")}
         logits = model(**source, decoder_input_ids=decoder_input_ids).logits
         return functional.cross_entropy(logits.transpose(1, 2), labels, label_smoothing=smoothing)
+    if name == "masked_lm":
+        logits = model(batch["input_ids"], attention_mask=batch["attention_mask"]).logits
+        return functional.cross_entropy(logits.transpose(1, 2), labels)
     if name == "causal_lm":
         losses, counted = next_token_losses(model, batch["input_ids"], batch["attention_mask"])
         return (losses * counted).sum() / counted.sum()

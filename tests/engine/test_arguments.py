@@ -49,6 +49,19 @@ def test_negative_numbers_and_equals_signs_are_values():
     assert parse("--learning-rate=2").learning_rate == 2
 
 
+@pytest.mark.parametrize("word", ["1000", "1e3", "1E+3", "1000.0", "0.01e5"])
+def test_a_whole_number_may_be_written_as_one_with_an_exponent(preset, word):
+    in_preset = parse(preset(f"max_steps: {word}\nlayers: [{word}]\n"))
+    assert (in_preset.max_steps, in_preset.layers) == (1000, [1000])
+    assert type(parse("--max_steps", word).max_steps) is int
+
+
+@pytest.mark.parametrize("word", ["1.5", "1e-3", "inf", "nan", "many"])
+def test_a_number_that_is_not_whole_is_refused(word):
+    with pytest.raises(ValueError, match=rf"max_steps: invalid int value: '{word}' \(it must be a whole number, such"):
+        parse("--max_steps", word)
+
+
 def test_all_mistakes_are_reported_together_with_place_and_nearest_name(preset):
     path = preset("lerning_rate: 1\nmax_steps: many\n")
     with pytest.raises(ValueError) as error:

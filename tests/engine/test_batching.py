@@ -2,11 +2,13 @@
 
 import os
 import signal
+import time
 
 import numpy as np
 import pytest
 import torch
 
+from papers_to_gpt.engine import batching
 from papers_to_gpt.engine.batching import LengthBucketBatches, batches_for_evaluation, cut_into_batches
 
 
@@ -130,6 +132,31 @@ def test_a_worker_that_is_killed_is_named():
         OSError, match=r"prepares batches .*(killed by signal|exited unexpectedly)\. .*Lower dataloader_num_workers"
     ):
         list(batches.epoch(0))
+
+
+class StallingDataset:
+    """A worker that reads its third example gives nothing more, and leaves its pid."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __len__(self):
+        return 4
+
+    def __getitem__(self, index):
+        if index == 2:
+            self.path.write_text(str(os.getpid()))
+            time.sleep(600)
+        return {"index": index}
+
+
+def test_a_worker_that_stalls_is_named(tmp_path, monkeypatch):
+    monkeypatch.setattr(batching, "WORKER_TIMEOUT_SECONDS", 3)
+    dataset = StallingDataset(tmp_path / "pid")
+    batches = LengthBucketBatches(dataset, np.full((4, 1), 3), collate, max_rows_per_batch=1, seed=0, num_workers=2)
+    with pytest.raises(OSError, match=r"timed out after 3 seconds, waiting for worker .*\. The machine may") as error:
+        list(batches.epoch(0))
+    assert f"(pid {dataset.path.read_text()})" in str(error.value)
 
 
 def test_evaluation_sees_every_example_once_over_all_processes(lengths):

@@ -19,12 +19,21 @@ from torch.distributed.tensor import DTensor
 from transformers import AutoModelForSeq2SeqLM
 
 from papers_to_gpt.engine.checkpoint_writer import CheckpointWriter
-from papers_to_gpt.engine.checkpointing import Progress, find_good_checkpoint, load_checkpoint, verify_checkpoint
+from papers_to_gpt.engine.checkpointing import (
+    Progress,
+    find_good_checkpoint,
+    load_checkpoint,
+    verify_checkpoint,
+    write_whole_model,
+)
 from papers_to_gpt.engine.durable_files import WriteError
 from papers_to_gpt.engine.manifest import write_manifest
 from papers_to_gpt.engine.model_folder import check_folder
 from papers_to_gpt.engine.optimization import make_optimizer
 from papers_to_gpt.engine.sharding import Sharding
+from papers_to_gpt.publishing.shared_folder import check_shared_folder
+from papers_to_gpt.publishing.sharing import run as share
+from papers_to_gpt.settings.hub import parse_sharing
 from papers_to_gpt.settings.training import OptimizationSettings
 
 
@@ -54,6 +63,10 @@ def test_a_sharded_run_equals_one_that_is_not_and_goes_on_in_one_process(data, t
     assert model.lm_head.weight is model.get_input_embeddings().weight
     trained = read_run(tmp_path / "sharded").weights
     assert all(torch.equal(parameter, trained[name]) for name, parameter in model.named_parameters())
+    share(*parse_sharing([str(tmp_path / "sharded" / "checkpoint-3"), "--consolidate_to", str(tmp_path / "model")]))
+    made, left = contents(tmp_path / "model"), contents(tmp_path / "sharded")
+    assert "README.md" in map(str, made)
+    assert all(made[path] == left[path] for path in made if path.name != "README.md")
     train("translation", data, tmp_path / "sharded", 1, 6, *same)
     differences = compare(whole, read_run(tmp_path / "sharded"))
     assert differences["loss"] < 1e-5 and differences["scores"] < 1e-5 and differences["weights"] < 1e-5
@@ -227,10 +240,43 @@ def test_a_checkpoint_that_is_pushed_is_also_a_model_with_its_tied_weights(shard
     assert verify_checkpoint(checkpoint, model) == []
 
 
-def test_a_script_that_is_given_a_checkpoint_of_shares_says_where_the_model_is(sharded_run):
+def test_a_checkpoint_of_shares_becomes_the_model_that_one_process_would_have_saved(sharded_run, tmp_path):
+    name, folder = sharded_run
+    write_whole_model(folder / "checkpoint-2", tmp_path / "model")
+    expected = load_file(folder / "weights.safetensors")
+    model = type(tiny_model(name)).from_pretrained(tmp_path / "model")
+    assert all(torch.equal(parameter, expected[key]) for key, parameter in model.named_parameters())
+    assert model.get_output_embeddings().weight is model.get_input_embeddings().weight
+    model.save_pretrained(tmp_path / "saved")
+    assert contents(tmp_path / "model") == contents(tmp_path / "saved")
+
+
+@pytest.mark.parametrize("check", [lambda folder: check_folder(str(folder)), check_shared_folder])
+def test_a_script_that_is_given_a_checkpoint_of_shares_names_the_command_that_makes_a_model_of_it(sharded_run, check):
+    checkpoint = sharded_run[1] / "checkpoint-2"
+    command = rf"share.py {checkpoint} --consolidate_to {checkpoint}-model$"
+    with pytest.raises(ValueError, match=f"is a checkpoint of an FSDP2 run.* Make a model of it: .*{command}"):
+        check(checkpoint)
+
+
+def test_only_whole_shares_become_a_model_and_no_folder_is_replaced(sharded_run, tmp_path):
     _, folder = sharded_run
-    with pytest.raises(ValueError, match="is a checkpoint of an FSDP2 run.*Use the output_dir of the run"):
-        check_folder(str(folder / "checkpoint-2"))
+    for checkpoint, target, expected in (
+        (folder / "checkpoint-1", tmp_path / "model", "has no shares of weights"),
+        (folder / "whole" / "checkpoint-2", tmp_path / "model", "also holds its weights as a whole"),
+        (folder / "checkpoint-2", folder, "which exists"),
+        (folder / "checkpoint-2", folder / "checkpoint-2" / "model", "which is in the checkpoint itself"),
+    ):
+        with pytest.raises(ValueError, match=expected):
+            write_whole_model(checkpoint, target)
+    shutil.copytree(folder / "checkpoint-2", tmp_path / "checkpoint-2")
+    shutil.rmtree(tmp_path / "checkpoint-2" / "training_state" / "optimizer")
+    write_whole_model(tmp_path / "checkpoint-2", tmp_path / "model")
+    share = sorted((tmp_path / "checkpoint-2" / "training_state" / "weights").iterdir())[1]
+    change(share, "flipped")
+    with pytest.raises(ValueError, match=f"cannot become a model: training_state/weights/{share.name} is damaged"):
+        write_whole_model(tmp_path / "checkpoint-2", tmp_path / "other")
+    assert not (tmp_path / "other").exists()
 
 
 def change(path, damage):

@@ -17,7 +17,8 @@ from datasets import Dataset, IterableDataset
 
 from gpt1_scratch.pretraining import corpora
 from gpt1_scratch.pretraining.corpora import load_texts
-from papers_to_gpt.engine.streaming import ShardReader, StreamBatches, rows_of_stream
+from papers_to_gpt.engine.shard_reader import ShardReader, rows_of_stream
+from papers_to_gpt.engine.streaming import StreamBatches
 from seq2seq_scratch.data.corpora import load_parallel_data
 
 

@@ -14,6 +14,7 @@ PRESETS = Path(__file__).parents[2] / "recipes" / "presets"
 TINY = """--embedding_size 8 --hidden_size 12 --attention_size 8 --maxout_size 6 --vocab_size 300 --max_steps 2
     --eval_steps 1 --logging_steps 1 --num_beams 1 --max_new_tokens 4 --bf16 false --use_cpu true
     --dataset_name none --average_last_checkpoints 0""".split()
+SAMPLES = "eval/samples/text_summary"
 SECRET = "hf_" + "s" * 34
 
 
@@ -66,6 +67,11 @@ def test_tensorboard_has_settings_and_values_in_the_output_folder(train):
     for kind in ("train", "eval"):
         values = {event.step: event.value for event in events.Scalars(f"{kind}/loss")}
         assert values == pytest.approx(logged_losses(folder, kind)) and set(values) == {1, 2}
+    assert {event.step for event in events.Scalars("train/gradient_norm")} == {1, 2}
+    samples = [(event.step, event.tensor_proto.string_val[0].decode()) for event in events.Tensors(SAMPLES)]
+    assert [step for step, _ in samples] == [1, 2]
+    for _, text in samples:
+        assert text.startswith("source: one and two\n\ntranslation: ") and text.count("reference: three") == 2
 
 
 def test_wandb_has_settings_project_and_name_and_writes_into_the_output_folder(train, monkeypatch, tmp_path):

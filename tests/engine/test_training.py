@@ -97,6 +97,27 @@ def test_accumulated_batches_give_the_gradient_of_one_large_batch(make_trainer, 
         torch.testing.assert_close(gradient, dict(reference.named_parameters())[name].grad, atol=1e-6, rtol=1e-4)
 
 
+def test_targets_are_drawn_by_update_and_index_before_they_are_counted(make_trainer, examples):
+    draws = []
+
+    def draw_targets(batch):
+        draws.append(torch.rand(1).item())
+        return batch | {"labels": batch["labels"].index_fill(0, torch.tensor([0]), -100)}
+
+    groups = [examples[:3], examples[3:8], examples[8:12]]
+    counted = sum(len(example["labels"]) for group in groups for example in group[1:])
+    whole = make_trainer(hooks={"draw_targets": draw_targets})
+    whole._update([LocalBatch(collate(group), index) for index, group in enumerate(groups)])
+    assert whole.progress.target_tokens == counted
+    # What the second of two processes has of the same update, whatever it drew before.
+    torch.manual_seed(5)
+    share = make_trainer(hooks={"draw_targets": draw_targets})
+    share._update([LocalBatch(collate(groups[1]), 1)])
+    share._update([LocalBatch(collate(groups[1]), 1)])
+    first, second, third, of_share, of_next_update = draws
+    assert of_share == second and len({first, second, third, of_next_update}) == 4
+
+
 def log_of(folder):
     """The log's lines without what the clock decides."""
     lines = [json.loads(line) for line in (Path(folder) / "train_log.jsonl").open()]

@@ -101,9 +101,18 @@ def gradients(model, loss: torch.Tensor) -> dict[str, torch.Tensor]:
     return {name: parameter.grad.clone() for name, parameter in model.named_parameters()}
 
 
+@pytest.fixture(params=["causal", "bidirectional"])
+def attention(request, monkeypatch):
+    monkeypatch.setitem(SIZES, "attention", request.param)
+
+
+with_both_kinds_of_attention = pytest.mark.usefixtures("attention")
+
+
 # Reading
 
 
+@with_both_kinds_of_attention
 @pytest.mark.parametrize("mask", ["given", "derived"])
 @pytest.mark.parametrize("side", ["left", "right"])
 def test_the_state_at_the_last_token_is_read_wherever_padding_stands(side, mask):
@@ -115,6 +124,7 @@ def test_the_state_at_the_last_token_is_read_wherever_padding_stands(side, mask)
     torch.testing.assert_close(model(**inputs).logits, expected)
 
 
+@with_both_kinds_of_attention
 @pytest.mark.parametrize("side", ["left", "right"])
 def test_given_positions_and_embeddings_are_read_in_the_same_places(side):
     model, inputs = tiny_head(auxiliary_loss_weight=0), pad(ROWS, side)
@@ -129,6 +139,7 @@ def test_given_positions_and_embeddings_are_read_in_the_same_places(side):
     torch.testing.assert_close(model(inputs_embeds=model.get_input_embeddings()(row)).logits, model(row).logits)
 
 
+@with_both_kinds_of_attention
 @pytest.mark.parametrize("side", ["left", "right"])
 def test_both_orders_are_read_separately_and_their_states_added(side):
     model, inputs = tiny_head(both_orders=True), pad(ROWS, side)
@@ -155,12 +166,14 @@ def test_order_by_rank_is_the_stable_sort():
     assert torch.equal(order_by_rank(rank, ranks=6), rank.argsort(dim=1, stable=True))
 
 
+@with_both_kinds_of_attention
 def test_a_single_text_is_read_twice_as_it_is_in_both_orders():
     model, row = tiny_head(both_orders=True), framed(words(4, 1))
     expected = model.score(2 * state_at_the_end(model, row))
     torch.testing.assert_close(model(**pad([row], "left")).logits[0], expected)
 
 
+@with_both_kinds_of_attention
 @pytest.mark.parametrize("side", ["left", "right"])
 def test_choices_are_scored_one_by_one_and_the_softmax_runs_over_them(side):
     model = tiny_head(GPT1ForMultipleChoice)
@@ -234,6 +247,7 @@ def test_training_adds_the_language_models_loss_of_every_example(kind, side, mon
     torch.testing.assert_close(model.train()(**inputs, labels=torch.tensor(labels)).loss, task_alone)
 
 
+@with_both_kinds_of_attention
 @pytest.mark.parametrize("kind", [CLASSIFICATION, SIMILARITY, CHOICE])
 def test_uneven_batches_add_up_to_one_large_one(kind):
     model, inputs = head_and_inputs(kind)
@@ -297,6 +311,7 @@ def test_class_weights_of_several_labels_weigh_the_labels_that_apply():
     torch.testing.assert_close(outputs.loss, expected)
 
 
+@with_both_kinds_of_attention
 @pytest.mark.parametrize("numbers", [1, 2])
 def test_regression_is_the_mean_squared_error(numbers):
     model, inputs = tiny_head(num_labels=numbers, problem_type="regression"), pad(ROWS, "right")
@@ -350,6 +365,7 @@ def test_losses_and_scores_under_autocast_are_close_and_not_rounded():
         assert functional.cosine_similarity(found[name].flatten(), expected[name].flatten(), dim=0) > 0.98, name
 
 
+@with_both_kinds_of_attention
 @pytest.mark.parametrize("kind", [SIMILARITY, CHOICE])
 def test_gradient_checkpointing_changes_nothing(kind):
     model, inputs = head_and_inputs(kind, residual_dropout=0.2, classifier_dropout=0.2)
@@ -363,6 +379,7 @@ def test_gradient_checkpointing_changes_nothing(kind):
     torch.testing.assert_close(results[0], results[1])
 
 
+@with_both_kinds_of_attention
 def test_training_step_compiles_into_one_graph():
     torch._dynamo.reset()
     model, inputs = head_and_inputs(

@@ -1,5 +1,7 @@
 """Every fast form computes what its plain form does, and inside `plain_forms()` a model runs plain forms only."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from torch import nn
@@ -62,19 +64,23 @@ def test_fast_gelu_equals_the_formula(dtype, tolerance, small_chunks):
 
 @pytest.mark.parametrize(("dtype", "tolerance"), PRECISIONS)
 @pytest.mark.parametrize("masked", [False, True])
-def test_blocked_attention_equals_eager_attention(masked, dtype, tolerance, small_chunks):
+@pytest.mark.parametrize("causal", [True, False])
+def test_blocked_attention_equals_eager_attention(causal, masked, dtype, tolerance, small_chunks):
     torch.manual_seed(0)
     states = [torch.randn(2, 3, 10, 4).to(dtype) for _ in range(3)]
     mask = None
     if masked:  # two documents, which do not attend to each other
         document = torch.arange(10) >= 6
-        mask = (modeling_gpt1.causal_mask(10, 10) & (document[:, None] == document)).expand(2, 1, 10, 10)
+        visible = modeling_gpt1.causal_mask(10, 10) if causal else torch.ones(10, 10, dtype=torch.bool)
+        mask = (visible & (document[:, None] == document)).expand(2, 1, 10, 10)
+    module = SimpleNamespace(is_causal=causal)
     results = [
-        value_and_gradients(lambda q, k, v, form=form: form(None, q, k, v, mask, scaling=0.5)[0], *states)
+        value_and_gradients(lambda q, k, v, form=form: form(module, q, k, v, mask, scaling=0.5)[0], *states)
         for form in (cpu_kernels.blocked_attention_forward, modeling_gpt1.eager_attention_forward)
     ]
     torch.testing.assert_close(results[0], results[1], **tolerance)
-    library = nn.functional.scaled_dot_product_attention(*states, attn_mask=mask, is_causal=mask is None, scale=0.5)
+    is_causal = mask is None and causal
+    library = nn.functional.scaled_dot_product_attention(*states, attn_mask=mask, is_causal=is_causal, scale=0.5)
     torch.testing.assert_close(results[1][0], library.transpose(1, 2), **tolerance)
 
 

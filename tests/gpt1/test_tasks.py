@@ -791,3 +791,11 @@ def test_texts_to_predict_from_need_no_label(tmp_path):
     assert read_texts(TASKS["sst2"], read_table(file)) == [("a",), ("b",)]
     with pytest.raises(ValueError, match=re.escape("no column 'sentence1' and no 'sentence2'")):
         read_texts(TASKS["rte"], read_table(file))
+
+
+def test_part_of_a_split_is_taken_at_even_distances_so_that_a_sorted_file_keeps_its_classes():
+    split = TaskSplit([(str(number),) for number in range(10)], [0] * 5 + [1] * 5, ("a note",))
+    part = split.spread(4)
+    assert part.texts == [("0",), ("2",), ("5",), ("7",)] and part.labels == [0, 0, 1, 1]
+    assert part.notes == ("of 10, at even distances", "a note")
+    assert split.spread(10) is split.spread(99) is split

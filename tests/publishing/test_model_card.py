@@ -5,9 +5,13 @@ import json
 import pytest
 import yaml
 from huggingface_hub import ModelCard
+from tiny_models import tiny_model
 
+from papers_to_gpt.publishing import card_pictures
 from papers_to_gpt.publishing.cards import write_card
 from papers_to_gpt.publishing.model_card import name_on_hub
+from papers_to_gpt.publishing.shared_folder import shared_files
+from seq2seq_scratch.tokenization import train_tokenizer
 
 SIGNATURE = "nrefs:1|case:mixed|eff:no|tok:13a|smooth:exp|version:2.6.0"
 MACHINE = {"device": "Some Processor", "processes": 2, "threads": 3, "mixed_precision": "bf16"}
@@ -200,3 +204,26 @@ def test_folders_without_a_model_of_ours_are_refused(tmp_path):
     (tmp_path / "config.json").write_text('{"model_type": "bert"}')
     with pytest.raises(ValueError, match="model_type is 'bert'"):
         write_card(tmp_path)
+
+
+def test_a_card_shows_the_training_curve_and_an_alignment_from_pictures_that_are_shared_with_it(
+    translation_run, monkeypatch
+):
+    pytest.importorskip("matplotlib")
+    tokenizer = train_tokenizer(["three hundred and forty-two"] * 3, kind="word", vocab_size=40)
+    sizes = {"vocab_size": len(tokenizer), "decoder_vocab_size": len(tokenizer)}
+    model = tiny_model("bahdanau", **sizes)
+    model.generation_config.update(max_new_tokens=4, suppress_tokens=[0, 1, 2, 3])  # words alone
+    pictures = {"![Training curve](training_curve.png)": "training_curve.png", "](alignment.png)": "alignment.png"}
+    text = write_card(translation_run, translator=(model, tokenizer, tokenizer)).read_text()
+    for link, file in pictures.items():
+        assert link in text and (translation_run / file).read_bytes().startswith(b"\x89PNG")
+        assert file in shared_files(translation_run)
+        assert (translation_run / file).stat().st_size < 100_000
+
+    # Neither a model without attention nor a machine without matplotlib is in the way of a card.
+    lstm = tiny_model("rnn_seq2seq", **sizes)
+    text = write_card(translation_run, translator=(lstm, tokenizer, tokenizer)).read_text()
+    assert "training_curve.png" in text and "alignment.png" not in text
+    monkeypatch.setattr(card_pictures, "find_spec", lambda name: None)
+    assert ".png" not in write_card(translation_run, translator=(model, tokenizer, tokenizer)).read_text()

@@ -157,6 +157,12 @@ def test_strings_in_a_csv_become_a_classifier_that_a_pipeline_uses(finetune, pre
     assert [row[:2] for row in rows] == rows_of(folder / "test_predictions.tsv")
 
 
+def test_an_evaluation_reads_part_of_the_validation_split(finetune, files, capsys):
+    finetune(*files, "--max_eval_samples", "8", "--max_steps", "1")
+    out = capsys.readouterr().out
+    assert "validation: 8 examples; of 23, at even distances" in out and "test: 10 examples" in out
+
+
 def test_truncation_keeps_the_template_within_the_models_positions(finetune, files):
     folder = finetune(*files, "--max_steps", 1)  # from a model of 24 positions with a tokenizer made for 512
     classifier = pipeline("text-classification", model=str(folder), trust_remote_code=False)

@@ -12,10 +12,10 @@ import torch
 from datasets import Dataset
 from killed_runs import forget_the_end
 from safetensors.torch import load_file
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from gpt1_scratch.stories.corpus import load_stories
-from papers_to_gpt import generate_text, pretrain_gpt1
+from papers_to_gpt import finetune_gpt1, generate_text, pretrain_gpt1, score_text
 from papers_to_gpt.settings.generation import GenerationSettings
 
 PRESET = Path(__file__).parents[2] / "recipes" / "presets" / "stories" / "gpt1_mini.yaml"
@@ -100,17 +100,58 @@ def test_a_validation_that_begins_with_rows_without_text_is_sampled_from_the_oth
     ) == 2 * 3  # samples at each of 3 evaluations
 
 
-def test_a_resumed_run_equals_an_uninterrupted_one(pretrain):
-    whole = pretrain(name="whole")
+@pytest.mark.parametrize("objective", ["next_token", "masked"])
+def test_a_resumed_run_equals_an_uninterrupted_one(objective, pretrain):
+    whole = pretrain("--objective", objective, name="whole")
     # The same run, which lost its end: all but its first checkpoint.
     folder = whole.parent / "parts"
     shutil.copytree(whole, folder)
     shutil.rmtree(folder / "checkpoint-6")
     forget_the_end(folder)
-    pretrain("--resume_from_checkpoint", "last", name="parts")
+    pretrain("--resume_from_checkpoint", "last", "--objective", objective, name="parts")
     weights = load_file(whole / "checkpoint-6" / "model.safetensors")
     for name, tensor in load_file(folder / "checkpoint-6" / "model.safetensors").items():
         assert torch.equal(tensor, weights[name]), name
+
+
+def test_a_masked_model_reports_its_masked_tokens_is_refused_for_text_and_is_fine_tuned(
+    pretrain, tmp_path, monkeypatch, capsys
+):
+    folder = pretrain("--objective", "masked", "--metric_for_best_model", "accuracy")
+    results = json.loads((folder / "all_results.json").read_text())
+    assert results["eval_perplexity"] == pytest.approx(math.exp(results["eval_loss"]))
+    assert 0 <= results["eval_accuracy"] <= 1 and not [name for name in results if "byte" in name or "word" in name]
+    assert results["train_target_tokens"] == 6 * 4 * 5  # 15 % of 32
+    lines = [json.loads(line) for line in (folder / "train_log.jsonl").read_text().splitlines()]
+    assert 0 < lines[0]["model_flops_utilization_percent"] < 100
+    assert ", was: " in (folder / "samples.txt").read_text()
+    card = (folder / "README.md").read_text()
+    assert "pipeline_tag: fill-mask" in card and "1810.04805" in card and 'pipeline("fill-mask"' in card
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+    assert config.vocab_size == len(tokenizer) == tokenizer.mask_token_id + 1
+    for script, arguments in ((generate_text, ["--prompt", "once"]), (score_text, ["--input_file", "lines.txt"])):
+        monkeypatch.setattr(sys, "argv", ["x.py", "--model_name_or_path", str(folder), *arguments])
+        with pytest.raises(ValueError, match="holds a GPT1ForMaskedLM, a GPT-1 that predicts masked tokens"):
+            script.main()
+    rows = tmp_path / "rows.csv"
+    rows.write_text("text,label\n" + "a cat met a dog,good\na dog lost a hat,bad\n" * 20)
+    arguments = f"--model_name_or_path {folder} --train_file {rows} --output_dir {tmp_path / 'tuned'} --max_steps 2"
+    monkeypatch.setattr(sys, "argv", ["finetune_gpt1.py", *arguments.split(), "--bf16", "false"])
+    capsys.readouterr()
+    finetune_gpt1.main()
+    assert "it sees the next token, so the auxiliary loss is off" in capsys.readouterr().out
+    tuned = AutoConfig.from_pretrained(tmp_path / "tuned", trust_remote_code=False)
+    assert (tuned.attention, tuned.auxiliary_loss_weight) == ("bidirectional", 0)
+
+
+def test_a_run_from_a_masked_model_follows_its_objective(pretrain):
+    start = pretrain("--objective", "masked", "--num_samples", "0", "--max_steps", "1", name="start")
+    more = ["--init_from", str(start), "--num_merges", "none", "--max_steps", "1", "--num_samples", "0"]
+    folder = pretrain(*more, name="on")
+    assert "eval_accuracy" in json.loads((folder / "all_results.json").read_text())
+    with pytest.raises(ValueError, match="objective is 'next_token'.*but the model's is 'masked'"):
+        pretrain(*more, "--objective", "next_token", name="other")
 
 
 def test_resuming_with_another_vocabulary_or_block_size_is_refused(pretrain):
@@ -135,6 +176,35 @@ def test_short_and_whole_blocks_make_batches_of_as_many_tokens(pretrain):
     assert 12 * short < results["train_target_tokens"] < 12 * whole
     assert results["train_target_tokens"] in {n * short + (12 - n) * whole for n in range(1, 12)}
     assert all(line["padding_percent"] == 0 for line in counts if line["kind"] == "train")
+
+
+def test_corpora_with_weights_are_cut_short_and_resume_exactly(pretrain, books, tmp_path, capsys):
+    shutil.copy(books / "validation.txt", tmp_path / "more.txt")
+    weighted = ["--train_file", str(books / "train.txt"), str(tmp_path / "more.txt"), "--train_weights", "0.5", "2"]
+    weighted += ["--short_block_size", "8", "--num_samples", "0", "--save_steps", "1"]
+    weighted += ["--separate_documents", "false"]
+    whole = pretrain(*weighted, name="whole")
+    train, more = json.loads((whole / "all_results.json").read_text())["train_corpora"]
+    assert (train["name"], more["name"]) == ("train", "more")
+    assert more["blocks_per_epoch"] == 2 * more["blocks"] and 2 * train["blocks_per_epoch"] - train["blocks"] in (0, 1)
+    assert f"more {more['blocks_per_epoch']:,} (" in capsys.readouterr().out
+    parts = shutil.copytree(whole, whole.parent / "parts")
+    for update in (5, 6):
+        shutil.rmtree(parts / f"checkpoint-{update}")
+    forget_the_end(parts)
+    pretrain(*weighted, name="parts")
+    first, second = (load_file(folder / "checkpoint-6" / "model.safetensors") for folder in (whole, parts))
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+    # Without weights the files are one text, like the files of a folder; from a stream, every file is counted too.
+    joined = pretrain(*weighted[:3], "--num_samples", "0", name="joined")
+    sizes = [corpus["tokens"] for corpus in json.loads((joined / "all_results.json").read_text())["train_corpora"]]
+    assert sizes[0] > sizes[1] > 32
+    stream = pretrain(*weighted[:6], "--num_samples", "0", "--streaming", "true", name="stream")
+    counts = [
+        corpus["blocks_read"] for corpus in json.loads((stream / "all_results.json").read_text())["train_corpora"]
+    ]
+    assert sum(counts) == 6 * 4 and counts[1] > counts[0]
 
 
 def test_blocks_that_repeat_themselves_reach_the_model(pretrain):
@@ -162,6 +232,7 @@ def test_separate_documents_reach_the_model(pretrain, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
+        (["--objective", "masked", "--lstm_size", "8"], "objective is masked, but lstm_size is 8"),
         (["--hidden_size", "15"], "hidden_size .15. must be a multiple of num_attention_heads"),
         (["--block_size", "64"], "block_size is 64, but max_position_embeddings is 32"),
         (["--dataset_name", "stories"], "one of dataset_name and train_file"),

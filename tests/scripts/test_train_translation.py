@@ -6,6 +6,7 @@ import io
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -14,10 +15,11 @@ import pytest
 import torch
 import yaml
 from huggingface_hub import ModelCard
+from killed_runs import forget_the_end
 from safetensors.torch import load_file
 from tokenizers.processors import TemplateProcessing
 
-from papers_to_gpt import train_translation, translate
+from papers_to_gpt import score_translation, train_translation, translate
 from papers_to_gpt.settings.arguments import run_script
 from seq2seq_scratch.data.numbers import load_numbers
 from seq2seq_scratch.tokenization import train_tokenizer
@@ -175,6 +177,121 @@ def test_r_drop_reads_every_pair_twice_and_changes_nothing_without_dropout(train
     assert tokens_read_twice == 2 * tokens
     for name, weight in once.items():
         torch.testing.assert_close(twice[name], weight, atol=2e-5, rtol=1e-3)
+
+
+def lose_checkpoints_after(update, folder, copy):
+    """Copies a run as if it had been killed after an update. A second run would learn another vocabulary."""
+    shutil.copytree(folder, copy)
+    for checkpoint in copy.glob("checkpoint-*"):
+        if int(checkpoint.name.partition("-")[2]) > update:
+            shutil.rmtree(checkpoint)
+    forget_the_end(copy)
+
+
+def test_corpora_with_weights_are_counted_and_resume_exactly(train, parallel_text, tmp_path, capsys):
+    """The corpora are a table and two text files; half of the second one's pairs are read in each epoch."""
+    rows = [{"translation": {"en": f"word{n} and word{n}", "de": f"word{n} und word{n}"}} for n in range(12)]
+    (tmp_path / "more.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    weighted = [
+        "--train_file",
+        str(tmp_path / "more.jsonl"),
+        str(parallel_text / "train"),
+        "--train_weights",
+        "3",
+        "0.5",
+    ]
+    weighted += ["--max_tokens_per_batch", "64", "--save_total_limit", "0", "--max_steps", "8"]
+    train(*weighted, "--output_dir", str(tmp_path / "whole"))
+    assert "train: an epoch has 66 pairs: more 36 (54.5 %, weight 3), train 30 (45.5 %, weight 0.5)" in (
+        capsys.readouterr().out
+    )
+    results = json.loads((tmp_path / "whole" / "all_results.json").read_text())
+    assert [list(corpus.values()) for corpus in results["train_corpora"]] == [
+        ["more", 3.0, 12, 36, 0.545455],
+        ["train", 0.5, 60, 30, 0.454545],
+    ]
+    lose_checkpoints_after(4, tmp_path / "whole", tmp_path / "parts")
+    train(*weighted, "--output_dir", str(tmp_path / "parts"))
+    whole, parts = (load_file(tmp_path / name / "checkpoint-8" / "model.safetensors") for name in ("whole", "parts"))
+    assert all(torch.equal(whole[name], parts[name]) for name in whole)
+    with pytest.raises(ValueError, match=r"train_weights was \['3', '0.5'\], is \['3', '1'\]"):
+        train(*weighted, "--output_dir", str(tmp_path / "parts"), "--train_weights", "3", "1")
+
+
+def test_streams_of_corpora_are_counted_and_resume_exactly(train, parallel_text, tmp_path):
+    # As long as the other corpus' pairs: batches are of one length, and the first ones hold both corpora.
+    rows = [{"translation": {"en": f"word{n % 7} and word{n % 5}", "de": f"word{n % 7} und a"}} for n in range(500)]
+    (tmp_path / "more.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    weighted = [
+        "--train_file",
+        str(tmp_path / "more.jsonl"),
+        str(parallel_text / "train"),
+        "--train_weights",
+        "3",
+        "1",
+    ]
+    weighted += ["--streaming", "true", "--save_total_limit", "0", "--max_tokens_per_batch", "512"]
+    train(*weighted, "--max_steps", "6", "--output_dir", str(tmp_path / "whole"))
+    counts = json.loads((tmp_path / "whole" / "all_results.json").read_text())["train_corpora"]
+    assert [corpus["name"] for corpus in counts] == ["more", "train"] and all(each["pairs_read"] for each in counts)
+    lose_checkpoints_after(2, tmp_path / "whole", tmp_path / "parts")
+    train(*weighted, "--max_steps", "6", "--output_dir", str(tmp_path / "parts"))
+    whole, parts = (load_file(tmp_path / name / "checkpoint-6" / "model.safetensors") for name in ("whole", "parts"))
+    assert all(torch.equal(whole[name], parts[name]) for name in whole)
+    assert json.loads((tmp_path / "parts" / "all_results.json").read_text())["train_corpora"] == counts
+
+
+def test_every_test_set_and_every_reference_is_scored(train, parallel_text, tmp_path, monkeypatch):
+    """A model that learned nothing equals no reference, except one that is made of its own translations."""
+    for name in ("first", "second"):
+        folder = tmp_path / name
+        folder.mkdir()
+        for side in ("en", "de"):
+            (folder / f"news.{side}").write_text((parallel_text / f"test.{side}").read_text())
+        (folder / "news.de2").write_text("eins\n" * 8)
+    sets = ["--test_file", str(tmp_path / "first" / "news"), str(tmp_path / "second" / "news")]
+    train(*sets, "--output_dir", str(tmp_path / "run"))
+    results = json.loads((tmp_path / "run" / "all_results.json").read_text())
+    assert results["test_news_sacrebleu_signature"].startswith("nrefs:1|")
+    assert results["test_news_chrf"] == results["test_news_2_chrf"]
+    assert not any(name.startswith("test_sacrebleu") for name in results)
+    card = ModelCard.load(tmp_path / "run" / "README.md")
+    assert {result.dataset_split for result in card.data.eval_results} == {"test_news", "test_news_2"}
+
+    written = (tmp_path / "run" / "test_news_hypotheses.txt").read_text()
+    (tmp_path / "second" / "news.de2").write_text(written)
+    arguments = [
+        "--model_name_or_path",
+        str(tmp_path / "run"),
+        *sets,
+        "--num_beams",
+        "2",
+        "--reference_columns",
+        "de2",
+    ]
+    monkeypatch.setattr(sys, "argv", ["score_translation.py", *arguments, "--max_new_tokens", "8"])
+    score_translation.main()
+    first, second = (
+        json.loads((tmp_path / "run" / f"test_{name}_beam2_scores.json").read_text()) for name in ("news", "news_2")
+    )
+    assert first["sacrebleu_signature"].startswith("nrefs:2|")
+    # A reference that is empty counts as missing.
+    with_text = sum(bool(line.strip()) for line in written.splitlines())
+    assert (first["exact_match"], second["exact_match"]) == (0, 100 * with_text / 8) and with_text
+    monkeypatch.setattr(sys, "argv", ["score_translation.py", *arguments[:-1], "de3"])
+    with pytest.raises(ValueError, match=r"reference_columns names 'de3': .*news\.de3 is missing"):
+        score_translation.main()
+
+
+def test_every_second_evaluation_and_the_last_one_translate(train, tmp_path):
+    train("--max_steps", "5", "--eval_steps", "1", "--decode_every", "2", "--metric_for_best_model", "perplexity")
+    log = [json.loads(line) for line in (tmp_path / "train_log.jsonl").read_text().splitlines()]
+    evaluations = [line for line in log if line["kind"] == "eval"]
+    assert [("sacrebleu" in line, "loss" in line) for line in evaluations] == [
+        (decoded, True) for decoded in (False, True, False, True, True)
+    ]
+    # Whichever checkpoint was the best, the model's own scores are complete.
+    assert "eval_sacrebleu" in json.loads((tmp_path / "all_results.json").read_text())
 
 
 def test_a_stream_trains(train, tmp_path):

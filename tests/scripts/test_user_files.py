@@ -14,11 +14,12 @@ import pytest
 from pyarrow import parquet
 
 from gpt1_scratch.data import text_lines as gpt1_text_lines
+from gpt1_scratch.data.text_lines import FilePlace
 from gpt1_scratch.finetuning.tables import read_table
 from gpt1_scratch.finetuning.tasks import Task
 from gpt1_scratch.pretraining.corpora import load_texts
 from papers_to_gpt.gpt1 import generation
-from papers_to_gpt.gpt1.classification import texts_of_file
+from papers_to_gpt.gpt1.classification import groups_of_texts
 from papers_to_gpt.settings.generation import GenerationSettings
 from seq2seq_scratch.data import text_lines
 from seq2seq_scratch.data.corpora import load_parallel_data
@@ -61,7 +62,7 @@ def finetuning(path):
 
 
 def classification(path):
-    return [text for (text,) in texts_of_file(TASK, str(path))]
+    return [text for group in groups_of_texts(TASK, str(path), 0, FilePlace()) for (text,) in group]
 
 
 LOADERS = {"translation": 2, "pretraining": 1, "finetuning": 2, "classification": 1}

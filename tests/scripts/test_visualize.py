@@ -12,7 +12,8 @@ pytest.importorskip("matplotlib")
 
 from papers_to_gpt import visualize  # noqa: E402
 from papers_to_gpt.plots import style  # noqa: E402
-from papers_to_gpt.visualization import figures, models, tokens  # noqa: E402
+from papers_to_gpt.plots.tokens import name_of, readable  # noqa: E402
+from papers_to_gpt.visualization import figures, models  # noqa: E402
 from seq2seq_scratch.tokenization import save_tokenizers, train_tokenizer  # noqa: E402
 
 SOURCE, TARGET = "two dogs run", "zwei Hunde"
@@ -123,11 +124,11 @@ def test_similarities_of_positions_are_cosines(folder):
 def test_words_are_named_without_their_marks_and_continuations_are_marked():
     translator = ["▁unter", "wegs", "▁-", "ja", "▁北", "京", "▁", ".", "</s>", "▁a"]
     named = ["unter", "##wegs", "-", "ja", "北", "京", "▁", ".", "</s>", "a"]
-    assert tokens.readable(translator, ["</s>"], marks_ends=False) == named
+    assert readable(translator, ["</s>"], word_start="▁") == named
     gpt = ["hun", "dred</w>", ".</w>", "and</w>", "\n</w>"]
-    assert tokens.readable(gpt, [], marks_ends=True) == ["hun", "##dred", ".", "and", "\n"]
-    assert tokens.name_of("dred", "hun", [], marks_ends=True) == "##dred"
-    assert tokens.name_of("dred", "hun</w>", [], marks_ends=True) == "dred"
+    assert readable(gpt, [], word_end="</w>") == ["hun", "##dred", ".", "and", "\n"]
+    assert name_of("dred", "hun", [], word_end="</w>") == "##dred"
+    assert name_of("dred", "hun</w>", [], word_end="</w>") == "dred"
 
 
 def test_a_model_is_drawn_with_all_that_it_has_in_both_formats(draw):

@@ -387,9 +387,9 @@ def test_without_positions_the_encoder_sees_a_set_of_tokens():
             tiny_model(position_embedding_type=kind).model.encoder(ids).last_hidden_state
             for ids in (source, source[:, order])
         ]
-        for kind in ("none", "sinusoidal")
+        for kind in ("absent", "sinusoidal")
     }
-    torch.testing.assert_close(states["none"][1], states["none"][0][:, order])
+    torch.testing.assert_close(states["absent"][1], states["absent"][0][:, order])
     assert (states["sinusoidal"][1] - states["sinusoidal"][0][:, order]).abs().max() > 0.01
 
 

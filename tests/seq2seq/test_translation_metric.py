@@ -150,6 +150,25 @@ def test_it_is_a_metric_of_the_library():
     assert metric.compute()["exact_match"] == 100.0
 
 
+def test_several_references_are_scored_as_by_sacrebleu_and_any_of_them_matches():
+    others = [PREDICTIONS[0], "", "A woman in a T-shirt smiles.", "Some children play football on a beach today.", ""]
+    rows = [list(pair) for pair in zip(REFERENCES, others, strict=True)]
+    scores = TranslationMetric("en").compute(predictions=PREDICTIONS, references=rows, sources=REFERENCES)
+    streams = [normalize_for_scores(REFERENCES), [text or None for text in others]]
+    predictions = normalize_for_scores(PREDICTIONS)
+    bleu = sacrebleu.BLEU()
+    assert scores["sacrebleu"] == pytest.approx(bleu.corpus_score(predictions, streams).score)
+    assert scores["sacrebleu_signature"] == str(bleu.get_signature()) and "nrefs:var" in scores["sacrebleu_signature"]
+    assert scores["chrf"] == pytest.approx(sacrebleu.CHRF().corpus_score(predictions, streams).score)
+    alone = TranslationMetric("en").compute(predictions=PREDICTIONS, references=REFERENCES)
+    assert scores["exact_match"] == alone["exact_match"] + 20  # the first one equals its second reference
+    assert scores["bleu_tokenized_lowercased"] > alone["bleu_tokenized_lowercased"]
+    again = TranslationMetric("en").compute(predictions=PREDICTIONS, references=[[text, ""] for text in REFERENCES])
+    assert again == alone
+    with pytest.raises(ValueError, match="different numbers of references"):
+        TranslationMetric("en").compute(predictions=PREDICTIONS, references=[*rows[:-1], ["a"]])
+
+
 def test_bleu_by_source_length_scores_each_range_separately():
     scores = bleu_by_source_length(SOURCES, PREDICTIONS, REFERENCES)
     expected = {"1_to_10": range(3), "11_to_20": [3], "over_60": [4]}

@@ -11,6 +11,7 @@ from transformers.cache_utils import Cache
 from transformers.generation import GenerationMixin
 
 from seq2seq_scratch.beam_search import BeamSearchGenerationMixin
+from seq2seq_scratch.ensemble import EnsembleForSeq2SeqLM
 from seq2seq_scratch.library_arguments import CACHE_NAME
 from seq2seq_scratch.modeling_transformer import TransformerForConditionalGeneration, TransformerPreTrainedModel
 from seq2seq_scratch.recurrent_common import RecurrentState, RecurrentTranslationModel
@@ -38,12 +39,16 @@ CALLED = {
 }
 EXTENDED = [
     *((BeamSearchGenerationMixin, GenerationMixin, *signature) for signature in (GENERATION | CALLED).items()),
-    (
-        TransformerForConditionalGeneration,
-        GenerationMixin,
-        "_expand_inputs_for_generation",
-        "self expand_size is_encoder_decoder input_ids **model_kwargs",
+    *(
+        (
+            model_class,
+            GenerationMixin,
+            "_expand_inputs_for_generation",
+            "self expand_size is_encoder_decoder input_ids **model_kwargs",
+        )
+        for model_class in (TransformerForConditionalGeneration, EnsembleForSeq2SeqLM)
     ),
+    (EnsembleForSeq2SeqLM, PreTrainedModel, "get_encoder", "self modality"),
     (
         TransformerPreTrainedModel,
         PreTrainedModel,

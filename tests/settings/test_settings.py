@@ -25,19 +25,20 @@ from papers_to_gpt.settings import (
     translation,
 )
 from seq2seq_scratch import TRANSLATION_CONFIGS
+from seq2seq_scratch.constraints import TERM_BIAS
 from seq2seq_scratch.data.metrics import SHOWN_SCORES
 from seq2seq_scratch.translation import TOKENS_PER_BATCH
 
-# Follow from the tokenizer, are fixed by what the model is, or concern the heads for tasks alone.
+# Follow from the tokenizer or the objective, are fixed by what the model is, or concern the heads for tasks alone.
 NOT_SET_BY_HAND = """
     vocab_size decoder_vocab_size pad_token_id bos_token_id eos_token_id decoder_start_token_id is_encoder_decoder
     use_cache classifier_dropout auxiliary_loss_weight both_orders delimiter_token_id
-    share_vocabulary
+    share_vocabulary attention
 """.split()
 CONFIGS = [(translation.MODEL_SETTINGS[name], config) for name, config in TRANSLATION_CONFIGS.items()]
 CONFIGS.append((pretraining.ModelSettings, GPT1Config))
 HEADINGS = {"model", "tokenizer", "data", "decoding", "optimization", "training", "output", "Hub"}
-HEADINGS |= {"ablation", "measurement"}  # of one script each
+HEADINGS |= {"ablation", "measurement", "pictures", "experiments"}  # of one script each
 # What chooses among the settings of a script.
 CHOICES = {"train-translation": [["--model_type", name] for name in TRANSLATION_CONFIGS]}
 INVOCATIONS = [(name, more) for name in COMMANDS for more in CHOICES.get(name, [[]])]
@@ -64,6 +65,7 @@ def test_names_and_numbers_that_are_copied_to_keep_help_fast_are_those_of_the_pa
     assert list(translation.MODEL_SETTINGS) == list(TRANSLATION_CONFIGS)
     assert get_args(get_type_hints(translation.ModelChoice)["model_type"]) == tuple(TRANSLATION_CONFIGS)
     assert decoding.TOKENS_PER_BATCH == TOKENS_PER_BATCH
+    assert decoding.TERM_BIAS == TERM_BIAS
     assert training.TRACKERS == sorted(LOGGER_TYPE_TO_CLASS)
     assert translation.SCORES == ("loss", "perplexity", *SHOWN_SCORES)
 
@@ -119,6 +121,15 @@ print(json.dumps(found))
     assert json.loads(result.stdout) == {name: [] for name in names}
 
 
+def test_a_translator_without_a_model_type_is_the_one_that_help_names(capsys):
+    with pytest.raises(SystemExit):
+        translation.parse(["--help"])
+    shown = " ".join(capsys.readouterr().out.split("--model_type")[1].split("--", 1)[0].split())
+    choice, model, *_ = translation.parse("--train_file t --output_dir o --max_steps 10".split())
+    assert f"(default: {choice.model_type})" in shown
+    assert type(model) is translation.MODEL_SETTINGS[choice.model_type]
+
+
 # The parser of each script, with what it needs to be given.
 PARSERS = {
     "translation": (translation.parse, "--model_type bahdanau --train_file t --output_dir o --max_steps 10"),
@@ -168,6 +179,8 @@ OUT_OF_RANGE = [
     ("translation translate scoring", "length_penalty", "nan", "it must be a finite number."),
     ("translation translate scoring generation", "num_beams max_new_tokens", "0", "it must be at least 1."),
     ("translate generation", "num_return_sequences", "0", "it must be at least 1."),
+    ("translation", "decode_every", "0", "it must be at least 1."),
+    ("finetuning", "max_eval_samples", "1", "it must be at least 2."),
     ("translation", "bpe_dropout label_smoothing_factor", "1.0", "it must be at least 0 and below 1."),
     ("pretraining generation", "temperature", "0.0 -1.0 1e-45", "it must be at least 0.0001."),
     ("pretraining generation", "temperature", "nan inf", "it must be a finite number."),
@@ -225,12 +238,63 @@ def test_the_size_of_a_second_vocabulary_needs_a_second_vocabulary():
         ("translation", "bleu", "does not report.* It reports loss, perplexity, exact_match, sacrebleu"),
         ("translation", "eval_loss", "Did you mean 'loss'"),
         ("pretraining", "accuracy", "It reports loss, perplexity, word_perplexity, bits_per_byte"),
+        ("pretraining", "bits_per_byte --objective masked", "It reports loss, perplexity, accuracy"),
+        ("translation", "chrf --decode_every 3", "decode_every is 3, but metric_for_best_model is 'chrf', which the"),
     ],
 )
 def test_a_metric_that_the_evaluation_does_not_report_is_refused_before_training(script, metric, expected):
     parse, needed = PARSERS[script]
     with pytest.raises(ValueError, match=expected):
-        parse([*needed.split(), "--metric_for_best_model", metric])
+        parse([*needed.split(), "--metric_for_best_model", *metric.split()])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (
+            "--train_file a b --train_weights 1",
+            r"train_weights has 1 weight \(1\), but train_file has 2 files \(a b\)",
+        ),
+        ("--train_file a b --train_weights 1 2 3", "train_weights has 3 weights .* but train_file has 2 files"),
+        ("--train_file a b --train_weights 1 0", "train_weights has 0; a weight must be a finite number above 0"),
+        ("--train_file a b --train_weights 1 nan", "train_weights has nan; a weight must be"),
+        ("--train_file a b --train_weights 1 much", "train_weights has much; a weight must be"),
+        ("--train_file none --dataset_name d/e --train_weights 2", "train_weights is 2, but dataset_name is 'd/e'"),
+        ("--train_file a ./b b", "train_file names b twice and as ./b. Name each file once; train_weights repeats"),
+    ],
+)
+@pytest.mark.parametrize("script", ["translation", "pretraining"])
+def test_weights_that_do_not_fit_the_corpora_are_refused_before_anything_is_read(script, arguments, expected):
+    parse, needed = PARSERS[script]
+    needed = needed.replace("--validation_file v", "") if "none" in arguments else needed
+    with pytest.raises(ValueError, match=expected):
+        parse([*needed.split(), *arguments.split()])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        ("--test_file t ./t", "test_file names ./t twice and as t"),
+        ("--test_file t --reference_columns de", "reference_columns names de, which is the target's column"),
+        ("--test_file t --reference_columns r r", "reference_columns names r, which comes twice"),
+        ("--reference_columns r", "reference_columns is set, but there is no test set"),
+    ],
+)
+@pytest.mark.parametrize("script", ["translation", "scoring"])
+def test_test_sets_and_references_that_contradict_each_other_are_refused(script, arguments, expected):
+    parse, needed = PARSERS[script]
+    with pytest.raises(ValueError, match=expected):
+        parse([*needed.split(), *arguments.split()])
+
+
+def test_proportional_weights_are_no_weights_and_numbers_have_one_form():
+    parse, needed = PARSERS["translation"]
+    data = parse([*needed.split(), "--train_file", "a", "b", "--train_weights", "proportional"])[4]
+    assert (data.train_file, data.train_weights) == (["a", "b"], [])
+    assert parse([*needed.split(), "--train_file", "a", "b", "--train_weights", "1.0", "5e-1"])[4].train_weights == [
+        "1",
+        "0.5",
+    ]
 
 
 def test_more_translations_than_beams_are_refused_before_the_model_is_read():

@@ -1,0 +1,95 @@
+"""Devlin et al. 2018: BERT (arXiv 1810.04805), for comparison: what it does otherwise than GPT-1."""
+
+import statistics
+
+from papers_to_gpt.papers.experiment import Chart, Experiment, Finding, Table, compare, over_seeds
+from papers_to_gpt.papers.radford2018 import TRANSFORMER, final_scores, pretrained
+from papers_to_gpt.papers.workbench import Run, Workbench
+
+PAPER = "devlin2018"
+CAUSAL, MASKED = "left to right (GPT-1)", "both directions, masked tokens (BERT)"
+KINDS = (CAUSAL, MASKED)
+TASKS = {"acceptability": "matthews_correlation", "entailment": "accuracy", "paraphrase": "accuracy"}
+
+
+def both_directions(bench: Workbench) -> Finding:
+    """Table 5 of the BERT paper: one model that predicts the next token, and one that predicts masked tokens."""
+    pretraining = {
+        CAUSAL: pretrained(TRANSFORMER),
+        MASKED: Run("pretrain_gpt1", "stories/masked_mini", {"num_samples": 0, "seed": 42}),
+    }
+    bench.make(*pretraining.values())
+    runs = {
+        (kind, task): Run(
+            "finetune_gpt1",
+            f"stories/{task}",
+            # A masked model has no auxiliary language modeling loss; so neither has the other.
+            {"model_name_or_path": bench.path(run), "seeds": bench.seeds, "auxiliary_loss_weight": 0.0},
+        )
+        for kind, run in pretraining.items()
+        for task in TASKS
+    }
+    bench.make(*runs.values())
+    scores = {(kind, task): final_scores(bench.results(run), TASKS[task]) for (kind, task), run in runs.items()}
+    averages = {
+        kind: [statistics.mean(each) for each in zip(*(scores[kind, task] for task in TASKS), strict=True)]
+        for kind in KINDS
+    }
+    seconds = {kind: bench.results(run)["train_seconds"] for kind, run in pretraining.items()}
+    return Finding(
+        method="Two models of the same size are pre-trained on the same number of tokens: one predicts each next "
+        "token, the other 15 % of the tokens, which are masked (80 %), replaced (10 %) or kept (10 %), from both "
+        "sides. Both are fine-tuned on the same tasks without an auxiliary loss.",
+        table=Table(
+            ("pre-training", "average", *TASKS, "seconds of pre-training"),
+            [
+                (
+                    kind,
+                    statistics.mean(averages[kind]),
+                    *(statistics.mean(scores[kind, task]) for task in TASKS),
+                    seconds[kind],
+                )
+                for kind in KINDS
+            ],
+            digits=1,
+        ),
+        paper=Table(
+            ("model, BERT's Table 5", "MNLI-m", "QNLI", "MRPC", "SST-2"),
+            [
+                ("BERT base", 84.4, 88.4, 86.7, 92.7),
+                ("no next sentence prediction", 83.9, 84.9, 86.5, 92.6),
+                ("left to right, no next sentence prediction", 82.1, 84.3, 77.5, 92.1),
+            ],
+            digits=1,
+        ),
+        verdict=compare(
+            averages[MASKED],
+            averages[CAUSAL],
+            ("masked tokens", "next tokens"),
+            score="Average score",
+            digits=1,
+            unless="With equal updates, predicting 15 % of the tokens learns from a seventh of the targets; BERT was "
+            "trained for many more updates.",
+        ),
+        charts=[
+            Chart(
+                "tasks",
+                "",
+                "score, times 100",
+                [over_seeds(kind, list(TASKS), [scores[kind, task] for task in TASKS]) for kind in KINDS],
+                kind="bars",
+            )
+        ],
+    )
+
+
+EXPERIMENTS = [
+    Experiment(
+        "both_directions",
+        PAPER,
+        "Table 5 of the BERT paper",
+        "A model that sees both directions is better to fine-tune than one that reads from left to right.",
+        both_directions,
+        minutes=16,
+    ),
+]

@@ -1,0 +1,61 @@
+"""The pictures of a model card: small PNG files beside it, which are shared with it.
+
+They are drawn where matplotlib is installed; without it, cards have no pictures.
+"""
+
+from collections.abc import Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from papers_to_gpt.plots.alignments import plot_alignment
+from papers_to_gpt.plots.curves import plot_curves, values_of
+from papers_to_gpt.plots.style import save_figure
+from papers_to_gpt.plots.tokens import readable
+from seq2seq_scratch.alignments import align
+from seq2seq_scratch.tokenization import WORD_START
+from seq2seq_scratch.translation import translate
+
+CURVE_FILE, ALIGNMENT_FILE = "training_curve.png", "alignment.png"
+
+# A translator with its tokenizers of source and target.
+Translator = tuple[PreTrainedModel, PreTrainedTokenizerBase, PreTrainedTokenizerBase]
+
+
+def draw_curve(folder: Path, log: Sequence[dict[str, Any]], names: Sequence[str]) -> str | None:
+    """Draws the loss and the values of these names over the updates of a run.
+
+    Returns:
+        The file's name; None without matplotlib, or if the log has less than two lines.
+    """
+    logs = {folder.name: log}
+    chosen = [name for name in ("loss", *names) if name in values_of(logs)]
+    if find_spec("matplotlib") is None or len(log) < 2 or not chosen:
+        return None
+    save_figure(plot_curves(logs, chosen), folder / CURVE_FILE, (".png",))
+    return CURVE_FILE
+
+
+def draw_alignment(folder: Path, translator: Translator, sentence: str) -> str | None:
+    """Draws the alignment of a sentence with the model's translation of it.
+
+    Returns:
+        The file's name; None without matplotlib, if the model has no attention, or if it translates by nothing.
+    """
+    model, source_tokenizer, target_tokenizer = translator
+    if find_spec("matplotlib") is None or model.config.model_type == "rnn_seq2seq":
+        return None
+    ((best, *_),) = translate(*translator, [sentence])
+    (alignment,) = align(*translator, [sentence], [best.text])
+    if alignment is None:
+        return None
+    marks = {"word_start": WORD_START}
+    figure = plot_alignment(
+        readable(alignment.source_tokens, source_tokenizer.all_special_tokens, **marks),
+        readable(alignment.target_tokens, target_tokenizer.all_special_tokens, **marks),
+        alignment.weights,
+    )
+    save_figure(figure, folder / ALIGNMENT_FILE, (".png",))
+    return ALIGNMENT_FILE

@@ -1,0 +1,91 @@
+"""Back-translation (Sennrich et al. 2016): pairs of real targets and of sources that a reverse model has translated.
+
+Edunov et al. 2018 draw the sources from the model (`do_sample`), which gives more varied ones than a search. Caswell
+et al. 2019 put a tag in front of them, so that the model that trains on the pairs can tell them from real sources.
+"""
+
+import itertools
+import json
+import logging
+import sys
+from functools import partial
+from pathlib import Path
+
+import pyarrow
+from pyarrow import parquet
+
+from papers_to_gpt.engine.resumable_output import open_line_output
+from papers_to_gpt.settings.back_translation import BackTranslationSettings, pair_extension
+from papers_to_gpt.settings.commands import command
+from papers_to_gpt.translation.decoding import describe_translation, load_model, make_translator, translate_groups
+from seq2seq_scratch.data.text_lines import open_output
+from seq2seq_scratch.visible_text import has_visible_text
+
+# Pairs of a row group of a parquet file.
+ROWS_OF_A_GROUP = 10_000
+
+
+def run(settings: BackTranslationSettings) -> None:
+    """Translates the sentences of a file and writes the pairs, without empty ones and copies."""
+    logging.getLogger("seq2seq_scratch").setLevel(logging.WARNING)
+    model, *tokenizers = load_model(settings)
+    translate_lines = make_translator(settings, model, *tokenizers)
+    extension = pair_extension(settings.output_file)
+    totals = {"pairs": 0, "empty": 0, "copies": 0}
+
+    def answer(lines: list[str], first: int) -> dict[str, int]:
+        if first == 0 and extension == ".tsv":
+            print(settings.source_language, settings.target_language, sep="\t", file=output)
+        for target, (best, *_) in zip(lines, translate_lines(lines, first), strict=True):
+            if not has_visible_text(target) or not has_visible_text(best.text):
+                totals["empty"] += 1
+            elif is_copy(best.text, target):
+                totals["copies"] += 1
+            else:
+                totals["pairs"] += 1
+                print(pair_line(best.text, target, settings, extension), file=output)
+        return totals
+
+    made_with = partial(describe_translation, settings, model, *tokenizers)
+    convert = partial(write_parquet, settings) if extension == ".parquet" else None
+    files = settings.input_file, settings.output_file
+    with open_line_output(*files, settings.resume, made_with, open_output, convert) as output:
+        totals |= output.progress.totals
+        translate_groups(settings.input_file, output, answer)
+    if not output.progress.lines:  # a finished file without a record
+        return
+    print(
+        f"{output.progress.lines:,} lines: {totals['pairs']:,} pairs. Left out: {totals['empty']:,} without text on "
+        f"one side, {totals['copies']:,} whose translation is a copy.",
+        file=sys.stderr,
+    )
+    languages = [f"--{side}_language {getattr(settings, f'{side}_language')}" for side in ("source", "target")]
+    print(
+        f"To train on them: {command('train_translation')} ... --train_file {settings.output_file} "
+        f"{' '.join(languages)}",
+        file=sys.stderr,
+    )
+
+
+def is_copy(source: str, target: str) -> bool:
+    """Returns True if two texts differ in nothing but spaces and capitals, which a model may not have."""
+    return source.casefold().split() == target.casefold().split()
+
+
+def pair_line(source: str, target: str, settings: BackTranslationSettings, extension: str) -> str:
+    """Returns a pair as a line of TSV, in which a tab becomes a space, or of JSON."""
+    tagged = source if settings.tag is None else f"{settings.tag} {source}"
+    if extension == ".tsv":
+        return f"{tagged}\t{target.replace(chr(9), ' ')}"
+    sides = {settings.source_language: tagged, settings.target_language: target}
+    return json.dumps({"translation": dict(sorted(sides.items()))}, ensure_ascii=False)
+
+
+def write_parquet(settings: BackTranslationSettings, lines: Path, path: Path) -> None:
+    """Turns lines of JSON into a parquet file with a column `translation`, a group of rows at a time."""
+    languages = sorted((settings.source_language, settings.target_language))
+    sides = pyarrow.struct([(language, pyarrow.string()) for language in languages])
+    schema = pyarrow.schema([("translation", sides)])
+    with open(lines, encoding="utf-8", newline="\n") as file, parquet.ParquetWriter(path, schema) as writer:
+        while group := list(map(json.loads, itertools.islice(file, ROWS_OF_A_GROUP))):
+            writer.write_table(pyarrow.Table.from_pylist(group, schema))

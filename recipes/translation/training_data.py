@@ -1,0 +1,126 @@
+"""The data of a translator's training: vocabulary, tokenised corpora and batches."""
+
+import itertools
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+import numpy as np
+from accelerate import Accelerator
+from accelerate.utils import gather_object
+from datasets import Dataset, IterableDataset, concatenate_datasets
+from transformers import PreTrainedTokenizerFast
+
+from papers_to_gpt.engine.batching import LengthBucketBatches
+from papers_to_gpt.engine.evaluation import is_any_true
+from papers_to_gpt.engine.mixture import Mixture, sample_of_corpora
+from papers_to_gpt.engine.shard_reader import Shards, rows_of_streams
+from papers_to_gpt.engine.streaming import StreamBatches
+from papers_to_gpt.settings.corpora import names_of_files, weights_of
+from papers_to_gpt.settings.translation import DataSettings, TokenizerSettings, TranslationTraining
+from seq2seq_scratch.data.batches import FilterReport, PairTokenizer, collate
+from seq2seq_scratch.data.bpe_dropout import RandomlySegmented, RandomSegmentation
+from seq2seq_scratch.tokenization import load_tokenizers, train_tokenizer
+
+
+def make_tokenizers(
+    corpora: Sequence[Dataset | IterableDataset],
+    settings: TokenizerSettings,
+    weights: Sequence[float] | None = None,
+    skip_broken_shards: bool = False,
+) -> tuple[PreTrainedTokenizerFast, PreTrainedTokenizerFast]:
+    """Loads or trains the source and target tokenizers. They are the same object if the vocabulary is shared."""
+    if settings.tokenizer_name:
+        tokenizers = load_tokenizers(settings.tokenizer_name)
+        for tokenizer in tokenizers:
+            check_tokenizer(tokenizer, settings.tokenizer_name)
+        return tokenizers
+    if isinstance(corpora[0], IterableDataset):
+        rows = rows_of_streams(corpora, weights, skip_broken_shards)
+        sample = list(itertools.islice(rows, settings.tokenizer_samples))
+    else:
+        sample = list(sample_of_corpora(corpora, weights, settings.tokenizer_samples))
+    sources, targets = ([pair[side] for pair in sample] for side in ("source", "target"))
+    make = partial(train_tokenizer, kind=settings.tokenizer_type, lowercase=settings.lowercase)
+    if settings.share_vocabulary:
+        tokenizer = make(sources + targets, vocab_size=settings.vocab_size)
+        return tokenizer, tokenizer
+    return (
+        make(sources, vocab_size=settings.vocab_size),
+        make(targets, vocab_size=settings.decoder_vocab_size or settings.vocab_size),
+    )
+
+
+def check_tokenizer(tokenizer: PreTrainedTokenizerFast, name: str) -> None:
+    """Raises ValueError if a tokenizer has no padding, start or end token, or does not append the end token."""
+    missing = [kind for kind in ("pad", "bos", "eos") if getattr(tokenizer, f"{kind}_token_id") is None]
+    if missing:
+        raise ValueError(f"tokenizer_name {name}: it has no {' and no '.join(f'{kind}_token' for kind in missing)}.")
+    if tokenizer("text").input_ids[-1:] != [tokenizer.eos_token_id]:
+        raise ValueError(
+            f"tokenizer_name {name}: it does not append {tokenizer.eos_token} to a text, so no translation would "
+            "end. Give it a template that does, or train a tokenizer (leave tokenizer_name out)."
+        )
+
+
+def lengths_of(example: Any) -> np.ndarray:
+    """Returns the numbers of source and target tokens: (2,) for one example, (N, 2) for N examples."""
+    return np.array([example["source_length"], example["target_length"]]).T
+
+
+def prepare_pairs(tokenize: PairTokenizer, pairs: dict[str, list[str]], left_over: None) -> tuple[list[Any], None]:
+    """Examples of some pairs of a stream; nothing is left over for the next ones."""
+    columns = tokenize(pairs)
+    return [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)], None
+
+
+def training_batches(
+    corpora: Sequence[Any],
+    mixture: Mixture | None,
+    tokenizers: tuple[PreTrainedTokenizerFast, PreTrainedTokenizerFast],
+    bpe_dropout: float,
+    data: DataSettings,
+    training: TranslationTraining,
+    accelerator: Accelerator,
+) -> LengthBucketBatches | StreamBatches:
+    """Returns the training batches of this process, from tokenised corpora or from streams of text.
+
+    `mixture` says which pairs of the corpora an epoch reads; None reads every pair once.
+    """
+    common = {
+        "collate": partial(
+            collate, pad_token_id=tokenizers[0].pad_token_id, copies=2 if training.r_drop_weight else 1
+        ),
+        "max_tokens_per_batch": data.max_tokens_per_batch,
+        "seed": training.seed,
+        "process_index": accelerator.process_index,
+        "num_processes": accelerator.num_processes,
+    }
+    if data.streaming:
+        report = FilterReport(data.max_source_length, data.max_target_length, drop_long=True)
+        names = names_of_files(data.train_file) or [data.dataset_name]
+        return StreamBatches(
+            Shards(corpora, names),
+            partial(prepare_pairs, PairTokenizer(*tokenizers, report)),
+            lengths_of,
+            weights=weights_of(data),
+            noun="pairs",
+            num_workers=training.dataloader_num_workers,
+            skip_broken_shards=data.skip_broken_shards,
+            is_any_true=partial(is_any_true, accelerator),
+            gather=gather_object,
+            say=accelerator.print,
+            **common,
+        )
+    examples = corpora[0] if len(corpora) == 1 else concatenate_datasets(corpora)
+    if bpe_dropout:
+        source_tokenizer, target_tokenizer = tokenizers
+        source = target = RandomSegmentation(source_tokenizer, bpe_dropout, training.seed)
+        if target_tokenizer is not source_tokenizer:
+            target = RandomSegmentation(target_tokenizer, bpe_dropout, training.seed)
+        columns = RandomlySegmented(examples, source, target, training.seed)
+        lengths = columns.lengths
+    else:
+        columns, lengths = examples.select_columns(["input_ids", "labels"]), lengths_of(examples[:])
+    rows = None if mixture is None or mixture.weights is None else mixture.rows
+    return LengthBucketBatches(columns, lengths, rows=rows, num_workers=training.dataloader_num_workers, **common)
