@@ -52,7 +52,7 @@ def classify(store: ModelStore, name: str, texts: Sequence[str], max_input_token
         ValueError: if a text is empty, or the texts are longer than allowed or than the model can read.
     """
     with store.borrow(name) as classifier:
-        task, positions = classifier.task, classifier.positions
+        task, positions = classifier.task, classifier.model.config.max_position_embeddings
         names = names_of_texts(store.found[name].config)
         given = list(texts)[: len(names)]
         lengths = [

@@ -9,9 +9,9 @@ from transformers import DynamicCache
 
 from papers_to_gpt.demonstration.inputs import check_text
 from papers_to_gpt.demonstration.loading import ModelStore
+from papers_to_gpt.plots.tokens import name_of
 from papers_to_gpt.visualization import figures
 from papers_to_gpt.visualization.models import LoadedModel
-from papers_to_gpt.visualization.tokens import name_of
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -108,7 +108,7 @@ def _next_tokens(loaded: LoadedModel, ids: list[int], logits: torch.Tensor) -> d
     for token, value in zip(
         loaded.tokenizer.convert_ids_to_tokens(best.indices.tolist()), best.values.tolist(), strict=True
     ):
-        name = name_of(token, before, loaded.tokenizer.all_special_tokens, marks_ends=True)
+        name = name_of(token, before, loaded.tokenizer.all_special_tokens, **loaded.marks)
         # The start of a longer word may have the name of a whole one.
         named[token if name in named else name] = value
     return named

@@ -2,37 +2,15 @@
 
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 
-import numpy as np
-from transformers import AutoTokenizer, PreTrainedTokenizerBase
-
-from gpt1_scratch.finetuning.tasks import Task
 from papers_to_gpt.demonstration.finding import FoundModel
 from papers_to_gpt.engine.model_folder import CLASSIFIER, Kind
-from papers_to_gpt.gpt1.classification import load_classifier
+from papers_to_gpt.gpt1.classification import Classifier, load_classifier
 from papers_to_gpt.settings.classification import ClassificationSettings
 from papers_to_gpt.visualization import models
 from papers_to_gpt.visualization.models import LoadedModel
-
-
-@dataclass(frozen=True)
-class LoadedClassifier:
-    """A fine-tuned model.
-
-    Attributes:
-        task: what it predicts from which texts.
-        logits_of: a function from rows of texts to logits (see `load_classifier`).
-        tokenizer: counts the tokens of a text.
-        positions: the number of tokens that the model can read.
-    """
-
-    task: Task
-    logits_of: Callable[[list[tuple[str, ...]]], np.ndarray]
-    tokenizer: PreTrainedTokenizerBase
-    positions: int
 
 
 class ModelStore:
@@ -50,7 +28,7 @@ class ModelStore:
         self.found = {model.name: model for model in found}
         self.largest = largest
         self._locks = {model.name: threading.Lock() for model in found}
-        self._loaded: OrderedDict[str, LoadedModel | LoadedClassifier] = OrderedDict()
+        self._loaded: OrderedDict[str, LoadedModel | Classifier] = OrderedDict()
         self._order = threading.Lock()
 
     def names(self, kind: Kind) -> list[str]:
@@ -58,7 +36,7 @@ class ModelStore:
         return [name for name, model in self.found.items() if model.kind is kind]
 
     @contextmanager
-    def borrow(self, name: str) -> Iterator[LoadedModel | LoadedClassifier]:
+    def borrow(self, name: str) -> Iterator[LoadedModel | Classifier]:
         """Lends a model for the length of a `with` block, and loads it first if it is not in memory.
 
         Raises:
@@ -80,7 +58,7 @@ class ModelStore:
             yield loaded
 
 
-def load(found: FoundModel) -> LoadedModel | LoadedClassifier:
+def load(found: FoundModel) -> LoadedModel | Classifier:
     """Loads a model with its tokenizers, in float32.
 
     Raises:
@@ -89,6 +67,4 @@ def load(found: FoundModel) -> LoadedModel | LoadedClassifier:
     folder = str(found.folder)
     if found.kind is not CLASSIFIER:
         return models.load(folder)
-    task, logits_of = load_classifier(ClassificationSettings(model_name_or_path=folder))
-    tokenizer = AutoTokenizer.from_pretrained(folder)
-    return LoadedClassifier(task, logits_of, tokenizer, found.config["max_position_embeddings"])
+    return load_classifier(ClassificationSettings(model_name_or_path=folder))

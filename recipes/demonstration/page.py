@@ -20,6 +20,7 @@ from papers_to_gpt.settings.demonstration import DemonstrationSettings
 from seq2seq_scratch.visible_text import has_visible_text
 
 if TYPE_CHECKING:
+    import fastapi
     import gradio
 
 logger = logging.getLogger(__name__)
@@ -40,13 +41,47 @@ HEAD = (
 CSS = """
 .gradio-container { max-width: 1180px !important; margin: 0 auto !important; }
 .comparison table { width: 100%; border-collapse: collapse; }
-.comparison th, .comparison td { text-align: left; padding: 0.4rem 0.7rem; vertical-align: top;
-  border-bottom: 1px solid var(--border-color-primary); }
+.comparison th, .comparison td { border: none !important; text-align: left; padding: 0.4rem 0.7rem; vertical-align: top;
+  border-bottom: 1px solid var(--border-color-primary) !important; }
 .comparison td.number, .comparison th.number { text-align: right; white-space: nowrap;
   font-variant-numeric: tabular-nums; }
 .note { opacity: 0.75; min-height: 1.5em; }
 .answer { font-size: 1.4rem; font-weight: 600; }
 """
+
+
+def build_app(store: ModelStore, settings: DemonstrationSettings) -> "fastapi.FastAPI":
+    """Returns the page as a web application, which a server such as uvicorn serves.
+
+    Args:
+        store: the models.
+        settings: the limits of what a user may ask for.
+    """
+    import fastapi
+    import gradio as gr
+
+    # Fonts of the user's system need no download.
+    theme = gr.themes.Default(
+        primary_hue="blue", font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"]
+    )
+    return gr.mount_gradio_app(
+        fastapi.FastAPI(openapi_url=None),
+        build_page(store, settings),
+        path="/",
+        server_name=settings.host,
+        server_port=settings.port,
+        theme=theme,
+        css=CSS,
+        head=HEAD,
+        footer_links=[],
+        run_history=False,
+        show_error=False,
+        max_file_size="1kb",  # there is nothing to upload
+        ssr_mode=False,
+        enable_monitoring=False,
+        pwa=False,
+        mcp_server=False,
+    )
 
 
 def build_page(store: ModelStore, settings: DemonstrationSettings) -> "gradio.Blocks":
@@ -211,9 +246,7 @@ def _continuation_tab(page: "gradio.Blocks", store: ModelStore, settings: Demons
                 length = gr.Slider(
                     1, settings.max_new_tokens, min(60, settings.max_new_tokens), step=1, label="Tokens to add"
                 )
-                temperature = gr.Slider(
-                    0, 2, 1, step=0.1, label="Temperature", info="0 takes the most probable token."
-                )
+                temperature = gr.Slider(0, 2, 1, step=0.1, label="Temperature (0: the most probable)")
             with gr.Row():
                 button = gr.Button("Continue", variant="primary", elem_id="continue")
                 stop = gr.Button("Stop", elem_id="stop")
@@ -226,10 +259,13 @@ def _continuation_tab(page: "gradio.Blocks", store: ModelStore, settings: Demons
                 show_heading=False,
                 elem_id="next-tokens",
             )
-    picture = gr.Plot(label="Probability of each token", show_label=False, format="png", elem_id="probabilities")
+    picture = gr.Plot(
+        label="Probability of each token", show_label=False, format="png", visible=False, elem_id="probabilities"
+    )
     about.render()
 
     def answer(name: str, prompt: str, length: float, temperature: float) -> Iterator[tuple[Any, ...]]:
+        hidden = gr.update(value=None, visible=False)
         with errors_as_messages():
             steps = continue_text(
                 store,
@@ -240,8 +276,9 @@ def _continuation_tab(page: "gradio.Blocks", store: ModelStore, settings: Demons
                 max_input_tokens=settings.max_input_tokens,
             )
             for step in steps:
-                yield step.text, step.next_tokens, note(f"{step.new_tokens} tokens.", step.ended), None
-            yield gr.skip(), gr.skip(), gr.skip(), draw_probabilities(store, name, step.text)
+                yield step.text, step.next_tokens, note(f"{step.new_tokens} tokens.", step.ended), hidden
+            drawn = draw_probabilities(store, name, step.text)
+            yield gr.skip(), gr.skip(), gr.skip(), gr.update(value=drawn, visible=drawn is not None)
 
     outputs = [text, probabilities, said, picture]
     inputs = [model, prompt, length, temperature]

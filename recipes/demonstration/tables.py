@@ -7,7 +7,7 @@ from papers_to_gpt.demonstration.translating import ComparedTranslation
 
 EXPLANATION = (
     "The time is that of the search alone. The log-probability is the model's own, of its translation with the end "
-    "token; the mean is for each token. Those of two models compare only if they have one vocabulary."
+    "token, and its mean over the tokens. Those of two models compare only if they have one vocabulary."
 )
 
 
@@ -20,7 +20,9 @@ def comparison_table(rows: Sequence[ComparedTranslation], languages: Mapping[str
     """
     with_reference = any(row.chrf is not None for row in rows)
     header = _cells(["model", "languages", "translation"], "th")
-    header += _cells(["seconds", "log-probability", "mean", *(["chrF"] if with_reference else [])], "th", "number")
+    header += _cells(
+        ["seconds", "log-probability", "per token", *(["chrF"] if with_reference else [])], "th", "number"
+    )
     lines = []
     for row in rows:
         has_score = row.log_probability is not None
