@@ -24,6 +24,7 @@ from papers_to_gpt import (
     benchmark,
     classify,
     convert_openai_gpt,
+    demo,
     finetune_gpt1,
     generate_text,
     pretrain_gpt1,
@@ -103,7 +104,17 @@ SCRIPTS = {f"papers_to_gpt.{path.stem}" for path in (ROOT / "recipes").glob("*.p
 PACKAGES = {"gpt1_scratch", "seq2seq_scratch"}
 
 # Scripts are what a user runs, and no room imports one.
-ROOMS = {"settings", "engine", "plots", "publishing", "translation", "gpt1", "benchmarks", "visualization"}
+ROOMS = {
+    "settings",
+    "engine",
+    "plots",
+    "publishing",
+    "translation",
+    "gpt1",
+    "benchmarks",
+    "visualization",
+    "demonstration",
+}
 HEAVY = {"accelerate", "datasets", "evaluate", "numpy", "torch", "transformers"}
 
 
@@ -121,7 +132,11 @@ FORBIDDEN = {
     "recipes/publishing": rooms_above("settings", "engine", "plots", "publishing"),
     "recipes/translation": rooms_above("settings", "engine", "plots", "publishing", "translation"),
     "recipes/gpt1": rooms_above("settings", "engine", "plots", "publishing", "gpt1"),
-    "recipes/visualization": {"papers_to_gpt.publishing", "papers_to_gpt.benchmarks", *SCRIPTS},
+    "recipes/visualization": {
+        *("papers_to_gpt.publishing", "papers_to_gpt.benchmarks", "papers_to_gpt.demonstration"),
+        *SCRIPTS,
+    },
+    "recipes/demonstration": {"papers_to_gpt.benchmarks", *SCRIPTS},
     "recipes/benchmarks": SCRIPTS,
 }
 
@@ -307,6 +322,7 @@ PARSERS = {
     "recipes/generate_text.py": generate_text.parse,
     "recipes/score_text.py": score_text.parse,
     "recipes/visualize.py": visualize.parse,
+    "recipes/demo.py": demo.parse,
 }
 
 # The fewest arguments that each script takes, for every family of models that has settings of its own.
@@ -319,6 +335,7 @@ LEAST_ARGUMENTS = [
     ("recipes/finetune_gpt1.py", [f"{ROOT}/recipes/presets/stories/sentiment.yaml"]),
     ("recipes/ablate_gpt1.py", [f"{ROOT}/recipes/presets/stories/sentiment.yaml"]),
     ("recipes/benchmark.py", []),
+    ("recipes/demo.py", []),
     ("recipes/share.py", ["runs/mine"]),
     ("recipes/convert_openai_gpt.py", ["openai-community/openai-gpt", "runs/mine"]),
     ("recipes/visualize.py", ["runs/mine", "A sentence."]),

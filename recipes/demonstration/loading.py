@@ -30,6 +30,8 @@ class ModelStore:
         self._locks = {model.name: threading.Lock() for model in found}
         self._loaded: OrderedDict[str, LoadedModel | Classifier] = OrderedDict()
         self._order = threading.Lock()
+        # `from_pretrained` replaces functions of torch while it runs, so two models may not load at the same time.
+        self._loading = threading.Lock()
 
     def names(self, kind: Kind) -> list[str]:
         """Returns the names of the models of a kind."""
@@ -49,7 +51,8 @@ class ModelStore:
             with self._order:
                 loaded = self._loaded.get(name)
             if loaded is None:
-                loaded = load(self.found[name])
+                with self._loading:
+                    loaded = load(self.found[name])
             with self._order:
                 self._loaded[name] = loaded
                 self._loaded.move_to_end(name)

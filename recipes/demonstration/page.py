@@ -40,9 +40,9 @@ HEAD = (
 )
 CSS = """
 .gradio-container { max-width: 1180px !important; margin: 0 auto !important; }
-.comparison table { width: 100%; border-collapse: collapse; }
-.comparison th, .comparison td { border: none !important; text-align: left; padding: 0.4rem 0.7rem; vertical-align: top;
-  border-bottom: 1px solid var(--border-color-primary) !important; }
+.comparison table, .comparison tr { width: 100%; border: none !important; border-collapse: collapse; }
+.comparison th, .comparison td { border: none !important; text-align: left; padding: 0.4rem 0.7rem;
+  vertical-align: top; border-bottom: 1px solid var(--border-color-primary) !important; }
 .comparison td.number, .comparison th.number { text-align: right; white-space: nowrap;
   font-variant-numeric: tabular-nums; }
 .note { opacity: 0.75; min-height: 1.5em; }
