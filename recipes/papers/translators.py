@@ -29,16 +29,16 @@ if TYPE_CHECKING:
 LSTM, ATTENTION, TRANSFORMER = "rnn_seq2seq", "bahdanau", "transformer"
 MODELS = {LSTM: "LSTM", ATTENTION: "attention", TRANSFORMER: "Transformer"}
 
-LONGEST_IN_TRAINING = 8
+LONGEST_IN_TRAINING = 6
 TEST_LENGTHS = range(1, 2 * LONGEST_IN_TRAINING + 1)
 
 SMALLEST_GROUP = 10  # test sentences
 
-# Changes to the presets of `numbers` for the lists. All runs evaluate once, at their end.
+# Changes to the presets of `numbers` for the lists.
 SMALL: dict[str, dict[str, Any]] = {
-    LSTM: {"max_steps": 600, "warmup_steps": 50},
-    ATTENTION: {"max_steps": 400, "warmup_steps": 50},
-    TRANSFORMER: {"max_steps": 600, "warmup_steps": 100},
+    LSTM: {"max_steps": 600, "max_tokens_per_batch": 1024},
+    ATTENTION: {"max_steps": 300, "max_tokens_per_batch": 1024},
+    TRANSFORMER: {"max_steps": 500, "max_tokens_per_batch": 1024, "warmup_steps": 100},
 }
 
 
