@@ -72,11 +72,14 @@ def run_of(bench: Workbench, model: str, seed: int, **changes: Any) -> Run:
     return Run("train_translation", f"numbers/{model}", data_of(bench) | settings | {"seed": seed} | changes)
 
 
-def train(bench: Workbench, model: str, **changes: Any) -> list[Run]:
-    """Trains a translator with every seed, unless that has been done, and returns the runs."""
-    runs = [run_of(bench, model, seed, **changes) for seed in bench.seeds]
-    bench.make(*runs)
-    return runs
+def runs_of(bench: Workbench, model: str, **changes: Any) -> list[Run]:
+    """Returns the training runs of a translator with every seed."""
+    return [run_of(bench, model, seed, **changes) for seed in bench.seeds]
+
+
+def make_groups(bench: Workbench, groups: Mapping[str, Sequence[Run]]) -> None:
+    """Makes the runs of all groups together, so that several are trained at the same time."""
+    bench.make(*(run for runs in groups.values() for run in runs))
 
 
 @dataclass(frozen=True)
