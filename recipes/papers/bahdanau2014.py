@@ -16,12 +16,13 @@ from papers_to_gpt.papers.translators import (
     columns_of,
     length_of,
     load,
+    make_groups,
     run_of,
+    runs_of,
     scores_by,
     short_sentences,
     test_hypotheses,
     test_pairs,
-    train,
     words_are_known,
 )
 from papers_to_gpt.papers.workbench import Run, Workbench
@@ -43,7 +44,8 @@ TABLE_1 = Table(
 
 def attention_by_length(bench: Workbench) -> Finding:
     """Figure 2: BLEU against length, with and without attention."""
-    runs = {SEARCH: train(bench, ATTENTION), ENCDEC: train(bench, ATTENTION, use_attention=False)}
+    runs = {SEARCH: runs_of(bench, ATTENTION), ENCDEC: runs_of(bench, ATTENTION, use_attention=False)}
+    make_groups(bench, runs)
     curves = {name: scores_by(bench, each, length_of(bench)) for name, each in runs.items()}
     lengths = list(curves[SEARCH])
     long = lengths[len(lengths) // 2 :]
@@ -101,7 +103,7 @@ def sentence_limits(bench: Workbench) -> Finding:
             runs[f"{name}-{limit}"] = [
                 run_of(bench, ATTENTION, seed, use_attention=use_attention, **words, **changes) for seed in bench.seeds
             ]
-    bench.make(*(run for each in runs.values() for run in each))
+    make_groups(bench, runs)
     scores = {name: [bench.results(run)["test_sacrebleu"] for run in each] for name, each in runs.items()}
     rows = []
     for name, each in runs.items():
@@ -128,7 +130,8 @@ def sentence_limits(bench: Workbench) -> Finding:
 
 def alignments(bench: Workbench) -> Finding:
     """Figure 3: the alignment that the attention finds."""
-    runs = train(bench, ATTENTION)
+    runs = runs_of(bench, ATTENTION)
+    bench.make(*runs)
     sources, _ = test_pairs(bench)
     found = [
         alignment_scores(align(*_parts(load(bench.path(run))), sources, test_hypotheses(bench.path(run))))

@@ -23,12 +23,13 @@ from papers_to_gpt.papers.translators import (
     columns_of,
     length_of,
     load,
+    make_groups,
     name_seed,
     rarity_of,
     run_of,
+    runs_of,
     scores_by,
     test_pairs,
-    train,
     training_curves,
 )
 from papers_to_gpt.papers.workbench import Run, Workbench
@@ -50,9 +51,10 @@ LAYERS = (1, 2, 3, 4)
 def reversed_source(bench: Workbench) -> Finding:
     """Section 3.3: LSTMs that read the source backwards or forwards."""
     groups = {
-        "reversed": train(bench, LSTM, reverse_source=True),
-        "as it is": train(bench, LSTM, reverse_source=False),
+        "reversed": runs_of(bench, LSTM, reverse_source=True),
+        "as it is": runs_of(bench, LSTM, reverse_source=False),
     }
+    make_groups(bench, groups)
     results = {name: [bench.results(run) for run in runs] for name, runs in groups.items()}
     rows = [
         (name, seed, result["eval_perplexity"], result["test_sacrebleu"])
@@ -290,7 +292,8 @@ def principal_components(vectors: np.ndarray, count: int = 2) -> np.ndarray:
 
 def length_and_rarity(bench: Workbench) -> Finding:
     """Figure 3: scores by the length of the sentence and by the rarity of its words."""
-    runs = train(bench, LSTM, reverse_source=True)
+    runs = runs_of(bench, LSTM, reverse_source=True)
+    bench.make(*runs)
     lengths = scores_by(bench, runs, length_of(bench))
     rarities = scores_by(bench, runs, rarity_of(bench))
     means = [statistics.mean(scores) for scores in lengths.values()]

@@ -29,16 +29,16 @@ if TYPE_CHECKING:
 LSTM, ATTENTION, TRANSFORMER = "rnn_seq2seq", "bahdanau", "transformer"
 MODELS = {LSTM: "LSTM", ATTENTION: "attention", TRANSFORMER: "Transformer"}
 
-LONGEST_IN_TRAINING = 8
+LONGEST_IN_TRAINING = 6
 TEST_LENGTHS = range(1, 2 * LONGEST_IN_TRAINING + 1)
 
 SMALLEST_GROUP = 10  # test sentences
 
-# Changes to the presets of `numbers` for the lists. All runs evaluate once, at their end.
+# Changes to the presets of `numbers` for the lists.
 SMALL: dict[str, dict[str, Any]] = {
-    LSTM: {"max_steps": 600, "warmup_steps": 50},
-    ATTENTION: {"max_steps": 400, "warmup_steps": 50},
-    TRANSFORMER: {"max_steps": 600, "warmup_steps": 100},
+    LSTM: {"max_steps": 600, "max_tokens_per_batch": 1024},
+    ATTENTION: {"max_steps": 300, "max_tokens_per_batch": 1024},
+    TRANSFORMER: {"max_steps": 500, "max_tokens_per_batch": 1024, "warmup_steps": 100},
 }
 
 
@@ -72,11 +72,14 @@ def run_of(bench: Workbench, model: str, seed: int, **changes: Any) -> Run:
     return Run("train_translation", f"numbers/{model}", data_of(bench) | settings | {"seed": seed} | changes)
 
 
-def train(bench: Workbench, model: str, **changes: Any) -> list[Run]:
-    """Trains a translator with every seed, unless that has been done, and returns the runs."""
-    runs = [run_of(bench, model, seed, **changes) for seed in bench.seeds]
-    bench.make(*runs)
-    return runs
+def runs_of(bench: Workbench, model: str, **changes: Any) -> list[Run]:
+    """Returns the training runs of a translator with every seed."""
+    return [run_of(bench, model, seed, **changes) for seed in bench.seeds]
+
+
+def make_groups(bench: Workbench, groups: Mapping[str, Sequence[Run]]) -> None:
+    """Makes the runs of all groups together, so that several are trained at the same time."""
+    bench.make(*(run for runs in groups.values() for run in runs))
 
 
 @dataclass(frozen=True)

@@ -16,9 +16,10 @@ from papers_to_gpt.papers.translators import (
     MODELS,
     TRANSFORMER,
     load,
+    make_groups,
     run_of,
+    runs_of,
     test_pairs,
-    train,
     training_curves,
 )
 from papers_to_gpt.papers.workbench import Run, Workbench
@@ -107,7 +108,8 @@ def _forward_and_backward(layer: nn.Module, states: torch.Tensor) -> None:
 
 def score_by_flops(bench: Workbench) -> Finding:
     """Table 2: the score of each translator against the floating-point operations of its training."""
-    runs = {model: train(bench, model) for model in MODELS}
+    runs = {model: runs_of(bench, model) for model in MODELS}
+    make_groups(bench, runs)
     rows, points = [], {}
     for model, each in runs.items():
         scores = [bench.results(run)["test_sacrebleu"] for run in each]
@@ -189,7 +191,7 @@ def variations(bench: Workbench) -> Finding:
         name: [run_of(bench, TRANSFORMER, seed, **changes) for seed in bench.seeds]
         for name, changes in TABLE_3.items()
     }
-    bench.make(*(run for each in runs.values() for run in each))
+    make_groups(bench, runs)
     perplexities = {name: [bench.results(run)["eval_perplexity"] for run in each] for name, each in runs.items()}
     scores = {name: [bench.results(run)["test_sacrebleu"] for run in each] for name, each in runs.items()}
     return Finding(
@@ -231,7 +233,8 @@ def variations(bench: Workbench) -> Finding:
 def positions(bench: Workbench) -> Finding:
     """Section 3.5: sinusoids, learned positions and none, and how similar positions are to each other."""
     kinds = ("sinusoidal", "learned", "absent")
-    runs = {kind: train(bench, TRANSFORMER, position_embedding_type=kind) for kind in kinds}
+    runs = {kind: runs_of(bench, TRANSFORMER, position_embedding_type=kind) for kind in kinds}
+    make_groups(bench, runs)
     scores = {kind: [bench.results(run)["test_sacrebleu"] for run in each] for kind, each in runs.items()}
     perplexities = {
         kind: statistics.mean(bench.results(run)["eval_perplexity"] for run in each) for kind, each in runs.items()
@@ -273,7 +276,8 @@ def schedule(bench: Workbench) -> Finding:
         for pre_norm in (False, True)
         for warmup in (100, 0)
     }
-    runs = {name: train(bench, TRANSFORMER, **changes) for name, changes in variants.items()}
+    runs = {name: runs_of(bench, TRANSFORMER, **changes) for name, changes in variants.items()}
+    make_groups(bench, runs)
     losses = {name: [bench.results(run)["eval_loss"] for run in each] for name, each in runs.items()}
     logs = {name: bench.log(each[0]) for name, each in runs.items()}
     return Finding(

@@ -74,9 +74,10 @@ def plot_heads(
 
     # As many heads side by side as have cells that hold the smallest label.
     for columns in range(min(MOST_COLUMNS, len(weights)), 0, -1):
-        size, left, cell = SMALL_FONT_SIZE, *_fit(queries, len(keys), columns, SMALL_FONT_SIZE)
-        if cell >= SMALLEST_CELL:
+        if _fit(queries, len(keys), columns, SMALL_FONT_SIZE)[1] >= SMALLEST_CELL:
             break
+    columns = -(-len(weights) // -(-len(weights) // columns))  # rows of one length, where that takes no more rows
+    size, left, cell = SMALL_FONT_SIZE, *_fit(queries, len(keys), columns, SMALL_FONT_SIZE)
     larger = min(FONT_SIZE, cell * POINTS_PER_INCH * 0.9)
     if larger > size:  # larger labels leave less room for the cells
         size, left, cell = larger, *_fit(queries, len(keys), columns, larger)

@@ -11,7 +11,13 @@ from papers_to_gpt.engine.reporting import LOG_FILE
 from papers_to_gpt.plots.style import check_matplotlib, save_figure
 from papers_to_gpt.settings.visualization import PICTURES, VisualizationSettings
 from papers_to_gpt.visualization import figures
-from papers_to_gpt.visualization.models import LoadedModel, load, refuse_without_heads, translation_of
+from papers_to_gpt.visualization.models import (
+    MAX_SOURCE_LENGTH,
+    LoadedModel,
+    load,
+    refuse_without_heads,
+    translation_of,
+)
 from seq2seq_scratch.visible_text import has_visible_text
 
 if TYPE_CHECKING:
@@ -107,11 +113,14 @@ def draw(
 
 
 def warn_of_cut(loaded: LoadedModel, sentence: str, translation: str | None, max_tokens: int) -> None:
-    """Warns if the pictures do not show all tokens of a text."""
-    texts = [("sentence", loaded.tokenizer, sentence)]
+    """Warns if the pictures do not show all tokens of a text, or if the model does not read all."""
+    limit = loaded.model.config.max_position_embeddings if loaded.target_tokenizer is None else MAX_SOURCE_LENGTH
+    texts = [("sentence", loaded.tokenizer, sentence, limit)]
     if translation is not None:
-        texts.append(("translation", loaded.target_tokenizer, translation))
-    for name, tokenizer, text in texts:
+        texts.append(("translation", loaded.target_tokenizer, translation, None))
+    for name, tokenizer, text, read in texts:
         length = len(tokenizer(text, verbose=False).input_ids)
+        if read is not None and length > read:
+            logger.warning("The %s has %d tokens; %s reads the first %d.", name, length, loaded.name, read)
         if length > max_tokens:
             logger.warning("The %s has %d tokens; the pictures show the first %d.", name, length, max_tokens)

@@ -9,8 +9,10 @@ matplotlib = pytest.importorskip("matplotlib")
 
 from papers_to_gpt.plots import fonts  # noqa: E402
 from papers_to_gpt.plots.alignments import plot_alignment  # noqa: E402
+from papers_to_gpt.plots.attention_heads import plot_heads  # noqa: E402
 from papers_to_gpt.plots.curves import plot_curves  # noqa: E402
 from papers_to_gpt.plots.line_plots import Series, plot_bars, plot_lines  # noqa: E402
+from papers_to_gpt.plots.probabilities import plot_token_probabilities  # noqa: E402
 from papers_to_gpt.plots.style import save_figure  # noqa: E402
 
 LOG = [
@@ -68,6 +70,42 @@ def test_forty_tokens_are_legible_in_1200_pixels_and_what_is_cut_is_said():
     assert all(label.get_fontsize() * figure.dpi / 72 >= 12 for label in axes.get_xticklabels())
     box = figure.get_tightbbox()  # in inches
     assert box.x0 >= 0 and box.y0 >= -0.01 and box.x1 <= figure.get_figwidth() and box.y1 <= figure.get_figheight()
+
+
+def test_heads_of_forty_tokens_stand_two_by_two_with_labels_that_can_be_read():
+    tokens = [f"##ved{number}" if number % 3 else "afternoon and evening" for number in range(57)]
+    weights = np.stack([attention(57, 57, seed) for seed in range(3)])
+    figure = plot_heads(weights, tokens, tokens, heads=[1, 4, 7])
+    *panels, bar = figure.axes
+    assert [panel.get_title(loc="left") for panel in panels] == ["head 1", "head 4", "head 7"]
+    for panel, matrix in zip(panels, weights, strict=True):
+        np.testing.assert_array_equal(panel.images[0].get_array(), matrix[:40, :40])
+        assert panel.images[0].get_clim() == (0, weights[:, :40, :40].max())  # one scale for all heads
+    boxes = [panel.get_position() for panel in panels]
+    assert boxes[0].y0 == boxes[1].y0 > boxes[2].y0 and boxes[0].x1 < boxes[1].x0
+    (size,) = {label.get_fontsize() * figure.dpi / 72 for label in panels[0].get_xticklabels()}
+    assert 12 <= size <= panels[0].get_window_extent().width / 40  # each label has a column as wide as it is high
+    assert figure.get_figwidth() * figure.dpi <= 1200
+    box = figure.get_tightbbox()
+    assert box.x0 >= 0 and box.y0 >= -0.01 and box.x1 <= figure.get_figwidth() and box.y1 <= figure.get_figheight()
+
+
+def test_candidates_of_a_wide_table_are_cut_before_they_reach_their_probabilities():
+    words = [["extraordinary##s", "on", "a", "b"]] * 3
+    best = np.tile([0.5, 0.25, 0.125, 0.0625], (3, 1))
+    figure = plot_token_probabilities(["Donaudampfschifffahrt", "on", "x"], best[:, 0], words, best)
+    axes = figure.axes[0]
+    np.testing.assert_array_equal(axes.images[0].get_array(), np.concatenate([best[:, :1], best], axis=1))
+    figure.canvas.draw()
+    by_row = {}
+    for text in axes.texts:
+        by_row.setdefault(text.get_position()[1], []).append(text.get_window_extent())
+    for boxes in by_row.values():
+        boxes.sort(key=lambda box: box.x0)
+        assert len(boxes) == 9
+        assert all(first.x1 <= second.x0 for first, second in zip(boxes, boxes[1:], strict=False))
+    bold = [text.get_text() for text in axes.texts if text.get_weight() == "bold"]
+    assert bold == ["on"]  # the only candidate that is the text's own token
 
 
 def test_weights_of_another_shape_than_the_tokens_are_refused():

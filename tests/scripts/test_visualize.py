@@ -142,6 +142,8 @@ def test_a_long_sentence_is_read_as_a_whole_and_cut_in_the_picture_with_a_warnin
     sentence = " ".join(["two dogs"] * 30)
     draw("bahdanau", sentence, "--translation", TARGET, "--pictures", "alignment")
     assert "The sentence has 61 tokens; the pictures show the first 40." in caplog.text
+    draw("gpt1", " ".join(["word5"] * 70), "--pictures", "probabilities")
+    assert "The sentence has 70 tokens" in caplog.text and "reads the first 64." in caplog.text
     loaded = models.load(str(folder / "bahdanau"))
     matrix = figures.alignment(loaded, sentence, TARGET).axes[0].images[0].get_array()
     assert matrix.shape == (2, 40) and matrix.sum() < 1.999  # the rest of the weight is on what is cut

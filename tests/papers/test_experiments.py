@@ -1,0 +1,132 @@
+"""What an experiment finds and how it decides, against counts by hand."""
+
+import json
+import math
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+from papers_to_gpt.papers.bahdanau2014 import alignment_scores
+from papers_to_gpt.papers.experiment import Chart, Experiment, Finding, Table, Verdict, compare, is_monotonic
+from papers_to_gpt.papers.number_lists import write_number_lists
+from papers_to_gpt.papers.registry import EXPERIMENTS, list_experiments, select
+from papers_to_gpt.papers.reports import write_report, write_summary
+from papers_to_gpt.papers.sutskever2014 import principal_components
+from papers_to_gpt.papers.vaswani2017 import describe_heads
+from papers_to_gpt.papers.why_transformers import power_law
+from papers_to_gpt.plots.line_plots import Series
+from seq2seq_scratch.alignments import Alignment
+from seq2seq_scratch.modeling_transformer import sinusoids
+
+
+def test_one_seed_decides_a_direction_and_several_need_a_margin():
+    names = ("a", "b")
+    assert compare([2.0], [1.0], names, score="BLEU").holds
+    assert not compare([2.0], [1.0], names, score="loss", lower_is_better=True).holds
+    assert compare([2.0, 2.1, 2.2], [1.0, 1.0, 1.3], names, score="BLEU").holds
+    # Gains of 2 and -1: a mean of 0.5 with a standard error of 1.5.
+    verdict = compare([3.0, 1.0], [1.0, 2.0], names, score="BLEU", unless="A larger scale shows it.")
+    assert not verdict.holds
+    assert "gain of 0.50 with a standard error of 1.50 over 2 seeds. A larger scale shows it." in verdict.reason
+    with pytest.raises(ValueError, match="no scores"):
+        compare([], [], names, score="BLEU")
+
+
+def test_values_rise_or_fall_but_for_a_tolerance():
+    assert is_monotonic([1, 2, 2]) and is_monotonic([3, 2, 1], falling=True)
+    assert not is_monotonic([1, 3, 2]) and is_monotonic([1, 3, 2], tolerance=1.0)
+
+
+def test_experiments_are_selected_by_name_paper_and_core_in_the_order_of_the_papers():
+    chosen = [each.name for each in select(["heads", "sutskever2014", "heads"])]
+    assert chosen == [each.name for each in EXPERIMENTS.values() if each.paper == "sutskever2014"] + ["heads"]
+    assert len(select(["core"])) == 12 and len(select(["all"])) == len(EXPERIMENTS)
+    with pytest.raises(ValueError, match="no experiment 'alignment'. Nearest: alignments"):
+        select(["alignment"])
+    listed = list_experiments()
+    assert all(f"{name} " in listed for name in EXPERIMENTS)
+
+
+def test_a_report_has_table_paper_verdict_csv_and_json_and_pictures(tmp_path, monkeypatch):
+    pytest.importorskip("matplotlib")
+    bench = SimpleNamespace(folder=tmp_path / "one", seeds=[1], scale="small", runs=[], command=str)
+    experiment = Experiment("one", "paper", "Table 1", "Ones are ones.", lambda bench: None, minutes=1)
+    finding = Finding(
+        method="Ones are counted.",
+        table=Table(("what", "count"), [("one | two", 1.0), ("none", None)], digits=1),
+        paper=Table(("what", "count"), [("one", 2)]),
+        verdict=Verdict(False, "They are not."),
+        charts=[Chart("counts", "x", "y", [Series("a", [1, 2], [3.0, 4.0], [2.0, 3.0], [4.0, 5.0])])],
+    )
+    write_report(experiment, finding, bench, 0.5, {"experiment": "one"})
+    report = (tmp_path / "one" / "report.md").read_text()
+    for part in ("| one \\| two | 1.0 |", "| none |  |", "The claim does not hold here. They are not.", "![counts]"):
+        assert part in report
+    assert (tmp_path / "one" / "counts.csv").read_text() == "series,x,y,low,high\na,1,3.0,2.0,4.0\na,2,4.0,3.0,5.0\n"
+    assert (tmp_path / "one" / "table.csv").read_text() == "what,count\none | two,1.0\nnone,\n"
+    assert {"counts.png", "counts.svg"} <= {path.name for path in (tmp_path / "one").iterdir()}
+    results = json.loads((tmp_path / "one" / "results.json").read_text())
+    assert (results["verdict"], results["rows"]) == ("does not hold", [["one | two", 1.0], ["none", None]])
+    assert "| [one](one/report.md) | Table 1 | Ones are ones. | does not hold |" in write_summary(
+        tmp_path, [experiment]
+    )
+
+
+def test_lists_of_numbers_have_one_word_a_number_and_no_list_is_in_two_files(tmp_path):
+    sizes = {"train_size": 50, "validation_size": 10, "test_size_of_length": 3}
+    settings = write_number_lists(tmp_path, train_lengths=[2, 3], test_lengths=[2, 5], **sizes)
+    rows = {
+        name: [line.split("\t") for line in open(settings[f"{name}_file"], encoding="utf-8").read().splitlines()[1:]]
+        for name in ("train", "validation", "test")
+    }
+    assert {name: len(each) for name, each in rows.items()} == {"train": 50, "validation": 10, "test": 6}
+    assert all(len(source.split()) == len(target.split()) for each in rows.values() for source, target in each)
+    assert [len(source.split()) for source, _ in rows["test"]] == [2] * 3 + [5] * 3
+    everything = [source for each in rows.values() for source, _ in each]
+    assert len(set(everything)) == len(everything)
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    write_number_lists(tmp_path, train_lengths=[2, 3], test_lengths=[2, 5], **sizes)
+    assert before == {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+
+
+def test_an_alignment_is_right_where_the_weights_are_on_the_words_own_tokens():
+    # Two source words of two tokens and one token; "\u2581" begins a word.
+    source, target = ("\u2581for", "ty", "\u2581six", "</s>"), ("\u2581vierzig", "\u2581se", "chs")
+    weights = np.array([[0.2, 0.5, 0.2, 0.1], [0.6, 0.1, 0.2, 0.1], [0.0, 0.1, 0.9, 0.0]])
+    share, hits = alignment_scores([Alignment(source, target, weights), None])
+    assert share == pytest.approx((0.7 + 0.2 + 0.9) / 3)
+    assert hits == pytest.approx(2 / 3)
+
+
+def test_heads_are_described_by_where_their_attention_is():
+    previous = np.eye(4, k=-1)
+    previous[0, 0] = 1.0
+    uniform = np.full((4, 4), 0.25)
+    described = describe_heads([np.stack([previous, uniform])[None]])
+    assert described[0, 0] == (pytest.approx(0.75), "-1", pytest.approx(1.0), pytest.approx(0.0, abs=1e-6))
+    distance, _, share, entropy = described[0, 1]
+    assert (share, entropy) == (pytest.approx(0.25), pytest.approx(2.0))
+    assert distance == pytest.approx(np.abs(np.subtract.outer(range(4), range(4))).mean())
+
+
+def test_principal_components_are_those_of_the_covariance_matrix():
+    vectors = np.random.default_rng(0).normal(size=(20, 5)) * [5, 3, 1, 1, 1]
+    points = principal_components(vectors)
+    values = np.linalg.eigvalsh(np.cov(vectors.T))[::-1]
+    assert points.var(axis=0, ddof=1) == pytest.approx(values[:2])
+    assert abs(np.corrcoef(points.T)[0, 1]) < 1e-6
+
+
+def test_a_power_law_is_found_again():
+    sizes = [10, 100, 1000]
+    assert power_law(sizes, [3 * size**-0.25 for size in sizes]) == pytest.approx(0.25)
+
+
+def test_products_of_sinusoids_depend_on_the_distance_alone():
+    table = sinusoids(12, 8)
+    products = table @ table.T
+    for offset in range(6):
+        torch.testing.assert_close(products.diagonal(offset), products[0, offset].expand(12 - offset))
+    assert math.isclose(products[0, 0], 4.0, rel_tol=1e-6)
