@@ -8,11 +8,11 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
-from tiny_models import tiny_model, tiny_tokenizer
+from demo_models import OWN, PROMPT, SOURCE, write_models
+from tiny_models import tiny_tokenizer
 
 pytest.importorskip("matplotlib")
 
-from gpt1_scratch.finetuning.tasks import Task, config_of_task  # noqa: E402
 from papers_to_gpt import demo  # noqa: E402
 from papers_to_gpt.demonstration import serving, sources  # noqa: E402
 from papers_to_gpt.demonstration.classifying import classify, names_of_texts  # noqa: E402
@@ -24,43 +24,12 @@ from papers_to_gpt.demonstration.tables import comparison_table  # noqa: E402
 from papers_to_gpt.demonstration.translating import ComparedTranslation, compare, translate  # noqa: E402
 from papers_to_gpt.settings.demonstration import parse  # noqa: E402
 from seq2seq_scratch.alignments import align  # noqa: E402
-from seq2seq_scratch.tokenization import save_tokenizers, train_tokenizer  # noqa: E402
-
-SOURCE, TARGET = "two dogs run", "zwei Hunde"
-PROMPT = "word5 word6"
-OWN = Task("own", "classification", ("first", "second"), ("bad", "good", "fair"), ("accuracy",))
-RUN = """
-settings:
-  dataset_name: numbers
-  source_language: en
-  target_language: de
-parameters: 1234
-"""
 
 
 @pytest.fixture(scope="module")
 def models_dir(tmp_path_factory):
-    """A folder with a model of each kind, a run that has not ended, and folders that are no models."""
     folder = tmp_path_factory.mktemp("runs")
-    tokenizer = train_tokenizer([SOURCE, TARGET] * 3, kind="word", vocab_size=40)
-    for kind in ("rnn_seq2seq", "bahdanau", "transformer"):
-        model = tiny_model(kind, vocab_size=len(tokenizer), decoder_vocab_size=len(tokenizer))
-        special = [number for number in tokenizer.all_special_ids if number != tokenizer.eos_token_id]
-        model.generation_config.update(max_new_tokens=6, min_new_tokens=3, suppress_tokens=special)
-        model.save_pretrained(folder / kind)
-        save_tokenizers(folder / kind, tokenizer, tokenizer)
-    (folder / "bahdanau" / "run.yaml").write_text(RUN)
-    for name, settings in {"gpt1": {}, "gpt1_lstm": {"lstm_size": 8}}.items():
-        tiny_model("causal_lm", **settings).save_pretrained(folder / name)
-        tiny_tokenizer().save_pretrained(folder / name)
-    for update in (9, 10):
-        shutil.copytree(folder / "gpt1", folder / "group" / "unfinished" / f"checkpoint-{update}")
-    shutil.copytree(folder / "bahdanau", folder / "bahdanau" / "checkpoint-10")
-    tiny_model("classification", **config_of_task(OWN)).save_pretrained(folder / "task")
-    tiny_tokenizer().save_pretrained(folder / "task")
-    shutil.copytree(folder / "gpt1", folder / "damaged")
-    (folder / "damaged" / "model.safetensors").write_bytes(b"cut")
-    (folder / "plots").mkdir()
+    write_models(folder)
     return folder
 
 
