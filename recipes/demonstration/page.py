@@ -3,10 +3,11 @@
 Gradio is imported in the functions, because the other modules, and the scripts, work without it.
 """
 
+import functools
 import html
+import inspect
 import logging
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from papers_to_gpt.demonstration import sources
@@ -114,21 +115,41 @@ def build_page(store: ModelStore, settings: DemonstrationSettings) -> "gradio.Bl
     return page.queue(max_size=EVENTS_WAITING, default_concurrency_limit=EVENTS_AT_A_TIME)
 
 
-@contextmanager
-def errors_as_messages() -> Iterator[None]:
-    """Shows the user an error as a message, which Gradio reads as HTML."""
+def answering(handler: Callable) -> Callable:
+    """Returns a handler that shows an error as a message and leaves the page as it is.
+
+    What the user can mend is a warning. Gradio's own errors would cover the outputs until the next answer.
+
+    Args:
+        handler: returns the outputs, or yields them one after the other.
+    """
     import gradio as gr
 
-    try:
-        yield
-    except (ValueError, OSError) as error:
-        raise gr.Error(html.escape(str(error)), title="Not possible", print_exception=False) from error
-    except gr.Error:
-        raise
-    except Exception as error:
-        logger.error("%s: %s", type(error).__name__, error, exc_info=logger.isEnabledFor(logging.DEBUG))
-        message = f"The model gave no answer ({type(error).__name__}). The terminal that serves the page says more."
-        raise gr.Error(message, title="Fault", print_exception=False) from error
+    def show(error: Exception) -> None:
+        if isinstance(error, ValueError | OSError):
+            message = str(error)
+        else:
+            logger.error("%s: %s", type(error).__name__, error, exc_info=logger.isEnabledFor(logging.DEBUG))
+            message = f"The model gave no answer ({type(error).__name__}). The terminal of the page says more."
+        gr.Warning(html.escape(message))  # Gradio reads it as HTML
+
+    @functools.wraps(handler)
+    def answer(*inputs: Any) -> Any:
+        try:
+            return handler(*inputs)
+        except Exception as error:
+            show(error)
+            return gr.skip()
+
+    @functools.wraps(handler)
+    def answer_in_steps(*inputs: Any) -> Iterator[Any]:
+        try:
+            yield from handler(*inputs)
+        except Exception as error:
+            show(error)
+            yield gr.skip()
+
+    return answer_in_steps if inspect.isgeneratorfunction(handler) else answer
 
 
 def note(*texts: str) -> str:
@@ -173,22 +194,17 @@ def _translation_tab(page: "gradio.Blocks", store: ModelStore, settings: Demonst
         found = translate(store, name, sentence, settings.max_input_tokens)
         return found.text, note(f"Translated in {found.seconds:.2f} seconds.", found.note), found.figure
 
-    def on_request(name: str, sentence: str) -> tuple[str, str, Any]:
-        with errors_as_messages():
-            return answer(name, sentence)
-
     def while_typing(name: str, sentence: str) -> tuple[str, str, Any]:
         if not has_visible_text(sentence or ""):
             return "", note(), None
-        with errors_as_messages():
-            try:
-                return answer(name, sentence)
-            except ValueError as error:  # beside the text: a message for every key would cover it
-                return "", note(str(error)), None
+        try:
+            return answer(name, sentence)
+        except ValueError as error:  # beside the text, because a message for every key would be in the way
+            return "", note(str(error)), None
 
     inputs, outputs = [model, sentence], [translation, said, picture]
-    gr.on([button.click, sentence.submit], on_request, inputs, outputs, show_progress="minimal", **PRIVATE)
-    gr.on([sentence.input, model.change, page.load], while_typing, inputs, outputs, **LIVE)
+    gr.on([button.click, sentence.submit], answering(answer), inputs, outputs, show_progress="minimal", **PRIVATE)
+    gr.on([sentence.change, model.change, page.load], answering(while_typing), inputs, outputs, **LIVE)
 
 
 def _comparison_tab(page: "gradio.Blocks", store: ModelStore, settings: DemonstrationSettings) -> None:
@@ -218,13 +234,12 @@ def _comparison_tab(page: "gradio.Blocks", store: ModelStore, settings: Demonstr
 
     def answer(names: list[str], sentence: str, reference: str) -> Iterator[str]:
         rows = []
-        with errors_as_messages():
-            for row in compare(store, names, sentence, reference, settings.max_input_tokens):
-                rows.append(row)
-                yield comparison_table(rows, languages)
+        for row in compare(store, names, sentence, reference, settings.max_input_tokens):
+            rows.append(row)
+            yield comparison_table(rows, languages)
 
     events = [button.click, sentence.submit, reference.submit]
-    gr.on(events, answer, [models, sentence, reference], table, show_progress="minimal", **PRIVATE)
+    gr.on(events, answering(answer), [models, sentence, reference], table, show_progress="minimal", **PRIVATE)
     models.change(describe, models, about, **LIVE)
 
 
@@ -266,23 +281,24 @@ def _continuation_tab(page: "gradio.Blocks", store: ModelStore, settings: Demons
 
     def answer(name: str, prompt: str, length: float, temperature: float) -> Iterator[tuple[Any, ...]]:
         hidden = gr.update(value=None, visible=False)
-        with errors_as_messages():
-            steps = continue_text(
-                store,
-                name,
-                prompt,
-                max_new_tokens=min(int(length), settings.max_new_tokens),
-                temperature=min(max(float(temperature), 0.0), 2.0),
-                max_input_tokens=settings.max_input_tokens,
-            )
-            for step in steps:
-                yield step.text, step.next_tokens, note(f"{step.new_tokens} tokens.", step.ended), hidden
-            drawn = draw_probabilities(store, name, step.text)
-            yield gr.skip(), gr.skip(), gr.skip(), gr.update(value=drawn, visible=drawn is not None)
+        steps = continue_text(
+            store,
+            name,
+            prompt,
+            max_new_tokens=min(int(length), settings.max_new_tokens),
+            temperature=min(max(float(temperature), 0.0), 2.0),
+            max_input_tokens=settings.max_input_tokens,
+        )
+        for step in steps:
+            yield step.text, step.next_tokens, note(f"{step.new_tokens} tokens.", step.ended), hidden
+        drawn = draw_probabilities(store, name, step.text)
+        yield gr.skip(), gr.skip(), gr.skip(), gr.update(value=drawn, visible=drawn is not None)
 
     outputs = [text, probabilities, said, picture]
     inputs = [model, prompt, length, temperature]
-    running = gr.on([button.click, prompt.submit], answer, inputs, outputs, show_progress="hidden", **PRIVATE)
+    running = gr.on(
+        [button.click, prompt.submit], answering(answer), inputs, outputs, show_progress="hidden", **PRIVATE
+    )
     stop.click(None, cancels=[running], api_visibility="private")
 
 
@@ -318,11 +334,9 @@ def _classification_tab(page: "gradio.Blocks", store: ModelStore, settings: Demo
         return [*shown, *[gr.update(visible=False)] * (len(boxes) - len(labels)), "", None]
 
     def answer(name: str, *given: str) -> tuple[str, Any]:
-        with errors_as_messages():
-            found = classify(store, name, given, settings.max_input_tokens)
-            shown = f'<div class="answer">{html.escape(found.answer)}</div>'
-            return shown, found.probabilities or None
+        found = classify(store, name, given, settings.max_input_tokens)
+        return f'<div class="answer">{html.escape(found.answer)}</div>', found.probabilities or None
 
     model.change(show_boxes, model, [*boxes, prediction, probabilities], **LIVE)
     events = [button.click, *(box.submit for box in boxes)]
-    gr.on(events, answer, [model, *boxes], [prediction, probabilities], show_progress="minimal", **PRIVATE)
+    gr.on(events, answering(answer), [model, *boxes], [prediction, probabilities], show_progress="minimal", **PRIVATE)
