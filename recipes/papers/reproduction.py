@@ -1,7 +1,9 @@
 """Runs experiments one after another; those that have a report are not measured again."""
 
 import json
+import shutil
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -46,6 +48,8 @@ def run(settings: tuple[ReproductionSettings]) -> None:
             failures.append(f"{each.name}: {error}")
             print(f"Failed: {error}")
     write_summary(output_dir, list(EXPERIMENTS.values()))
+    if chosen.pictures_dir is not None:
+        copy_pictures(output_dir, experiments, Path(chosen.pictures_dir))
     print(f"\nThe summary is in {output_dir / SUMMARY_FILE}.")
     if failures:
         raise ValueError("\n".join([f"{len(failures)} of {len(experiments)} experiments failed.", *failures]))
@@ -65,6 +69,14 @@ def measure(experiment: Experiment, settings: ReproductionSettings) -> None:
         finding = replace(finding, verdict=Verdict(None, "A trial of two updates decides nothing."))
     write_report(experiment, finding, bench, (time.monotonic() - started) / 60, identity)
     print(f"{finding.verdict.sentence} {finding.verdict.reason}\nReport: {bench.folder / REPORT_FILE}")
+
+
+def copy_pictures(output_dir: Path, experiments: Sequence[Experiment], target: Path) -> None:
+    """Copies the PNG files of the reports to one folder, with the name of the experiment in front of theirs."""
+    target.mkdir(parents=True, exist_ok=True)
+    for each in experiments:
+        for picture in sorted((output_dir / each.name).glob("*.png")):
+            shutil.copyfile(picture, target / f"{each.name}_{picture.name}")
 
 
 def _identity(experiment: Experiment, settings: ReproductionSettings) -> dict[str, Any]:

@@ -244,7 +244,7 @@ def sentence_vectors(bench: Workbench) -> Finding:
     """Figure 2: principal components of the vectors that the encoder makes of lists that differ in their order."""
     (run,) = bench.make(run_of(bench, LSTM, bench.seeds[0], reverse_source=True))
     translator = load(run)
-    words = ("forty-two", "seven", "ninety")
+    words = ("twelve", "seven", "nineteen")
     orders = [(0, 1, 2), (1, 0, 2), (2, 0, 1), (0, 2, 1), (1, 2, 0), (2, 1, 0)]
     sentences = [" ".join(words[index] for index in order) for order in orders]
     vectors = encode_sentences(translator.model, translator.source_tokenizer, sentences)

@@ -43,6 +43,9 @@ class ReproductionSettings(CheckedSettings):
     overwrite_output_dir: bool = option(
         False, "Measure experiments again that have a report; trained models are kept.", "output"
     )
+    pictures_dir: str | None = option(
+        None, "Folder for copies of the plots as EXPERIMENT_PLOT.png, such as the pictures of the readings.", "output"
+    )
     train_file: str | None = option(None, "Training file of the scales multi30k and novels.", "data")
     validation_file: str | None = option(None, "Validation file of the scales multi30k and novels.", "data")
     test_file: str | None = option(None, "Test file of the scale multi30k.", "data")

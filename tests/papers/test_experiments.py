@@ -74,7 +74,7 @@ def test_a_report_has_table_paper_verdict_csv_and_json_and_pictures(tmp_path, mo
     )
 
 
-def test_lists_of_numbers_have_one_word_a_number_and_no_list_is_in_two_files(tmp_path):
+def test_lists_of_numbers_have_one_word_a_number_and_held_out_lists_are_in_no_other_file(tmp_path):
     sizes = {"train_size": 50, "validation_size": 10, "test_size_of_length": 3}
     settings = write_number_lists(tmp_path, train_lengths=[2, 3], test_lengths=[2, 5], **sizes)
     rows = {
@@ -84,8 +84,9 @@ def test_lists_of_numbers_have_one_word_a_number_and_no_list_is_in_two_files(tmp
     assert {name: len(each) for name, each in rows.items()} == {"train": 50, "validation": 10, "test": 6}
     assert all(len(source.split()) == len(target.split()) for each in rows.values() for source, target in each)
     assert [len(source.split()) for source, _ in rows["test"]] == [2] * 3 + [5] * 3
-    everything = [source for each in rows.values() for source, _ in each]
-    assert len(set(everything)) == len(everything)
+    held_out = [source for name in ("validation", "test") for source, _ in rows[name]]
+    assert len(set(held_out)) == len(held_out)
+    assert not set(held_out) & {source for source, _ in rows["train"]}
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
     write_number_lists(tmp_path, train_lengths=[2, 3], test_lengths=[2, 5], **sizes)
     assert before == {path.name: path.read_bytes() for path in tmp_path.iterdir()}
