@@ -24,6 +24,7 @@ from papers_to_gpt import (
     benchmark,
     classify,
     convert_openai_gpt,
+    export,
     finetune_gpt1,
     generate_text,
     pretrain_gpt1,
@@ -103,7 +104,9 @@ SCRIPTS = {f"papers_to_gpt.{path.stem}" for path in (ROOT / "recipes").glob("*.p
 PACKAGES = {"gpt1_scratch", "seq2seq_scratch"}
 
 # Scripts are what a user runs, and no room imports one.
-ROOMS = {"settings", "engine", "plots", "publishing", "translation", "gpt1", "benchmarks", "visualization"}
+ROOMS = {
+    *("settings", "engine", "exporting", "plots", "publishing", "translation", "gpt1", "benchmarks", "visualization")
+}
 HEAVY = {"accelerate", "datasets", "evaluate", "numpy", "torch", "transformers"}
 
 
@@ -119,8 +122,9 @@ FORBIDDEN = {
     "recipes/engine": {*PACKAGES, *rooms_above("settings", "engine")},
     "recipes/plots": {*PACKAGES, "torch", "transformers", *rooms_above("settings", "plots")},
     "recipes/publishing": rooms_above("settings", "engine", "plots", "publishing"),
-    "recipes/translation": rooms_above("settings", "engine", "plots", "publishing", "translation"),
-    "recipes/gpt1": rooms_above("settings", "engine", "plots", "publishing", "gpt1"),
+    "recipes/exporting": rooms_above("settings", "engine", "exporting"),
+    "recipes/translation": rooms_above("settings", "engine", "exporting", "plots", "publishing", "translation"),
+    "recipes/gpt1": rooms_above("settings", "engine", "exporting", "plots", "publishing", "gpt1"),
     "recipes/visualization": {"papers_to_gpt.publishing", "papers_to_gpt.benchmarks", *SCRIPTS},
     "recipes/benchmarks": SCRIPTS,
 }
@@ -300,6 +304,7 @@ PARSERS = {
     "recipes/benchmark.py": benchmark.parse,
     "recipes/share.py": share.parse,
     "recipes/convert_openai_gpt.py": convert_openai_gpt.parse,
+    "recipes/export.py": export.parse,
     "recipes/classify.py": classify.parse,
     "recipes/translate.py": translate.parse,
     "recipes/back_translate.py": back_translate.parse,
@@ -321,6 +326,7 @@ LEAST_ARGUMENTS = [
     ("recipes/benchmark.py", []),
     ("recipes/share.py", ["runs/mine"]),
     ("recipes/convert_openai_gpt.py", ["openai-community/openai-gpt", "runs/mine"]),
+    ("recipes/export.py", ["runs/mine", "--format", "ctranslate2", "--output_dir", "runs/exported"]),
     ("recipes/visualize.py", ["runs/mine", "A sentence."]),
     ("recipes/back_translate.py", ["runs/mine", "--input_file", "mono.de", "--output_file", "pairs.tsv"]),
     *(
