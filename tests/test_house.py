@@ -25,6 +25,7 @@ from papers_to_gpt import (
     classify,
     convert_openai_gpt,
     demo,
+    export,
     finetune_gpt1,
     generate_text,
     pretrain_gpt1,
@@ -105,15 +106,8 @@ PACKAGES = {"gpt1_scratch", "seq2seq_scratch"}
 
 # Scripts are what a user runs, and no room imports one.
 ROOMS = {
-    "settings",
-    "engine",
-    "plots",
-    "publishing",
-    "translation",
-    "gpt1",
-    "benchmarks",
-    "visualization",
-    "demonstration",
+    *("settings", "engine", "exporting", "plots", "publishing", "translation", "gpt1", "benchmarks", "papers"),
+    *("visualization", "demonstration"),
 }
 HEAVY = {"accelerate", "datasets", "evaluate", "numpy", "torch", "transformers"}
 
@@ -130,13 +124,21 @@ FORBIDDEN = {
     "recipes/engine": {*PACKAGES, *rooms_above("settings", "engine")},
     "recipes/plots": {*PACKAGES, "torch", "transformers", *rooms_above("settings", "plots")},
     "recipes/publishing": rooms_above("settings", "engine", "plots", "publishing"),
-    "recipes/translation": rooms_above("settings", "engine", "plots", "publishing", "translation"),
-    "recipes/gpt1": rooms_above("settings", "engine", "plots", "publishing", "gpt1"),
+    "recipes/exporting": rooms_above("settings", "engine", "exporting"),
+    "recipes/translation": rooms_above("settings", "engine", "exporting", "plots", "publishing", "translation"),
+    "recipes/gpt1": rooms_above("settings", "engine", "exporting", "plots", "publishing", "gpt1"),
     "recipes/visualization": {
-        *("papers_to_gpt.publishing", "papers_to_gpt.benchmarks", "papers_to_gpt.demonstration"),
+        *(
+            "papers_to_gpt.publishing",
+            "papers_to_gpt.benchmarks",
+            "papers_to_gpt.demonstration",
+            "papers_to_gpt.papers",
+        ),
         *SCRIPTS,
     },
-    "recipes/demonstration": {"papers_to_gpt.benchmarks", *SCRIPTS},
+    "recipes/demonstration": {"papers_to_gpt.benchmarks", "papers_to_gpt.papers", *SCRIPTS},
+    # Experiments run the recipes as commands.
+    "recipes/papers": rooms_above("settings", "engine", "plots", "papers"),
     "recipes/benchmarks": SCRIPTS,
 }
 
@@ -315,6 +317,7 @@ PARSERS = {
     "recipes/benchmark.py": benchmark.parse,
     "recipes/share.py": share.parse,
     "recipes/convert_openai_gpt.py": convert_openai_gpt.parse,
+    "recipes/export.py": export.parse,
     "recipes/classify.py": classify.parse,
     "recipes/translate.py": translate.parse,
     "recipes/back_translate.py": back_translate.parse,
@@ -338,6 +341,7 @@ LEAST_ARGUMENTS = [
     ("recipes/demo.py", []),
     ("recipes/share.py", ["runs/mine"]),
     ("recipes/convert_openai_gpt.py", ["openai-community/openai-gpt", "runs/mine"]),
+    ("recipes/export.py", ["runs/mine", "--format", "ctranslate2", "--output_dir", "runs/exported"]),
     ("recipes/visualize.py", ["runs/mine", "A sentence."]),
     ("recipes/back_translate.py", ["runs/mine", "--input_file", "mono.de", "--output_file", "pairs.tsv"]),
     *(
