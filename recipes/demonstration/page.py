@@ -335,7 +335,8 @@ def _classification_tab(page: "gradio.Blocks", store: ModelStore, settings: Demo
 
     def answer(name: str, *given: str) -> tuple[str, Any]:
         found = classify(store, name, given, settings.max_input_tokens)
-        return f'<div class="answer">{html.escape(found.answer)}</div>', found.probabilities or None
+        bars = gr.update(value=found.probabilities or None, visible=bool(found.probabilities))  # a number has none
+        return f'<div class="answer">{html.escape(found.answer)}</div>', bars
 
     model.change(show_boxes, model, [*boxes, prediction, probabilities], **LIVE)
     events = [button.click, *(box.submit for box in boxes)]
