@@ -261,7 +261,9 @@ def _continuation_tab(page: "gradio.Blocks", store: ModelStore, settings: Demons
                 length = gr.Slider(
                     1, settings.max_new_tokens, min(60, settings.max_new_tokens), step=1, label="Tokens to add"
                 )
-                temperature = gr.Slider(0, 2, 1, step=0.1, label="Temperature (0: the most probable)")
+                temperature = gr.Slider(
+                    0, 2, 1, step=0.1, label="Temperature (0: the most probable)", elem_id="temperature"
+                )
             with gr.Row():
                 button = gr.Button("Continue", variant="primary", elem_id="continue")
                 stop = gr.Button("Stop", elem_id="stop")
