@@ -83,7 +83,7 @@ def load(name: str, revision: str | None = None, trust_remote_code: bool = False
     check_folder(name, trust_remote_code, (TRANSLATOR, LANGUAGE_MODEL))
     source = {"revision": revision, "trust_remote_code": trust_remote_code}
     if AutoConfig.from_pretrained(name, **source).model_type in TRANSLATOR.model_types:
-        return LoadedModel(name, *decoding.load_model(TranslationSettings(model_name_or_path=name, **source)))
+        return LoadedModel(name, *decoding.load_model(TranslationSettings(model_name_or_path=[name], **source)))
     return LoadedModel(name, *text_scoring.load_model(TextScoringSettings(model_name_or_path=name, **source)))
 
 
