@@ -26,6 +26,7 @@ from papers_to_gpt import (
     convert_openai_gpt,
     finetune_gpt1,
     generate_text,
+    illustrate,
     pretrain_gpt1,
     score_text,
     score_translation,
@@ -103,7 +104,17 @@ SCRIPTS = {f"papers_to_gpt.{path.stem}" for path in (ROOT / "recipes").glob("*.p
 PACKAGES = {"gpt1_scratch", "seq2seq_scratch"}
 
 # Scripts are what a user runs, and no room imports one.
-ROOMS = {"settings", "engine", "plots", "publishing", "translation", "gpt1", "benchmarks", "visualization"}
+ROOMS = {
+    "settings",
+    "engine",
+    "plots",
+    "publishing",
+    "translation",
+    "gpt1",
+    "benchmarks",
+    "visualization",
+    "illustrations",
+}
 HEAVY = {"accelerate", "datasets", "evaluate", "numpy", "torch", "transformers"}
 
 
@@ -121,7 +132,11 @@ FORBIDDEN = {
     "recipes/publishing": rooms_above("settings", "engine", "plots", "publishing"),
     "recipes/translation": rooms_above("settings", "engine", "plots", "publishing", "translation"),
     "recipes/gpt1": rooms_above("settings", "engine", "plots", "publishing", "gpt1"),
-    "recipes/visualization": {"papers_to_gpt.publishing", "papers_to_gpt.benchmarks", *SCRIPTS},
+    "recipes/visualization": {
+        *("papers_to_gpt.publishing", "papers_to_gpt.benchmarks", "papers_to_gpt.illustrations"),
+        *SCRIPTS,
+    },
+    "recipes/illustrations": {"papers_to_gpt.publishing", "papers_to_gpt.benchmarks", *SCRIPTS},
     "recipes/benchmarks": SCRIPTS,
 }
 
@@ -307,6 +322,7 @@ PARSERS = {
     "recipes/generate_text.py": generate_text.parse,
     "recipes/score_text.py": score_text.parse,
     "recipes/visualize.py": visualize.parse,
+    "recipes/illustrate.py": illustrate.parse,
 }
 
 # The fewest arguments that each script takes, for every family of models that has settings of its own.
@@ -319,6 +335,7 @@ LEAST_ARGUMENTS = [
     ("recipes/finetune_gpt1.py", [f"{ROOT}/recipes/presets/stories/sentiment.yaml"]),
     ("recipes/ablate_gpt1.py", [f"{ROOT}/recipes/presets/stories/sentiment.yaml"]),
     ("recipes/benchmark.py", []),
+    ("recipes/illustrate.py", []),
     ("recipes/share.py", ["runs/mine"]),
     ("recipes/convert_openai_gpt.py", ["openai-community/openai-gpt", "runs/mine"]),
     ("recipes/visualize.py", ["runs/mine", "A sentence."]),
