@@ -28,6 +28,7 @@ from papers_to_gpt import (
     generate_text,
     illustrate,
     pretrain_gpt1,
+    reproduce,
     score_text,
     score_translation,
     share,
@@ -323,6 +324,7 @@ PARSERS = {
     "recipes/score_text.py": score_text.parse,
     "recipes/visualize.py": visualize.parse,
     "recipes/illustrate.py": illustrate.parse,
+    "recipes/reproduce.py": reproduce.parse,
 }
 
 # The fewest arguments that each script takes, for every family of models that has settings of its own.
@@ -336,6 +338,7 @@ LEAST_ARGUMENTS = [
     ("recipes/ablate_gpt1.py", [f"{ROOT}/recipes/presets/stories/sentiment.yaml"]),
     ("recipes/benchmark.py", []),
     ("recipes/illustrate.py", []),
+    ("recipes/reproduce.py", ["list"]),
     ("recipes/share.py", ["runs/mine"]),
     ("recipes/convert_openai_gpt.py", ["openai-community/openai-gpt", "runs/mine"]),
     ("recipes/visualize.py", ["runs/mine", "A sentence."]),
