@@ -24,6 +24,8 @@ from papers_to_gpt import (
     benchmark,
     classify,
     convert_openai_gpt,
+    demo,
+    export,
     finetune_gpt1,
     generate_text,
     illustrate,
@@ -106,15 +108,8 @@ PACKAGES = {"gpt1_scratch", "seq2seq_scratch"}
 
 # Scripts are what a user runs, and no room imports one.
 ROOMS = {
-    "settings",
-    "engine",
-    "plots",
-    "publishing",
-    "translation",
-    "gpt1",
-    "benchmarks",
-    "visualization",
-    "illustrations",
+    *("settings", "engine", "exporting", "plots", "publishing", "translation", "gpt1", "benchmarks", "papers"),
+    *("visualization", "illustrations", "demonstration"),
 }
 HEAVY = {"accelerate", "datasets", "evaluate", "numpy", "torch", "transformers"}
 
@@ -131,13 +126,28 @@ FORBIDDEN = {
     "recipes/engine": {*PACKAGES, *rooms_above("settings", "engine")},
     "recipes/plots": {*PACKAGES, "torch", "transformers", *rooms_above("settings", "plots")},
     "recipes/publishing": rooms_above("settings", "engine", "plots", "publishing"),
-    "recipes/translation": rooms_above("settings", "engine", "plots", "publishing", "translation"),
-    "recipes/gpt1": rooms_above("settings", "engine", "plots", "publishing", "gpt1"),
+    "recipes/exporting": rooms_above("settings", "engine", "exporting"),
+    "recipes/translation": rooms_above("settings", "engine", "exporting", "plots", "publishing", "translation"),
+    "recipes/gpt1": rooms_above("settings", "engine", "exporting", "plots", "publishing", "gpt1"),
     "recipes/visualization": {
-        *("papers_to_gpt.publishing", "papers_to_gpt.benchmarks", "papers_to_gpt.illustrations"),
+        *(
+            "papers_to_gpt.publishing",
+            "papers_to_gpt.benchmarks",
+            "papers_to_gpt.demonstration",
+            "papers_to_gpt.illustrations",
+            "papers_to_gpt.papers",
+        ),
         *SCRIPTS,
     },
-    "recipes/illustrations": {"papers_to_gpt.publishing", "papers_to_gpt.benchmarks", *SCRIPTS},
+    "recipes/illustrations": rooms_above(
+        "settings", "engine", "plots", "translation", "gpt1", "visualization", "illustrations"
+    ),
+    "recipes/demonstration": {
+        *("papers_to_gpt.benchmarks", "papers_to_gpt.illustrations", "papers_to_gpt.papers"),
+        *SCRIPTS,
+    },
+    # Experiments run the recipes as commands.
+    "recipes/papers": rooms_above("settings", "engine", "plots", "papers"),
     "recipes/benchmarks": SCRIPTS,
 }
 
@@ -316,6 +326,7 @@ PARSERS = {
     "recipes/benchmark.py": benchmark.parse,
     "recipes/share.py": share.parse,
     "recipes/convert_openai_gpt.py": convert_openai_gpt.parse,
+    "recipes/export.py": export.parse,
     "recipes/classify.py": classify.parse,
     "recipes/translate.py": translate.parse,
     "recipes/back_translate.py": back_translate.parse,
@@ -325,6 +336,7 @@ PARSERS = {
     "recipes/visualize.py": visualize.parse,
     "recipes/illustrate.py": illustrate.parse,
     "recipes/reproduce.py": reproduce.parse,
+    "recipes/demo.py": demo.parse,
 }
 
 # The fewest arguments that each script takes, for every family of models that has settings of its own.
@@ -339,8 +351,10 @@ LEAST_ARGUMENTS = [
     ("recipes/benchmark.py", []),
     ("recipes/illustrate.py", []),
     ("recipes/reproduce.py", ["list"]),
+    ("recipes/demo.py", []),
     ("recipes/share.py", ["runs/mine"]),
     ("recipes/convert_openai_gpt.py", ["openai-community/openai-gpt", "runs/mine"]),
+    ("recipes/export.py", ["runs/mine", "--format", "ctranslate2", "--output_dir", "runs/exported"]),
     ("recipes/visualize.py", ["runs/mine", "A sentence."]),
     ("recipes/back_translate.py", ["runs/mine", "--input_file", "mono.de", "--output_file", "pairs.tsv"]),
     *(
@@ -401,6 +415,10 @@ def test_every_command_of_a_document_parses(document, tmp_path, monkeypatch):
         start = Path(values.get("--init_from", tmp_path))
         if not start.exists():
             write_small_files_of_model(start)
+        if script == "recipes/reproduce.py":  # looks for its files before anything else
+            for path in (Path(values[name]) for name in values if name.startswith("--") and name.endswith("_file")):
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.touch()
         parse_command(script, *arguments)
         if "--init_from" in values:  # a later command may start from what this one trains
             shutil.copytree(start, values["--output_dir"])
