@@ -337,6 +337,7 @@ PARSERS = {
     "recipes/illustrate.py": illustrate.parse,
     "recipes/reproduce.py": reproduce.parse,
     "recipes/demo.py": demo.parse,
+    "recipes/reproduce.py": reproduce.parse,
 }
 
 # The fewest arguments that each script takes, for every family of models that has settings of its own.
@@ -352,6 +353,7 @@ LEAST_ARGUMENTS = [
     ("recipes/illustrate.py", []),
     ("recipes/reproduce.py", ["list"]),
     ("recipes/demo.py", []),
+    ("recipes/reproduce.py", ["list"]),
     ("recipes/share.py", ["runs/mine"]),
     ("recipes/convert_openai_gpt.py", ["openai-community/openai-gpt", "runs/mine"]),
     ("recipes/export.py", ["runs/mine", "--format", "ctranslate2", "--output_dir", "runs/exported"]),

@@ -15,7 +15,7 @@ from papers_to_gpt.papers.experiment import Experiment, Verdict
 from papers_to_gpt.papers.registry import EXPERIMENTS, list_experiments, select
 from papers_to_gpt.papers.reports import REPORT_FILE, RESULTS_FILE, SUMMARY_FILE, write_report, write_summary
 from papers_to_gpt.papers.workbench import Workbench
-from papers_to_gpt.settings.reproduction import ReproductionSettings
+from papers_to_gpt.settings.reproduction import FILES_OF_SCALE, ReproductionSettings
 
 
 def run(settings: tuple[ReproductionSettings]) -> None:
@@ -29,6 +29,9 @@ def run(settings: tuple[ReproductionSettings]) -> None:
         print(list_experiments())
         return
     selected = select(chosen.names)
+    for name in FILES_OF_SCALE[chosen.scale]:
+        if not Path(getattr(chosen, name)).exists():
+            raise ValueError(f"{name}: there is no file or folder {getattr(chosen, name)}.")
     experiments = [each for each in selected if chosen.scale in each.scales]
     if not experiments:
         having = [each.name for each in EXPERIMENTS.values() if chosen.scale in each.scales]
