@@ -28,6 +28,7 @@ from papers_to_gpt import (
     export,
     finetune_gpt1,
     generate_text,
+    illustrate,
     pretrain_gpt1,
     reproduce,
     score_text,
@@ -108,7 +109,7 @@ PACKAGES = {"gpt1_scratch", "seq2seq_scratch"}
 # Scripts are what a user runs, and no room imports one.
 ROOMS = {
     *("settings", "engine", "exporting", "plots", "publishing", "translation", "gpt1", "benchmarks", "papers"),
-    *("visualization", "demonstration"),
+    *("visualization", "illustrations", "demonstration"),
 }
 HEAVY = {"accelerate", "datasets", "evaluate", "numpy", "torch", "transformers"}
 
@@ -133,11 +134,18 @@ FORBIDDEN = {
             "papers_to_gpt.publishing",
             "papers_to_gpt.benchmarks",
             "papers_to_gpt.demonstration",
+            "papers_to_gpt.illustrations",
             "papers_to_gpt.papers",
         ),
         *SCRIPTS,
     },
-    "recipes/demonstration": {"papers_to_gpt.benchmarks", "papers_to_gpt.papers", *SCRIPTS},
+    "recipes/illustrations": rooms_above(
+        "settings", "engine", "plots", "translation", "gpt1", "visualization", "illustrations"
+    ),
+    "recipes/demonstration": {
+        *("papers_to_gpt.benchmarks", "papers_to_gpt.illustrations", "papers_to_gpt.papers"),
+        *SCRIPTS,
+    },
     # Experiments run the recipes as commands.
     "recipes/papers": rooms_above("settings", "engine", "plots", "papers"),
     "recipes/benchmarks": SCRIPTS,
@@ -326,6 +334,7 @@ PARSERS = {
     "recipes/generate_text.py": generate_text.parse,
     "recipes/score_text.py": score_text.parse,
     "recipes/visualize.py": visualize.parse,
+    "recipes/illustrate.py": illustrate.parse,
     "recipes/demo.py": demo.parse,
     "recipes/reproduce.py": reproduce.parse,
 }
@@ -340,6 +349,7 @@ LEAST_ARGUMENTS = [
     ("recipes/finetune_gpt1.py", [f"{ROOT}/recipes/presets/stories/sentiment.yaml"]),
     ("recipes/ablate_gpt1.py", [f"{ROOT}/recipes/presets/stories/sentiment.yaml"]),
     ("recipes/benchmark.py", []),
+    ("recipes/illustrate.py", []),
     ("recipes/demo.py", []),
     ("recipes/reproduce.py", ["list"]),
     ("recipes/share.py", ["runs/mine"]),

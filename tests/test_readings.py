@@ -5,12 +5,29 @@ import importlib
 import re
 
 import pytest
+from PIL import Image
 from test_house import ROOT, documented_commands, parse_command
+
+from gpt1_scratch.tokenization import train_tokenizer
+from papers_to_gpt.illustrate import parse
+from papers_to_gpt.illustrations.drawing import run
+from papers_to_gpt.illustrations.networks import distances
+from papers_to_gpt.illustrations.registry import ILLUSTRATIONS
+from papers_to_gpt.illustrations.tokens import TEXT, WORD, steps_of_word
 
 READINGS = [ROOT / package / "README.md" for package in ("seq2seq_scratch", "gpt1_scratch")]
 LINK = re.compile(r"\[([^\]]+)\]\(([^)\s]+)\)")
 NAME = re.compile(r"`([A-Za-z_][\w.]*)`")
+PICTURE = re.compile(r"^!\[[^\]]{10,}\]\((pictures/\w+\.png)\)$", re.M)
 SNIPPET = re.compile(r"^python - <<'EOF'\n(.*?)\nEOF$", re.M | re.S)
+LARGEST_PICTURES = 1_500_000  # bytes, of all pictures together
+# What these sections measure takes longer to train than the pictures may.
+WITHOUT_PICTURE = {
+    "4. Pre-training, and a measure across vocabularies",
+    "7. What is transferred",
+    "8. An LSTM in the Transformer's place",
+    "9. Induction heads, and blocks that repeat themselves",
+}
 
 in_both_readings = pytest.mark.parametrize("reading", READINGS, ids=lambda path: path.parent.name)
 
@@ -100,16 +117,70 @@ def test_every_import_of_a_snippet_exists(reading):
 
 
 @in_both_readings
-def test_every_section_has_an_equation_a_link_a_place_for_a_picture_and_a_measurement(reading):
+def test_every_section_has_an_equation_a_link_a_picture_and_a_measurement(reading):
     sections = sections_of(reading)
     assert len(sections) >= 10
     for title, text in sections:
         assert "```math" in text, title
         assert re.search(r"\[`\w[\w.]*`\]\(", text), title
-        assert "<!-- picture: " in text, title
+        assert PICTURE.search(text) or (title in WITHOUT_PICTURE and "<!-- picture: " in text), title
         assert "```bash" in text and "Measured" in text, title
 
 
 @in_both_readings
 def test_a_reading_can_be_read_in_one_sitting(reading):
     assert 250 <= len(reading.read_text(encoding="utf-8").splitlines()) <= 500
+
+
+def test_the_readings_show_the_pictures_that_the_command_draws_and_no_others():
+    shown = {path for reading in READINGS for path in pictures_of(reading)}
+    stored = {path for reading in READINGS for path in (reading.parent / "pictures").iterdir()}
+    assert shown == stored == {ROOT / each.path(name) for name, each in ILLUSTRATIONS.items()}
+    assert sum(path.stat().st_size for path in stored) < LARGEST_PICTURES
+    for path in stored:
+        with Image.open(path) as picture:
+            assert picture.format == "PNG" and picture.width <= 1500, path
+
+
+def pictures_of(reading):
+    """Returns the files of the pictures that a reading shows."""
+    return [reading.parent / name for name in PICTURE.findall(reading.read_text(encoding="utf-8"))]
+
+
+def test_a_picture_is_drawn_again_beside_its_reading(tmp_path, capsys):
+    run(*parse(["--pictures", "masks", "block", "--output_dir", str(tmp_path)]))
+    paths = [tmp_path / "seq2seq_scratch/pictures/masks.png", tmp_path / "gpt1_scratch/pictures/block.png"]
+    assert capsys.readouterr().out.split() == list(map(str, paths))
+    for path in paths:
+        with Image.open(path) as picture:
+            assert len(picture.convert("RGB").getcolors(1 << 16)) > 10
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--pictures", "mask"], "pictures names mask; there are bpe_tokens, "),
+        (
+            ["--pictures", "alignment", "--models_dir", "nowhere"],
+            "needs the model nowhere/numbers_bahdanau.*train_translation.py recipes/presets/numbers/bahdanau.yaml",
+        ),
+        (["--pictures", "next_tokens", "--models_dir", "nowhere"], "pretrain_gpt1.py recipes/presets/stories/gpt1_m"),
+    ],
+)
+def test_a_picture_that_cannot_be_drawn_is_refused_with_what_to_do(arguments, message, tmp_path):
+    with pytest.raises(ValueError, match=message):
+        run(*parse([*arguments, "--output_dir", str(tmp_path)]))
+
+
+def test_reversing_the_source_keeps_the_mean_distance_and_shortens_the_first():
+    """The formula of section 4: d_i = 2i - 1, and n for every word in order."""
+    assert distances(False, 5) == [5] * 5
+    assert distances(True, 5) == [2 * i - 1 for i in range(1, 6)]
+
+
+def test_the_steps_of_a_word_end_with_what_the_tokenizer_gives():
+    steps = dict(steps_of_word(train_tokenizer(TEXT, merges=40), WORD))
+    assert "".join(steps[0]).removesuffix("</w>") == WORD and len(steps[0]) == len(WORD)
+    for count, tokens in steps.items():
+        if count:
+            assert train_tokenizer(TEXT, merges=count).tokenize(WORD) == tokens
