@@ -124,7 +124,8 @@ def _positions(positions: nn.Module, rows: int) -> torch.Tensor:
 
 
 def _array(tensor: torch.Tensor) -> np.ndarray:
-    return tensor.detach().float().cpu().contiguous().numpy()
+    # A copy, because CTranslate2 quantizes in place, and the model is still needed for the comparison.
+    return tensor.detach().float().cpu().clone(memory_format=torch.contiguous_format).numpy()
 
 
 def _set_joined(linear: common_spec.LinearSpec, *layers: nn.Linear) -> None:
