@@ -28,7 +28,7 @@ folder = {folder}
 tokenizer = AutoTokenizer.from_pretrained(folder)
 generator = ctranslate2.Generator(folder)
 tokens = tokenizer.convert_ids_to_tokens(tokenizer("Once upon a time").input_ids)
-result = generator.generate_batch([tokens], max_length=40, sampling_topk=50)[0]
+result = generator.generate_batch([tokens], max_length=40, sampling_topk=10)[0]
 print(tokenizer.decode(result.sequences_ids[0], skip_special_tokens=True))
 """
 

@@ -86,10 +86,16 @@ def refuse_settings(settings: Any, names: Sequence[str], folder: Path) -> None:
         )
 
 
-def sampling_options(settings: Any) -> dict[str, Any]:
-    """Returns CTranslate2's names of temperature, top_k and top_p; those left out do not limit the distribution."""
+def sampling_options(settings: Any, vocabulary: int) -> dict[str, Any]:
+    """Returns CTranslate2's names of temperature, top_k and top_p; those left out do not limit the distribution.
+
+    Args:
+        settings: has these settings.
+        vocabulary: number of tokens. CTranslate2 refuses a larger top_k, which does not limit the distribution.
+    """
+    top_k = settings.top_k or 0
     return {
         "sampling_temperature": settings.temperature or 1.0,
-        "sampling_topk": settings.top_k or 0,
+        "sampling_topk": top_k if top_k < vocabulary else 0,
         "sampling_topp": settings.top_p or 1.0,
     }

@@ -13,6 +13,10 @@ from papers_to_gpt.exporting.ctranslate2_engine import load_engine, refuse_setti
 REFUSED = ("bf16", "revision", "trust_remote_code")
 
 
+# Stands for the end token of a model that has none, because an empty list would mean the default. No token has it.
+NO_TOKEN = 2**31 - 1
+
+
 class ExportedGenerator:
     """A GPT-1 in CTranslate2.
 
@@ -59,7 +63,7 @@ class ExportedGenerator:
             num_hypotheses=num_return_sequences,
             include_prompt_in_result=False,
             return_end_token=True,
-            end_token=self.end_ids or [-1],
+            end_token=self.end_ids or [NO_TOKEN],
             callback=None if on_token is None else lambda step: bool(on_token(step.token_id)),
             **(sampling or {}),
         )

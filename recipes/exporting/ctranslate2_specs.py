@@ -4,16 +4,18 @@ A specification is a tree of layers whose attributes are arrays. CTranslate2 run
 """
 
 import math
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from ctranslate2 import specs
-from ctranslate2.specs import common_spec, transformer_spec
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from papers_to_gpt.exporting.formats import ACTIVATIONS
+
+if TYPE_CHECKING:  # an extra, which is imported where it is used
+    from ctranslate2 import specs
+    from ctranslate2.specs import common_spec
 
 # Rows of the table of sinusoids, which ours computes for any length. A model with more positions has more rows.
 LEAST_SINUSOIDS = 1024
@@ -31,8 +33,11 @@ def positions_of(model: PreTrainedModel) -> int:
 
 def transformer_model_spec(
     model: PreTrainedModel, source_tokenizer: PreTrainedTokenizerBase, target_tokenizer: PreTrainedTokenizerBase
-) -> specs.TransformerSpec:
+) -> "specs.TransformerSpec":
     """Returns the specification of a `TransformerForConditionalGeneration`."""
+    from ctranslate2 import specs
+    from ctranslate2.specs import common_spec, transformer_spec
+
     config = model.config
     kind = {"pre_norm": config.pre_norm, "activation": common_spec.Activation[ACTIVATIONS[config.activation_function]]}
     encoder = transformer_spec.TransformerEncoderSpec(config.encoder_layers, config.encoder_attention_heads, **kind)
@@ -70,8 +75,11 @@ def transformer_model_spec(
     return spec
 
 
-def gpt1_model_spec(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> specs.TransformerDecoderModelSpec:
+def gpt1_model_spec(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> "specs.TransformerDecoderModelSpec":
     """Returns the specification of a `GPT1ForCausalLM`."""
+    from ctranslate2 import specs
+    from ctranslate2.specs import common_spec
+
     config, ours = model.config, model.model
     spec = specs.TransformerDecoderModelSpec.from_config(
         config.num_hidden_layers,
@@ -124,15 +132,16 @@ def _positions(positions: nn.Module, rows: int) -> torch.Tensor:
 
 
 def _array(tensor: torch.Tensor) -> np.ndarray:
-    return tensor.detach().float().cpu().contiguous().numpy()
+    # A copy, because CTranslate2 quantizes in place, and the model is still needed for the comparison.
+    return tensor.detach().float().cpu().clone(memory_format=torch.contiguous_format).numpy()
 
 
-def _set_joined(linear: common_spec.LinearSpec, *layers: nn.Linear) -> None:
+def _set_joined(linear: "common_spec.LinearSpec", *layers: nn.Linear) -> None:
     """Sets a layer to ours, several of which stand one above the other."""
     linear.weight = _array(torch.cat([layer.weight for layer in layers]))
     if layers[0].bias is not None:
         linear.bias = _array(torch.cat([layer.bias for layer in layers]))
 
 
-def _set_norm(spec: common_spec.LayerNormSpec, norm: nn.LayerNorm) -> None:
+def _set_norm(spec: "common_spec.LayerNormSpec", norm: nn.LayerNorm) -> None:
     spec.gamma, spec.beta = _array(norm.weight), _array(norm.bias)

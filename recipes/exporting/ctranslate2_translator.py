@@ -29,6 +29,9 @@ REFUSED = (
     *("bf16", "revision", "trust_remote_code"),
 )
 
+# Longer hypotheses, which the normalization favours, finish later. With 1, the search ends before some of them.
+PATIENCE = 2
+
 
 class ExportedTranslator:
     """A translator in CTranslate2.
@@ -64,7 +67,7 @@ class ExportedTranslator:
         refuse_settings(settings, REFUSED, self.folder)
         given = {name: getattr(settings, name) for name in ("num_beams", "length_penalty", "max_new_tokens")}
         if settings.do_sample:
-            given |= {"num_beams": 1, "sampling": sampling_options(settings)}
+            given |= {"num_beams": 1, "sampling": sampling_options(settings, len(self.target_tokenizer))}
 
         def translate_lines(lines: list[str], first: int = 0, **arguments: Any) -> list[list[Hypothesis]]:
             import ctranslate2
@@ -97,8 +100,9 @@ class ExportedTranslator:
     ) -> list[list[Hypothesis]]:
         """Translates sentences; arguments and results are those of `seq2seq_scratch.translation.translate`.
 
-        CTranslate2 searches with the length to the power of `length_penalty` as divisor; its hypotheses are then
-        ordered by the divisor of Wu et al. 2016, which our models have, and have scores of that kind.
+        CTranslate2 divides by another power of the length than our models. So it searches without a divisor, until
+        `PATIENCE` times as many hypotheses as beams are finished, and these are then ordered by the scores of Wu et
+        al. 2016.
 
         Args:
             sampling: options of CTranslate2's sampling; None for a search.
@@ -115,6 +119,7 @@ class ExportedTranslator:
         alpha = self.defaults.length_penalty if length_penalty is None else length_penalty
         alpha = 1.0 if alpha is None else alpha
         alpha = alpha if num_beams > 1 else 0.0
+        reorder = bool(alpha) and sampling is None
         results = [[Hypothesis("", 0.0 if with_scores else None)] * num_return_sequences for _ in sentences]
         with_text = [index for index, sentence in enumerate(sentences) if has_visible_text(sentence)]
         if not with_text:
@@ -134,9 +139,10 @@ class ExportedTranslator:
             )
         limits = [self._limit(len(row), max_new_tokens) for row in ids]
         options = {
-            **{"beam_size": num_beams, "length_penalty": alpha, "return_scores": True, "return_end_token": True},
-            # All beams are needed to order them anew.
-            "num_hypotheses": num_beams if alpha and sampling is None else num_return_sequences,
+            **{"beam_size": num_beams, "length_penalty": 0, "return_scores": True, "return_end_token": True},
+            # All finished hypotheses are needed to order them anew.
+            "patience": PATIENCE if reorder else 1,
+            "num_hypotheses": PATIENCE * num_beams if reorder else num_return_sequences,
             # With a minimum of 1, probabilities would be those without an end at the first step.
             **{"min_decoding_length": 0, "max_input_length": 0},
             **{"max_batch_size": max(1, max_tokens_per_batch // num_beams), "batch_type": "tokens"},
@@ -185,14 +191,7 @@ class ExportedTranslator:
     ) -> list[list[tuple[list[str], float]]]:
         """Returns the tokens of the hypotheses of each source, with the end token, and their log-probabilities."""
         results = self.engine.translate_batch(sources, max_decoding_length=limit, **options)
-        alpha = options["length_penalty"]
-        return [
-            [
-                (words, score * max(1, len(words)) ** alpha)
-                for words, score in zip(result.hypotheses, result.scores, strict=True)
-            ]
-            for result in results
-        ]
+        return [list(zip(result.hypotheses, result.scores, strict=True)) for result in results]
 
     def _text(self, tokens: Sequence[str]) -> str:
         ids = self.target_tokenizer.convert_tokens_to_ids(list(tokens))

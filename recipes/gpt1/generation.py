@@ -153,7 +153,7 @@ def generate_exported(
         max_new_tokens,
         num_beams=settings.num_beams,
         num_return_sequences=settings.num_return_sequences,
-        sampling=sampling_options(settings) if settings.do_sample else None,
+        sampling=sampling_options(settings, len(model.tokenizer)) if settings.do_sample else None,
         on_token=None if streamer is None else lambda token: streamer.put(torch.tensor([token])),
     )
     if streamer is not None:

@@ -5,6 +5,7 @@ import re
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 import torch
 from tiny_models import VOCABULARY, tiny_model, tiny_tokenizer
@@ -33,8 +34,11 @@ def ending_tokenizer():
     return tokenizer
 
 
-def save_translator(folder, name="transformer", separate=False, **settings):
+def save_translator(folder, name="transformer", separate=False, scale=1.0, **settings):
     model = tiny_model(name, **settings)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(scale)
     model.save_pretrained(folder)
     source = ending_tokenizer()
     save_tokenizers(folder, source, ending_tokenizer() if separate else source)
@@ -100,15 +104,12 @@ def test_gpt1_in_ctranslate2_continues_and_scores_as_here(tmp_path, monkeypatch,
     with torch.inference_mode():
         logits = torch.log_softmax(model(torch.tensor([ids])).logits[0], -1)
     tokens = [exported.tokenizer.convert_ids_to_tokens(ids)]
-    theirs = torch.as_tensor(
-        exported.engine.forward_batch(tokens, return_log_probs=True).to(ctranslate2.DataType.float32).__array__()
-    )
+    theirs = torch.from_numpy(np.array(exported.engine.forward_batch(tokens, return_log_probs=True)))
     assert torch.allclose(logits, theirs[0], atol=1e-5)
 
 
 def test_the_commands_run_an_export_as_they_run_its_model(tmp_path, monkeypatch, ctranslate2, capsys):
     model = save_translator(tmp_path / "model")
-    run(export, monkeypatch, model, *NAMES, tmp_path / "exported", "--quantization", "int8")
     run(export, monkeypatch, model, *NAMES, tmp_path / "exact")
     (tmp_path / "in.txt").write_text("\n".join([*SOURCES, ""]) + "\n")
     search = ["--num_beams", "3", "--num_return_sequences", "2", "--max_new_tokens", "6", "--input_file"]
@@ -128,6 +129,20 @@ def test_the_commands_run_an_export_as_they_run_its_model(tmp_path, monkeypatch,
     assert "no ensembles" in capsys.readouterr().err
     assert run(share, monkeypatch, tmp_path / "exact") == 2
     assert "which this script cannot run; it runs in" in capsys.readouterr().err
+
+
+def test_int8_is_a_quarter_of_the_size_and_nearly_as_probable(tmp_path, monkeypatch, ctranslate2, capsys):
+    model = save_translator(tmp_path / "model", scale=0.5, d_model=64, encoder_ffn_dim=256, decoder_ffn_dim=256)
+    sizes = []
+    for number in ("float32", "int8"):
+        target = tmp_path / number
+        assert run(export, monkeypatch, model, *NAMES, target, "--quantization", number) in (0, None)
+        sizes.append((target / "model.bin").stat().st_size)
+        (mean,) = re.findall(r"differ by (\S+) on average", capsys.readouterr().out)
+        assert float(mean) < {"float32": 1e-5, "int8": 0.5}[number]
+    assert float(mean) > 1e-4  # it is not fp32 under another name
+    table = 1024 * 64 * 4  # positions stay in fp32
+    assert sizes[1] - table < 0.4 * (sizes[0] - table)
 
 
 def test_generate_text_prints_what_it_prints_with_the_model(tmp_path, monkeypatch, ctranslate2, capsys):
