@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from .encoding import encode_sources, pad_right
 from .tokenization import WORD_START
@@ -44,6 +44,11 @@ class Alignment:
         """Returns the pairs of words, between spaces, that have a pair of tokens."""
         source, target = words_of(self.source_tokens), words_of(self.target_tokens)
         return sorted({(source[first], target[second]) for first, second in self.token_pairs()})
+
+
+def has_attention(config: PreTrainedConfig) -> bool:
+    """Returns True if a translator's decoder attends to the source, so that words can be aligned."""
+    return config.model_type != "rnn_seq2seq" and getattr(config, "use_attention", True)
 
 
 def pharaoh(pairs: Iterable[tuple[int, int]]) -> str:

@@ -24,6 +24,8 @@ from papers_to_gpt import (
     benchmark,
     classify,
     convert_openai_gpt,
+    demo,
+    export,
     finetune_gpt1,
     generate_text,
     pretrain_gpt1,
@@ -103,7 +105,10 @@ SCRIPTS = {f"papers_to_gpt.{path.stem}" for path in (ROOT / "recipes").glob("*.p
 PACKAGES = {"gpt1_scratch", "seq2seq_scratch"}
 
 # Scripts are what a user runs, and no room imports one.
-ROOMS = {"settings", "engine", "plots", "publishing", "translation", "gpt1", "benchmarks", "visualization"}
+ROOMS = {
+    *("settings", "engine", "exporting", "plots", "publishing", "translation", "gpt1", "benchmarks", "papers"),
+    *("visualization", "demonstration"),
+}
 HEAVY = {"accelerate", "datasets", "evaluate", "numpy", "torch", "transformers"}
 
 
@@ -119,9 +124,21 @@ FORBIDDEN = {
     "recipes/engine": {*PACKAGES, *rooms_above("settings", "engine")},
     "recipes/plots": {*PACKAGES, "torch", "transformers", *rooms_above("settings", "plots")},
     "recipes/publishing": rooms_above("settings", "engine", "plots", "publishing"),
-    "recipes/translation": rooms_above("settings", "engine", "plots", "publishing", "translation"),
-    "recipes/gpt1": rooms_above("settings", "engine", "plots", "publishing", "gpt1"),
-    "recipes/visualization": {"papers_to_gpt.publishing", "papers_to_gpt.benchmarks", *SCRIPTS},
+    "recipes/exporting": rooms_above("settings", "engine", "exporting"),
+    "recipes/translation": rooms_above("settings", "engine", "exporting", "plots", "publishing", "translation"),
+    "recipes/gpt1": rooms_above("settings", "engine", "exporting", "plots", "publishing", "gpt1"),
+    "recipes/visualization": {
+        *(
+            "papers_to_gpt.publishing",
+            "papers_to_gpt.benchmarks",
+            "papers_to_gpt.demonstration",
+            "papers_to_gpt.papers",
+        ),
+        *SCRIPTS,
+    },
+    "recipes/demonstration": {"papers_to_gpt.benchmarks", "papers_to_gpt.papers", *SCRIPTS},
+    # Experiments run the recipes as commands.
+    "recipes/papers": rooms_above("settings", "engine", "plots", "papers"),
     "recipes/benchmarks": SCRIPTS,
 }
 
@@ -300,6 +317,7 @@ PARSERS = {
     "recipes/benchmark.py": benchmark.parse,
     "recipes/share.py": share.parse,
     "recipes/convert_openai_gpt.py": convert_openai_gpt.parse,
+    "recipes/export.py": export.parse,
     "recipes/classify.py": classify.parse,
     "recipes/translate.py": translate.parse,
     "recipes/back_translate.py": back_translate.parse,
@@ -307,6 +325,7 @@ PARSERS = {
     "recipes/generate_text.py": generate_text.parse,
     "recipes/score_text.py": score_text.parse,
     "recipes/visualize.py": visualize.parse,
+    "recipes/demo.py": demo.parse,
 }
 
 # The fewest arguments that each script takes, for every family of models that has settings of its own.
@@ -319,8 +338,10 @@ LEAST_ARGUMENTS = [
     ("recipes/finetune_gpt1.py", [f"{ROOT}/recipes/presets/stories/sentiment.yaml"]),
     ("recipes/ablate_gpt1.py", [f"{ROOT}/recipes/presets/stories/sentiment.yaml"]),
     ("recipes/benchmark.py", []),
+    ("recipes/demo.py", []),
     ("recipes/share.py", ["runs/mine"]),
     ("recipes/convert_openai_gpt.py", ["openai-community/openai-gpt", "runs/mine"]),
+    ("recipes/export.py", ["runs/mine", "--format", "ctranslate2", "--output_dir", "runs/exported"]),
     ("recipes/visualize.py", ["runs/mine", "A sentence."]),
     ("recipes/back_translate.py", ["runs/mine", "--input_file", "mono.de", "--output_file", "pairs.tsv"]),
     *(

@@ -12,6 +12,10 @@ from papers_to_gpt.settings.commands import command
 
 # Where a checkpoint of a sharded run has its weights (see `checkpointing.py`), which only a run reads.
 WEIGHT_SHARES = "training_state/weights"
+
+# What `export.py` writes of an export for CTranslate2: the engine, the kind and name of the model, its numbers.
+EXPORT_FILE = "export.json"
+
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 
 
@@ -84,6 +88,23 @@ def check_kind(config: dict[str, Any], name: str, kinds: tuple[Kind, ...]) -> No
         )
 
 
+def is_export(name: str) -> bool:
+    """Returns True if a folder holds an export for CTranslate2, which only some scripts run."""
+    return Path(name, EXPORT_FILE).is_file()
+
+
+def refuse_export(name: str) -> None:
+    """Raises ValueError if a folder holds an export, which has no weights that PyTorch loads."""
+    if is_export(name):
+        export = read_json(Path(name, EXPORT_FILE))
+        scripts = ("translate", "score_translation") if export["kind"] == "translator" else ("generate_text",)
+        commands = " and ".join(command(script) for script in scripts)
+        raise ValueError(
+            f"{name} is an export of {export['source']} for CTranslate2, which this script cannot run; it runs in "
+            f"{commands}. Name the model that was exported."
+        )
+
+
 def check_folder(name: str, trust_remote_code: bool = False, kinds: tuple[Kind, ...] = ()) -> None:
     """Checks that a model can be loaded from a local folder; ids on the Hub are not checked.
 
@@ -108,6 +129,7 @@ def check_folder(name: str, trust_remote_code: bool = False, kinds: tuple[Kind, 
         if len(folder.parts) > 2 or name.startswith(".") or folder.is_absolute() or (above.name and above.is_dir()):
             raise ValueError(f"There is no folder {name}. Correct the path, or give the id of a model on the Hub.")
         return
+    refuse_export(name)
     path = folder / "config.json"
     if not path.is_file():
         raise ValueError(describe_missing_config(folder))

@@ -18,7 +18,9 @@ import gpt1_scratch  # noqa: F401  registers the model
 from gpt1_scratch.data.text_lines import is_terminal, numbered_lines, open_output, read_lines
 from gpt1_scratch.data.visible_text import has_visible_text
 from papers_to_gpt.engine.hardware import processor_has_bf16
-from papers_to_gpt.engine.model_folder import CLASSIFIER, LANGUAGE_MODEL, check_folder, check_vocabulary
+from papers_to_gpt.engine.model_folder import CLASSIFIER, LANGUAGE_MODEL, check_folder, check_vocabulary, is_export
+from papers_to_gpt.exporting.ctranslate2_engine import sampling_options
+from papers_to_gpt.exporting.ctranslate2_generator import ExportedGenerator, load_exported_generator
 from papers_to_gpt.settings.generation import GenerationSettings
 
 logger = logging.getLogger(__name__)
@@ -27,6 +29,12 @@ logger = logging.getLogger(__name__)
 def run(settings: GenerationSettings) -> None:
     """Continues the prompts of the settings, of standard input, or typed at a terminal."""
     transformers_logging.disable_progress_bar()
+    if is_export(settings.model_name_or_path):
+        exported = load_exported_generator(settings)
+        with open_output(None):
+            for prompt in prompts(settings):
+                continue_text(exported, exported.tokenizer, prompt, settings)
+        return
     check_folder(settings.model_name_or_path, settings.trust_remote_code, (LANGUAGE_MODEL, CLASSIFIER))
     source = {"revision": settings.revision, "trust_remote_code": settings.trust_remote_code}
     bf16 = processor_has_bf16() if settings.bf16 is None else settings.bf16
@@ -64,7 +72,10 @@ def prompts(settings: GenerationSettings) -> Iterator[str]:
 
 @torch.inference_mode()
 def continue_text(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompt: str, settings: GenerationSettings
+    model: PreTrainedModel | ExportedGenerator,
+    tokenizer: PreTrainedTokenizerBase,
+    prompt: str,
+    settings: GenerationSettings,
 ) -> None:
     """Prints the prompt and its continuations. A single continuation is printed token by token.
 
@@ -75,7 +86,8 @@ def continue_text(
         print("\n" * settings.num_return_sequences, end="", flush=True)
         return
     ids = tokenizer(prompt, return_tensors="pt", verbose=False).input_ids
-    positions = model.config.max_position_embeddings
+    is_exported = isinstance(model, ExportedGenerator)
+    positions = model.positions if is_exported else model.config.max_position_embeddings
     kept = max(1, positions - min(settings.max_new_tokens, positions // 2))
     if ids.shape[1] > kept:
         logger.warning(
@@ -90,19 +102,60 @@ def continue_text(
         logger.warning("max_new_tokens is %d; the model's positions end after %d.", settings.max_new_tokens, room)
     is_line = settings.prompt_file is not None
     single = settings.num_return_sequences == 1 and settings.num_beams == 1 and not is_line
-    sampling = {"temperature": settings.temperature, "top_k": settings.top_k, "top_p": settings.top_p}
-    ids = ids.to(model.device)
-    output = model.generate(
-        ids,
-        attention_mask=torch.ones_like(ids),
-        max_new_tokens=min(settings.max_new_tokens, room),
-        num_beams=settings.num_beams,
-        num_return_sequences=settings.num_return_sequences,
-        do_sample=settings.do_sample,
-        streamer=TextStreamer(tokenizer, skip_special_tokens=True) if single else None,
-        **(sampling if settings.do_sample else {}),
-    )
+    streamer = TextStreamer(tokenizer, skip_special_tokens=True) if single else None
+    generate = generate_exported if is_exported else generate_here
+    output = generate(model, ids, min(settings.max_new_tokens, room), settings, streamer)
     if not single:
         for sequence in output:
             text = tokenizer.decode(sequence, skip_special_tokens=True)
             print(" ".join(text.split()) if is_line else text, flush=True)
+
+
+def generate_here(
+    model: PreTrainedModel,
+    ids: torch.Tensor,
+    max_new_tokens: int,
+    settings: GenerationSettings,
+    streamer: TextStreamer | None,
+) -> torch.Tensor:
+    """Continues a prompt, (1, T), in PyTorch: returns (num_return_sequences, T + new tokens)."""
+    sampling = {"temperature": settings.temperature, "top_k": settings.top_k, "top_p": settings.top_p}
+    ids = ids.to(model.device)
+    return model.generate(
+        ids,
+        attention_mask=torch.ones_like(ids),
+        max_new_tokens=max_new_tokens,
+        num_beams=settings.num_beams,
+        num_return_sequences=settings.num_return_sequences,
+        do_sample=settings.do_sample,
+        streamer=streamer,
+        **(sampling if settings.do_sample else {}),
+    )
+
+
+def generate_exported(
+    model: ExportedGenerator,
+    ids: torch.Tensor,
+    max_new_tokens: int,
+    settings: GenerationSettings,
+    streamer: TextStreamer | None,
+) -> list[list[int]]:
+    """Continues a prompt, (1, T), in CTranslate2, which samples without beams."""
+    if settings.do_sample and settings.num_beams > 1:
+        raise ValueError(
+            f"do_sample is true and num_beams is {settings.num_beams}, but CTranslate2 samples without beams. Leave "
+            "num_beams out, or set do_sample to false."
+        )
+    if streamer is not None:
+        streamer.put(ids)
+    output = model.generate(
+        ids[0].tolist(),
+        max_new_tokens,
+        num_beams=settings.num_beams,
+        num_return_sequences=settings.num_return_sequences,
+        sampling=sampling_options(settings) if settings.do_sample else None,
+        on_token=None if streamer is None else lambda token: streamer.put(torch.tensor([token])),
+    )
+    if streamer is not None:
+        streamer.end()
+    return output

@@ -14,7 +14,7 @@ from papers_to_gpt.plots.alignments import plot_alignment
 from papers_to_gpt.plots.curves import plot_curves, values_of
 from papers_to_gpt.plots.style import save_figure
 from papers_to_gpt.plots.tokens import readable
-from seq2seq_scratch.alignments import align
+from seq2seq_scratch.alignments import align, has_attention
 from seq2seq_scratch.tokenization import WORD_START
 from seq2seq_scratch.translation import translate
 
@@ -45,7 +45,7 @@ def draw_alignment(folder: Path, translator: Translator, sentence: str) -> str |
         The file's name; None without matplotlib, if the model has no attention, or if it translates by nothing.
     """
     model, source_tokenizer, target_tokenizer = translator
-    if find_spec("matplotlib") is None or model.config.model_type == "rnn_seq2seq":
+    if find_spec("matplotlib") is None or not has_attention(model.config):
         return None
     ((best, *_),) = translate(*translator, [sentence])
     (alignment,) = align(*translator, [sentence], [best.text])

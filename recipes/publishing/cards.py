@@ -137,20 +137,33 @@ def write_card(
     path = folder / "config.json"
     if not path.is_file():
         raise ValueError(describe_missing_config(folder))
-    config = json.loads(path.read_text(encoding="utf-8"))
-    run, model_type = read_run(records or folder), config.get("model_type")
+    config, run = json.loads(path.read_text(encoding="utf-8")), read_run(records or folder)
+    description = describe_model(config, run, path)
+    return model_card.write_card(folder, run, description, requirement(), model_id, translator)
+
+
+def describe_model(config: dict[str, Any], run: Run, path: Path) -> Description:
+    """Describes a model of this repository.
+
+    Args:
+        config: the content of config.json.
+        run: the records of its run.
+        path: where the config.json is, for the message.
+
+    Raises:
+        ValueError: if it is another model.
+    """
+    model_type = config.get("model_type")
     if model_type in TRANSLATION_CONFIGS:
-        description = describe_translator(model_type, run)
-    elif model_type != GPT1Config.model_type:
+        return describe_translator(model_type, run)
+    if model_type != GPT1Config.model_type:
         raise ValueError(
             f"{path}: model_type is {model_type!r}. Cards are written for {', '.join(TRANSLATORS)} and "
             f"{GPT1Config.model_type}; write the card of another model by hand, as README.md in its folder."
         )
-    elif isinstance(config.get("finetuning_task"), dict):
-        description = describe_task_model(config, run)
-    else:
-        description = describe_language_model(run, is_masked=config.get("attention") == "bidirectional")
-    return model_card.write_card(folder, run, description, requirement(), model_id, translator)
+    if isinstance(config.get("finetuning_task"), dict):
+        return describe_task_model(config, run)
+    return describe_language_model(run, is_masked=config.get("attention") == "bidirectional")
 
 
 def describe_translator(model_type: str, run: Run) -> Description:

@@ -16,7 +16,13 @@ from safetensors import SafetensorError, safe_open
 from transformers import CONFIG_MAPPING, AutoConfig, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.dynamic_module_utils import custom_object_save, get_relative_import_files
 
-from papers_to_gpt.engine.model_folder import WEIGHT_SHARES, describe_missing_config, describe_shares, read_json
+from papers_to_gpt.engine.model_folder import (
+    WEIGHT_SHARES,
+    describe_missing_config,
+    describe_shares,
+    read_json,
+    refuse_export,
+)
 from papers_to_gpt.engine.reporting import CARD_FILE, RESULTS_FILE, RUN_FILE
 from papers_to_gpt.publishing.clean_process import (
     TARGET_TOKENIZER,
@@ -85,6 +91,7 @@ def check_shared_folder(folder: Path) -> CheckedFolder:
         ValueError: if a file is missing, files do not fit together, or the model does not load; the message says what
             to do.
     """
+    refuse_export(str(folder))
     config = _check_config(folder)
     _check_weights(folder)
     _check_links(folder)

@@ -16,8 +16,9 @@ from transformers.utils import logging as transformers_logging
 
 from papers_to_gpt.engine.data_fingerprint import fingerprint_files
 from papers_to_gpt.engine.hardware import processor_has_bf16
-from papers_to_gpt.engine.model_folder import TRANSLATOR, check_folder
+from papers_to_gpt.engine.model_folder import TRANSLATOR, check_folder, is_export
 from papers_to_gpt.engine.resumable_output import LineOutput, fingerprint_model, open_line_output
+from papers_to_gpt.exporting.ctranslate2_translator import ExportedTranslator, load_exported_translator
 from papers_to_gpt.settings.decoding import ModelsSettings, SearchSettings, TranslationSettings
 from papers_to_gpt.settings.starting import recorded_settings
 from papers_to_gpt.translation.constraints import PrefixReader, TermReport, open_report, read_constraints
@@ -103,7 +104,7 @@ def translate_groups(
 
 
 def describe_translation(
-    settings: SearchSettings, model: PreTrainedModel, *tokenizers: PreTrainedTokenizerBase
+    settings: SearchSettings, model: PreTrainedModel | ExportedTranslator, *tokenizers: PreTrainedTokenizerBase
 ) -> dict[str, Any]:
     """Returns what decides a translation besides the input, for `open_line_output`."""
     chosen = {name: value for name, value in asdict(settings).items() if name not in NOT_OF_TRANSLATIONS}
@@ -111,7 +112,8 @@ def describe_translation(
         if chosen.get(name) is not None:
             chosen[name] = fingerprint_files(chosen[name])
     chosen |= {"bf16": uses_bf16(settings), "lines_at_a_time": LINES_AT_A_TIME}
-    return fingerprint_model(model, *tokenizers) | chosen
+    is_exported = isinstance(model, ExportedTranslator)
+    return (model.fingerprint() if is_exported else fingerprint_model(model, *tokenizers)) | chosen
 
 
 def uses_bf16(settings: SearchSettings) -> bool:
@@ -120,14 +122,16 @@ def uses_bf16(settings: SearchSettings) -> bool:
 
 def load_model(
     settings: ModelsSettings,
-) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, PreTrainedTokenizerBase]:
-    """Loads the model, or the ensemble, and its tokenizers of source and target, onto the GPU if there is one.
+) -> tuple[PreTrainedModel | ExportedTranslator, PreTrainedTokenizerBase, PreTrainedTokenizerBase]:
+    """Loads the model, the ensemble or the export, and its tokenizers of source and target, onto the GPU if there is one.
 
     Raises:
         ValueError: a folder holds no translator, or the models do not belong together.
     """
     transformers_logging.disable_progress_bar()
     names = settings.model_name_or_path
+    if any(map(is_export, names)):
+        return load_exported_translator(settings)
     for name in names:
         check_folder(name, settings.trust_remote_code, (TRANSLATOR,))
     if len(names) == 1:
@@ -167,7 +171,7 @@ def recorded_languages(folder: Path) -> tuple[str, str] | None:
 
 def make_translator(
     settings: SearchSettings,
-    model: PreTrainedModel,
+    model: PreTrainedModel | ExportedTranslator,
     source_tokenizer: PreTrainedTokenizerBase,
     target_tokenizer: PreTrainedTokenizerBase,
     **n_best: Any,
@@ -182,6 +186,8 @@ def make_translator(
         model, source_tokenizer, target_tokenizer: see `load_model`.
         n_best: `num_return_sequences` and `with_scores` of `translate`.
     """
+    if isinstance(model, ExportedTranslator):
+        return model.make_translator(settings, **n_best)
     bf16 = uses_bf16(settings)
     given = {name: getattr(settings, name) for name in ("num_beams", "length_penalty", "max_new_tokens")}
     if settings.do_sample:

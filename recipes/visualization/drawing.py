@@ -18,6 +18,7 @@ from papers_to_gpt.visualization.models import (
     refuse_without_heads,
     translation_of,
 )
+from seq2seq_scratch.alignments import has_attention
 from seq2seq_scratch.visible_text import has_visible_text
 
 if TYPE_CHECKING:
@@ -62,9 +63,9 @@ def default_pictures(settings: VisualizationSettings, loaded: LoadedModel | None
     if loaded is None:
         return ["curves"]
     has = {
-        "alignment": loaded.target_tokenizer is not None and not loaded.is_lstm,
+        "alignment": loaded.target_tokenizer is not None and has_attention(loaded.model.config),
         "heads": loaded.has_heads,
-        "positions": loaded.has_heads,
+        "positions": loaded.has_positions,
         "probabilities": True,
         "curves": bool(settings.runs) or (Path(loaded.name) / LOG_FILE).is_file(),
     }
@@ -88,7 +89,7 @@ def draw(
             refuse_without_heads(loaded)
         if loaded.target_tokenizer is None and translation is not None:
             raise ValueError(f"translation is set, but {loaded.name} is a {loaded.model_type} and does not translate.")
-        if "alignment" in pictures and (loaded.target_tokenizer is None or loaded.is_lstm):
+        if "alignment" in pictures and (loaded.target_tokenizer is None or not has_attention(loaded.model.config)):
             figures.alignment(loaded, sentence)  # refuses the model
         if loaded.target_tokenizer is not None and set(pictures) & set(OF_A_SENTENCE) and translation is None:
             translation = translation_of(loaded, sentence, settings.num_beams)

@@ -27,7 +27,7 @@ from papers_to_gpt.visualization.models import (
     probabilities_of,
     translation_of,
 )
-from seq2seq_scratch.alignments import align
+from seq2seq_scratch.alignments import align, has_attention
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -64,7 +64,7 @@ def alignment(
             "its heads."
         )
     tokenizers = loaded.tokenizer, loaded.target_tokenizer
-    if loaded.is_lstm:
+    if not has_attention(loaded.model.config):
         align(loaded.model, *tokenizers, ["."], ["."])  # refuses the model before it translates
     translation = translation_of(loaded, sentence) if translation is None else translation
     (found,) = align(loaded.model, *tokenizers, [sentence], [translation], max_source_length=MAX_SOURCE_LENGTH)

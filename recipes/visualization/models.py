@@ -57,6 +57,11 @@ class LoadedModel:
         """True for models without any attention: the LSTM translator, and GPT-1 with an LSTM in its place."""
         return self.model_type == "rnn_seq2seq" or getattr(self.model.config, "lstm_size", None) is not None
 
+    @property
+    def has_positions(self) -> bool:
+        """True for models that add a vector for its position to each token."""
+        return self.has_heads and getattr(self.model.config, "position_embedding_type", None) != "absent"
+
     def names(self, tokens: Sequence[str], target: bool = False) -> list[str]:
         """Returns tokens without marks of word starts and ends, as they are drawn."""
         tokenizer = self.target_tokenizer if target else self.tokenizer
@@ -83,7 +88,7 @@ def load(name: str, revision: str | None = None, trust_remote_code: bool = False
     check_folder(name, trust_remote_code, (TRANSLATOR, LANGUAGE_MODEL))
     source = {"revision": revision, "trust_remote_code": trust_remote_code}
     if AutoConfig.from_pretrained(name, **source).model_type in TRANSLATOR.model_types:
-        return LoadedModel(name, *decoding.load_model(TranslationSettings(model_name_or_path=name, **source)))
+        return LoadedModel(name, *decoding.load_model(TranslationSettings(model_name_or_path=[name], **source)))
     return LoadedModel(name, *text_scoring.load_model(TextScoringSettings(model_name_or_path=name, **source)))
 
 
@@ -240,6 +245,11 @@ def positions_of(loaded: LoadedModel, rows: int) -> dict[str, tuple[str, np.ndar
         )
     if loaded.target_tokenizer is None:
         return {"decoder": ("learned", _array(loaded.model.model.positions_embed.weight))}
+    if not loaded.has_positions:
+        raise ValueError(
+            f"{loaded.name} was trained with position_embedding_type absent, so it has no position vectors. Leave "
+            "positions out of pictures."
+        )
     stacks = {"encoder": loaded.model.model.encoder, "decoder": loaded.model.model.decoder}
     tables = {kind: stack.embed_positions for kind, stack in stacks.items()}
     if isinstance(tables["encoder"], LearnedPositions):

@@ -222,8 +222,8 @@ def test_a_card_shows_the_training_curve_and_an_alignment_from_pictures_that_are
         assert (translation_run / file).stat().st_size < 100_000
 
     # Neither a model without attention nor a machine without matplotlib is in the way of a card.
-    lstm = tiny_model("rnn_seq2seq", **sizes)
-    text = write_card(translation_run, translator=(lstm, tokenizer, tokenizer)).read_text()
-    assert "training_curve.png" in text and "alignment.png" not in text
+    for without in (tiny_model("rnn_seq2seq", **sizes), tiny_model("bahdanau", **sizes, use_attention=False)):
+        text = write_card(translation_run, translator=(without, tokenizer, tokenizer)).read_text()
+        assert "training_curve.png" in text and "alignment.png" not in text
     monkeypatch.setattr(card_pictures, "find_spec", lambda name: None)
     assert ".png" not in write_card(translation_run, translator=(model, tokenizer, tokenizer)).read_text()

@@ -29,6 +29,13 @@ def folder(tmp_path_factory):
         model.generation_config.update(max_new_tokens=6)
         model.save_pretrained(folder / kind)
         save_tokenizers(folder / kind, tokenizer, tokenizer)
+    sizes = {"vocab_size": len(tokenizer), "decoder_vocab_size": len(tokenizer)}
+    for kind, settings in {
+        "bahdanau": {"use_attention": False},
+        "transformer": {"position_embedding_type": "absent"},
+    }.items():
+        tiny_model(kind, **sizes, **settings).save_pretrained(folder / f"{kind}_without")
+        save_tokenizers(folder / f"{kind}_without", tokenizer, tokenizer)
     for name, settings in {"gpt1": {}, "gpt1_lstm": {"lstm_size": 8}}.items():
         tiny_model("causal_lm", **settings).save_pretrained(folder / name)
         tiny_tokenizer().save_pretrained(folder / name)
@@ -153,6 +160,8 @@ def test_a_long_sentence_is_read_as_a_whole_and_cut_in_the_picture_with_a_warnin
     ("arguments", "message"),
     [
         (["rnn_seq2seq", SOURCE, "--pictures", "alignment"], "has no attention.*one vector for each layer"),
+        (["bahdanau_without", SOURCE, "--pictures", "alignment"], "has no attention.*one vector for each layer"),
+        (["transformer_without", SOURCE, "--pictures", "positions"], "position_embedding_type absent, so it has no"),
         (["rnn_seq2seq", SOURCE, "--pictures", "heads"], "has no attention.*one vector for each layer"),
         (["gpt1_lstm", "word5", "--pictures", "heads"], "with an LSTM in the Transformer's place.*no attention"),
         (["gpt1", "word5", "--pictures", "alignment"], "does not translate, so it has no alignment"),

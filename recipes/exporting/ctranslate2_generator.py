@@ -1,0 +1,87 @@
+"""Continues text with an export of GPT-1 for CTranslate2."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from transformers import AutoTokenizer, GenerationConfig
+
+from papers_to_gpt.engine.model_folder import EXPORT_FILE, read_json
+from papers_to_gpt.exporting.ctranslate2_engine import load_engine, refuse_settings
+
+# Settings of the script that continues text, which need our own model.
+REFUSED = ("bf16", "revision", "trust_remote_code")
+
+
+class ExportedGenerator:
+    """A GPT-1 in CTranslate2.
+
+    Args:
+        folder: the folder of an export.
+
+    Raises:
+        ValueError: the package, the tokenizer or the weights are missing.
+    """
+
+    def __init__(self, folder: str | Path):
+        self.folder = Path(folder)
+        if not (self.folder / "tokenizer.json").is_file():
+            raise ValueError(f"The folder {folder} has no tokenizer: tokenizer.json is not there. Export it again.")
+        self.tokenizer = AutoTokenizer.from_pretrained(self.folder)
+        self.positions = read_json(self.folder / EXPORT_FILE)["positions"]
+        self.engine = load_engine("Generator", self.folder)
+        ends = GenerationConfig.from_pretrained(self.folder).eos_token_id
+        self.end_ids = [] if ends is None else [ends] if isinstance(ends, int) else list(ends)
+
+    def generate(
+        self,
+        ids: Sequence[int],
+        max_new_tokens: int,
+        *,
+        num_beams: int = 1,
+        num_return_sequences: int = 1,
+        sampling: dict[str, Any] | None = None,
+        on_token: Callable[[int], Any] | None = None,
+    ) -> list[list[int]]:
+        """Returns sequences of ids that begin with the prompt, up to the end token or the limit.
+
+        Args:
+            ids: the prompt.
+            max_new_tokens: largest number of tokens after it.
+            num_beams, num_return_sequences: as in transformers' `generate()`.
+            sampling: options of CTranslate2's sampling; None for a search.
+            on_token: is called with each token as it is generated, without beams.
+        """
+        results = self.engine.generate_batch(
+            [self.tokenizer.convert_ids_to_tokens(list(ids))],
+            max_length=max_new_tokens,
+            beam_size=num_beams,
+            num_hypotheses=num_return_sequences,
+            include_prompt_in_result=False,
+            return_end_token=True,
+            end_token=self.end_ids or [-1],
+            callback=None if on_token is None else lambda step: bool(on_token(step.token_id)),
+            **(sampling or {}),
+        )
+        return [[*ids, *sequence] for sequence in results[0].sequences_ids]
+
+    def log_probabilities(self, ids: Sequence[int]) -> list[float]:
+        """Returns the log-probability of each token of a text after the first one."""
+        (scored,) = self.engine.score_batch([self.tokenizer.convert_ids_to_tokens(list(ids))])
+        return list(scored.log_probs)
+
+
+def load_exported_generator(settings: Any) -> ExportedGenerator:
+    """Loads the export that the settings name, and sets the seed of sampling.
+
+    Raises:
+        ValueError: a setting is set that CTranslate2 does not have.
+    """
+    folder = Path(settings.model_name_or_path)
+    refuse_settings(settings, REFUSED, folder)
+    generator = ExportedGenerator(folder)
+    if settings.seed is not None:
+        import ctranslate2
+
+        ctranslate2.set_random_seed(settings.seed % 2**32)
+    return generator

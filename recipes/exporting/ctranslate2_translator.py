@@ -1,0 +1,219 @@
+"""Translates with an export for CTranslate2, with the results and settings of `seq2seq_scratch.translation`."""
+
+import logging
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from transformers import GenerationConfig, PreTrainedTokenizerBase
+
+from papers_to_gpt.engine.model_folder import EXPORT_FILE, read_json
+from papers_to_gpt.exporting.ctranslate2_engine import (
+    fingerprint_export,
+    load_engine,
+    refuse_settings,
+    sampling_options,
+)
+from papers_to_gpt.settings.decoding import ModelsSettings, SearchSettings
+from seq2seq_scratch.beam_search import length_normalization
+from seq2seq_scratch.visible_text import has_visible_text
+from seq2seq_scratch.encoding import encode_sources
+from seq2seq_scratch.tokenization import load_tokenizers
+from seq2seq_scratch.translation import TOKENS_BEYOND_SOURCE, Hypothesis
+
+logger = logging.getLogger(__name__)
+
+# Settings of the scripts that translate, which need our own model.
+REFUSED = (
+    *("with_alignments", "with_prefixes", "forbidden_words", "terminology", "force_decode", "rescore"),
+    *("bf16", "revision", "trust_remote_code"),
+)
+
+
+class ExportedTranslator:
+    """A translator in CTranslate2.
+
+    Args:
+        folder: the folder of an export.
+
+    Raises:
+        ValueError: the package, the tokenizer or the weights are missing, or the export is of another kind.
+    """
+
+    def __init__(self, folder: str | Path):
+        self.folder = Path(folder)
+        self.tokenizers = load_tokenizers(self.folder)
+        self.positions = read_json(self.folder / EXPORT_FILE)["positions"]
+        self.engine = load_engine("Translator", self.folder)
+        self.defaults = GenerationConfig.from_pretrained(self.folder)
+
+    @property
+    def source_tokenizer(self) -> PreTrainedTokenizerBase:
+        return self.tokenizers[0]
+
+    @property
+    def target_tokenizer(self) -> PreTrainedTokenizerBase:
+        return self.tokenizers[1]
+
+    def fingerprint(self) -> dict[str, str]:
+        """Returns what `fingerprint_model` returns of a model of ours: hashes that tell models apart."""
+        return fingerprint_export(self.folder)
+
+    def make_translator(self, settings: SearchSettings, **n_best: Any) -> Callable[..., list[list[Hypothesis]]]:
+        """Returns a function from sentences to hypotheses, best first; see `translation.decoding.make_translator`."""
+        refuse_settings(settings, REFUSED, self.folder)
+        given = {name: getattr(settings, name) for name in ("num_beams", "length_penalty", "max_new_tokens")}
+        if settings.do_sample:
+            given |= {"num_beams": 1, "sampling": sampling_options(settings)}
+
+        def translate_lines(lines: list[str], first: int = 0, **arguments: Any) -> list[list[Hypothesis]]:
+            import ctranslate2
+
+            if settings.seed is not None:  # as in our own search, a group of lines has a seed of its own
+                ctranslate2.set_random_seed((settings.seed + first) % 2**32)
+            chosen = given | {name: value for name, value in arguments.items() if value is not None}
+            return self.translate(
+                lines,
+                max_source_length=settings.max_source_length,
+                max_tokens_per_batch=settings.max_tokens_per_batch,
+                **n_best,
+                **{name: value for name, value in chosen.items() if value is not None},
+            )
+
+        return translate_lines
+
+    def translate(
+        self,
+        sentences: Sequence[str],
+        *,
+        num_beams: int | None = None,
+        length_penalty: float | None = None,
+        max_new_tokens: int | None = None,
+        max_source_length: int | None = None,
+        max_tokens_per_batch: int = 16384,
+        num_return_sequences: int = 1,
+        with_scores: bool = False,
+        sampling: dict[str, Any] | None = None,
+    ) -> list[list[Hypothesis]]:
+        """Translates sentences; arguments and results are those of `seq2seq_scratch.translation.translate`.
+
+        CTranslate2 searches with the length to the power of `length_penalty` as divisor; its hypotheses are then
+        ordered by the divisor of Wu et al. 2016, which our models have, and have scores of that kind.
+
+        Args:
+            sampling: options of CTranslate2's sampling; None for a search.
+
+        Raises:
+            ValueError: a source has more tokens than the export has positions, or the number of beams is too small.
+        """
+        num_beams = num_beams or self.defaults.num_beams or 1
+        if num_return_sequences > num_beams and sampling is None:
+            raise ValueError(
+                f"num_return_sequences is {num_return_sequences}, but num_beams is {num_beams}: a search returns no "
+                "more translations than it has beams. Raise num_beams, or set do_sample."
+            )
+        alpha = self.defaults.length_penalty if length_penalty is None else length_penalty
+        alpha = 1.0 if alpha is None else alpha
+        alpha = alpha if num_beams > 1 else 0.0
+        results = [[Hypothesis("", 0.0 if with_scores else None)] * num_return_sequences for _ in sentences]
+        with_text = [index for index, sentence in enumerate(sentences) if has_visible_text(sentence)]
+        if not with_text:
+            return results
+        ids, truncated = encode_sources(
+            self.source_tokenizer, [sentences[index] for index in with_text], max_source_length
+        )
+        if any(truncated):
+            logger.warning(
+                "%d of %d sources have more than %d tokens (max_source_length) and were truncated.",
+                *(sum(truncated), len(sentences), max_source_length),
+            )
+        if max(map(len, ids)) > self.positions:
+            raise ValueError(
+                f"A source has {max(map(len, ids))} tokens, and {self.folder} has {self.positions} positions. "
+                f"Set max_source_length to {self.positions} or less."
+            )
+        limits = [self._limit(len(row), max_new_tokens) for row in ids]
+        options = {
+            **{"beam_size": num_beams, "length_penalty": alpha, "return_scores": True, "return_end_token": True},
+            # All beams are needed to order them anew.
+            "num_hypotheses": num_beams if alpha and sampling is None else num_return_sequences,
+            # With a minimum of 1, probabilities would be those without an end at the first step.
+            **{"min_decoding_length": 0, "max_input_length": 0},
+            **{"max_batch_size": max(1, max_tokens_per_batch // num_beams), "batch_type": "tokens"},
+            **(sampling or {}),
+        }
+        tokens = [self.source_tokenizer.convert_ids_to_tokens(row) for row in ids]
+        found = self._search(tokens, max(limits), options)
+        # The engine has one limit for all sentences. Those that went beyond their own are searched again.
+        beyond: dict[int, list[int]] = {}
+        for index, (hypotheses, limit) in enumerate(zip(found, limits, strict=True)):
+            if any(len(words) > limit for words, _ in hypotheses):
+                beyond.setdefault(limit, []).append(index)
+        for limit, indices in beyond.items():
+            again = self._search([tokens[index] for index in indices], limit, options)
+            for index, hypotheses in zip(indices, again, strict=True):
+                found[index] = hypotheses
+        for index, hypotheses in zip(with_text, found, strict=True):
+            scored = [(total / length_normalization(len(words), alpha), words) for words, total in hypotheses]
+            if sampling is None:
+                scored.sort(key=lambda each: -each[0])
+            results[index] = [
+                Hypothesis(self._text(words), score if with_scores else None)
+                for score, words in scored[:num_return_sequences]
+            ]
+        return results
+
+    def score(self, sources: Sequence[Sequence[str]], targets: Sequence[Sequence[str]]) -> list[list[float]]:
+        """Returns the log-probability of each token of given translations, the end token included.
+
+        Args:
+            sources: tokens of N sources, the end token included.
+            targets: tokens of N translations, without start and end token.
+        """
+        return [list(each.log_probs) for each in self.engine.score_batch(sources, targets, max_input_length=0)]
+
+    def _limit(self, source_length: int, max_new_tokens: int | None) -> int:
+        """Returns the largest number of tokens of a translation, as `translate` has it."""
+        if max_new_tokens is None:
+            of_model = [self.defaults.max_new_tokens, self.defaults.max_length and self.defaults.max_length - 1]
+            given = [value for value in of_model if value is not None]
+            max_new_tokens = min([source_length + TOKENS_BEYOND_SOURCE, *given])
+        return min(max_new_tokens, self.positions)
+
+    def _search(
+        self, sources: list[list[str]], limit: int, options: dict[str, Any]
+    ) -> list[list[tuple[list[str], float]]]:
+        """Returns the tokens of the hypotheses of each source, with the end token, and their log-probabilities."""
+        results = self.engine.translate_batch(sources, max_decoding_length=limit, **options)
+        alpha = options["length_penalty"]
+        return [
+            [
+                (words, score * max(1, len(words)) ** alpha)
+                for words, score in zip(result.hypotheses, result.scores, strict=True)
+            ]
+            for result in results
+        ]
+
+    def _text(self, tokens: Sequence[str]) -> str:
+        ids = self.target_tokenizer.convert_tokens_to_ids(list(tokens))
+        return " ".join(self.target_tokenizer.decode(ids, skip_special_tokens=True).split())
+
+
+def load_exported_translator(
+    settings: ModelsSettings,
+) -> tuple[ExportedTranslator, PreTrainedTokenizerBase, PreTrainedTokenizerBase]:
+    """Loads the export that the settings name, and its tokenizers.
+
+    Raises:
+        ValueError: several models are named, which only our own models can be in an ensemble, or a setting is set
+            that CTranslate2 does not have.
+    """
+    names = settings.model_name_or_path
+    if len(names) > 1:
+        raise ValueError(
+            f"model_name_or_path names {len(names)} models, and one is an export for CTranslate2, which has no "
+            "ensembles. Name the models that were exported, or one export."
+        )
+    refuse_settings(settings, REFUSED, Path(names[0]))
+    model = ExportedTranslator(names[0])
+    return model, *model.tokenizers

@@ -1,0 +1,140 @@
+"""Exports a model to a folder for another engine, and compares the two before the folder gets its name."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import logging as transformers_logging
+
+import gpt1_scratch  # noqa: F401  registers GPT-1
+from gpt1_scratch.pretraining.convert_openai_gpt import convert
+from papers_to_gpt.engine.durable_files import durable_folder
+from papers_to_gpt.engine.model_folder import (
+    CLASSIFIER,
+    EXPORT_FILE,
+    LANGUAGE_MODEL,
+    MASKED_MODEL,
+    TRANSLATOR,
+    check_folder,
+    check_vocabulary,
+)
+from papers_to_gpt.exporting.cards import write_export_card
+from papers_to_gpt.exporting.ctranslate2_engine import check_installed, check_quantization
+from papers_to_gpt.exporting.formats import formats_of
+from papers_to_gpt.exporting.verification import (
+    compare_generators,
+    compare_openai_gpt,
+    compare_translators,
+    random_texts,
+)
+from papers_to_gpt.settings.exporting import ExportSettings
+from seq2seq_scratch.data.text_lines import read_lines
+from seq2seq_scratch.tokenization import save_tokenizers
+from seq2seq_scratch.translation import load_translator
+
+AGAIN = "export the model again"
+
+
+def run(settings: ExportSettings) -> None:
+    """Exports the model of the settings, and says what was compared and where it is."""
+    transformers_logging.disable_progress_bar()
+    target = Path(settings.output_dir)
+    if target.exists() and (not target.is_dir() or any(target.iterdir())):
+        raise ValueError(f"output_dir {target} exists and is not empty. Name a new folder.")
+    name = settings.model_name_or_path
+    check_folder(name, kinds=(TRANSLATOR, LANGUAGE_MODEL, CLASSIFIER, MASKED_MODEL))
+    config = AutoConfig.from_pretrained(name, trust_remote_code=False)
+    check_format(name, config, settings.format)
+    if settings.format == "openai-gpt":
+        with durable_folder(target, AGAIN) as folder:
+            convert(name, folder, "openai-gpt")
+            model, tokenizer = load_gpt1(name)
+            rows = tokenizer(samples(settings, tokenizer), verbose=False)["input_ids"]
+            found = compare_openai_gpt(model, folder, rows)
+    else:
+        check_installed()
+        quantization = settings.quantization or "float32"
+        check_quantization(quantization)
+        with durable_folder(target, AGAIN) as folder:
+            found = export_to_ctranslate2(settings, config.model_type, quantization, folder)
+    print(f"{found}\nWrote {target}.")
+
+
+def check_format(name: str, config: Any, wanted: str) -> None:
+    """Checks that a model has a format.
+
+    Raises:
+        ValueError: it does not; the message says which formats it has.
+    """
+    reasons = formats_of(config)
+    if reasons[wanted] is not None:
+        others = [each for each, reason in reasons.items() if reason is None]
+        has = f"It can be exported to {' and '.join(others)}" if others else "It has no other format either"
+        raise ValueError(f"{name} cannot be exported to {wanted}: {reasons[wanted]}. {has}.")
+
+
+def load_gpt1(name: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """Loads a GPT-1 in fp32 on the CPU, and its tokenizer."""
+    model = AutoModelForCausalLM.from_pretrained(name, dtype=torch.float32, use_safetensors=True).eval()
+    tokenizer = AutoTokenizer.from_pretrained(name)
+    check_vocabulary(tokenizer, model.config.vocab_size, name)
+    return model, tokenizer
+
+
+def samples(settings: ExportSettings, tokenizer: PreTrainedTokenizerBase) -> list[str]:
+    """Returns the texts that both models read.
+
+    Raises:
+        ValueError: the file has no text.
+    """
+    if settings.sample_file is None:
+        return random_texts(tokenizer)
+    texts = [line for line in read_lines(settings.sample_file) if line.strip()]
+    if not texts:
+        raise ValueError(f"sample_file {settings.sample_file} has no text. Name a file with a text on each line.")
+    return texts
+
+
+def export_to_ctranslate2(settings: ExportSettings, model_type: str, quantization: str, folder: Path) -> str:
+    """Writes an export to an empty folder, and compares it.
+
+    Returns:
+        What was compared.
+
+    Raises:
+        ValueError: the export computes something else.
+    """
+    from papers_to_gpt.exporting import ctranslate2_specs
+
+    name = settings.model_name_or_path
+    if model_type == "gpt1":
+        model, tokenizer = load_gpt1(name)
+        spec = ctranslate2_specs.gpt1_model_spec(model, tokenizer)
+        tokenizer.save_pretrained(folder)
+    else:
+        model, tokenizer, target_tokenizer = load_translator(name)
+        model.float()
+        spec = ctranslate2_specs.transformer_model_spec(model, tokenizer, target_tokenizer)
+        save_tokenizers(folder, tokenizer, target_tokenizer)
+    spec.validate()
+    spec.optimize(quantization=quantization)
+    spec.save(str(folder))
+    model.generation_config.save_pretrained(folder)
+    record = {
+        "engine": "ctranslate2",
+        "kind": "language_model" if model_type == "gpt1" else "translator",
+        "model_type": model_type,
+        "source": name,
+        "quantization": quantization,
+        "positions": ctranslate2_specs.positions_of(model),
+    }
+    (folder / EXPORT_FILE).write_text(json.dumps(record, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    texts = samples(settings, tokenizer)
+    if model_type == "gpt1":
+        found = compare_generators(model, tokenizer, folder, texts, quantization)
+    else:
+        found = compare_translators(model, tokenizer, target_tokenizer, folder, texts, quantization)
+    write_export_card(folder, settings.output_dir, record, found)
+    return found

@@ -1,0 +1,72 @@
+"""Says which formats a model can be exported to."""
+
+from typing import Any
+
+NAMES = {"rnn_seq2seq": "an LSTM", "bahdanau": "the attention model, a recurrent network"}
+HEADS = ("ForSequenceClassification", "ForMultipleChoice", "ForMaskedLM")
+
+
+def formats_of(config: Any) -> dict[str, str | None]:
+    """Returns for each format why a model does not have it; None if it has it.
+
+    Args:
+        config: the configuration of the model.
+    """
+    if config.model_type in NAMES:
+        reason = f"it is {NAMES[config.model_type]}, which this engine does not have"
+        return {"ctranslate2": reason, "openai-gpt": "it is a translator, and openai-gpt is GPT-1"}
+    if config.model_type == "transformer_seq2seq":
+        return {
+            "ctranslate2": _refuse_transformer(config),
+            "openai-gpt": "it is a translator, and openai-gpt is GPT-1",
+        }
+    if config.model_type != "gpt1":
+        reason = f"its model_type is {config.model_type}, and only models of this repository are exported"
+        return {"ctranslate2": reason, "openai-gpt": reason}
+    architecture = (config.architectures or [""])[0]
+    if architecture.endswith(HEADS) or config.attention == "bidirectional":
+        reason = f"it is a {architecture or 'GPT-1 with bidirectional attention'}, which does not continue text"
+        return {"ctranslate2": reason, "openai-gpt": reason}
+    return {"ctranslate2": _refuse_gpt1(config), "openai-gpt": _refuse_openai_gpt(config)}
+
+
+# CTranslate2's activation functions by the names of transformers.
+ACTIVATIONS = {
+    "relu": "RELU",
+    "gelu": "GELU",
+    "gelu_new": "GELUTanh",
+    "gelu_pytorch_tanh": "GELUTanh",
+    "silu": "SWISH",
+    "swish": "SWISH",
+    "tanh": "Tanh",
+    "sigmoid": "Sigmoid",
+}
+
+
+def _refuse_transformer(config: Any) -> str | None:
+    if config.position_embedding_type == "absent":
+        return "position_embedding_type is absent, and CTranslate2's Transformer has positions"
+    if config.activation_function not in ACTIVATIONS:
+        return f"activation_function is {config.activation_function}, and CTranslate2 has {', '.join(ACTIVATIONS)}"
+    for name in ("d_k", "d_v"):
+        width = getattr(config, name)
+        for heads in (config.encoder_attention_heads, config.decoder_attention_heads):
+            if width not in (None, config.d_model / heads):
+                return f"{name} is {width}, and CTranslate2's heads have the width d_model / heads"
+    return None
+
+
+def _refuse_gpt1(config: Any) -> str | None:
+    if config.lstm_size is not None:
+        return f"lstm_size is {config.lstm_size}, and CTranslate2 has no LSTM"
+    return None
+
+
+def _refuse_openai_gpt(config: Any) -> str | None:
+    if config.lstm_size is not None:
+        return f"lstm_size is {config.lstm_size}, and an openai-gpt model is a Transformer"
+    if config.intermediate_size != 4 * config.hidden_size:
+        return f"intermediate_size is {config.intermediate_size}, and that of openai-gpt is 4 x hidden_size"
+    if not config.tie_word_embeddings:
+        return "tie_word_embeddings is false, and openai-gpt's softmax is its token table"
+    return None

@@ -1,0 +1,214 @@
+"""Compares an export with the model that it was made of, on texts that both read.
+
+The comparison has two parts. Log-probabilities of the tokens of given texts depend on no search, so they differ by
+rounding alone. Then both search; where the texts that they find differ, their scores must be equal, because a search
+may decide a tie either way.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from transformers import OpenAIGPTLMHeadModel, PreTrainedModel, PreTrainedTokenizerBase
+
+from papers_to_gpt.exporting.ctranslate2_generator import ExportedGenerator
+from papers_to_gpt.exporting.ctranslate2_translator import ExportedTranslator
+from seq2seq_scratch.encoding import encode_sources
+from seq2seq_scratch.translation import translate
+
+# Largest difference of a token's log-probability in fp32, and of the score of a whole text.
+TOKEN_TOLERANCE, TEXT_TOLERANCE = 1e-3, 5e-3
+
+# Largest mean difference of a token's log-probability in numbers of fewer bits. An export with a wrong weight differs
+# by several units.
+MEAN_TOLERANCE = 0.5
+
+LOGIT_TOLERANCE = 1e-3
+TEXTS, LONGEST_TEXT, NEW_TOKENS, BEAMS = 16, 20, 40, 4
+
+
+def random_texts(tokenizer: PreTrainedTokenizerBase, count: int = TEXTS) -> list[str]:
+    """Returns texts of up to 20 tokens that are drawn at random, the same at every call, without special tokens."""
+    generator = np.random.default_rng(0)
+    special = set(tokenizer.all_special_ids)
+    ordinary = [token for token in range(len(tokenizer)) if token not in special]
+    texts = []
+    for number in range(1000 * count):
+        length = 1 + number % LONGEST_TEXT
+        text = " ".join(tokenizer.decode(generator.choice(ordinary, length).tolist()).split())
+        if text:
+            texts.append(text)
+        if len(texts) == count:
+            break
+    return texts
+
+
+def compare_translators(
+    model: PreTrainedModel,
+    source_tokenizer: PreTrainedTokenizerBase,
+    target_tokenizer: PreTrainedTokenizerBase,
+    folder: Path,
+    texts: Sequence[str],
+    quantization: str,
+) -> str:
+    """Compares a translator with its export, by greedy search and beam 4.
+
+    Returns:
+        What was found, a sentence.
+
+    Raises:
+        ValueError: the two differ by more than rounding.
+    """
+    exported = ExportedTranslator(folder)
+    # No longer than the positions, of sources and of translations.
+    common = {"max_source_length": min(256, exported.positions)}
+    limit = {"max_new_tokens": min(NEW_TOKENS, exported.positions)}
+    searches = {}
+    for beams in (1, BEAMS):
+        search = {"num_beams": beams, "with_scores": True} | ({"length_penalty": 0.0} if beams > 1 else {})
+        ours = translate(model, source_tokenizer, target_tokenizer, texts, **search, **common, **limit)
+        theirs = exported.translate(texts, **search, **common, **limit)
+        searches[beams] = [(mine, other) for (mine, *_), (other, *_) in zip(ours, theirs, strict=True)]
+    ids, _ = encode_sources(source_tokenizer, texts, common["max_source_length"])
+    targets, _ = encode_sources(target_tokenizer, [mine.text or "." for mine, _ in searches[1]], exported.positions)
+    targets = [row[:-1] for row in targets]  # without the end, which both add
+    differences = _token_differences(model, exported, source_tokenizer, target_tokenizer, ids, targets)
+    found = check_tokens(differences, quantization, folder)
+    if quantization != "float32":
+        equal = sum(mine.text == other.text for mine, other in searches[BEAMS])
+        return f"{found} {equal} of {len(texts)} translations with {BEAMS} beams are equal."
+    for beams, pairs in searches.items():
+        for text, (mine, other) in zip(texts, pairs, strict=True):
+            if mine.text != other.text and abs(mine.score - other.score) > TEXT_TOLERANCE:
+                raise ValueError(
+                    f"The export differs from the model: {text[:60]!r} becomes {other.text[:60]!r} with the score "
+                    f"{other.score:.4f}, and {mine.text[:60]!r} with {mine.score:.4f} by the model ({beams} beams). "
+                    "Nothing was written."
+                )
+    equal = sum(mine.text == other.text for pairs in searches.values() for mine, other in pairs)
+    total = sum(map(len, searches.values()))
+    ties = "" if equal == total else "; the others are ties"
+    return f"{found} {equal} of {total} translations, greedy and with {BEAMS} beams, are equal{ties}."
+
+
+@torch.inference_mode()
+def _token_differences(
+    model: PreTrainedModel,
+    exported: ExportedTranslator,
+    source_tokenizer: PreTrainedTokenizerBase,
+    target_tokenizer: PreTrainedTokenizerBase,
+    sources: Sequence[list[int]],
+    targets: Sequence[list[int]],
+) -> np.ndarray:
+    """Returns the differences of the log-probabilities of all tokens of given translations, of either sign."""
+    theirs = exported.score(
+        [source_tokenizer.convert_ids_to_tokens(row) for row in sources],
+        [target_tokenizer.convert_ids_to_tokens(row) for row in targets],
+    )
+    differences = []
+    start, end = model.config.decoder_start_token_id, target_tokenizer.eos_token_id
+    for source, target, other in zip(sources, targets, theirs, strict=True):
+        logits = model(input_ids=torch.tensor([source]), decoder_input_ids=torch.tensor([[start, *target]])).logits
+        differences.append(_chosen(logits[0], [*target, end]) - np.array(other))
+    return np.concatenate(differences)
+
+
+@torch.inference_mode()
+def compare_generators(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    folder: Path,
+    texts: Sequence[str],
+    quantization: str,
+) -> str:
+    """Compares a GPT-1 with its export, by greedy continuations.
+
+    Returns:
+        What was found, a sentence.
+
+    Raises:
+        ValueError: the two differ by more than rounding.
+    """
+    exported = ExportedGenerator(folder)
+    kept = max(2, exported.positions // 2)
+    rows = [row[:kept] for row in tokenizer(list(texts), verbose=False)["input_ids"]]
+    differences, equal = [], 0
+    for ids in rows:
+        room = min(NEW_TOKENS, exported.positions - len(ids))
+        prompt = torch.tensor([ids])
+        mask = torch.ones_like(prompt)
+        mine = model.generate(prompt, attention_mask=mask, max_new_tokens=room, do_sample=False, num_beams=1)[
+            0
+        ].tolist()
+        (other,) = exported.generate(ids, room)
+        equal += mine == other
+        logits = model(torch.tensor([mine[:-1]])).logits[0]
+        differences.append(_chosen(logits, mine[1:]) - np.array(exported.log_probabilities(mine)))
+        if quantization == "float32" and mine != other:
+            _check_tie(model, mine, other, tokenizer, len(ids))
+    found = check_tokens(np.concatenate(differences), quantization, folder)
+    return f"{found} {equal} of {len(rows)} greedy continuations are equal."
+
+
+def _check_tie(
+    model: PreTrainedModel, mine: list[int], other: list[int], tokenizer: PreTrainedTokenizerBase, prompt: int
+) -> None:
+    """Raises ValueError if the first tokens that differ do not have equal probabilities."""
+    pairs = zip(mine[prompt:], other[prompt:], strict=False)
+    place = next((place for place, (a, b) in enumerate(pairs, prompt) if a != b), None)
+    if place is not None:
+        logits = model(torch.tensor([mine[:place]])).logits[0, -1]
+        if abs(float(logits[mine[place]] - logits[other[place]])) <= TEXT_TOLERANCE:
+            return
+    raise ValueError(
+        f"The export differs from the model: {tokenizer.decode(mine[:prompt])[:60]!r} continues with "
+        f"{tokenizer.decode(other[prompt:])[:60]!r}, and with {tokenizer.decode(mine[prompt:])[:60]!r} by the model. "
+        "Nothing was written."
+    )
+
+
+def check_tokens(differences: np.ndarray, quantization: str, folder: Path) -> str:
+    """Checks differences of log-probabilities, and returns what was found, a sentence.
+
+    Raises:
+        ValueError: they are too large for these numbers, or not finite.
+    """
+    largest, mean = float(np.abs(differences).max()), float(np.abs(differences).mean())
+    within = largest <= TOKEN_TOLERANCE if quantization == "float32" else mean <= MEAN_TOLERANCE
+    if not within:  # also for NaN
+        allowed = f"{TOKEN_TOLERANCE:g} at most" if quantization == "float32" else f"{MEAN_TOLERANCE:g} on average"
+        advice = "" if quantization == "float32" else " Leave quantization out to keep all digits."
+        raise ValueError(
+            f"The export differs from the model: log-probabilities of tokens by up to {largest:.4g}, {mean:.4g} on "
+            f"average, where {allowed} is allowed in {quantization}. Nothing was written.{advice}"
+        )
+    return (
+        f"Compared with the model in {quantization}: the log-probabilities of {len(differences)} tokens differ by "
+        f"{mean:.2g} on average and {largest:.2g} at most."
+    )
+
+
+def _chosen(logits: torch.Tensor, ids: Sequence[int]) -> np.ndarray:
+    """Returns the log-probabilities of tokens, (T,), from logits, (T, V)."""
+    return torch.log_softmax(logits.float(), -1).gather(1, torch.tensor(ids)[:, None])[:, 0].numpy()
+
+
+@torch.inference_mode()
+def compare_openai_gpt(model: PreTrainedModel, folder: Path, rows: Sequence[Sequence[int]]) -> str:
+    """Compares a GPT-1 with its form in transformers' `openai-gpt`.
+
+    Args:
+        rows: token ids of texts.
+
+    Raises:
+        ValueError: their logits differ by more than rounding.
+    """
+    converted = OpenAIGPTLMHeadModel.from_pretrained(folder, dtype=torch.float32).eval()
+    largest = 0.0
+    for ids in rows:
+        batch = torch.tensor([ids[: model.config.max_position_embeddings]])
+        largest = max(largest, float((model(batch).logits - converted(batch).logits).abs().max()))
+    if not largest <= LOGIT_TOLERANCE:
+        raise ValueError(f"The export differs from the model: logits by up to {largest:.4g}. Nothing was written.")
+    return f"Compared with the model: the logits of {len(rows)} texts differ by {largest:.2g} at most."
