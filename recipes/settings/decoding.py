@@ -254,6 +254,10 @@ class ScoringSettings(ModelsSettings):
             raise ValueError("source_file names the sources, and so does the test set. Leave one out.")
         if self.rescore and len(self.split) != 1:
             raise ValueError(f"rescore is one n-best list, but split names {len(self.split)} splits. Name one.")
+        if self.rescore and self.split == ["test"] and len(self.test_file) > 1:
+            raise ValueError(
+                f"rescore is one n-best list, but test_file names {len(self.test_file)} test sets. Name one."
+            )
         if self.with_tokens and not self.force_decode:
             raise ValueError("with_tokens is true, but force_decode is false. Set force_decode to true too.")
         check_test_sets(self)
