@@ -165,7 +165,10 @@ def test_the_script_chooses_by_hand_computed_means_and_scores_the_choice(
             "source_file names the sources, and so does",
         ),
         (["--rescore", "list", "--split", "a", "b"], "rescore is one n-best list, but split names 2 splits"),
-        (["--rescore", "list", "--test_file", "a", "b"], "rescore is one n-best list, but test_file names 2 test sets"),
+        (
+            ["--rescore", "list", "--test_file", "a", "b"],
+            "rescore is one n-best list, but test_file names 2 test sets",
+        ),
         (["--rescore", "list", "--rescore_weight", "1.5"], "rescore_weight is 1.5; it must be from 0 to 1"),
     ],
 )
