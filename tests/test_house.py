@@ -29,6 +29,7 @@ from papers_to_gpt import (
     finetune_gpt1,
     generate_text,
     pretrain_gpt1,
+    reproduce,
     score_text,
     score_translation,
     share,
@@ -326,6 +327,7 @@ PARSERS = {
     "recipes/score_text.py": score_text.parse,
     "recipes/visualize.py": visualize.parse,
     "recipes/demo.py": demo.parse,
+    "recipes/reproduce.py": reproduce.parse,
 }
 
 # The fewest arguments that each script takes, for every family of models that has settings of its own.
@@ -339,6 +341,7 @@ LEAST_ARGUMENTS = [
     ("recipes/ablate_gpt1.py", [f"{ROOT}/recipes/presets/stories/sentiment.yaml"]),
     ("recipes/benchmark.py", []),
     ("recipes/demo.py", []),
+    ("recipes/reproduce.py", ["list"]),
     ("recipes/share.py", ["runs/mine"]),
     ("recipes/convert_openai_gpt.py", ["openai-community/openai-gpt", "runs/mine"]),
     ("recipes/export.py", ["runs/mine", "--format", "ctranslate2", "--output_dir", "runs/exported"]),

@@ -261,7 +261,9 @@ def _continuation_tab(page: "gradio.Blocks", store: ModelStore, settings: Demons
                 length = gr.Slider(
                     1, settings.max_new_tokens, min(60, settings.max_new_tokens), step=1, label="Tokens to add"
                 )
-                temperature = gr.Slider(0, 2, 1, step=0.1, label="Temperature (0: the most probable)")
+                temperature = gr.Slider(
+                    0, 2, 1, step=0.1, label="Temperature (0: the most probable)", elem_id="temperature"
+                )
             with gr.Row():
                 button = gr.Button("Continue", variant="primary", elem_id="continue")
                 stop = gr.Button("Stop", elem_id="stop")
@@ -335,7 +337,8 @@ def _classification_tab(page: "gradio.Blocks", store: ModelStore, settings: Demo
 
     def answer(name: str, *given: str) -> tuple[str, Any]:
         found = classify(store, name, given, settings.max_input_tokens)
-        return f'<div class="answer">{html.escape(found.answer)}</div>', found.probabilities or None
+        bars = gr.update(value=found.probabilities or None, visible=bool(found.probabilities))  # a number has none
+        return f'<div class="answer">{html.escape(found.answer)}</div>', bars
 
     model.change(show_boxes, model, [*boxes, prediction, probabilities], **LIVE)
     events = [button.click, *(box.submit for box in boxes)]

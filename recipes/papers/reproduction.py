@@ -21,7 +21,7 @@ from papers_to_gpt.papers.reports import (
     write_summary,
 )
 from papers_to_gpt.papers.workbench import Workbench
-from papers_to_gpt.settings.reproduction import ReproductionSettings
+from papers_to_gpt.settings.reproduction import FILES_OF_SCALE, ReproductionSettings
 
 
 def run(settings: tuple[ReproductionSettings]) -> None:
@@ -35,6 +35,9 @@ def run(settings: tuple[ReproductionSettings]) -> None:
         print(list_experiments())
         return
     selected = select(chosen.names)
+    for name in FILES_OF_SCALE[chosen.scale]:
+        if not Path(getattr(chosen, name)).exists():
+            raise ValueError(f"{name}: there is no file or folder {getattr(chosen, name)}.")
     experiments = [each for each in selected if chosen.scale in each.scales]
     if not experiments:
         having = [each.name for each in EXPERIMENTS.values() if chosen.scale in each.scales]

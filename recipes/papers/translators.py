@@ -37,7 +37,7 @@ SMALLEST_GROUP = 10  # test sentences
 # Changes to the presets of `numbers` for the lists.
 SMALL: dict[str, dict[str, Any]] = {
     LSTM: {"max_steps": 600, "max_tokens_per_batch": 1024},
-    ATTENTION: {"max_steps": 300, "max_tokens_per_batch": 1024},
+    ATTENTION: {"max_steps": 800, "max_tokens_per_batch": 1024},
     TRANSFORMER: {"max_steps": 500, "max_tokens_per_batch": 1024, "warmup_steps": 100},
 }
 

@@ -1,6 +1,5 @@
 """Settings of the script that measures the papers' claims."""
 
-import os
 import sys
 from dataclasses import dataclass
 from typing import Literal
@@ -9,6 +8,13 @@ from papers_to_gpt.settings.arguments import CheckedSettings, option, parse_sett
 from papers_to_gpt.settings.training import SEEDS
 
 ACTIONS = ("list", "run")
+# The settings that name the data of each scale.
+FILES_OF_SCALE = {
+    "small": (),
+    "multi30k": ("train_file", "validation_file", "test_file"),
+    "novels": ("train_file", "validation_file"),
+    "glue": ("data_dir",),
+}
 USAGE = (
     "Usage: reproduce.py list, or reproduce.py run NAME... with the name of an experiment or a paper, core, or all."
 )
@@ -63,26 +69,12 @@ class ReproductionSettings(CheckedSettings):
             raise ValueError(f"names is empty: nothing says which experiments to run. {USAGE}")
         if len(set(self.seeds)) < len(self.seeds):
             raise ValueError(f"seeds is {self.seeds}; every seed may stand there once.")
-        if self.action == "run":
-            self._check_files()
-
-    def _check_files(self) -> None:
-        files = {
-            "small": (),
-            "multi30k": ("train_file", "validation_file", "test_file"),
-            "novels": ("train_file", "validation_file"),
-            "glue": ("data_dir",),
-        }[self.scale]
-        missing = [name for name in files if getattr(self, name) is None]
-        if missing:
+        missing = [name for name in FILES_OF_SCALE[self.scale] if getattr(self, name) is None]
+        if self.action == "run" and missing:
             raise ValueError(
                 f"scale is {self.scale}, which needs {' and '.join(missing)}. recipes/RESULTS.md says where the data "
                 "comes from."
             )
-        for name in files:
-            path = getattr(self, name)
-            if not os.path.exists(path):
-                raise ValueError(f"{name}: there is no file or folder {path}.")
 
 
 def parse(arguments: list[str] | None = None, description: str = "") -> tuple[ReproductionSettings]:

@@ -123,7 +123,7 @@ def uses_bf16(settings: SearchSettings) -> bool:
 def load_model(
     settings: ModelsSettings,
 ) -> tuple[PreTrainedModel | ExportedTranslator, PreTrainedTokenizerBase, PreTrainedTokenizerBase]:
-    """Loads the model, the ensemble or the export, and its tokenizers of source and target, onto the GPU if there is one.
+    """Loads the model, ensemble or export, and its tokenizers of source and target, onto the GPU if there is one.
 
     Raises:
         ValueError: a folder holds no translator, or the models do not belong together.

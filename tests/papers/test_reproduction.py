@@ -86,13 +86,14 @@ def test_ctrl_c_ends_the_trainings_too(tmp_path):
         (["run"], "nothing says which experiments to run"),
         (["list", "core"], "names is core, but list shows all experiments"),
         (["run", "all", "--scale", "multi30k", "--train_file", "t"], "needs validation_file and test_file"),
-        (["run", "all", "--scale", "glue", "--data_dir", "no/such"], "data_dir: there is no file or folder no/such"),
         (["run", "all", "--seeds", "1", "1"], "every seed may stand there once"),
     ],
 )
 def test_wrong_requests_are_refused_before_anything_is_trained(arguments, expected):
     with pytest.raises(ValueError, match=expected):
         parse(arguments)
+    with pytest.raises(ValueError, match="data_dir: there is no file or folder no/such"):
+        reproduce(parse(["run", "all", "--scale", "glue", "--data_dir", "no/such"]))
 
 
 def test_a_scale_that_no_experiment_has_names_those_that_have_it(tmp_path):
