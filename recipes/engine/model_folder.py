@@ -82,8 +82,9 @@ def check_kind(config: dict[str, Any], name: str, kinds: tuple[Kind, ...]) -> No
     """
     found = next((kind for kind in KINDS if kind.holds(config)), None)
     if kinds and found is not None and found not in kinds:
+        needed = " or ".join(kind.name for kind in kinds)
         raise ValueError(
-            f"{name} holds a {_architecture(config)}, {found.name}. This script needs {kinds[0].name}; for "
+            f"{name} holds a {_architecture(config)}, {found.name}. This script needs {needed}; for "
             f"{found.name} run: {command(found.script)}"
         )
 

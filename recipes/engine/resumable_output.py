@@ -285,9 +285,14 @@ def open_line_output(
     target = None if output_file is None else Path(os.path.realpath(output_file))  # a link is kept
     is_device = target is not None and target.exists() and not target.is_file()
     if target is None or is_device or not target.parent.is_dir() or not source.is_file():
-        if resume and (is_device or (source.exists() and not source.is_file())):
+        if (resume or convert) and (is_device or (source.exists() and not source.is_file())):
             named = f"output_file is {output_file}" if is_device else f"input_file is {input_file}"
-            raise ValueError(f"resume is true, but {named}, which is not a regular file. Leave resume out.")
+            if resume:
+                raise ValueError(f"resume is true, but {named}, which is not a regular file. Leave resume out.")
+            raise ValueError(
+                f"{named}, which is not a regular file, but a {target.suffix} file is made from one file to another. "
+                "Name a regular file, or an output_file of lines."
+            )
         with otherwise(output_file) as stream:
             yield LineOutput(stream)
         return

@@ -101,15 +101,26 @@ def _draw(finding: Finding, folder: Path) -> None:
         save_figure(draw(), folder / name)
 
 
+def read_measured(path: Path) -> dict[str, Any] | None:
+    """Returns what `results.json` says of an experiment; None if it is missing or damaged."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return found if isinstance(found, dict) and {"verdict", "reason", "minutes"} <= found.keys() else None
+
+
 def write_summary(output_dir: Path, experiments: Sequence[Experiment]) -> str:
     """Writes a table of all experiments that have a report, and returns it."""
     rows = []
     for each in experiments:
         path = output_dir / each.name / RESULTS_FILE
-        if path.exists():
-            found = json.loads(path.read_text(encoding="utf-8"))
+        found = read_measured(path)
+        if found is not None:
             link = f"[{each.name}]({each.name}/{REPORT_FILE})"
             rows.append((link, each.item, each.claim, found["verdict"], found["reason"], found["minutes"]))
+        elif path.exists():
+            print(f"{path} is damaged, so the summary does not have {each.name}. Run it again.")
     table = format_table(Table(("experiment", "where", "claim", "verdict", "numbers", "minutes"), rows, digits=1))
     write_durably(output_dir / SUMMARY_FILE, f"# The papers' claims, measured\n\n{table}\n")
     return table

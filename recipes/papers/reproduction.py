@@ -1,6 +1,5 @@
 """Runs experiments one after another; those that have a report are not measured again."""
 
-import json
 import shutil
 import time
 from collections.abc import Sequence
@@ -13,7 +12,14 @@ from transformers.utils import logging as transformers_logging
 
 from papers_to_gpt.papers.experiment import Experiment, Verdict
 from papers_to_gpt.papers.registry import EXPERIMENTS, list_experiments, select
-from papers_to_gpt.papers.reports import REPORT_FILE, RESULTS_FILE, SUMMARY_FILE, write_report, write_summary
+from papers_to_gpt.papers.reports import (
+    REPORT_FILE,
+    RESULTS_FILE,
+    SUMMARY_FILE,
+    read_measured,
+    write_report,
+    write_summary,
+)
 from papers_to_gpt.papers.workbench import Workbench
 from papers_to_gpt.settings.reproduction import FILES_OF_SCALE, ReproductionSettings
 
@@ -42,6 +48,9 @@ def run(settings: tuple[ReproductionSettings]) -> None:
     disable_progress_bars()
     transformers_logging.disable_progress_bar()
     output_dir = Path(chosen.output_dir)
+    for folder in (chosen.output_dir, chosen.pictures_dir):
+        if folder is not None:
+            Path(folder).mkdir(parents=True, exist_ok=True)  # a wrong name ends the command before it trains
     failures = []
     for number, each in enumerate(experiments, 1):
         print(f"\n[{number}/{len(experiments)}] {each.name} ({each.item}): {each.claim}")
@@ -76,7 +85,6 @@ def measure(experiment: Experiment, settings: ReproductionSettings) -> None:
 
 def copy_pictures(output_dir: Path, experiments: Sequence[Experiment], target: Path) -> None:
     """Copies the PNG files of the reports to one folder, with the name of the experiment in front of theirs."""
-    target.mkdir(parents=True, exist_ok=True)
     for each in experiments:
         for picture in sorted((output_dir / each.name).glob("*.png")):
             shutil.copyfile(picture, target / f"{each.name}_{picture.name}")
@@ -92,8 +100,5 @@ def _identity(experiment: Experiment, settings: ReproductionSettings) -> dict[st
 
 
 def _found(path: Path, identity: dict[str, Any]) -> bool:
-    try:
-        results = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, json.JSONDecodeError):
-        return False
-    return all(results.get(name) == value for name, value in identity.items())
+    results = read_measured(path)
+    return results is not None and all(results.get(name) == value for name, value in identity.items())

@@ -96,6 +96,9 @@ class SearchSettings(ResumableSettings, ModelsSettings):
 class TranslationSettings(SearchSettings):
     """The models, the text to translate, the parameters of the search, its constraints and what is written."""
 
+    files_read = ("input_file", "forbidden_words", "terminology")
+    files_written = ("output_file", "terminology_report")
+
     input_file: str | None = option(
         None,
         "UTF-8 file (also .gz, .xz, .zst) with a sentence on each line; left out, standard input or a prompt.",
@@ -148,8 +151,6 @@ class TranslationSettings(SearchSettings):
                 f"{' and '.join(needing)} {'are' if needing[1:] else 'is'} set, but terminology is not. Name a file "
                 "of terms, or leave it out."
             )
-        if self.terminology_report is not None and self.terminology_report == self.output_file:
-            raise ValueError(f"terminology_report and output_file are both {self.output_file}. Name two files.")
         if self.with_alignments and (self.with_scores or self.num_return_sequences > 1):
             raise ValueError(
                 "with_alignments is true, so a line of JSON is written for the best translation of each sentence. "
@@ -253,6 +254,10 @@ class ScoringSettings(ModelsSettings):
             raise ValueError("source_file names the sources, and so does the test set. Leave one out.")
         if self.rescore and len(self.split) != 1:
             raise ValueError(f"rescore is one n-best list, but split names {len(self.split)} splits. Name one.")
+        if self.rescore and self.split == ["test"] and len(self.test_file) > 1:
+            raise ValueError(
+                f"rescore is one n-best list, but test_file names {len(self.test_file)} test sets. Name one."
+            )
         if self.with_tokens and not self.force_decode:
             raise ValueError("with_tokens is true, but force_decode is false. Set force_decode to true too.")
         check_test_sets(self)

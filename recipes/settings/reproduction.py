@@ -63,6 +63,8 @@ class ReproductionSettings(CheckedSettings):
         super().__post_init__()
         if self.action is None:
             raise ValueError(f"action is not set. {USAGE}")
+        if self.action == "list" and self.names:
+            raise ValueError(f"names is {' '.join(self.names)}, but list shows all experiments. Leave it out. {USAGE}")
         if self.action == "run" and not self.names:
             raise ValueError(f"names is empty: nothing says which experiments to run. {USAGE}")
         if len(set(self.seeds)) < len(self.seeds):

@@ -243,7 +243,7 @@ class DecodingSettings(CheckedSettings):
         if self.num_beams == 1 and self.length_penalty != 1.0:
             raise ValueError(
                 f"length_penalty is {self.length_penalty}, but num_beams is 1: it chooses among the beams. "
-                "Raise num_beams, or leave length_penalty out."
+                "Raise num_beams, or set length_penalty to 1."
             )
 
 

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from tqdm import tqdm
 
@@ -19,7 +20,7 @@ CANDIDATES_AT_A_TIME = 10_000
 
 
 def rescore(
-    settings: ScoringSettings, name: str, sources: Sequence[str], references: Sequence[str] | None, output_dir: Path
+    settings: ScoringSettings, name: str, sources: Sequence[str], references: Sequence[Any] | None, output_dir: Path
 ) -> None:
     """Writes the scores of all candidates, and for each weight the chosen ones and, with references, their scores.
 
@@ -28,7 +29,8 @@ def rescore(
     Args:
         settings: name the list, the weights and the models.
         name: the beginning of the names of the files.
-        sources, references: N sentences each.
+        sources: N sentences.
+        references: N sentences, or N lists of sentences; None if there are none.
         output_dir: the folder for the files.
     """
     candidates = read_nbest_list(settings.rescore, sources)

@@ -47,8 +47,8 @@ def run(settings: ScoringSettings) -> None:
         raise ValueError(f"reference_columns is set, but split names {', '.join(alone)}: only test sets have them.")
     output_dir.mkdir(parents=True, exist_ok=True)
     if settings.rescore:
-        (name,) = settings.split
-        rescore(settings, name, splits[name]["source"][:], splits[name]["target"][:], output_dir)
+        ((name, texts),) = splits.items()
+        rescore(settings, name, texts["source"][:], references_of(texts), output_dir)
         return
     if settings.force_decode:
         write_forced_scores(settings, splits, output_dir)

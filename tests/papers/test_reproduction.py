@@ -9,6 +9,8 @@ import time
 
 import pytest
 
+from papers_to_gpt.papers.registry import EXPERIMENTS
+from papers_to_gpt.papers.reports import write_summary
 from papers_to_gpt.papers.reproduction import run as reproduce
 from papers_to_gpt.papers.workbench import Run, Workbench
 from papers_to_gpt.reproduce import parse
@@ -29,6 +31,27 @@ def test_three_experiments_run_share_their_models_and_are_not_measured_twice(tmp
     assert said.count("Measured before") == 3 and "Run 1" not in said
     summary = (tmp_path / "README.md").read_text()
     assert all(f"[{name}]({name}/report.md)" in summary for name in names)
+
+
+def test_the_summary_names_results_that_are_damaged_and_has_all_others(tmp_path, capsys):
+    whole = json.dumps({"verdict": "holds", "reason": "9 > 8.", "minutes": 1.0}).encode()
+    texts = {"alignments": whole, "heads": b"[]", "positions": b'{"verdict": ', "depth": b"\xff", "schedule": b"{}"}
+    for name, text in texts.items():
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "results.json").write_bytes(text)
+    write_summary(tmp_path, list(EXPERIMENTS.values()))
+    said = capsys.readouterr().out.splitlines()
+    assert {line.rpartition(" have ")[2] for line in said} == {f"{name}. Run it again." for name in [*texts][1:]}
+    assert (tmp_path / "README.md").read_text().count("/report.md)") == 1
+
+
+@pytest.mark.parametrize("setting", ["output_dir", "pictures_dir"])
+def test_a_file_in_place_of_a_folder_is_named_before_anything_is_trained(setting, tmp_path):
+    (tmp_path / "file").write_text("mine")
+    folders = {"output_dir": tmp_path / "out", setting: tmp_path / "file"}
+    with pytest.raises(FileExistsError):
+        reproduce(parse(["run", "heads", *(f"--{name}={folder}" for name, folder in folders.items())]))
+    assert not list((tmp_path / "out").glob("*"))
 
 
 def test_a_run_that_fails_names_its_command_and_its_last_line(tmp_path):
@@ -61,6 +84,7 @@ def test_ctrl_c_ends_the_trainings_too(tmp_path):
         ([], "action is not set. Usage: reproduce.py list"),
         (["measure"], "The action is 'measure'; it must be one of list, run"),
         (["run"], "nothing says which experiments to run"),
+        (["list", "core"], "names is core, but list shows all experiments"),
         (["run", "all", "--scale", "multi30k", "--train_file", "t"], "needs validation_file and test_file"),
         (["run", "all", "--seeds", "1", "1"], "every seed may stand there once"),
     ],

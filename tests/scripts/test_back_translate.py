@@ -1,5 +1,6 @@
 """Pairs of given targets and translated sources, in files that training reads."""
 
+import os
 import sys
 
 import pytest
@@ -90,6 +91,16 @@ def test_an_end_before_the_parquet_file_has_its_name_loses_nothing(run, tmp_path
     assert run("all/pairs.parquet", "--resume", "true").read_bytes() == expected
     assert sorted(path.name for path in (tmp_path / "all").iterdir()) == ["pairs.parquet", "pairs.parquet.resume"]
     assert pairs_of(tmp_path / "all") == pairs_of(tmp_path / "whole.parquet")  # training reads the folder
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
+def test_a_parquet_file_is_not_made_of_a_pipe(run, tmp_path):
+    run("whole.parquet")
+    (tmp_path / "mono.txt").unlink()
+    os.mkfifo(tmp_path / "mono.txt")
+    with pytest.raises(ValueError, match="mono.txt, which is not a regular file, but a .parquet file is made from"):
+        run("pairs.parquet")
+    assert not (tmp_path / "pairs.parquet").exists()
 
 
 @pytest.mark.parametrize(

@@ -216,6 +216,24 @@ def test_only_files_are_resumed(run, tmp_path):
         run("--resume", "true", output_file=type(tmp_path)("/dev/null"))
 
 
+def test_a_file_that_is_read_or_written_is_not_overwritten_by_another(run, tmp_path):
+    files = {"lines": tmp_path / "lines.txt", "terms": tmp_path / "terms.tsv", "out": tmp_path / "out.txt"}
+    files["terms"].write_text("word4\tword5\n")
+    (tmp_path / "again").symlink_to(tmp_path)
+    terms = ("--terminology", files["terms"], "--terminology_report")
+    report = tmp_path / "report.jsonl"
+    for output, written, message in (
+        (files["lines"], report, "input_file and output_file are both"),
+        (files["terms"], report, "terminology and output_file are both"),
+        (files["out"], tmp_path / "again" / "lines.txt", "input_file and terminology_report are both"),
+        (files["out"], tmp_path / "again" / "out.txt", "output_file and terminology_report are both"),
+    ):
+        with pytest.raises(ValueError, match=f"{message} .*Name two files"):
+            run(*terms, written, output_file=output)
+    assert files["lines"].read_text() == "\n".join(LINES) + "\n"
+    assert files["terms"].read_text() == "word4\tword5\n"
+
+
 def test_two_commands_do_not_write_one_file(run, tmp_path):
     with resumable_output._locked(tmp_path / "out.txt"):
         with pytest.raises(ValueError, match="Another command is writing .*out.txt. Wait"):

@@ -143,6 +143,11 @@ def test_the_script_chooses_by_hand_computed_means_and_scores_the_choice(
         assert f"sacrebleu {scores['sacrebleu']:.2f}" in line
     assert chosen[0.0] != chosen[0.05]
 
+    alone = json.loads((tmp_path / "test_rescore0.5_scores.json").read_text())["exact_match"]
+    (folder / "test.de2").write_text("".join(f"{line}\n" for line in chosen[0.5]))
+    run("--test_file", folder / "test", "--reference_columns", "de2")
+    assert json.loads((tmp_path / "test_rescore0.5_scores.json").read_text())["exact_match"] > alone
+
     for path in tmp_path.glob("*_scores.json"):
         path.unlink()
     shown = run("--source_file", folder / "test.en")  # no references
@@ -160,6 +165,10 @@ def test_the_script_chooses_by_hand_computed_means_and_scores_the_choice(
             "source_file names the sources, and so does",
         ),
         (["--rescore", "list", "--split", "a", "b"], "rescore is one n-best list, but split names 2 splits"),
+        (
+            ["--rescore", "list", "--test_file", "a", "b"],
+            "rescore is one n-best list, but test_file names 2 test sets",
+        ),
         (["--rescore", "list", "--rescore_weight", "1.5"], "rescore_weight is 1.5; it must be from 0 to 1"),
     ],
 )
