@@ -70,7 +70,7 @@ def reversed_source(bench: Workbench) -> Finding:
     return Finding(
         method="The same LSTM is trained with the tokens of the source in reverse order and in their own order, with "
         "the same seeds, batches and updates. Both translate the test set with the beam of the preset.",
-        table=Table(("source", "seed", "validation perplexity", "test BLEU"), rows),
+        table=Table(("source", "seed", "validation perplexity", "test BLEU"), rows, digits=3),
         paper=Table(
             ("source", "test perplexity", "test BLEU"), [("reversed", 4.7, 30.6), ("as it is", 5.8, 25.9)], digits=1
         ),

@@ -96,9 +96,9 @@ def test_an_alignment_is_right_where_the_weights_are_on_the_words_own_tokens():
     # Two source words of two tokens and one token; "\u2581" begins a word.
     source, target = ("\u2581for", "ty", "\u2581six", "</s>"), ("\u2581vierzig", "\u2581se", "chs")
     weights = np.array([[0.2, 0.5, 0.2, 0.1], [0.6, 0.1, 0.2, 0.1], [0.0, 0.1, 0.9, 0.0]])
-    share, hits = alignment_scores([Alignment(source, target, weights), None])
+    share, hits, near = alignment_scores([Alignment(source, target, weights), None])
     assert share == pytest.approx((0.7 + 0.2 + 0.9) / 3)
-    assert hits == pytest.approx(2 / 3)
+    assert (hits, near) == (pytest.approx(2 / 3), 1.0)
 
 
 def test_heads_are_described_by_where_their_attention_is():
