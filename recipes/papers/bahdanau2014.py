@@ -162,8 +162,8 @@ def alignments(bench: Workbench) -> Finding:
         verdict=Verdict(
             min(hits) > 0.5,
             f"The largest weight is on the right number for {100 * min(hits):.1f} % of the target tokens"
-            f"{' of the worst seed' if len(hits) > 1 else ''}, and on it or a neighbour for {100 * min(near):.1f} %; by "
-            f"chance it would be on the right one for about {100 * _chance(sources):.0f} %. The states of both "
+            f"{' of the worst seed' if len(hits) > 1 else ''}, and on it or a neighbour for {100 * min(near):.1f} %; "
+            f"by chance it would be on the right one for about {100 * _chance(sources):.0f} %. The states of both "
             "directions know the neighbours too, so attention need not be on the word itself.",
         ),
         pictures={
