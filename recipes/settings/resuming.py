@@ -2,7 +2,6 @@
 
 import os
 from dataclasses import dataclass
-from typing import ClassVar
 
 from papers_to_gpt.settings.arguments import CheckedSettings, option
 
@@ -12,8 +11,8 @@ class ResumableSettings(CheckedSettings):
     """Whether a command continues what an earlier one has left; subclasses have input_file and output_file."""
 
     # The settings that name files; a file that is written must be no other.
-    files_read: ClassVar[tuple[str, ...]] = ("input_file",)
-    files_written: ClassVar[tuple[str, ...]] = ("output_file",)
+    files_read = ("input_file",)
+    files_written = ("output_file",)
 
     resume: bool | None = option(
         None,
