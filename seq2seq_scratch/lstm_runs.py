@@ -8,7 +8,7 @@ Dimensions: as in `modeling_rnn_seq2seq.py`.
 import torch
 from torch import nn
 
-from .seq2seq_common import inverse_permutation
+from .seq2seq_common import inverse_permutation, product_dtype
 
 
 def fast_run_lstm(
@@ -18,11 +18,19 @@ def fast_run_lstm(
     state: torch.Tensor | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Computes `run_lstm` with `nn.LSTM`; takes either `lengths` or `state`."""
+    if inputs.device.type == "cpu" and product_dtype(inputs) == torch.bfloat16 and not _onednn_has_bf16():
+        # Autocast leaves an LSTM with inputs in fp32 to oneDNN. With inputs in bf16, PyTorch's own code computes it.
+        inputs = inputs.to(torch.bfloat16)
     if lengths is not None:
         return _run_lstm_to_lengths(lstm, inputs, lengths)
     hidden, cell = (part.contiguous() for part in state.permute(2, 1, 0, 3))  # B L 2 D -> L B D each
     outputs, (hidden, cell) = lstm(inputs, (hidden, cell))
     return outputs, torch.stack([hidden, cell], dim=2).transpose(0, 1)  # L B D each -> B L 2 D
+
+
+def _onednn_has_bf16() -> bool:
+    """Returns True if oneDNN computes in bf16 here; on processors without AVX-512 it raises an error."""
+    return torch.ops.mkldnn._is_mkldnn_bf16_supported()
 
 
 def _run_lstm_to_lengths(

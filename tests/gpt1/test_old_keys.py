@@ -93,7 +93,7 @@ def test_checkpoints_before_and_after_the_renaming_resume_and_average(tmp_path):
 def test_whichever_class_is_saved_the_code_of_every_class_is_in_the_folder(model_class, tmp_path):
     tiny(model_class).save_pretrained(tmp_path)
     named = json.loads((tmp_path / "config.json").read_text())["auto_map"]
-    assert len(named) == 5
+    assert len(named) == 6
     for name in named.values():
         module, class_name = name.split(".")
         assert f"class {class_name}(" in (tmp_path / f"{module}.py").read_text()
