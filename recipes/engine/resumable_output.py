@@ -1,9 +1,10 @@
 """Output of many lines that is written group by group, and that an interrupted command continues when it is repeated.
 
 A group of lines goes to NAME.partial, which is flushed to the disk; then the record NAME.resume is replaced. The
-record says how much is done and what with: a repeated command compares itself with it, cuts off what was written
-behind the last record, and goes on at the same group, so that the file equals that of one run. A compressed file is a
-sequence of gzip members, xz streams or zstandard frames, one for each group.
+record holds the number of finished lines, and the model and settings that wrote them. A repeated command compares
+these with its own, removes what was written after the last record, and continues with the next group. The finished
+file equals that of an uninterrupted run. A compressed file has one gzip member, xz stream or zstandard frame for each
+group.
 """
 
 import contextlib
@@ -67,7 +68,7 @@ class Progress:
 
     Attributes:
         lines: number of lines of the input that are done.
-        place: where reading goes on in the input, the fields of a `FilePlace`.
+        place: the position in the input at which reading continues: the fields of a `FilePlace`.
         totals: numbers that are summed up over the lines.
         size: bytes of the partial file.
         is_finished: True if no line of the input is left.
@@ -97,7 +98,7 @@ class LineOutput:
 
         Args:
             lines: number of lines that are done, from the beginning.
-            place: where reading goes on, the fields of a `FilePlace`.
+            place: the position at which reading continues: the fields of a `FilePlace`.
             totals: numbers that are summed up over the lines; a repeated command finds them in `progress`.
         """
         self._stream.flush()

@@ -116,7 +116,7 @@ class Experiment:
         item: the table, figure or section.
         claim: the claim in one sentence.
         measure: trains or loads what it needs and measures.
-        minutes: minutes on 2 CPU cores at the scale `small`, with one seed and nothing trained before.
+        minutes: estimated minutes on 2 CPU cores at the scale `small`, with one seed and nothing trained before.
         core: True for an experiment of the first twelve, `run core`.
         scales: the scales that it has.
     """

@@ -37,11 +37,10 @@ ACCEPTABILITY = "stories_acceptability"
 FULL, SCRATCH, NO_AUXILIARY, LSTM_ROW = "full", "no_pretraining", "no_auxiliary_loss", "lstm"
 
 
-def pretrained(kind: str, seed: int = 42, **changes: Any) -> Run:
+def pretrained(kind: str) -> Run:
     """Returns the pre-training run of the Transformer or the LSTM, which keeps checkpoints on its way."""
-    steps = changes.get("max_steps", UPDATES[kind])
-    settings = {"save_steps": steps // CHECKPOINTS, "save_total_limit": 0, "num_samples": 0, "seed": seed}
-    return Run("pretrain_gpt1", PRESETS[kind], settings | changes)
+    settings = {"save_steps": UPDATES[kind] // CHECKPOINTS, "save_total_limit": 0, "num_samples": 0, "seed": 42}
+    return Run("pretrain_gpt1", PRESETS[kind], settings)
 
 
 def table_5(bench: Workbench) -> Finding:

@@ -61,7 +61,7 @@ def list_experiments() -> str:
         [
             *lines,
             "",
-            f"* belongs to `run core`, about {minutes:.0f} minutes. Minutes are those of two CPU cores with one seed, "
-            "if nothing is trained yet. Scales other than small are in brackets.",
+            f"* belongs to `run core`, about {minutes:.0f} minutes. Minutes are estimates for two free CPU cores and "
+            "one seed, if nothing is trained yet. Scales other than small are in brackets.",
         ]
     )

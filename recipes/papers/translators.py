@@ -47,7 +47,7 @@ def data_of(bench: Workbench) -> dict[str, Any]:
     if bench.scale != "small":
         return bench.parallel_data()
     return write_number_lists(
-        bench.data_folder / "number_lists",
+        bench.data_folder / f"number_lists_{LONGEST_IN_TRAINING}",
         train_lengths=range(1, LONGEST_IN_TRAINING + 1),
         test_lengths=TEST_LENGTHS,
         **(

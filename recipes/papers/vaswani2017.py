@@ -78,7 +78,8 @@ def layer_cost(bench: Workbench) -> Finding:
             faster == len(shorter),
             f"Self-attention is faster in {faster} of the {len(shorter)} cases in which n is below d. From n = "
             f"{LENGTHS[-2]} to {LENGTHS[-1]} at d = {WIDTHS[0]} its time grows like n^{growth[ATTENTION_LAYER]:.1f}, "
-            f"that of the recurrent layer like n^{growth[RECURRENT_LAYER]:.1f}.",
+            f"that of the recurrent layer like n^{growth[RECURRENT_LAYER]:.1f}. In small layers the calls cost more "
+            "than the products, which the paper counts.",
         ),
         charts=[
             Chart(
