@@ -246,7 +246,8 @@ def gradients(bench: Workbench) -> Finding:
     )
 
 
-PAPER_START, PRESET_START, TRAINED = "with the paper's initial weights", "with the preset's", "after training"
+PAPER_START, PRESET_START = "with the paper's initial weights", "with the preset's initial weights"
+TRAINED = "after training"
 # The Transformer's preset leaves its initial weights as they are.
 PAPER_INITIALIZERS: dict[str, dict[str, float]] = {
     LSTM: {"initializer_range": 0.08},  # Sutskever et al. 2014, section 3.4
