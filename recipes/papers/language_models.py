@@ -16,6 +16,7 @@ from gpt1_scratch.finetuning.tasks import TASKS
 from papers_to_gpt.papers.experiment import Table
 from papers_to_gpt.papers.workbench import Run, Workbench
 from papers_to_gpt.settings.finetuning import parse as parse_finetuning
+from papers_to_gpt.settings.reproduction import WHERE_FROM
 
 TRANSFORMER, LSTM, MASKED = "Transformer", "LSTM", "masked"
 
@@ -93,18 +94,18 @@ def config_of(model: Path | str, setting: str) -> PreTrainedConfig:
         raise ValueError(f"{setting} is {model}, which is no model that can be read: {error}") from error
 
 
-def finetuned(bench: Workbench, preset: str, task: Sequence[str], model: Path | str, **changes: Any) -> Run:
+def finetuned(bench: Workbench, preset: str, tasks: Sequence[str], model: Path | str, **changes: Any) -> Run:
     """Returns the run that fine-tunes a pre-trained model with every seed.
 
     Args:
         bench: the scale; at other scales than `small`, the user's settings name the preset, the tasks and their data.
-        preset, task: those of the scale `small`. Without a task, the one that the preset names.
+        preset, tasks: those of the scale `small`. Without tasks, the one that the preset names.
         model: folder or Hub id of the pre-trained model.
         changes: settings that differ from the preset.
     """
     settings: dict[str, Any] = {"model_name_or_path": model, "seeds": bench.seeds} | changes
     if bench.scale == "small":
-        return Run("finetune_gpt1", preset, settings | ({"task": list(task)} if task else {}))
+        return Run("finetune_gpt1", preset, settings | ({"task": list(tasks)} if tasks else {}))
     chosen = bench.settings
     if chosen.scale == "glue" and chosen.train_file is not None:
         settings |= {"train_file": chosen.train_file, "task": chosen.task or "none"}
@@ -122,17 +123,21 @@ def tasks_of(run: Run) -> list[str | None]:
         ValueError: the run's settings are wrong, or the folder of its data has no files of a task.
     """
     _, data, *_ = parse_finetuning([*run.arguments(), "--output_dir", "unused"])
-    names = data.names()
-    if data.data_dir is not None:
-        for name in filter(None, names):
-            splits = ("train", *TASKS[name].validation)
-            for path in (Path(data.data_dir, name, f"{split}.parquet") for split in splits):
-                if not path.is_file():
-                    raise ValueError(
-                        f"{path} is missing: data_dir needs it for the task {name}. recipes/RESULTS.md, Data, says "
-                        "where it comes from; without data_dir, finetune_gpt1.py downloads it from the Hub."
-                    )
-    return names
+    check_task_files(data.data_dir, list(filter(None, data.names())))
+    return data.names()
+
+
+def check_task_files(data_dir: str | None, names: Sequence[str]) -> None:
+    """Checks that a folder has the files of tasks. Without a folder, they come from the Hub.
+
+    Raises:
+        ValueError: a file is missing; the message says where it comes from.
+    """
+    for name in names if data_dir is not None else ():
+        for split in ("train", *TASKS[name].validation):
+            path = Path(data_dir, name, f"{split}.parquet")
+            if not path.is_file():
+                raise ValueError(f"data_dir needs the file {path} for the task {name}, which is missing. {WHERE_FROM}")
 
 
 def task_scores(bench: Workbench, run: Run) -> dict[str, list[float]]:

@@ -12,7 +12,7 @@ from gpt1_scratch.finetuning.loading import load_task
 from gpt1_scratch.pretraining.corpora import load_texts
 from gpt1_scratch.pretraining.zero_shot import choose_endings, compare_words, mean_log_probabilities
 from gpt1_scratch.stories.tasks import load_story_task
-from papers_to_gpt.papers.language_models import finetuned, tasks_of
+from papers_to_gpt.papers.language_models import check_task_files
 from papers_to_gpt.papers.workbench import Workbench
 
 ROWS = 200  # of each task
@@ -42,7 +42,7 @@ def heuristics_of_stories() -> tuple[dict[str, Heuristic], str]:
 def heuristics_of_novels(bench: Workbench) -> tuple[dict[str, Heuristic], str]:
     """Returns the heuristics on CoLA, on SST-2 and on passages of the validation text, and a note."""
     names, rows = ("cola", "sst2"), {}
-    tasks_of(finetuned(bench, "", (), "unused", task=names))  # refuses a folder without their files
+    check_task_files(bench.settings.data_dir, names)
     for name in names:
         part = load_task(name, data_dir=bench.settings.data_dir)[1]["validation"].spread(ROWS)
         rows[name] = [text for (text,) in part.texts], part.labels

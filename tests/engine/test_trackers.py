@@ -3,6 +3,7 @@
 import io
 import json
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -133,6 +134,8 @@ def test_wandb_has_settings_project_and_name_and_writes_into_the_output_folder(t
     written = record.read_bytes()
     assert all(name in written for name in (b"versions/transformers", b"train/loss", b"eval/loss"))
     assert SECRET.encode() not in written
+    if find_spec("matplotlib") is not None:
+        assert len(list(folder.glob(f"wandb/offline-run-*/files/media/images/{PICTURE}_*.png"))) == 2
     assert not (tmp_path / "wandb").exists()
 
 
@@ -143,6 +146,8 @@ def test_trackio_has_settings_project_and_name(train, monkeypatch, tmp_path):
     (run,) = trackio.Api().runs("papers-to-gpt-translation")
     assert run.name == "my_run"
     assert_is_the_runs_config(run.config, folder)
+    if find_spec("matplotlib") is not None:
+        assert len(list((tmp_path / "trackio").rglob("*.png"))) == 2
 
 
 @pytest.mark.parametrize("name", ["comet_ml", "aim", "clearml", "wandb"])
