@@ -21,14 +21,14 @@ from papers_to_gpt.papers.reports import (
     write_summary,
 )
 from papers_to_gpt.papers.workbench import Workbench
-from papers_to_gpt.settings.reproduction import ALLOWED, NEEDED, ReproductionSettings
+from papers_to_gpt.settings.reproduction import ALLOWED, DATA, NEEDED, WHERE_FROM, ReproductionSettings
 
 
 def run(settings: tuple[ReproductionSettings]) -> None:
     """Lists the experiments, or measures those that the settings name.
 
     Raises:
-        ValueError: a name is unknown, an experiment that is named by itself does not have the scale, none has it, or
+        ValueError: a name is unknown, data is missing, an experiment that is named by itself does not have the scale, none has it, or
             some of them failed.
     """
     (chosen,) = settings
@@ -36,6 +36,10 @@ def run(settings: tuple[ReproductionSettings]) -> None:
         print(list_experiments())
         return
     selected = select(chosen.names)
+    for name in DATA:
+        path = getattr(chosen, name)
+        if path is not None and not Path(path).exists():
+            raise ValueError(f"{name}: there is no file or folder {path}. {WHERE_FROM}")
     experiments = [each for each in selected if chosen.scale in each.scales]
     for name in chosen.names:
         if name in EXPERIMENTS and chosen.scale not in EXPERIMENTS[name].scales:

@@ -2,7 +2,6 @@
 
 import sys
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal
 
 from papers_to_gpt.settings.arguments import CheckedSettings, option, parse_settings, read_settings
@@ -128,7 +127,7 @@ class ReproductionSettings(CheckedSettings):
             self._check_scale()
 
     def _check_scale(self) -> None:
-        """Checks that the settings are those of the scale, and that its data is there."""
+        """Checks that the settings are those of the scale."""
         defaults = LANGUAGES | {"finetuning_preset": FINETUNING_PRESET}
         allowed = (*NEEDED[self.scale], *ALLOWED[self.scale])
         for name in OF_SCALES:
@@ -142,10 +141,6 @@ class ReproductionSettings(CheckedSettings):
         if missing:
             where = PRETRAIN_FIRST if "model_name_or_path" in missing else WHERE_FROM
             raise ValueError(f"scale is {self.scale}, which needs {' and '.join(missing)}. {where}")
-        for name in DATA:
-            value = getattr(self, name)
-            if value is not None and not Path(value).exists():
-                raise ValueError(f"{name}: there is no file or folder {value}. {WHERE_FROM}")
         if self.train_file is not None and self.scale == "glue" and self.data_dir is not None:
             raise ValueError("train_file and data_dir are both set. Name one of them: a task of your own, or GLUE's.")
         if self.validation_file is not None and self.train_file is None:

@@ -103,7 +103,6 @@ def test_ctrl_c_ends_the_trainings_too(tmp_path):
             "needs validation_file. recipes/RESULTS.md, Data, ",
         ),
         (["run", "all", "--scale", "glue"], "needs model_name_or_path. pretrain_gpt1.py novels/gpt1_small makes such"),
-        (["run", "all", *GLUE, "--data_dir", "no/such"], "data_dir: there is no file or folder no/such. recipes/RES"),
         (["run", "all", *GLUE, "--validation_file", __file__], "validation_file is set, but train_file is not"),
         (
             ["run", "all", *GLUE, "--train_file", __file__, "--data_dir", "."],
@@ -121,6 +120,15 @@ def test_ctrl_c_ends_the_trainings_too(tmp_path):
 def test_wrong_requests_are_refused_before_anything_is_trained(arguments, expected):
     with pytest.raises(ValueError, match=expected):
         parse(arguments)
+
+
+def test_data_that_is_not_there_is_named_with_where_it_comes_from(tmp_path):
+    arguments = ["run", "all", *GLUE, "--data_dir", "no/such", "--output_dir", str(tmp_path / "out")]
+    with pytest.raises(
+        ValueError, match="data_dir: there is no file or folder no/such. recipes/RESULTS.md, Data, says"
+    ):
+        reproduce(parse(arguments))
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_scale_that_an_experiment_lacks_names_those_that_it_has(tmp_path):
