@@ -19,7 +19,6 @@ from gpt1_scratch.finetuning.tasks import TASKS
 from gpt1_scratch.pretraining.corpora import load_texts
 from gpt1_scratch.pretraining.embedded import EMBEDDED_TEXTS
 from papers_to_gpt import (
-    ablate_gpt1,
     back_translate,
     benchmark,
     classify,
@@ -322,7 +321,6 @@ PARSERS = {
     "recipes/train_translation.py": train_translation.parse,
     "recipes/pretrain_gpt1.py": pretrain_gpt1.parse,
     "recipes/finetune_gpt1.py": finetune_gpt1.parse,
-    "recipes/ablate_gpt1.py": ablate_gpt1.parse,
     "recipes/benchmark.py": benchmark.parse,
     "recipes/share.py": share.parse,
     "recipes/convert_openai_gpt.py": convert_openai_gpt.parse,
@@ -347,7 +345,6 @@ LEAST_ARGUMENTS = [
     ),
     ("recipes/pretrain_gpt1.py", [f"{ROOT}/recipes/presets/stories/gpt1_mini.yaml"]),
     ("recipes/finetune_gpt1.py", [f"{ROOT}/recipes/presets/stories/sentiment.yaml"]),
-    ("recipes/ablate_gpt1.py", [f"{ROOT}/recipes/presets/stories/sentiment.yaml"]),
     ("recipes/benchmark.py", []),
     ("recipes/illustrate.py", []),
     ("recipes/demo.py", []),

@@ -5,13 +5,15 @@ import importlib
 import re
 
 import pytest
+import torch
 from PIL import Image
 from test_house import ROOT, documented_commands, parse_command
 
 from gpt1_scratch.tokenization import train_tokenizer
 from papers_to_gpt.illustrate import parse
+from papers_to_gpt.illustrations.attention import induction_weights
 from papers_to_gpt.illustrations.drawing import run
-from papers_to_gpt.illustrations.networks import distances
+from papers_to_gpt.illustrations.networks import distances, transferred_parts
 from papers_to_gpt.illustrations.registry import ILLUSTRATIONS
 from papers_to_gpt.illustrations.tokens import TEXT, WORD, steps_of_word
 
@@ -21,13 +23,6 @@ NAME = re.compile(r"`([A-Za-z_][\w.]*)`")
 PICTURE = re.compile(r"^!\[[^\]]{10,}\]\((pictures/\w+\.png)\)$", re.M)
 SNIPPET = re.compile(r"^python - <<'EOF'\n(.*?)\nEOF$", re.M | re.S)
 LARGEST_PICTURES = 1_500_000  # bytes, of all pictures together
-# What these sections measure takes longer to train than the pictures may.
-WITHOUT_PICTURE = {
-    "4. Pre-training, and a measure across vocabularies",
-    "7. What is transferred",
-    "8. An LSTM in the Transformer's place",
-    "9. Induction heads, and blocks that repeat themselves",
-}
 
 in_both_readings = pytest.mark.parametrize("reading", READINGS, ids=lambda path: path.parent.name)
 
@@ -123,7 +118,7 @@ def test_every_section_has_an_equation_a_link_a_picture_and_a_measurement(readin
     for title, text in sections:
         assert "```math" in text, title
         assert re.search(r"\[`\w[\w.]*`\]\(", text), title
-        assert PICTURE.search(text) or (title in WITHOUT_PICTURE and "<!-- picture: " in text), title
+        assert PICTURE.search(text), title
         assert "```bash" in text and "Measured" in text, title
 
 
@@ -184,3 +179,24 @@ def test_the_steps_of_a_word_end_with_what_the_tokenizer_gives():
     for count, tokens in steps.items():
         if count:
             assert train_tokenizer(TEXT, merges=count).tokenize(WORD) == tokens
+
+
+def test_the_heads_of_an_induction_look_at_the_token_before_and_behind_the_same_token():
+    tokens = ["<s>", *"abcd" * 2]
+    previous, induction = induction_weights(tokens)
+    for weights in (previous, induction):
+        torch.testing.assert_close(weights.sum(dim=1), torch.ones(9))
+        assert not weights.triu(1).any()
+    assert previous[1:].argmax(dim=1).tolist() == list(range(8))
+    # At its second reading a token looks at the one that followed its first; at the first, nothing is to be found.
+    assert induction[5:].argmax(dim=1).tolist() == [2, 3, 4, 5] and (induction[5:].amax(dim=1) > 0.9).all()
+    torch.testing.assert_close(induction[3, :4], torch.full((4,), 1 / 4), atol=0.01, rtol=0)
+
+
+def test_the_picture_of_transferred_blocks_shows_what_the_settings_say():
+    assert transferred_parts(2) == {
+        "from scratch": [False, False, False],
+        "0 blocks": [True, False, False],
+        "1 block": [True, True, False],
+        "all blocks": [True, True, True],
+    }

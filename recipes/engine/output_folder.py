@@ -40,7 +40,7 @@ WEIGHTS = ("*.safetensors", "model.safetensors.index.json")
 FILES = (
     *("config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"),
     *("vocab.json", "merges.txt", "chat_template.jinja", CARD_FILE, RESULTS_FILE, LOG_FILE, "samples.txt"),
-    *("*_hypotheses.txt", "*_predictions.tsv", "results.md", "ablation.md", "ablation.png", "ablation.svg"),
+    *("*_hypotheses.txt", "*_predictions.tsv", "results.md"),
     *("training_curve.png", "alignment.png"),
 )
 TARGET_TOKENIZER = "target_tokenizer"

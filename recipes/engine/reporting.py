@@ -8,11 +8,12 @@ import platform
 import re
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import yaml
 from accelerate import Accelerator
@@ -26,6 +27,7 @@ logger = logging.getLogger(__name__)
 LOG_FILE = "train_log.jsonl"
 RESULTS_FILE = "all_results.json"
 RUN_FILE = "run.yaml"
+TRACKERS_OF_SAMPLES = ("tensorboard", "trackio", "wandb")  # which take texts and pictures
 TRACKERS_OF_THE_EXTRA = ("tensorboard", "trackio")  # what `tracking` in setup.cfg installs
 SAMPLES_HEADING = re.compile(r"^==== (?:update (?P<update>\d+)|final model) ====$", re.MULTILINE)
 LIBRARIES = "torch transformers datasets tokenizers accelerate evaluate sacrebleu scikit-learn scipy".split()
@@ -245,7 +247,17 @@ def tracked_config(output_dir: Path) -> dict[str, str | int | float | bool]:
     }
 
 
-def track_samples(accelerator: Accelerator, update: int, samples: Sequence[str]) -> None:
+def takes_pictures(accelerator: Accelerator) -> bool:
+    """Returns True if this process has a tracker that takes texts and pictures."""
+    return accelerator.is_main_process and any(each.name in TRACKERS_OF_SAMPLES for each in accelerator.trackers)
+
+
+def track_samples(
+    accelerator: Accelerator,
+    update: int,
+    samples: Sequence[str],
+    pictures: Mapping[str, np.ndarray] | None = None,
+) -> None:
     """Sends texts that a model wrote at an evaluation to the trackers that take text, as `eval/samples` in Markdown.
 
     Without a tracker, as before a run starts and after its end, nothing is sent.
@@ -254,7 +266,19 @@ def track_samples(accelerator: Accelerator, update: int, samples: Sequence[str])
         accelerator: has the trackers.
         update: the update that the samples are from.
         samples: the texts.
+        pictures: by their names, such as `eval/alignment`: (height, width, 3) bytes of red, green and blue. Default:
+            none.
     """
+    for tracker in accelerator.trackers:
+        for name, picture in (pictures or {}).items():
+            if tracker.name == "trackio":
+                from trackio import Image
+
+                tracker.log({name: Image(picture)}, step=update)
+            elif tracker.name == "tensorboard":
+                tracker.log_images({name: picture[None]}, step=update, dataformats="NHWC")
+            elif tracker.name == "wandb":
+                tracker.log_images({name: [picture]}, step=update)
     text = "\n\n----\n\n".join(sample.replace("\n", "\n\n") for sample in samples)
     for tracker in accelerator.trackers:
         if samples and tracker.name == "trackio":

@@ -1,1 +1,1 @@
-"""GPT-1: pre-training, fine-tuning, generation, classification and the ablation of the paper."""
+"""GPT-1: pre-training, fine-tuning, generation and classification."""

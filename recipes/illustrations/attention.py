@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 TARGET = ["<s>", "drei", "hundert", "zwei", "und", "vierzig"]
 SOURCE = ["three", "hundred", "and", "two", "<pad>", "<pad>"]
 SENTENCE = "the old king gave the golden ring to his friend".split()
+REPEATED = ["<s>", *"the cat saw one red kite".split() * 2]
+SHARPNESS = 12.0  # the scale of the scores of the heads that are set by hand
 KEYS = 20
 WIDTHS = (4, 64, 1024)  # d_k
 POSITIONS, MODEL_WIDTH = 128, 128
@@ -137,9 +139,52 @@ def sinusoids() -> "Figure":
     return figure
 
 
+def induction_weights(tokens: list[str]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Computes the two heads that together repeat a passage, with weights set by hand, (T, T) each.
+
+    The first head finds the position before by its place, and copies the token there. The second one's query is the
+    token of a position, its key what the first head has copied: it finds the positions behind the same token. Where
+    there are none, it looks at all positions alike.
+
+    Args:
+        tokens: T tokens, of which the first occurs once: no token is before it.
+    """
+    count, names = len(tokens), list(dict.fromkeys(tokens))
+    places = torch.eye(count)
+    words = torch.eye(len(names))[[names.index(token) for token in tokens]]
+    hidden = torch.zeros(count, count).masked_fill(~causal_mask(count, count).reshape(count, count), -torch.inf)
+    module = torch.nn.Module().eval()
+
+    def attend(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        parts = (part[None, None] for part in (query, key, value))
+        output, weights = scaled_dot_product_attention(module, *parts, hidden, SHARPNESS)
+        return output.reshape(count, -1), weights.reshape(count, count)
+
+    copied, previous = attend(places.roll(1, dims=0), places, words)  # the query of a place is the place before
+    return previous, attend(words, copied, words)[1]
+
+
+def induction() -> "Figure":
+    """Draws the two heads of an induction on a passage that is read twice."""
+    figure = new_figure(7.4, 3.9)
+    titles = "first layer: the token before", "second layer: behind the same token"
+    for axes, weights, title in zip(figure.subplots(1, 2), induction_weights(REPEATED), titles, strict=True):
+        fills = [[_shade(weight) for weight in row] for row in weights.tolist()]
+        _draw_cells(axes, fills, REPEATED, REPEATED)
+        axes.set_title(title, fontsize=FONT_SIZE, loc="left")
+    return figure
+
+
+def _shade(weight: float) -> tuple[float, float, float]:
+    """Returns the colour of a weight from 0, white, to 1, blue."""
+    from matplotlib.colors import to_rgb
+
+    return tuple(1 - weight * (1 - part) for part in to_rgb(COLOURS[0]))
+
+
 def _draw_cells(
     axes: "Axes",
-    fills: list[list[str]],
+    fills: list[list[Any]],
     columns: list[str],
     rows: list[str],
     signs: list[list[str]] | None = None,

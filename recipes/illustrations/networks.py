@@ -2,7 +2,12 @@
 
 from typing import TYPE_CHECKING
 
-from gpt1_scratch.tokenization import DELIMITER, EXTRACT, START
+import torch
+
+from gpt1_scratch import GPT1Config, GPT1Model
+from gpt1_scratch.finetuning.models import make_task_model
+from gpt1_scratch.finetuning.tasks import TASKS
+from gpt1_scratch.tokenization import DELIMITER, EXTRACT, START, add_task_template, train_tokenizer
 from papers_to_gpt.plots.diagrams import (
     BLUE,
     GREEN,
@@ -242,6 +247,94 @@ def input_transformations() -> "Figure":
         span = heights[0] - heights[-1] if kind == "multiple choice" else 0.0
         draw_box(axes, (7.6, middle), "softmax", width=0.66, height=0.27 + span, fill=GREEN, fontsize=size)
         height -= 0.12
+    return figure
+
+
+def transferred_parts(blocks: int) -> dict[str, list[bool]]:
+    """Finds out which parts `make_task_model` takes from a pre-trained model, for each number of transferred blocks.
+
+    Returns:
+        For each start, whether the embeddings and each block are equal to those of the pre-trained model.
+    """
+    tokenizer = train_tokenizer(["a b"], merges=1, model_max_length=8)
+    torch.manual_seed(0)
+    backbone = GPT1Model(
+        GPT1Config(
+            **{"vocab_size": len(tokenizer), "max_position_embeddings": 8, "hidden_size": 8},
+            **{"num_hidden_layers": blocks, "num_attention_heads": 1},
+        )
+    )
+    starts = {"from scratch": {"from_scratch": True}}
+    starts |= {
+        f"{count} blocks" if count != 1 else "1 block": {"transferred_layers": count} for count in range(blocks)
+    }
+    starts["all blocks"] = {}
+    found = {}
+    for name, settings in starts.items():
+        model = make_task_model(
+            TASKS["stories_acceptability"], backbone, add_task_template(tokenizer), **settings
+        ).model
+        pairs = [(model.positions_embed, backbone.positions_embed)]
+        pairs += zip(model.blocks, backbone.blocks, strict=True)
+        found[name] = [torch.equal(_weights(ours), _weights(theirs)) for ours, theirs in pairs]
+    return found
+
+
+def _weights(module: torch.nn.Module) -> torch.Tensor:
+    return torch.cat([weight.flatten() for weight in module.parameters() if weight.dim() > 1])
+
+
+def transferred_blocks() -> "Figure":
+    """Draws which parts of the model start from pre-training in figure 2 (left) of the paper, as the code does it."""
+    found = transferred_parts(4)
+    figure, axes = new_diagram(7.2, 3.0)
+    step, width, bottom, rise = 1.12, 0.98, 0.55, 0.36
+    for column, (name, parts) in enumerate(found.items()):
+        centre = 0.65 + column * step
+        write(axes, (centre, 0.22), name)
+        labels = ["embeddings", *(f"block {number}" for number in range(1, len(parts))), "$W_y$"]
+        for row, (label, is_kept) in enumerate(zip(labels, [*parts, False], strict=True)):
+            fill = BLUE if is_kept else GREY
+            place = (centre, bottom + row * rise)
+            draw_box(axes, place, label, width=width, height=0.28, fill=fill, math=label.startswith("$"))
+    top = bottom + len(labels) * rise + 0.12
+    for left, fill, text in ((0.16, BLUE, "from pre-training"), (1.75, GREY, "drawn at random")):
+        draw_box(axes, (left + 0.12, top), width=0.24, height=0.18, fill=fill)
+        write(axes, (left + 0.32, top), text, ha="left")
+    return figure
+
+
+def one_vector_or_all() -> "Figure":
+    """Draws how the past reaches a position: through an LSTM's state, step by step, and by attention, directly."""
+    figure, axes = new_diagram(7.2, 2.55)
+    step, middle, count = 0.62, 1.15, 5
+    for left, is_lstm, title in (
+        (0.45, True, "LSTM: through every state in between"),
+        (4.15, False, "attention: every position directly"),
+    ):
+        write(axes, (left - 0.2, 2.35), title, ha="left")
+        places = [left + step * number for number in range(count)]
+        for number, place in enumerate(places):
+            last = number == count - 1
+            text, fill = (f"$h_{number + 1}$", GREEN) if is_lstm else (f"$v_{number + 1}$", BLUE)
+            draw_box(axes, (place, middle), text, width=0.4, height=0.36, fill=fill, math=True)
+            write(axes, (place, 0.32), f"$x_{number + 1}$", math=True)
+            draw_arrow(axes, (place, 0.46), (place, middle - 0.18))
+            if is_lstm:
+                colour = COLOURS[1] if number else LINE
+                if number:
+                    draw_arrow(axes, (place - step + 0.2, middle), (place - 0.2, middle), colour=colour, linewidth=1.6)
+                if last:
+                    draw_arrow(axes, (place, middle + 0.18), (place, 1.85))
+            else:
+                draw_arrow(
+                    axes,
+                    (place, middle + 0.18),
+                    (places[-1] - 0.08 * (count - 1 - number), 1.85),
+                    colour=COLOURS[1],
+                    linewidth=1.6,
+                )
+        write(axes, (places[-1], 2.0), f"$h_{count}$", math=True)
     return figure
 
 

@@ -52,5 +52,9 @@ ILLUSTRATIONS = {
     "bpe_merges": Illustration(LANGUAGE, tokens.bpe_merges),
     "joint_loss": Illustration(LANGUAGE, networks.joint_loss),
     "input_transformations": Illustration(LANGUAGE, networks.input_transformations),
+    "bits_per_byte": Illustration(LANGUAGE, tokens.bits_per_byte),
+    "transferred_blocks": Illustration(LANGUAGE, networks.transferred_blocks),
+    "one_vector_or_all": Illustration(LANGUAGE, networks.one_vector_or_all),
+    "induction": Illustration(LANGUAGE, attention.induction),
     "both_directions": Illustration(LANGUAGE, attention.both_directions),
 }

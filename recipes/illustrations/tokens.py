@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING
 from tokenizers import Tokenizer
 
 from gpt1_scratch import tokenization as gpt1_tokenization
+from gpt1_scratch.pretraining.corpora import load_texts
 from papers_to_gpt.plots.diagrams import BLUE, GREEN, WHITE, draw_tokens, new_diagram, token_widths, write
-from papers_to_gpt.plots.style import FONT_SIZE
+from papers_to_gpt.plots.line_plots import Series, draw_lines
+from papers_to_gpt.plots.style import FONT_SIZE, add_legend, new_figure
 from seq2seq_scratch import tokenization
 from seq2seq_scratch.data.numbers import load_numbers
 
@@ -23,6 +25,10 @@ VOCABULARY = 2000  # entries, enough for 1000 merges
 # The text and the word of the reading of GPT-1, section 3.
 TEXT = ["the lowest tower is lower than the newest tower", "a low wall and a new wall"] * 10
 WORD = "lowest"
+
+# Vocabularies of the stories, and losses of models, for the reading of GPT-1, section 4.
+MERGES_OF_STORIES = (50, 100, 200, 500, 1000, 2000)
+BITS_PER_BYTE = (0.2, 0.3, 0.4)
 
 ROW = 0.42  # inches
 
@@ -64,6 +70,35 @@ def bpe_merges() -> "Figure":
         before = tokens
     labels = ["characters", *(f"merge {count}" for count, _ in steps[1:])]
     return _draw_rows(labels, [tokens for _, tokens in steps], fills)
+
+
+def bits_per_byte() -> "Figure":
+    """Draws the tokens of one text by vocabulary, and the perplexity per token that one loss per byte then is."""
+    train, validation = (load_texts("stories", split)["text"] for split in ("train[:400]", "validation[:100]"))
+    tokenizer = gpt1_tokenization.train_tokenizer(train[:], merges=MERGES_OF_STORIES[-1])
+    texts = validation[:]
+    size = sum(len(text.encode()) for text in texts)
+    counts = [
+        sum(len(tokens.ids) for tokens in with_first_merges(tokenizer, merges).encode_batch(texts))
+        for merges in MERGES_OF_STORIES
+    ]
+    perplexities = [
+        Series(f"{bits:g} bits per byte", MERGES_OF_STORIES, [2 ** (bits * size / count) for count in counts])
+        for bits in BITS_PER_BYTE
+    ]
+    figure = new_figure(7.4, 3.0)
+    left, right = figure.subplots(1, 2)
+    draw_lines(left, [Series("tokens", MERGES_OF_STORIES, [size / count for count in counts])])
+    draw_lines(right, perplexities)
+    for axes, name in ((left, "bytes of text per token"), (right, "perplexity per token")):
+        axes.set_title(name, fontsize=FONT_SIZE, loc="left")
+        axes.set_xlabel("merges of the vocabulary", fontsize=FONT_SIZE)
+        axes.set_xscale("log")
+        axes.set_xticks(MERGES_OF_STORIES, [str(merges) for merges in MERGES_OF_STORIES])
+        axes.minorticks_off()
+        axes.set_ylim(bottom=0)
+    add_legend(right, [each.name for each in perplexities], frameon=False, loc="upper left")
+    return figure
 
 
 def _draw_rows(labels: list[str], rows: list[list[str]], fills: Iterable[list[str]]) -> "Figure":

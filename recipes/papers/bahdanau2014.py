@@ -2,6 +2,7 @@
 (arXiv 1409.0473)."""
 
 import statistics
+import string
 from collections.abc import Sequence
 from typing import Any
 
@@ -23,8 +24,10 @@ from papers_to_gpt.papers.translators import (
     short_sentences,
     test_hypotheses,
     test_pairs,
+    training_pairs,
     words_are_known,
 )
+from papers_to_gpt.papers.word_alignment import WordTranslations
 from papers_to_gpt.papers.workbench import Run, Workbench
 from papers_to_gpt.plots.alignments import plot_alignment
 from papers_to_gpt.plots.tokens import readable
@@ -124,7 +127,9 @@ def sentence_limits(bench: Workbench) -> Finding:
             ("attention and short sentences", "a fixed vector and all sentences"),
             score="BLEU",
             digits=1,
-            unless="The test set has sentences up to four times as long as the short ones in training.",
+            unless="The test set has lists up to four times as long as the short ones in training."
+            if bench.scale == "small"
+            else "",
         ),
         notes=[] if words else ["The lists have no unknown words."],
     )
@@ -135,23 +140,38 @@ def alignments(bench: Workbench) -> Finding:
     runs = runs_of(bench, ATTENTION)
     bench.make(*runs)
     sources, _ = test_pairs(bench)
-    found = [
-        alignment_scores(align(*_parts(load(bench.path(run))), sources, test_hypotheses(bench.path(run))))
-        for run in runs
-    ]
+    is_small = bench.scale == "small"
+    counted = None if is_small else WordTranslations(*map(split_words, training_pairs(bench)))
+    found, guesses = [], []
+    for run in runs:
+        translations = test_hypotheses(bench.path(run))
+        right = None
+        if counted is not None:
+            right = [likely_words(counted, *each) for each in zip(sources, translations, strict=True)]
+        aligned = align(*_parts(load(bench.path(run))), sources, translations)
+        found.append(alignment_scores(aligned, right))
+        guesses.append(_chance(sources) if right is None else diagonal_share(right, sources, translations))
     shares, hits, near = ([each[index] for each in found] for index in range(3))
     (folder,) = (bench.path(run) for run in runs[:1])
     shown = _examples(sources)
     translator = load(folder)
     pictures = align(*_parts(translator), shown, translator.translate(shown, 1))
+    word = "number" if is_small else "word"
+    known = (
+        "In a list of numbers the right alignment is known: number i of the translation belongs to number i of the "
+        "source."
+        if is_small
+        else "It is compared with word translations that IBM model 1 counts in the training data, where these are "
+        "sure (a probability above one half)."
+    )
+    guess = "by chance it would be on the right one for about" if is_small else "the diagonal would be right for"
     return Finding(
-        method="The attention of each translation of the test set is read off by one forward pass. In a list of "
-        "numbers the right alignment is known: number i of the translation belongs to number i of the source.",
+        method=f"The attention of each translation of the test set is read off by one forward pass. {known}",
         table=Table(
             (
                 "seed",
-                "attention on the right number",
-                "largest weight on the right number",
+                f"attention on the right {word}",
+                f"largest weight on the right {word}",
                 "largest weight on it or a neighbour",
             ),
             [
@@ -160,10 +180,10 @@ def alignments(bench: Workbench) -> Finding:
             ],
         ),
         verdict=Verdict(
-            min(hits) > 0.5,
-            f"The largest weight is on the right number for {100 * min(hits):.1f} % of the target tokens"
+            min(hits) > max(0.5, *guesses),
+            f"The largest weight is on the right {word} for {100 * min(hits):.1f} % of the target tokens"
             f"{' of the worst seed' if len(hits) > 1 else ''}, and on it or a neighbour for {100 * min(near):.1f} %; "
-            f"by chance it would be on the right one for about {100 * _chance(sources):.0f} %. The states of both "
+            f"{guess} {100 * max(guesses):.0f} %. The states of both "
             "directions know the neighbours too, so attention need not be on the word itself.",
         ),
         pictures={
@@ -176,6 +196,32 @@ def alignments(bench: Workbench) -> Finding:
             if each is not None
         },
     )
+
+
+def split_words(sentences: Sequence[str]) -> list[list[str]]:
+    """Splits sentences at spaces, as the tokens' words are, and removes punctuation marks around the words."""
+    return [[word.strip(string.punctuation) or word for word in sentence.split()] for sentence in sentences]
+
+
+def likely_words(counted: WordTranslations, source: str, translation: str) -> list[int | None]:
+    """Returns the source word of each word of a translation where the counts are sure of it, otherwise None."""
+    words = split_words([source, translation])
+    if not all(words):
+        return [None] * len(words[1])
+    return [int(row.argmax()) if row.max() > 0.5 else None for row in counted.align(*words)]
+
+
+def diagonal_share(
+    right: Sequence[Sequence[int | None]], sources: Sequence[str], translations: Sequence[str]
+) -> float:
+    """Returns how often the right source word is the one at the same relative place, over words that have one."""
+    hits = [
+        wanted == place * len(source.split()) // len(translation.split())
+        for words, source, translation in zip(right, sources, translations, strict=True)
+        for place, wanted in enumerate(words)
+        if wanted is not None
+    ]
+    return statistics.mean(hits or [0])
 
 
 def _parts(translator: Translator) -> tuple[Any, Any, Any]:
@@ -191,27 +237,37 @@ def _chance(sources: Sequence[str]) -> float:
     return statistics.mean(1 / len(source.split()) for source in sources)
 
 
-def alignment_scores(found: Sequence[Alignment | None]) -> tuple[float, float, float]:
-    """Compares the attention of translated lists with the only right alignment, word i with word i.
+def alignment_scores(
+    found: Sequence[Alignment | None], right: Sequence[Sequence[int | None]] | None = None
+) -> tuple[float, float, float]:
+    """Compares attention with right alignments.
+
+    Args:
+        found: the alignment of each translation.
+        right: for each translation, the source word of each of its words; None where it is not known. Default: word i
+            belongs to word i.
 
     Returns:
         The mean attention of a target token on the tokens of its own source word, the share of target tokens whose
         largest weight is there, and the share of those whose largest weight is there or on a word beside it. Tokens of
-        words beyond the end of the source are left out.
+        words whose source word is not known or beyond the end of the source are left out.
     """
     shares, hits, near = [], [], []
-    for each in found:
+    for index, each in enumerate(found):
         if each is None:
             continue
         source, target = np.array(words_of(each.source_tokens[:-1])), words_of(each.target_tokens)
+        wanted = range(target[-1] + 1) if right is None else right[index]
+        if len(wanted) != target[-1] + 1:
+            continue  # the tokens' words are others than those between spaces
         for token, word in enumerate(target):
-            own = np.flatnonzero(source == word)
+            own = np.flatnonzero(source == wanted[word]) if wanted[word] is not None else ()
             if len(own):
                 shares.append(float(each.weights[token, own].sum()))
                 best = int(each.weights[token].argmax())
                 hits.append(best in own)
-                near.append(best < len(source) and abs(int(source[best]) - word) <= 1)
-    return statistics.mean(shares), statistics.mean(hits), statistics.mean(near)
+                near.append(best < len(source) and abs(int(source[best]) - wanted[word]) <= 1)
+    return tuple(statistics.mean(values or [0.0]) for values in (shares, hits, near))
 
 
 EXPERIMENTS = [
@@ -242,5 +298,6 @@ EXPERIMENTS = [
         alignments,
         minutes=2,
         core=True,
+        scales=("small", "multi30k"),
     ),
 ]

@@ -3,50 +3,56 @@
 import statistics
 
 from papers_to_gpt.papers.experiment import Chart, Experiment, Finding, Table, compare, over_seeds
-from papers_to_gpt.papers.radford2018 import TRANSFORMER, final_scores, pretrained
-from papers_to_gpt.papers.workbench import Run, Workbench
+from papers_to_gpt.papers.language_models import (
+    MASKED,
+    TRANSFORMER,
+    finetuned,
+    mean_by_seed,
+    pretrained,
+    short_name,
+    task_scores,
+    tasks_of,
+)
+from papers_to_gpt.papers.workbench import Workbench
 
 PAPER = "devlin2018"
-CAUSAL, MASKED = "left to right (GPT-1)", "both directions, masked tokens (BERT)"
-KINDS = (CAUSAL, MASKED)
-TASKS = {"acceptability": "matthews_correlation", "entailment": "accuracy", "paraphrase": "accuracy"}
+CAUSAL, BOTH = "left to right (GPT-1)", "both directions, masked tokens (BERT)"
+KINDS = (CAUSAL, BOTH)
+TASKS = ("acceptability", "entailment", "paraphrase")  # of the stories
 
 
 def both_directions(bench: Workbench) -> Finding:
     """Table 5 of the BERT paper: one model that predicts the next token, and one that predicts masked tokens."""
-    pretraining = {
-        CAUSAL: pretrained(TRANSFORMER),
-        MASKED: Run("pretrain_gpt1", "stories/masked_mini", {"num_samples": 0, "seed": 42}),
-    }
-    bench.make(*pretraining.values())
+    pretraining = {CAUSAL: pretrained(bench, TRANSFORMER), BOTH: pretrained(bench, MASKED)}
+    # A masked model has no auxiliary language modeling loss; so neither has the other.
+    changes = {"auxiliary_loss_weight": 0.0}
+    presets = [f"stories/{task}" for task in TASKS] if bench.scale == "small" else [""]
     runs = {
-        (kind, task): Run(
-            "finetune_gpt1",
-            f"stories/{task}",
-            # A masked model has no auxiliary language modeling loss; so neither has the other.
-            {"model_name_or_path": bench.path(run), "seeds": bench.seeds, "auxiliary_loss_weight": 0.0},
-        )
+        kind: [finetuned(bench, preset, (), bench.path(run), **changes) for preset in presets]
         for kind, run in pretraining.items()
-        for task in TASKS
     }
-    bench.make(*runs.values())
-    scores = {(kind, task): final_scores(bench.results(run), TASKS[task]) for (kind, task), run in runs.items()}
-    averages = {
-        kind: [statistics.mean(each) for each in zip(*(scores[kind, task] for task in TASKS), strict=True)]
-        for kind in KINDS
+    tasks = [short_name(name or "own") for run in runs[CAUSAL] for name in tasks_of(run)]
+    bench.make(*pretraining.values())
+    bench.make(*(run for each in runs.values() for run in each))
+    scores = {
+        (kind, short_name(task)): found
+        for kind, each in runs.items()
+        for run in each
+        for task, found in task_scores(bench, run).items()
     }
+    averages = {kind: mean_by_seed(scores[kind, task] for task in tasks) for kind in KINDS}
     seconds = {kind: bench.results(run)["train_seconds"] for kind, run in pretraining.items()}
     return Finding(
         method="Two models of the same size are pre-trained on the same number of tokens: one predicts each next "
         "token, the other 15 % of the tokens, which are masked (80 %), replaced (10 %) or kept (10 %), from both "
         "sides. Both are fine-tuned on the same tasks without an auxiliary loss.",
         table=Table(
-            ("pre-training", "average", *TASKS, "seconds of pre-training"),
+            ("pre-training", "average", *tasks, "seconds of pre-training"),
             [
                 (
                     kind,
                     statistics.mean(averages[kind]),
-                    *(statistics.mean(scores[kind, task]) for task in TASKS),
+                    *(statistics.mean(scores[kind, task]) for task in tasks),
                     seconds[kind],
                 )
                 for kind in KINDS
@@ -63,7 +69,7 @@ def both_directions(bench: Workbench) -> Finding:
             digits=1,
         ),
         verdict=compare(
-            averages[MASKED],
+            averages[BOTH],
             averages[CAUSAL],
             ("masked tokens", "next tokens"),
             score="Average score",
@@ -76,7 +82,7 @@ def both_directions(bench: Workbench) -> Finding:
                 "tasks",
                 "",
                 "score, times 100",
-                [over_seeds(kind, list(TASKS), [scores[kind, task] for task in TASKS]) for kind in KINDS],
+                [over_seeds(kind, tasks, [scores[kind, task] for task in tasks]) for kind in KINDS],
                 kind="bars",
             )
         ],
@@ -91,5 +97,6 @@ EXPERIMENTS = [
         "A model that sees both directions is better to fine-tune than one that reads from left to right.",
         both_directions,
         minutes=16,
+        scales=("small", "novels"),
     ),
 ]

@@ -1,15 +1,12 @@
 """Radford et al. 2018: Improving Language Understanding by Generative Pre-Training."""
 
 import statistics
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from sklearn.metrics import matthews_corrcoef
 from transformers import AutoTokenizer
 
 from gpt1_scratch import GPT1ForCausalLM
-from gpt1_scratch.pretraining.zero_shot import choose_endings, compare_words, mean_log_probabilities
 from gpt1_scratch.stories.tasks import load_story_task
 from papers_to_gpt.engine.checkpointing import all_checkpoints_in, update_of
 from papers_to_gpt.engine.durable_files import write_durably
@@ -23,62 +20,67 @@ from papers_to_gpt.papers.experiment import (
     is_monotonic,
     over_seeds,
 )
+from papers_to_gpt.papers.language_models import (
+    LSTM,
+    TRANSFORMER,
+    UPDATES,
+    config_of,
+    finetuned,
+    mean_by_seed,
+    pretrained,
+    pretrained_models,
+    short_name,
+    table_of_tasks,
+    task_scores,
+    tasks_of,
+    train_rows,
+    what_is_scored,
+)
 from papers_to_gpt.papers.workbench import Run, Workbench
+from papers_to_gpt.papers.zero_shot_tasks import ROWS, heuristics_of_novels, heuristics_of_stories
 from papers_to_gpt.plots.line_plots import Series
 
 PAPER = "radford2018"
-TRANSFORMER, LSTM = "Transformer", "LSTM"
-CHECKPOINTS = 6  # of each pre-training, spread evenly
-UPDATES = {TRANSFORMER: 1500, LSTM: 750}
-PRESETS = {TRANSFORMER: "stories/gpt1_mini", LSTM: "stories/lstm_mini"}
-# The tasks of `table_5`: one that needs grammar, one that needs knowledge of the stories' world.
-TASKS = {"stories_acceptability": "matthews_correlation", "stories_sentiment": "accuracy"}
-ACCEPTABILITY = "stories_acceptability"
-FULL, SCRATCH, NO_AUXILIARY, LSTM_ROW = "full", "no_pretraining", "no_auxiliary_loss", "lstm"
-
-
-def pretrained(kind: str) -> Run:
-    """Returns the pre-training run of the Transformer or the LSTM, which keeps checkpoints on its way."""
-    settings = {"save_steps": UPDATES[kind] // CHECKPOINTS, "save_total_limit": 0, "num_samples": 0, "seed": 42}
-    return Run("pretrain_gpt1", PRESETS[kind], settings)
+# The tasks of `table_5` at the scale `small`: one that needs grammar, one that needs knowledge of the stories' world.
+TASKS = ("stories_acceptability", "stories_sentiment")
+ACCEPTABILITY = "stories/acceptability"
+FULL, SCRATCH, NO_AUXILIARY = "full", "no pre-training", "no auxiliary loss"
+# What each row of table 5 changes; the row of the LSTM changes the model.
+VARIANTS: dict[str, dict[str, Any]] = {
+    FULL: {},
+    SCRATCH: {"from_scratch": True},
+    NO_AUXILIARY: {"auxiliary_loss_weight": 0.0},
+}
 
 
 def table_5(bench: Workbench) -> Finding:
     """Table 5: the full recipe, without pre-training, without the auxiliary loss, and with an LSTM."""
-    transformer, lstm = bench.make(pretrained(TRANSFORMER), pretrained(LSTM))
-    run = Run(
-        "ablate_gpt1",
-        "stories/sentiment",
-        {
-            "model_name_or_path": transformer,
-            "lstm_model_name_or_path": lstm,
-            "task": list(TASKS),
-            "seeds": bench.seeds,
-            "layers": [],
-        },
-    )
-    bench.make(run)
-    variants = bench.results(run)["variants"]
-    names = {FULL: "full", SCRATCH: "no pre-training", NO_AUXILIARY: "no auxiliary loss", LSTM_ROW: "LSTM"}
-    scores = {
-        variant: [_scores(variants[variant][task], metric) for task, metric in TASKS.items()] for variant in names
-    }
-    averages = {variant: _mean_by_seed(scores[variant]) for variant in names}
+    transformer, lstm = pretrained_models(bench, TRANSFORMER, LSTM)
+    runs = {name: finetuned(bench, "stories/sentiment", TASKS, transformer, **VARIANTS[name]) for name in VARIANTS}
+    if lstm is not None:
+        runs[LSTM] = finetuned(bench, "stories/sentiment", TASKS, lstm)
+    scores = scores_of(bench, runs)
+    tasks = list(scores[FULL])
+    averages = {name: mean_by_seed(each.values()) for name, each in scores.items()}
     verdict = compare(
         averages[FULL], averages[SCRATCH], ("pre-training", "no pre-training"), score="Average score", digits=1
     )
-    lstm_gain = statistics.mean(averages[FULL]) - statistics.mean(averages[LSTM_ROW])
+    if lstm is not None:
+        lstm_gain = statistics.mean(averages[FULL]) - statistics.mean(averages[LSTM])
+        verdict = Verdict(
+            verdict.holds and lstm_gain > 0, f"{verdict.reason} Against the LSTM it is {lstm_gain:+.1f}."
+        )
+    else:
+        verdict = Verdict(verdict.holds, f"{verdict.reason} No LSTM was named (--lstm_model_name_or_path).")
+    models = {
+        "small": "The small GPT-1 and an LSTM are pre-trained on the embedded stories and fine-tuned on two of their "
+        "tasks.",
+        "novels": "GPT-1 and an LSTM are pre-trained on novels and fine-tuned on each task.",
+        "glue": "The given models are fine-tuned on each task.",
+    }
     return Finding(
-        method="The small GPT-1 and an LSTM are pre-trained on the embedded stories and fine-tuned on two of their "
-        "tasks. Each variant leaves out one part.",
-        table=Table(
-            ("variant", "average", *(task.removeprefix("stories_") for task in TASKS)),
-            [
-                (name, statistics.mean(averages[variant]), *(statistics.mean(each) for each in scores[variant]))
-                for variant, name in names.items()
-            ],
-            digits=1,
-        ),
+        method=f"{models[bench.scale]} Each variant leaves out one part.",
+        table=table_of_tasks("variant", scores),
         paper=Table(
             ("variant", "average", "CoLA", "SST-2"),
             [
@@ -89,95 +91,82 @@ def table_5(bench: Workbench) -> Finding:
             ],
             digits=1,
         ),
-        verdict=Verdict(verdict.holds and lstm_gain > 0, f"{verdict.reason} Against the LSTM it is {lstm_gain:+.1f}."),
+        verdict=verdict,
         charts=[
             Chart(
                 "variants",
                 "",
                 "score, times 100",
                 [
-                    over_seeds(task.removeprefix("stories_"), list(names.values()), [scores[v][index] for v in names])
-                    for index, task in enumerate(TASKS)
+                    over_seeds(short_name(task), list(scores), [each[task] for each in scores.values()])
+                    for task in tasks
                 ],
                 kind="bars",
             )
         ],
-        notes=["Scores are the Matthews correlation (acceptability) and the accuracy (sentiment), times 100."],
+        notes=[what_is_scored(tasks)],
     )
 
 
-def _scores(summary: dict[str, Any], metric: str) -> list[float]:
-    """Returns a validation score of a task for each seed, times 100, from a summary of fine-tuning."""
-    return [100 * run[f"eval_{metric}"] for run in summary["runs"].values()]
-
-
-def final_scores(results: dict[str, Any], metric: str) -> list[float]:
-    """Returns the same from the results of fine-tuning on one task, with one seed or several."""
-    if "tasks" in results:
-        (summary,) = results["tasks"].values()
-        return _scores(summary, metric)
-    return [100 * results[f"eval_{metric}"]]
-
-
-def _mean_by_seed(scores: Sequence[Sequence[float]]) -> list[float]:
-    return [statistics.mean(each) for each in zip(*scores, strict=True)]
+def scores_of(bench: Workbench, runs: dict[Any, Run]) -> dict[Any, dict[str, list[float]]]:
+    """Makes runs of fine-tuning, and returns the scores of every task and seed."""
+    tasks_of(next(iter(runs.values())))  # wrong settings and missing files end the experiment before it trains
+    bench.make(*runs.values())
+    return {name: task_scores(bench, run) for name, run in runs.items()}
 
 
 def transferred_layers(bench: Workbench) -> Finding:
     """Figure 2, left: fine-tuning with only the first blocks pre-trained."""
-    (model,) = bench.make(pretrained(TRANSFORMER))
-    blocks = 4
-    run = Run(
-        "ablate_gpt1",
-        "stories/acceptability",
-        {"model_name_or_path": model, "seeds": bench.seeds, "layers": list(range(blocks))},
-    )
-    bench.make(run)
-    variants = bench.results(run)["variants"]
-    layers = list(range(blocks + 1))
-    scores = [
-        _scores(variants[f"layers_{number}" if number < blocks else FULL][ACCEPTABILITY], TASKS[ACCEPTABILITY])
+    (model,) = pretrained_models(bench, TRANSFORMER)
+    blocks = config_of(model, "model_name_or_path").num_hidden_layers
+    layers = sorted({*(range(blocks) if bench.settings.layers is None else bench.settings.layers), blocks})
+    if layers[-1] > blocks:
+        raise ValueError(f"layers is {layers[-1]}; the model has {blocks} blocks.")
+    runs = {
+        number: finetuned(
+            bench, ACCEPTABILITY, (), model, **({} if number == blocks else {"transferred_layers": number})
+        )
         for number in layers
-    ]
-    means = [statistics.mean(each) for each in scores]
+    }
+    scores = scores_of(bench, runs)
+    tasks = list(scores[blocks])
+    averages = [mean_by_seed(scores[number].values()) for number in layers]
+    means = [statistics.mean(each) for each in averages]
+    named = [(short_name(task), [scores[number][task] for number in layers]) for task in tasks]
     return Finding(
-        method="GPT-1 is fine-tuned on acceptability with its embeddings and the weights of the first blocks from "
-        "pre-training; the other blocks start at random.",
-        table=Table(("pre-trained blocks", "Matthews correlation"), list(zip(layers, means, strict=True)), digits=1),
+        method="GPT-1 is fine-tuned with its embeddings and the weights of the first blocks from pre-training; the "
+        "other blocks start at random.",
+        table=table_of_tasks("pre-trained blocks", scores),
         paper=Table(("transferred", "MultiNLI accuracy"), [("each layer", "helps, up to 9 % for all of them")]),
         verdict=Verdict(
             is_monotonic(means, tolerance=1.0) and means[-1] > means[0],
-            "Scores by transferred blocks: " + ", ".join(f"{mean:.1f}" for mean in means) + ".",
+            f"Scores with {', '.join(map(str, layers))} blocks: " + ", ".join(f"{mean:.1f}" for mean in means) + ".",
         ),
         charts=[
             Chart(
                 "layers",
                 "pre-trained blocks",
-                "Matthews correlation, times 100",
-                [over_seeds("acceptability", layers, scores)],
+                "score, times 100",
+                [over_seeds(name, layers, each) for name, each in named],
                 options={"integer_x": True},
             )
         ],
+        notes=[what_is_scored(tasks)],
     )
-
-
-ROWS = 200  # of each task, for the zero-shot scores
-# What follows a text of the sentiment task, and the words that are compared behind it.
-QUESTION, WORDS = " How", ("sad", "happy")
 
 
 def zero_shot(bench: Workbench) -> Finding:
     """Figure 2, right: tasks solved by the language model's probabilities, during pre-training."""
-    runs = {kind: pretrained(kind) for kind in (TRANSFORMER, LSTM)}
+    runs = {kind: pretrained(bench, kind) for kind in (TRANSFORMER, LSTM)}
+    heuristics, note = heuristics_of_stories() if bench.scale == "small" else heuristics_of_novels(bench)
     bench.make(*runs.values())
-    heuristics = {"acceptability": _acceptability, "sentiment": _sentiment, "cloze": _cloze}
     chance = {"acceptability": 0.0, "sentiment": 50.0, "cloze": 50.0}
     rows, found = [], {kind: {name: [] for name in heuristics} for kind in runs}
     for kind, run in runs.items():
         for checkpoint in _checkpoints(bench.path(run)):
             model = GPT1ForCausalLM.from_pretrained(checkpoint).eval()
             tokenizer = AutoTokenizer.from_pretrained(checkpoint)
-            share = update_of(checkpoint) / UPDATES[kind]
+            share = update_of(checkpoint) / UPDATES[bench.scale][kind]
             scores = {name: heuristic(model, tokenizer) for name, heuristic in heuristics.items()}
             for name, score in scores.items():
                 found[kind][name].append((100 * share, score))
@@ -221,9 +210,7 @@ def zero_shot(bench: Workbench) -> Finding:
                 ],
             ),
         ],
-        notes=[
-            f"The sentiment heuristic appends `{QUESTION.strip()}` to a text and compares {WORDS[1]} and {WORDS[0]}."
-        ],
+        notes=[note],
     )
 
 
@@ -231,67 +218,80 @@ def _checkpoints(folder: Path) -> list[Path]:
     return sorted(all_checkpoints_in(folder), key=update_of)
 
 
-def _acceptability(model: GPT1ForCausalLM, tokenizer: Any) -> float:
-    rows = load_story_task("acceptability", train_size=1, validation_size=ROWS, test_size=1)["validation"]
-    scores = mean_log_probabilities(model, tokenizer, rows["sentence"][:])
-    threshold = statistics.median(scores)
-    return 100 * float(matthews_corrcoef(rows["label"][:], [score > threshold for score in scores]))
-
-
-def _sentiment(model: GPT1ForCausalLM, tokenizer: Any) -> float:
-    rows = load_story_task("sentiment", train_size=1, validation_size=ROWS, test_size=1)["validation"]
-    margins = compare_words(model, tokenizer, [text + QUESTION for text in rows["sentence"]], WORDS)
-    return 100 * statistics.mean(
-        (margin > 0) == bool(label) for margin, label in zip(margins, rows["label"], strict=True)
-    )
-
-
-def _cloze(model: GPT1ForCausalLM, tokenizer: Any) -> float:
-    rows = load_story_task("cloze", train_size=1, validation_size=ROWS, test_size=1)["validation"]
-    endings = list(zip(rows["ending1"], rows["ending2"], strict=True))
-    chosen = choose_endings(model, tokenizer, rows["context"][:], endings)
-    return 100 * statistics.mean(a == b for a, b in zip(chosen, rows["label"], strict=True))
-
-
 def transfer_by_updates(bench: Workbench) -> Finding:
     """Fine-tuning from checkpoints of the pre-training."""
-    (folder,) = bench.make(pretrained(TRANSFORMER))
+    (folder,) = pretrained_models(bench, TRANSFORMER)
     checkpoints = _checkpoints(folder)[::2]
-    runs = {
-        checkpoint: Run(
-            "finetune_gpt1",
-            "stories/acceptability",
-            {"model_name_or_path": checkpoint, "seeds": bench.seeds},
-        )
-        for checkpoint in checkpoints
-    }
-    bench.make(*runs.values())
-    updates = [update_of(checkpoint) for checkpoint in checkpoints]
-    scores = [final_scores(bench.results(run), TASKS[ACCEPTABILITY]) for run in runs.values()]
-    means = [statistics.mean(each) for each in scores]
+    scores = scores_of(bench, {update_of(each): finetuned(bench, ACCEPTABILITY, (), each) for each in checkpoints})
+    updates = list(scores)
+    tasks = list(scores[updates[0]])
+    means = [statistics.mean(mean_by_seed(scores[update].values())) for update in updates]
     return Finding(
-        method="GPT-1 is fine-tuned on acceptability from checkpoints of its pre-training.",
-        table=Table(
-            ("updates of pre-training", "Matthews correlation"), list(zip(updates, means, strict=True)), digits=1
-        ),
+        method="GPT-1 is fine-tuned from checkpoints of its pre-training.",
+        table=table_of_tasks("updates of pre-training", scores),
         verdict=Verdict(means[-1] > means[0], "Scores: " + ", ".join(f"{mean:.1f}" for mean in means) + "."),
         charts=[
             Chart(
                 "transfer",
                 "updates of pre-training",
-                "Matthews correlation, times 100",
-                [over_seeds("acceptability", updates, scores)],
+                "score, times 100",
+                [
+                    over_seeds(short_name(task), updates, [scores[update][task] for update in updates])
+                    for task in tasks
+                ],
+            )
+        ],
+        notes=[what_is_scored(tasks)],
+    )
+
+
+SIZES = (250, 1000, 4000)
+WITH, WITHOUT = "with the auxiliary loss", "without"
+
+
+def auxiliary_loss(bench: Workbench) -> Finding:
+    """Section 5, Table 5: the auxiliary language modeling loss by the number of examples.
+
+    At the scale `small` one task is given more and more examples; at the others, tasks of different sizes are
+    compared, as in the paper.
+    """
+    (model,) = pretrained_models(bench, TRANSFORMER)
+    found = _by_size_of_one_task(bench, model) if bench.scale == "small" else _by_task(bench, model)
+    names = sorted(found, key=lambda name: found[name][0])
+    sizes = [found[name][0] for name in names]
+    scores = {kind: [found[name][1][kind] for name in names] for kind in (WITH, WITHOUT)}
+    means = {kind: [statistics.mean(each) for each in scores[kind]] for kind in scores}
+    gains = [a - b for a, b in zip(means[WITH], means[WITHOUT], strict=True)]
+    return Finding(
+        method="GPT-1 is fine-tuned with and without the auxiliary loss, on "
+        + ("more and more examples of acceptability." if bench.scale == "small" else "tasks of different sizes."),
+        table=Table(
+            ("task", "examples", WITH, WITHOUT, "gain"),
+            list(zip(names, sizes, means[WITH], means[WITHOUT], gains, strict=True)),
+            digits=1,
+        ),
+        paper=Table(("data sets", "auxiliary loss"), [("larger", "helps"), ("smaller", "does not help")]),
+        verdict=Verdict(
+            gains[-1] > gains[0] if len(gains) > 1 else None,
+            "The gain is " + ", ".join(f"{gain:+.1f} ({size})" for size, gain in zip(sizes, gains, strict=True)) + ".",
+        ),
+        charts=[
+            Chart(
+                "by_size",
+                "examples",
+                "score, times 100",
+                [over_seeds(kind, sizes, scores[kind]) for kind in scores],
+                options={"log_x": True},
             )
         ],
     )
 
 
-SIZES = (250, 1000, 4000)
+# For each name of a row: the number of its examples, and the scores with and without the auxiliary loss.
+BySize = dict[str, tuple[int, dict[str, list[float]]]]
 
 
-def auxiliary_loss(bench: Workbench) -> Finding:
-    """Section 5, Table 5: the auxiliary language modeling loss by the number of examples."""
-    (model,) = bench.make(pretrained(TRANSFORMER))
+def _by_size_of_one_task(bench: Workbench, model: Path | str) -> BySize:
     folder = bench.data_folder / "auxiliary_loss"
     data = load_story_task("acceptability", train_size=max(SIZES))
     splits = {f"train_{size}": data["train"].select(range(size)) for size in SIZES} | {"test": data["test"]}
@@ -302,9 +302,9 @@ def auxiliary_loss(bench: Workbench) -> Finding:
             lines = [f"{row['sentence']}\t{('unacceptable', 'acceptable')[row['label']]}" for row in rows]
             write_durably(path, "\n".join(["sentence\tlabel", *lines]) + "\n")
     runs = {
-        (size, weight): Run(
+        (size, kind): Run(
             "finetune_gpt1",
-            "stories/acceptability",
+            ACCEPTABILITY,
             {
                 "model_name_or_path": model,
                 "task": [],
@@ -315,41 +315,29 @@ def auxiliary_loss(bench: Workbench) -> Finding:
             },
         )
         for size in SIZES
-        for weight in (0.5, 0.0)
+        for kind, weight in ((WITH, 0.5), (WITHOUT, 0.0))
     }
-    bench.make(*runs.values())
-    scores = {key: final_scores(bench.results(run), "accuracy") for key, run in runs.items()}
-    gains = [statistics.mean(scores[size, 0.5]) - statistics.mean(scores[size, 0.0]) for size in SIZES]
-    return Finding(
-        method="GPT-1 is fine-tuned on acceptability with and without the auxiliary loss, on more and more examples.",
-        table=Table(
-            ("examples", "with the auxiliary loss", "without", "gain"),
-            [
-                (size, statistics.mean(scores[size, 0.5]), statistics.mean(scores[size, 0.0]), gain)
-                for size, gain in zip(SIZES, gains, strict=True)
-            ],
-            digits=1,
-        ),
-        paper=Table(("data sets", "auxiliary loss"), [("larger", "helps"), ("smaller", "does not help")]),
-        verdict=Verdict(
-            gains[-1] > gains[0],
-            "The gain is " + ", ".join(f"{gain:+.1f} ({size})" for size, gain in zip(SIZES, gains, strict=True)) + ".",
-        ),
-        charts=[
-            Chart(
-                "by_size",
-                "examples",
-                "accuracy, times 100",
-                [
-                    over_seeds(name, SIZES, [scores[size, weight] for size in SIZES])
-                    for name, weight in (("with the auxiliary loss", 0.5), ("without", 0.0))
-                ],
-                options={"log_x": True},
-            )
-        ],
-    )
+    scores = {key: each["own"] for key, each in scores_of(bench, runs).items()}
+    return {
+        f"acceptability, {size} examples": (size, {kind: scores[size, kind] for kind in (WITH, WITHOUT)})
+        for size in SIZES
+    }
 
 
+def _by_task(bench: Workbench, model: Path | str) -> BySize:
+    runs = {
+        WITH: finetuned(bench, ACCEPTABILITY, (), model),
+        WITHOUT: finetuned(bench, ACCEPTABILITY, (), model, **VARIANTS[NO_AUXILIARY]),
+    }
+    scores = scores_of(bench, runs)
+    sizes = train_rows(bench, runs[WITH])
+    return {
+        short_name(task): (size, {kind: scores[kind][task] for kind in (WITH, WITHOUT)})
+        for task, size in sizes.items()
+    }
+
+
+ALL_SCALES, PRETRAINED_HERE = ("small", "novels", "glue"), ("small", "novels")
 EXPERIMENTS = [
     Experiment(
         "table_5",
@@ -359,6 +347,7 @@ EXPERIMENTS = [
         table_5,
         minutes=14,
         core=True,
+        scales=ALL_SCALES,
     ),
     Experiment(
         "auxiliary_loss",
@@ -367,6 +356,7 @@ EXPERIMENTS = [
         "The auxiliary loss helps large data sets more than small ones.",
         auxiliary_loss,
         minutes=8,
+        scales=ALL_SCALES,
     ),
     Experiment(
         "transferred_layers",
@@ -375,6 +365,7 @@ EXPERIMENTS = [
         "Every pre-trained block helps.",
         transferred_layers,
         minutes=10,
+        scales=ALL_SCALES,
     ),
     Experiment(
         "zero_shot",
@@ -384,6 +375,7 @@ EXPERIMENTS = [
         zero_shot,
         minutes=7,
         core=True,
+        scales=PRETRAINED_HERE,
     ),
     Experiment(
         "transfer_by_updates",
@@ -392,5 +384,6 @@ EXPERIMENTS = [
         "Longer pre-training makes the fine-tuned model better.",
         transfer_by_updates,
         minutes=8,
+        scales=PRETRAINED_HERE,
     ),
 ]

@@ -47,21 +47,21 @@ def _is_meant(experiment: Experiment, name: str) -> bool:
 
 
 def list_experiments() -> str:
-    """Returns the papers, and a line for each experiment: name, table or figure, minutes, claim."""
+    """Returns the papers, and a line for each experiment: name, minutes, table or figure, claim, scales."""
     width = max(map(len, EXPERIMENTS))
     lines = []
     for paper, (title, module) in PAPERS.items():
         lines += [f"{paper}: {title}"]
         for each in module.EXPERIMENTS:
             mark = "*" if each.core else " "
-            scales = "" if each.scales == ("small",) else f" [{', '.join(each.scales)}]"
-            lines.append(f" {mark} {each.name:{width}}  {each.minutes:4.0f} min  {each.item}: {each.claim}{scales}")
+            scales = ", ".join(each.scales)
+            lines.append(f" {mark} {each.name:{width}}  {each.minutes:4.0f} min  {each.item}: {each.claim} [{scales}]")
     minutes = sum(each.minutes for each in EXPERIMENTS.values() if each.core)
     return "\n".join(
         [
             *lines,
             "",
-            f"* belongs to `run core`, about {minutes:.0f} minutes. Minutes are estimates for two free CPU cores and "
-            "one seed, if nothing is trained yet. Scales other than small are in brackets.",
+            f"* belongs to `run core`, about {minutes:.0f} minutes. Minutes are estimates for two free CPU cores, one "
+            "seed and the scale small, if nothing is trained yet. The scales of each experiment are in brackets.",
         ]
     )

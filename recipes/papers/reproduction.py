@@ -21,26 +21,32 @@ from papers_to_gpt.papers.reports import (
     write_summary,
 )
 from papers_to_gpt.papers.workbench import Workbench
-from papers_to_gpt.settings.reproduction import FILES_OF_SCALE, ReproductionSettings
+from papers_to_gpt.settings.reproduction import ALLOWED, DATA, NEEDED, WHERE_FROM, ReproductionSettings
 
 
 def run(settings: tuple[ReproductionSettings]) -> None:
     """Lists the experiments, or measures those that the settings name.
 
     Raises:
-        ValueError: a name is unknown, none of the experiments has the scale, or some of them failed.
+        ValueError: a name is unknown, data is missing, an experiment that is named by itself does not have the scale,
+            none has it, or some of them failed.
     """
     (chosen,) = settings
     if chosen.action == "list":
         print(list_experiments())
         return
     selected = select(chosen.names)
-    for name in FILES_OF_SCALE[chosen.scale]:
-        if not Path(getattr(chosen, name)).exists():
-            raise ValueError(f"{name}: there is no file or folder {getattr(chosen, name)}.")
+    for name in DATA:
+        path = getattr(chosen, name)
+        if path is not None and not Path(path).exists():
+            raise ValueError(f"{name}: there is no file or folder {path}. {WHERE_FROM}")
     experiments = [each for each in selected if chosen.scale in each.scales]
+    for name in chosen.names:
+        if name in EXPERIMENTS and chosen.scale not in EXPERIMENTS[name].scales:
+            scales = " and ".join(EXPERIMENTS[name].scales)
+            raise ValueError(f"The experiment {name} does not have the scale {chosen.scale}. It has {scales}.")
     if not experiments:
-        having = [each.name for each in EXPERIMENTS.values() if chosen.scale in each.scales]
+        having = ", ".join(each.name for each in EXPERIMENTS.values() if chosen.scale in each.scales)
         raise ValueError(f"None of these experiments has the scale {chosen.scale}. Those that have it: {having}.")
     left_out = [each.name for each in selected if each not in experiments]
     if left_out:
@@ -92,11 +98,8 @@ def copy_pictures(output_dir: Path, experiments: Sequence[Experiment], target: P
 
 def _identity(experiment: Experiment, settings: ReproductionSettings) -> dict[str, Any]:
     """What a report must have in common with the settings to stand for them."""
-    names = "scale seeds trial train_file validation_file test_file source_language target_language data_dir".split()
-    values = {name: getattr(settings, name) for name in names}
-    if settings.scale == "small":
-        values = {name: values[name] for name in ("scale", "seeds", "trial")}
-    return {"experiment": experiment.name, **values}
+    names = ("scale", "seeds", "trial", *NEEDED[settings.scale], *ALLOWED[settings.scale])
+    return {"experiment": experiment.name, **{name: getattr(settings, name) for name in names}}
 
 
 def _found(path: Path, identity: dict[str, Any]) -> bool:

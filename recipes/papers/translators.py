@@ -118,6 +118,12 @@ def test_pairs(bench: Workbench) -> tuple[list[str], list[str]]:
     return test["source"][:], test["target"][:]
 
 
+def training_pairs(bench: Workbench) -> tuple[list[str], list[str]]:
+    """Returns the sources and the targets of the training set."""
+    pairs = load_parallel_data(**data_of(bench) | {"dataset_name": None})["train"]
+    return pairs["source"][:], pairs["target"][:]
+
+
 def metric_of(bench: Workbench) -> TranslationMetric:
     """Returns the metric for the target language."""
     return TranslationMetric(data_of(bench)["target_language"])
@@ -139,8 +145,7 @@ def length_of(bench: Workbench) -> Callable[[str, str], int]:
 def rarity_of(bench: Workbench) -> Callable[[str, str], int]:
     """Returns a function from source and reference to a group: the mean frequency rank of the reference's words in the
     training data, rounded down to a multiple of a fourth of the largest mean."""
-    train_texts = load_parallel_data(**data_of(bench) | {"dataset_name": None})["train"]["target"]
-    counts = Counter(word for text in train_texts for word in text.split())
+    counts = Counter(word for text in training_pairs(bench)[1] for word in text.split())
     ranks = {word: rank for rank, (word, _) in enumerate(counts.most_common())}
 
     def mean_rank(reference: str) -> float:
@@ -189,10 +194,10 @@ def short_sentences(bench: Workbench) -> dict[str, str]:
     settings = data_of(bench)
     languages = settings["source_language"], settings["target_language"]
     if not path.exists():
-        pairs = load_parallel_data(**settings | {"dataset_name": None})["train"]
-        limit = max(len(source.split()) for source in pairs["source"]) / 2
+        sources, targets = training_pairs(bench)
+        limit = max(len(source.split()) for source in sources) / 2
         lines = ["\t".join(languages)]
-        for source, target in zip(pairs["source"], pairs["target"], strict=True):
+        for source, target in zip(sources, targets, strict=True):
             if len(source.split()) <= limit:
                 lines.append("\t".join(" ".join(text.split()) for text in (source, target)))
         path.parent.mkdir(parents=True, exist_ok=True)

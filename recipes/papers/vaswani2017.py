@@ -169,29 +169,32 @@ def training_flops(bench: Workbench, run: Run) -> float:
     return 6 * weights * bench.results(run)["train_target_tokens"]
 
 
-# The rows of table 3 in small: what each changes in the preset of the numbers (2 layers, d 128, 4 heads, d_ff 256).
-TABLE_3: dict[str, dict[str, Any]] = {
-    "base": {},
-    "A: 1 head": {"encoder_attention_heads": 1, "decoder_attention_heads": 1},
-    "A: 16 heads": {"encoder_attention_heads": 16, "decoder_attention_heads": 16},
-    "B: d_k 8": {"d_k": 8},
-    "C: 1 layer": {"encoder_layers": 1, "decoder_layers": 1},
-    "C: 3 layers": {"encoder_layers": 3, "decoder_layers": 3},
-    "C: d_model 64": {"d_model": 64},
-    "C: d_ff 1024": {"encoder_ffn_dim": 1024, "decoder_ffn_dim": 1024},
-    "D: no dropout": {"dropout": 0.0},
-    "D: dropout 0.3": {"dropout": 0.3},
-    "D: no smoothing": {"label_smoothing_factor": 0.0},
-    "E: learned positions": {"position_embedding_type": "learned"},
-}
+def table_3(scale: str) -> dict[str, dict[str, Any]]:
+    """Returns what each row of table 3 changes in the preset of the scale.
+
+    The presets have 4 heads, and 2 layers, d 128, d_ff 256 and dropout 0.1 (`numbers`), or 4 layers, d 256, d_ff 512
+    and dropout 0.3 (`multi30k`).
+    """
+    few, many, width, inner, dropout = (1, 3, 64, 1024, 0.3) if scale == "small" else (2, 6, 128, 2048, 0.1)
+    return {
+        "base": {},
+        "A: 1 head": {"encoder_attention_heads": 1, "decoder_attention_heads": 1},
+        "A: 16 heads": {"encoder_attention_heads": 16, "decoder_attention_heads": 16},
+        "B: d_k 8": {"d_k": 8},
+        f"C: {few} layer{'s' if few > 1 else ''}": {"encoder_layers": few, "decoder_layers": few},
+        f"C: {many} layers": {"encoder_layers": many, "decoder_layers": many},
+        f"C: d_model {width}": {"d_model": width},
+        f"C: d_ff {inner}": {"encoder_ffn_dim": inner, "decoder_ffn_dim": inner},
+        "D: no dropout": {"dropout": 0.0},
+        f"D: dropout {dropout}": {"dropout": dropout},
+        "D: no smoothing": {"label_smoothing_factor": 0.0},
+        "E: learned positions": {"position_embedding_type": "learned"},
+    }
 
 
 def variations(bench: Workbench) -> Finding:
     """Table 3: what changes of the architecture do to perplexity and score."""
-    runs = {
-        name: [run_of(bench, TRANSFORMER, seed, **changes) for seed in bench.seeds]
-        for name, changes in TABLE_3.items()
-    }
+    runs = {name: runs_of(bench, TRANSFORMER, **changes) for name, changes in table_3(bench.scale).items()}
     make_groups(bench, runs)
     perplexities = {name: [bench.results(run)["eval_perplexity"] for run in each] for name, each in runs.items()}
     scores = {name: [bench.results(run)["test_sacrebleu"] for run in each] for name, each in runs.items()}
@@ -199,7 +202,7 @@ def variations(bench: Workbench) -> Finding:
         method="Each row changes one setting of the same Transformer. All are trained with the same updates.",
         table=Table(
             ("row", "validation perplexity", "test BLEU"),
-            [(name, statistics.mean(perplexities[name]), statistics.mean(scores[name])) for name in TABLE_3],
+            [(name, statistics.mean(perplexities[name]), statistics.mean(scores[name])) for name in runs],
             digits=3,
         ),
         paper=Table(
@@ -226,7 +229,9 @@ def variations(bench: Workbench) -> Finding:
             score="Perplexity",
             lower_is_better=True,
             digits=3,
-            unless="The lists need to relate single words only; sentences need several relations at a time.",
+            unless="The lists need to relate single words only; sentences need several relations at a time."
+            if bench.scale == "small"
+            else "",
         ),
     )
 
@@ -269,13 +274,14 @@ def positions(bench: Workbench) -> Finding:
 
 def schedule(bench: Workbench) -> Finding:
     """Section 5.3: the learning rate with and without warm-up, for normalization after and before each sub-layer."""
+    updates = {"small": 100, "multi30k": 300}[bench.scale]  # of warm-up
     variants = {
         f"{'pre-norm' if pre_norm else 'post-norm'}, {'warm-up' if warmup else 'no warm-up'}": {
             "pre_norm": pre_norm,
             "warmup_steps": warmup,
         }
         for pre_norm in (False, True)
-        for warmup in (100, 0)
+        for warmup in (updates, 0)
     }
     runs = {name: runs_of(bench, TRANSFORMER, **changes) for name, changes in variants.items()}
     make_groups(bench, runs)
@@ -296,7 +302,8 @@ def schedule(bench: Workbench) -> Finding:
             score="Validation loss of the post-norm Transformer",
             lower_is_better=True,
             digits=3,
-            unless="Two layers are shallow enough to train either way; the paper's have six.",
+            unless=f"{'Two' if bench.scale == 'small' else 'Four'} layers are shallow enough to train either way; the "
+            "paper's have six.",
         ),
         pictures={"training_curves": lambda: training_curves(logs)},
     )
@@ -419,6 +426,7 @@ EXPERIMENTS = [
         "The Transformer needs a learning rate that warms up.",
         schedule,
         minutes=6,
+        scales=BOTH,
     ),
     Experiment(
         "score_by_flops",
@@ -436,6 +444,7 @@ EXPERIMENTS = [
         "Several heads are better than one.",
         variations,
         minutes=20,
+        scales=BOTH,
     ),
     Experiment(
         "heads",

@@ -14,6 +14,8 @@ from transformers import AutoModelForSeq2SeqLM, PreTrainedConfig, PreTrainedMode
 
 from papers_to_gpt.engine.durable_files import write_durably
 from papers_to_gpt.papers.experiment import Chart, Experiment, Finding, Table, Verdict, over_seeds
+from papers_to_gpt.papers.language_models import PRESETS, pretraining_data
+from papers_to_gpt.papers.language_models import TRANSFORMER as GPT1
 from papers_to_gpt.papers.timing import median_seconds
 from papers_to_gpt.papers.translators import (
     ATTENTION,
@@ -307,18 +309,19 @@ SCALES = (0.25, 0.5, 1.0, 1.5)
 
 def scaling(bench: Workbench) -> Finding:
     """Loss against parameters and against tokens, for four sizes of each translator and of GPT-1."""
-    runs: dict[str, list[Run]] = {
-        MODELS[model]: [run_of(bench, model, bench.seeds[0], **_scaled(model, factor)) for factor in SCALES]
-        for model in MODELS
-    }
-    runs["GPT-1"] = [
-        Run(
-            "pretrain_gpt1",
-            "stories/gpt1_mini",
-            {"hidden_size": int(192 * factor), "max_steps": 500, "eval_steps": 100, "seed": bench.seeds[0]},
-        )
-        for factor in SCALES
-    ]
+    seed = bench.seeds[0]
+    runs: dict[str, list[Run]] = {}
+    if bench.scale != "novels":
+        for model in MODELS:
+            widths = [_scaled(bench, model, factor) for factor in SCALES]
+            runs[MODELS[model]] = [run_of(bench, model, seed, **changes) for changes in widths]
+    if bench.scale != "multi30k":
+        preset = PRESETS[bench.scale][GPT1]
+        updates = {"small": {"max_steps": 500, "eval_steps": 100}, "novels": {"max_steps": 1500, "eval_steps": 250}}
+        settings = pretraining_data(bench) | updates[bench.scale] | {"seed": seed}
+        runs["GPT-1"] = [
+            Run("pretrain_gpt1", preset, settings | {"hidden_size": int(192 * factor)}) for factor in SCALES
+        ]
     bench.make(*(run for each in runs.values() for run in each))
     rows, by_size, by_tokens, exponents = [], [], [], {}
     for name, each in runs.items():
@@ -352,13 +355,20 @@ def scaling(bench: Workbench) -> Finding:
     )
 
 
-def _scaled(model: str, factor: float) -> dict[str, Any]:
-    widths = {
+def _scaled(bench: Workbench, model: str, factor: float) -> dict[str, Any]:
+    """Returns the widths of the preset of the scale, times a factor."""
+    multi30k = {
+        LSTM: {"embedding_size": 256, "hidden_size": 512},
+        ATTENTION: {"embedding_size": 256, "hidden_size": 512, "attention_size": 512, "maxout_size": 256},
+        TRANSFORMER: {"d_model": 256, "encoder_ffn_dim": 512, "decoder_ffn_dim": 512},
+    }
+    numbers = {
         LSTM: {"embedding_size": 64, "hidden_size": 256},
         ATTENTION: {"embedding_size": 64, "hidden_size": 192, "attention_size": 128, "maxout_size": 96},
         TRANSFORMER: {"d_model": 128, "encoder_ffn_dim": 256, "decoder_ffn_dim": 256},
-    }[model]
-    return {name: int(value * factor) for name, value in widths.items()}
+    }
+    widths = numbers if bench.scale == "small" else multi30k
+    return {name: int(value * factor) for name, value in widths[model].items()}
 
 
 def count_weights(folder: Path) -> int:
@@ -392,6 +402,7 @@ EXPERIMENTS = [
         "The Transformer trains on long sequences without losing speed; recurrent networks lose it.",
         parallel_training,
         minutes=2,
+        scales=("small", "multi30k"),
     ),
     Experiment(
         "gradients",
@@ -401,6 +412,7 @@ EXPERIMENTS = [
         gradients,
         minutes=2,
         core=True,
+        scales=("small", "multi30k"),
     ),
     Experiment(
         "scaling",
@@ -409,5 +421,6 @@ EXPERIMENTS = [
         "Larger models reach a lower loss, by a power law.",
         scaling,
         minutes=25,
+        scales=("small", "multi30k", "novels"),
     ),
 ]

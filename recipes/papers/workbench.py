@@ -28,8 +28,7 @@ TRIAL: dict[str, dict[str, Any]] = {
         **{"max_steps": 2, "eval_steps": 2, "logging_steps": 1, "warmup_steps": 0, "save_steps": 1},
         **{"num_merges": 200, "tokenizer_samples": 500, "max_eval_blocks": 2},
     },
-    "finetune_gpt1": {"max_steps": 2, "eval_steps": 2, "warmup_steps": 0},
-    "ablate_gpt1": {"max_steps": 2, "eval_steps": 2, "warmup_steps": 0},
+    "finetune_gpt1": {"max_steps": 2, "eval_steps": 2, "warmup_steps": 0, "max_eval_samples": 20},
 }
 
 POLLING_SECONDS = 0.2
@@ -43,7 +42,7 @@ class Run:
 
     Attributes:
         script: the recipe's file without its extension, such as `train_translation`.
-        preset: the name of a preset, such as `numbers/bahdanau`; None for a script without one.
+        preset: the name of a preset, such as `numbers/bahdanau`, or a file; None for a script without one.
         settings: settings beyond the preset. Their order does not matter; lists are allowed.
     """
 
@@ -61,9 +60,12 @@ class Run:
 
     @property
     def name(self) -> str:
-        """The name of the folder: script, preset, and a hash of the settings."""
-        digest = hashlib.sha256(shlex.join([self.script, *self.arguments()]).encode()).hexdigest()[:10]
-        return "_".join([(self.preset or self.script).replace("/", "_"), digest])
+        """The name of the folder: script, preset, and a hash of the settings, and of a preset that is a file."""
+        preset, content = self.preset or self.script, b""
+        if Path(preset).is_file():
+            content, preset = Path(preset).read_bytes(), Path(preset).stem
+        words = shlex.join([self.script, *self.arguments()]).encode()
+        return "_".join([preset.replace("/", "_"), hashlib.sha256(words + content).hexdigest()[:10]])
 
 
 class Workbench:

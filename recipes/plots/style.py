@@ -4,12 +4,15 @@ A picture is at most 8 inches wide and written with 150 dots per inch, which giv
 6 points, which are 12 pixels.
 """
 
+import contextlib
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from importlib.util import find_spec
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from papers_to_gpt.plots.fonts import families_for
 
@@ -83,11 +86,25 @@ def save_figure(figure: "Figure", path: Path, formats: Sequence[str] = FORMATS) 
     stem = path.with_suffix("") if path.suffix in FORMATS else path
     stem.parent.mkdir(parents=True, exist_ok=True)
     paths = [stem.with_name(stem.name + suffix) for suffix in formats]
-    with matplotlib.rc_context({"svg.hashsalt": "papers-to-gpt", "svg.fonttype": "path"}), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=r"Glyph \d+")  # `families_for` has warned, and named the font
+    with matplotlib.rc_context({"svg.hashsalt": "papers-to-gpt", "svg.fonttype": "path"}), without_glyph_warnings():
         for file in paths:
             figure.savefig(file, dpi=DOTS_PER_INCH, metadata=dict.fromkeys(METADATA[file.suffix]))
     return paths
+
+
+@contextlib.contextmanager
+def without_glyph_warnings() -> Iterator[None]:
+    """Silences matplotlib's warnings of missing glyphs: `families_for` has warned, and named the font."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=r"Glyph \d+")
+        yield
+
+
+def pixels(figure: "Figure") -> np.ndarray:
+    """Draws a figure and returns it as (height, width, 3) bytes of red, green and blue."""
+    with without_glyph_warnings():
+        figure.canvas.draw()
+    return np.asarray(figure.canvas.buffer_rgba())[..., :3].copy()
 
 
 def line_style(number: int) -> dict[str, Any]:

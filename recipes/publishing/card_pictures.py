@@ -6,7 +6,7 @@ They are drawn where matplotlib is installed; without it, cards have no pictures
 from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -17,6 +17,9 @@ from papers_to_gpt.plots.tokens import readable
 from seq2seq_scratch.alignments import align, has_attention
 from seq2seq_scratch.tokenization import WORD_START
 from seq2seq_scratch.translation import translate
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 CURVE_FILE, ALIGNMENT_FILE = "training_curve.png", "alignment.png"
 
@@ -44,18 +47,29 @@ def draw_alignment(folder: Path, translator: Translator, sentence: str) -> str |
     Returns:
         The file's name; None without matplotlib, if the model has no attention, or if it translates by nothing.
     """
-    model, source_tokenizer, target_tokenizer = translator
-    if find_spec("matplotlib") is None or not has_attention(model.config):
+    if find_spec("matplotlib") is None or not has_attention(translator[0].config):
         return None
     ((best, *_),) = translate(*translator, [sentence])
-    (alignment,) = align(*translator, [sentence], [best.text])
+    figure = alignment_figure(translator, sentence, best.text)
+    if figure is None:
+        return None
+    save_figure(figure, folder / ALIGNMENT_FILE, (".png",))
+    return ALIGNMENT_FILE
+
+
+def alignment_figure(translator: Translator, sentence: str, translation: str) -> "Figure | None":
+    """Draws the alignment of a sentence with a translation, by a model with attention.
+
+    Returns:
+        The figure; None if a text has nothing visible.
+    """
+    _, source_tokenizer, target_tokenizer = translator
+    (alignment,) = align(*translator, [sentence], [translation])
     if alignment is None:
         return None
     marks = {"word_start": WORD_START}
-    figure = plot_alignment(
+    return plot_alignment(
         readable(alignment.source_tokens, source_tokenizer.all_special_tokens, **marks),
         readable(alignment.target_tokens, target_tokenizer.all_special_tokens, **marks),
         alignment.weights,
     )
-    save_figure(figure, folder / ALIGNMENT_FILE, (".png",))
-    return ALIGNMENT_FILE

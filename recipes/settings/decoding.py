@@ -21,6 +21,8 @@ MODELS_HELP = (
 # As in `seq2seq_scratch.constraints`.
 TERM_BIAS = 6.0
 
+RESCORE_WEIGHT = 0.5  # where rescore is set and rescore_weight is not
+
 
 @dataclass
 class ModelsSettings(CheckedSettings):
@@ -210,8 +212,9 @@ class ScoringSettings(ModelsSettings):
         "data",
     )
     rescore_weight: list[float] = option(
-        [0.5],
-        "Weight of the model's log-probability in its mean with the given score; each number gives a choice.",
+        [],
+        "Weight of the model's log-probability in its mean with the given score; each number gives a choice. Left "
+        f"out, {RESCORE_WEIGHT}; it needs rescore.",
         at_least=0,
         at_most=1,
     )
@@ -245,6 +248,11 @@ class ScoringSettings(ModelsSettings):
         if self.rescore and self.force_decode:
             raise ValueError(
                 "rescore and force_decode are both set, but each takes the place of translating. Set one."
+            )
+        if self.rescore_weight and not self.rescore:
+            raise ValueError(
+                "rescore_weight is set, but rescore is not: there is no list to choose from. Set rescore, or leave "
+                "rescore_weight out."
             )
         if self.source_file and not self.rescore:
             raise ValueError(

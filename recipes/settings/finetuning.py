@@ -1,8 +1,8 @@
-"""Settings for fine-tuning GPT-1 on tasks, and for the ablation, which is a series of such runs."""
+"""Settings for fine-tuning GPT-1 on tasks."""
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from papers_to_gpt.settings.arguments import CheckedSettings, option, parse_settings, read_settings
 from papers_to_gpt.settings.commands import command
@@ -173,22 +173,6 @@ class FinetuningSettings(TrainingSettings):
     project: str = option("papers-to-gpt-finetuning", "Project in trackers, shared by all runs of a recipe.", OUTPUT)
 
 
-@dataclass
-class AblationSettings(CheckedSettings):
-    """The variants of the ablation."""
-
-    group = "ablation"
-
-    layers: list[int] | None = option(
-        None,
-        "Numbers of transferred blocks to compare, as in figure 2 of the paper; left out, every number.",
-        at_least=0,
-    )
-    lstm_model_name_or_path: str | None = option(
-        None, "Model pre-trained with lstm_size, for the row of the LSTM; left out, there is no such row."
-    )
-
-
 Settings = tuple[StartSettings, TaskSettings, FinetuningOptimization, FinetuningSettings, HubSettings]
 PARTS = (StartSettings, TaskSettings, FinetuningOptimization, FinetuningSettings, HubSettings)
 
@@ -205,19 +189,5 @@ def parse(arguments: list[str] | None = None, description: str = "") -> Settings
     if hub.hub_strategy == "every_save" and len(data.seeds) > 1:
         raise ValueError(
             "hub_strategy is every_save, but there are several seeds: their median run is pushed at the end."
-        )
-    return parsed
-
-
-def parse_ablation(arguments: list[str] | None = None, description: str = "") -> tuple[Any, ...]:
-    """Reads preset and command line of ablate_gpt1.py."""
-    parsed = parse_settings(read_settings(arguments), AblationSettings, *PARTS, description=description)
-    _, start, *_, hub = parsed
-    if hub.push_to_hub:
-        raise ValueError("push_to_hub is true, but an ablation leaves no model to share.")
-    if start.from_scratch or start.transferred_layers is not None or start.auxiliary_loss_weight == 0:
-        raise ValueError(
-            "from_scratch, transferred_layers and an auxiliary_loss_weight of 0 are what this script varies. Leave "
-            "them out."
         )
     return parsed

@@ -59,6 +59,9 @@ def run(settings: BackTranslationSettings) -> None:
         f"one side, {totals['copies']:,} whose translation is a copy.",
         file=sys.stderr,
     )
+    if not totals["pairs"]:
+        print(f"No pair was made, so {settings.output_file} has nothing to train on.", file=sys.stderr)
+        return
     languages = [f"--{side}_language {getattr(settings, f'{side}_language')}" for side in ("source", "target")]
     print(
         f"To train on them: {command('train_translation')} ... --train_file {settings.output_file} "

@@ -7,7 +7,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from papers_to_gpt.settings.decoding import ScoringSettings
+from papers_to_gpt.settings.decoding import RESCORE_WEIGHT, ScoringSettings
 from papers_to_gpt.translation.decoding import load_model
 from papers_to_gpt.translation.score_files import write_hypotheses, write_scores
 from seq2seq_scratch.data.forced_scores import LARGEST_FORCED_BATCH, score_translations
@@ -41,7 +41,7 @@ def rescore(
         print("id", "given_score", "model_score", "candidate", sep="\t", file=output)
         for each, score in zip(candidates, model_scores, strict=True):
             print(each.source, each.score, "" if score is None else round(score, 5), each.text, sep="\t", file=output)
-    for weight in dict.fromkeys([0.0, *settings.rescore_weight]):
+    for weight in dict.fromkeys([0.0, *(settings.rescore_weight or [RESCORE_WEIGHT])]):
         hypotheses = choose_candidates(candidates, model_scores, weight, len(sources))
         stem = f"{name}_rescore{weight:g}"
         write_hypotheses(output_dir, stem, hypotheses)

@@ -1,7 +1,7 @@
 """Trains a translator: data, model, training, evaluation, sharing."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ from papers_to_gpt.engine.mixture import Mixture
 from papers_to_gpt.engine.model_folder import TRANSLATOR, check_folder
 from papers_to_gpt.engine.output_folder import RunStart, finish_run, plan_run
 from papers_to_gpt.engine.process_watch import stops_together
-from papers_to_gpt.engine.reporting import track_samples, write_results, write_run_record
+from papers_to_gpt.engine.reporting import write_results, write_run_record
 from papers_to_gpt.engine.run_length import describe_length
 from papers_to_gpt.engine.run_lock import lock_output_dir
 from papers_to_gpt.engine.starting_model import (
@@ -44,6 +44,7 @@ from papers_to_gpt.settings.corpora import names_of_files, weights_of
 from papers_to_gpt.settings.starting import StartingModelSettings
 from papers_to_gpt.settings.translation import DataSettings, ModelChoice, TokenizerSettings
 from papers_to_gpt.translation.scoring import named_test_sets, references_of
+from papers_to_gpt.translation.tracking import SampleTracker
 from papers_to_gpt.translation.training_data import lengths_of, make_tokenizers, training_batches
 from seq2seq_scratch import TRANSLATION_CONFIGS
 from seq2seq_scratch.data.batches import collate, tokenize_parallel
@@ -52,8 +53,6 @@ from seq2seq_scratch.data.metrics import SHOWN_SCORES, TranslationMetric
 from seq2seq_scratch.data.text_lines import numbered_lines
 from seq2seq_scratch.tokenization import load_tokenizers, save_tokenizers
 from seq2seq_scratch.translation import load_translator, translate
-
-TRACKED_SENTENCES = 5  # of the validation split, whose translations the trackers get
 
 
 @stops_together
@@ -166,6 +165,7 @@ def train(accelerator: Accelerator, settings: tuple[Any, ...], start: RunStart) 
 
     decode = partial(decode_sentences, accelerator, source_tokenizer, target_tokenizer, data)
     metric = TranslationMetric(data.target_language, decoding.bleu_tokenizer)
+    tracker = SampleTracker(accelerator, source_tokenizer, target_tokenizer)
     run_evaluation = partial(
         evaluate,
         accelerator=accelerator,
@@ -175,7 +175,7 @@ def train(accelerator: Accelerator, settings: tuple[Any, ...], start: RunStart) 
         metric=metric,
         collate_batch=partial(collate, pad_token_id=source_tokenizer.pad_token_id),
         max_tokens_per_batch=data.max_tokens_per_batch,
-        track=lambda samples: track_samples(accelerator, loop.progress.update, samples),
+        track=lambda *translated: tracker.track(model, loop.progress.update, *translated),
     )
     mixture = None
     if not data.streaming:
@@ -377,13 +377,13 @@ def evaluate(
     metric: TranslationMetric,
     collate_batch: Any,
     max_tokens_per_batch: int,
-    track: Callable[[list[str]], None],
+    track: Callable[[Sequence[str], Sequence[str], Sequence[str]], None],
     limit: int | None = None,
 ) -> dict[str, float]:
     """Returns loss, perplexity and the scores of decoded translations on the validation split.
 
     Args:
-        track: takes the first few translations, with source and reference, for the trackers.
+        track: takes the sources, translations and references, for the trackers.
         decode: function from the model and sentences to translations; None leaves out these scores.
         limit: number of pairs to evaluate for a rehearsal, those with the longest sources, with translations of a few
             tokens. None reads all.
@@ -410,7 +410,5 @@ def evaluate(
     hypotheses = decode(model, texts["source"])
     decoded = metric.compute(predictions=hypotheses, references=texts["target"])
     if limit is None:
-        few = texts.select(range(min(TRACKED_SENTENCES, len(texts))))
-        lines = zip(few["source"], hypotheses, few["target"], strict=False)
-        track([f"source: {source}\ntranslation: {best}\nreference: {target}" for source, best, target in lines])
+        track(texts["source"][:], hypotheses, texts["target"][:])
     return scores | {name: decoded[name] for name in SHOWN_SCORES}

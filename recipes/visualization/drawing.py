@@ -11,13 +11,7 @@ from papers_to_gpt.engine.reporting import LOG_FILE
 from papers_to_gpt.plots.style import check_matplotlib, save_figure
 from papers_to_gpt.settings.visualization import PICTURES, VisualizationSettings
 from papers_to_gpt.visualization import figures
-from papers_to_gpt.visualization.models import (
-    MAX_SOURCE_LENGTH,
-    LoadedModel,
-    load,
-    refuse_without_heads,
-    translation_of,
-)
+from papers_to_gpt.visualization.models import MAX_SOURCE_LENGTH, LoadedModel, load, translation_of
 from seq2seq_scratch.alignments import has_attention
 from seq2seq_scratch.visible_text import has_visible_text
 
@@ -86,7 +80,7 @@ def draw(
     sentence, translation = settings.sentence, settings.translation
     if loaded is not None:
         if "heads" in pictures:
-            refuse_without_heads(loaded)
+            figures.check_heads(loaded, settings.layers, settings.heads, settings.attention)
         if loaded.target_tokenizer is None and translation is not None:
             raise ValueError(f"translation is set, but {loaded.name} is a {loaded.model_type} and does not translate.")
         if "alignment" in pictures and (loaded.target_tokenizer is None or not has_attention(loaded.model.config)):

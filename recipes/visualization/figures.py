@@ -23,8 +23,10 @@ from papers_to_gpt.visualization.models import (
     MAX_SOURCE_LENGTH,
     LoadedModel,
     attention_of,
+    attention_sizes,
     positions_of,
     probabilities_of,
+    refuse_without_heads,
     translation_of,
 )
 from seq2seq_scratch.alignments import align, has_attention
@@ -109,22 +111,15 @@ def heads(
     Raises:
         ValueError: if the model has no heads, or not these layers, heads or kinds.
     """
-    if loaded.target_tokenizer is not None and loaded.has_heads and translation is None:
+    chosen = check_heads(loaded, layers, heads, kinds)
+    if loaded.target_tokenizer is not None and translation is None:
         translation = translation_of(loaded, sentence)
     there = attention_of(loaded, sentence, translation)
-    chosen = [kind for kind in kinds if kind in there]
-    if not chosen:
-        raise ValueError(
-            f"attention is {' '.join(kinds) or 'empty'}, but {loaded.name} has only the kinds {', '.join(there)}."
-        )
     figures = {}
     for kind in chosen:
         attention = there[kind]
-        count, width = len(attention.weights), len(attention.weights[0])
-        _check_numbers("layers", layers, count, f"{loaded.name} has {count} layers of {kind} attention")
-        _check_numbers("heads", heads, width, f"a layer of {kind} attention has {width} heads")
-        for layer in layers or [count - 1]:
-            numbers = list(heads) or list(range(width))
+        for layer in layers or [len(attention.weights) - 1]:
+            numbers = list(heads) or list(range(len(attention.weights[0])))
             figures[f"{kind}_layer_{layer}"] = plot_heads(
                 attention.weights[layer][numbers],
                 attention.query_tokens,
@@ -134,6 +129,29 @@ def heads(
                 max_tokens=max_tokens,
             )
     return figures
+
+
+def check_heads(loaded: LoadedModel, layers: Sequence[int], heads: Sequence[int], kinds: Sequence[str]) -> list[str]:
+    """Checks that a model has layers, heads and kinds of attention, and returns those of the kinds that it has.
+
+    Args:
+        loaded, layers, heads, kinds: as in `heads`.
+
+    Raises:
+        ValueError: if the model has no heads, or not these layers, heads or kinds.
+    """
+    refuse_without_heads(loaded)
+    sizes = attention_sizes(loaded)
+    chosen = [kind for kind in kinds if kind in sizes]
+    if not chosen:
+        raise ValueError(
+            f"attention is {' '.join(kinds) or 'empty'}, but {loaded.name} has only the kinds {', '.join(sizes)}."
+        )
+    for kind in chosen:
+        count, width = sizes[kind]
+        _check_numbers("layers", layers, count, f"{loaded.name} has {count} layers of {kind} attention")
+        _check_numbers("heads", heads, width, f"a layer of {kind} attention has {width} heads")
+    return chosen
 
 
 def _check_numbers(name: str, numbers: Sequence[int], count: int, what: str) -> None:

@@ -187,6 +187,15 @@ def attention_of(loaded: LoadedModel, sentence: str, translation: str | None = N
     }
 
 
+def attention_sizes(loaded: LoadedModel) -> dict[str, tuple[int, int]]:
+    """Returns the numbers of layers and of heads in each, for every kind of attention of a model that has heads."""
+    config = loaded.model.config
+    if loaded.target_tokenizer is None:
+        return {"decoder": (config.num_hidden_layers, config.num_attention_heads)}
+    decoder = config.decoder_layers, config.decoder_attention_heads
+    return {"encoder": (config.encoder_layers, config.encoder_attention_heads), "decoder": decoder, "cross": decoder}
+
+
 @torch.inference_mode()
 def probabilities_of(
     loaded: LoadedModel, sentence: str, translation: str | None = None, candidates: int = 4

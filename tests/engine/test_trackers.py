@@ -1,20 +1,25 @@
 """Trackers receive the values and settings of a run, write into its folder, and are refused if not installed."""
 
+import io
 import json
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
 from accelerate.tracking import get_available_trackers
+from PIL import Image
 
 from papers_to_gpt import finetune_gpt1, pretrain_gpt1, train_translation
+from papers_to_gpt.translation import tracking
 
 PRESETS = Path(__file__).parents[2] / "recipes" / "presets"
 TINY = """--embedding_size 8 --hidden_size 12 --attention_size 8 --maxout_size 6 --vocab_size 300 --max_steps 2
     --eval_steps 1 --logging_steps 1 --num_beams 1 --max_new_tokens 4 --bf16 false --use_cpu true
     --dataset_name none --average_last_checkpoints 0""".split()
-SAMPLES = "eval/samples/text_summary"
+SAMPLES, PICTURE = "eval/samples/text_summary", "eval/alignment"
 SECRET = "hf_" + "s" * 34
 
 
@@ -74,6 +79,42 @@ def test_tensorboard_has_settings_and_values_in_the_output_folder(train):
         assert text.startswith("source: one and two\n\ntranslation: ") and text.count("reference: three") == 2
 
 
+def test_tensorboard_has_the_alignment_of_the_first_sample_as_a_picture(train):
+    pytest.importorskip("tensorboard")
+    pytest.importorskip("matplotlib")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    logs = train("--report_to", "tensorboard") / "papers-to-gpt-translation"
+    pictures = EventAccumulator(str(logs)).Reload().Images(PICTURE)
+    assert [picture.step for picture in pictures] == [1, 2]
+    for picture in pictures:
+        drawn = np.asarray(Image.open(io.BytesIO(picture.encoded_image_string)).convert("RGB"))
+        assert drawn.shape == (picture.height, picture.width, 3)
+        # Axes and text are dark, cells are blue, the ground is white.
+        assert drawn.min() < 60 and drawn.max() == 255 and (drawn[..., 2] > drawn[..., 0].astype(int) + 40).any()
+
+
+def test_without_matplotlib_the_trackers_get_no_picture_and_the_run_says_so_once(train, monkeypatch, capsys):
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    monkeypatch.setattr(tracking, "find_spec", lambda name: None)
+    logs = train("--report_to", "tensorboard") / "papers-to-gpt-translation"
+    tags = EventAccumulator(str(logs)).Reload().Tags()
+    assert PICTURE not in tags["images"] and SAMPLES in tags["tensors"]
+    assert capsys.readouterr().out.count("no pictures of alignments: matplotlib is not installed") == 1
+
+
+def test_a_model_without_attention_has_samples_and_no_picture(train, capsys):
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    logs = train("--report_to", "tensorboard", "--use_attention", "false") / "papers-to-gpt-translation"
+    tags = EventAccumulator(str(logs)).Reload().Tags()
+    assert PICTURE not in tags["images"] and SAMPLES in tags["tensors"]
+    assert "no pictures" not in capsys.readouterr().out
+
+
 def test_wandb_has_settings_project_and_name_and_writes_into_the_output_folder(train, monkeypatch, tmp_path):
     pytest.importorskip("wandb")
     import wandb
@@ -93,6 +134,8 @@ def test_wandb_has_settings_project_and_name_and_writes_into_the_output_folder(t
     written = record.read_bytes()
     assert all(name in written for name in (b"versions/transformers", b"train/loss", b"eval/loss"))
     assert SECRET.encode() not in written
+    if find_spec("matplotlib") is not None:
+        assert len(list(folder.glob(f"wandb/offline-run-*/files/media/images/{PICTURE}_*.png"))) == 2
     assert not (tmp_path / "wandb").exists()
 
 
@@ -103,6 +146,8 @@ def test_trackio_has_settings_project_and_name(train, monkeypatch, tmp_path):
     (run,) = trackio.Api().runs("papers-to-gpt-translation")
     assert run.name == "my_run"
     assert_is_the_runs_config(run.config, folder)
+    if find_spec("matplotlib") is not None:
+        assert len(list((tmp_path / "trackio").rglob("*.png"))) == 2
 
 
 @pytest.mark.parametrize("name", ["comet_ml", "aim", "clearml", "wandb"])

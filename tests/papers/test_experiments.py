@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from papers_to_gpt.papers.bahdanau2014 import alignment_scores
+from papers_to_gpt.papers.bahdanau2014 import alignment_scores, diagonal_share, likely_words
 from papers_to_gpt.papers.experiment import Chart, Experiment, Finding, Table, Verdict, compare, is_monotonic
 from papers_to_gpt.papers.number_lists import write_number_lists
 from papers_to_gpt.papers.registry import EXPERIMENTS, list_experiments, select
@@ -16,7 +16,10 @@ from papers_to_gpt.papers.reports import write_report, write_summary
 from papers_to_gpt.papers.sutskever2014 import principal_components
 from papers_to_gpt.papers.vaswani2017 import describe_heads
 from papers_to_gpt.papers.why_transformers import power_law
+from papers_to_gpt.papers.word_alignment import WordTranslations
+from papers_to_gpt.papers.zero_shot_tasks import passages
 from papers_to_gpt.plots.line_plots import Series
+from papers_to_gpt.settings.reproduction import NEEDED
 from seq2seq_scratch.alignments import Alignment
 from seq2seq_scratch.modeling_transformer import sinusoids
 
@@ -99,6 +102,57 @@ def test_an_alignment_is_right_where_the_weights_are_on_the_words_own_tokens():
     share, hits, near = alignment_scores([Alignment(source, target, weights), None])
     assert share == pytest.approx((0.7 + 0.2 + 0.9) / 3)
     assert (hits, near) == (pytest.approx(2 / 3), 1.0)
+
+
+def test_alignments_are_compared_with_the_words_that_are_known_to_be_right():
+    source, target = ("\u2581a", "\u2581b", "</s>"), ("\u2581x", "\u2581y")
+    crossed = Alignment(source, target, np.array([[0.2, 0.7, 0.1], [0.6, 0.3, 0.1]]))
+    assert alignment_scores([crossed], [[1, 0]]) == (pytest.approx(0.65), 1.0, 1.0)
+    assert alignment_scores([crossed], [[0, None]]) == (pytest.approx(0.2), 0.0, 1.0)
+    # Words between spaces that are not those of the tokens, and no known word at all.
+    assert alignment_scores([crossed], [[0, 1, 1]]) == alignment_scores([crossed], [[None, None]]) == (0, 0, 0)
+    right = [[1, 0, None], [0]]
+    assert diagonal_share(right, ["a b c", "a"], ["x y z", "x"]) == pytest.approx(1 / 3)
+
+
+def test_word_translations_are_those_that_expectation_maximization_finds():
+    pairs = [("das haus", "the house"), ("das buch", "the book"), ("ein Buch", "a book")]
+    sources, targets = ([text.split() for text in side] for side in zip(*pairs, strict=True))
+    counted = WordTranslations(sources, targets, iterations=1)
+    # By hand: the empty word and two source words share each target word. "das" gets a third of the, house, the and
+    # book, so half of what it gets is "the".
+    by_hand = {"das": {"the": 1 / 2, "house": 1 / 4, "book": 1 / 4}, "haus": {"the": 1 / 2, "house": 1 / 2}}
+    for word, translations in by_hand.items():
+        for translation, probability in translations.items():
+            assert counted._probability(translation, word) == pytest.approx(probability)
+    aligned = WordTranslations(sources, targets, iterations=30).align(["Das", "Buch"], ["the", "book", "unheard"])
+    assert aligned.shape == (3, 2) and aligned[:2].argmax(axis=1).tolist() == [0, 1]
+    assert aligned[2].tolist() == [0.0, 0.0] and (aligned.sum(axis=1) <= 1).all()
+    assert likely_words(WordTranslations(sources, targets, iterations=30), "das buch.", "Book, unheard") == [1, None]
+    with pytest.raises(ValueError, match="no pair of sentences"):
+        WordTranslations([["a"]], [[]])
+
+
+def test_passages_continue_with_their_own_words_and_with_those_of_another():
+    words = [f"w{number}" for number in range(1000)]
+    contexts, endings, labels = passages([" ".join(words[:400]), "\n".join(words[400:])], count=8)
+    assert len(contexts) == len(endings) == len(labels) == 8 and set(labels) == {0, 1}
+    for context, pair, label in zip(contexts, endings, labels, strict=True):
+        last = int(context.split()[-1][1:])
+        assert pair[label] == " ".join(words[last + 1 : last + 16]) and pair[0] != pair[1]
+    assert len(passages([" ".join(words)], count=500)[0]) == 1000 // 75
+    with pytest.raises(ValueError, match="100 words; zero_shot needs at least 150"):
+        passages([" ".join(words[:100])], count=8)
+
+
+def test_every_scale_has_experiments_and_the_list_shows_the_scales_of_each():
+    listed = list_experiments().splitlines()
+    for name, each in EXPERIMENTS.items():
+        (line,) = (line for line in listed if line[3:].startswith(f"{name} "))
+        assert line.endswith(f"[{', '.join(each.scales)}]")
+    counts = {scale: sum(scale in each.scales for each in EXPERIMENTS.values()) for scale in NEEDED}
+    assert counts["small"] == len(EXPERIMENTS) and min(counts.values()) >= 3
+    assert {scale for each in EXPERIMENTS.values() for scale in each.scales} == set(NEEDED)
 
 
 def test_heads_are_described_by_where_their_attention_is():

@@ -6,14 +6,25 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
+import pyarrow
+import pyarrow.parquet
 import pytest
+import torch
+import yaml
 
+from gpt1_scratch import GPT1Config, GPT1ForCausalLM, GPT1ForMaskedLM
+from gpt1_scratch.tokenization import train_tokenizer
 from papers_to_gpt.papers.registry import EXPERIMENTS
 from papers_to_gpt.papers.reports import write_summary
 from papers_to_gpt.papers.reproduction import run as reproduce
 from papers_to_gpt.papers.workbench import Run, Workbench
 from papers_to_gpt.reproduce import parse
+
+GLUE = ["--scale", "glue", "--model_name_or_path", "m"]
+MODELS = ("model", "lstm_model")
+WORDS = ("kite", "lamp", "mill", "tree")
 
 
 def test_three_experiments_run_share_their_models_and_are_not_measured_twice(tmp_path, capsys):
@@ -87,17 +98,193 @@ def test_ctrl_c_ends_the_trainings_too(tmp_path):
         (["list", "core"], "names is core, but list shows all experiments"),
         (["run", "all", "--scale", "multi30k", "--train_file", "t"], "needs validation_file and test_file"),
         (["run", "all", "--seeds", "1", "1"], "every seed may stand there once"),
+        (
+            ["run", "all", "--scale", "novels", "--train_file", "t"],
+            "needs validation_file. recipes/RESULTS.md, Data, ",
+        ),
+        (["run", "all", "--scale", "glue"], "needs model_name_or_path. pretrain_gpt1.py novels/gpt1_small makes such"),
+        (["run", "all", *GLUE, "--validation_file", __file__], "validation_file is set, but train_file is not"),
+        (
+            ["run", "all", *GLUE, "--train_file", __file__, "--data_dir", "."],
+            "train_file and data_dir are both set. Name one",
+        ),
+        (["run", "all", "--task", "cola"], "task is set, but scale is small, .* set --scale to novels and glue."),
+        (
+            ["run", "all", "--train_file", "t"],
+            "train_file is set, but scale is small, .* multi30k and novels and glue.",
+        ),
+        (["run", "all", *GLUE, "--source_language", "fr"], "source_language is set, but scale is glue"),
+        (["run", "all", "--finetuning_preset", "glue/gpt1"], "finetuning_preset is set, but scale is small"),
     ],
 )
 def test_wrong_requests_are_refused_before_anything_is_trained(arguments, expected):
     with pytest.raises(ValueError, match=expected):
         parse(arguments)
-    with pytest.raises(ValueError, match="data_dir: there is no file or folder no/such"):
-        reproduce(parse(["run", "all", "--scale", "glue", "--data_dir", "no/such"]))
 
 
-def test_a_scale_that_no_experiment_has_names_those_that_have_it(tmp_path):
-    (tmp_path / "t.tsv").write_text("de\ten\n")
-    files = [f"--{name}_file={tmp_path / 't.tsv'}" for name in ("train", "validation", "test")]
-    with pytest.raises(ValueError, match="None of these experiments has the scale multi30k.*reversed_source"):
-        reproduce(parse(["run", "long_range", "--scale", "multi30k", *files, "--output_dir", str(tmp_path)]))
+def test_data_that_is_not_there_is_named_with_where_it_comes_from(tmp_path):
+    arguments = ["run", "all", *GLUE, "--data_dir", "no/such", "--output_dir", str(tmp_path / "out")]
+    with pytest.raises(
+        ValueError, match="data_dir: there is no file or folder no/such. recipes/RESULTS.md, Data, says"
+    ):
+        reproduce(parse(arguments))
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_scale_that_an_experiment_lacks_names_those_that_it_has(tmp_path):
+    arguments = ["--scale", "multi30k", *parallel_files(tmp_path), "--output_dir", str(tmp_path / "out")]
+    with pytest.raises(ValueError, match="The experiment long_range does not have the scale multi30k. It has small."):
+        reproduce(parse(["run", "heads", "long_range", *arguments]))
+    with pytest.raises(
+        ValueError, match="table_5 does not have the scale multi30k. It has small and novels and glue."
+    ):
+        reproduce(parse(["run", "table_5", *arguments]))
+    with pytest.raises(ValueError, match="None of these experiments has the scale multi30k.*: reversed_source, "):
+        reproduce(parse(["run", "radford2018", *arguments]))
+    assert not (tmp_path / "out").exists()
+
+
+def parallel_files(folder):
+    """Writes a few sentences of two languages and returns the arguments that name the files."""
+    nouns = {"Hund": "dog", "Mann": "man", "Ball": "ball", "Baum": "tree"}
+    pairs = [
+        (f"der {first} sieht den {second}.", f"the {nouns[first]} sees the {nouns[second]}.")
+        for first in nouns
+        for second in nouns
+    ]
+    lines = ["\t".join(pair) for pair in [("de", "en"), *pairs]]
+    for split in ("train", "validation", "test"):
+        (folder / f"{split}.tsv").write_text("\n".join(lines) + "\n")
+    return [f"--{split}_file={folder / split}.tsv" for split in ("train", "validation", "test")]
+
+
+def glue_folder(folder):
+    """Writes a few rows of CoLA and SST-2 in GLUE's layout and returns the folder."""
+    for task in ("cola", "sst2"):
+        (folder / task).mkdir(parents=True)
+        for split in ("train", "validation"):
+            sentences = [f"{word} tall trees by the {place}" for word in ("two", "the") for place in WORDS]
+            rows = {"sentence": sentences, "label": [index % 2 for index in range(len(sentences))]}
+            pyarrow.parquet.write_table(pyarrow.table(rows), folder / task / f"{split}.parquet")
+    return str(folder)
+
+
+def test_the_scale_multi30k_compares_alignments_with_counted_word_translations(tmp_path):
+    files = parallel_files(tmp_path)
+    arguments = [
+        "--scale",
+        "multi30k",
+        *files,
+        "--trial",
+        "true",
+        "--jobs",
+        "1",
+        "--output_dir",
+        str(tmp_path / "out"),
+    ]
+    reproduce(parse(["run", "alignments", *arguments]))
+    results = json.loads((tmp_path / "out" / "alignments" / "results.json").read_text())
+    assert results["columns"][1] == "attention on the right word" and results["rows"][0][0] == 1
+    assert "multi30k/bahdanau" in results["runs"][0] and str(tmp_path / "train.tsv") in results["runs"][0]
+
+
+def test_the_scale_novels_pretrains_on_the_files_and_solves_tasks_of_glue(tmp_path):
+    text = " ".join(f"{word} {place} stood by the mill and sang ." for word in WORDS for place in WORDS) + "\n"
+    for split in ("train", "validation"):
+        (tmp_path / f"{split}.txt").write_text(text * 40)
+    files = [f"--{split}_file={tmp_path / split}.txt" for split in ("train", "validation")]
+    arguments = ["--scale", "novels", *files, "--trial", "true", "--output_dir", str(tmp_path / "out")]
+    with pytest.raises(ValueError, match=r"needs the file .*cola/train.parquet for the task cola, which is missing"):
+        reproduce(parse(["run", "zero_shot", *arguments, "--data_dir", str(tmp_path)]))
+    assert not (tmp_path / "out" / "runs").exists()
+    reproduce(parse(["run", "zero_shot", *arguments, "--data_dir", glue_folder(tmp_path / "glue")]))
+    results = json.loads((tmp_path / "out" / "zero_shot" / "results.json").read_text())
+    assert [row[0] for row in results["rows"]] == ["Transformer", "Transformer", "LSTM", "LSTM"]
+    assert {run.split()[2] for run in results["runs"]} == {"novels/gpt1_small", "novels/lstm_small"}
+
+
+@pytest.fixture(scope="module")
+def gpts(tmp_path_factory):
+    """Tiny pre-trained models: a Transformer of two blocks, an LSTM, and a masked model."""
+    folder = tmp_path_factory.mktemp("gpts")
+    tokenizer = train_tokenizer([" ".join(WORDS)], merges=20, model_max_length=16)
+    sizes = {"max_position_embeddings": 16, "hidden_size": 8, "num_hidden_layers": 2, "num_attention_heads": 2}
+    sizes |= {"vocab_size": len(tokenizer), "pad_token_id": tokenizer.pad_token_id}
+    kinds = {"model": {}, "lstm": {"lstm_size": 12}, "masked": {"attention": "bidirectional"}}
+    for name, changes in kinds.items():
+        torch.manual_seed(0)
+        model = (GPT1ForMaskedLM if name == "masked" else GPT1ForCausalLM)(GPT1Config(**sizes | changes))
+        model.save_pretrained(folder / name)
+        tokenizer.save_pretrained(folder / name)
+    return folder
+
+
+def test_the_scale_glue_fine_tunes_given_models_on_files_of_ones_own_by_ones_own_preset(gpts, tmp_path):
+    rows = [f"{word} {place},{label}" for word in WORDS for place, label in zip(WORDS, "abab", strict=True)]
+    (tmp_path / "rows.csv").write_text("\n".join(["text,label", *rows]) + "\n")
+    (tmp_path / "mine.yaml").write_text("num_train_epochs: 1\nlearning_rate: 0.01\nbf16: false\noutput_dir: unused\n")
+    arguments = ["--scale", "glue", "--model_name_or_path", str(gpts / "model"), "--output_dir", str(tmp_path / "out")]
+    arguments += ["--lstm_model_name_or_path", str(gpts / "lstm"), "--train_file", str(tmp_path / "rows.csv")]
+    arguments += ["--finetuning_preset", str(tmp_path / "mine.yaml"), "--seeds", "1", "2", "--layers", "0"]
+    reproduce(parse(["run", "table_5", "transferred_layers", *arguments, "--jobs", "1"]))
+    results = {
+        name: json.loads((tmp_path / "out" / name / "results.json").read_text())
+        for name in ("table_5", "transferred_layers")
+    }
+    table = results["table_5"]
+    assert table["columns"] == ["variant", "own"]
+    assert [row[0] for row in table["rows"]] == ["full", "no pre-training", "no auxiliary loss", "LSTM"]
+    assert [row[0] for row in results["transferred_layers"]["rows"]] == [0, 2]
+    # What each variant changes, in the record of its runs; the full one is made once for both experiments.
+    records = {}
+    for path in sorted((tmp_path / "out" / "runs").glob("*/seed_*/run.yaml")):
+        settings = yaml.safe_load(path.read_text())["settings"]
+        assert (settings["learning_rate"], settings["num_train_epochs"]) == (0.01, 1)
+        config = json.loads((path.parent / "config.json").read_text())
+        key = (
+            Path(settings["model_name_or_path"]).name,
+            settings["from_scratch"],
+            settings["transferred_layers"],
+            settings["auxiliary_loss_weight"],
+            config["lstm_size"],
+        )
+        records.setdefault(key, set()).add(settings["seed"])
+    assert records == {
+        ("model", False, None, 0.5, None): {1, 2},
+        ("model", True, None, 0.5, None): {1, 2},
+        ("model", False, None, 0.0, None): {1, 2},
+        ("lstm", False, None, 0.5, 12): {1, 2},
+        ("model", False, 0, 0.5, None): {1, 2},
+    }
+    # The table's numbers are those of the runs.
+    scores = [
+        json.loads(path.read_text())["eval_accuracy"]
+        for path in (tmp_path / "out" / "runs").glob("*/seed_*/all_results.json")
+        if yaml.safe_load((path.parent / "run.yaml").read_text())["settings"]["from_scratch"]
+    ]
+    assert table["rows"][1][1] == pytest.approx(100 * sum(scores) / 2)
+
+
+@pytest.mark.parametrize(
+    ("experiment", "models", "arguments", "expected"),
+    [
+        ("transferred_layers", ("model", None), ["--layers", "3"], "layers is 3; the model has 2 blocks"),
+        (
+            "table_5",
+            ("model", "model"),
+            [],
+            "lstm_model_name_or_path is .*model, which is a Transformer. .*lstm_small",
+        ),
+        ("table_5", ("lstm", None), [], "model_name_or_path is .*lstm, which is an LSTM. Name a .*novels/gpt1_small"),
+        ("table_5", ("masked", None), [], "masked, which has bidirectional attention"),
+        ("table_5", ("nothing", None), [], "model_name_or_path is .*nothing, which is no model that can be read"),
+        ("auxiliary_loss", ("model", None), ["--task", "kola"], "The task 'kola' is not known"),
+        ("auxiliary_loss", ("model", None), ["--finetuning_preset", "glue/gpt2"], "preset 'glue/gpt2' is not a file"),
+    ],
+)
+def test_what_the_scale_glue_cannot_start_from_is_refused(gpts, tmp_path, experiment, models, arguments, expected):
+    named = [f"--{name}_name_or_path={gpts / each}" for name, each in zip(MODELS, models, strict=True) if each]
+    settings = ["--scale", "glue", *named, "--output_dir", str(tmp_path), *arguments]
+    with pytest.raises(ValueError, match=expected):
+        reproduce(parse(["run", experiment, *settings]))
+    assert not (tmp_path / "runs").exists()

@@ -66,6 +66,14 @@ def test_empty_translations_and_copies_are_left_out_and_counted(run, monkeypatch
     assert "7 lines: 3 pairs. Left out: 3 without text on one side, 1 whose" in capsys.readouterr().err
 
 
+def test_a_file_of_blank_lines_makes_no_pair_and_nobody_is_told_to_train_on_it(run, tmp_path, capsys):
+    (tmp_path / "mono.txt").write_text("\n \n\u200b\n")
+    path = run("pairs.jsonl")
+    said = capsys.readouterr().err
+    assert path.read_text() == "" and "3 lines: 0 pairs. Left out: 3 without text" in said
+    assert f"No pair was made, so {path} has nothing to train on." in said and "To train on them" not in said
+
+
 @pytest.mark.parametrize("name", ["pairs.jsonl.xz", "pairs.parquet"])
 def test_what_is_drawn_is_continued_after_a_kill(name, run, monkeypatch, capsys):
     arguments = ("--do_sample", "true", "--seed", "4", "--temperature", "1.5")

@@ -185,6 +185,22 @@ def test_what_cannot_be_drawn_is_refused_with_the_reason(draw, arguments, messag
         draw(*arguments)
 
 
+def test_layers_that_there_are_not_are_refused_before_any_picture_is_drawn(draw):
+    for setting in ("--layers", "--heads"):
+        with pytest.raises(ValueError, match=f"{setting[2:]} has 9"):
+            draw("transformer", SOURCE, "--pictures", "alignment", "heads", setting, "9")
+    assert not list(draw.plots.iterdir())
+
+
+def test_the_sizes_that_are_checked_are_those_of_the_attention(folder):
+    for name in ("transformer", "gpt1"):
+        loaded = models.load(str(folder / name))
+        found = models.attention_of(loaded, SOURCE, TARGET if name == "transformer" else None)
+        assert models.attention_sizes(loaded) == {
+            kind: (len(each.weights), len(each.weights[0])) for kind, each in found.items()
+        }
+
+
 def test_without_matplotlib_the_message_says_how_to_install_it(draw, monkeypatch):
     monkeypatch.setattr(style, "find_spec", lambda name: None)
     with pytest.raises(ValueError, match=r"pip install matplotlib"):

@@ -160,6 +160,7 @@ def test_the_script_chooses_by_hand_computed_means_and_scores_the_choice(
     [
         (["--rescore", "list", "--force_decode"], "rescore and force_decode are both set"),
         (["--source_file", "a"], "source_file is set, but rescore is not"),
+        (["--rescore_weight", "0.5"], "rescore_weight is set, but rescore is not: there is no list to choose from"),
         (
             ["--rescore", "list", "--source_file", "a", "--test_file", "b"],
             "source_file names the sources, and so does",

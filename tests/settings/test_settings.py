@@ -21,6 +21,7 @@ from papers_to_gpt.settings import (
     generation,
     hub,
     pretraining,
+    reproduction,
     training,
     translation,
 )
@@ -38,7 +39,7 @@ NOT_SET_BY_HAND = """
 CONFIGS = [(translation.MODEL_SETTINGS[name], config) for name, config in TRANSLATION_CONFIGS.items()]
 CONFIGS.append((pretraining.ModelSettings, GPT1Config))
 HEADINGS = {"model", "tokenizer", "data", "decoding", "optimization", "training", "output", "Hub"}
-HEADINGS |= {"ablation", "measurement", "pictures", "experiments"}  # of one script each
+HEADINGS |= {"measurement", "pictures", "experiments"}  # of one script each
 # What chooses among the settings of a script.
 CHOICES = {"train-translation": [["--model_type", name] for name in TRANSLATION_CONFIGS]}
 INVOCATIONS = [(name, more) for name in COMMANDS for more in CHOICES.get(name, [[]])]
@@ -135,7 +136,7 @@ PARSERS = {
     "translation": (translation.parse, "--model_type bahdanau --train_file t --output_dir o --max_steps 10"),
     "pretraining": (pretraining.parse, "--train_file t --validation_file v --output_dir o --max_steps 10"),
     "finetuning": (finetuning.parse, "--model_name_or_path m --train_file t --output_dir o"),
-    "ablation": (finetuning.parse_ablation, "--model_name_or_path m --train_file t --output_dir o"),
+    "reproduction": (reproduction.parse, "list"),
     "generation": (generation.parse, "--model_name_or_path m"),
     "translate": (decoding.parse_translation, "--model_name_or_path m"),
     "scoring": (decoding.parse_scoring, "--model_name_or_path m"),
@@ -201,7 +202,9 @@ OUT_OF_RANGE = [
         "0",
         "it must be at least 1.",
     ),
-    ("ablation", "layers", "-1", "it must be at least 0."),
+    ("reproduction", "layers", "-1", "it must be at least 0."),
+    ("reproduction", "seeds", "-1 4294967296", SEED_RANGE),
+    ("reproduction", "jobs", "0", "it must be at least 1."),
     ("classification", "batch_size", "0", "it must be at least 1."),
 ]
 
