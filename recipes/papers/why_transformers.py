@@ -46,7 +46,10 @@ RECALL_SIZES: dict[str, dict[str, Any]] = {
         **dict.fromkeys(("encoder_ffn_dim", "decoder_ffn_dim"), 128),
     },
 }
-RECALL = {"tokenizer_type": "word", "vocab_size": 300, "max_steps": 400, "eval_steps": 200, "warmup_steps": 50}
+RECALL = {
+    **{"tokenizer_type": "word", "vocab_size": 300, "max_steps": 400, "eval_steps": 200, "warmup_steps": 50},
+    **{"num_beams": 1, "length_penalty": 1.0, "max_new_tokens": 8},
+}
 
 
 def long_range(bench: Workbench) -> Finding:
@@ -58,7 +61,7 @@ def long_range(bench: Workbench) -> Finding:
             Run(
                 "train_translation",
                 f"numbers/{model}",
-                data | RECALL | RECALL_SIZES[model] | {"seed": seed, "num_beams": 1, "max_new_tokens": 8},
+                data | RECALL | RECALL_SIZES[model] | {"seed": seed},
             )
             for seed in bench.seeds
         ]
