@@ -13,7 +13,7 @@ from papers_to_gpt.papers.experiment import Chart, Experiment, Finding, Table, V
 from papers_to_gpt.papers.number_lists import write_number_lists
 from papers_to_gpt.papers.registry import EXPERIMENTS, list_experiments, select
 from papers_to_gpt.papers.reports import write_report, write_summary
-from papers_to_gpt.papers.sutskever2014 import principal_components
+from papers_to_gpt.papers.sutskever2014 import best_candidates, principal_components
 from papers_to_gpt.papers.vaswani2017 import describe_heads
 from papers_to_gpt.papers.why_transformers import power_law
 from papers_to_gpt.papers.word_alignment import WordTranslations
@@ -21,6 +21,7 @@ from papers_to_gpt.papers.zero_shot_tasks import passages
 from papers_to_gpt.plots.line_plots import Series
 from papers_to_gpt.settings.reproduction import NEEDED
 from seq2seq_scratch.alignments import Alignment
+from seq2seq_scratch.data.nbest_lists import Candidate
 from seq2seq_scratch.modeling_transformer import sinusoids
 
 
@@ -172,6 +173,12 @@ def test_principal_components_are_those_of_the_covariance_matrix():
     values = np.linalg.eigvalsh(np.cov(vectors.T))[::-1]
     assert points.var(axis=0, ddof=1) == pytest.approx(values[:2])
     assert abs(np.corrcoef(points.T)[0, 1]) < 1e-6
+
+
+def test_the_best_candidate_is_the_reference_or_shares_most_of_its_words():
+    texts = [(0, "one"), (0, "two three"), (1, "four six"), (1, "six six"), (1, "")]
+    candidates = [Candidate(source, text, 0.0) for source, text in texts]
+    assert best_candidates(candidates, ["two three", "four five"]) == ["two three", "four six"]
 
 
 def test_a_power_law_is_found_again():
