@@ -28,8 +28,8 @@ def run(settings: tuple[ReproductionSettings]) -> None:
     """Lists the experiments, or measures those that the settings name.
 
     Raises:
-        ValueError: a name is unknown, data is missing, an experiment that is named by itself does not have the scale, none has it, or
-            some of them failed.
+        ValueError: a name is unknown, data is missing, an experiment that is named by itself does not have the scale,
+            none has it, or some of them failed.
     """
     (chosen,) = settings
     if chosen.action == "list":
