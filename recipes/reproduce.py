@@ -7,6 +7,7 @@
     python recipes/reproduce.py run all --seeds 1 2 3
     python recipes/reproduce.py run ensembles --scale multi30k --train_file train.parquet \\
         --validation_file validation.parquet --test_file test.parquet --source_language de --target_language en
+    python recipes/reproduce.py run table_5 --scale glue --data_dir glue --model_name_or_path runs/novels_gpt1_small
 
 Models are trained by the recipes, once for all experiments that need them, and kept. The same command continues after
 an interruption. Plots need matplotlib, which the extra `plots` installs.

@@ -58,8 +58,11 @@ def pretrained_models(bench: Workbench, *kinds: str) -> list[Path | str | None]:
         A folder or Hub id for each kind; None for an LSTM at the scale `glue` that the user did not name.
 
     Raises:
-        ValueError: a run failed, or a named model is of another kind.
+        ValueError: a run failed, the tasks cannot be read, or a named model is of another kind.
     """
+    if bench.scale != "small":
+        # Wrong settings and missing files of the tasks end the experiment before it trains.
+        tasks_of(finetuned(bench, "", (), "unused"))
     if bench.scale != "glue":
         return list(bench.make(*(pretrained(bench, kind) for kind in kinds)))
     names = {TRANSFORMER: "model_name_or_path", LSTM: "lstm_model_name_or_path"}
