@@ -85,7 +85,9 @@ def expected_range(number: ExpectedNumber) -> tuple[float, float]:
     low, high = number.value - number.tolerance, number.value + number.tolerance
     if _lower_is_better(number.metric):
         return max(low, 0.0), high
-    return low, min(high, 100.0 if number.metric.endswith(IN_PERCENT) else 1.0)
+    if number.metric.endswith(IN_PERCENT):
+        return max(low, 0.0), min(high, 100.0)
+    return low, min(high, 1.0)
 
 
 def _lower_is_better(metric: str) -> bool:
@@ -133,8 +135,8 @@ def _why_not(
         return f"the number is for other data: {number.data}, not {data}"
     if number.starts_from is not None and not _is_of_preset(starting_model, number.starts_from):
         return (
-            f"the number is for a model of the preset {number.starts_from}, trained to its end, and the records of "
-            f"{starting_model} do not say that it is one"
+            f"the number is for a model that the preset {number.starts_from} has trained to its end, and the records "
+            "of the model that this run started from do not say so"
         )
     if number.statistic == "median" and len(outcome.runs) < 2:
         seeds = " ".join(map(str, range(1, number.seeds + 1)))
@@ -146,8 +148,10 @@ def _why_not(
 
 def _is_of_preset(folder: str | None, preset: str) -> bool:
     """Whether the records of a model say that it was trained by a preset, as the preset has it."""
+    if folder is None:
+        return False
     try:
-        entry = read_results(Path(folder or "")).get(EXPECTED) or {}
+        entry = read_results(Path(folder)).get(EXPECTED) or {}
         compared = [each["verdict"] != NOT_COMPARED for each in entry["comparisons"]]
         return entry["preset"] == preset and bool(compared) and all(compared)
     except (ValueError, KeyError, TypeError, AttributeError):  # damaged, or of an earlier version
@@ -162,17 +166,17 @@ def _things_to_check(
     if skipped := sum(run.get("train_skipped_updates", 0) for run in outcome.runs):
         things.append(f"the {skipped:,} updates that were skipped, as their loss was not finite: lower learning_rate")
     if starting_model is not None:
-        things.append(f"whether the model that it starts from is as expected: {Path(starting_model, RESULTS_FILE)}")
+        things.append(f"the entry {EXPECTED} in the {RESULTS_FILE} of the model that the run started from")
     if len(outcome.runs) > 1:
         scores = ", ".join(f"{run[number.metric]:.4g}" for run in outcome.runs if number.metric in run)
         things.append(f"whether a seed failed to learn: the seeds have {scores}")
     else:
         comes_from = "one seed" if number.seeds == 1 else f"{number.seeds} seeds"
         things.append(f"another seed (--seed {start.training.seed + 1}): the number comes from {comes_from}")
-        things.append(f"whether the loss falls to the end, without jumps: {start.folder / LOG_FILE}")
+        things.append(f"whether the loss in {LOG_FILE} falls to the end, without jumps")
     things.append(
-        f"versions, precision and machine in {start.folder / RUN_FILE}: the number comes from {number.hardware} and "
-        "the versions of constraints.txt"
+        f"versions, precision and machine in {RUN_FILE}: the number comes from {number.hardware}, with the versions "
+        "of constraints.txt"
     )
     things.append("the lines of this run that say how many rows of the data were left out or cut")
     return things

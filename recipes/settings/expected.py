@@ -48,7 +48,7 @@ class ExpectedNumber(CheckedSettings):
         if self.seeds >= SEEDS_WITH_A_SPREAD and self.standard_deviation is None:
             raise ValueError(f"standard_deviation is missing: the number comes from {self.seeds} seeds.")
         widest = None if self.standard_deviation is None else WIDEST_TOLERANCE * self.standard_deviation
-        if widest is not None and self.tolerance > widest:
+        if widest is not None and self.tolerance > widest * (1 + 1e-9):
             raise ValueError(
                 f"tolerance is {self.tolerance:g}; it must be at most {widest:.4g}, {WIDEST_TOLERANCE} standard "
                 "deviations of the seeds."
@@ -75,7 +75,7 @@ class Expected:
     """What a preset expects of a run, and how the settings of the run differ from those that its numbers are for.
 
     Attributes:
-        preset: the preset's name, such as `numbers/bahdanau`, or the path of one that is not packaged.
+        preset: the preset's name, such as `numbers/bahdanau`, or the file name of one that is not packaged.
         numbers: its numbers; empty if it has none.
         conflicts: for each number the settings that it is not for, such as `max_steps is 100, not 400`.
     """

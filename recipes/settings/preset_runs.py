@@ -1,6 +1,7 @@
 """The settings of a run of a preset: whether they are those that the preset's expected numbers are for."""
 
 import dataclasses
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -62,7 +63,7 @@ def preset_of(settings: Sequence[Setting]) -> str | None:
         path = Path(setting.origin.rpartition(":")[0])
         if path.is_file():
             packaged = path.resolve().is_relative_to(PRESETS)
-            return path.resolve().relative_to(PRESETS).with_suffix("").as_posix() if packaged else str(path)
+            return path.resolve().relative_to(PRESETS).with_suffix("").as_posix() if packaged else path.name
     return None
 
 
@@ -102,12 +103,12 @@ def find_conflicts(
 
 
 def _shown(value: Any) -> str:
+    """A value as on a command line, without folders, which are nobody else's business."""
     if value is None or value == []:
         return "none"
-    return (
-        str(value).lower()
-        if isinstance(value, bool)
-        else " ".join(map(str, value))
-        if isinstance(value, list)
-        else str(value)
-    )
+    words = [str(each).lower() if isinstance(each, bool) else str(each) for each in _as_list(value)]
+    return " ".join(os.path.basename(word.rstrip(os.sep)) for word in words)
+
+
+def _as_list(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [value]
