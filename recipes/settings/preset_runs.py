@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from papers_to_gpt.settings.arguments import parse_settings
+from papers_to_gpt.settings.arguments import parse_settings, value_of
 from papers_to_gpt.settings.expected import Expected, ExpectedNumber, read_numbers
 from papers_to_gpt.settings.presets import COMMAND_LINE, EXPECTED, PRESETS, WORDS_FOR_NO_VALUE, Setting
 from papers_to_gpt.settings.training import SETTINGS_WITHOUT_EFFECT
@@ -65,6 +65,13 @@ def preset_of(settings: Sequence[Setting]) -> str | None:
             packaged = path.resolve().is_relative_to(PRESETS)
             return path.resolve().relative_to(PRESETS).with_suffix("").as_posix() if packaged else path.name
     return None
+
+
+def recipe_of(settings: Sequence[Setting]) -> str:
+    """Returns the recipe of a preset: those of fine-tuning name a model, those of translators a model_type."""
+    if value_of(settings, "model_name_or_path") is not None:
+        return "finetune_gpt1"
+    return "pretrain_gpt1" if value_of(settings, "model_type") is None else "train_translation"
 
 
 def find_conflicts(
