@@ -3,7 +3,7 @@
     python recipes/benchmarks/compare.py main HEAD
     python recipes/benchmarks/compare.py v0.1 HEAD --preset stories/gpt1_mini --updates 50 --rounds 5
     python recipes/benchmarks/compare.py HEAD~3 HEAD --preset multi30k/transformer \\
-        --arguments "--train_file data/multi30k/train.parquet --validation_file data/multi30k/validation.parquet"
+        --arguments="--train_file data/multi30k/train.parquet --validation_file data/multi30k/validation.parquet"
 
 Each revision is checked out into a temporary folder, which is removed at the end. The runs share one vocabulary.
 """

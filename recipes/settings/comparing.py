@@ -22,7 +22,9 @@ class ComparisonSettings(CheckedSettings):
         "numbers/bahdanau", "Preset that both train, by its name in their checkouts, or a file for both.", "data"
     )
     arguments: str | None = option(
-        None, "Further settings of the recipe as one text, such as '--train_file a.parquet --use_cpu true'.", "data"
+        None,
+        "Further settings of the recipe, as one text behind an equals sign: --arguments='--train_file a --seed 2'.",
+        "data",
     )
     repository: str | None = option(
         None, "Folder of the git repository with the revisions; left out, the one that this script is in.", "data"
@@ -53,5 +55,10 @@ def parse(arguments: list[str] | None = None, description: str = "") -> tuple[Co
     words = []
     while arguments and not arguments[0].startswith("-"):
         words.append(arguments.pop(0))
+    for before, word in zip(arguments, arguments[1:], strict=False):
+        if before == "--arguments" and word.startswith("--"):
+            raise ValueError(
+                f"arguments has no value. Write it behind an equals sign: --arguments={shlex.quote(word)}."
+            )
     named = ["--revisions", *words] if words else []
     return parse_settings(read_settings([*named, *arguments]), ComparisonSettings, description=description)
