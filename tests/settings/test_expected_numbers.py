@@ -1,10 +1,12 @@
 """The expected numbers of presets: how they are read, and which settings of a run they are for."""
 
+import re
 import statistics
 
 import pytest
 
 from gpt1_scratch.finetuning.tasks import TASKS
+from papers_to_gpt.engine.expectations import IN_PERCENT
 from papers_to_gpt.settings import finetuning, pretraining, translation
 from papers_to_gpt.settings.arguments import read_settings
 from papers_to_gpt.settings.expected import read_numbers
@@ -150,3 +152,22 @@ def test_the_other_recipes_read_numbers_too(tmp_path):
     found = dict(zip([number.task for number in cola.numbers], cola.conflicts, strict=True))
     assert found["cola"] == [] and len(found["mrpc"]) == 2
     assert finetuning.parse_ablation(["stories/cloze"])[-2].expected.conflicts == [[]]
+
+
+def labels_in(comment):
+    """Returns the rows of RESULTS.md that a comment names, such as `T3 and T4` or `F5 to F8`."""
+    labels = re.findall(r"\b[A-Z]\d+\b", comment)
+    for letter, first, last in re.findall(r"\b([A-Z])(\d+) to [A-Z](\d+)\b", comment):
+        labels += [f"{letter}{number}" for number in range(int(first), int(last) + 1)]
+    return labels
+
+
+def test_every_number_stands_in_the_row_of_the_results_that_its_comment_names():
+    rows = (PRESETS.parent / "RESULTS.md").read_text(encoding="utf-8").splitlines()
+    for path in sorted(PRESETS.glob("*/*.yaml")):
+        comment = " ".join(re.findall(r"^# RESULTS.md, (.*)", path.read_text(), re.M))
+        named = [row for label in labels_in(comment) for row in rows if row.startswith(f"| {label} |")]
+        for number in numbers_of(path):
+            shown = f"{number.value:g}" if number.metric.endswith(IN_PERCENT) else f"{100 * number.value:.1f}"
+            shown = f"{number.value:.2f}" if "bits" in number.metric else shown
+            assert any(re.search(rf"(?<![\d.]){re.escape(shown)}(?!\d)", row) for row in named), (path, number)
