@@ -234,11 +234,12 @@ def perform(check: Check, settings: PresetCheckSettings, commit: str) -> dict[st
             "text": f"Failed with status {status}: {last_line(log)} Its output is in {log}.",
         }
     results = read_results(folder)
-    (found,) = (
-        each
-        for each in results[EXPECTED]["comparisons"]
-        if each.get("metric") == number.metric and number.task in (None, each.get("task"))
-    )
+    comparisons = results.get(EXPECTED, {}).get("comparisons", [])
+    ours = [each for each in comparisons if number.task in (None, each.get("task"))]
+    found = next((each for each in ours if each.get("metric") == number.metric), None)
+    if found is None:  # killed between its last model and its results
+        text = f"The run in {folder} has ended without a comparison. Remove the folder, and run the command again."
+        return {**row, "verdict": FAILED, "text": text}
     minutes = round(results["wall_seconds"] / 60, 1)
     return {**row, "got": found["got"], "minutes": minutes, "verdict": found["verdict"], "text": describe(found)}
 
