@@ -28,7 +28,7 @@ class PresetCheckSettings(CheckedSettings):
     def __post_init__(self):
         super().__post_init__()
         if not self.names and self.minutes is None:
-            raise ValueError(f"Nothing says which presets to run. {USAGE}")
+            raise ValueError(f"names and minutes are not set: nothing says which presets to run. {USAGE}")
         if len(set(self.names)) < len(self.names):
             raise ValueError(f"names is {' '.join(self.names)}; every preset may stand there once.")
 

@@ -126,7 +126,10 @@ def test_a_preset_gets_its_data_its_seeds_its_model_and_the_settings_of_its_numb
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "Nothing says which presets to run. Usage: check_presets.py --minutes MINUTES"),
+        (
+            [],
+            "names and minutes are not set: nothing says which presets to run. Usage: check_presets.py --minutes MINUTES",
+        ),
         (["numbers/bahdanau", "numbers/bahdanau"], "every preset may stand there once"),
         (["numbers/bahdanu"], "Did you mean 'numbers/bahdanau'"),
         (["bookcorpus/gpt1"], "The preset bookcorpus/gpt1 has no expected number: add one"),
