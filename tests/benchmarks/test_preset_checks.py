@@ -128,7 +128,7 @@ def test_a_preset_gets_its_data_its_seeds_its_model_and_the_settings_of_its_numb
     [
         (
             [],
-            "names and minutes are not set: nothing says which presets to run. Usage: check_presets.py --minutes MINUTES",
+            "names and minutes are not set: nothing says which presets to run. Usage: check_presets.py",
         ),
         (["numbers/bahdanau", "numbers/bahdanau"], "every preset may stand there once"),
         (["numbers/bahdanu"], "Did you mean 'numbers/bahdanau'"),
