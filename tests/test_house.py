@@ -21,6 +21,7 @@ from gpt1_scratch.pretraining.embedded import EMBEDDED_TEXTS
 from papers_to_gpt import (
     back_translate,
     benchmark,
+    check_presets,
     classify,
     convert_openai_gpt,
     demo,
@@ -322,6 +323,7 @@ PARSERS = {
     "recipes/pretrain_gpt1.py": pretrain_gpt1.parse,
     "recipes/finetune_gpt1.py": finetune_gpt1.parse,
     "recipes/benchmark.py": benchmark.parse,
+    "recipes/check_presets.py": check_presets.parse,
     "recipes/share.py": share.parse,
     "recipes/convert_openai_gpt.py": convert_openai_gpt.parse,
     "recipes/export.py": export.parse,
@@ -346,6 +348,7 @@ LEAST_ARGUMENTS = [
     ("recipes/pretrain_gpt1.py", [f"{ROOT}/recipes/presets/stories/gpt1_mini.yaml"]),
     ("recipes/finetune_gpt1.py", [f"{ROOT}/recipes/presets/stories/sentiment.yaml"]),
     ("recipes/benchmark.py", []),
+    ("recipes/check_presets.py", ["numbers/bahdanau"]),
     ("recipes/illustrate.py", []),
     ("recipes/demo.py", []),
     ("recipes/reproduce.py", ["list"]),

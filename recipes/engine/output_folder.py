@@ -57,6 +57,8 @@ class RunStart:
         data: the fingerprints of the data, for `run.yaml`.
         earlier_data: the fingerprints of the run that is resumed; empty for a new one.
         notes: lines that say what was found.
+        changes: sentences for what changed the result when the run was resumed, now or before; empty for one that was
+            always resumed as it was.
         finished: says that nothing is left to do; None if there is something.
         replaces: True if files of an earlier run are to be removed.
     """
@@ -67,6 +69,7 @@ class RunStart:
     data: dict[str, Fingerprint]
     earlier_data: dict[str, Fingerprint] = dataclasses.field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    changes: tuple[str, ...] = ()
     finished: str | None = None
     replaces: bool = False
 
@@ -84,7 +87,8 @@ class RunStart:
 
     def record(self) -> dict[str, Any]:
         """The entries of `run.yaml` by which a later start recognises the run."""
-        return {"batches_per_update": self.batches_per_update, "data": self.data}
+        changes = {"changes": list(self.changes)} if self.changes else {}
+        return {"batches_per_update": self.batches_per_update, "data": self.data} | changes
 
     def check_loaded(self, name: str, splits: Mapping[str, Any]) -> None:
         """Takes the fingerprint of data that has no local files, once it is loaded, and compares it.
@@ -243,11 +247,13 @@ def _plan(
             return dataclasses.replace(anew, finished=f"{folder} is finished: {reason}. {again}")
     if training.skip_data_check:
         anew = dataclasses.replace(anew, data=dict(record.get("data") or {}))
+    lengths = [] if is_series else length_changes(record["settings"], training)
+    anew = dataclasses.replace(anew, changes=(*record.get("changes", ()), *differences.changes(), *lengths))
     if is_series:
         notes = (f"Resuming the runs in {folder}.", *differences.notes())
         return dataclasses.replace(anew, notes=notes, earlier_data=dict(record.get("data") or {}))
     anew = dataclasses.replace(anew, batches_per_update=record.get("batches_per_update", product))
-    notes = [*differences.notes(), *length_changes(record["settings"], training)]
+    notes = [*differences.notes(), *lengths]
     return _resume(anew, asked, checkpoints, dict(record.get("data") or {}), notes)
 
 

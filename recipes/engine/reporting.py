@@ -21,6 +21,7 @@ from accelerate.tracking import get_available_trackers
 from tqdm import tqdm
 
 from papers_to_gpt.engine.durable_files import append_line, flush_file, write_durably
+from papers_to_gpt.settings.presets import EXPECTED
 
 logger = logging.getLogger(__name__)
 
@@ -100,8 +101,11 @@ def write_run_record(output_dir: Path, accelerator: Accelerator, settings: tuple
 
 
 def flatten_settings(settings: tuple[Any, ...]) -> dict[str, Any]:
-    """Returns the settings of several dataclasses by their names on the command line."""
-    return {name: value for part in settings for name, value in dataclasses.asdict(part).items()}
+    """Returns the settings of several dataclasses by their names on the command line.
+
+    What a preset expects is left out: a run is compared with it, and does not follow it.
+    """
+    return {name: value for part in settings for name, value in dataclasses.asdict(part).items() if name != EXPECTED}
 
 
 def read_run_record(output_dir: Path) -> dict[str, Any] | None:

@@ -11,19 +11,14 @@ from accelerate import Accelerator
 
 from papers_to_gpt.engine.data_fingerprint import Fingerprint, compare_fingerprints
 from papers_to_gpt.engine.reporting import describe_machine, flatten_settings
-from papers_to_gpt.settings.training import TrainingSettings
+from papers_to_gpt.settings.training import SETTINGS_WITHOUT_EFFECT, TrainingSettings
 
 # The length of a run. It may not change in a series, whose finished runs keep no checkpoint to resume from.
 LENGTH = ("max_steps", "num_train_epochs", "max_train_minutes", "early_stopping_patience")
 
 # Settings that may change when a run is resumed: they decide how long and where it runs, not what it computes.
-FREE_ON_RESUME = frozenset(
-    """output_dir overwrite_output_dir resume_from_checkpoint accept_changes skip_data_check max_steps
-    num_train_epochs max_train_minutes logging_steps eval_steps save_steps save_minutes save_total_limit
-    background_checkpoints early_stopping_patience average_last_checkpoints stop_within_seconds decode_every
-    max_skipped_updates dataloader_num_workers report_to project run_name use_cpu push_to_hub hub_model_id
-    hub_private_repo hub_strategy overwrite_hub_repo per_device_eval_batch_size num_samples sample_prompt_tokens
-    sample_new_tokens temperature top_k""".split()
+FREE_ON_RESUME = SETTINGS_WITHOUT_EFFECT.union(
+    LENGTH, ("eval_steps", "save_steps", "average_last_checkpoints", "decode_every")
 )
 # Compared by the precision that results on the machine.
 PRECISION = "bf16"

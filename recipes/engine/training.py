@@ -500,6 +500,7 @@ class TrainingLoop:
         self.accelerator.wait_for_everyone()
         return results | {
             "train_updates": progress.update,
+            "train_planned_updates": self.total_updates,
             **({"train_skipped_updates": progress.skipped_updates} if progress.skipped_updates else {}),
             "train_epochs": progress.epoch,
             f"train_{self.counted}": progress.target_tokens,

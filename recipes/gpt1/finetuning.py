@@ -38,6 +38,7 @@ from papers_to_gpt.engine.batching import Batch, LengthBucketBatches
 from papers_to_gpt.engine.checkpointing import all_checkpoints_in
 from papers_to_gpt.engine.data_fingerprint import Fingerprint, fingerprint_files
 from papers_to_gpt.engine.evaluation import map_across_processes, rehearse_evaluation
+from papers_to_gpt.engine.expectations import Outcome, compare_with_expected, say_expected
 from papers_to_gpt.engine.hardware import FOR_BATCHES_OF_ROWS, keep_compiled_code
 from papers_to_gpt.engine.launching import make_accelerator
 from papers_to_gpt.engine.log_window import TokenCounts
@@ -76,6 +77,11 @@ class TaskData:
     tokenizer: PreTrainedTokenizerFast
     backbone: GPT1Model
     class_weights: list[float] | None = None
+
+    def count_rows(self) -> str:
+        """Returns the number of rows to train and to validate on, by which expected numbers know the data."""
+        validation = sum(len(self.examples[split]) for split in self.task.validation if split in self.examples)
+        return f"{len(self.examples['train']):,} + {validation:,} rows"
 
 
 @stops_together
@@ -130,6 +136,7 @@ def train(accelerator: Accelerator, settings: Settings, run_start: RunStart) -> 
         (seed,) = data.seeds or [training.seed]
         results = finetune(accelerator, tasks[0], settings, run_start, seed, push_of_checkpoints(repository, hub))
         report, chosen = describe_run(tasks[0].task, results), output_dir
+        outcomes = [Outcome(results, [results], tasks[0].count_rows, tasks[0].task.name)]
     else:
         if accelerator.is_main_process:
             run_start.begin()
@@ -138,7 +145,12 @@ def train(accelerator: Accelerator, settings: Settings, run_start: RunStart) -> 
         results = {"tasks": summaries} | glue_average(summaries)
         report = format_table([part.task for part in tasks], results)
         chosen = output_dir / summaries[tasks[0].task.name]["median_run"]
+        outcomes = [
+            Outcome(summary, list(summary["runs"].values()), part.count_rows, part.task.name)
+            for part, summary in zip(tasks, summaries.values(), strict=True)
+        ]
     results["wall_seconds"] = round(time.perf_counter() - started, 1)
+    results |= compare_with_expected(run_start, outcomes, start.model_name_or_path)
 
     # Sharing
     if accelerator.is_main_process:
@@ -147,6 +159,7 @@ def train(accelerator: Accelerator, settings: Settings, run_start: RunStart) -> 
             (output_dir / TABLE_FILE).write_text(report + "\n", encoding="utf-8")
             finish_run(output_dir)
     accelerator.print(f"\n{report}")
+    say_expected(results, accelerator.print)
     classify = command("classify", "--model_name_or_path", chosen, "--input_file", "texts.csv")
     accelerator.print(HOW_TO_USE.format(classify=classify, folder=chosen, seconds=results["wall_seconds"]))
     push_at_end(repository, chosen)

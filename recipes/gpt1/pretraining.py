@@ -24,8 +24,9 @@ from gpt1_scratch.data.text_lines import numbered_lines
 from gpt1_scratch.finetuning.models import load_with_tokenizer
 from gpt1_scratch.pretraining.packing import PackedTexts, StreamPacker
 from papers_to_gpt.engine.batching import batches_for_evaluation
-from papers_to_gpt.engine.data_fingerprint import Fingerprint, fingerprint_files
+from papers_to_gpt.engine.data_fingerprint import Fingerprint, fingerprint_files, fingerprint_rows
 from papers_to_gpt.engine.evaluation import evaluate_loss, rehearse_evaluation
+from papers_to_gpt.engine.expectations import Outcome, compare_with_expected, say_expected
 from papers_to_gpt.engine.launching import make_accelerator
 from papers_to_gpt.engine.model_folder import check_folder
 from papers_to_gpt.engine.output_folder import RunStart, finish_run, plan_run
@@ -221,12 +222,15 @@ def train(accelerator: Accelerator, settings: tuple[Any, ...], start: RunStart) 
     final = loop.scores(model)
     results |= {f"eval_{name}": value for name, value in final.items()}
     results["wall_seconds"] = round(time.perf_counter() - started + loop.earlier_seconds, 1)
+    texts = {f"train {number}": part for number, part in enumerate(corpora)} | {"validation": validation_texts}
+    results |= compare_with_expected(start, [Outcome(results, [results], partial(fingerprint_rows, texts))])
 
     # Sharing
     if accelerator.is_main_process:
         write_results(output_dir, results)
         write_card(output_dir)
         finish_run(output_dir, loop.progress, loop.total_updates)
+    say_expected(results, accelerator.print)
     accelerator.print(
         HOW_TO_USE.format(
             seconds=results["wall_seconds"],

@@ -1,6 +1,5 @@
 """What experiments work with: their seeds and scale, and runs of the recipes, which are made once and kept."""
 
-import contextlib
 import hashlib
 import json
 import os
@@ -8,11 +7,12 @@ import shlex
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from papers_to_gpt.engine.child_processes import child_processes, last_line, start_logged
 from papers_to_gpt.engine.durable_files import write_durably
 from papers_to_gpt.engine.reporting import LOG_FILE, read_log, read_results
 from papers_to_gpt.settings.commands import command
@@ -32,8 +32,6 @@ TRIAL: dict[str, dict[str, Any]] = {
 }
 
 POLLING_SECONDS = 0.2
-# A run that is asked to stop finishes its update and writes a checkpoint first.
-STOPPING_SECONDS = 60
 
 
 @dataclass(frozen=True)
@@ -110,7 +108,7 @@ class Workbench:
         if missing:
             self._runs_folder.mkdir(parents=True, exist_ok=True)
             jobs = min(self.settings.jobs or os.cpu_count() or 1, len(missing))
-            with _processes() as active:
+            with child_processes() as active:
                 self._make(missing, jobs, active)
         return [self.path(run) for run in runs]
 
@@ -138,24 +136,14 @@ class Workbench:
         words = [sys.executable, "-m", "papers_to_gpt", run.script.replace("_", "-"), *run.arguments()]
         # A number of threads that the user has set stays.
         environment = {"OMP_NUM_THREADS": str(threads), "TOKENIZERS_PARALLELISM": "false"} | os.environ
-        with open(self._log(run), "w", encoding="utf-8") as log:
-            # A session of its own: Ctrl-C reaches this process alone, which then stops all runs in the same way.
-            return subprocess.Popen(
-                [*words, "--output_dir", str(self.path(run))],
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                env=environment,
-                start_new_session=True,
-            )
+        return start_logged([*words, "--output_dir", str(self.path(run))], self._log(run), env=environment)
 
     def _log(self, run: Run) -> Path:
         return self._runs_folder / f"{run.name}.log"
 
     def _failure(self, run: Run, status: int) -> str:
-        lines = self._log(run).read_text(encoding="utf-8", errors="replace").split("\n")
-        last = next((line for line in reversed(lines) if line.strip()), "without a message").removeprefix("error: ")
-        return f"{self.command(run)} ended with status {status}: {last} Its output is in {self._log(run)}."
+        log = self._log(run)
+        return f"{self.command(run)} ended with status {status}: {last_line(log)} Its output is in {log}."
 
     def command(self, run: Run) -> str:
         """Returns the command line of a run, as the user would write it."""
@@ -183,23 +171,3 @@ class Workbench:
     def say(self, text: str) -> None:
         """Prints a line for the user."""
         self._say(text)
-
-
-@contextlib.contextmanager
-def _processes() -> Iterator[dict[subprocess.Popen, Any]]:
-    """Gives a dictionary of processes, and ends those that are still in it when an error or Ctrl-C ends the block."""
-    active: dict[subprocess.Popen, Any] = {}
-    try:
-        yield active
-    finally:
-        for process in active:
-            process.terminate()
-        _wait(list(active))
-
-
-def _wait(processes: Sequence[subprocess.Popen]) -> None:
-    for process in processes:
-        try:
-            process.wait(timeout=STOPPING_SECONDS)
-        except subprocess.TimeoutExpired:
-            process.kill()

@@ -25,12 +25,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal, NoReturn, Union, get_args, get_origin, get_type_hints
 
-import yaml
-
-# The words that unset a setting. A preset may also have a YAML null.
-WORDS_FOR_NO_VALUE = ("none", "null")
-
-COMMAND_LINE = "command line"
+from papers_to_gpt.settings.presets import COMMAND_LINE, WORDS_FOR_NO_VALUE, Setting, read_preset
 
 # Exit statuses of programs that SIGINT, SIGPIPE and SIGTERM end, by the convention of shells: 128 plus the number.
 INTERRUPTED_STATUS, BROKEN_PIPE_STATUS, TERMINATED_STATUS = 130, 141, 143
@@ -46,8 +41,6 @@ FILES_OF_ANY_NAME = (
 OUR_PACKAGES = ("papers_to_gpt", "gpt1_scratch", "seq2seq_scratch")
 
 TRUE_WORDS, FALSE_WORDS = ("yes", "true", "t", "y", "1"), ("no", "false", "f", "n", "0")
-
-PRESETS = Path(__file__).resolve().parents[1] / "presets"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -113,15 +106,6 @@ class CheckedSettings:
             raise ValueError("\n".join(problems))
 
 
-@dataclasses.dataclass(frozen=True)
-class Setting:
-    """A key with its values, and where it was written: on the command line or at a line of a preset."""
-
-    key: str
-    values: tuple[str, ...]
-    origin: str
-
-
 def read_settings(arguments: Sequence[str] | None = None) -> list[Setting]:
     """Reads the settings of the preset, if the first argument names one, followed by those of the command line.
 
@@ -135,7 +119,7 @@ def read_settings(arguments: Sequence[str] | None = None) -> list[Setting]:
     arguments = ["--help" if argument == "-h" else argument for argument in arguments]
     settings = []
     if arguments and not arguments[0].startswith("-"):
-        settings += _read_preset(arguments.pop(0))
+        settings += read_preset(arguments.pop(0))
     # The words after a `--key`, up to the next key, are its values. A negative number is a value, not a key.
     for argument in arguments:
         if argument.startswith("--"):
@@ -148,61 +132,6 @@ def read_settings(arguments: Sequence[str] | None = None) -> list[Setting]:
                 f"{argument!r} on the command line follows no --setting. "
                 "Usage: SCRIPT.py [PRESET] [--setting value ...]; --help lists the settings."
             )
-    return settings
-
-
-def find_preset(name: str) -> str:
-    """Returns the path of a preset, which is a file or has the name of a packaged preset.
-
-    Args:
-        name: a path, or `numbers/bahdanau` for `recipes/presets/numbers/bahdanau.yaml`, with or without `.yaml` and
-            the folders above it.
-
-    Raises:
-        ValueError: if there is no such file and no such preset.
-    """
-    if Path(name).is_file():
-        return name
-    packaged = {"/".join(path.with_suffix("").parts[-2:]): path for path in sorted(PRESETS.glob("*/*.yaml"))}
-    short = name.removeprefix("recipes/").removeprefix("presets/").removesuffix(".yaml")
-    if short in packaged:
-        return str(packaged[short])
-    nearest = difflib.get_close_matches(short, packaged, n=1)
-    hint = f" Did you mean {nearest[0]!r}?" if nearest else ""
-    raise ValueError(
-        f"The preset {name!r} is not a file and not the name of a packaged preset.{hint} The packaged presets are "
-        f"{', '.join(packaged)}."
-    )
-
-
-def _read_preset(name: str) -> list[Setting]:
-    path = find_preset(name)
-    try:
-        root = yaml.compose(Path(path).read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"The preset {path} is not valid YAML: {error}") from error
-    if root is None:
-        return []
-    if not isinstance(root, yaml.MappingNode):
-        raise ValueError(f"The preset {path} must be a list of `setting: value` lines.")
-    settings, lines = [], {}
-    # Scalars stay text, and the parser gives them their types. YAML itself would read `3e-4` as text.
-    for key_node, value_node in root.value:
-        origin = f"{path}:{key_node.start_mark.line + 1}"
-        key = key_node.value
-        if key in lines:
-            raise ValueError(f"{origin}: the setting {key!r} is written twice, first at {lines[key]}. Keep one.")
-        lines[key] = origin
-        if isinstance(value_node, yaml.ScalarNode):
-            is_null = value_node.tag == "tag:yaml.org,2002:null"
-            values = (WORDS_FOR_NO_VALUE[0] if is_null else value_node.value,)
-        elif isinstance(value_node, yaml.SequenceNode) and all(
-            isinstance(n, yaml.ScalarNode) for n in value_node.value
-        ):
-            values = tuple(node.value for node in value_node.value)
-        else:
-            raise ValueError(f"{origin}: the value of {key!r} must be one value or a list of values.")
-        settings.append(Setting(key, values, origin))
     return settings
 
 

@@ -4,9 +4,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from papers_to_gpt.settings.arguments import CheckedSettings, option, parse_settings, read_settings
+from papers_to_gpt.settings.arguments import CheckedSettings, option, read_settings
 from papers_to_gpt.settings.commands import command
 from papers_to_gpt.settings.hub import HubSettings
+from papers_to_gpt.settings.preset_runs import parse_training_settings
 from papers_to_gpt.settings.registries import glue_tasks, groups_of_tasks, quoted, task_names
 from papers_to_gpt.settings.training import OUTPUT, SEEDS, OptimizationSettings, TrainingSettings, warn_of_same_file
 
@@ -179,7 +180,7 @@ PARTS = (StartSettings, TaskSettings, FinetuningOptimization, FinetuningSettings
 
 def parse(arguments: list[str] | None = None, description: str = "") -> Settings:
     """Reads preset and command line of finetune_gpt1.py."""
-    parsed = parse_settings(read_settings(arguments), *PARTS, description=description)
+    parsed = parse_training_settings(read_settings(arguments), *PARTS, description=description)
     _, data, _, _, hub = parsed
     if hub.push_to_hub and len(data.names()) > 1:
         raise ValueError(

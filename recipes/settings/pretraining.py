@@ -3,9 +3,10 @@
 from dataclasses import dataclass, fields
 from typing import Any, Literal
 
-from papers_to_gpt.settings.arguments import CheckedSettings, option, parse_settings, read_settings
+from papers_to_gpt.settings.arguments import CheckedSettings, option, read_settings
 from papers_to_gpt.settings.corpora import TRAIN_WEIGHTS_HELP, check_corpora
 from papers_to_gpt.settings.hub import HubSettings
+from papers_to_gpt.settings.preset_runs import parse_training_settings
 from papers_to_gpt.settings.registries import embedded_texts, quoted
 from papers_to_gpt.settings.starting import ModelFiles, StartingModelSettings, follow_starting_model
 from papers_to_gpt.settings.training import (
@@ -193,7 +194,7 @@ def parse(arguments: list[str] | None = None, description: str = "") -> tuple[An
         vocabulary_and_objective_of,
         ("num_merges", "objective"),
     )
-    parsed = parse_settings(
+    parsed = parse_training_settings(
         settings,
         ModelSettings,
         StartingModelSettings,
@@ -204,6 +205,7 @@ def parse(arguments: list[str] | None = None, description: str = "") -> tuple[An
         PretrainingSettings,
         HubSettings,
         description=description,
+        metrics=[f"eval_{score}" for score in dict.fromkeys(SCORES[NEXT_TOKEN] + SCORES[MASKED])],
     )
     model, training = parsed[0], parsed[6]
     if training.objective == MASKED and model.lstm_size is not None:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from papers_to_gpt.settings.arguments import CheckedSettings, option
+from papers_to_gpt.settings.expected import Expected
 
 logger = logging.getLogger(__name__)
 
@@ -19,6 +20,14 @@ SEEDS = {"at_least": 0, "at_most": 2**32 - 1}
 
 # Those that accelerate knows; importing it would import torch.
 TRACKERS = "aim clearml comet_ml dvclive mlflow swanlab tensorboard trackio wandb".split()
+
+# Settings that decide where a run computes and what it writes, and not what comes of it.
+SETTINGS_WITHOUT_EFFECT = frozenset(
+    """output_dir overwrite_output_dir resume_from_checkpoint accept_changes skip_data_check logging_steps save_minutes
+    save_total_limit background_checkpoints stop_within_seconds max_skipped_updates dataloader_num_workers report_to
+    project run_name use_cpu push_to_hub hub_model_id hub_private_repo hub_strategy overwrite_hub_repo
+    per_device_eval_batch_size num_samples sample_prompt_tokens sample_new_tokens temperature top_k""".split()
+)
 
 
 def check_metric(metric: str, reported: Sequence[str]) -> None:
@@ -176,6 +185,9 @@ class TrainingSettings(CheckedSettings):
     report_to: list[str] = option([], f"Trackers that receive the log: some of {', '.join(TRACKERS)}.", OUTPUT)
     project: str = option("papers-to-gpt", "Project in trackers, shared by all runs of a recipe.", OUTPUT)
     run_name: str | None = option(None, "Name of the run in trackers; left out, the name of output_dir.", OUTPUT)
+    expected: Expected | None = option(
+        None, "Scores that a preset expects, which the end of a run is compared with; none leaves this out.", OUTPUT
+    )
 
     @property
     def same_command(self) -> str:

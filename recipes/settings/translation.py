@@ -3,9 +3,10 @@
 from dataclasses import dataclass, fields
 from typing import Any, Literal
 
-from papers_to_gpt.settings.arguments import CheckedSettings, Setting, option, parse_settings, read_settings, value_of
+from papers_to_gpt.settings.arguments import CheckedSettings, Setting, option, read_settings, value_of
 from papers_to_gpt.settings.corpora import TRAIN_WEIGHTS_HELP, check_corpora, check_test_sets
 from papers_to_gpt.settings.hub import HubSettings
+from papers_to_gpt.settings.preset_runs import parse_training_settings
 from papers_to_gpt.settings.registries import embedded_pairs, quoted
 from papers_to_gpt.settings.starting import (
     ModelFiles,
@@ -299,7 +300,7 @@ def parse(arguments: list[str] | None = None, description: str = "") -> tuple[An
     asks_for_help = any(setting.key == "help" for setting in settings)
     if model_type not in MODEL_SETTINGS and not asks_for_help:
         raise ValueError(f"model_type is {model_type!r}; it must be one of {', '.join(MODEL_SETTINGS)}.")
-    parsed = parse_settings(
+    parsed = parse_training_settings(
         settings,
         ModelChoice,
         MODEL_SETTINGS.get(model_type, BahdanauSettings),
@@ -311,6 +312,7 @@ def parse(arguments: list[str] | None = None, description: str = "") -> tuple[An
         TranslationTraining,
         HubSettings,
         description=description,
+        metrics=[f"{split}_{score}" for split in ("eval", "test") for score in SCORES],
     )
     if reference is not None:
         reference.refuse_contradictions(settings, parsed)

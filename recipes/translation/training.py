@@ -15,8 +15,9 @@ from transformers import AutoConfig, AutoModelForSeq2SeqLM, PreTrainedConfig, Pr
 from transformers.utils import logging as transformers_logging
 
 from papers_to_gpt.engine.batching import batches_for_evaluation
-from papers_to_gpt.engine.data_fingerprint import Fingerprint, fingerprint_files
+from papers_to_gpt.engine.data_fingerprint import Fingerprint, fingerprint_files, fingerprint_rows
 from papers_to_gpt.engine.evaluation import evaluate_loss, map_across_processes, rehearse_evaluation
+from papers_to_gpt.engine.expectations import Outcome, compare_with_expected, say_expected
 from papers_to_gpt.engine.hardware import FOR_BATCHES_OF_TOKENS, keep_compiled_code
 from papers_to_gpt.engine.launching import make_accelerator
 from papers_to_gpt.engine.mixture import Mixture
@@ -232,12 +233,15 @@ def train(accelerator: Accelerator, settings: tuple[Any, ...], start: RunStart) 
             (output_dir / f"{split}_hypotheses.txt").write_text("\n".join(hypotheses) + "\n", encoding="utf-8")
         say(f"{split}: " + "  ".join(f"{name} {scores[name]:.2f}" for name in SHOWN_SCORES))
     results["wall_seconds"] = round(time.perf_counter() - started + loop.earlier_seconds, 1)
+    data_read = partial(fingerprint_rows, dict(zip(labels, corpora, strict=True)) | pairs)
+    results |= compare_with_expected(start, [Outcome(results, [results], data_read)])
 
     # Sharing
     if accelerator.is_main_process:
         write_results(output_dir, results)
         write_card(output_dir, translator=(model, source_tokenizer, target_tokenizer))
         finish_run(output_dir, loop.progress, loop.total_updates)
+    say_expected(results, say)
     say(
         HOW_TO_USE.format(
             folder=str(output_dir),

@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 from papers_to_gpt import __main__ as command_line
-from papers_to_gpt.settings.arguments import PRESETS, find_preset, read_settings, value_of
+from papers_to_gpt.settings.arguments import read_settings, value_of
 from papers_to_gpt.settings.commands import command
+from papers_to_gpt.settings.presets import PRESETS, find_preset
 
 ROOT = Path(__file__).parents[2]
 

@@ -1,0 +1,149 @@
+"""The script that runs presets within a budget, with presets of a few updates."""
+
+import json
+
+import pytest
+
+from papers_to_gpt import finetune_gpt1
+from papers_to_gpt.benchmarks.preset_checks import DATA, arguments_of, choose, current_commit, run
+from papers_to_gpt.settings.preset_checking import parse
+
+PRETRAINING = """
+output_dir: unused
+train_file: {folder}/text.txt
+validation_file: {folder}/text.txt
+row_is_line: true
+hidden_size: 16
+num_hidden_layers: 1
+num_attention_heads: 2
+max_position_embeddings: 32
+num_merges: 20
+max_steps: 2
+eval_steps: 2
+num_samples: 0
+bf16: false
+expected:
+  metric: eval_bits_per_byte
+  value: 10
+  tolerance: 10
+  hardware: 1 core
+  minutes: 3
+"""
+FINETUNING = """
+output_dir: unused
+model_name_or_path: runs/pretraining
+train_file: {folder}/rows.csv
+validation_file: {folder}/rows.csv
+max_steps: 2
+bf16: false
+expected:
+  metric: eval_accuracy
+  value: 1
+  tolerance: 0.001
+  hardware: 1 core
+  minutes: 2
+  starts_from: pretraining.yaml
+"""
+
+
+@pytest.fixture
+def presets(tmp_path):
+    lines = [f"the {noun} was {state}" for noun in ("kite", "lamp", "mill") for state in ("good", "bad")] * 4
+    (tmp_path / "text.txt").write_text("\n".join(lines) + "\n")
+    rows = [f"{line},{line.rpartition(' ')[2]}" for line in lines]
+    (tmp_path / "rows.csv").write_text("\n".join(["text,label", *rows]) + "\n")
+    for name, text in (("pretraining", PRETRAINING), ("finetuning", FINETUNING)):
+        (tmp_path / f"{name}.yaml").write_text(text.format(folder=tmp_path))
+    return tmp_path
+
+
+def check(folder, *names, status, capsys):
+    settings = parse([*(str(folder / name) for name in names), "--output_dir", str(folder / "checks")])
+    if status:
+        with pytest.raises(SystemExit) as stop:
+            run(*settings)
+        assert stop.value.code == status
+    else:
+        run(*settings)
+    rows = json.loads((folder / "checks" / "presets.json").read_text())
+    return capsys.readouterr().out, {row["preset"]: row for row in rows}
+
+
+def test_presets_run_after_the_one_that_they_start_from_once_and_fail_the_command(presets, capsys):
+    said, rows = check(presets, "finetuning.yaml", status=1, capsys=capsys)
+    assert said.index("[1/2] pretraining, about 3 minutes") < said.index("[2/2] finetuning, about 2 minutes")
+    assert rows["pretraining"]["verdict"] == "as expected"
+    assert rows["finetuning"]["verdict"] == "not as expected"  # after two updates
+    assert "Check first: 1) the entry expected in the all_results.json of the model that the run started from" in said
+    assert said.rstrip().endswith("Not as expected: finetuning.")
+    commit = rows["finetuning"]["commit"]
+    assert commit == current_commit() and "| pretraining | eval_bits_per_byte | 0 to 20 | " in said
+    assert (presets / "checks" / "presets.md").read_text() in said
+    # What was done at this commit is not done again, and what was interrupted before its row is taken up.
+    (presets / "checks" / "presets.json").write_text(json.dumps([rows["pretraining"]]))
+    again, rows_again = check(presets, "finetuning.yaml", status=1, capsys=capsys)
+    assert f"[1/2] pretraining was run at {commit} before." in again and "[2/2] finetuning, about" in again
+    log = next((presets / "checks").rglob("finetuning*.log")).read_text()
+    assert "is finished: " in log and rows_again["finetuning"]["got"] == rows["finetuning"]["got"]
+    # A run that fails is a row too, and the command goes on.
+    path = presets / "pretraining.yaml"
+    path.write_text(path.read_text().replace("hidden_size: 16", "hidden_size: 15"))
+    said, rows = check(presets, "pretraining.yaml", status=1, capsys=capsys)
+    assert rows["pretraining"]["verdict"] == "failed" and rows["pretraining"]["got"] is None
+    assert "Failed with status 2: gpt1: " in said and "Its output is in " in said
+
+
+def names(*arguments):
+    return [each.name for each in choose(*parse(list(arguments)))]
+
+
+def test_the_shortest_presets_come_first_and_those_that_do_not_fit_are_named(capsys):
+    assert names("--minutes", "3") == ["numbers/bahdanau", "numbers/rnn_seq2seq"]
+    said = capsys.readouterr().out
+    assert "as data_dir does not have their data: glue/gpt1 sst2 --num_train_epochs 1" in said
+    assert "as they take more minutes than are left: " in said and "stories/cloze" in said
+    all_embedded = names("--minutes", "60")
+    assert len(all_embedded) == 10 and all_embedded.index("stories/gpt1_mini") < all_embedded.index("stories/cloze")
+
+
+def test_a_preset_gets_its_data_its_seeds_its_model_and_the_settings_of_its_number(tmp_path):
+    for folder in DATA.values():
+        for file in folder.values():
+            (tmp_path / file).mkdir(parents=True, exist_ok=True)
+    (settings,) = parse(["glue/gpt1_small", "--data_dir", str(tmp_path), "--output_dir", "o"])
+    first, *_, last = choose(settings)
+    assert (first.name, last.name) == (
+        "novels/gpt1_small",
+        "glue/gpt1_small cola --num_train_epochs 10 --learning_rate 5e-4",
+    )
+    text = " ".join(arguments_of(last, settings, "c0ffee"))
+    assert f"--learning_rate 5e-4 --data_dir {tmp_path}/glue --task cola --seeds 1 2 3 --model_name_or_path " in text
+    assert text.split("--model_name_or_path ")[1].startswith("o/c0ffee/novels_gpt1_small_")
+    finetuning = finetune_gpt1.parse(arguments_of(last, settings, "c0ffee"))[-2].expected
+    assert [finetuning.conflicts[place] for place, n in enumerate(finetuning.numbers) if n.task == "cola"] == [[]]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (
+            [],
+            "names and minutes are not set: nothing says which presets to run. Usage: check_presets.py",
+        ),
+        (["numbers/bahdanau", "numbers/bahdanau"], "every preset may stand there once"),
+        (["numbers/bahdanu"], "Did you mean 'numbers/bahdanau'"),
+        (["bookcorpus/gpt1"], "The preset bookcorpus/gpt1 has no expected number: add one"),
+        (["multi30k/bahdanau"], "needs multi30k/train.parquet, .* in data_dir, which is not set"),
+        (["multi30k/bahdanau", "--data_dir", "no/such"], "needs multi30k/train.parquet, .* in no/such"),
+        (["--minutes", "0"], "minutes is 0.0; it must be above 0"),
+    ],
+)
+def test_a_wrong_request_is_refused_before_anything_is_trained(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        choose(*parse(arguments))
+
+
+def test_a_damaged_record_is_named(tmp_path):
+    (tmp_path / "presets.json").write_text("[1")
+    with pytest.raises(ValueError, match="presets.json is damaged: it is no list of rows. Remove it"):
+        run(*parse(["numbers/bahdanau", "--output_dir", str(tmp_path)]))
