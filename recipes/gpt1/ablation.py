@@ -12,7 +12,7 @@ from datasets import disable_progress_bars
 from transformers.utils import logging as transformers_logging
 
 from gpt1_scratch.finetuning.models import load_pretrained
-from gpt1_scratch.finetuning.reports import format_score
+from gpt1_scratch.finetuning.reports import explain_table, format_score
 from gpt1_scratch.finetuning.tasks import Task
 from papers_to_gpt.engine.data_fingerprint import fingerprint_files
 from papers_to_gpt.engine.hardware import FOR_BATCHES_OF_ROWS, keep_compiled_code
@@ -23,13 +23,12 @@ from papers_to_gpt.engine.reporting import write_results, write_run_record
 from papers_to_gpt.engine.run_lock import lock_output_dir
 from papers_to_gpt.gpt1.finetuning import (
     FILES_OF_MODEL,
-    TaskData,
     check_metrics,
     check_resuming_of_series,
     fingerprint_data,
-    load_data,
     run_series,
 )
+from papers_to_gpt.gpt1.task_data import TaskData, load_data
 from papers_to_gpt.plots.line_plots import Series, plot_lines
 from papers_to_gpt.plots.style import save_figure
 from papers_to_gpt.settings.finetuning import AblationSettings, TaskSettings
@@ -123,9 +122,11 @@ def train(accelerator: Accelerator, settings: tuple[Any, ...], run_start: RunSta
 
     # Sharing
     names = [part.task for part in tasks]
-    table = format_table(names, summaries)
+    several = len(data.seeds) > 1
+    table = f"{format_table(names, summaries)}\n\n{explain_table(tasks[0].selection, several)}"
     if accelerator.is_main_process:
-        write_results(output_dir, {"variants": summaries, "wall_seconds": round(time.perf_counter() - started, 1)})
+        results = {"selection": tasks[0].selection, "variants": summaries}
+        write_results(output_dir, results | {"wall_seconds": round(time.perf_counter() - started, 1)})
         (output_dir / TABLE_FILE).write_text(table + "\n", encoding="utf-8")
         if find_spec("matplotlib") is None:
             accelerator.print("No plot was made because matplotlib is not installed (pip install matplotlib).")
@@ -165,14 +166,15 @@ def format_table(tasks: Sequence[Task], summaries: dict[str, dict[str, dict[str,
     """Returns a Markdown table like table 5: a row for each variant, with the first score of each task times 100."""
     several = any(len(part["runs"]) > 1 for summary in summaries.values() for part in summary.values())
     lines = [
-        ["variant", "average", *(f"{task.name} ({task.metrics[0]})" for task in tasks)],
-        ["---"] * (2 + len(tasks)),
+        ["variant", "average", *(f"{task.name} ({task.metrics[0]})" for task in tasks), "failed runs"],
+        ["---"] * (3 + len(tasks)),
     ]
     for variant, summary in summaries.items():
         names = [f"eval_{task.metrics[0]}" for task in tasks]
         scores = [format_score(summary[task.name], name, several) for task, name in zip(tasks, names, strict=True)]
         average = statistics.mean(summary[task.name][name] for task, name in zip(tasks, names, strict=True))
-        lines.append([variant.replace("_", " "), f"{100 * average:.1f}", *scores])
+        failed, runs = (sum(len(part[key]) for part in summary.values()) for key in ("failed_runs", "runs"))
+        lines.append([variant.replace("_", " "), f"{100 * average:.1f}", *scores, f"{failed} of {runs}"])
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 

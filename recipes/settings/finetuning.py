@@ -1,14 +1,25 @@
 """Settings for fine-tuning GPT-1 on tasks, and for the ablation, which is a series of such runs."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from papers_to_gpt.settings.arguments import CheckedSettings, option, parse_settings, read_settings
+from papers_to_gpt.settings.arguments import (
+    CheckedSettings,
+    Setting,
+    option,
+    parse_settings,
+    read_settings,
+    value_of,
+)
 from papers_to_gpt.settings.commands import command
 from papers_to_gpt.settings.hub import HubSettings
 from papers_to_gpt.settings.registries import glue_tasks, groups_of_tasks, quoted, task_names
 from papers_to_gpt.settings.training import OUTPUT, SEEDS, OptimizationSettings, TrainingSettings, warn_of_same_file
+
+# The values of selection. The first is also the name of the split of the rows that are held out.
+TRAIN_HOLDOUT, VALIDATION = "train_holdout", "validation"
 
 
 @dataclass
@@ -100,8 +111,19 @@ class TaskSettings(CheckedSettings):
     validation_share: float = option(
         0.1, "Fraction of train_file to validate on if there is no validation_file.", above=0, below=1
     )
+    selection: Literal["train_holdout", "validation"] = option(
+        "validation",
+        "Rows that choose the checkpoint: train_holdout holds out part of the training rows, the same for every seed, "
+        "and only scores the validation split; validation chooses and scores on that split. Left out, several runs or "
+        "an ablation take train_holdout, unless their tasks have a labelled test split to report.",
+    )
+    holdout_share: float = option(
+        0.1, "Fraction of the training rows, of each class, that train_holdout holds out.", above=0, below=1
+    )
     max_eval_samples: int | None = option(
-        None, "Validate on only this many examples, at even distances in the validation split.", at_least=2
+        None,
+        "Validate on only this many examples, at even distances in the validation split and in the rows held out.",
+        at_least=2,
     )
     max_length: int | None = option(
         None, "Maximum number of tokens, beyond which texts are cut; left out, the positions of the model.", at_least=5
@@ -126,6 +148,15 @@ class TaskSettings(CheckedSettings):
             )
         if names == [None] and self.train_file is None:
             raise ValueError(f"Set train_file, or task to some of {', '.join(task_names())}.")
+
+    def reports_validation(self) -> bool:
+        """Returns True if a task has no labelled test split, so that its validation score is what a table reports.
+
+        So it is for the tasks of GLUE, whose test labels are secret, and for files without a test_file.
+        """
+        if self.train_file is not None:
+            return self.test_file is None
+        return not set(glue_tasks()).isdisjoint(self.names())
 
     def names(self) -> list[str | None]:
         """Returns the names of the chosen tasks; None stands for a task of the user's own files."""
@@ -195,8 +226,11 @@ PARTS = (StartSettings, TaskSettings, FinetuningOptimization, FinetuningSettings
 
 def parse(arguments: list[str] | None = None, description: str = "") -> Settings:
     """Reads preset and command line of finetune_gpt1.py."""
-    parsed = parse_settings(read_settings(arguments), *PARTS, description=description)
+    settings = read_settings(arguments)
+    parsed = parse_settings(settings, *PARTS, description=description)
     _, data, _, _, hub = parsed
+    if len(data.names()) > 1 or len(data.seeds) > 1:
+        select_for_table(settings, data)
     if hub.push_to_hub and len(data.names()) > 1:
         raise ValueError(
             "push_to_hub shares one model, but task names several. Leave it out, and share the folders that you want "
@@ -209,10 +243,18 @@ def parse(arguments: list[str] | None = None, description: str = "") -> Settings
     return parsed
 
 
+def select_for_table(settings: Sequence[Setting], data: TaskSettings) -> None:
+    """Chooses the selection of runs whose scores a table reports, unless a setting has chosen it."""
+    if value_of(settings, "selection") is None and data.reports_validation():
+        data.selection = TRAIN_HOLDOUT
+
+
 def parse_ablation(arguments: list[str] | None = None, description: str = "") -> tuple[Any, ...]:
     """Reads preset and command line of ablate_gpt1.py."""
-    parsed = parse_settings(read_settings(arguments), AblationSettings, *PARTS, description=description)
-    _, start, *_, hub = parsed
+    settings = read_settings(arguments)
+    parsed = parse_settings(settings, AblationSettings, *PARTS, description=description)
+    _, start, data, *_, hub = parsed
+    select_for_table(settings, data)
     if hub.push_to_hub:
         raise ValueError("push_to_hub is true, but an ablation leaves no model to share.")
     if start.from_scratch or start.transferred_layers is not None or start.auxiliary_loss_weight == 0:

@@ -66,12 +66,15 @@ def test_every_variant_is_run_with_what_it_changes_and_leads_to_a_table_and_a_pl
             config = json.loads((folder / name / f"seed_{seed}" / "config.json").read_text())
             assert config["lstm_size"] == (12 if name == "lstm" else None)
     lines = [line.split(" | ") for line in (folder / "ablation.md").read_text().splitlines()]
-    assert lines[0] == ["| variant", "average", "own (accuracy) |"]
-    assert [line[0] for line in lines[2:]] == [f"| {name.replace('_', ' ')}" for name in variants]
-    for line, summary in zip(lines[2:], results.values(), strict=True):
+    assert lines[0] == ["| variant", "average", "own (accuracy)", "failed runs |"]
+    assert [line[0] for line in lines[2:-2]] == [f"| {name.replace('_', ' ')}" for name in variants]
+    for line, summary in zip(lines[2:-2], results.values(), strict=True):
         own = summary["own"]
-        low, median, high = (f"{100 * own[f'eval_accuracy{end}']:.1f}" for end in ("_min", "", "_max"))
-        assert line[1:] == [median, f"{median} ({low} to {high}) |"]
+        low, median, high, spread = (f"{100 * own[f'eval_accuracy{end}']:.1f}" for end in ("_min", "", "_max", "_std"))
+        failed = sum(run["failed_to_learn"] for run in own["runs"].values())
+        assert line[1:] == [median, f"{median} ({low} to {high}; {spread})", f"{failed} of 2 |"]
+    # The rows have no test split, so that the validation score is what the table reports.
+    assert lines[-1][0].startswith("selection train_holdout: rows of train that were held out chose the checkpoints")
     assert (folder / "ablation.png").read_bytes().startswith(b"\x89PNG")
     assert "<svg" in (folder / "ablation.svg").read_text()
 
@@ -80,7 +83,7 @@ def test_without_matplotlib_there_is_a_table_and_a_message(ablate, monkeypatch, 
     monkeypatch.setattr(ablation, "find_spec", lambda name: None)
     folder = ablate("--layers", "2")
     assert "matplotlib is not installed" in capsys.readouterr().out
-    assert len((folder / "ablation.md").read_text().splitlines()) == 2 + 3
+    assert len((folder / "ablation.md").read_text().split("\n\n")[0].splitlines()) == 2 + 3
     assert not (folder / "ablation.png").exists()
 
 
