@@ -310,6 +310,7 @@ def auxiliary_loss(bench: Workbench) -> Finding:
                 "task": [],
                 "train_file": folder / f"train_{size}.tsv",
                 "validation_file": folder / "test.tsv",
+                "selection": "validation",  # the smallest sizes have no row to spare
                 "seeds": bench.seeds,
                 "auxiliary_loss_weight": weight,
             },

@@ -229,6 +229,11 @@ def _training(run: Run) -> str:
         sentences.append(f"{results['train_updates']:,} updates, {_count(results['train_epochs'], 'epoch')}.")
     if averaged := results.get("averaged_checkpoints"):
         sentences.append(f"The weights are the average of {len(averaged)} checkpoints, the last ones of the run.")
+    if tuning := results.get("length_penalty_tuning"):
+        sentences.append(
+            f"The length penalty of the search, {tuning['length_penalty']:g}, was chosen among "
+            f"{', '.join(tuning['scores'])} on the validation split."
+        )
     if results.get("selection") == TRAIN_HOLDOUT:
         rows = _count(results["selection_rows"], "row")
         sentences.append(
