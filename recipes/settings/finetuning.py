@@ -14,6 +14,7 @@ from papers_to_gpt.settings.arguments import (
     value_of,
 )
 from papers_to_gpt.settings.commands import command
+from papers_to_gpt.settings.corpora import refuse_same_file
 from papers_to_gpt.settings.hub import HubSettings
 from papers_to_gpt.settings.registries import glue_tasks, groups_of_tasks, quoted, task_names
 from papers_to_gpt.settings.training import OUTPUT, SEEDS, OptimizationSettings, TrainingSettings, warn_of_same_file
@@ -205,6 +206,28 @@ class FinetuningSettings(TrainingSettings):
 
 
 @dataclass
+class SeriesComparison(CheckedSettings):
+    """Finished series to compare, in place of fine-tuning."""
+
+    group = "comparison"
+
+    compare: list[str] = option(
+        [],
+        "Folders of finished runs with several seeds, to compare with the first one by a paired t-test over the "
+        "seeds, in place of fine-tuning; the other settings are then left out.",
+    )
+    output_file: str | None = option(None, "File for the comparison, as JSON; needs compare.")
+
+    def __post_init__(self):
+        super().__post_init__()
+        refuse_same_file(self.compare, "compare")
+        if len(self.compare) == 1:
+            raise ValueError(f"compare names only {self.compare[0]}. Name two or more folders.")
+        if self.output_file is not None and not self.compare:
+            raise ValueError("output_file is set, but compare is not. Name the folders to compare, or leave it out.")
+
+
+@dataclass
 class AblationSettings(CheckedSettings):
     """The variants of the ablation."""
 
@@ -224,10 +247,12 @@ Settings = tuple[StartSettings, TaskSettings, FinetuningOptimization, Finetuning
 PARTS = (StartSettings, TaskSettings, FinetuningOptimization, FinetuningSettings, HubSettings)
 
 
-def parse(arguments: list[str] | None = None, description: str = "") -> Settings:
-    """Reads preset and command line of finetune_gpt1.py."""
+def parse(arguments: list[str] | None = None, description: str = "") -> Settings | tuple[SeriesComparison]:
+    """Reads preset and command line of finetune_gpt1.py, which may ask for a comparison alone."""
     settings = read_settings(arguments)
-    parsed = parse_settings(settings, *PARTS, description=description)
+    if value_of(settings, "compare") is not None:
+        return parse_settings(settings, SeriesComparison, description=description)
+    parsed = parse_settings(settings, *PARTS, SeriesComparison, description=description)[:-1]
     _, data, _, _, hub = parsed
     if len(data.names()) > 1 or len(data.seeds) > 1:
         select_for_table(settings, data)

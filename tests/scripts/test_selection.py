@@ -7,8 +7,10 @@ import sys
 import numpy as np
 import pytest
 import torch
+import yaml
 from killed_runs import forget_the_end
 from safetensors.torch import load_file
+from scipy.stats import t as student
 from sklearn.dummy import DummyClassifier
 from sklearn.metrics import accuracy_score, f1_score
 
@@ -214,3 +216,65 @@ def test_a_selection_that_is_none_is_refused(finetune, tmp_path, arguments, expe
     train = write_csv(tmp_path / "train.csv", sentences(10, 1))
     with pytest.raises(ValueError, match=expected):
         finetune("--train_file", train, *arguments)
+
+
+def write_series(folder, scores, selection="train_holdout"):
+    """Writes the results of a finished series with these scores by seed, as a run of the script leaves them."""
+    folder.mkdir()
+    runs = {
+        f"cola/seed_{seed}": {"eval_loss": 1.0, "eval_matthews_correlation": score} for seed, score in scores.items()
+    }
+    results = {"selection": selection, "tasks": {"cola": {"runs": runs}}}
+    (folder / "all_results.json").write_text(json.dumps(results))
+    (folder / "run.yaml").write_text(yaml.safe_dump({"settings": {}, "finished": True}))
+    return folder
+
+
+def compare(monkeypatch, *arguments):
+    monkeypatch.setattr(sys, "argv", ["finetune_gpt1.py", "--compare", *map(str, arguments)])
+    finetune_gpt1.main()
+
+
+def test_series_are_compared_over_the_seeds_that_both_have(tmp_path, monkeypatch, capsys):
+    before = write_series(tmp_path / "before", {1: 0.30, 2: 0.28, 3: 0.33, 4: 0.31})
+    after = write_series(tmp_path / "after", {4: 0.36, 2: 0.31, 3: 0.35, 9: 0.99})
+    compare(monkeypatch, before, after, "--output_file", tmp_path / "out.json")
+    (row,) = json.loads((tmp_path / "out.json").read_text())["comparisons"]
+    # By the formula of the paired t-test: the mean difference over its standard error, with n - 1 degrees of freedom.
+    differences = np.array([0.03, 0.02, 0.05])
+    error = differences.std(ddof=1) / np.sqrt(3)
+    assert row["seeds"] == [2, 3, 4] and row["score"] == "eval_matthews_correlation"
+    assert row["difference"] == pytest.approx(differences.mean())
+    assert row["p_value"] == pytest.approx(2 * student.sf(differences.mean() / error, 2))
+    assert row["interval"] == pytest.approx(student.ppf(0.975, 2) * error)
+    shown = f"| 2, 3, 4 | 30.7 | 34.0 | +3.3 ± {100 * row['interval']:.1f} | {row['p_value']:.4f} |"
+    assert shown in capsys.readouterr().out
+
+    same = write_series(tmp_path / "same", {1: 0.30, 2: 0.28}, selection="validation")
+    shifted = write_series(tmp_path / "shifted", {1: 0.31, 2: 0.29})
+    compare(monkeypatch, before, same, shifted)
+    shown = capsys.readouterr().out
+    assert f"Note: {before} has selection train_holdout, and {same} validation." in shown
+    assert "| +0.0 ± 0.0 | 1.0000 |" in shown and "| +1.0 | the same for all seeds |" in shown
+
+
+def test_series_that_cannot_be_compared_are_refused(tmp_path, monkeypatch):
+    two = write_series(tmp_path / "two", {1: 0.3, 2: 0.4})
+    other = write_series(tmp_path / "other", {2: 0.3, 3: 0.4})
+    one = write_series(tmp_path / "one", {1: 0.3})
+    unfinished = write_series(tmp_path / "unfinished", {1: 0.3, 2: 0.4})
+    forget_the_end(unfinished)
+    for arguments, expected in (
+        ([two], "compare names only .*two. Name two or more"),
+        ([two, two], "compare names .*two twice"),
+        ([two, one], "one holds one seed of cola, but a paired test needs two"),
+        ([two, other], "two has the seeds 1, 2, and .*other 2, 3. A paired test needs two that both have"),
+        ([two, unfinished], "unfinished holds no finished series"),
+        ([two, tmp_path / "none"], "none holds no finished series"),
+        ([two, other, "--task", "cola"], "unknown setting 'task'"),
+        ([two, other, "--output_file", two / "all_results.json"], "all_results.json, which is read"),
+    ):
+        with pytest.raises(ValueError, match=expected):
+            compare(monkeypatch, *arguments)
+    with pytest.raises(ValueError, match="output_file is set, but compare is not"):
+        finetune_gpt1.parse(["--model_name_or_path", "x", "--task", "cola", "--output_dir", "y", "--output_file", "z"])
