@@ -148,7 +148,8 @@ def summarize(task: Task, runs: dict[str, dict[str, Any]]) -> dict[str, Any]:
     summary["wall_seconds"] = statistics.median(run["wall_seconds"] for run in runs.values())
     first = f"eval_{task.metrics[0]}"
     summary["median_run"] = min(runs, key=lambda name: abs(runs[name][first] - summary[first]))
-    summary["failed_runs"] = [name for name, run in runs.items() if run["failed_to_learn"]]
+    # A run that an earlier version finished does not say it.
+    summary["failed_runs"] = [name for name, run in runs.items() if run.get("failed_to_learn")]
     return summary | {"runs": runs}
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from papers_to_gpt.settings.decoding import BOOTSTRAP_SAMPLES, ScoringSettings
-from papers_to_gpt.translation.test_sets import load_test_sets, references_of
+from papers_to_gpt.translation.scored_splits import load_test_sets, references_of
 from seq2seq_scratch.data.metrics import TranslationMetric
 from seq2seq_scratch.data.text_lines import open_output, read_lines
 

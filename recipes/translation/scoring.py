@@ -13,7 +13,7 @@ from papers_to_gpt.translation.comparison import compare
 from papers_to_gpt.translation.decoding import load_model, make_translator
 from papers_to_gpt.translation.rescoring import rescore
 from papers_to_gpt.translation.score_files import write_hypotheses, write_scores
-from papers_to_gpt.translation.test_sets import load_test_sets, references_of
+from papers_to_gpt.translation.scored_splits import load_test_sets, references_of
 from seq2seq_scratch.data.forced_scores import LARGEST_FORCED_BATCH, ForcedScore, score_translations
 from seq2seq_scratch.data.metrics import TranslationMetric
 from seq2seq_scratch.data.text_lines import open_output, read_lines

@@ -45,7 +45,7 @@ from papers_to_gpt.settings.corpora import names_of_files, weights_of
 from papers_to_gpt.settings.starting import StartingModelSettings
 from papers_to_gpt.settings.translation import DataSettings, ModelChoice, TokenizerSettings
 from papers_to_gpt.translation.length_penalty import tune_length_penalty
-from papers_to_gpt.translation.test_sets import named_test_sets, references_of
+from papers_to_gpt.translation.scored_splits import named_test_sets, references_of
 from papers_to_gpt.translation.training_data import lengths_of, make_tokenizers, training_batches
 from seq2seq_scratch import TRANSLATION_CONFIGS
 from seq2seq_scratch.data.batches import collate, tokenize_parallel
