@@ -209,14 +209,14 @@ class FinetuningSettings(TrainingSettings):
 class SeriesComparison(CheckedSettings):
     """Finished series to compare, in place of fine-tuning."""
 
-    group = "comparison"
+    group = "data"
 
     compare: list[str] = option(
         [],
         "Folders of finished runs with several seeds, to compare with the first one by a paired t-test over the "
         "seeds, in place of fine-tuning; the other settings are then left out.",
     )
-    output_file: str | None = option(None, "File for the comparison, as JSON; needs compare.")
+    output_file: str | None = option(None, "File for the comparison, as JSON; needs compare.", OUTPUT)
 
     def __post_init__(self):
         super().__post_init__()
