@@ -2,6 +2,7 @@
 
     python recipes/score_translation.py --model_name_or_path runs/multi30k_bahdanau --num_beams 1 5 \\
         --test_file test.parquet --source_language de --target_language en
+    python recipes/score_translation.py --compare runs/one runs/other --test_file test.parquet --target_language en
 """
 
 from papers_to_gpt.settings.arguments import run_script

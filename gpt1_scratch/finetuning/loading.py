@@ -206,7 +206,16 @@ def _label_types(task: Task, table: Table) -> list[str]:
     return [f"labels are of several types: {', '.join(names)}"] if len(names) > 1 and names != ["float", "int"] else []
 
 
-def hold_out(split: TaskSplit, share: float, seed: int, *, keep_classes: bool = False) -> tuple[TaskSplit, TaskSplit]:
+def hold_out(
+    split: TaskSplit,
+    share: float,
+    seed: int,
+    *,
+    keep_classes: bool = False,
+    purpose: str = "for validation",
+    setting: str = "validation_share",
+    instead: str = "set validation_file",
+) -> tuple[TaskSplit, TaskSplit]:
     """Splits off a share of the rows, at least one, at random; returns the remaining and the held-out rows.
 
     Args:
@@ -215,6 +224,9 @@ def hold_out(split: TaskSplit, share: float, seed: int, *, keep_classes: bool = 
         seed: determines which rows are held out.
         keep_classes: True if labels are classes. The share is then taken from each class, which keeps at least one
             row. A row with several labels counts as one of the class that is the rarest of them.
+        purpose: what the rows are held out for, as the note on them says.
+        setting: the setting that gives the share, for messages.
+        instead: what a message names as the alternative to it.
 
     Raises:
         ValueError: if no row would be left to train on, or every class has a single row.
@@ -222,8 +234,7 @@ def hold_out(split: TaskSplit, share: float, seed: int, *, keep_classes: bool = 
     count = max(1, round(share * len(split)))
     if count >= len(split):
         raise ValueError(
-            f"validation_share {share} leaves no row of {len(split):,} to train on. Choose a smaller share, or set "
-            "validation_file."
+            f"{setting} {share} leaves no row of {len(split):,} to train on. Choose a smaller share, or {instead}."
         )
     random = Random(seed)
     if keep_classes:
@@ -234,12 +245,12 @@ def hold_out(split: TaskSplit, share: float, seed: int, *, keep_classes: bool = 
             held_out -= _last_rows(split.labels, held_out)
         if not held_out:
             raise ValueError(
-                f"Each of the {len(split):,} classes has a single row, so that none can be held out for validation. "
-                "Add rows, or set validation_file."
+                f"Each of the {len(split):,} classes has a single row, so that none can be held out {purpose}. "
+                f"Add rows, or {instead}."
             )
     else:
         held_out = set(random.sample(range(len(split)), count))
-    note = f"{len(held_out):,} rows are held out for validation"
+    note = f"{len(held_out):,} rows are held out {purpose}"
     parts = []
     for inside in (False, True):
         rows = [index for index in range(len(split)) if (index in held_out) == inside]

@@ -7,9 +7,23 @@ from typing import Any
 
 import numpy as np
 
+from .constant_answers import RULE
 from .label_sets import applies, join_labels
 from .metrics import TaskMetric, confusion_matrix, format_confusion_matrix, scores_of_labels, top_confusions
 from .tasks import TASKS, Task
+
+# The beginnings of the names of scores: of the rows of train that choose the checkpoint, if some are held out for it,
+# of the validation splits and of the test splits.
+HOLDOUT = "holdout"
+KINDS = (HOLDOUT, "eval", "test")
+
+# What a table says of each selection.
+SELECTIONS = {
+    "train_holdout": "selection train_holdout: rows of train that were held out chose the checkpoints; the validation "
+    "split was only scored.",
+    "validation": "selection validation: the validation split chose the checkpoints, so that its scores are higher "
+    "than those of new rows.",
+}
 
 # The leaderboard's file for the similarity task may only have numbers in this range.
 SIMILARITY_RANGE = (0.0, 5.0)
@@ -91,7 +105,7 @@ def write_predictions(path: Path, task: Task, logits: np.ndarray) -> None:
 def describe_run(task: Task, results: dict[str, Any]) -> str:
     """Returns the scores and the mistakes of one run as text."""
     lines = []
-    for kind in ("eval", "test"):
+    for kind in KINDS:
         for name, value in results.items():
             if name.startswith(f"{kind}_confusion_matrix"):
                 lines += ["", name, format_confusion_matrix(value, task.labels)]
@@ -113,19 +127,29 @@ def describe_run(task: Task, results: dict[str, Any]) -> str:
 
 
 def summarize(task: Task, runs: dict[str, dict[str, Any]]) -> dict[str, Any]:
-    """Summarizes a task's runs, given by their folders: median and range of each score, and the median run."""
+    """Summarizes a task's runs, given by their folders.
+
+    Returns:
+        Of each score the median, by its own name, and `_min`, `_max` and, of several runs, `_std`, their standard
+        deviation; `median_run`, the folder of the run with the median score; `failed_runs`, the folders of those that
+        failed to learn (see `constant_answers`); and `runs`.
+    """
     names = [
         name
         for name, value in next(iter(runs.values())).items()
-        if name.startswith(("eval_", "test_")) and isinstance(value, float)
+        if name.startswith(tuple(f"{kind}_" for kind in KINDS)) and isinstance(value, float)
     ]
     summary: dict[str, Any] = {}
     for name in names:
         values = [run[name] for run in runs.values()]
         summary |= {name: statistics.median(values), f"{name}_min": min(values), f"{name}_max": max(values)}
+        if len(values) > 1:
+            summary[f"{name}_std"] = statistics.stdev(values)
     summary["wall_seconds"] = statistics.median(run["wall_seconds"] for run in runs.values())
     first = f"eval_{task.metrics[0]}"
     summary["median_run"] = min(runs, key=lambda name: abs(runs[name][first] - summary[first]))
+    # A run that an earlier version finished does not say it.
+    summary["failed_runs"] = [name for name, run in runs.items() if run.get("failed_to_learn")]
     return summary | {"runs": runs}
 
 
@@ -145,9 +169,16 @@ def glue_average(summaries: dict[str, dict[str, Any]]) -> dict[str, Any]:
 
 
 def format_table(tasks: Sequence[Task], results: dict[str, Any]) -> str:
-    """Returns a Markdown table with a row for each score, times 100. Empty columns are left out."""
+    """Returns a Markdown table with a row for each score, times 100, and what it means. Empty columns are left out.
+
+    Args:
+        tasks: the tasks.
+        results: the summaries of the tasks (`tasks`, see `summarize`), their `selection` and, if there are tasks of
+            GLUE, their average.
+    """
     several = any(len(summary["runs"]) > 1 for summary in results["tasks"].values())
-    header = ["task", "score", "validation", "test", "paper (test)", "paper, no pre-training", "examples", "seconds"]
+    header = ["task", "score", "validation", "test", "paper (test)", "paper, no pre-training"]
+    header += ["failed runs", "examples", "seconds"]
     rows = []
     for task in tasks:
         summary = results["tasks"][task.name]
@@ -160,6 +191,7 @@ def format_table(tasks: Sequence[Task], results: dict[str, Any]) -> str:
                     name,
                     *(format_score(summary, f"{kind}_{name}", several) for kind in ("eval", "test")),
                     *(f"{value}" if first and value else "" for value in (task.paper, task.paper_from_scratch)),
+                    f"{len(summary['failed_runs'])} of {len(summary['runs'])}" if first else "",
                     f"{run['train_rows']:,}" if first else "",
                     f"{summary['wall_seconds']:.0f}" if first else "",
                 ]
@@ -169,12 +201,26 @@ def format_table(tasks: Sequence[Task], results: dict[str, Any]) -> str:
         rows.append([f"average of {len(results['glue_average_of'])} of GLUE", "", average, *[""] * (len(header) - 3)])
     shown = [place for place in range(len(header)) if any(row[place] for row in rows)]
     lines = [[line[place] for place in shown] for line in (header, ["---"] * len(header), *rows)]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+    table = "\n".join("| " + " | ".join(line) + " |" for line in lines)
+    return f"{table}\n\n{explain_table(results['selection'], several)}"
+
+
+def explain_table(selection: str, several: bool) -> str:
+    """Returns the sentences under a table: how checkpoints were chosen, and what its numbers are.
+
+    Args:
+        selection: a key of `SELECTIONS`.
+        several: True if scores are of several seeds.
+    """
+    spread = "Scores of several seeds: median (lowest to highest; standard deviation). " if several else ""
+    return f"{SELECTIONS[selection]} {spread}{RULE}"
 
 
 def format_score(summary: dict[str, Any], name: str, several: bool) -> str:
-    """Returns a score such as `71.2`, or the median and range of several runs, `71.2 (70.4 to 71.9)`."""
+    """Returns a score such as `71.2`, or the median and spread of several runs, `71.2 (70.4 to 71.9; 0.6)`."""
     if name not in summary:
         return ""
-    median, low, high = (100 * summary[name + end] for end in ("", "_min", "_max"))
-    return f"{median:.1f} ({low:.1f} to {high:.1f})" if several else f"{median:.1f}"
+    if not several:
+        return f"{100 * summary[name]:.1f}"
+    median, low, high, deviation = (100 * summary[name + end] for end in ("", "_min", "_max", "_std"))
+    return f"{median:.1f} ({low:.1f} to {high:.1f}; {deviation:.1f})"

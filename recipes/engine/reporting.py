@@ -191,6 +191,14 @@ def read_log(path: Path) -> list[dict[str, Any]]:
     return entries
 
 
+def replace_log_entry(output_dir: Path, update: int, kind: str, values: dict[str, Any]) -> None:
+    """Writes a line to a run's log in place of those of its kind, so that a resumed run has it once."""
+    path = output_dir / LOG_FILE
+    entries = [entry for entry in read_log(path) if entry.get("kind") != kind]
+    entries.append({"update": update, "kind": kind, **values})
+    write_durably(path, "".join(json.dumps(entry) + "\n" for entry in entries))
+
+
 def add_samples(path: Path, update: int | None, text: str) -> None:
     """Adds an entry to a file of samples; entries of this update and of later ones are replaced.
 

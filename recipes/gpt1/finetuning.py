@@ -5,7 +5,6 @@ import json
 import shutil
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,17 +13,17 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import set_seed
 from datasets import disable_progress_bars
-from transformers import PreTrainedModel, PreTrainedTokenizerFast
+from transformers import PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
 from gpt1_scratch import GPT1Model
-from gpt1_scratch.finetuning.class_weights import BALANCED, find_class_weights
-from gpt1_scratch.finetuning.examples import TaskExamples, collate_examples, predict, tokenize_task
-from gpt1_scratch.finetuning.inference import ColumnOverrides
-from gpt1_scratch.finetuning.loading import load_task
+from gpt1_scratch.finetuning.class_weights import BALANCED
+from gpt1_scratch.finetuning.examples import collate_examples, predict
 from gpt1_scratch.finetuning.metrics import TaskMetric
 from gpt1_scratch.finetuning.models import load_pretrained, make_task_model
 from gpt1_scratch.finetuning.reports import (
+    HOLDOUT,
+    KINDS,
     describe_run,
     format_table,
     glue_average,
@@ -33,7 +32,6 @@ from gpt1_scratch.finetuning.reports import (
     summarize,
     write_predictions,
 )
-from gpt1_scratch.finetuning.tasks import Task, name_classes
 from papers_to_gpt.engine.batching import Batch, LengthBucketBatches
 from papers_to_gpt.engine.checkpointing import all_checkpoints_in
 from papers_to_gpt.engine.data_fingerprint import Fingerprint, fingerprint_files
@@ -49,6 +47,7 @@ from papers_to_gpt.engine.reporting import RESULTS_FILE, write_results, write_ru
 from papers_to_gpt.engine.run_length import describe_length
 from papers_to_gpt.engine.run_lock import lock_output_dir, on_main_process
 from papers_to_gpt.engine.training import TrainingLoop
+from papers_to_gpt.gpt1.task_data import TaskData, describe_selection, load_data
 from papers_to_gpt.publishing.cards import write_card
 from papers_to_gpt.publishing.sharing import open_repository, push_at_end, push_of_checkpoints
 from papers_to_gpt.settings.commands import command
@@ -63,25 +62,6 @@ FILES_OF_MODEL = ("config.json", "tokenizer.json", "*.safetensors")
 
 # Examples of a rehearsed evaluation: correlations need two.
 REHEARSED_EXAMPLES = 2
-
-
-@dataclass(frozen=True)
-class TaskData:
-    """A task, its tokenized splits, and the tokenizer and backbone that all of its runs start from.
-
-    `class_weights` are the weights of the classes in the loss; None for a loss without weights.
-    """
-
-    task: Task
-    examples: dict[str, TaskExamples]
-    tokenizer: PreTrainedTokenizerFast
-    backbone: GPT1Model
-    class_weights: list[float] | None = None
-
-    def count_rows(self) -> str:
-        """Returns the number of rows to train and to validate on, by which expected numbers know the data."""
-        validation = sum(len(self.examples[split]) for split in self.task.validation if split in self.examples)
-        return f"{len(self.examples['train']):,} + {validation:,} rows"
 
 
 @stops_together
@@ -142,7 +122,7 @@ def train(accelerator: Accelerator, settings: Settings, run_start: RunStart) -> 
             run_start.begin()
             write_run_record(output_dir, accelerator, settings, **run_start.record())
         summaries = run_series(tasks, settings, output_dir)
-        results = {"tasks": summaries} | glue_average(summaries)
+        results = {"selection": tasks[0].selection, "tasks": summaries} | glue_average(summaries)
         report = format_table([part.task for part in tasks], results)
         chosen = output_dir / summaries[tasks[0].task.name]["median_run"]
         outcomes = [
@@ -182,50 +162,6 @@ def fingerprint_data(start: StartSettings, data: TaskSettings) -> dict[str, Fing
     }
 
 
-def load_data(
-    name: str | None,
-    data: TaskSettings,
-    backbone: GPT1Model,
-    tokenizer: PreTrainedTokenizerFast,
-    say: Callable[[str], None],
-) -> TaskData:
-    """Loads and tokenizes the splits of a task, and prints a line about each."""
-    positions = backbone.config.max_position_embeddings
-    max_length = data.max_length or positions
-    # A pair needs three special tokens and at least one token of each text.
-    if not 5 <= max_length <= positions:
-        raise ValueError(f"max_length is {max_length}; it must be from 5 to max_position_embeddings, {positions}.")
-    names = [field.name for field in dataclasses.fields(ColumnOverrides)]
-    task, splits = load_task(
-        name,
-        train_file=data.train_file,
-        validation_file=data.validation_file,
-        test_file=data.test_file,
-        data_dir=data.data_dir,
-        own_columns=ColumnOverrides(**{name: _tuple_or_none(getattr(data, name)) for name in names}),
-        validation_share=data.validation_share,
-    )
-    if data.max_eval_samples is not None:
-        splits |= {name: splits[name].spread(data.max_eval_samples) for name in task.validation if name in splits}
-    say(task.describe())
-    weights = None
-    if data.class_weights is not None:
-        weights = find_class_weights(data.class_weights, task, splits["train"].labels)
-        say("class_weights: " + name_classes([f"{n} {w:.4g}" for n, w in zip(task.labels, weights, strict=True)]))
-    examples = {}
-    for split, part in splits.items():
-        examples[split] = tokenize_task(task, part, tokenizer, max_length)
-        notes = part.notes
-        if cut := examples[split].cut:
-            notes += (f"{cut:,} are longer than {max_length} tokens and were cut",)
-        say(f"{split}: " + "; ".join([f"{len(part):,} examples", *notes]))
-    return TaskData(task, examples, tokenizer, backbone, weights)
-
-
-def _tuple_or_none(value: Any) -> Any:
-    return (tuple(value) or None) if isinstance(value, list) else value
-
-
 def check_metrics(tasks: Sequence[TaskData], training: FinetuningSettings) -> None:
     """Checks that the evaluation of every task reports `metric_for_best_model`.
 
@@ -239,9 +175,8 @@ def check_metrics(tasks: Sequence[TaskData], training: FinetuningSettings) -> No
         check_metric(
             training.metric_for_best_model,
             [
-                f"{name}{task.suffix(split)}"
-                for split in task.validation
-                if split in data.examples
+                f"{name}{data.suffix(split)}"
+                for split in data.selecting_splits()
                 for name in ("loss", *(["weighted_loss"] if data.class_weights else []), *task.metrics)
             ],
         )
@@ -387,18 +322,17 @@ def finetune(
 
     # Evaluation
     model.eval()
-    for split in (*task.validation, *task.test):
-        if split in examples:
-            logits, labels, suffix = logits_of(model, examples[split]), examples[split].labels, task.suffix(split)
-            kind = "test" if split in task.test else "eval"
+    for kind in KINDS:
+        for split in data.splits_of(kind):
+            logits, labels, suffix = logits_of(model, examples[split]), examples[split].labels, data.suffix(split)
             if labels is not None:
                 results |= {f"{kind}_{name}{suffix}": value for name, value in scores_of(logits, labels).items()}
-                if not task.is_regression:
+                if kind != HOLDOUT and not task.is_regression:
                     wrong = mistakes(task, logits, labels)
                     results |= {f"{kind}_{name}{suffix}": value for name, value in wrong.items()}
             if kind == "test" and accelerator.is_main_process:
                 write_predictions(output_dir / task.predictions_file(split), task, logits)
-    results |= {"labels": task.labels, "train_rows": len(examples["train"])}
+    results |= {"labels": task.labels, "train_rows": len(examples["train"])} | describe_selection(data, results)
     results["wall_seconds"] = round(time.perf_counter() - started + loop.earlier_seconds, 1)
 
     # Sharing
@@ -423,24 +357,24 @@ def evaluate(
     scores_of: Callable[..., dict[str, float]],
     limit: int | None = None,
 ) -> dict[str, float]:
-    """Returns the loss and the scores on the validation splits.
+    """Returns the loss and the scores on the splits that choose the checkpoint.
 
     Args:
         model: the model.
         data: the task and its examples.
         logits_of: function from the model and examples to logits.
         scores_of: function from logits and labels to scores.
-        limit: number of examples of each split to read, test splits included, for a rehearsal. None reads all.
+        limit: number of examples of each split to read, also of those that are read at the end only, for a rehearsal.
+            None reads all.
     """
     scores = {}
-    for split in (*data.task.validation, *(data.task.test if limit is not None else ())):
-        if split in data.examples:
-            part = data.examples[split] if limit is None else data.examples[split].first(limit)
-            if part.labels is None:
-                logits_of(model, part)
-                continue
-            values = scores_of(logits_of(model, part), part.labels)
-            scores |= {f"{name}{data.task.suffix(split)}": value for name, value in values.items()}
+    chosen_by = data.selecting_splits()
+    for split in chosen_by if limit is None else [name for kind in KINDS for name in data.splits_of(kind)]:
+        part = data.examples[split] if limit is None else data.examples[split].first(limit)
+        logits = logits_of(model, part)
+        values = {} if part.labels is None else scores_of(logits, part.labels)
+        if split in chosen_by:
+            scores |= {f"{name}{data.suffix(split)}": value for name, value in values.items()}
     return scores
 
 

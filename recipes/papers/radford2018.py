@@ -308,6 +308,7 @@ def _by_size_of_one_task(bench: Workbench, model: Path | str) -> BySize:
                 "task": [],
                 "train_file": folder / f"train_{size}.tsv",
                 "validation_file": folder / "test.tsv",
+                "selection": "validation",  # the smallest sizes have no row to spare
                 "seeds": bench.seeds,
                 "auxiliary_loss_weight": weight,
             },

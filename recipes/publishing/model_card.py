@@ -12,6 +12,7 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from papers_to_gpt.engine.checkpointing import CHECKPOINT_PREFIX
 from papers_to_gpt.engine.reporting import CARD_FILE, LOG_FILE, read_log, read_results, read_run_record
 from papers_to_gpt.publishing.card_pictures import Translator, draw_alignment, draw_curve
+from papers_to_gpt.settings.finetuning import TRAIN_HOLDOUT
 
 TEMPLATE = Path(__file__).with_name("model_card.md.jinja")
 
@@ -169,7 +170,7 @@ def write_card(
         alignment=alignment,
         example=description.example,
         curve_picture=draw_curve(folder, run.log, description.curve),
-        curve=_curve(run.log, description.curve),
+        curve=_curve(run, description.curve),
         settings=_settings(run.record),
         limits="\n".join(f"- {limit}" for limit in description.limits),
         licence=description.licence,
@@ -228,6 +229,21 @@ def _training(run: Run) -> str:
         sentences.append(f"{results['train_updates']:,} updates, {_count(results['train_epochs'], 'epoch')}.")
     if averaged := results.get("averaged_checkpoints"):
         sentences.append(f"The weights are the average of {len(averaged)} checkpoints, the last ones of the run.")
+    if tuning := results.get("length_penalty_tuning"):
+        sentences.append(
+            f"The length penalty of the search, {tuning['length_penalty']:g}, was chosen among "
+            f"{', '.join(tuning['scores'])} on the validation split."
+        )
+    if results.get("selection") == TRAIN_HOLDOUT:
+        rows = _count(results["selection_rows"], "row")
+        sentences.append(
+            f"The checkpoint was chosen on {rows} of train that were held out; the validation split was only scored."
+        )
+    elif "selection" in results:
+        sentences.append(
+            "The checkpoint was chosen on the validation split, so that its scores there are higher than those of new "
+            "rows."
+        )
     if "wall_seconds" in results:
         minutes = results["wall_seconds"] / 60
         time = f"{minutes:.1f} minutes" if minutes < 120 else f"{minutes / 60:.1f} hours"
@@ -244,10 +260,10 @@ def _count(number: int, what: str) -> str:
     return f"{number:,} {what}" if number == 1 else f"{number:,} {what}s"
 
 
-def _curve(log: Sequence[dict[str, Any]], names: Sequence[str]) -> str:
+def _curve(run: Run, names: Sequence[str]) -> str:
     """Returns a line of bars for each value over the updates, and a table of some of them."""
     names = ("loss", *names)
-    points = [line for line in log if line["kind"] == "eval" and all(name in line for name in names)]
+    points = [line for line in run.log if line["kind"] == "eval" and all(name in line for name in names)]
     if len(points) < 2:
         return ""
     bars = [f"- `{_bars([point[name] for point in points])}` {name.replace('_', ' ')}" for name in names]
@@ -255,9 +271,11 @@ def _curve(log: Sequence[dict[str, Any]], names: Sequence[str]) -> str:
     step = -(-len(points) // CURVE_ROWS)
     chosen = points[::-1][::step][::-1]
     rows = [[f"{point['update']:,}", *(f"{point[name]:.4g}" for name in names)] for point in chosen]
+    held_out = run.results.get("selection") == TRAIN_HOLDOUT
+    data = "rows of train that were held out" if held_out else "validation data"
     return "\n".join(
         [
-            f"On the validation data, from update {points[0]['update']:,} to {points[-1]['update']:,}:",
+            f"On the {data}, from update {points[0]['update']:,} to {points[-1]['update']:,}:",
             "",
             *bars,
             "",

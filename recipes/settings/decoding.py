@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from papers_to_gpt.settings.arguments import CheckedSettings, option, parse_settings, read_settings
-from papers_to_gpt.settings.corpora import check_test_sets
+from papers_to_gpt.settings.corpora import check_test_sets, refuse_same_file
 from papers_to_gpt.settings.pretraining import LOWEST_TEMPERATURE
 from papers_to_gpt.settings.registries import embedded_pairs, quoted
 from papers_to_gpt.settings.resuming import ResumableSettings
@@ -17,6 +17,9 @@ MODELS_HELP = (
     "Folder or Hub id of a trained model; several with one vocabulary are an ensemble, which averages their "
     "probabilities of every token."
 )
+
+# As in `TranslationMetric.paired_bootstrap`, and in sacreBLEU.
+BOOTSTRAP_SAMPLES = 1000
 
 # As in `seq2seq_scratch.constraints`.
 TERM_BIAS = 6.0
@@ -34,9 +37,13 @@ class ModelsSettings(CheckedSettings):
     revision: str | None = option(None, "Branch, tag or commit of the models on the Hub.", "model")
     trust_remote_code: bool = option(False, "Run the code that comes with the models.", "model")
 
+    @property
+    def needs_model(self) -> bool:
+        return True
+
     def __post_init__(self):
         super().__post_init__()
-        if not self.model_name_or_path:
+        if self.needs_model and not self.model_name_or_path:
             raise ValueError("model_name_or_path is not set. Name the folder or Hub id of a trained model.")
 
 
@@ -221,6 +228,22 @@ class ScoringSettings(ModelsSettings):
     source_file: str | None = option(
         None, "Text file with a source on each line, for a list without references; needs rescore.", "data"
     )
+    compare: list[str] = option(
+        [],
+        "Files of translations of one test set, a sentence on each line, or folders of runs that hold them; they are "
+        "compared with the first one by sacreBLEU's paired bootstrap, in place of translating.",
+        "data",
+    )
+    reference_file: list[str] = option(
+        [],
+        "Text file with a reference on each line, in place of a test set; several are several references. Needs "
+        "compare.",
+        "data",
+    )
+    paired_bs_n: int | None = option(
+        None, f"Resamples of the paired bootstrap, {BOOTSTRAP_SAMPLES:,} if left out; needs compare.", at_least=2
+    )
+    output_file: str | None = option(None, "File for the comparison, as JSON; needs compare.", "output")
     num_beams: list[int] = option([5], "Beams of the search; each number gives a separate score.", at_least=1)
     length_penalty: float | None = option(
         None, "Exponent of the length normalization; left out, the number saved with the model."
@@ -238,8 +261,13 @@ class ScoringSettings(ModelsSettings):
         None, "Compute in bfloat16 by autocast; left out, it is on where the processor has bfloat16 instructions."
     )
 
+    @property
+    def needs_model(self) -> bool:
+        return not self.compare
+
     def __post_init__(self):
         super().__post_init__()
+        self._check_comparison()
         if len(self.model_name_or_path) > 1 and not self.output_dir:
             raise ValueError(
                 f"output_dir is not set, and model_name_or_path names {len(self.model_name_or_path)} models. Name a "
@@ -274,6 +302,34 @@ class ScoringSettings(ModelsSettings):
                 "force_decode is true, but reference_columns names further references: log-probabilities are those of "
                 "one. Name it with target_column, or target_language, and leave reference_columns out."
             )
+
+    def _check_comparison(self) -> None:
+        """Raises ValueError if settings do not go with compare, or need it."""
+        needing = [name for name in ("reference_file", "paired_bs_n", "output_file") if getattr(self, name)]
+        if not self.compare:
+            if needing:
+                raise ValueError(
+                    f"{' and '.join(needing)} {'are' if needing[1:] else 'is'} set, but compare is not. Name the "
+                    "files to compare, or leave it out."
+                )
+            return
+        others = ("model_name_or_path", "output_dir", "rescore", "source_file", "force_decode")
+        if given := [name for name in others if getattr(self, name)]:
+            raise ValueError(
+                f"compare reads translations that are there, but {' and '.join(given)} "
+                f"{'are' if given[1:] else 'is'} set too. Leave one of them out."
+            )
+        refuse_same_file(self.compare, "compare")
+        if len(self.compare) < 2:
+            raise ValueError(f"compare names only {self.compare[0]}. Name two or more files or folders.")
+        if self.reference_file and (self.test_file or self.dataset_name):
+            raise ValueError("reference_file names the references, and so does the test set. Leave one of them out.")
+        if not (self.reference_file or self.test_file or self.dataset_name):
+            raise ValueError(
+                "compare is set, but there are no references. Set reference_file, test_file or dataset_name."
+            )
+        if len(self.split) > 1 or (len(self.test_file) > 1 and self.split == ["test"]):
+            raise ValueError("compare is of one test set, but there are several. Name one with split.")
 
 
 def parse_translation(arguments: list[str] | None = None, description: str = "") -> tuple[TranslationSettings]:

@@ -1,15 +1,27 @@
 """Settings for fine-tuning GPT-1 on tasks."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from papers_to_gpt.settings.arguments import CheckedSettings, option, read_settings
+from papers_to_gpt.settings.arguments import (
+    CheckedSettings,
+    Setting,
+    option,
+    parse_settings,
+    read_settings,
+    value_of,
+)
 from papers_to_gpt.settings.commands import command
+from papers_to_gpt.settings.corpora import refuse_same_file
 from papers_to_gpt.settings.hub import HubSettings
 from papers_to_gpt.settings.preset_runs import parse_training_settings
 from papers_to_gpt.settings.registries import glue_tasks, groups_of_tasks, quoted, task_names
 from papers_to_gpt.settings.training import OUTPUT, SEEDS, OptimizationSettings, TrainingSettings, warn_of_same_file
+
+# The values of selection. The first is also the name of the split of the rows that are held out.
+TRAIN_HOLDOUT, VALIDATION = "train_holdout", "validation"
 
 
 @dataclass
@@ -101,8 +113,19 @@ class TaskSettings(CheckedSettings):
     validation_share: float = option(
         0.1, "Fraction of train_file to validate on if there is no validation_file.", above=0, below=1
     )
+    selection: Literal["train_holdout", "validation"] = option(
+        "validation",
+        "Rows that choose the checkpoint: train_holdout holds out part of the training rows, the same for every seed, "
+        "and only scores the validation split; validation chooses and scores on that split. Left out, several runs or "
+        "an ablation take train_holdout, unless their tasks have a labelled test split to report.",
+    )
+    holdout_share: float = option(
+        0.1, "Fraction of the training rows, of each class, that train_holdout holds out.", above=0, below=1
+    )
     max_eval_samples: int | None = option(
-        None, "Validate on only this many examples, at even distances in the validation split.", at_least=2
+        None,
+        "Validate on only this many examples, at even distances in the validation split and in the rows held out.",
+        at_least=2,
     )
     max_length: int | None = option(
         None, "Maximum number of tokens, beyond which texts are cut; left out, the positions of the model.", at_least=5
@@ -127,6 +150,15 @@ class TaskSettings(CheckedSettings):
             )
         if names == [None] and self.train_file is None:
             raise ValueError(f"Set train_file, or task to some of {', '.join(task_names())}.")
+
+    def reports_validation(self) -> bool:
+        """Returns True if a task has no labelled test split, so that its validation score is what a table reports.
+
+        So it is for the tasks of GLUE, whose test labels are secret, and for files without a test_file.
+        """
+        if self.train_file is not None:
+            return self.test_file is None
+        return not set(glue_tasks()).isdisjoint(self.names())
 
     def names(self) -> list[str | None]:
         """Returns the names of the chosen tasks; None stands for a task of the user's own files."""
@@ -174,14 +206,41 @@ class FinetuningSettings(TrainingSettings):
     project: str = option("papers-to-gpt-finetuning", "Project in trackers, shared by all runs of a recipe.", OUTPUT)
 
 
+@dataclass
+class SeriesComparison(CheckedSettings):
+    """Finished series to compare, in place of fine-tuning."""
+
+    group = "data"
+
+    compare: list[str] = option(
+        [],
+        "Folders of finished runs with several seeds, to compare with the first one by a paired t-test over the "
+        "seeds, in place of fine-tuning; the other settings are then left out.",
+    )
+    output_file: str | None = option(None, "File for the comparison, as JSON; needs compare.", OUTPUT)
+
+    def __post_init__(self):
+        super().__post_init__()
+        refuse_same_file(self.compare, "compare")
+        if len(self.compare) == 1:
+            raise ValueError(f"compare names only {self.compare[0]}. Name two or more folders.")
+        if self.output_file is not None and not self.compare:
+            raise ValueError("output_file is set, but compare is not. Name the folders to compare, or leave it out.")
+
+
 Settings = tuple[StartSettings, TaskSettings, FinetuningOptimization, FinetuningSettings, HubSettings]
 PARTS = (StartSettings, TaskSettings, FinetuningOptimization, FinetuningSettings, HubSettings)
 
 
-def parse(arguments: list[str] | None = None, description: str = "") -> Settings:
-    """Reads preset and command line of finetune_gpt1.py."""
-    parsed = parse_training_settings(read_settings(arguments), *PARTS, description=description)
+def parse(arguments: list[str] | None = None, description: str = "") -> Settings | tuple[SeriesComparison]:
+    """Reads preset and command line of finetune_gpt1.py, which may ask for a comparison alone."""
+    settings = read_settings(arguments)
+    if value_of(settings, "compare") is not None:
+        return parse_settings(settings, SeriesComparison, description=description)
+    parsed = parse_training_settings(settings, *PARTS, SeriesComparison, description=description)[:-1]
     _, data, _, _, hub = parsed
+    if len(data.names()) > 1 or len(data.seeds) > 1:
+        select_for_table(settings, data)
     if hub.push_to_hub and len(data.names()) > 1:
         raise ValueError(
             "push_to_hub shares one model, but task names several. Leave it out, and share the folders that you want "
@@ -192,3 +251,9 @@ def parse(arguments: list[str] | None = None, description: str = "") -> Settings
             "hub_strategy is every_save, but there are several seeds: their median run is pushed at the end."
         )
     return parsed
+
+
+def select_for_table(settings: Sequence[Setting], data: TaskSettings) -> None:
+    """Chooses the selection of runs whose scores a table reports, unless a setting has chosen it."""
+    if value_of(settings, "selection") is None and data.reports_validation():
+        data.selection = TRAIN_HOLDOUT

@@ -229,6 +229,15 @@ class DecodingSettings(CheckedSettings):
         "never",
         "End of the search: `never` stops once no better hypothesis can follow, `true` stops at num_beams hypotheses.",
     )
+    tune_length_penalty: bool = option(
+        False,
+        "Choose the length penalty at the end of the run, by metric_for_best_model (sacrebleu if that is loss or "
+        "perplexity) on the validation split, and save it with the model. Each candidate costs a beam search of that "
+        "split, which max_eval_samples bounds.",
+    )
+    length_penalty_candidates: list[float] = option(
+        [0.6, 1.0, 1.4, 1.8, 2.2], "Length penalties that tune_length_penalty tries, besides length_penalty itself."
+    )
     max_new_tokens: int = option(256, "Maximum number of tokens of a translation.", at_least=1)
     eval_num_beams: int = option(1, "Beams for the scores during training.", at_least=1)
     decode_every: int = option(
@@ -245,6 +254,16 @@ class DecodingSettings(CheckedSettings):
             raise ValueError(
                 f"length_penalty is {self.length_penalty}, but num_beams is 1: it chooses among the beams. "
                 "Raise num_beams, or set length_penalty to 1."
+            )
+        if self.num_beams == 1 and self.tune_length_penalty:
+            raise ValueError(
+                "tune_length_penalty is true, but num_beams is 1, and a greedy search has no length penalty. Raise "
+                "num_beams, or leave tune_length_penalty out."
+            )
+        if self.tune_length_penalty and not set(self.length_penalty_candidates) - {self.length_penalty}:
+            raise ValueError(
+                "tune_length_penalty is true, but length_penalty_candidates names no value besides length_penalty, "
+                f"{self.length_penalty:g}. Name some, such as 0.6 1.0 1.4."
             )
 
 

@@ -3,25 +3,30 @@
 import json
 import math
 import time
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from datasets import Dataset
 
-from papers_to_gpt.settings.corpora import names_of_files
 from papers_to_gpt.settings.decoding import ScoringSettings, TranslationSettings
+from papers_to_gpt.translation.comparison import compare
 from papers_to_gpt.translation.decoding import load_model, make_translator
 from papers_to_gpt.translation.rescoring import rescore
 from papers_to_gpt.translation.score_files import write_hypotheses, write_scores
-from seq2seq_scratch.data.corpora import load_parallel_data
+from papers_to_gpt.translation.scored_splits import load_test_sets, references_of
 from seq2seq_scratch.data.forced_scores import LARGEST_FORCED_BATCH, ForcedScore, score_translations
 from seq2seq_scratch.data.metrics import TranslationMetric
 from seq2seq_scratch.data.text_lines import open_output, read_lines
 
 
 def run(settings: ScoringSettings) -> None:
-    """Scores every split with every number of beams, and writes the hypotheses and scores of each."""
+    """Scores every split with every number of beams, and writes the hypotheses and scores of each.
+
+    Settings may ask for something else in its place: a comparison, a choice from n-best lists, or log-probabilities.
+    """
+    if settings.compare:
+        compare(settings)
+        return
     output_dir = Path(settings.output_dir or settings.model_name_or_path[0])
     if not settings.output_dir and not output_dir.is_dir():
         raise ValueError(
@@ -32,19 +37,7 @@ def run(settings: ScoringSettings) -> None:
         output_dir.mkdir(parents=True, exist_ok=True)
         rescore(settings, settings.split[0], sources, None, output_dir)
         return
-    splits = load_parallel_data(**{name: getattr(settings, name) for name in LOADING_SETTINGS})
-    splits = named_test_sets(splits, settings.test_file)
-    # Of several files all are scored, unless the setting chooses some of them.
-    names = [*splits] if settings.split == ["test"] and len(settings.test_file) > 1 else settings.split
-    missing = [name for name in names if name not in splits]
-    if missing:
-        raise ValueError(f"split names {', '.join(missing)}; the data has {', '.join(splits)}.")
-    splits = {name: splits[name] for name in names}
-    alone = [
-        name for name, texts in splits.items() if settings.reference_columns and "references" not in texts.features
-    ]
-    if alone:
-        raise ValueError(f"reference_columns is set, but split names {', '.join(alone)}: only test sets have them.")
+    splits = load_test_sets(settings)
     output_dir.mkdir(parents=True, exist_ok=True)
     if settings.rescore:
         ((name, texts),) = splits.items()
@@ -71,21 +64,6 @@ def run(settings: ScoringSettings) -> None:
             shown = write_scores(output_dir, stem, scores)
             print(f"{name}, beam {num_beams}: {shown}  {seconds:.1f} s")
     print(f"{scores['sacrebleu_signature']}\nHypotheses and scores are in {output_dir}.")
-
-
-def named_test_sets(splits: dict[str, Any], files: Sequence[str]) -> dict[str, Any]:
-    """Returns the splits with each test set of several files under a name of its own, such as `test_newstest2014`."""
-    sets = splits.get("test")
-    if not isinstance(sets, list):
-        return splits
-    names = ["test"] if len(sets) == 1 else [f"test_{name}" for name in names_of_files(files)]
-    others = {name: split for name, split in splits.items() if name != "test"}
-    return others | dict(zip(names, sets, strict=True))
-
-
-def references_of(texts: Dataset) -> Sequence[Any]:
-    """Returns the reference of each pair, or the list of its references if there are further ones."""
-    return texts["references" if "references" in texts.features else "target"][:]
 
 
 def write_forced_scores(settings: ScoringSettings, splits: dict[str, Dataset], output_dir: Path) -> None:
@@ -131,11 +109,6 @@ def describe(index: int, score: ForcedScore | None, with_tokens: bool) -> dict[s
         written["token_scores"] = [[token, round(value, 5)] for token, value in zip(tokens, values, strict=True)]
     return written
 
-
-LOADING_SETTINGS = (
-    "dataset_name dataset_config_name dataset_revision test_file "
-    "source_language target_language source_column target_column reference_columns"
-).split()
 
 DECODING_SETTINGS = (
     "model_name_or_path revision trust_remote_code max_source_length max_new_tokens max_tokens_per_batch bf16"

@@ -16,6 +16,7 @@ from transformers.utils import logging as transformers_logging
 
 from papers_to_gpt.engine.batching import batches_for_evaluation
 from papers_to_gpt.engine.data_fingerprint import Fingerprint, fingerprint_files, fingerprint_rows
+from papers_to_gpt.engine.durable_files import files_written_aside
 from papers_to_gpt.engine.evaluation import evaluate_loss, map_across_processes, rehearse_evaluation
 from papers_to_gpt.engine.expectations import Outcome, compare_with_expected, say_expected
 from papers_to_gpt.engine.hardware import FOR_BATCHES_OF_TOKENS, keep_compiled_code
@@ -24,7 +25,7 @@ from papers_to_gpt.engine.mixture import Mixture
 from papers_to_gpt.engine.model_folder import TRANSLATOR, check_folder
 from papers_to_gpt.engine.output_folder import RunStart, finish_run, plan_run
 from papers_to_gpt.engine.process_watch import stops_together
-from papers_to_gpt.engine.reporting import write_results, write_run_record
+from papers_to_gpt.engine.reporting import replace_log_entry, write_results, write_run_record
 from papers_to_gpt.engine.run_length import describe_length
 from papers_to_gpt.engine.run_lock import lock_output_dir
 from papers_to_gpt.engine.starting_model import (
@@ -44,7 +45,8 @@ from papers_to_gpt.settings.commands import command
 from papers_to_gpt.settings.corpora import names_of_files, weights_of
 from papers_to_gpt.settings.starting import StartingModelSettings
 from papers_to_gpt.settings.translation import DataSettings, ModelChoice, TokenizerSettings
-from papers_to_gpt.translation.scoring import named_test_sets, references_of
+from papers_to_gpt.translation.length_penalty import tune_length_penalty
+from papers_to_gpt.translation.scored_splits import named_test_sets, references_of
 from papers_to_gpt.translation.tracking import SampleTracker
 from papers_to_gpt.translation.training_data import lengths_of, make_tokenizers, training_batches
 from seq2seq_scratch import TRANSLATION_CONFIGS
@@ -222,6 +224,17 @@ def train(accelerator: Accelerator, settings: tuple[Any, ...], start: RunStart) 
     model.eval()
     final = loop.scores(model)
     results |= {f"eval_{name}": value for name, value in final.items()}
+    if decoding.tune_length_penalty:
+        tuned = tune_length_penalty(
+            partial(decode, model), pairs["validation"], metric, decoding, training.metric_for_best_model, say
+        )
+        results["length_penalty_tuning"] = tuned
+        search["length_penalty"] = tuned["length_penalty"]
+        model.generation_config.update(length_penalty=tuned["length_penalty"])
+        if accelerator.is_main_process:
+            with files_written_aside(output_dir) as folder:
+                model.generation_config.save_pretrained(folder)
+            replace_log_entry(output_dir, loop.progress.update, "tuning", tuned)
     for split in [name for name in pairs if name.startswith("test")]:
         begin = time.perf_counter()
         texts = pairs[split]

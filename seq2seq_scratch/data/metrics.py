@@ -3,7 +3,7 @@
 import logging
 import re
 import unicodedata
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from importlib.util import find_spec
 from typing import Any
@@ -11,6 +11,7 @@ from typing import Any
 import datasets
 import evaluate
 from sacrebleu.metrics import BLEU, CHRF
+from sacrebleu.significance import PairedTest
 from sacremoses import MosesPunctNormalizer, MosesTokenizer
 
 from ..tokenization import WORD_START
@@ -50,6 +51,9 @@ _MOSES_MARKS = re.compile(r"&(?:apos|quot|amp|lt|gt|bar|#124|#91|#93);|(?<!\S)@[
 # Below this share, such marks may come from web pages in the test set.
 _LEAST_SHARE_OF_MARKED_LINES = 0.01
 
+# BLEU of text that is tokenised, as `multi-bleu.perl` computes it; sacreBLEU would warn that it is tokenised.
+OF_TOKENIZED_TEXT = {"tokenize": "none", "smooth_method": "none", "force": True}
+
 # In words of the source, as on the axis of figure 2 of Bahdanau et al. 2014.
 SOURCE_LENGTH_BOUNDARIES = (10, 20, 30, 40, 50, 60)
 
@@ -73,8 +77,8 @@ def _streams_of(references: References) -> Streams:
     return [first, *([text or None for text in stream] for stream in others)]
 
 
-def _corpus_bleu(predictions: Sequence[str], references: Streams, **settings) -> tuple[float, float, str]:
-    """Returns BLEU, the length ratio (tokens of the predictions per token of the references) and the signature.
+def _make_bleu(references: Streams, **settings) -> BLEU:
+    """Returns sacreBLEU's metric for these references.
 
     BLEU uses n-grams of up to four tokens, and is 0 by definition if the texts are shorter. If no reference has four
     tokens (a number in German is one word), only the existing orders count, and the signature says `eff:yes`.
@@ -82,7 +86,13 @@ def _corpus_bleu(predictions: Sequence[str], references: Streams, **settings) ->
     bleu = BLEU(**settings)
     texts = (text for stream in references for text in stream if text)
     if not any(len(bleu.tokenizer(text).split()) >= bleu.max_ngram_order for text in texts):
-        bleu = BLEU(**settings, effective_order=True)
+        return BLEU(**settings, effective_order=True)
+    return bleu
+
+
+def _corpus_bleu(predictions: Sequence[str], references: Streams, **settings) -> tuple[float, float, str]:
+    """Returns BLEU, the length ratio (tokens of the predictions per token of the references) and the signature."""
+    bleu = _make_bleu(references, **settings)
     score = bleu.corpus_score(predictions, references)
     return score.score, score.sys_len / max(score.ref_len, 1), str(bleu.get_signature())
 
@@ -339,26 +349,88 @@ class TranslationMetric(evaluate.Metric):
         """Adds one translation and its reference or references for a later call of `compute`."""
         self.add_batch(predictions=[prediction], references=[reference], **others)
 
-    def _compute(
-        self, predictions: list[str], references: References, sources: Sequence[str] | None = None
-    ) -> dict[str, float | int | str]:
-        if not predictions:
-            raise ValueError("There are no translations to score.")
-        predictions = normalize_for_scores(predictions)
+    def _normalized(self, references: References) -> tuple[Streams, str | None]:
+        """Returns normalised references and the name of sacreBLEU's tokeniser for them; warns once of odd ones."""
         streams = [_of_texts(normalize_for_scores, stream) for stream in _streams_of(references)]
         tokenize = self.bleu_tokenizer or _bleu_tokenizer(self.target_language)
         for note in _notes_on([text for stream in streams for text in stream if text is not None], tokenize):
             if note not in self._notes_given:  # each evaluation of a training scores the same references
                 self._notes_given.add(note)
                 logger.warning("%s", note)
+        return streams, tokenize
+
+    def paired_bootstrap(
+        self, systems: Mapping[str, Sequence[str]], references: References, samples: int = 1000
+    ) -> dict[str, dict[str, Any]]:
+        """Compares translations of one test set by sacreBLEU's paired bootstrap (its option `--paired-bs`).
+
+        Texts are prepared as `compute` prepares them. The seed of the resamples is sacreBLEU's, 12345, unless the
+        environment has SACREBLEU_SEED.
+
+        Args:
+            systems: N translations of each system; the first system is the one that the others are compared with.
+            references: N references, or N lists of them.
+            samples: number of resamples of the N sentences.
+
+        Returns:
+            For `sacrebleu`, `bleu_tokenized_lowercased` and `chrf` a dictionary with sacreBLEU's `signature` and the
+            `systems` in their order, each with its `score`, the `mean` of the resamples, half of their 95 %
+            `interval`, and the `p_value` of its difference from the first system, None for that one.
+
+        Raises:
+            ValueError: if there are fewer than two systems, or the numbers of lines differ.
+            TypeError: if a translation is not text.
+        """
+        if len(systems) < 2:
+            raise ValueError(f"There is {len(systems)} system; a comparison needs two or more.")
+        for name, predictions in systems.items():
+            if len(_checked_texts(predictions, name)) != len(references):
+                raise ValueError(
+                    f"{name} holds {len(predictions)} lines and references holds {len(references)}; they must be "
+                    "equally many."
+                )
+        streams, tokenize = self._normalized(references)
+        plain = {name: normalize_for_scores(_checked_texts(texts, name)) for name, texts in systems.items()}
+        prepare = partial(lowercase_and_moses_tokenize, language=self.target_language)
+        tokenized = [_of_texts(prepare, stream) for stream in streams]
+        compared = {}
+        for name, metric, texts, stream in (
+            ("sacrebleu", _make_bleu(streams, tokenize=tokenize), plain, streams),
+            (
+                "bleu_tokenized_lowercased",
+                _make_bleu(tokenized, **OF_TOKENIZED_TEXT),
+                {system: prepare(lines) for system, lines in plain.items()},
+                tokenized,
+            ),
+            ("chrf", CHRF(), plain, streams),
+        ):
+            signatures, scores = PairedTest([*texts.items()], {name: metric}, stream, "bs", n_samples=samples)()
+            ((key, signature),) = signatures.items()
+            compared[name] = {
+                "signature": str(signature),
+                "systems": {
+                    system: {
+                        "score": float(each.score),
+                        "mean": float(each.mean),
+                        "interval": float(each.ci),
+                        "p_value": each.p_value,
+                    }
+                    for system, each in zip(systems, scores[key], strict=True)
+                },
+            }
+        return compared
+
+    def _compute(
+        self, predictions: list[str], references: References, sources: Sequence[str] | None = None
+    ) -> dict[str, float | int | str]:
+        if not predictions:
+            raise ValueError("There are no translations to score.")
+        predictions = normalize_for_scores(predictions)
+        streams, tokenize = self._normalized(references)
         sacrebleu, length_ratio, signature = _corpus_bleu(predictions, streams, tokenize=tokenize)
         prepare = partial(lowercase_and_moses_tokenize, language=self.target_language)
         tokenized, _, _ = _corpus_bleu(
-            prepare(predictions),
-            [_of_texts(prepare, stream) for stream in streams],
-            tokenize="none",
-            smooth_method="none",
-            force=True,  # sacreBLEU would warn that the text is tokenised
+            prepare(predictions), [_of_texts(prepare, stream) for stream in streams], **OF_TOKENIZED_TEXT
         )
         rows = list(zip(*streams, strict=True))
         matches = sum(prediction in row for prediction, row in zip(predictions, rows, strict=True))

@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 import signal
+import statistics
 import subprocess
 import sys
 import time
@@ -326,7 +327,8 @@ def test_test_sets_are_predicted_in_the_leaderboards_format(finetune, tmp_path):
     assert results["glue_average_of"] == ["cola", "stsb", "mnli"]
     table = (folder / "results.md").read_text()
     assert table.splitlines()[0].startswith("| task | score | validation |")
-    assert re.search(r"\| mnli \| accuracy \| \d+\.\d \|  \| 82.1 \| 75.7 \| 36 \|", table)
+    # Of the 36 rows of train, four chose the checkpoint.
+    assert re.search(r"\| mnli \| accuracy \| \d+\.\d \|  \| 82.1 \| 75.7 \| [01] of 1 \| 32 \|", table)
     assert f"| average of 3 of GLUE |  | {results['glue_average']:.1f} |" in table
 
 
@@ -397,8 +399,10 @@ def test_seeds_are_runs_with_median_and_spread_and_a_series_can_be_resumed(finet
     assert names == [f"{folder.name}-{run}" for run in runs]
     low, median, high = (f"{100 * accuracy:.1f}" for accuracy in accuracies)
     table = (folder / "results.md").read_text()
-    assert f"| own | accuracy | {median} ({low} to {high}) |" in table
-    assert table.startswith("| task | score | validation | test | examples | seconds |\n")
+    spread = f"{100 * statistics.stdev(accuracies):.1f}"
+    assert f"| own | accuracy | {median} ({low} to {high}; {spread}) |" in table
+    assert table.startswith("| task | score | validation | test | failed runs | examples | seconds |\n")
+    assert "selection validation: the validation split chose the checkpoints" in table  # the test split is reported
     # A run of a series is the run that it would be alone.
     alone = results_of(finetune(*files, "--seed", 2, name="alone"))
     assert alone["eval_loss"] == runs["seed_2"]["eval_loss"]
