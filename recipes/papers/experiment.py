@@ -116,7 +116,8 @@ class Experiment:
         item: the table, figure or section.
         claim: the claim in one sentence.
         measure: trains or loads what it needs and measures.
-        minutes: estimated minutes on 2 CPU cores at the scale `small`, with one seed and nothing trained before.
+        minutes: minutes on one CPU core at the scale `small`, with one seed, after the experiments before it, whose
+            trained models it shares. Those of `core` are measured, the others estimated.
         core: True for an experiment of the first twelve, `run core`.
         scales: the scales that it has.
     """

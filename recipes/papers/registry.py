@@ -61,7 +61,8 @@ def list_experiments() -> str:
         [
             *lines,
             "",
-            f"* belongs to `run core`, about {minutes:.0f} minutes. Minutes are estimates for two free CPU cores, one "
-            "seed and the scale small, if nothing is trained yet. The scales of each experiment are in brackets.",
+            f"* belongs to `run core`, about {minutes:.0f} minutes. Minutes are those of one free CPU core, one seed "
+            "and the scale small, after the experiments above it, whose trained models it shares. The scales of each "
+            "experiment are in brackets.",
         ]
     )

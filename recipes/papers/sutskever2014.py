@@ -44,6 +44,11 @@ PAPER = "sutskever2014"
 LONGER_THAN_IN_TRAINING = (
     "The longest lists here are twice as long as any in training; the paper's training data had long sentences."
 )
+ON_MULTI30K = (
+    "A likely cause, not tested: the initial weights of the small preset are so large that the first words have the "
+    "largest gradient without being near (see the experiment gradients). On Multi30k, with the paper's initial "
+    "weights, reading backwards wins: RESULTS.md, T3 and T5."
+)
 BEAMS = (1, 2, 12)
 MEMBERS = 5
 LAYERS = (1, 2, 3, 4)
@@ -76,7 +81,11 @@ def reversed_source(bench: Workbench) -> Finding:
             ("source", "test perplexity", "test BLEU"), [("reversed", 4.7, 30.6), ("as it is", 5.8, 25.9)], digits=1
         ),
         verdict=compare(
-            scores["reversed"], scores["as it is"], ("the source reversed", "the source as it is"), score="BLEU"
+            scores["reversed"],
+            scores["as it is"],
+            ("the source reversed", "the source as it is"),
+            score="BLEU",
+            unless=ON_MULTI30K if bench.scale == "small" else "",
         ),
         pictures={"training_curves": lambda: training_curves(logs)},
     )
@@ -380,7 +389,7 @@ EXPERIMENTS = [
         "section 3.3, Table 1",
         "Reversing the words of the source makes the LSTM better.",
         reversed_source,
-        minutes=4,
+        minutes=3,
         core=True,
         scales=("small", "multi30k"),
     ),
@@ -399,7 +408,7 @@ EXPERIMENTS = [
         "Table 1",
         "Five models that decode together beat the best one of them.",
         ensembles,
-        minutes=9,
+        minutes=8,
         core=True,
         scales=("small", "multi30k"),
     ),

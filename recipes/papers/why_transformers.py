@@ -395,7 +395,7 @@ EXPERIMENTS = [
         "long range",
         "Attention relates what is far apart; a recurrent network forgets it.",
         long_range,
-        minutes=6,
+        minutes=3,
         core=True,
     ),
     Experiment(
@@ -413,7 +413,7 @@ EXPERIMENTS = [
         "gradients",
         "With attention, the gradient reaches the first words of a source; in an LSTM it vanishes on the way.",
         gradients,
-        minutes=2,
+        minutes=1,
         core=True,
         scales=("small", "multi30k"),
     ),
