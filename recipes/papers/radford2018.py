@@ -277,8 +277,11 @@ def auxiliary_loss(bench: Workbench) -> Finding:
             Chart(
                 "by_size",
                 "examples",
-                "score, times 100",
-                [over_seeds(kind, sizes, scores[kind]) for kind in scores],
+                "score, times 100" if bench.scale == "small" else "gain by the auxiliary loss, times 100",
+                # Scores of different tasks are no line.
+                [over_seeds(kind, sizes, scores[kind]) for kind in scores]
+                if bench.scale == "small"
+                else [Series("gain", sizes, gains)],
                 options={"log_x": True},
             )
         ],
