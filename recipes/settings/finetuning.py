@@ -116,8 +116,8 @@ class TaskSettings(CheckedSettings):
     selection: Literal["train_holdout", "validation"] = option(
         "validation",
         "Rows that choose the checkpoint: train_holdout holds out part of the training rows, the same for every seed, "
-        "and only scores the validation split; validation chooses and scores on that split. Left out, several runs or "
-        "an ablation take train_holdout, unless their tasks have a labelled test split to report.",
+        "and only scores the validation split; validation chooses and scores on that split. Left out, several runs "
+        "take train_holdout, unless their tasks have a labelled test split to report.",
     )
     holdout_share: float = option(
         0.1, "Fraction of the training rows, of each class, that train_holdout holds out.", above=0, below=1
