@@ -107,15 +107,16 @@ def train_gpt(
 
     with torch.device("meta"):
         flops_per_token = training_flops_per_token(gpt(work, "ours"), work.context)
-    rate = flops_per_token * result["items"] / result["seconds"]
+    rate = flops_per_token * result["items"] / result["cpu_seconds"]
     return result | {"model_flops_utilization_percent": 100 * rate / peak.rate}
 
 
 class MatrixPeak:
-    """The FLOP/s of a large bf16 matrix product, with which the utilization is computed.
+    """The FLOPs of a large bf16 matrix product in a second of CPU time, with which the utilization is computed.
 
-    It is measured after each update, with the same threads. What slows the updates down for a while, such as another
-    process, slows the products down as well; a product before or after the training would say nothing of that.
+    It is measured after each update, with the same threads, because the speed of a core changes while a benchmark
+    runs. Both rates are those of CPU time: other processes take their share of a second of wall-clock time at moments
+    that a few short products do not meet as often as the updates do.
 
     Args:
         size: rows and columns of the matrix. With 2,048 a product takes some hundredths of a second and reaches the
@@ -129,15 +130,15 @@ class MatrixPeak:
 
     @torch.no_grad()
     def measure(self) -> None:
-        started = time.perf_counter()
+        started = time.process_time()
         for _ in range(PRODUCTS_BETWEEN_UPDATES):
             self.matrix @ self.matrix
-        self.seconds += time.perf_counter() - started
+        self.seconds += time.process_time() - started
         self.flops += PRODUCTS_BETWEEN_UPDATES * 2 * len(self.matrix) ** 3
 
     @property
     def rate(self) -> float:
-        """The mean over all products, in FLOP/s."""
+        """The mean over all products."""
         return self.flops / self.seconds
 
 

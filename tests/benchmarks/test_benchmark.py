@@ -156,7 +156,6 @@ def test_language_models_count_the_tokens_they_read(row, tmp_path, monkeypatch):
 
 
 def test_the_peak_is_measured_after_every_update_and_not_clocked(monkeypatch):
-    """A slower machine slows updates and products down alike, so their quotient stays."""
     peak = gpts.MatrixPeak(64)
     watch = Stopwatch(between_updates=lambda: (time.sleep(0.2), peak.measure()))
     for _ in watch.over(itertools.count(), replace(TINY, warm_up_updates=2, updates=3), lambda batch: (1, 0, 0)):
