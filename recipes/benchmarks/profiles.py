@@ -16,13 +16,14 @@ from papers_to_gpt.benchmarks.ours import run_recipe
 from papers_to_gpt.benchmarks.workload import Stopwatch
 from papers_to_gpt.settings.benchmarking import Workload
 
-# Columns, and their titles. The last one is the time outside of operations and in those of no other column.
+# Columns, and their titles. Softmax includes the loss, and copies casts and look-ups. The rest is the time outside of
+# operations and in those of no other column.
 SHARES = {
     "products_percent": "products %",
-    "recurrent_percent": "LSTM layers %",
-    "softmax_percent": "softmax, loss %",
+    "recurrent_percent": "LSTM %",
+    "softmax_percent": "softmax %",
     "elementwise_percent": "elementwise %",
-    "copies_percent": "copies, casts %",
+    "copies_percent": "copies %",
     "optimizer_percent": "optimizer %",
     "rest_percent": "rest %",
 }

@@ -118,16 +118,15 @@ class Workload:
             for number in value if isinstance(value, list) else [value]:
                 if isinstance(number, int) and number < 1:
                     raise ValueError(f"{name} is {number}; it must be at least 1.")
-        if min(self.growth_lengths) < 2:
+        if min(self.growth_lengths, default=2) < 2:
             raise ValueError(
                 "growth_lengths has 1, but a sequence of 1 token has nothing to predict. Name at least 2."
             )
-        head_width = self.gpt_hidden_size // self.gpt_heads
         for width in self.growth_widths:
-            if width % head_width:
+            if width * self.gpt_heads % self.gpt_hidden_size:
                 raise ValueError(
-                    f"growth_widths has {width}, which is no multiple of {head_width}, the width of a head "
-                    "(gpt_hidden_size / gpt_heads). Name multiples."
+                    f"growth_widths has {width}, which is no multiple of the width of a head, gpt_hidden_size / "
+                    f"gpt_heads, {self.gpt_hidden_size} / {self.gpt_heads}. Name multiples."
                 )
         if self.prompt_tokens + self.new_tokens > self.context:
             raise ValueError(

@@ -409,7 +409,7 @@ def test_a_measurement_in_its_own_process(tmp_path):
         (["--rounds", "0"], "rounds is 0; it must be at least 1"),
         (["--updates", "0"], "updates is 0; it must be at least 1"),
         (["--growth_lengths", "64", "1"], "growth_lengths has 1"),
-        (["--growth_widths", "100"], "growth_widths has 100, which is no multiple of 64"),
+        (["--growth_widths", "100"], "growth_widths has 100, which is no multiple of the width"),
         (["--output_tokens", "0"], "output_tokens is 0; it must be at least 1"),
         (["--new_tokens", "600"], "exceed the context of 512"),
         (["--nanogpt_dir", "nowhere"], "nanogpt_dir is nowhere, which holds no model.py"),
