@@ -322,7 +322,8 @@ class BeamSearchGenerationMixin(GenerationMixin):
             del outputs
             if logits_processor:  # without it, the best token is the same in any precision
                 scores = logits_processor(running, scores.float())
-            running = torch.cat([running, scores.argmax(dim=1, keepdim=True)], dim=1)
+            # `argmax` takes four times as long in bf16 on CPU.
+            running = torch.cat([running, scores.max(dim=1, keepdim=True).indices], dim=1)
             ended = stopping_criteria(running, None)
             if ended.any():
                 sequences[open_sentences[ended], : running.shape[1]] = running[ended]
