@@ -189,8 +189,6 @@ def attention_blocks(shape: torch.Size, causal: bool) -> Iterator[tuple[slice, s
     """
     batch, heads, length, _ = shape
     samples = max(1, ATTENTION_CHUNK_SIZE // (heads * min(length, QUERY_BLOCK_SIZE) * length))
-    if torch.compiler.is_compiling():  # every block adds operations to the graph
-        samples = batch
     for first in range(0, batch, samples):
         for start in reversed(range(0, length, QUERY_BLOCK_SIZE)):
             stop = min(start + QUERY_BLOCK_SIZE, length)

@@ -190,7 +190,9 @@ class GPT1Attention(nn.Module):
             # the training mode counts as well.
             trains = (self.training or query.requires_grad) and cache is None
             mask_is_supported = attention_mask is None or attention_mask.dtype == torch.bool
-            if query.device.type == "cpu" and trains and mask_is_supported:
+            # Compiled code would hold every block, and be made again for every length.
+            compiling = torch.compiler.is_compiling()
+            if query.device.type == "cpu" and trains and mask_is_supported and not compiling:
                 return blocked_attention_forward
         elif implementation == "paged|eager":  # before 5.24, the library's function updates the cache a second time
             return eager_attention_forward

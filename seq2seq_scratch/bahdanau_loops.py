@@ -272,6 +272,8 @@ class _AttentiveLoop(torch.autograd.Function):
         )
 
 
+# torch.compile would unroll the loops and make new code for every length.
+@torch.compiler.disable
 def fast_read_both_ways(
     gru: nn.Module, embedded: torch.Tensor, mask: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
@@ -307,6 +309,7 @@ def fast_read_both_ways(
     return annotations.view(batch_size, length, -1), first_backward_state
 
 
+@torch.compiler.disable
 def fast_decode(
     decoder: nn.Module, embedded: torch.Tensor, state: torch.Tensor, encoder_outputs: ModelOutput
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:

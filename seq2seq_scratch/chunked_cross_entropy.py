@@ -113,6 +113,8 @@ class _LinearCrossEntropy(torch.autograd.Function):
         return *gradients, None, None, None, None
 
 
+# The loop would be compiled again for every number of chunks.
+@torch.compiler.disable
 def fast_linear_cross_entropy(
     hidden_states: torch.Tensor,
     weight: torch.Tensor,

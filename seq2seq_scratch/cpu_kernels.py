@@ -40,10 +40,11 @@ def fast_dropout(hidden_states: torch.Tensor, probability: float, training: bool
     """Computes `dropout` for a tensor of any shape, with faster random numbers on CPU.
 
     PyTorch's own kernel draws one random number after another, which takes a tenth of a training step. Here one 64-bit
-    word decides about four elements, so the probability is rounded to a multiple of 2^-16.
+    word decides about four elements, so the probability is rounded to a multiple of 2^-16. Compiled code computes
+    PyTorch's dropout within its own loops.
     """
     if not training or probability == 0:
         return hidden_states
-    if hidden_states.device.type == "cpu":
+    if hidden_states.device.type == "cpu" and not torch.compiler.is_compiling():
         return _Dropout.apply(hidden_states, probability)
     return nn.functional.dropout(hidden_states, probability)

@@ -27,7 +27,8 @@ logger = logging.getLogger(__name__)
 # (Vaswani et al. 2017, section 6.1)
 TOKENS_BEYOND_SOURCE = 50
 
-# Larger batches take fewer steps. On 2 cores, beam 5 takes a sixth less time than with 8192.
+# Larger batches take fewer steps. In bf16 on one core, beam 5 takes 7 % more CPU time with 8192, and 19 % more with
+# 4096; with 32768 it gains nothing.
 TOKENS_PER_BATCH = 16384
 
 

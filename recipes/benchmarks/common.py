@@ -30,7 +30,7 @@ from papers_to_gpt.settings.benchmarking import Workload
 # Number of test sentences that Marian and JoeyNMT translate together, in the order of the file; JoeyNMT's default.
 DECODING_BATCH_SIZE = 64
 
-# An update that no measurement reaches.
+# An update that no measurement reaches, and a token that no vocabulary has.
 NEVER = 10**9
 
 
@@ -67,6 +67,20 @@ def bahdanau_config(work: Workload, vocab_size: int) -> Any:
     )
 
 
+def rnn_seq2seq_config(work: Workload, vocab_size: int) -> Any:
+    """Returns the configuration of our LSTM of 2014, with the layers of the workload and dropout 0.1."""
+    from seq2seq_scratch import RNNSeq2SeqConfig
+
+    return RNNSeq2SeqConfig(
+        vocab_size=vocab_size,
+        decoder_vocab_size=vocab_size,
+        embedding_size=work.embedding_size,
+        hidden_size=work.hidden_size,
+        num_hidden_layers=work.num_layers,
+        dropout=0.1,
+    )
+
+
 def subwords(sentences: Sequence[str], tokenizer: Any) -> list[str]:
     """Returns sentences with spaces between their subwords, the form that JoeyNMT and eole read."""
     rows = tokenizer(list(sentences), add_special_tokens=False)["input_ids"]
@@ -80,19 +94,26 @@ def write_vocabulary(path: Path, tokenizer: Any) -> None:
 
 
 def measure_decoding(
-    work: Workload, folder: Path, model: nn.Module, tokenizer: Any, translate: Callable[[list[str]], list[str]]
+    work: Workload,
+    folder: Path,
+    model: nn.Module | None,
+    tokenizer: Any,
+    translate: Callable[[list[str]], list[str]],
+    **batch: int,
 ) -> dict[str, Any]:
     """Clocks the translation of the test sentences, after a first batch that is not clocked.
 
     Args:
         work: limits the number of sentences.
         folder: the prepared data.
-        model: the translator, for its number of parameters.
+        model: the translator, for its number of parameters; None if it is no module.
         tokenizer: counts the tokens of the translations.
         translate: function from sentences to their translations.
+        batch: `batch_tokens` or `batch_sentences`, the largest number of a batch.
 
     Returns:
-        What the stopwatch measured, where `items` are sentences, and `mean_output_tokens`.
+        What the stopwatch measured, where `items` are sentences, `mean_output_tokens` and the size of a batch. A
+        translation of a forced length has that many tokens, whatever becomes of them in the text.
     """
     sentences = json.loads((folder / "test_sentences.json").read_text(encoding="utf-8"))[: work.max_sentences]
     translate(sentences[:DECODING_BATCH_SIZE])
@@ -101,13 +122,25 @@ def measure_decoding(
     translations = translate(sentences)
     watch.stop()
     watch.count(len(sentences))
-    lengths = [len(ids) for ids in tokenizer(translations)["input_ids"]]
-    return watch.result(model) | {"mean_output_tokens": sum(lengths) / len(lengths)}
+    mean = work.output_tokens
+    if mean is None:
+        lengths = [len(ids) for ids in tokenizer(translations)["input_ids"]]
+        mean = sum(lengths) / len(lengths)
+    return watch.result(model) | {"mean_output_tokens": mean, **batch}
 
 
-def length_penalty_of(model: nn.Module) -> float:
+def forced_length(work: Workload) -> dict[str, int]:
+    """Returns the arguments of transformers' `generate()` that give every translation the workload's length.
+
+    No token ends it, because `eos_token_id` is none that exists. With `min_new_tokens`, the search would spend a
+    quarter of its time on forbidding the end.
+    """
+    return {} if work.output_tokens is None else {"eos_token_id": NEVER, "max_new_tokens": work.output_tokens}
+
+
+def length_penalty_of(generation_config: Any) -> float:
     """Returns a model's length penalty; 1, which is the default of `generate()`, if it was saved without one."""
-    saved = model.generation_config.length_penalty
+    saved = generation_config.length_penalty
     return 1.0 if saved is None else saved
 
 

@@ -18,12 +18,24 @@ from pathlib import Path
 from typing import Any
 
 from papers_to_gpt.benchmarks.classifiers import prepare_examples, train_classifier
-from papers_to_gpt.benchmarks.common import bahdanau_config, transformer_config, write_vocabulary
+from papers_to_gpt.benchmarks.common import (
+    bahdanau_config,
+    rnn_seq2seq_config,
+    transformer_config,
+    write_vocabulary,
+)
+from papers_to_gpt.benchmarks.ctranslate2 import (
+    decode_ctranslate2,
+    export_gpt,
+    export_translator,
+    generate_ctranslate2,
+)
 from papers_to_gpt.benchmarks.eole import train_eole
 from papers_to_gpt.benchmarks.gpts import generate, train_gpt
 from papers_to_gpt.benchmarks.joeynmt import decode_joeynmt, joeynmt_recurrent, joeynmt_transformer, train_joeynmt
 from papers_to_gpt.benchmarks.marian import decode_marian, train_marian
 from papers_to_gpt.benchmarks.ours import decode_ours, train_model_to_decode, train_ours
+from papers_to_gpt.benchmarks.profiles import SHARES, profile_gpt, profile_translator
 from papers_to_gpt.settings.benchmarking import SECTIONS, BenchmarkSettings, Workload
 
 
@@ -36,7 +48,8 @@ class Contender:
         group: rows of one group are compared with the first row of ours in it.
         name: the row's name within its group.
         measure: function from the workload and the folder of the data to the measured values.
-        needs: the package or the setting without which the row is skipped.
+        needs: the packages, or the setting, without which the row is skipped.
+        prepare: is called with the same arguments once before the rounds, in a process of its own.
     """
 
     section: str
@@ -44,6 +57,7 @@ class Contender:
     name: str
     measure: Callable[[Workload, Path], dict[str, Any]]
     needs: str | None = None
+    prepare: Callable[[Workload, Path], dict[str, Any]] | None = None
 
     @property
     def key(self) -> str:
@@ -53,15 +67,25 @@ class Contender:
         """Returns the reason why the row cannot be measured here; None if it can."""
         if self.needs == "nanogpt_dir":
             return None if work.nanogpt_dir else "nanogpt_dir is not set"
-        return None if self.needs is None or find_spec(self.needs) else f"the package {self.needs} is not installed"
+        absent = [package for package in (self.needs or "").split() if find_spec(package) is None]
+        return f"the package {absent[0]} is not installed" if absent else None
 
 
-def table() -> list[Contender]:
-    """Returns all rows in their order."""
+def table(work: Workload | None = None) -> list[Contender]:
+    """Returns all rows in their order; the sizes in gpt_growth are those of the workload, by default its defaults."""
+    work = work or Workload()
     rows: list[Contender] = []
 
     def row(section: str, group: str, name: str, measure: Callable, needs: str | None = None, **options: Any) -> None:
         rows.append(Contender(section, group, name, partial(measure, **options), needs))
+
+    def exported_row(
+        section: str, group: str, measure: Callable, prepare: Callable, quantization: str, **options: Any
+    ) -> None:
+        options["quantization"] = quantization
+        name = f"CTranslate2, {EXPORTED[quantization]}"
+        prepare = partial(prepare, quantization=quantization)
+        rows.append(Contender(section, group, name, partial(measure, **options), "ctranslate2", prepare))
 
     precisions = {"fp32": False, "bf16": True}
     transformer = partial(row, "translation_training", "Transformer")
@@ -85,6 +109,9 @@ def table() -> list[Contender]:
         decoding("ours, fp32", decode_ours, bf16=False)
         decoding("MarianMTModel, fp32", decode_marian)
         decoding("JoeyNMT, fp32", decode_joeynmt, "joeynmt")
+        for quantization in EXPORTED:
+            functions = decode_ctranslate2, export_translator
+            exported_row("translation_decoding", group, *functions, quantization, num_beams=num_beams)
 
     dropped = partial(row, "gpt_training", "dropout 0.1, bf16", measure=train_gpt, dropout=0.1)
     dropped("ours", kind="ours")
@@ -104,13 +131,37 @@ def table() -> list[Contender]:
         generation("OpenAIGPTLMHeadModel, fp32, no cache", kind="openai-gpt", bf16=False)
         for precision, bf16 in precisions.items():
             generation(f"GPT2LMHeadModel, {precision}", kind="gpt2", bf16=bf16)
+        for quantization in EXPORTED:
+            functions = generate_ctranslate2, export_gpt
+            exported_row("gpt_generation", f"batch {batch_size}", *functions, quantization, batch_size=batch_size)
 
     finetuning = partial(row, "gpt_finetuning", "classification, bf16", measure=train_classifier)
     finetuning("ours", kind="ours")
     finetuning("ours, with the auxiliary loss", kind="ours", auxiliary_loss_weight=0.5)
     finetuning("OpenAIGPTForSequenceClassification", kind="openai-gpt")
     finetuning("OpenAIGPTForSequenceClassification, 128", kind="openai-gpt", pad_to=128)
+
+    growth = partial(row, "gpt_growth", measure=train_gpt, kind="ours", dropout=0.1)
+    for length in work.growth_lengths:
+        sequences = max(1, work.context * work.gpt_batch_size // length)
+        sizes = {"context": length, "gpt_batch_size": sequences, "prompt_tokens": 1, "new_tokens": 1}
+        growth("length", f"{length} tokens", **sizes)
+    for width in work.growth_widths:
+        heads = width * work.gpt_heads // work.gpt_hidden_size
+        growth("width", f"{width}, {heads} heads", gpt_hidden_size=width, gpt_heads=heads)
+    for size in work.growth_vocabularies:
+        growth("vocabulary", f"{size} entries", gpt_vocab_size=size)
+
+    profile = partial(row, "training_profile", "bf16")
+    profile("Transformer", profile_translator, make_config=transformer_config)
+    profile("attention of 2014", profile_translator, make_config=bahdanau_config)
+    profile("LSTM of 2014", profile_translator, make_config=rnn_seq2seq_config)
+    profile("GPT", profile_gpt, dropout=0.1)
     return rows
+
+
+# CTranslate2's numbers, and their names in the table.
+EXPORTED = {"float32": "fp32", "int8": "int8"}
 
 
 MODEL_TO_DECODE = Contender("preparation", "Transformer", "the model to decode with", train_model_to_decode)
@@ -119,14 +170,15 @@ MODEL_TO_DECODE = Contender("preparation", "Transformer", "the model to decode w
 def measure_one() -> None:
     """Runs one measurement: reads a job from standard input and prints the result as the last line."""
     job = json.load(sys.stdin)
-    contender = {row.key: row for row in (*table(), MODEL_TO_DECODE)}[job["contender"]]
+    work = Workload(**job["workload"])
+    contender = {row.key: row for row in (*table(work), MODEL_TO_DECODE)}[job["contender"]]
     with redirect_stdout(sys.stderr):
-        measured = contender.measure(Workload(**job["workload"]), Path(job["folder"]))
+        measured = getattr(contender, job["step"])(work, Path(job["folder"]))
     print(json.dumps(measured))
 
 
-def run_one(contender: Contender, work: Workload, folder: Path, threads: int) -> dict[str, Any]:
-    """Measures a contender in a new process.
+def run_one(contender: Contender, work: Workload, folder: Path, threads: int, step: str = "measure") -> dict[str, Any]:
+    """Measures or prepares a contender in a new process.
 
     Returns:
         What it measured. If it fails, `error` with the last line of its error output.
@@ -137,7 +189,7 @@ def run_one(contender: Contender, work: Workload, folder: Path, threads: int) ->
         "CUDA_VISIBLE_DEVICES": "",
         "HF_HUB_OFFLINE": "1",
     }
-    job = json.dumps({"contender": contender.key, "workload": asdict(work), "folder": str(folder)})
+    job = json.dumps({"contender": contender.key, "workload": asdict(work), "folder": str(folder), "step": step})
     command = [sys.executable, "-c", "from papers_to_gpt.benchmarks.comparison import measure_one; measure_one()"]
     process = subprocess.run(command, input=job, env=environment, capture_output=True, text=True)
     logging.getLogger(__name__).debug("%s", process.stderr)
@@ -171,7 +223,8 @@ def prepare_pairs(settings: BenchmarkSettings, work: Workload, folder: Path) -> 
             raise ValueError("translation_decoding needs test sentences: set test_file.")
         sentences = [sentence for sentence in pairs["test"]["source"] if sentence.strip()]
         (folder / "test_sentences.json").write_text(json.dumps(sentences), encoding="utf-8")
-    if "translation_training" not in settings.sections and work.model_name_or_path is not None:
+    trains = {"translation_training", "training_profile"}.intersection(settings.sections)
+    if not trains and work.model_name_or_path is not None:
         return
     if "train" not in pairs:
         raise ValueError("Training needs sentence pairs: set train_file, or model_name_or_path and only decode.")
@@ -192,7 +245,7 @@ def prepare_pairs(settings: BenchmarkSettings, work: Workload, folder: Path) -> 
 def run_rounds(
     rows: Sequence[Contender], settings: BenchmarkSettings, work: Workload, folder: Path, threads: int
 ) -> tuple[dict[str, list[dict[str, Any]]], dict[str, str]]:
-    """Measures all contenders once per round, so that a change in the machine's load affects all of them.
+    """Prepares the contenders, and measures all once per round, so that a change in the load affects all of them.
 
     Returns:
         The measurements of each contender, round by round, and the errors of those that failed. A contender that
@@ -200,6 +253,12 @@ def run_rounds(
     """
     measured: dict[str, list[dict[str, Any]]] = {row.key: [] for row in rows}
     failed: dict[str, str] = {}
+    for row in rows:
+        if row.prepare is not None:
+            print(f"preparing {row.key}", file=sys.stderr, flush=True)
+            result = run_one(row, work, folder, threads, "prepare")
+            if "error" in result:
+                failed[row.key] = result["error"]
     for number in range(1, settings.rounds + 1):
         for row in rows:
             if row.key in failed:
@@ -244,6 +303,9 @@ EXTRA_COLUMNS = {
     "padding_percent": ("padding %", ".1f"),
     "model_flops_utilization_percent": ("FLOPs util. %", ".1f"),
     "mean_output_tokens": ("output tokens", ".1f"),
+    "batch_sentences": ("sents./batch", ".0f"),
+    "batch_tokens": ("tokens/batch", ".0f"),
+    **{name: (title, ".1f") for name, title in SHARES.items()},
 }
 COLUMNS = {
     "rate": ("median/s", ".1f"),
@@ -278,7 +340,7 @@ def describe_setting(threads: int) -> dict[str, Any]:
     from papers_to_gpt.engine.reporting import describe_machine
 
     versions = {}
-    for package in ("torch", "transformers", "joeynmt", "eole"):
+    for package in ("torch", "transformers", "joeynmt", "eole", "ctranslate2"):
         try:
             versions[package] = version(package)
         except PackageNotFoundError:
@@ -299,14 +361,14 @@ def run(settings: BenchmarkSettings, work: Workload) -> None:
     threads = settings.threads or usable
     chosen = [
         row
-        for row in table()
+        for row in table(work)
         if row.section in settings.sections
         and (not settings.contenders or any(text in row.key for text in settings.contenders))
     ]
     if not chosen:
         raise ValueError(
             f"contenders is {settings.contenders}, which matches no row of {', '.join(settings.sections)}. Rows: "
-            + "; ".join(row.key for row in table() if row.section in settings.sections)
+            + "; ".join(row.key for row in table(work) if row.section in settings.sections)
         )
     notes = {row.key: reason for row in chosen if (reason := row.missing(work))}
     chosen = [row for row in chosen if row.key not in notes]
@@ -314,7 +376,8 @@ def run(settings: BenchmarkSettings, work: Workload) -> None:
     print(json.dumps(record["setting"]))
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        if any(section.startswith("translation") for section in settings.sections):
+        pairs_are_read = {"translation_training", "translation_decoding", "training_profile"}
+        if pairs_are_read.intersection(settings.sections):
             prepare_pairs(settings, work, folder)
         if "gpt_finetuning" in settings.sections:
             prepare_examples(work, folder)

@@ -8,6 +8,8 @@ Each function imports its own library, so that a measured process holds no other
 
 import itertools
 import sys
+import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,8 @@ from torch import nn
 
 from papers_to_gpt.benchmarks.workload import Stopwatch
 from papers_to_gpt.settings.benchmarking import Workload
+
+PRODUCTS_BETWEEN_UPDATES = 4
 
 
 def gpt(work: Workload, kind: str, dropout: float = 0.0) -> nn.Module:
@@ -52,8 +56,27 @@ def gpt(work: Workload, kind: str, dropout: float = 0.0) -> nn.Module:
     return GPT2LMHeadModel(GPT2Config(**sizes, bos_token_id=None, eos_token_id=None))
 
 
-def train_gpt(work: Workload, folder: Path, kind: str, dropout: float, compiled: bool = False) -> dict[str, Any]:
-    """Clocks updates on random tokens in bf16; `items` are the tokens read."""
+def train_gpt(
+    work: Workload,
+    folder: Path,
+    kind: str,
+    dropout: float,
+    compiled: bool = False,
+    watch: Stopwatch | None = None,
+    **sizes: int,
+) -> dict[str, Any]:
+    """Clocks updates on random tokens in bf16; `items` are the tokens read.
+
+    Args:
+        work: the sizes and the number of updates.
+        folder: not used.
+        kind: see `gpt`.
+        dropout: every dropout rate.
+        compiled: whether `torch.compile` compiles the model.
+        watch: clocks the updates. Default: a new one, which compares them with the peak of matrix products.
+        sizes: take the place of those of the workload.
+    """
+    work = replace(work, **sizes)
     if kind == "ours":
         from papers_to_gpt.engine.memory import keep_freed_memory
 
@@ -64,7 +87,10 @@ def train_gpt(work: Workload, folder: Path, kind: str, dropout: float, compiled:
         model.config.use_cache = False
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, weight_decay=0.01, fused=True)
     forward = torch.compile(model) if compiled else model
-    watch = Stopwatch()
+    peak = None
+    if watch is None:
+        peak = MatrixPeak()
+        watch = Stopwatch(between_updates=peak.measure)
     batches = (torch.randint(work.gpt_vocab_size, (work.gpt_batch_size, work.context)) for _ in itertools.count())
     for tokens in watch.over(batches, work, lambda tokens: (tokens.numel(), 0, 0)):
         with torch.autocast("cpu", torch.bfloat16):
@@ -75,20 +101,45 @@ def train_gpt(work: Workload, folder: Path, kind: str, dropout: float, compiled:
         optimizer.step()
         optimizer.zero_grad()
     result = watch.result(model)
-    return result | {"model_flops_utilization_percent": model_flops_utilization(work, result)}
-
-
-def model_flops_utilization(work: Workload, result: dict[str, Any]) -> float:
-    """Returns the FLOP/s of training in percent of those that a large bf16 matrix product reaches right after it."""
-    from accelerate import Accelerator
-
-    from papers_to_gpt.engine.reporting import measure_matrix_peak
+    if peak is None:
+        return result
     from papers_to_gpt.gpt1.objectives import training_flops_per_token
 
     with torch.device("meta"):
         flops_per_token = training_flops_per_token(gpt(work, "ours"), work.context)
-    peak = measure_matrix_peak(Accelerator(cpu=True, mixed_precision="bf16"))
-    return 100 * flops_per_token * result["items"] / result["seconds"] / peak
+    rate = flops_per_token * result["items"] / result["cpu_seconds"]
+    return result | {"model_flops_utilization_percent": 100 * rate / peak.rate}
+
+
+class MatrixPeak:
+    """The FLOPs of a large bf16 matrix product in a second of CPU time, with which the utilization is computed.
+
+    It is measured after each update, with the same threads, because the speed of a core changes while a benchmark
+    runs. Both rates are those of CPU time: other processes take their share of a second of wall-clock time at moments
+    that a few short products do not meet as often as the updates do.
+
+    Args:
+        size: rows and columns of the matrix. With 2,048 a product takes some hundredths of a second and reaches the
+            rate of larger ones.
+    """
+
+    def __init__(self, size: int = 2048):
+        self.matrix = torch.randn(size, size).to(torch.bfloat16)  # zeros would be multiplied faster
+        self.matrix @ self.matrix  # oneDNN compiles the product
+        self.flops = self.seconds = 0.0
+
+    @torch.no_grad()
+    def measure(self) -> None:
+        started = time.process_time()
+        for _ in range(PRODUCTS_BETWEEN_UPDATES):
+            self.matrix @ self.matrix
+        self.seconds += time.process_time() - started
+        self.flops += PRODUCTS_BETWEEN_UPDATES * 2 * len(self.matrix) ** 3
+
+    @property
+    def rate(self) -> float:
+        """The mean over all products."""
+        return self.flops / self.seconds
 
 
 @torch.inference_mode()

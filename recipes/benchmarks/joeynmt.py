@@ -208,7 +208,9 @@ def decode_joeynmt(work: Workload, folder: Path, num_beams: int) -> dict[str, An
         write_vocabulary(Path(model_dir, "vocabulary.txt"), tokenizer)
         search = {"beam_size": num_beams, "batch_size": DECODING_BATCH_SIZE}
         if num_beams > 1:
-            search["beam_alpha"] = length_penalty_of(model)
+            search["beam_alpha"] = length_penalty_of(model.generation_config)
+        if work.output_tokens is not None:
+            search |= {"min_output_length": work.output_tokens, "max_output_length": work.output_tokens}
         settings = joeynmt_settings(
             work, Path(model_dir), model_dir, joeynmt_transformer(model.config), {"test": ""}, **search
         )
@@ -232,4 +234,4 @@ def decode_joeynmt(work: Workload, folder: Path, num_beams: int) -> dict[str, An
         )[3]
         return [tokenizer.decode(tokenizer.convert_tokens_to_ids(row), skip_special_tokens=True) for row in hypotheses]
 
-    return measure_decoding(work, folder, joeynmt, tokenizer, translate_all)
+    return measure_decoding(work, folder, joeynmt, tokenizer, translate_all, batch_sentences=DECODING_BATCH_SIZE)

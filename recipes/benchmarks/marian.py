@@ -10,6 +10,7 @@ from torch import nn
 from papers_to_gpt.benchmarks.common import (
     DECODING_BATCH_SIZE,
     check_transplantable,
+    forced_length,
     length_penalty_of,
     measure_decoding,
     renamed,
@@ -114,7 +115,7 @@ def decode_marian(work: Workload, folder: Path, num_beams: int) -> dict[str, Any
     marian = marian_with_weights(model)
     search = {"num_beams": num_beams}
     if num_beams > 1:
-        search["length_penalty"] = length_penalty_of(model)
+        search["length_penalty"] = length_penalty_of(model.generation_config)
     del model
 
     @torch.inference_mode()
@@ -122,9 +123,9 @@ def decode_marian(work: Workload, folder: Path, num_beams: int) -> dict[str, Any
         translations = []
         for start in range(0, len(sentences), DECODING_BATCH_SIZE):
             batch = tokenizer(sentences[start : start + DECODING_BATCH_SIZE], padding=True, return_tensors="pt")
-            limit = batch["input_ids"].shape[1] + TOKENS_BEYOND_SOURCE
-            output = marian.generate(**batch, **search, max_new_tokens=limit)
+            limit = {"max_new_tokens": batch["input_ids"].shape[1] + TOKENS_BEYOND_SOURCE} | forced_length(work)
+            output = marian.generate(**batch, **search, **limit)
             translations += tokenizer.batch_decode(output, skip_special_tokens=True)
         return translations
 
-    return measure_decoding(work, folder, marian, tokenizer, translate_all)
+    return measure_decoding(work, folder, marian, tokenizer, translate_all, batch_sentences=DECODING_BATCH_SIZE)

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from papers_to_gpt.benchmarks.common import NEVER, measure_decoding, transformer_config
+from papers_to_gpt.benchmarks.common import NEVER, forced_length, measure_decoding, transformer_config
 from papers_to_gpt.benchmarks.workload import Stopwatch, count_padded
 from papers_to_gpt.settings.benchmarking import Workload
 
@@ -131,9 +131,13 @@ def decode_ours(work: Workload, folder: Path, num_beams: int, bf16: bool) -> dic
 
     check_folder(work.model_name_or_path)
     translator = load_translator(work.model_name_or_path)
+    tokens = work.tokens_per_decoding_batch
 
     def translate_all(sentences: list[str]) -> list[str]:
         with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
-            return [best.text for best, *_ in translate(*translator, sentences, num_beams=num_beams)]
+            found = translate(
+                *translator, sentences, num_beams=num_beams, max_tokens_per_batch=tokens, **forced_length(work)
+            )
+            return [best.text for best, *_ in found]
 
-    return measure_decoding(work, folder, *translator[:2], translate_all)
+    return measure_decoding(work, folder, *translator[:2], translate_all, batch_tokens=tokens)

@@ -37,26 +37,40 @@ def peak_memory_gb() -> float:
 class Stopwatch:
     """Counts and clocks what happens between `start` and `stop`; a second `stop` has no effect.
 
+    Args:
+        between_updates: is called after every update that `over` clocks, while the clock stands still.
+
     Attributes:
         items: number of units that the rates refer to: target tokens, generated tokens, examples or sentences.
         tokens, slots: number of tokens of source and target, without and with padding.
         clocked: the measured seconds and memory; empty before `stop`.
     """
 
-    def __init__(self):
+    def __init__(self, between_updates: Callable[[], Any] | None = None):
         self.items = self.tokens = self.slots = 0
         self.clocked: dict[str, float | None] = {}
+        self.between_updates = between_updates
 
     def start(self) -> None:
-        self._started = time.perf_counter(), time.process_time(), busy_seconds()
+        self._passed = [0.0, 0.0, 0.0]
+        self._resume()
+
+    def _resume(self) -> None:
+        self._since = time.perf_counter(), time.process_time(), busy_seconds()
+
+    def _pause(self) -> None:
+        now = time.perf_counter(), time.process_time(), busy_seconds()
+        self._passed = [
+            passed + (0.0 if end is None else end - begin)
+            for passed, begin, end in zip(self._passed, self._since, now, strict=True)
+        ]
 
     def stop(self) -> None:
         if self.clocked:
             return
-        wall, own = time.perf_counter() - self._started[0], time.process_time() - self._started[1]
-        others = None
-        if self._started[2] is not None:
-            others = max(0.0, busy_seconds() - self._started[2] - own) / wall
+        self._pause()
+        wall, own, busy = self._passed
+        others = None if self._since[2] is None else max(0.0, busy - own) / wall
         self.clocked = {"seconds": wall, "cpu_seconds": own, "cores_busy_with_others": others}
         self.clocked["peak_memory_gb"] = peak_memory_gb()
 
@@ -76,16 +90,23 @@ class Stopwatch:
             if update >= work.warm_up_updates:
                 self.count(*count(batch))
             yield batch
+            if self.between_updates is not None and update >= work.warm_up_updates:
+                self._pause()
+                self.between_updates()
+                self._resume()
         self.stop()
 
     def count(self, items: int, tokens: int = 0, slots: int = 0) -> None:
         self.items, self.tokens, self.slots = self.items + items, self.tokens + tokens, self.slots + slots
 
-    def result(self, model: nn.Module) -> dict[str, Any]:
-        """Returns all that was counted and clocked, and the size of the model."""
-        parameters = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+    def result(self, model: nn.Module | None) -> dict[str, Any]:
+        """Returns all that was counted and clocked, and the size of the model if there is one."""
+        size = {}
+        if model is not None:
+            parameters = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+            size["millions_of_parameters"] = parameters / 1e6
         padding = {"padding_percent": 100 * (1 - self.tokens / self.slots)} if self.slots else {}
-        return {"items": self.items, **self.clocked, "millions_of_parameters": parameters / 1e6, **padding}
+        return {"items": self.items, **self.clocked, **size, **padding}
 
 
 def count_padded(input_ids: torch.Tensor, labels: torch.Tensor, padding: int, ignored: int) -> tuple[int, int, int]:

@@ -29,6 +29,7 @@ from papers_to_gpt.engine.checkpointing import (
     load_checkpoint,
     load_weights,
 )
+from papers_to_gpt.engine.compiling import compile_model
 from papers_to_gpt.engine.durable_files import clean_leftovers, files_written_aside
 from papers_to_gpt.engine.launching import is_sharded
 from papers_to_gpt.engine.log_window import LogWindow, TokenCounts, count_tokens
@@ -129,6 +130,7 @@ class TrainingLoop:
             self.model, self.optimizer = self.sharding.model, self.sharding.optimizer
         else:
             self.model, self.optimizer = accelerator.prepare(model, make_optimizer(model, optimization))
+        self.called_model = compile_model(self.model, accelerator) if settings.torch_compile else self.model
         # What checkpoints are written from and read into.
         self.saved_model = self.sharding.sharded if self.sharding else model
         self.progress = Progress(batches_per_update=settings.gradient_accumulation_steps * accelerator.num_processes)
@@ -338,7 +340,7 @@ class TrainingLoop:
                 }
                 # Gradients travel between processes once an update, with its last batch.
                 with nullcontext() if position == len(group) - 1 else accelerator.no_sync(self.model):
-                    loss = self.model(**tensors, **items, **self.loss_arguments).loss * batch.weight
+                    loss = self.called_model(**tensors, **items, **self.loss_arguments).loss * batch.weight
                     # Distributed training averages gradients over processes; the gradient here is their sum. The last
                     # term is 0. If the loss is not finite it is NaN, which every process then finds in its gradients.
                     accelerator.backward(loss * (accelerator.num_processes + (loss - loss).detach()))

@@ -11,7 +11,12 @@ SECTIONS = {
     "gpt_training": "tokens",
     "gpt_generation": "new tokens",
     "gpt_finetuning": "examples",
+    "gpt_growth": "tokens",
+    "training_profile": "target tokens, without padding,",
 }
+
+# The sections that compare contenders. The others measure our models alone, and only on request.
+COMPARISONS = [name for name in SECTIONS if name not in ("gpt_growth", "training_profile")]
 
 
 @dataclass
@@ -20,7 +25,12 @@ class BenchmarkSettings:
 
     group = "data"
 
-    sections: list[str] = option(list(SECTIONS), "Sections to measure.", "measurement")
+    sections: list[str] = option(
+        COMPARISONS,
+        "Sections to measure; besides the default ones there are gpt_growth, our GPT-1's training by length, width "
+        "and vocabulary, and training_profile, where the time of an update of each of our models goes.",
+        "measurement",
+    )
     contenders: list[str] = option(
         [], "Measure only rows whose group or name contains one of these texts; case matters.", "measurement"
     )
@@ -71,6 +81,18 @@ class Workload:
     )
     decoding_updates: int = option(400, "Training updates of the Transformer that is trained to decode with.")
     max_sentences: int = option(1000, "Test sentences to translate, from the first.", "data")
+    output_tokens: int | None = option(
+        None,
+        "Length that every translation is forced to, so that all contenders compute as many tokens; left out, a "
+        "translation ends where the model ends it.",
+        "measurement",
+    )
+    tokens_per_decoding_batch: int = option(
+        16384, "Beams times longest source times sentences of a batch that our models translate at once.", "data"
+    )
+    ctranslate2_tokens_per_batch: int = option(
+        2048, "Sentences times longest source of a batch that CTranslate2 translates at once.", "data"
+    )
     gpt_vocab_size: int = option(10_000, "Vocabulary size of the GPTs.")
     gpt_hidden_size: int = option(384, "Size of the embeddings of the GPTs.")
     gpt_layers: int = option(6, "Layers of the GPTs.")
@@ -82,12 +104,30 @@ class Workload:
     task: str = option("stories_sentiment", "Task that the GPTs are fine-tuned on, such as sst2.", "data")
     data_dir: str | None = option(None, "Folder of the task, as finetune_gpt1.py reads it.", "data")
     task_batch_size: int = option(32, "Examples per update of a classifier.", "data")
+    growth_lengths: list[int] = option(
+        [64, 128, 256, 512, 1024, 2048], "Tokens of a sequence in gpt_growth, with as many tokens in a batch."
+    )
+    growth_widths: list[int] = option(
+        [128, 256, 512, 768, 1024], "Sizes of the embeddings in gpt_growth, with heads of the same width."
+    )
+    growth_vocabularies: list[int] = option([1000, 10_000, 40_000], "Vocabulary sizes in gpt_growth.")
     nanogpt_dir: str | None = option(None, "Checkout of nanoGPT; left out, nanoGPT is skipped.")
 
     def __post_init__(self):
         for name, value in vars(self).items():
-            if isinstance(value, int) and value < 1:
-                raise ValueError(f"{name} is {value}; it must be at least 1.")
+            for number in value if isinstance(value, list) else [value]:
+                if isinstance(number, int) and number < 1:
+                    raise ValueError(f"{name} is {number}; it must be at least 1.")
+        if min(self.growth_lengths, default=2) < 2:
+            raise ValueError(
+                "growth_lengths has 1, but a sequence of 1 token has nothing to predict. Name at least 2."
+            )
+        for width in self.growth_widths:
+            if width * self.gpt_heads % self.gpt_hidden_size:
+                raise ValueError(
+                    f"growth_widths has {width}, which is no multiple of the width of a head, gpt_hidden_size / "
+                    f"gpt_heads, {self.gpt_hidden_size} / {self.gpt_heads}. Name multiples."
+                )
         if self.prompt_tokens + self.new_tokens > self.context:
             raise ValueError(
                 f"prompt_tokens {self.prompt_tokens} and new_tokens {self.new_tokens} exceed the context of "

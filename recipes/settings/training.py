@@ -146,6 +146,12 @@ class TrainingSettings(CheckedSettings):
     bf16: bool | None = option(
         None, "Compute in bfloat16 by autocast; left out, it is on where the processor has bfloat16 instructions."
     )
+    torch_compile: bool = option(
+        False,
+        "Compile the model with torch.compile, for all lengths at once, which takes minutes at the start and is kept "
+        "for later runs. It is meant for GPUs: on a CPU it takes the place of the models' own fast operations, and "
+        "may gain nothing. A function that needs more than 16 versions of its code is not compiled.",
+    )
     use_cpu: bool = option(False, "Train on the CPU even if there is an accelerator.")
     logging_steps: int = option(50, "Updates between log lines.", OUTPUT, at_least=1)
     eval_steps: int | None = option(

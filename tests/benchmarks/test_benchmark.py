@@ -1,13 +1,11 @@
 """The benchmark: every contender does the same work, is measured as it says, and takes its turn."""
 
-import importlib.util
 import itertools
 import json
 import subprocess
 import sys
 import time
 from dataclasses import replace
-from functools import partial
 
 import numpy
 import pytest
@@ -16,11 +14,11 @@ from accelerate.state import AcceleratorState
 from datasets import Dataset
 
 from papers_to_gpt import benchmark
-from papers_to_gpt.benchmarks import classifiers, comparison, joeynmt, marian
+from papers_to_gpt.benchmarks import classifiers, comparison, ctranslate2, gpts, joeynmt, marian, ours, profiles
 from papers_to_gpt.benchmarks.comparison import Contender
+from papers_to_gpt.benchmarks.gpts import gpt as make_gpt
 from papers_to_gpt.benchmarks.ours import decode_ours
 from papers_to_gpt.benchmarks.workload import Stopwatch, count_padded
-from papers_to_gpt.engine.reporting import measure_matrix_peak
 from papers_to_gpt.settings.benchmarking import BenchmarkSettings, Workload
 from seq2seq_scratch import TransformerConfig, TransformerForConditionalGeneration
 from seq2seq_scratch.tokenization import load_tokenizers
@@ -47,8 +45,11 @@ TINY = Workload(
     gpt_batch_size=3,
     prompt_tokens=4,
     new_tokens=6,
+    growth_lengths=[8, 24],
+    growth_widths=[16, 32],
+    growth_vocabularies=[20, 70],
 )
-ROWS = comparison.table()
+ROWS = comparison.table(TINY)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -74,8 +75,8 @@ def prepared(tmp_path_factory):
 
 
 def skip_where_missing(row):
-    if row.needs is not None and row.needs != "nanogpt_dir" and importlib.util.find_spec(row.needs) is None:
-        pytest.skip(f"{row.needs} is not installed")
+    if reason := row.missing(TINY):
+        pytest.skip(reason)
 
 
 def rows_of(section):
@@ -105,24 +106,93 @@ def test_translators_train_on_the_same_tokens_and_count_them_alike(row, prepared
     assert measured["padding_percent"] == pytest.approx(100 * (1 - sum(map(sum, lengths.values())) / slots))
 
 
-@rows_of("translation_decoding")
-def test_every_translator_decodes_all_sentences(row, prepared):
+def prepare(row, work, folder):
     skip_where_missing(row)
+    if row.prepare is not None:
+        row.prepare(work, folder)
+
+
+@rows_of("translation_decoding")
+@pytest.mark.parametrize("output_tokens", [None, 9])
+def test_every_translator_decodes_all_sentences(row, output_tokens, prepared):
     folder, work = prepared
-    measured = row.measure(work, folder)
-    assert measured["items"] == 5 and measured["mean_output_tokens"] >= 1
+    prepare(row, work, folder)
+    measured = row.measure(replace(work, output_tokens=output_tokens), folder)
+    assert measured["items"] == 5
+    assert measured["mean_output_tokens"] == output_tokens if output_tokens else measured["mean_output_tokens"] >= 1
+    assert ("batch_tokens" in measured) != ("batch_sentences" in measured)
+
+
+def translations_by(row, folder, work, monkeypatch):
+    """Returns what a row's contender wrote last."""
+    found = []
+
+    def keep(work, folder, model, tokenizer, translate, **batch):
+        found[:] = translate(json.loads((folder / "test_sentences.json").read_text()))
+        return {}
+
+    for module in (ours, ctranslate2):
+        monkeypatch.setattr(module, "measure_decoding", keep)
+    row.measure(work, folder)
+    return found
+
+
+def test_ctranslate2_writes_the_translations_of_our_model(prepared, monkeypatch):
+    folder, work = prepared
+    rows = {row.key.partition(": ")[2]: row for row in ROWS if row.section == "translation_decoding"}
+    mine, other = rows["greedy: ours, fp32"], rows["greedy: CTranslate2, fp32"]
+    prepare(other, work, folder)
+    work = replace(work, output_tokens=12)
+    expected = translations_by(mine, folder, work, monkeypatch)
+    assert any(expected) and translations_by(other, folder, work, monkeypatch) == expected
 
 
 @rows_of("gpt_training")
 def test_language_models_count_the_tokens_they_read(row, tmp_path, monkeypatch):
-    monkeypatch.setattr("papers_to_gpt.engine.reporting.measure_matrix_peak", partial(measure_matrix_peak, size=512))
+    monkeypatch.setattr(gpts.MatrixPeak.__init__, "__defaults__", (256,))
     measured = row.measure(TINY, tmp_path)
     assert measured["items"] == 2 * 3 * 24
     assert 0 < measured["model_flops_utilization_percent"] < 100
 
 
+def test_the_peak_is_measured_after_every_update_and_not_clocked(monkeypatch):
+    peak = gpts.MatrixPeak(64)
+    watch = Stopwatch(between_updates=lambda: (time.sleep(0.2), peak.measure()))
+    for _ in watch.over(itertools.count(), replace(TINY, warm_up_updates=2, updates=3), lambda batch: (1, 0, 0)):
+        time.sleep(0.01)
+    assert peak.flops == 3 * gpts.PRODUCTS_BETWEEN_UPDATES * 2 * 64**3
+    assert watch.items == 3 and 0.03 <= watch.clocked["seconds"] < 0.2
+
+
+@rows_of("gpt_growth")
+def test_growth_changes_one_size_at_a_time(row, tmp_path, monkeypatch):
+    monkeypatch.setattr(gpts.MatrixPeak.__init__, "__defaults__", (256,))
+    seen = []
+    monkeypatch.setattr(gpts, "gpt", lambda work, *args: seen.append(work) or make_gpt(work, *args))
+    measured = row.measure(TINY, tmp_path)
+    assert measured["items"] == 2 * 3 * 24  # as many tokens at every length
+    size = int(row.name.partition(" ")[0].rstrip(","))
+    changed = {
+        "length": {"context": size, "gpt_batch_size": 72 // size, "prompt_tokens": 1, "new_tokens": 1},
+        "width": {"gpt_hidden_size": size, "gpt_heads": size // 8},
+        "vocabulary": {"gpt_vocab_size": size},
+    }
+    assert seen[0] == replace(TINY, **changed[row.group])
+
+
+@rows_of("training_profile")
+def test_the_shares_of_a_profile_make_up_the_time(row, prepared):
+    folder, work = prepared
+    measured = row.measure(work, folder)
+    shares = {name: measured[name] for name in profiles.SHARES}
+    assert sum(shares.values()) == pytest.approx(100)
+    assert shares["products_percent"] > 0 and shares["optimizer_percent"] > 0 and shares["copies_percent"] > 0
+    assert (shares["recurrent_percent"] > 0) == (row.name == "LSTM of 2014")
+
+
 @rows_of("gpt_generation")
 def test_language_models_count_the_tokens_they_generate(row, tmp_path):
+    prepare(row, TINY, tmp_path)
     assert row.measure(TINY, tmp_path)["items"] == 6 * int(row.group.removeprefix("batch "))
 
 
@@ -281,7 +351,7 @@ def scripted(monkeypatch):
     rates = {"ours": [100.0, 300.0, 200.0], "peer": [50.0, 60.0, 50.0], "broken": [10.0]}
     asked = []
 
-    def run_one(contender, work, folder, threads):
+    def run_one(contender, work, folder, threads, step="measure"):
         asked.append((contender.name, threads))
         turn = sum(name == contender.name for name, _ in asked) - 1
         if turn == len(rates[contender.name]):
@@ -292,7 +362,7 @@ def scripted(monkeypatch):
     rows = [Contender("gpt_training", "all", name, None) for name in rates]
     rows.append(Contender("gpt_training", "all", "absent", None, "no_such_package"))
     monkeypatch.setattr(comparison, "run_one", run_one)
-    monkeypatch.setattr(comparison, "table", lambda: rows)
+    monkeypatch.setattr(comparison, "table", lambda work: rows)
     return asked
 
 
@@ -338,6 +408,9 @@ def test_a_measurement_in_its_own_process(tmp_path):
         (["--sections", "gpt"], "sections names gpt; there are translation_training"),
         (["--rounds", "0"], "rounds is 0; it must be at least 1"),
         (["--updates", "0"], "updates is 0; it must be at least 1"),
+        (["--growth_lengths", "64", "1"], "growth_lengths has 1"),
+        (["--growth_widths", "100"], "growth_widths has 100, which is no multiple of the width"),
+        (["--output_tokens", "0"], "output_tokens is 0; it must be at least 1"),
         (["--new_tokens", "600"], "exceed the context of 512"),
         (["--nanogpt_dir", "nowhere"], "nanogpt_dir is nowhere, which holds no model.py"),
         (["--contenders", "fairseq"], "fairseq.*matches no row.*MarianMTModel"),

@@ -5,7 +5,7 @@ import itertools
 import pytest
 import torch
 
-from seq2seq_scratch.beam_search import length_normalization, top_k_by_blocks
+from seq2seq_scratch.beam_search import SCORES_PER_CHUNK, best_continuations, length_normalization, top_k_by_blocks
 from seq2seq_scratch.configuration_transformer import TransformerConfig
 from seq2seq_scratch.modeling_transformer import TransformerForConditionalGeneration
 
@@ -185,6 +185,17 @@ def test_the_best_of_blocks_are_the_best(width):
     best, places = top_k_by_blocks(scores, 6)
     expected = scores.topk(6)
     assert torch.equal(best, expected.values) and torch.equal(places, expected.indices)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_continuations_of_a_few_sentences_at_a_time_are_those_of_all(dtype):
+    torch.manual_seed(0)
+    logits = torch.randn(7, 3, SCORES_PER_CHUNK // 8).to(dtype)  # two sentences are a chunk
+    scores = torch.tensor([-0.5, -torch.inf, -3.0]).repeat(7, 1)
+    best, places = best_continuations(logits, scores, 6)
+    expected = (torch.log_softmax(logits.float(), dim=-1) + scores[:, :, None]).flatten(1)
+    torch.testing.assert_close(best, expected.topk(6).values)
+    torch.testing.assert_close(expected.gather(1, places), best)
 
 
 def test_the_penalty_is_one_for_the_end_alone_and_grows_with_length():

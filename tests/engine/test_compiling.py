@@ -1,0 +1,125 @@
+"""`torch_compile`: the losses of an eager run, code for all lengths at once, exact resume, names as without it."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch._dynamo.utils import counters
+
+from papers_to_gpt.engine import compiling
+from papers_to_gpt.engine.batching import LengthBucketBatches
+from papers_to_gpt.engine.compiling import CACHE_VARIABLE
+from papers_to_gpt.engine.launching import make_accelerator
+from papers_to_gpt.engine.reporting import LOG_FILE
+from papers_to_gpt.engine.training import TrainingLoop
+from papers_to_gpt.settings.training import OptimizationSettings, TrainingSettings
+from seq2seq_scratch import TransformerConfig, TransformerForConditionalGeneration
+
+LENGTHS = np.random.default_rng(0).integers(2, 20, size=(60, 2))
+
+
+def pad(rows, value):
+    return torch.nn.utils.rnn.pad_sequence(list(map(torch.tensor, rows)), batch_first=True, padding_value=value)
+
+
+def collate(examples):
+    inputs = pad([example["input_ids"] for example in examples], 1)
+    labels = pad([example["labels"] for example in examples], -100)
+    return {"input_ids": inputs, "attention_mask": (inputs != 1).long(), "labels": labels}
+
+
+@pytest.fixture
+def train(tmp_path, monkeypatch):
+    """Returns a function that trains a tiny model on batches of many lengths, and returns what a run left."""
+    monkeypatch.setenv(CACHE_VARIABLE, str(tmp_path / "compiled"))
+    generator = np.random.default_rng(1)
+    examples = [
+        {"input_ids": generator.integers(4, 20, size=source), "labels": generator.integers(4, 20, size=target)}
+        for source, target in LENGTHS
+    ]
+
+    def run(folder, **options):
+        torch.manual_seed(0)
+        sizes = {"vocab_size": 20, "d_model": 16, "encoder_ffn_dim": 24, "decoder_ffn_dim": 24, "dropout": 0.0}
+        layers = dict.fromkeys(("encoder_layers", "decoder_layers"), 1)
+        heads = dict.fromkeys(("encoder_attention_heads", "decoder_attention_heads"), 2)
+        model = TransformerForConditionalGeneration(TransformerConfig(**sizes, **layers, **heads))
+        settings = TrainingSettings(
+            output_dir=str(tmp_path / folder),
+            max_steps=12,
+            eval_steps=4,
+            bf16=False,
+            use_cpu=True,
+            logging_steps=1,
+            save_total_limit=0,
+            **options,
+        )
+        (tmp_path / folder).mkdir(exist_ok=True)
+        torch.compiler.reset()
+        counters.clear()
+        shapes, graphs = set(), []
+
+        def collate_and_count(rows):
+            batch = collate(rows)
+            graphs.append(counters["stats"]["unique_graphs"])
+            shapes.add((*batch["input_ids"].shape, batch["labels"].shape[1]))
+            return batch
+
+        TrainingLoop(
+            make_accelerator(settings),
+            model,
+            LengthBucketBatches(examples, LENGTHS, collate_and_count, max_tokens_per_batch=80, seed=3),
+            settings,
+            OptimizationSettings(learning_rate=0.01, lr_scheduler_type="constant"),
+            evaluate=lambda model: {"loss": -float(next(model.parameters()).abs().sum())},
+            save_model=model.save_pretrained,
+        ).train()
+        log = map(json.loads, (tmp_path / folder / LOG_FILE).read_text().splitlines())
+        losses = [row["loss"] for row in log if row["kind"] == "train"]
+        weights = load_file(tmp_path / folder / "model.safetensors")
+        return losses, weights, graphs, shapes
+
+    return run
+
+
+@pytest.fixture
+def captured(monkeypatch):
+    """Runs the captured graphs without generating code, which takes minutes. That is PyTorch's own part."""
+    monkeypatch.setattr(compiling, "BACKEND", "aot_eager")
+
+
+def check_losses_and_names(train):
+    eager, expected, _, _ = train("eager", torch_compile=False)
+    compiled, weights, graphs, shapes = train("compiled", torch_compile=True)
+    assert compiled == pytest.approx(eager, rel=1e-4) and len(compiled) == 12
+    assert weights.keys() == expected.keys()
+    return compiled, weights, graphs, shapes
+
+
+def test_a_compiled_run_equals_an_eager_one_has_one_code_for_all_lengths_and_resumes(train, captured, tmp_path):
+    compiled, weights, graphs, shapes = check_losses_and_names(train)
+    # The number of graphs when each batch was read: there are none at first, and the first few batches make them all.
+    assert len(shapes) > 8 and graphs[0] == 0 < graphs[1] and graphs[4] == graphs[-1] <= 8, graphs
+    shutil.copytree(tmp_path / "compiled", tmp_path / "resumed")
+    shutil.rmtree(tmp_path / "resumed" / "checkpoint-12")
+    losses, resumed, _, _ = train("resumed", torch_compile=True, resume_from_checkpoint="last")
+    assert losses == compiled
+    assert all(torch.equal(resumed[name], weights[name]) for name in weights)
+
+
+@pytest.mark.long
+def test_the_code_of_a_run_is_kept_for_the_next_one(train, tmp_path):
+    check_losses_and_names(train)
+    assert any((tmp_path / "compiled").iterdir())
+    counters.clear()
+    train("again", torch_compile=True)
+    assert counters["inductor"]["fxgraph_cache_hit"] + counters["aot_autograd"]["autograd_cache_hit"] > 0
+
+
+def test_a_machine_without_a_compiler_is_named(train, monkeypatch):
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    with pytest.raises(ValueError, match="torch_compile needs a C\\+\\+ compiler, and no-such-compiler is not on"):
+        train("refused", torch_compile=True)
