@@ -29,12 +29,10 @@ import torch
 from transformers import GenerationConfig, GenerationMixin, generation
 from transformers.generation import GenerateBeamEncoderDecoderOutput
 
+from .beam_continuations import best_continuations, top_k_by_blocks
 from .library_arguments import CACHE_NAME, name_cache_for_library, name_cache_for_peft
 from .library_version import check_generation
 from .plain_forms import plain_forms_are_on
-
-# Log-probabilities that a search on CPU computes at a time: 1 MB in fp32.
-SCORES_PER_CHUNK = 2**18
 
 # Fills the positions after an unfinished hypothesis during the search; no token has this id.
 UNWRITTEN = -1
@@ -79,54 +77,6 @@ def length_normalization(length: int, length_penalty: float) -> float:
         The divisor of log P(Y|X).
     """
     return ((5 + length) / 6) ** length_penalty
-
-
-def top_k_by_blocks(scores: torch.Tensor, k: int, block: int = 64) -> tuple[torch.Tensor, torch.Tensor]:
-    """Computes `torch.topk(scores, k)` faster for long rows.
-
-    The k best scores are in the k blocks with the highest maxima, and one vectorised pass finds the maxima.
-
-    Args:
-        scores: (B, N).
-        k: number of scores to find.
-        block: number of scores in a block.
-
-    Returns:
-        The best scores of each row, (B, k), the best first, and their indices in the row, (B, k).
-    """
-    if scores.shape[1] % block or scores.shape[1] < k * block:
-        return torch.topk(scores, k)
-    blocks = scores.unflatten(1, (-1, block))  # (B, N / block, block)
-    chosen = blocks.amax(dim=2).topk(k, sorted=False).indices  # (B, k)
-    candidates = blocks.gather(1, chosen[:, :, None].expand(-1, -1, block)).flatten(1)  # (B, k * block)
-    best, places = candidates.topk(k)
-    return best, chosen.gather(1, places // block) * block + places % block
-
-
-def best_continuations(
-    logits: torch.Tensor, running_scores: torch.Tensor, candidates: int
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Finds the tokens that continue the hypotheses of each sentence best, for a few sentences at a time.
-
-    The log-probabilities of all sentences would be the largest tensors of a search, and each pass over them would read
-    them from memory. Those of a few sentences stay in a CPU's cache.
-
-    Args:
-        logits: (B, n, V), of the n hypotheses of each sentence.
-        running_scores: (B, n), the log-probabilities of the hypotheses.
-        candidates: number of continuations to find.
-
-    Returns:
-        The log-probabilities of the best continued hypotheses, (B, candidates), the best first, and their places among
-        the n * V continuations, (B, candidates).
-    """
-    sentences = max(1, SCORES_PER_CHUNK // logits[0].numel()) if logits.device.type == "cpu" else len(logits)
-    best = [
-        top_k_by_blocks((torch.log_softmax(some.float(), dim=-1).add_(scores[:, :, None])).flatten(1), candidates)
-        for some, scores in zip(logits.split(sentences), running_scores.split(sentences), strict=True)
-    ]
-    totals, places = (torch.cat(parts) for parts in zip(*best, strict=True))
-    return totals, places
 
 
 def take(hypotheses: torch.Tensor, indices: torch.Tensor) -> torch.Tensor:

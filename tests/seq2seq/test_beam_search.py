@@ -5,7 +5,8 @@ import itertools
 import pytest
 import torch
 
-from seq2seq_scratch.beam_search import SCORES_PER_CHUNK, best_continuations, length_normalization, top_k_by_blocks
+from seq2seq_scratch.beam_continuations import SCORES_PER_CHUNK, best_continuations, top_k_by_blocks
+from seq2seq_scratch.beam_search import length_normalization
 from seq2seq_scratch.configuration_transformer import TransformerConfig
 from seq2seq_scratch.modeling_transformer import TransformerForConditionalGeneration
 
