@@ -3,7 +3,6 @@
 from pathlib import Path
 from typing import Any
 
-import torch
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from papers_to_gpt.engine.model_folder import ENGINES, check_export, is_export, read_export
@@ -14,7 +13,6 @@ from papers_to_gpt.exporting.exported_folder import check_tokenizer, refuse_sett
 from papers_to_gpt.exporting.onnx_models import OnnxGPT1, OnnxTranslator
 from papers_to_gpt.settings.decoding import ModelsSettings
 from seq2seq_scratch.tokenization import load_tokenizers
-from seq2seq_scratch.translation import translate
 
 Exported = ExportedTranslator | OnnxTranslator | ExportedGenerator | OnnxGPT1
 
@@ -73,25 +71,3 @@ def open_export(folder: Path) -> tuple[Exported, PreTrainedTokenizerBase]:
     else:
         model = (OnnxTranslator if record["kind"] == "translator" else OnnxGPT1)(folder).eval()
     return model, AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
-
-
-def continue_with_export(
-    model: Exported, tokenizer: PreTrainedTokenizerBase, texts: list[str], max_new_tokens: int
-) -> list[str]:
-    """Returns translations of texts by greedy search, or ids of their continuations, a line each."""
-    if isinstance(model, OnnxTranslator):
-        found = translate(model, *load_tokenizers(model.folder), texts, num_beams=1, max_new_tokens=max_new_tokens)
-        return [best.text for best, *_ in found]
-    if isinstance(model, ExportedTranslator):
-        return [best.text for best, *_ in model.translate(texts, num_beams=1, max_new_tokens=max_new_tokens)]
-    lines = []
-    for text in texts:
-        ids = tokenizer(text).input_ids[: max(1, model.positions - max_new_tokens)]
-        if isinstance(model, OnnxGPT1):
-            prompt = torch.tensor([ids])
-            options = {"attention_mask": torch.ones_like(prompt), "do_sample": False, "num_beams": 1}
-            rows = model.generate(prompt, max_new_tokens=max_new_tokens, **options).tolist()
-        else:
-            rows = model.generate(ids, max_new_tokens)
-        lines.append(" ".join(map(str, rows[0])))
-    return lines

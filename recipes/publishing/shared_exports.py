@@ -12,14 +12,16 @@ from huggingface_hub.utils import disable_progress_bars
 from papers_to_gpt.engine.model_folder import ENGINES, read_export
 from papers_to_gpt.engine.reporting import CARD_FILE
 from papers_to_gpt.exporting.cards import export_card
-from papers_to_gpt.exporting.exported_folder import check_installed, check_tokenizer
-from papers_to_gpt.exporting.loading import continue_with_export, open_export
+from papers_to_gpt.exporting.ctranslate2_translator import ExportedTranslator
+from papers_to_gpt.exporting.exported_folder import check_tokenizer
+from papers_to_gpt.exporting.loading import open_export
+from papers_to_gpt.exporting.onnx_models import OnnxGPT1, OnnxTranslator
 from papers_to_gpt.exporting.verification import random_texts
 from papers_to_gpt.publishing.hub import HubRepository, explain_hub_errors
+from seq2seq_scratch.tokenization import load_tokenizers
+from seq2seq_scratch.translation import translate
 
-# The packages of each engine that run an export; those that only write it are not needed.
-NEEDED = {"ctranslate2": ("ctranslate2",), "onnx": ("onnx", "onnxruntime")}
-
+# Sample texts, and new tokens of each.
 TEXTS, NEW_TOKENS = 4, 10
 
 
@@ -45,7 +47,6 @@ def check_export_folder(folder: Path) -> CheckedExport:
         ValueError: if a file or the engine is missing, or the export does not run; the message says what to do.
     """
     record = read_export(folder)
-    check_installed(record["engine"], *NEEDED[record["engine"]])
     check_tokenizer(folder)
     if not (folder / "generation_config.json").is_file():
         raise ValueError(f"{folder} has no generation_config.json. Export the model again.")
@@ -58,7 +59,21 @@ def check_export_folder(folder: Path) -> CheckedExport:
 def outputs_of(folder: Path) -> list[str]:
     """Returns what an export makes of sample texts by greedy search: translations, or token ids of continuations."""
     model, tokenizer = open_export(folder)
-    return continue_with_export(model, tokenizer, random_texts(tokenizer, TEXTS), NEW_TOKENS)
+    texts, limit = random_texts(tokenizer, TEXTS), {"num_beams": 1, "max_new_tokens": NEW_TOKENS}
+    if isinstance(model, OnnxTranslator):
+        return [best.text for best, *_ in translate(model, *load_tokenizers(folder), texts, **limit)]
+    if isinstance(model, ExportedTranslator):
+        return [best.text for best, *_ in model.translate(texts, **limit)]
+    outputs = []
+    for text in texts:
+        ids = tokenizer(text).input_ids[: max(1, model.positions - NEW_TOKENS)]
+        if isinstance(model, OnnxGPT1):
+            prompt = torch.tensor([ids])
+            rows = model.generate(prompt, attention_mask=torch.ones_like(prompt), do_sample=False, **limit).tolist()
+        else:
+            rows = model.generate(ids, NEW_TOKENS)
+        outputs.append(" ".join(map(str, rows[0])))
+    return outputs
 
 
 def share_export(repository: HubRepository, checked: CheckedExport) -> None:
