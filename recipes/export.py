@@ -1,6 +1,7 @@
-"""Exports a trained model to a folder that another engine runs: CTranslate2, or transformers' `openai-gpt`.
+"""Exports a trained model to a folder that another engine runs: CTranslate2, onnxruntime, or `openai-gpt`.
 
 python recipes/export.py runs/numbers_transformer --format ctranslate2 --output_dir runs/exported --quantization int8
+python recipes/export.py runs/numbers_bahdanau --format onnx --output_dir runs/numbers_onnx
 python recipes/export.py runs/stories_gpt1_mini --format openai-gpt --output_dir runs/served
 """
 

@@ -125,8 +125,8 @@ FORBIDDEN = {
     "recipes/settings": {*PACKAGES, *HEAVY, *rooms_above("settings")},
     "recipes/engine": {*PACKAGES, *rooms_above("settings", "engine")},
     "recipes/plots": {*PACKAGES, "torch", "transformers", *rooms_above("settings", "plots")},
-    "recipes/publishing": rooms_above("settings", "engine", "plots", "publishing"),
     "recipes/exporting": rooms_above("settings", "engine", "exporting"),
+    "recipes/publishing": rooms_above("settings", "engine", "exporting", "plots", "publishing"),
     "recipes/translation": rooms_above("settings", "engine", "exporting", "plots", "publishing", "translation"),
     "recipes/gpt1": rooms_above("settings", "engine", "exporting", "plots", "publishing", "gpt1"),
     "recipes/visualization": {

@@ -13,8 +13,11 @@ from papers_to_gpt.settings.commands import command
 # Where a checkpoint of a sharded run has its weights (see `checkpointing.py`), which only a run reads.
 WEIGHT_SHARES = "training_state/weights"
 
-# What `export.py` writes of an export for CTranslate2: the engine, the kind and name of the model, its numbers.
+# What `export.py` writes of an export: the engine, the kind and name of the model, its numbers.
 EXPORT_FILE = "export.json"
+
+# The engines of such exports, by the format that makes them.
+ENGINES = {"ctranslate2": "CTranslate2", "onnx": "onnxruntime"}
 
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 
@@ -90,19 +93,47 @@ def check_kind(config: dict[str, Any], name: str, kinds: tuple[Kind, ...]) -> No
 
 
 def is_export(name: str) -> bool:
-    """Returns True if a folder holds an export for CTranslate2, which only some scripts run."""
+    """Returns True if a folder holds an export for another engine, which only some scripts run."""
     return Path(name, EXPORT_FILE).is_file()
+
+
+def read_export(folder: Path) -> dict[str, Any]:
+    """Returns what `export.py` wrote of an export.
+
+    Raises:
+        ValueError: it is not what `export.py` writes.
+    """
+    record = read_json(folder / EXPORT_FILE)
+    if record.get("engine") not in ENGINES or record.get("kind") not in ("translator", "language_model"):
+        raise ValueError(f"{folder / EXPORT_FILE} is not what export.py writes. Export the model again.")
+    return record
+
+
+def check_export(folder: Path, kind: str) -> dict[str, Any]:
+    """Returns what `export.py` wrote of an export.
+
+    Args:
+        folder: holds the export.
+        kind: "translator" or "language_model", which the script runs.
+
+    Raises:
+        ValueError: the export is of another kind, so that another script runs it.
+    """
+    record = read_export(folder)
+    if record["kind"] != kind:
+        refuse_export(str(folder))
+    return record
 
 
 def refuse_export(name: str) -> None:
     """Raises ValueError if a folder holds an export, which has no weights that PyTorch loads."""
     if is_export(name):
-        export = read_json(Path(name, EXPORT_FILE))
+        export = read_export(Path(name))
         scripts = ("translate", "score_translation") if export["kind"] == "translator" else ("generate_text",)
         commands = " and ".join(command(script) for script in scripts)
         raise ValueError(
-            f"{name} is an export of {export['source']} for CTranslate2, which this script cannot run; it runs in "
-            f"{commands}. Name the model that was exported."
+            f"{name} is an export of {export['source']} for {ENGINES[export['engine']]}, which this script cannot "
+            f"run; it runs in {commands}. Name the model that was exported."
         )
 
 

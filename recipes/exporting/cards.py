@@ -4,9 +4,12 @@ import json
 from pathlib import Path
 from typing import Any
 
+from papers_to_gpt.engine.model_folder import ENGINES
 from papers_to_gpt.settings.commands import command
 
-TRANSLATOR_CODE = """\
+# By engine and kind of model. They need neither this project's code nor PyTorch.
+CODE = {
+    ("ctranslate2", "translator"): """\
 import ctranslate2
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
@@ -18,9 +21,8 @@ tokens = source_tokenizer.convert_ids_to_tokens(source_tokenizer("A sentence.").
 result = translator.translate_batch([tokens], beam_size={beams}, max_input_length=0, min_decoding_length=0)[0]
 ids = target_tokenizer.convert_tokens_to_ids(result.hypotheses[0])
 print(target_tokenizer.decode(ids, skip_special_tokens=True))
-"""
-
-GENERATOR_CODE = """\
+""",
+    ("ctranslate2", "language_model"): """\
 import ctranslate2
 from transformers import AutoTokenizer
 
@@ -30,49 +32,135 @@ generator = ctranslate2.Generator(folder)
 tokens = tokenizer.convert_ids_to_tokens(tokenizer("Once upon a time").input_ids)
 result = generator.generate_batch([tokens], max_length=40, sampling_topk=10)[0]
 print(tokenizer.decode(result.sequences_ids[0], skip_special_tokens=True))
-"""
+""",
+    ("onnx", "translator"): """\
+import numpy as np
+import onnxruntime
+from transformers import AutoTokenizer, GenerationConfig, PreTrainedTokenizerFast
+
+folder = {folder}
+source_tokenizer = AutoTokenizer.from_pretrained(folder)
+target_tokenizer = {target}
+encoder, decoder = (onnxruntime.InferenceSession(f"{{folder}}/{{name}}.onnx") for name in ("encoder", "decoder"))
+source = source_tokenizer("A sentence.", return_tensors="np")
+arrays = encoder.run(None, {{name: source[name] for name in ("input_ids", "attention_mask")}})
+state = {{each.name: array for each, array in zip(encoder.get_outputs(), arrays)}}
+for each in decoder.get_inputs()[1:]:  # what the encoder does not give holds no tokens at first
+    state.setdefault(each.name, np.zeros([1, *(0 if isinstance(size, str) else size for size in each.shape[1:])], "f"))
+tokens = [GenerationConfig.from_pretrained(folder).decoder_start_token_id]
+while len(tokens) < {limit} and (len(tokens) == 1 or tokens[-1] != target_tokenizer.eos_token_id):
+    state["input_ids"] = np.array([tokens[-1:]])
+    logits, *arrays = decoder.run(None, {{each.name: state[each.name] for each in decoder.get_inputs()}})
+    state |= {{each.name.replace("present", "past"): array for each, array in zip(decoder.get_outputs()[1:], arrays)}}
+    tokens.append(int(logits[0, -1].argmax()))
+print(target_tokenizer.decode(tokens, skip_special_tokens=True))
+""",
+    ("onnx", "language_model"): """\
+import numpy as np
+import onnxruntime
+from transformers import AutoTokenizer
+
+folder = {folder}
+tokenizer = AutoTokenizer.from_pretrained(folder)
+model = onnxruntime.InferenceSession(f"{{folder}}/model.onnx")
+tokens = new = tokenizer("Once upon a time").input_ids
+state = {{}}
+for each in model.get_inputs()[2:]:  # nothing was read before
+    state[each.name] = np.zeros([1, *(0 if isinstance(size, str) else size for size in each.shape[1:])], np.float32)
+while len(tokens) < {limit}:
+    inputs = {{"input_ids": np.array([new]), "attention_mask": np.ones((1, len(tokens)), np.int64), **state}}
+    logits, *arrays = model.run(None, inputs)
+    state = dict(zip(state, arrays))
+    new = [int(logits[0, -1].argmax())]
+    tokens = tokens + new
+print(tokenizer.decode(tokens, skip_special_tokens=True))
+""",
+}
+
+PACKAGES = {"ctranslate2": "ctranslate2 transformers", "onnx": "onnxruntime transformers"}
 
 
-def write_export_card(folder: Path, final: str, record: dict[str, Any], found: str) -> None:
-    """Writes README.md into an export.
+def export_card(folder: Path, record: dict[str, Any], name: str, on_hub: bool = False) -> str:
+    """Returns the README.md of an export.
 
     Args:
-        folder: where the export is written.
-        final: the name that the folder gets, for the commands.
+        folder: holds the export.
         record: the content of its `export.json`.
-        found: what the comparison with the model found.
+        name: what the lines of the card call it: the name that the folder gets, or its id on the Hub.
+        on_hub: True for an id.
     """
+    local = name.rpartition("/")[2] if on_hub else name
+    target = "source_tokenizer"
+    if (folder / "target_tokenizer").is_dir():
+        target = 'PreTrainedTokenizerFast.from_pretrained(folder, subfolder="target_tokenizer")'
+    engine, positions = record["engine"], record["positions"]
+    defaults = json.loads((folder / "generation_config.json").read_text(encoding="utf-8"))
+    code = CODE[engine, record["kind"]].format(
+        folder=f"snapshot_download({name!r})" if on_hub else repr(name),
+        target=target,
+        beams=defaults.get("num_beams") or 1,
+        limit=min(50, positions or 50),
+    )
+    if target == "source_tokenizer":
+        code = code.replace(", PreTrainedTokenizerFast", "")
+    if on_hub:
+        code = code.replace(
+            "from transformers import", "from huggingface_hub import snapshot_download\nfrom transformers import"
+        )
     if record["kind"] == "translator":
-        defaults = json.loads((folder / "generation_config.json").read_text(encoding="utf-8"))
-        target = "source_tokenizer"
-        if (folder / "target_tokenizer").is_dir():
-            target = 'PreTrainedTokenizerFast.from_pretrained(folder, subfolder="target_tokenizer")'
-        code = TRANSLATOR_CODE.format(folder=repr(final), target=target, beams=defaults.get("num_beams") or 1)
-        if target == "source_tokenizer":
-            code = code.replace(", PreTrainedTokenizerFast", "")
-        shell = f"echo 'A sentence.' | {command('translate', '--model_name_or_path', final)}"
+        shell = f"echo 'A sentence.' | {command('translate', '--model_name_or_path', local)}"
     else:
-        code = GENERATOR_CODE.format(folder=repr(final))
-        shell = command("generate_text", "--model_name_or_path", final, "--prompt", "Once upon a time")
-    text = f"""\
+        shell = command("generate_text", "--model_name_or_path", local, "--prompt", "Once upon a time")
+    if on_hub:
+        shell = f"hf download {name} --local-dir {local}\n{shell}"
+    return f"""\
 ---
-library_name: ctranslate2
+library_name: {engine}
 ---
 
-# {Path(final).resolve().name}
+# {Path(local).resolve().name}
 
-An export of `{record["source"]}` ({record["model_type"]}) for CTranslate2, in {record["quantization"]}, with
-{record["positions"]} positions.
+An export of `{record["source"]}` ({record["model_type"]}) for {ENGINES[engine]}, in {record["quantization"]},
+{"for texts of any length" if positions is None else f"with {positions} positions"}.
 
-{found}
+{record["compared"]}
 
 ```bash
 {shell}
 ```
 
-Without this project's code (`pip install ctranslate2 transformers`):
+Without this project's code (`pip install {PACKAGES[engine]}`):
 
 ```python
 {code}```
 """
-    (folder / "README.md").write_text(text, encoding="utf-8")
+
+
+def openai_gpt_card(name: str, found: str = "", on_hub: bool = False) -> str:
+    """Returns the README.md of a GPT-1 in the form of `openai-gpt`.
+
+    Args:
+        name: what the lines of the card call it, as in `export_card`.
+        found: what the comparison with the model found.
+        on_hub: True for an id on the Hub.
+    """
+    title = name.rpartition("/")[2] if on_hub else Path(name).resolve().name
+    return f"""\
+---
+library_name: transformers
+pipeline_tag: text-generation
+---
+
+# {title}
+
+A GPT-1 in the form of transformers' own `openai-gpt`, which loads without further code.
+
+{found}
+
+```python
+from transformers import pipeline
+
+generator = pipeline("text-generation", model={name!r})
+print(generator("Once upon a time", max_new_tokens=40)[0]["generated_text"])
+```
+"""

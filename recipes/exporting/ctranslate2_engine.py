@@ -1,25 +1,14 @@
 """Loads models of CTranslate2, and says what it needs on this machine."""
 
-import hashlib
-import importlib.util
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from papers_to_gpt.engine.model_folder import EXPORT_FILE, read_json
+from papers_to_gpt.exporting.exported_folder import check_installed
 
 WEIGHTS = "model.bin"
-
-
-def check_installed() -> None:
-    """Raises ValueError if CTranslate2 is not installed."""
-    if importlib.util.find_spec("ctranslate2") is None:
-        raise ValueError(
-            "The format ctranslate2 needs the package ctranslate2: pip install ctranslate2 (or the extra "
-            "`ctranslate2` of papers-to-gpt)."
-        )
 
 
 def device_name() -> str:
@@ -54,7 +43,7 @@ def load_engine(kind: str, folder: Path) -> Any:
     Raises:
         ValueError: the package is missing, or the weights are not there or cannot be read.
     """
-    check_installed()
+    check_installed("ctranslate2")
     import ctranslate2
 
     if not (folder / WEIGHTS).is_file():
@@ -64,26 +53,6 @@ def load_engine(kind: str, folder: Path) -> Any:
         return getattr(ctranslate2, kind)(str(folder), device=device_name(), intra_threads=torch.get_num_threads())
     except (RuntimeError, ValueError) as error:
         raise ValueError(f"CTranslate2 cannot load {folder}: {error}. Export the model again.") from error
-
-
-def fingerprint_export(folder: Path) -> dict[str, str]:
-    """Returns a hash of each file of an export that decides its output."""
-    names = sorted(path for path in folder.rglob("*") if path.suffix in (".bin", ".json"))
-    return {
-        f"{path.relative_to(folder)} of the model": hashlib.blake2b(path.read_bytes(), digest_size=8).hexdigest()
-        for path in names
-    }
-
-
-def refuse_settings(settings: Any, names: Sequence[str], folder: Path) -> None:
-    """Raises ValueError if one of the settings is set that CTranslate2 has no counterpart for."""
-    given = [name for name in names if getattr(settings, name, None)]
-    if given:
-        raise ValueError(
-            f"{folder} is an export for CTranslate2, which does not have {' and '.join(given)}. Leave "
-            f"{'them' if given[1:] else 'it'} out, or name the model that was exported: "
-            f"{read_json(folder / EXPORT_FILE)['source']}."
-        )
 
 
 def sampling_options(settings: Any, vocabulary: int) -> dict[str, Any]:

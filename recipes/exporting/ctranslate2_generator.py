@@ -7,11 +7,8 @@ from typing import Any
 from transformers import AutoTokenizer, GenerationConfig
 
 from papers_to_gpt.engine.model_folder import EXPORT_FILE, read_json
-from papers_to_gpt.exporting.ctranslate2_engine import load_engine, refuse_settings
-
-# Settings of the script that continues text, which need our own model.
-REFUSED = ("bf16", "revision", "trust_remote_code")
-
+from papers_to_gpt.exporting.ctranslate2_engine import load_engine
+from papers_to_gpt.exporting.exported_folder import check_tokenizer
 
 # Stands for the end token of a model that has none, because an empty list would mean the default. No token has it.
 NO_TOKEN = 2**31 - 1
@@ -29,8 +26,7 @@ class ExportedGenerator:
 
     def __init__(self, folder: str | Path):
         self.folder = Path(folder)
-        if not (self.folder / "tokenizer.json").is_file():
-            raise ValueError(f"The folder {folder} has no tokenizer: tokenizer.json is not there. Export it again.")
+        check_tokenizer(self.folder)
         self.tokenizer = AutoTokenizer.from_pretrained(self.folder)
         self.positions = read_json(self.folder / EXPORT_FILE)["positions"]
         self.engine = load_engine("Generator", self.folder)
@@ -73,19 +69,3 @@ class ExportedGenerator:
         """Returns the log-probability of each token of a text after the first one."""
         (scored,) = self.engine.score_batch([self.tokenizer.convert_ids_to_tokens(list(ids))])
         return list(scored.log_probs)
-
-
-def load_exported_generator(settings: Any) -> ExportedGenerator:
-    """Loads the export that the settings name, and sets the seed of sampling.
-
-    Raises:
-        ValueError: a setting is set that CTranslate2 does not have.
-    """
-    folder = Path(settings.model_name_or_path)
-    refuse_settings(settings, REFUSED, folder)
-    generator = ExportedGenerator(folder)
-    if settings.seed is not None:
-        import ctranslate2
-
-        ctranslate2.set_random_seed(settings.seed % 2**32)
-    return generator

@@ -8,13 +8,9 @@ from typing import Any
 from transformers import GenerationConfig, PreTrainedTokenizerBase
 
 from papers_to_gpt.engine.model_folder import EXPORT_FILE, read_json
-from papers_to_gpt.exporting.ctranslate2_engine import (
-    fingerprint_export,
-    load_engine,
-    refuse_settings,
-    sampling_options,
-)
-from papers_to_gpt.settings.decoding import ModelsSettings, SearchSettings
+from papers_to_gpt.exporting.ctranslate2_engine import load_engine, sampling_options
+from papers_to_gpt.exporting.exported_folder import refuse_settings
+from papers_to_gpt.settings.decoding import SearchSettings
 from seq2seq_scratch.beam_search import length_normalization
 from seq2seq_scratch.encoding import encode_sources
 from seq2seq_scratch.tokenization import load_tokenizers
@@ -24,10 +20,7 @@ from seq2seq_scratch.visible_text import has_visible_text
 logger = logging.getLogger(__name__)
 
 # Settings of the scripts that translate, which need our own model.
-REFUSED = (
-    *("with_alignments", "with_prefixes", "forbidden_words", "terminology", "force_decode", "rescore"),
-    *("bf16", "revision", "trust_remote_code"),
-)
+REFUSED = ("with_alignments", "with_prefixes", "forbidden_words", "terminology", "force_decode", "rescore")
 
 # Longer hypotheses, which the normalization favours, finish later. With 1, the search ends before some of them.
 PATIENCE = 2
@@ -57,10 +50,6 @@ class ExportedTranslator:
     @property
     def target_tokenizer(self) -> PreTrainedTokenizerBase:
         return self.tokenizers[1]
-
-    def fingerprint(self) -> dict[str, str]:
-        """Returns what `fingerprint_model` returns of a model of ours: hashes that tell models apart."""
-        return fingerprint_export(self.folder)
 
     def make_translator(self, settings: SearchSettings, **n_best: Any) -> Callable[..., list[list[Hypothesis]]]:
         """Returns a function from sentences to hypotheses, best first; see `translation.decoding.make_translator`."""
@@ -196,23 +185,3 @@ class ExportedTranslator:
     def _text(self, tokens: Sequence[str]) -> str:
         ids = self.target_tokenizer.convert_tokens_to_ids(list(tokens))
         return " ".join(self.target_tokenizer.decode(ids, skip_special_tokens=True).split())
-
-
-def load_exported_translator(
-    settings: ModelsSettings,
-) -> tuple[ExportedTranslator, PreTrainedTokenizerBase, PreTrainedTokenizerBase]:
-    """Loads the export that the settings name, and its tokenizers.
-
-    Raises:
-        ValueError: several models are named, which only our own models can be in an ensemble, or a setting is set
-            that CTranslate2 does not have.
-    """
-    names = settings.model_name_or_path
-    if len(names) > 1:
-        raise ValueError(
-            f"model_name_or_path names {len(names)} models, and one is an export for CTranslate2, which has no "
-            "ensembles. Name the models that were exported, or one export."
-        )
-    refuse_settings(settings, REFUSED, Path(names[0]))
-    model = ExportedTranslator(names[0])
-    return model, *model.tokenizers

@@ -20,9 +20,11 @@ from papers_to_gpt.engine.model_folder import (
     check_folder,
     check_vocabulary,
 )
-from papers_to_gpt.exporting.cards import write_export_card
-from papers_to_gpt.exporting.ctranslate2_engine import check_installed, check_quantization
+from papers_to_gpt.exporting.cards import export_card, openai_gpt_card
+from papers_to_gpt.exporting.ctranslate2_engine import check_quantization
+from papers_to_gpt.exporting.exported_folder import check_installed
 from papers_to_gpt.exporting.formats import formats_of
+from papers_to_gpt.exporting.onnx_verification import compare_onnx_generators, compare_onnx_translators
 from papers_to_gpt.exporting.verification import (
     compare_generators,
     compare_openai_gpt,
@@ -35,6 +37,10 @@ from seq2seq_scratch.tokenization import save_tokenizers
 from seq2seq_scratch.translation import load_translator
 
 AGAIN = "export the model again"
+
+# What compares an export with its model, by the kind of model.
+CTRANSLATE2 = {"translator": compare_translators, "language_model": compare_generators}
+ONNX = {"translator": compare_onnx_translators, "language_model": compare_onnx_generators}
 
 
 def run(settings: ExportSettings) -> None:
@@ -53,12 +59,14 @@ def run(settings: ExportSettings) -> None:
             model, tokenizer = load_gpt1(name)
             rows = tokenizer(samples(settings, tokenizer), verbose=False)["input_ids"]
             found = compare_openai_gpt(model, folder, rows)
+            write_card(folder, openai_gpt_card(settings.output_dir, found))
     else:
-        check_installed()
+        check_installed(settings.format)
         quantization = settings.quantization or "float32"
-        check_quantization(quantization)
+        if settings.format == "ctranslate2":
+            check_quantization(quantization)
         with durable_folder(target, AGAIN) as folder:
-            found = export_to_ctranslate2(settings, config.model_type, quantization, folder)
+            found = export_to_engine(settings, config.model_type, quantization, folder)
     print(f"{found}\nWrote {target}.")
 
 
@@ -97,7 +105,7 @@ def samples(settings: ExportSettings, tokenizer: PreTrainedTokenizerBase) -> lis
     return texts
 
 
-def export_to_ctranslate2(settings: ExportSettings, model_type: str, quantization: str, folder: Path) -> str:
+def export_to_engine(settings: ExportSettings, model_type: str, quantization: str, folder: Path) -> str:
     """Writes an export to an empty folder, and compares it.
 
     Returns:
@@ -106,35 +114,65 @@ def export_to_ctranslate2(settings: ExportSettings, model_type: str, quantizatio
     Raises:
         ValueError: the export computes something else.
     """
-    from papers_to_gpt.exporting import ctranslate2_specs
-
     name = settings.model_name_or_path
     if model_type == "gpt1":
-        model, tokenizer = load_gpt1(name)
-        spec = ctranslate2_specs.gpt1_model_spec(model, tokenizer)
-        tokenizer.save_pretrained(folder)
+        model, *tokenizers = load_gpt1(name)
+        tokenizers[0].save_pretrained(folder)
     else:
-        model, tokenizer, target_tokenizer = load_translator(name)
+        model, *tokenizers = load_translator(name)
         model.float()
-        spec = ctranslate2_specs.transformer_model_spec(model, tokenizer, target_tokenizer)
-        save_tokenizers(folder, tokenizer, target_tokenizer)
+        save_tokenizers(folder, *tokenizers)
+    model.generation_config.save_pretrained(folder)
+    record = {
+        "engine": settings.format,
+        "kind": "language_model" if model_type == "gpt1" else "translator",
+        "model_type": model_type,
+        # Not a path of this machine, because the folder may be shared.
+        "source": Path(name).name if Path(name).is_absolute() else name,
+        "quantization": quantization,
+    }
+    write, comparisons = (write_onnx, ONNX) if settings.format == "onnx" else (write_ctranslate2, CTRANSLATE2)
+    record["positions"] = write(model, tokenizers, quantization, folder)
+    write_record(folder, record)
+    found = comparisons[record["kind"]](model, *tokenizers, folder, samples(settings, tokenizers[0]), quantization)
+    record["compared"] = found
+    write_record(folder, record)
+    write_card(folder, export_card(folder, record, settings.output_dir))
+    return found
+
+
+def write_card(folder: Path, text: str) -> None:
+    """Writes the card of an export."""
+    (folder / "README.md").write_text(text, encoding="utf-8")
+
+
+def write_record(folder: Path, record: dict[str, Any]) -> None:
+    """Writes what the scripts need to know of an export."""
+    (folder / EXPORT_FILE).write_text(json.dumps(record, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def write_onnx(
+    model: PreTrainedModel, tokenizers: list[PreTrainedTokenizerBase], quantization: str, folder: Path
+) -> int | None:
+    """Writes a model as ONNX, and returns its number of positions, None for any."""
+    from papers_to_gpt.exporting.onnx_export import write_graphs
+
+    write_graphs(model, quantization, folder)
+    # Other tables end nowhere.
+    is_learned = getattr(model.config, "position_embedding_type", "learned") == "learned"
+    return getattr(model.config, "max_position_embeddings", None) if is_learned else None
+
+
+def write_ctranslate2(
+    model: PreTrainedModel, tokenizers: list[PreTrainedTokenizerBase], quantization: str, folder: Path
+) -> int:
+    """Writes a model for CTranslate2, and returns its number of positions."""
+    from papers_to_gpt.exporting import ctranslate2_specs
+
+    is_gpt1 = model.config.model_type == "gpt1"
+    make_spec = ctranslate2_specs.gpt1_model_spec if is_gpt1 else ctranslate2_specs.transformer_model_spec
+    spec = make_spec(model, *tokenizers)
     spec.validate()
     spec.optimize(quantization=quantization)
     spec.save(str(folder))
-    model.generation_config.save_pretrained(folder)
-    record = {
-        "engine": "ctranslate2",
-        "kind": "language_model" if model_type == "gpt1" else "translator",
-        "model_type": model_type,
-        "source": name,
-        "quantization": quantization,
-        "positions": ctranslate2_specs.positions_of(model),
-    }
-    (folder / EXPORT_FILE).write_text(json.dumps(record, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    texts = samples(settings, tokenizer)
-    if model_type == "gpt1":
-        found = compare_generators(model, tokenizer, folder, texts, quantization)
-    else:
-        found = compare_translators(model, tokenizer, target_tokenizer, folder, texts, quantization)
-    write_export_card(folder, settings.output_dir, record, found)
-    return found
+    return ctranslate2_specs.positions_of(model)

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+FORMATS = ("ctranslate2", "onnx", "openai-gpt")
 NAMES = {"rnn_seq2seq": "an LSTM", "bahdanau": "the attention model, a recurrent network"}
 HEADS = ("ForSequenceClassification", "ForMultipleChoice", "ForMaskedLM")
 
@@ -12,22 +13,20 @@ def formats_of(config: Any) -> dict[str, str | None]:
     Args:
         config: the configuration of the model.
     """
+    of_gpt1 = {"openai-gpt": "it is a translator, and openai-gpt is GPT-1"}
     if config.model_type in NAMES:
         reason = f"it is {NAMES[config.model_type]}, which this engine does not have"
-        return {"ctranslate2": reason, "openai-gpt": "it is a translator, and openai-gpt is GPT-1"}
+        return {"ctranslate2": reason, "onnx": None} | of_gpt1
     if config.model_type == "transformer_seq2seq":
-        return {
-            "ctranslate2": _refuse_transformer(config),
-            "openai-gpt": "it is a translator, and openai-gpt is GPT-1",
-        }
+        return {"ctranslate2": _refuse_transformer(config), "onnx": None} | of_gpt1
     if config.model_type != "gpt1":
         reason = f"its model_type is {config.model_type}, and only models of this repository are exported"
-        return {"ctranslate2": reason, "openai-gpt": reason}
+        return dict.fromkeys(FORMATS, reason)
     architecture = (config.architectures or [""])[0]
     if architecture.endswith(HEADS) or config.attention == "bidirectional":
         reason = f"it is a {architecture or 'GPT-1 with bidirectional attention'}, which does not continue text"
-        return {"ctranslate2": reason, "openai-gpt": reason}
-    return {"ctranslate2": _refuse_gpt1(config), "openai-gpt": _refuse_openai_gpt(config)}
+        return dict.fromkeys(FORMATS, reason)
+    return {"ctranslate2": _refuse_gpt1(config), "onnx": None, "openai-gpt": _refuse_openai_gpt(config)}
 
 
 # CTranslate2's activation functions by the names of transformers.

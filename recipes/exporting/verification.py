@@ -5,7 +5,8 @@ rounding alone. Then both search; where the texts that they find differ, their s
 may decide a tie either way.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ from transformers import OpenAIGPTLMHeadModel, PreTrainedModel, PreTrainedTokeni
 from papers_to_gpt.exporting.ctranslate2_generator import ExportedGenerator
 from papers_to_gpt.exporting.ctranslate2_translator import ExportedTranslator
 from seq2seq_scratch.encoding import encode_sources
-from seq2seq_scratch.translation import translate
+from seq2seq_scratch.translation import Hypothesis, translate
 
 # Largest difference of a token's log-probability in fp32, and of the score of a whole text.
 TOKEN_TOLERANCE, TEXT_TOLERANCE = 1e-3, 5e-3
@@ -61,23 +62,64 @@ def compare_translators(
         ValueError: the two differ by more than rounding.
     """
     exported = ExportedTranslator(folder)
+    translate_here = partial(translate, model, source_tokenizer, target_tokenizer)
+    searches = search_with_both(translate_here, exported.translate, texts, exported.positions)
+    ids, targets = examples_of(searches, source_tokenizer, target_tokenizer, texts, exported.positions)
+    differences = _token_differences(model, exported, source_tokenizer, target_tokenizer, ids, targets)
+    found = check_tokens(differences, quantization)
+    return f"{found} {check_searches(searches, texts, quantization)}"
+
+
+def search_with_both(
+    translate_here: Callable[..., list[list[Hypothesis]]],
+    translate_there: Callable[..., list[list[Hypothesis]]],
+    texts: Sequence[str],
+    positions: int | None,
+) -> dict[int, list[tuple[Hypothesis, Hypothesis]]]:
+    """Translates texts with a model and with its export.
+
+    Args:
+        translate_here, translate_there: take the texts and arguments of `translate`.
+        texts: N texts.
+        positions: largest number of tokens of a text, None for any.
+
+    Returns:
+        For one beam and for several, the best translation of each text by the model and by the export.
+    """
     # No longer than the positions, of sources and of translations.
-    common = {"max_source_length": min(256, exported.positions)}
-    limit = {"max_new_tokens": min(NEW_TOKENS, exported.positions)}
+    limits = {"max_source_length": min(256, positions or 256), "max_new_tokens": min(NEW_TOKENS, positions or 256)}
     searches = {}
     for beams in (1, BEAMS):
         search = {"num_beams": beams, "with_scores": True} | ({"length_penalty": 0.0} if beams > 1 else {})
-        ours = translate(model, source_tokenizer, target_tokenizer, texts, **search, **common, **limit)
-        theirs = exported.translate(texts, **search, **common, **limit)
-        searches[beams] = [(mine, other) for (mine, *_), (other, *_) in zip(ours, theirs, strict=True)]
-    ids, _ = encode_sources(source_tokenizer, texts, common["max_source_length"])
-    targets, _ = encode_sources(target_tokenizer, [mine.text or "." for mine, _ in searches[1]], exported.positions)
-    targets = [row[:-1] for row in targets]  # without the end, which both add
-    differences = _token_differences(model, exported, source_tokenizer, target_tokenizer, ids, targets)
-    found = check_tokens(differences, quantization, folder)
+        found = [translator(texts, **search, **limits) for translator in (translate_here, translate_there)]
+        searches[beams] = [(mine, other) for (mine, *_), (other, *_) in zip(*found, strict=True)]
+    return searches
+
+
+def examples_of(
+    searches: dict[int, list[tuple[Hypothesis, Hypothesis]]],
+    source_tokenizer: PreTrainedTokenizerBase,
+    target_tokenizer: PreTrainedTokenizerBase,
+    texts: Sequence[str],
+    positions: int | None,
+) -> tuple[list[list[int]], list[list[int]]]:
+    """Returns ids of the texts, with the end token, and of the model's greedy translations, without start and end."""
+    ids, _ = encode_sources(source_tokenizer, texts, min(256, positions or 256))
+    targets, _ = encode_sources(target_tokenizer, [mine.text or "." for mine, _ in searches[1]], positions)
+    return ids, [row[:-1] for row in targets]
+
+
+def check_searches(
+    searches: dict[int, list[tuple[Hypothesis, Hypothesis]]], texts: Sequence[str], quantization: str
+) -> str:
+    """Checks translations by a model and by its export, and returns what was found, a sentence.
+
+    Raises:
+        ValueError: they differ in float32, where they do not tie.
+    """
     if quantization != "float32":
         equal = sum(mine.text == other.text for mine, other in searches[BEAMS])
-        return f"{found} {equal} of {len(texts)} translations with {BEAMS} beams are equal."
+        return f"{equal} of {len(texts)} translations with {BEAMS} beams are equal."
     for beams, pairs in searches.items():
         for text, (mine, other) in zip(texts, pairs, strict=True):
             if mine.text != other.text and abs(mine.score - other.score) > TEXT_TOLERANCE:
@@ -89,7 +131,7 @@ def compare_translators(
     equal = sum(mine.text == other.text for pairs in searches.values() for mine, other in pairs)
     total = sum(map(len, searches.values()))
     ties = "" if equal == total else "; the others are ties"
-    return f"{found} {equal} of {total} translations, greedy and with {BEAMS} beams, are equal{ties}."
+    return f"{equal} of {total} translations, greedy and with {BEAMS} beams, are equal{ties}."
 
 
 @torch.inference_mode()
@@ -146,12 +188,12 @@ def compare_generators(
         logits = model(torch.tensor([mine[:-1]])).logits[0]
         differences.append(_chosen(logits, mine[1:]) - np.array(exported.log_probabilities(mine)))
         if quantization == "float32" and mine != other:
-            _check_tie(model, mine, other, tokenizer, len(ids))
-    found = check_tokens(np.concatenate(differences), quantization, folder)
+            check_tie(model, mine, other, tokenizer, len(ids))
+    found = check_tokens(np.concatenate(differences), quantization)
     return f"{found} {equal} of {len(rows)} greedy continuations are equal."
 
 
-def _check_tie(
+def check_tie(
     model: PreTrainedModel, mine: list[int], other: list[int], tokenizer: PreTrainedTokenizerBase, prompt: int
 ) -> None:
     """Raises ValueError if the first tokens that differ do not have equal probabilities."""
@@ -168,7 +210,7 @@ def _check_tie(
     )
 
 
-def check_tokens(differences: np.ndarray, quantization: str, folder: Path) -> str:
+def check_tokens(differences: np.ndarray, quantization: str) -> str:
     """Checks differences of log-probabilities, and returns what was found, a sentence.
 
     Raises:

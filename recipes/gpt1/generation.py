@@ -20,7 +20,8 @@ from gpt1_scratch.data.visible_text import has_visible_text
 from papers_to_gpt.engine.hardware import processor_has_bf16
 from papers_to_gpt.engine.model_folder import CLASSIFIER, LANGUAGE_MODEL, check_folder, check_vocabulary, is_export
 from papers_to_gpt.exporting.ctranslate2_engine import sampling_options
-from papers_to_gpt.exporting.ctranslate2_generator import ExportedGenerator, load_exported_generator
+from papers_to_gpt.exporting.ctranslate2_generator import ExportedGenerator
+from papers_to_gpt.exporting.loading import load_exported_generator
 from papers_to_gpt.settings.generation import GenerationSettings
 
 logger = logging.getLogger(__name__)
@@ -30,10 +31,8 @@ def run(settings: GenerationSettings) -> None:
     """Continues the prompts of the settings, of standard input, or typed at a terminal."""
     transformers_logging.disable_progress_bar()
     if is_export(settings.model_name_or_path):
-        exported = load_exported_generator(settings)
-        with open_output(None):
-            for prompt in prompts(settings):
-                continue_text(exported, exported.tokenizer, prompt, settings)
+        exported, tokenizer = load_exported_generator(settings)
+        continue_prompts(exported, tokenizer, settings)
         return
     check_folder(settings.model_name_or_path, settings.trust_remote_code, (LANGUAGE_MODEL, CLASSIFIER))
     source = {"revision": settings.revision, "trust_remote_code": settings.trust_remote_code}
@@ -47,6 +46,13 @@ def run(settings: GenerationSettings) -> None:
     check_vocabulary(tokenizer, model.config.vocab_size, settings.model_name_or_path)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     model.to(device).eval()
+    continue_prompts(model, tokenizer, settings)
+
+
+def continue_prompts(
+    model: PreTrainedModel | ExportedGenerator, tokenizer: PreTrainedTokenizerBase, settings: GenerationSettings
+) -> None:
+    """Continues the prompts one by one, with the seed of the settings at the start."""
     if settings.seed is not None:
         torch.manual_seed(settings.seed)
     with open_output(None):

@@ -17,6 +17,7 @@ import torch
 import transformers
 from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 from transformers.utils import cached_file
 from transformers.utils import logging as transformers_logging
 
@@ -29,13 +30,17 @@ TOLERANCE = 1e-4
 
 
 def auto_class_of(config: PreTrainedConfig) -> str | None:
-    """Returns the auto class whose entry in a configuration's auto_map is its architecture; None if there is none."""
+    """Returns the auto class whose entry in a configuration's auto_map is its architecture; None if there is none.
+
+    A language model of the library itself has no auto_map.
+    """
     (architecture,) = config.architectures or [None]
     for auto_class, reference in (getattr(config, "auto_map", None) or {}).items():
         # For a model on the Hub the reference starts with the model's id: "user/name--modeling_x.Class".
         if isinstance(reference, str) and reference.rpartition(".")[2] == architecture:
             return auto_class
-    return None
+    is_librarys = architecture is not None and MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.get(config.model_type) == architecture
+    return "AutoModelForCausalLM" if is_librarys else None
 
 
 def load_complete(auto_class: Any, source: str | Path, **arguments: Any) -> PreTrainedModel:

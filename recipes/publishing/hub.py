@@ -23,6 +23,7 @@ from huggingface_hub.errors import (
 )
 from huggingface_hub.utils import disable_progress_bars
 
+from papers_to_gpt.engine.model_folder import EXPORT_FILE, is_export
 from papers_to_gpt.publishing.clean_process import compare_probes, probe_in_clean_process
 from papers_to_gpt.publishing.shared_folder import CheckedFolder, refuse_private, shared_files
 from papers_to_gpt.settings.hub import RepositorySettings
@@ -92,8 +93,9 @@ class HubRepository:
             )
 
     def _holds_model_of(self, folder: Path | None, held: set[str]) -> bool:
-        """Returns True if the repository has the configuration and the vocabulary of a local model."""
-        names = ("config.json", "tokenizer.json")
+        """Returns True if the repository has the configuration and the vocabulary of a local model or export."""
+        is_exported = folder is not None and is_export(str(folder))
+        names = (EXPORT_FILE if is_exported else "config.json", "tokenizer.json")
         if folder is None or not held.issuperset(names) or not all((folder / name).is_file() for name in names):
             return False
         with tempfile.TemporaryDirectory() as cache:
@@ -103,7 +105,7 @@ class HubRepository:
         here = [(folder / name).read_bytes() for name in names]
         configs = [json.loads(content) for content in (there[0], here[0])]
         for config in configs:
-            config.pop("transformers_version", None)
+            config.pop("compared" if is_exported else "transformers_version", None)
         return configs[0] == configs[1] and there[1] == here[1]
 
     def push(self, folder: Path, message: str) -> str:

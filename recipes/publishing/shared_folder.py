@@ -17,13 +17,16 @@ from transformers import CONFIG_MAPPING, AutoConfig, AutoTokenizer, PreTrainedMo
 from transformers.dynamic_module_utils import custom_object_save, get_relative_import_files
 
 from papers_to_gpt.engine.model_folder import (
+    EXPORT_FILE,
+    OPENAI_GPT,
     WEIGHT_SHARES,
     describe_missing_config,
     describe_shares,
+    is_export,
     read_json,
-    refuse_export,
 )
 from papers_to_gpt.engine.reporting import CARD_FILE, RESULTS_FILE, RUN_FILE
+from papers_to_gpt.exporting.onnx_graphs import CONFIG_FILE
 from papers_to_gpt.publishing.clean_process import (
     TARGET_TOKENIZER,
     auto_class_of,
@@ -38,12 +41,19 @@ INDEX_FILE = "model.safetensors.index.json"
 # The files that are shared. Everything else (checkpoints, logs, the record of the run) stays on the machine.
 SHARED_NAMES = frozenset(("config.json", "generation_config.json", INDEX_FILE, RESULTS_FILE, CARD_FILE, "LICENSE"))
 SHARED_SUFFIXES = frozenset((".safetensors", ".py", ".png", ".svg"))
+# Those of an export; `.bin` is CTranslate2's own format and no pickle.
+EXPORT_NAMES = frozenset((EXPORT_FILE, "generation_config.json", "config.json", "model.bin", CARD_FILE, "LICENSE"))
+EXPORT_NAMES |= {CONFIG_FILE, *(f"{kind}vocabulary.json" for kind in ("", "shared_", "source_", "target_"))}
+EXPORT_SUFFIXES = frozenset((".onnx",))
 TOKENIZER_NAMES = frozenset(
     ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja")
 )
 
 PICKLE_SUFFIXES = frozenset((".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle"))
 TOKEN = re.compile(rb"\bhf_[A-Za-z0-9]{20,}")
+
+# Model types of exports that are transformers' own, whose folders need no code.
+LIBRARY_MODELS = frozenset(OPENAI_GPT.model_types)
 
 SAVE_AGAIN = "Load the model with the package that defines it and save it again (save_pretrained)."
 
@@ -58,7 +68,8 @@ def shared_files(folder: Path) -> dict[str, Path]:
 
 
 def _candidates(folder: Path) -> list[Path]:
-    files = [path for path in folder.iterdir() if path.name in SHARED_NAMES or path.suffix.lower() in SHARED_SUFFIXES]
+    names, suffixes = (EXPORT_NAMES, EXPORT_SUFFIXES) if is_export(str(folder)) else (SHARED_NAMES, SHARED_SUFFIXES)
+    files = [path for path in folder.iterdir() if path.name in names or path.suffix.lower() in suffixes]
     return files + [parent / name for parent in (folder, folder / TARGET_TOKENIZER) for name in TOKENIZER_NAMES]
 
 
@@ -91,11 +102,12 @@ def check_shared_folder(folder: Path) -> CheckedFolder:
         ValueError: if a file is missing, files do not fit together, or the model does not load; the message says what
             to do.
     """
-    refuse_export(str(folder))
     config = _check_config(folder)
     _check_weights(folder)
     _check_links(folder)
-    _check_code(folder, config)
+    is_librarys = config["model_type"] in LIBRARY_MODELS
+    if not is_librarys:
+        _check_code(folder, config)
     auto_class = getattr(transformers, auto_class_of(AutoConfig.from_pretrained(folder, trust_remote_code=False)))
     model = load_complete(auto_class, folder, trust_remote_code=False)
     if model.can_generate() and not (folder / "generation_config.json").is_file():
@@ -104,7 +116,7 @@ def check_shared_folder(folder: Path) -> CheckedFolder:
     probe = probe_model(model, tokenizer, target_tokenizer)
     if not probe["logits"].isfinite().all():
         raise ValueError(f"{folder}: the model's outputs are not finite. Share an earlier checkpoint.")
-    package = type(model).__module__.partition(".")[0]
+    package = "gpt1_scratch" if is_librarys else type(model).__module__.partition(".")[0]
     (clean,) = probe_in_clean_process([folder], [package], offline=True)
     compare_probes(clean, probe, f"{folder}, loaded without {package}")
     return CheckedFolder(folder, model, tokenizer, probe, (package,))
@@ -121,7 +133,7 @@ def refresh_code(folder: Path) -> None:
     _check_config(folder)
     config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
     auto_class = auto_class_of(config)
-    if auto_class is None:
+    if auto_class is None or config.model_type in LIBRARY_MODELS:
         raise ValueError(f"{folder / 'config.json'}: its auto_map does not name its architecture. {SAVE_AGAIN}")
     with torch.device("meta"):  # allocates no weights: only the model's class is needed
         model = getattr(transformers, auto_class).from_config(config, trust_remote_code=False)

@@ -7,11 +7,20 @@ from accelerate import Accelerator
 from transformers.utils import logging as transformers_logging
 
 from papers_to_gpt.engine.checkpointing import write_whole_model
+from papers_to_gpt.engine.model_folder import is_export
 from papers_to_gpt.engine.reporting import CARD_FILE
+from papers_to_gpt.exporting.cards import openai_gpt_card
 from papers_to_gpt.publishing.cards import write_card
 from papers_to_gpt.publishing.hub import HubRepository
 from papers_to_gpt.publishing.model_card import name_on_hub
-from papers_to_gpt.publishing.shared_folder import CheckedFolder, check_shared_folder, refresh_code, shared_files
+from papers_to_gpt.publishing.shared_exports import check_export_folder, rewrite_code, share_export
+from papers_to_gpt.publishing.shared_folder import (
+    LIBRARY_MODELS,
+    CheckedFolder,
+    check_shared_folder,
+    refresh_code,
+    shared_files,
+)
 from papers_to_gpt.settings.commands import command
 from papers_to_gpt.settings.hub import HubSettings, SharingSettings
 from papers_to_gpt.settings.training import TrainingSettings
@@ -70,7 +79,9 @@ def share_folder(repository: HubRepository, checked: CheckedFolder) -> None:
         OSError: if the Hub does not answer.
     """
     folder = checked.folder
-    if (folder / CARD_FILE).is_file():
+    if checked.model.config.model_type in LIBRARY_MODELS:
+        rewrite_code(folder, openai_gpt_card(repository.repo_id, on_hub=True))
+    elif (folder / CARD_FILE).is_file():
         name_on_hub(folder, repository.repo_id)
     commit = repository.push(folder, f"{type(checked.model).__name__} and its tokenizer")
     repository.verify(checked, commit)
@@ -91,6 +102,9 @@ def run(settings: SharingSettings) -> None:
         write_whole_model(checkpoint, folder)
         write_card(folder, records=checkpoint)
         print(f"The shares of {checkpoint} are one model in {folder}.")
+    if is_export(str(folder)):
+        share_exported(settings, folder)
+        return
     repository = None
     if settings.refresh_code:
         if settings.hub_model_id is not None:
@@ -108,6 +122,27 @@ def run(settings: SharingSettings) -> None:
         )
         return
     repository = repository or HubRepository(settings, folder.resolve().name, folder)
-    if not (folder / CARD_FILE).is_file():
+    if not (folder / CARD_FILE).is_file() and checked.model.config.model_type not in LIBRARY_MODELS:
         write_card(folder)
     share_folder(repository, checked)
+
+
+def share_exported(settings: SharingSettings, folder: Path) -> None:
+    """Checks an export, and pushes it if a repository is named.
+
+    Raises:
+        ValueError: if the export does not run or cannot be pushed; the message says what to do.
+        OSError: if the Hub does not answer.
+    """
+    if settings.refresh_code:
+        raise ValueError(f"refresh_code is true, but {folder} is an export, which holds no code. Leave it out.")
+    checked = check_export_folder(folder)
+    if settings.hub_model_id is None:
+        print(
+            f"{folder} is complete: it runs in {checked.engine}. To share it, add --hub_model_id user/name. "
+            f"That pushes {', '.join(shared_files(folder))}."
+        )
+        return
+    repository = HubRepository(settings, folder.resolve().name, folder)
+    share_export(repository, checked)
+    print(f"Pushed to {repository.url}, downloaded again and compared: it computes the same as {folder}.")

@@ -20,14 +20,18 @@ class ExportSettings(CheckedSettings):
     model_name_or_path: str | None = option(
         None, "Folder or Hub id of the trained model; it may stand first, without its name."
     )
-    format: Literal["ctranslate2", "openai-gpt"] | None = option(
+    format: Literal["ctranslate2", "onnx", "openai-gpt"] | None = option(
         None,
-        "Engine that the folder is for: ctranslate2 (Transformer translators and GPT-1) or openai-gpt (GPT-1).",
+        "Engine that the folder is for: ctranslate2 (Transformer translators and GPT-1), onnx (all translators and "
+        "GPT-1) or openai-gpt (GPT-1).",
         "output",
     )
     output_dir: str | None = option(None, "Folder to write, which must be new or empty.", "output")
     quantization: Quantization | None = option(
-        None, "Numbers that ctranslate2 stores and computes with; left out, float32.", "output"
+        None,
+        "Numbers that the engine stores and computes with; left out, float32. The format onnx has float32 and int8, "
+        "openai-gpt has none of them.",
+        "output",
     )
     sample_file: str | None = option(
         None,
@@ -44,7 +48,12 @@ class ExportSettings(CheckedSettings):
                     f"{name} is not set ({example}). Give all three: export.py MODEL --format ctranslate2 "
                     "--output_dir FOLDER."
                 )
-        if self.quantization is not None and self.format != "ctranslate2":
+        if self.format == "onnx" and self.quantization not in (None, "float32", "int8"):
+            raise ValueError(
+                f"quantization is {self.quantization}, but the format onnx has float32 and int8. Name one of them, or "
+                "leave quantization out."
+            )
+        if self.quantization is not None and self.format == "openai-gpt":
             raise ValueError(
                 f"quantization is {self.quantization}, but format is {self.format}, which keeps the model's numbers. "
                 "Leave quantization out."

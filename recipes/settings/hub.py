@@ -53,7 +53,9 @@ class SharingSettings(RepositorySettings):
     """The model to share, and its repository."""
 
     folder: str | None = option(
-        None, "Folder of a finished run or of one of its checkpoints; it may stand first, without its name.", "model"
+        None,
+        "Folder of a finished run, of one of its checkpoints or of an export; it may stand first, without its name.",
+        "model",
     )
     consolidate_to: str | None = option(
         None,

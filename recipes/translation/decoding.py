@@ -18,7 +18,10 @@ from papers_to_gpt.engine.data_fingerprint import fingerprint_files
 from papers_to_gpt.engine.hardware import processor_has_bf16
 from papers_to_gpt.engine.model_folder import TRANSLATOR, check_folder, is_export
 from papers_to_gpt.engine.resumable_output import LineOutput, fingerprint_model, open_line_output
-from papers_to_gpt.exporting.ctranslate2_translator import ExportedTranslator, load_exported_translator
+from papers_to_gpt.exporting.ctranslate2_translator import ExportedTranslator
+from papers_to_gpt.exporting.exported_folder import fingerprint_export
+from papers_to_gpt.exporting.loading import load_exported_translator
+from papers_to_gpt.exporting.onnx_models import OnnxTranslator
 from papers_to_gpt.settings.decoding import ModelsSettings, SearchSettings, TranslationSettings
 from papers_to_gpt.settings.starting import recorded_settings
 from papers_to_gpt.translation.constraints import PrefixReader, TermReport, open_report, read_constraints
@@ -112,8 +115,8 @@ def describe_translation(
         if chosen.get(name) is not None:
             chosen[name] = fingerprint_files(chosen[name])
     chosen |= {"bf16": uses_bf16(settings), "lines_at_a_time": LINES_AT_A_TIME}
-    is_exported = isinstance(model, ExportedTranslator)
-    return (model.fingerprint() if is_exported else fingerprint_model(model, *tokenizers)) | chosen
+    is_exported = isinstance(model, ExportedTranslator | OnnxTranslator)
+    return (fingerprint_export(model.folder) if is_exported else fingerprint_model(model, *tokenizers)) | chosen
 
 
 def uses_bf16(settings: SearchSettings) -> bool:

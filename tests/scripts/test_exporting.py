@@ -8,57 +8,21 @@ import sys
 import numpy as np
 import pytest
 import torch
-from tiny_models import VOCABULARY, tiny_model, tiny_tokenizer
+from exported_models import SOURCES, run, save_gpt1, save_translator
+from tiny_models import VOCABULARY
 
-from papers_to_gpt import export, generate_text, share, translate
+from papers_to_gpt import export, generate_text, translate
 from papers_to_gpt.engine.model_folder import EXPORT_FILE
-from papers_to_gpt.settings.arguments import run_script
 from seq2seq_scratch.data.forced_scores import score_translations
-from seq2seq_scratch.tokenization import end_of_sentence, save_tokenizers
 from seq2seq_scratch.translation import load_translator
 from seq2seq_scratch.translation import translate as translate_here
 
-SOURCES = ["word4 word5", "word9", "word7 word12 word6 word15 word8", "word11 word4 word4"]
 NAMES = ["--format", "ctranslate2", "--output_dir"]
 
 
 @pytest.fixture
 def ctranslate2():
     return pytest.importorskip("ctranslate2", reason="ctranslate2 is not installed; the extra `ctranslate2` has it")
-
-
-def ending_tokenizer():
-    """A tokenizer of translators, which ends a sentence with `</s>`."""
-    tokenizer = tiny_tokenizer()
-    tokenizer.backend_tokenizer.post_processor = end_of_sentence(tokenizer.eos_token_id)
-    return tokenizer
-
-
-def save_translator(folder, name="transformer", separate=False, scale=1.0, **settings):
-    model = tiny_model(name, **settings)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.mul_(scale)
-    model.save_pretrained(folder)
-    source = ending_tokenizer()
-    save_tokenizers(folder, source, ending_tokenizer() if separate else source)
-    return str(folder)
-
-
-def save_gpt1(folder, name="causal_lm", **settings):
-    model = tiny_model(name, **settings)
-    model.save_pretrained(folder)
-    tiny_tokenizer().save_pretrained(folder)
-    return model, str(folder)
-
-
-def run(script, monkeypatch, *arguments):
-    monkeypatch.setattr(sys, "argv", [f"recipes/{script.__name__.rpartition('.')[2]}.py", *map(str, arguments)])
-    try:
-        run_script(script.main)
-    except SystemExit as stop:
-        return stop.code
-    return 0
 
 
 OPTIONS = [
@@ -127,8 +91,8 @@ def test_the_commands_run_an_export_as_they_run_its_model(tmp_path, monkeypatch,
         assert setting[2:] in capsys.readouterr().err
     assert run(translate, monkeypatch, "--model_name_or_path", tmp_path / "exact", model) == 2
     assert "no ensembles" in capsys.readouterr().err
-    assert run(share, monkeypatch, tmp_path / "exact") == 2
-    assert "which this script cannot run; it runs in" in capsys.readouterr().err
+    assert run(generate_text, monkeypatch, "--model_name_or_path", tmp_path / "exact") == 2
+    assert "for CTranslate2, which this script cannot run; it runs in" in capsys.readouterr().err
 
 
 def test_int8_is_a_quarter_of_the_size_and_nearly_as_probable(tmp_path, monkeypatch, ctranslate2, capsys):
@@ -194,7 +158,7 @@ def test_an_export_that_differs_is_an_error_and_leaves_nothing(tmp_path, monkeyp
         ("bahdanau", {}, "the attention model"),
         ("rnn_seq2seq", {}, "an LSTM"),
         ("causal_lm", {"lstm_size": 8}, "lstm_size is 8"),
-        ("causal_lm", {"intermediate_size": 24}, "It can be exported to ctranslate2."),
+        ("causal_lm", {"intermediate_size": 24}, "It can be exported to ctranslate2 and onnx."),
         ("masked_lm", {}, "does not continue text"),
         ("classification", {}, "does not continue text"),
     ],
@@ -230,15 +194,18 @@ def test_missing_parts_are_named(tmp_path, monkeypatch, capsys, ctranslate2):
     assert "no tokenizer" in capsys.readouterr().err
 
 
-def test_without_the_package_the_message_has_the_pip_line(tmp_path):
+@pytest.mark.parametrize(("form", "package"), [("ctranslate2", "ctranslate2"), ("onnx", "onnxruntime")])
+def test_without_the_package_the_message_has_the_pip_line(tmp_path, form, package):
     model = save_translator(tmp_path / "model")
     code = (
-        "import sys; sys.modules['ctranslate2'] = None; import importlib.util as u; find = u.find_spec;"
-        "u.find_spec = lambda name, *rest: None if name == 'ctranslate2' else find(name, *rest);"
+        f"import sys; sys.modules['{package}'] = None; import importlib.util as u; find = u.find_spec;"
+        f"u.find_spec = lambda name, *rest: None if name == '{package}' else find(name, *rest);"
         "sys.argv = ['recipes/export.py', *sys.argv[1:]];"
         "from papers_to_gpt import export; from papers_to_gpt.settings.arguments import run_script;"
         "run_script(export.main)"
     )
-    command = [sys.executable, "-c", code, model, *NAMES, str(tmp_path / "out")]
+    command = [sys.executable, "-c", code, model, "--format", form, "--output_dir", str(tmp_path / "out")]
     result = subprocess.run(command, capture_output=True, text=True)
-    assert result.returncode == 2 and "pip install ctranslate2" in result.stderr, result.stderr
+    assert result.returncode == 2, result.stderr
+    # Where the others are missing too, they are named with it.
+    assert re.search(rf"pip install .*\b{package}\b.*\(or the extra `{form}`", result.stderr)
