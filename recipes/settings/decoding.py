@@ -2,9 +2,10 @@
 
 from dataclasses import dataclass
 
-from papers_to_gpt.settings.arguments import CheckedSettings, option, parse_settings, read_settings
+from papers_to_gpt.settings.arguments import option, parse_settings, read_settings
 from papers_to_gpt.settings.corpora import check_test_sets
 from papers_to_gpt.settings.pretraining import LOWEST_TEMPERATURE
+from papers_to_gpt.settings.quantization import QuantizationSettings
 from papers_to_gpt.settings.registries import embedded_pairs, quoted
 from papers_to_gpt.settings.resuming import ResumableSettings
 from papers_to_gpt.settings.training import SEEDS
@@ -23,7 +24,7 @@ TERM_BIAS = 6.0
 
 
 @dataclass
-class ModelsSettings(CheckedSettings):
+class ModelsSettings(QuantizationSettings):
     """The trained model, or the models of an ensemble."""
 
     group = "decoding"
