@@ -154,8 +154,8 @@ def quantize_int8(model: nn.Module) -> Quantized:
 class Int8Linear(nn.Module):
     """A linear layer without gradients, whose weights and inputs are 8-bit integers times a scale.
 
-    Every row of the weights has a scale, and so has every row of the inputs. So what a row gives does not depend on the
-    other rows of its batch.
+    Every row of the weights has a scale, and so has every row of the inputs. So the output of a row does not depend on
+    the other rows of its batch.
 
     Args:
         layer: an ordinary layer in float32 on the CPU.
