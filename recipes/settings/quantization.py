@@ -13,8 +13,8 @@ class QuantizationSettings(CheckedSettings):
     quantization: Literal["int8"] | None = option(
         None,
         "Store and multiply the weights of linear layers in 8 bits, on the CPU and with the package torchao. "
-        "Embeddings and recurrent networks stay in float32. It is faster with wide layers and large vocabularies "
-        "only; loading takes the memory of the float32 model.",
+        "Embeddings and recurrent networks stay in float32. It is faster than float32 with wide layers and large "
+        "vocabularies only, and mostly no faster than bfloat16; loading takes the memory of the float32 model.",
         "model",
     )
 

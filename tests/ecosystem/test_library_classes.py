@@ -80,7 +80,8 @@ def test_the_code_of_the_card_runs_where_this_project_is_not(tmp_path, monkeypat
 
 def test_a_class_that_computes_something_else_is_an_error_and_leaves_nothing(tmp_path, monkeypatch, capsys):
     save(tmp_path / "model")
-    monkeypatch.setattr(library_classes, "READERS", ("q_proj", "k_proj", "v_proj", "embed_tokens", "lm_head", "outer"))
+    kept = [name for name in library_classes.SAME_SETTINGS if name != "activation_function"]
+    monkeypatch.setattr(library_classes, "SAME_SETTINGS", kept)  # ReLU becomes the class' own GELU
     assert run(export, monkeypatch, tmp_path / "model", "--format", "marian", "--output_dir", tmp_path / "out") == 2
     assert "The export differs from the model: logits by up to" in capsys.readouterr().err
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
