@@ -4,8 +4,8 @@ Why weights *and* inputs are integers: torchao also has weights in int8 whose in
 error is half as large (0.4 instead of 0.8 % of the outputs' norm, for weights and inputs drawn at random), but every
 product first turns all weights into floating-point numbers, which took 1.1 to 3 times as long as float32 in every size
 measured (256 to 10,000 outputs, 1 to 1,000 rows, one core of an EPYC with AVX-512 VNNI). With integers on both sides,
-the products took from 1.0 to 0.1 times as long as float32 with 512 inputs and 2,048 outputs, or 256 and 8,000, and more.
-Smaller ones of few rows took longer, because rounding the inputs takes longer than the product.
+the products took from 1.0 to 0.1 times as long as float32 with 512 inputs and 2,048 outputs, or 256 and 8,000, or
+more. Smaller ones of few rows took longer, because rounding the inputs takes longer than the product.
 
 torchao's own product of integers arranges the weights anew on every call unless the model is compiled, so it is slower
 than float32. `Int8Linear` multiplies torchao's weights in a layout that is made once.
