@@ -31,7 +31,7 @@ from .configuration_bahdanau import BahdanauConfig
 from .dropout import Dropout
 from .plain_forms import plain_forms_are_on
 from .recurrent_common import RecurrentDecoderOutput, RecurrentTranslationModel
-from .seq2seq_common import product_dtype
+from .seq2seq_common import has_plain_weight, product_dtype
 
 
 def gated_recurrent_step(
@@ -315,7 +315,8 @@ class BahdanauDecoder(nn.Module):
         if state is None:
             state = torch.tanh(self.initial_state(encoder_outputs.first_backward_state))
         embedded = self.embedding_dropout(self.embed_tokens(decoder_input_ids.T))  # B T -> T B E
-        decode = self._decode if plain_forms_are_on() else partial(fast_decode, self)
+        is_plain = plain_forms_are_on() or self._multiplies_in_other_numbers()
+        decode = self._decode if is_plain else partial(fast_decode, self)
         features, states, weights = decode(embedded, state, encoder_outputs)
         return RecurrentDecoderOutput(
             features=self.readout_dropout(features).transpose(0, 1),  # T B M -> B T M
@@ -323,6 +324,11 @@ class BahdanauDecoder(nn.Module):
             state=states[:, -1],
             attention_weights=weights if self.use_attention else None,
         )
+
+    def _multiplies_in_other_numbers(self) -> bool:
+        """Returns True at inference if a layer of the loop is quantized, so that only a call multiplies as it does."""
+        layers = (self.attention.query, self.attention.score, self.state_gates, self.candidate)
+        return not torch.is_grad_enabled() and not all(map(has_plain_weight, layers))
 
     def _decode(
         self, embedded: torch.Tensor, state: torch.Tensor, encoder_outputs: BahdanauEncoderOutput

@@ -6,6 +6,7 @@ from typing import Any
 
 from papers_to_gpt.engine.model_folder import ENGINES
 from papers_to_gpt.settings.commands import command
+from papers_to_gpt.settings.exporting import ExportSettings
 
 # By engine and kind of model. They need neither this project's code nor PyTorch.
 CODE = {
@@ -77,6 +78,17 @@ print(tokenizer.decode(tokens, skip_special_tokens=True))
 """,
 }
 
+LIBRARY_CODE = """\
+from transformers import AutoModelForSeq2SeqLM, AutoTokenizer, PreTrainedTokenizerFast
+
+folder = {folder}
+source_tokenizer = AutoTokenizer.from_pretrained(folder)
+target_tokenizer = {target}
+model = AutoModelForSeq2SeqLM.from_pretrained(folder)
+ids = model.generate(**source_tokenizer(["A sentence.", "Another one."], padding=True, return_tensors="pt"))
+print(target_tokenizer.decode(ids, skip_special_tokens=True))
+"""
+
 PACKAGES = {"ctranslate2": "ctranslate2 transformers", "onnx": "onnxruntime transformers"}
 
 
@@ -90,19 +102,15 @@ def export_card(folder: Path, record: dict[str, Any], name: str, on_hub: bool = 
         on_hub: True for an id.
     """
     local = name.rpartition("/")[2] if on_hub else name
-    target = "source_tokenizer"
-    if (folder / "target_tokenizer").is_dir():
-        target = 'PreTrainedTokenizerFast.from_pretrained(folder, subfolder="target_tokenizer")'
     engine, positions = record["engine"], record["positions"]
     defaults = json.loads((folder / "generation_config.json").read_text(encoding="utf-8"))
-    code = CODE[engine, record["kind"]].format(
-        folder=f"snapshot_download({name!r})" if on_hub else repr(name),
-        target=target,
+    code = with_tokenizers(
+        CODE[engine, record["kind"]],
+        folder,
+        f"snapshot_download({name!r})" if on_hub else repr(name),
         beams=defaults.get("num_beams") or 1,
         limit=min(50, positions or 50),
     )
-    if target == "source_tokenizer":
-        code = code.replace(", PreTrainedTokenizerFast", "")
     if on_hub:
         code = code.replace(
             "from transformers import", "from huggingface_hub import snapshot_download\nfrom transformers import"
@@ -164,3 +172,42 @@ generator = pipeline("text-generation", model={name!r})
 print(generator("Once upon a time", max_new_tokens=40)[0]["generated_text"])
 ```
 """
+
+
+def library_card(folder: Path, settings: ExportSettings, found: str) -> str:
+    """Returns the README.md of an export that is a class of transformers.
+
+    Args:
+        folder: where the export is written.
+        settings: name the model, the format and the folder's final name.
+        found: what the comparison with the model found.
+    """
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    code = with_tokenizers(LIBRARY_CODE, folder, repr(settings.output_dir))
+    return f"""\
+---
+library_name: transformers
+---
+
+# {Path(settings.output_dir).resolve().name}
+
+An export of `{settings.model_name_or_path}` as `{config["architectures"][0]}` of transformers, which loads it without
+remote code (`pip install transformers torch`). Sources and translations have at most
+{config["max_position_embeddings"]} tokens, and padding is on the right.
+
+{found} With beams, the library divides scores by a power of the length of its own, so some translations differ from
+those of the exported model.
+
+```python
+{code}```
+"""
+
+
+def with_tokenizers(code: str, folder: Path, name: str, **values: object) -> str:
+    """Fills in how the tokenizers of a folder are loaded, and what names the folder in Python."""
+    if (folder / "target_tokenizer").is_dir():
+        target = 'PreTrainedTokenizerFast.from_pretrained(folder, subfolder="target_tokenizer")'
+    else:
+        target = "source_tokenizer"
+        code = code.replace(", PreTrainedTokenizerFast", "")
+    return code.format(folder=name, target=target, **values)

@@ -20,10 +20,10 @@ from papers_to_gpt.engine.model_folder import (
     check_folder,
     check_vocabulary,
 )
-from papers_to_gpt.exporting.cards import export_card, openai_gpt_card
+from papers_to_gpt.exporting.cards import export_card, library_card, openai_gpt_card
 from papers_to_gpt.exporting.ctranslate2_engine import check_quantization
 from papers_to_gpt.exporting.exported_folder import check_installed
-from papers_to_gpt.exporting.formats import formats_of
+from papers_to_gpt.exporting.formats import LIBRARY_CLASSES, formats_of
 from papers_to_gpt.exporting.onnx_verification import compare_onnx_generators, compare_onnx_translators
 from papers_to_gpt.exporting.verification import (
     compare_generators,
@@ -60,6 +60,9 @@ def run(settings: ExportSettings) -> None:
             rows = tokenizer(samples(settings, tokenizer), verbose=False)["input_ids"]
             found = compare_openai_gpt(model, folder, rows)
             write_card(folder, openai_gpt_card(settings.output_dir, found))
+    elif settings.format in LIBRARY_CLASSES:
+        with durable_folder(target, AGAIN) as folder:
+            found = export_to_library_class(settings, folder)
     else:
         check_installed(settings.format)
         quantization = settings.quantization or "float32"
@@ -103,6 +106,26 @@ def samples(settings: ExportSettings, tokenizer: PreTrainedTokenizerBase) -> lis
     if not texts:
         raise ValueError(f"sample_file {settings.sample_file} has no text. Name a file with a text on each line.")
     return texts
+
+
+def export_to_library_class(settings: ExportSettings, folder: Path) -> str:
+    """Writes a Transformer as a class of transformers to an empty folder, and compares it.
+
+    Returns:
+        What was compared.
+
+    Raises:
+        ValueError: the export computes something else.
+    """
+    from papers_to_gpt.exporting.library_classes import compare_library_class, write_library_class
+
+    model, tokenizer, target_tokenizer = load_translator(settings.model_name_or_path)
+    model.float()
+    write_library_class(model, settings.format, folder)
+    save_tokenizers(folder, tokenizer, target_tokenizer)
+    found = compare_library_class(model, tokenizer, folder, samples(settings, tokenizer))
+    write_card(folder, library_card(folder, settings, found))
+    return found
 
 
 def export_to_engine(settings: ExportSettings, model_type: str, quantization: str, folder: Path) -> str:

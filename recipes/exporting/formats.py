@@ -13,6 +13,10 @@ def formats_of(config: Any) -> dict[str, str | None]:
     Args:
         config: the configuration of the model.
     """
+    return _engines_and_gpts(config) | {name: _refuse_library_class(config, name) for name in LIBRARY_CLASSES}
+
+
+def _engines_and_gpts(config: Any) -> dict[str, str | None]:
     of_gpt1 = {"openai-gpt": "it is a translator, and openai-gpt is GPT-1"}
     if config.model_type in NAMES:
         reason = f"it is {NAMES[config.model_type]}, which this engine does not have"
@@ -27,6 +31,30 @@ def formats_of(config: Any) -> dict[str, str | None]:
         reason = f"it is a {architecture or 'GPT-1 with bidirectional attention'}, which does not continue text"
         return dict.fromkeys(FORMATS, reason)
     return {"ctranslate2": _refuse_gpt1(config), "onnx": None, "openai-gpt": _refuse_openai_gpt(config)}
+
+
+# The classes of transformers that are a Transformer: their names, layers and positions (see `library_classes`).
+LIBRARY_CLASSES = {
+    "marian": ("Marian", False, "sinusoidal"),
+    "pegasus": ("Pegasus", True, "sinusoidal"),
+    "blenderbot": ("Blenderbot", True, "learned"),
+}
+
+
+def _refuse_library_class(config: Any, name: str) -> str | None:
+    title, pre_norm, positions = LIBRARY_CLASSES[name]
+    if config.model_type in NAMES:
+        return f"it is {NAMES[config.model_type]}, and {title} is a Transformer"
+    if config.model_type != "transformer_seq2seq":
+        return f"its model_type is {config.model_type}, and {title} is a translator"
+    if config.pre_norm is not pre_norm:
+        place = "before each sub-layer" if pre_norm else "after each sum"
+        return f"pre_norm is {str(config.pre_norm).lower()}, and {title} normalizes {place}"
+    if config.position_embedding_type != positions:
+        return f"position_embedding_type is {config.position_embedding_type}, and that of {title} is {positions}"
+    if name != "marian" and not config.share_encoder_decoder_embeddings:
+        return f"share_encoder_decoder_embeddings is false, and {title} has one table for source, target and softmax"
+    return _refuse_heads(config, title)
 
 
 # CTranslate2's activation functions by the names of transformers.
@@ -47,11 +75,15 @@ def _refuse_transformer(config: Any) -> str | None:
         return "position_embedding_type is absent, and CTranslate2's Transformer has positions"
     if config.activation_function not in ACTIVATIONS:
         return f"activation_function is {config.activation_function}, and CTranslate2 has {', '.join(ACTIVATIONS)}"
+    return _refuse_heads(config, "CTranslate2")
+
+
+def _refuse_heads(config: Any, title: str) -> str | None:
     for name in ("d_k", "d_v"):
         width = getattr(config, name)
         for heads in (config.encoder_attention_heads, config.decoder_attention_heads):
             if width not in (None, config.d_model / heads):
-                return f"{name} is {width}, and CTranslate2's heads have the width d_model / heads"
+                return f"{name} is {width}, and {title}'s heads have the width d_model / heads"
     return None
 
 

@@ -26,6 +26,7 @@ from gpt1_scratch.finetuning.loading import TaskSplit, read_texts
 from gpt1_scratch.finetuning.tables import Table, groups_of_rows
 from gpt1_scratch.finetuning.tasks import LABEL_SEPARATOR, Task, task_of_config
 from papers_to_gpt.engine.model_folder import CLASSIFIER, check_folder, check_vocabulary
+from papers_to_gpt.engine.quantization import check_quantization, quantize
 from papers_to_gpt.engine.resumable_output import LineOutput, fingerprint_model, open_line_output
 from papers_to_gpt.settings.classification import ClassificationSettings
 from papers_to_gpt.settings.commands import command
@@ -123,6 +124,7 @@ def load_classifier(settings: ClassificationSettings) -> Classifier:
         ValueError: if the folder holds no model, or the model is not fine-tuned for a task.
     """
     name, source = settings.model_name_or_path, {"revision": settings.revision, "trust_remote_code": False}
+    check_quantization(settings.quantization, [name])
     check_folder(name, kinds=(CLASSIFIER,))
     config = AutoConfig.from_pretrained(name, **source)
     task = task_of_config(config)
@@ -144,7 +146,7 @@ def load_classifier(settings: ClassificationSettings) -> Classifier:
         name, revision=settings.revision, dtype=torch.float32, use_safetensors=True
     )
     model.to("cuda" if torch.cuda.is_available() else "cpu").eval()
-
+    quantize(model, settings.quantization)
     return Classifier(task, model, tokenizer, settings.batch_size)
 
 

@@ -19,6 +19,7 @@ from gpt1_scratch.data.text_lines import is_terminal, numbered_lines, open_outpu
 from gpt1_scratch.data.visible_text import has_visible_text
 from papers_to_gpt.engine.hardware import processor_has_bf16
 from papers_to_gpt.engine.model_folder import CLASSIFIER, LANGUAGE_MODEL, check_folder, check_vocabulary, is_export
+from papers_to_gpt.engine.quantization import check_quantization, quantize
 from papers_to_gpt.exporting.ctranslate2_engine import sampling_options
 from papers_to_gpt.exporting.ctranslate2_generator import ExportedGenerator
 from papers_to_gpt.exporting.loading import load_exported_generator
@@ -30,13 +31,14 @@ logger = logging.getLogger(__name__)
 def run(settings: GenerationSettings) -> None:
     """Continues the prompts of the settings, of standard input, or typed at a terminal."""
     transformers_logging.disable_progress_bar()
+    check_quantization(settings.quantization, [settings.model_name_or_path])
     if is_export(settings.model_name_or_path):
         exported, tokenizer = load_exported_generator(settings)
         continue_prompts(exported, tokenizer, settings)
         return
     check_folder(settings.model_name_or_path, settings.trust_remote_code, (LANGUAGE_MODEL, CLASSIFIER))
     source = {"revision": settings.revision, "trust_remote_code": settings.trust_remote_code}
-    bf16 = processor_has_bf16() if settings.bf16 is None else settings.bf16
+    bf16 = processor_has_bf16() and not settings.quantization if settings.bf16 is None else settings.bf16
     # Generation spends its time reading the weights, and half the bytes take half the time.
     dtype = torch.bfloat16 if bf16 else torch.float32
     model = AutoModelForCausalLM.from_pretrained(
@@ -46,6 +48,7 @@ def run(settings: GenerationSettings) -> None:
     check_vocabulary(tokenizer, model.config.vocab_size, settings.model_name_or_path)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     model.to(device).eval()
+    quantize(model, settings.quantization)
     continue_prompts(model, tokenizer, settings)
 
 

@@ -13,6 +13,7 @@ import gpt1_scratch  # noqa: F401  registers the model
 from gpt1_scratch.data.text_lines import FilePlace, groups_of_lines, open_output
 from gpt1_scratch.pretraining.scoring import TextScore, score_texts
 from papers_to_gpt.engine.model_folder import LANGUAGE_MODEL, check_folder, check_vocabulary
+from papers_to_gpt.engine.quantization import check_quantization, quantize
 from papers_to_gpt.engine.resumable_output import fingerprint_model, open_line_output
 from papers_to_gpt.settings.text_scoring import TextScoringSettings
 
@@ -64,13 +65,16 @@ def load_model(settings: TextScoringSettings) -> tuple[PreTrainedModel, PreTrain
     """Loads a language model and its tokenizer, onto the GPU if there is one."""
     transformers_logging.disable_progress_bar()
     name = settings.model_name_or_path
+    check_quantization(settings.quantization, [name])
     check_folder(name, settings.trust_remote_code, (LANGUAGE_MODEL,))
     source = {"revision": settings.revision, "trust_remote_code": settings.trust_remote_code}
     # In float32, like the evaluation during training.
     model = AutoModelForCausalLM.from_pretrained(name, dtype=torch.float32, use_safetensors=True, **source)
     tokenizer = AutoTokenizer.from_pretrained(name, **source)
     check_vocabulary(tokenizer, model.config.vocab_size, name)
-    return model.to("cuda" if torch.cuda.is_available() else "cpu").eval(), tokenizer
+    model.to("cuda" if torch.cuda.is_available() else "cpu").eval()
+    quantize(model, settings.quantization)
+    return model, tokenizer
 
 
 def describe(index: int, score: TextScore, with_tokens: bool) -> dict[str, Any]:

@@ -3,11 +3,12 @@
 from dataclasses import dataclass
 
 from papers_to_gpt.settings.arguments import option, parse_settings, read_settings
+from papers_to_gpt.settings.quantization import QuantizationSettings
 from papers_to_gpt.settings.resuming import ResumableSettings
 
 
 @dataclass
-class ClassificationSettings(ResumableSettings):
+class ClassificationSettings(ResumableSettings, QuantizationSettings):
     """The model and its input."""
 
     group = "data"

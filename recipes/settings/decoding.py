@@ -2,9 +2,10 @@
 
 from dataclasses import dataclass
 
-from papers_to_gpt.settings.arguments import CheckedSettings, option, parse_settings, read_settings
+from papers_to_gpt.settings.arguments import option, parse_settings, read_settings
 from papers_to_gpt.settings.corpora import check_test_sets, refuse_same_file
 from papers_to_gpt.settings.pretraining import LOWEST_TEMPERATURE
+from papers_to_gpt.settings.quantization import QuantizationSettings
 from papers_to_gpt.settings.registries import embedded_pairs, quoted
 from papers_to_gpt.settings.resuming import ResumableSettings
 from papers_to_gpt.settings.training import SEEDS
@@ -28,7 +29,7 @@ RESCORE_WEIGHT = 0.5  # where rescore is set and rescore_weight is not
 
 
 @dataclass
-class ModelsSettings(CheckedSettings):
+class ModelsSettings(QuantizationSettings):
     """The trained model, or the models of an ensemble."""
 
     group = "decoding"

@@ -20,10 +20,11 @@ class ExportSettings(CheckedSettings):
     model_name_or_path: str | None = option(
         None, "Folder or Hub id of the trained model; it may stand first, without its name."
     )
-    format: Literal["ctranslate2", "onnx", "openai-gpt"] | None = option(
+    format: Literal["ctranslate2", "onnx", "openai-gpt", "marian", "pegasus", "blenderbot"] | None = option(
         None,
         "Engine that the folder is for: ctranslate2 (Transformer translators and GPT-1), onnx (all translators and "
-        "GPT-1) or openai-gpt (GPT-1).",
+        "GPT-1), or a class of transformers: openai-gpt (GPT-1), marian (post-norm translators), pegasus (pre-norm) "
+        "or blenderbot (pre-norm, learned positions).",
         "output",
     )
     output_dir: str | None = option(None, "Folder to write, which must be new or empty.", "output")

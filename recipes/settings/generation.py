@@ -2,13 +2,14 @@
 
 from dataclasses import dataclass
 
-from papers_to_gpt.settings.arguments import CheckedSettings, option, parse_settings, read_settings
+from papers_to_gpt.settings.arguments import option, parse_settings, read_settings
 from papers_to_gpt.settings.pretraining import LOWEST_TEMPERATURE
+from papers_to_gpt.settings.quantization import QuantizationSettings
 from papers_to_gpt.settings.training import SEEDS
 
 
 @dataclass
-class GenerationSettings(CheckedSettings):
+class GenerationSettings(QuantizationSettings):
     """The model, the prompts and the parameters of generation."""
 
     group = "decoding"

@@ -17,6 +17,7 @@ from transformers.utils import logging as transformers_logging
 from papers_to_gpt.engine.data_fingerprint import fingerprint_files
 from papers_to_gpt.engine.hardware import processor_has_bf16
 from papers_to_gpt.engine.model_folder import TRANSLATOR, check_folder, is_export
+from papers_to_gpt.engine.quantization import check_quantization, quantize
 from papers_to_gpt.engine.resumable_output import LineOutput, fingerprint_model, open_line_output
 from papers_to_gpt.exporting.ctranslate2_translator import ExportedTranslator
 from papers_to_gpt.exporting.exported_folder import fingerprint_export
@@ -120,6 +121,8 @@ def describe_translation(
 
 
 def uses_bf16(settings: SearchSettings) -> bool:
+    if settings.quantization:
+        return False
     return processor_has_bf16() if settings.bf16 is None else settings.bf16
 
 
@@ -133,6 +136,7 @@ def load_model(
     """
     transformers_logging.disable_progress_bar()
     names = settings.model_name_or_path
+    check_quantization(settings.quantization, names)
     if any(map(is_export, names)):
         return load_exported_translator(settings)
     for name in names:
@@ -144,6 +148,7 @@ def load_model(
         loaded = load_ensemble(names, settings.revision, settings.trust_remote_code)
     model, source_tokenizer, target_tokenizer = loaded
     model.to("cuda" if torch.cuda.is_available() else "cpu")
+    quantize(model, settings.quantization)
     return model, source_tokenizer, target_tokenizer
 
 

@@ -1,0 +1,207 @@
+"""Writes a Transformer as one of transformers' own classes, which load it without this project's code.
+
+Three classes of the library compute what our Transformer computes, each for one kind of it:
+
+| class | layers | positions | tables |
+|---|---|---|---|
+| MarianMTModel | post-norm, as in the paper | sinusoids | shared, or one each for source, target and softmax |
+| PegasusForConditionalGeneration | pre-norm | sinusoids | shared |
+| BlenderbotForConditionalGeneration | pre-norm | learned | shared |
+
+The others were compared with ours and differ: BART, mBART, PLBart and BlenderbotSmall normalize the embeddings, M2M100
+and FSMT have sinusoids of other rates, T5 has relative positions.
+
+Dimensions: D model width.
+"""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import (
+    AutoModelForSeq2SeqLM,
+    BlenderbotConfig,
+    BlenderbotForConditionalGeneration,
+    GenerationConfig,
+    MarianConfig,
+    MarianMTModel,
+    PegasusConfig,
+    PegasusForConditionalGeneration,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+
+from papers_to_gpt.exporting.verification import BEAMS, LOGIT_TOLERANCE, NEW_TOKENS, TEXT_TOLERANCE
+from seq2seq_scratch.encoding import encode_sources
+from seq2seq_scratch.file_modes import give_umask_permissions
+
+CLASSES = {
+    "marian": (MarianConfig, MarianMTModel),
+    "pegasus": (PegasusConfig, PegasusForConditionalGeneration),
+    "blenderbot": (BlenderbotConfig, BlenderbotForConditionalGeneration),
+}
+
+# Settings with one name and meaning in both.
+SAME_SETTINGS = (
+    *(
+        "vocab_size",
+        "d_model",
+        "encoder_layers",
+        "decoder_layers",
+        "encoder_attention_heads",
+        "decoder_attention_heads",
+    ),
+    *("encoder_ffn_dim", "decoder_ffn_dim", "activation_function", "max_position_embeddings", "tie_word_embeddings"),
+    *("dropout", "attention_dropout", "activation_dropout"),
+    *("pad_token_id", "bos_token_id", "eos_token_id", "decoder_start_token_id"),
+)
+
+# Names of modules: ours and the library's. The library's attention layers have projections with our names.
+LAYER_NAMES = {
+    "self_attention": "self_attn",
+    "self_attention_add_norm.norm": "self_attn_layer_norm",
+    "cross_attention": "encoder_attn",
+    "cross_attention_add_norm.norm": "encoder_attn_layer_norm",
+    "feed_forward.inner": "fc1",
+    "feed_forward.outer": "fc2",
+    "feed_forward_add_norm.norm": "final_layer_norm",
+}
+
+# Layers that read the D numbers of a position, so that columns of their weights belong to them; of the layers that
+# write them, it is the rows.
+READERS = ("q_proj", "k_proj", "v_proj", "inner", "embed_tokens", "embed_positions", "lm_head")
+
+
+def to_library_class(model: PreTrainedModel, name: str) -> PreTrainedModel:
+    """Returns a Transformer as a model of the library, with the same numbers in fp32.
+
+    Args:
+        model: a `TransformerForConditionalGeneration` in fp32 whose configuration `formats_of` accepts.
+        name: one of `CLASSES`.
+    """
+    config, (config_class, model_class) = model.config, CLASSES[name]
+    settings = {each: getattr(config, each) for each in SAME_SETTINGS}
+    settings |= {"scale_embedding": True, "forced_eos_token_id": None}
+    if name == "marian":
+        settings |= {
+            each: getattr(config, each) for each in ("decoder_vocab_size", "share_encoder_decoder_embeddings")
+        }
+    if name == "blenderbot":
+        settings["encoder_no_repeat_ngram_size"] = 0
+    converted = model_class(config_class(**settings)).eval()
+    # The library has all sines of a position before all cosines; ours alternate. Any order of the D numbers gives the
+    # same model, if all weights have it.
+    order = torch.arange(config.d_model)
+    if config.position_embedding_type == "sinusoidal":
+        order = torch.cat([order[0::2], order[1::2]])
+    with torch.no_grad():
+        for ours, theirs in _names(model):
+            tensor = model.get_parameter(ours)
+            converted.get_parameter(theirs).copy_(_reorder(ours, tensor, order))
+    converted.generation_config = _generation_config(model)
+    return converted
+
+
+def _names(model: PreTrainedModel) -> Iterator[tuple[str, str]]:
+    """Yields the name of each of our parameters, and that of the parameter of the library that it becomes."""
+    for ours, _ in model.named_parameters(remove_duplicate=False):
+        theirs = ours.replace(".final_norm.", ".layer_norm.")
+        if ".layers." in ours:
+            stack, rest = ours.split(".layers.")
+            index, rest = rest.split(".", 1)
+            mine = max((each for each in LAYER_NAMES if rest.startswith(f"{each}.")), key=len)
+            theirs = f"{stack}.layers.{index}.{LAYER_NAMES[mine]}{rest.removeprefix(mine)}"
+        yield ours, theirs
+
+
+def _reorder(name: str, tensor: torch.Tensor, order: torch.Tensor) -> torch.Tensor:
+    """Returns a parameter with the D numbers of a position in another order; what does not touch them is unchanged."""
+    *_, layer, kind = name.split(".")
+    if layer in READERS:
+        return tensor[:, order] if kind == "weight" else tensor
+    return tensor[order]
+
+
+def _generation_config(model: PreTrainedModel) -> GenerationConfig:
+    """Returns the parameters of the search that the model was saved with, and a limit that its positions allow.
+
+    The library takes `max_length` 20 if nothing is set.
+    """
+    saved = model.generation_config.to_diff_dict()
+    saved = {each: value for each, value in saved.items() if each not in ("max_length", "transformers_version")}
+    limit = model.config.max_position_embeddings - 1
+    return GenerationConfig(**saved | {"max_new_tokens": min(saved.get("max_new_tokens") or limit, limit)})
+
+
+def write_library_class(model: PreTrainedModel, name: str, folder: Path) -> None:
+    """Writes a Transformer as a model of the library: weights, configuration and parameters of the search."""
+    to_library_class(model, name).save_pretrained(folder)
+    give_umask_permissions(folder)
+
+
+@torch.inference_mode()
+def compare_library_class(
+    model: PreTrainedModel,
+    source_tokenizer: PreTrainedTokenizerBase,
+    folder: Path,
+    texts: Sequence[str],
+) -> str:
+    """Loads an export without this project's code and compares it: logits, greedy search and beams.
+
+    Args:
+        texts: sources.
+
+    Returns:
+        What was found, a sentence.
+
+    Raises:
+        ValueError: the two differ by more than rounding.
+    """
+    exported: Any = AutoModelForSeq2SeqLM.from_pretrained(folder, dtype=torch.float32, use_safetensors=True).eval()
+    positions = model.config.max_position_embeddings
+    rows, _ = encode_sources(source_tokenizer, texts, min(256, positions))
+    batch = source_tokenizer.pad({"input_ids": rows}, return_tensors="pt", padding_side="right")
+    inputs = {"input_ids": batch["input_ids"], "attention_mask": batch["attention_mask"]}
+    # Without a divisor by length, which the library has in another form.
+    search = {"do_sample": False, "max_new_tokens": min(NEW_TOKENS, positions - 1), "length_penalty": 0.0}
+    search |= {"return_dict_in_generate": True, "output_scores": True}
+    found = []
+    for beams in (1, BEAMS):
+        limits = search if beams > 1 else {each: search[each] for each in search if each != "length_penalty"}
+        ours, theirs = (each.generate(**inputs, num_beams=beams, **limits) for each in (model, exported))
+        if beams == 1:
+            logits = [each(**inputs, decoder_input_ids=ours.sequences).logits for each in (model, exported)]
+            difference = float((logits[0] - logits[1]).abs().max())
+            if not difference <= LOGIT_TOLERANCE:  # also for NaN
+                raise ValueError(
+                    f"The export differs from the model: logits by up to {difference:.4g}, where {LOGIT_TOLERANCE:g} "
+                    "is allowed. Nothing was written."
+                )
+        pairs = list(zip(_texts(model, ours.sequences), _texts(model, theirs.sequences), strict=True))
+        scores = [_scores(model, inputs, each.sequences) for each in (ours, theirs)]
+        for number, (mine, other) in enumerate(pairs):
+            if mine != other and not abs(float(scores[0][number] - scores[1][number])) <= TEXT_TOLERANCE:
+                raise ValueError(
+                    f"The export differs from the model: {texts[number][:60]!r} becomes the tokens {other}, and "
+                    f"{mine} by the model ({beams} beams). Nothing was written."
+                )
+        found += [mine == other for mine, other in pairs]
+    ties = "" if all(found) else "; the others are ties"
+    return (
+        f"Compared with the model: the logits of {len(rows)} texts differ by {difference:.2g} at most. {sum(found)} "
+        f"of {len(found)} translations, greedy and with {BEAMS} beams, are equal{ties}."
+    )
+
+
+def _texts(model: PreTrainedModel, sequences: torch.Tensor) -> list[list[int]]:
+    """Returns the tokens of translations, (B, T), without padding."""
+    return [[token for token in row if token != model.config.pad_token_id] for row in sequences.tolist()]
+
+
+def _scores(model: PreTrainedModel, inputs: dict[str, torch.Tensor], sequences: torch.Tensor) -> torch.Tensor:
+    """Returns the log-probabilities, (B,), that our model gives translations, (B, T)."""
+    logits = model(**inputs, decoder_input_ids=sequences[:, :-1]).logits
+    targets = sequences[:, 1:]
+    chosen = torch.log_softmax(logits, -1).gather(-1, targets[:, :, None])[:, :, 0]  # B T V -> B T
+    return chosen.masked_fill(targets == model.config.pad_token_id, 0.0).sum(1)
