@@ -403,7 +403,7 @@ EXPERIMENTS = [
         "long range",
         "Attention relates what is far apart; a recurrent network forgets it.",
         long_range,
-        minutes=3,
+        minutes=6,
         core=True,
     ),
     Experiment(
