@@ -13,6 +13,7 @@ from papers_to_gpt.plots.attention_heads import plot_heads  # noqa: E402
 from papers_to_gpt.plots.curves import plot_curves  # noqa: E402
 from papers_to_gpt.plots.line_plots import Series, plot_bars, plot_lines  # noqa: E402
 from papers_to_gpt.plots.probabilities import plot_token_probabilities  # noqa: E402
+from papers_to_gpt.plots.scatter import plot_points  # noqa: E402
 from papers_to_gpt.plots.style import save_figure  # noqa: E402
 
 LOG = [
@@ -179,3 +180,11 @@ def test_logs_are_read_as_runs_write_them(tmp_path):
     path = tmp_path / "train_log.jsonl"
     path.write_text("".join(json.dumps(line) + "\n" for line in LOG))
     assert plot_curves({"run": read_log(path)}).axes[0].lines[0].get_xydata().tolist() == [[10, 3.5], [20, 2.5]]
+
+
+def test_names_of_points_side_by_side_cover_no_other_name():
+    names = ["twelve seven nineteen", "twelve nineteen seven", "seven twelve nineteen", "seven nineteen twelve"]
+    figure = plot_points(np.array([[-2.0, 0.0], [-1.9, 0.0], [2.0, 0.01], [2.1, 0.0]]), names)
+    extents = [text.get_window_extent() for text in figure.axes[0].texts]
+    assert [text.get_text() for text in figure.axes[0].texts] == names
+    assert not any(a.overlaps(b) for place, a in enumerate(extents) for b in extents[:place])
