@@ -19,7 +19,7 @@ LOWER_IS_BETTER = ("loss", "perplexity", "bits_per_byte")
 # The scores in percent; all others that have a best possible value have 1.
 IN_PERCENT = ("exact_match", "sacrebleu", "bleu_tokenized_lowercased", "chrf")
 
-THINGS_TO_CHECK = 3
+THINGS_TO_SHOW = 3
 
 
 @dataclass(frozen=True)
@@ -113,7 +113,7 @@ def _compare(
     if score < low if _lower_is_better(number.metric) else score > high:
         return {**found, "got": score, "verdict": BETTER}
     check = _things_to_check(number, start, outcome, starting_model)
-    return {**found, "got": score, "verdict": WORSE, "check": check[:THINGS_TO_CHECK]}
+    return {**found, "got": score, "verdict": WORSE, "check": check[:THINGS_TO_SHOW]}
 
 
 def _why_not(
@@ -121,7 +121,10 @@ def _why_not(
 ) -> str | None:
     """Why a number does not apply to a run, as a sentence without its end; None if it applies."""
     if conflicts:
-        return f"the number is for other settings: {', '.join(conflicts)}"
+        more = len(conflicts) - THINGS_TO_SHOW
+        return f"the number is for other settings: {', '.join(conflicts[:THINGS_TO_SHOW])}" + (
+            f" and {more} more" if more > 0 else ""
+        )
     if start.changes:
         return f"the run was resumed with changes: {'; '.join(change.rstrip('.') for change in start.changes)}"
     batches, of_preset = start.batches_per_update, start.training.gradient_accumulation_steps

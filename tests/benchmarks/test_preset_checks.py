@@ -100,7 +100,7 @@ def names(*arguments):
 def test_the_shortest_presets_come_first_and_those_that_do_not_fit_are_named(capsys):
     assert names("--minutes", "3") == ["numbers/bahdanau", "numbers/rnn_seq2seq"]
     said = capsys.readouterr().out
-    assert "as data_dir does not have their data: glue/gpt1 sst2 --num_train_epochs 1" in said
+    assert "as data_dir does not have their data: glue/gpt1 sst2 --selection validation --num_train_epochs 1" in said
     assert "as they take more minutes than are left: " in said and "stories/cloze" in said
     all_embedded = names("--minutes", "60")
     assert len(all_embedded) == 10 and all_embedded.index("stories/gpt1_mini") < all_embedded.index("stories/cloze")
@@ -114,7 +114,7 @@ def test_a_preset_gets_its_data_its_seeds_its_model_and_the_settings_of_its_numb
     first, *_, last = choose(settings)
     assert (first.name, last.name) == (
         "novels/gpt1_small",
-        "glue/gpt1_small cola --num_train_epochs 10 --learning_rate 5e-4",
+        "glue/gpt1_small cola --selection validation --num_train_epochs 10 --learning_rate 5e-4",
     )
     text = " ".join(arguments_of(last, settings, "c0ffee"))
     assert f"--learning_rate 5e-4 --data_dir {tmp_path}/glue --task cola --seeds 1 2 3 --model_name_or_path " in text

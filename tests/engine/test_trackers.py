@@ -48,7 +48,7 @@ def assert_is_the_runs_config(config, folder):
     """Checks that a tracker has everything in `run.yaml` under its name (set settings, versions), and no token."""
     record = yaml.safe_load((folder / "run.yaml").read_text())
     for name, value in record["settings"].items():
-        expected = ", ".join(value) if isinstance(value, list) else value
+        expected = ", ".join(map(str, value)) if isinstance(value, list) else value
         assert config.get(name) == expected, name
     assert config["seed"] == 42 and config["max_steps"] == 2 and config["optim"] == record["settings"]["optim"]
     assert {name: config[f"versions/{name}"] for name in record["versions"]} == record["versions"]

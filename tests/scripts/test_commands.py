@@ -56,7 +56,7 @@ def test_an_unknown_command_is_answered_with_the_nearest_and_all(call):
     status, _, errors = call("train-translations", "numbers/bahdanau")
     assert status == 2
     assert "There is no command 'train-translations'. Did you mean 'train-translation'?" in errors
-    assert "ablate-gpt1, back-translate, benchmark, " in errors
+    assert "back-translate, benchmark, check-presets, " in errors
 
 
 def test_wrong_settings_end_a_command_with_a_message(call):
