@@ -6,7 +6,6 @@ from typing import Any
 
 from papers_to_gpt.engine.model_folder import ENGINES
 from papers_to_gpt.settings.commands import command
-from papers_to_gpt.settings.exporting import ExportSettings
 
 # By engine and kind of model. They need neither this project's code nor PyTorch.
 CODE = {
@@ -174,24 +173,25 @@ print(generator("Once upon a time", max_new_tokens=40)[0]["generated_text"])
 """
 
 
-def library_card(folder: Path, settings: ExportSettings, found: str) -> str:
-    """Returns the README.md of an export that is a class of transformers.
+def library_card(folder: Path, name: str, source: str = "", found: str = "") -> str:
+    """Returns the README.md of an export that is a translator of transformers.
 
     Args:
-        folder: where the export is written.
-        settings: name the model, the format and the folder's final name.
+        folder: holds the export.
+        name: what the lines of the card call it: the name that the folder gets, or its id on the Hub.
+        source: the exported model.
         found: what the comparison with the model found.
     """
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    code = with_tokenizers(LIBRARY_CODE, folder, repr(settings.output_dir))
+    code = with_tokenizers(LIBRARY_CODE, folder, repr(name))
     return f"""\
 ---
 library_name: transformers
 ---
 
-# {Path(settings.output_dir).resolve().name}
+# {Path(name).resolve().name}
 
-An export of `{settings.model_name_or_path}` as `{config["architectures"][0]}` of transformers, which loads it without
+An export of `{source}` as `{config["architectures"][0]}` of transformers, which loads it without
 remote code (`pip install transformers torch`). Sources and translations have at most
 {config["max_position_embeddings"]} tokens, and padding is on the right.
 

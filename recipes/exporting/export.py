@@ -82,7 +82,8 @@ def check_format(name: str, config: Any, wanted: str) -> None:
     reasons = formats_of(config)
     if reasons[wanted] is not None:
         others = [each for each, reason in reasons.items() if reason is None]
-        has = f"It can be exported to {' and '.join(others)}" if others else "It has no other format either"
+        listed = " and ".join(filter(None, [", ".join(others[:-1]), *others[-1:]]))
+        has = f"It can be exported to {listed}" if others else "It has no other format either"
         raise ValueError(f"{name} cannot be exported to {wanted}: {reasons[wanted]}. {has}.")
 
 
@@ -108,6 +109,11 @@ def samples(settings: ExportSettings, tokenizer: PreTrainedTokenizerBase) -> lis
     return texts
 
 
+def name_of_source(name: str) -> str:
+    """Returns what a card calls the exported model, without the folders of this machine."""
+    return Path(name).name if Path(name).is_absolute() else name
+
+
 def export_to_library_class(settings: ExportSettings, folder: Path) -> str:
     """Writes a Transformer as a class of transformers to an empty folder, and compares it.
 
@@ -124,7 +130,7 @@ def export_to_library_class(settings: ExportSettings, folder: Path) -> str:
     write_library_class(model, settings.format, folder)
     save_tokenizers(folder, tokenizer, target_tokenizer)
     found = compare_library_class(model, tokenizer, folder, samples(settings, tokenizer))
-    write_card(folder, library_card(folder, settings, found))
+    write_card(folder, library_card(folder, settings.output_dir, name_of_source(settings.model_name_or_path), found))
     return found
 
 
@@ -151,7 +157,7 @@ def export_to_engine(settings: ExportSettings, model_type: str, quantization: st
         "kind": "language_model" if model_type == "gpt1" else "translator",
         "model_type": model_type,
         # Not a path of this machine, because the folder may be shared.
-        "source": Path(name).name if Path(name).is_absolute() else name,
+        "source": name_of_source(name),
         "quantization": quantization,
     }
     write, comparisons = (write_onnx, ONNX) if settings.format == "onnx" else (write_ctranslate2, CTRANSLATE2)

@@ -17,7 +17,10 @@ import torch
 import transformers
 from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
-from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+from transformers.models.auto.modeling_auto import (
+    MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
+    MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES,
+)
 from transformers.utils import cached_file
 from transformers.utils import logging as transformers_logging
 
@@ -32,15 +35,19 @@ TOLERANCE = 1e-4
 def auto_class_of(config: PreTrainedConfig) -> str | None:
     """Returns the auto class whose entry in a configuration's auto_map is its architecture; None if there is none.
 
-    A language model of the library itself has no auto_map.
+    A model of the library itself has no auto_map.
     """
     (architecture,) = config.architectures or [None]
     for auto_class, reference in (getattr(config, "auto_map", None) or {}).items():
         # For a model on the Hub the reference starts with the model's id: "user/name--modeling_x.Class".
         if isinstance(reference, str) and reference.rpartition(".")[2] == architecture:
             return auto_class
-    is_librarys = architecture is not None and MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.get(config.model_type) == architecture
-    return "AutoModelForCausalLM" if is_librarys else None
+    of_library = {
+        "AutoModelForCausalLM": MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
+        "AutoModelForSeq2SeqLM": MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES,
+    }
+    classes = (auto for auto, names in of_library.items() if names.get(config.model_type) == architecture)
+    return None if architecture is None else next(classes, None)
 
 
 def load_complete(auto_class: Any, source: str | Path, **arguments: Any) -> PreTrainedModel:

@@ -26,6 +26,7 @@ from papers_to_gpt.engine.model_folder import (
     read_json,
 )
 from papers_to_gpt.engine.reporting import CARD_FILE, RESULTS_FILE, RUN_FILE
+from papers_to_gpt.exporting.formats import LIBRARY_CLASSES
 from papers_to_gpt.exporting.onnx_graphs import CONFIG_FILE
 from papers_to_gpt.publishing.clean_process import (
     TARGET_TOKENIZER,
@@ -53,7 +54,7 @@ PICKLE_SUFFIXES = frozenset((".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle"))
 TOKEN = re.compile(rb"\bhf_[A-Za-z0-9]{20,}")
 
 # Model types of exports that are transformers' own, whose folders need no code.
-LIBRARY_MODELS = frozenset(OPENAI_GPT.model_types)
+LIBRARY_MODELS = frozenset((*OPENAI_GPT.model_types, *LIBRARY_CLASSES))
 
 SAVE_AGAIN = "Load the model with the package that defines it and save it again (save_pretrained)."
 

@@ -9,7 +9,8 @@ from transformers.utils import logging as transformers_logging
 from papers_to_gpt.engine.checkpointing import write_whole_model
 from papers_to_gpt.engine.model_folder import is_export
 from papers_to_gpt.engine.reporting import CARD_FILE
-from papers_to_gpt.exporting.cards import openai_gpt_card
+from papers_to_gpt.exporting.cards import library_card, openai_gpt_card
+from papers_to_gpt.exporting.formats import LIBRARY_CLASSES
 from papers_to_gpt.publishing.cards import write_card
 from papers_to_gpt.publishing.hub import HubRepository
 from papers_to_gpt.publishing.model_card import name_on_hub
@@ -79,7 +80,9 @@ def share_folder(repository: HubRepository, checked: CheckedFolder) -> None:
         OSError: if the Hub does not answer.
     """
     folder = checked.folder
-    if checked.model.config.model_type in LIBRARY_MODELS:
+    if checked.model.config.model_type in LIBRARY_CLASSES:
+        rewrite_code(folder, library_card(folder, repository.repo_id))
+    elif checked.model.config.model_type in LIBRARY_MODELS:
         rewrite_code(folder, openai_gpt_card(repository.repo_id, on_hub=True))
     elif (folder / CARD_FILE).is_file():
         name_on_hub(folder, repository.repo_id)
