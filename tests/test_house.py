@@ -410,20 +410,22 @@ def parse_command(script, *arguments):
 @pytest.mark.parametrize("document", DOCUMENTS)
 def test_every_command_of_a_document_parses(document, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    presets = {}
     for script, *arguments in documented_commands(document):
         values = dict(zip(arguments, arguments[1:], strict=False))
         start = Path(values.get("--init_from", tmp_path))
         if not start.exists():
-            write_small_files_of_model(start)
+            write_small_files_of_model(start, presets.get(str(start), start.name.replace("_", "/", 1)))
         parse_command(script, *arguments)
+        presets[values.get("--output_dir")] = arguments[0] if arguments else None
         if "--init_from" in values:  # a later command may start from what this one trains
             shutil.copytree(start, values["--output_dir"])
 
 
-def write_small_files_of_model(folder):
-    """Writes what a command reads of the model of a preset before it loads it, into the preset's folder of output."""
-    preset = ROOT / "recipes" / "presets" / folder.name.replace("_", "/", 1)
-    settings = flatten_settings(parse_preset(preset.with_suffix(".yaml")))
+def write_small_files_of_model(folder, preset):
+    """Writes what a command reads of the model of a preset before it loads it, into the folder of its output."""
+    path = ROOT / (preset if preset.startswith("recipes/") else f"recipes/presets/{preset}")
+    settings = flatten_settings(parse_preset(path.with_suffix(".yaml")))
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.json").write_text(json.dumps({"model_type": "gpt1", **settings}))
     merges = [["a", "b"]] * settings.get("num_merges", 1)
