@@ -177,8 +177,14 @@ def parallel_training(bench: Workbench) -> Finding:
             ratio[TRANSFORMER] > max(ratio[LSTM], ratio[ATTENTION]),
             f"With sequences of {TRAINING_LENGTHS[-1]} tokens, tokens per second are "
             + ", ".join(f"{ratio[model]:.2f} ({MODELS[model]})" for model in MODELS)
-            + f" of those with {TRAINING_LENGTHS[0]}. A recurrent network takes a step after the other, with fewer "
-            "sequences in each.",
+            + f" of those with {TRAINING_LENGTHS[0]}. "
+            + (
+                "A recurrent network takes a step after the other, with fewer sequences in each."
+                if ratio[TRANSFORMER] > max(ratio[LSTM], ratio[ATTENTION])
+                else "A few cores have little to compute at the same time, so fewer sequences in each step of a "
+                "recurrent network cost nothing, and attention's products grow with the square of the length; a GPU "
+                "would show the claim."
+            ),
         ),
         charts=[
             Chart(
