@@ -117,7 +117,8 @@ def plot_lines(
             from matplotlib.ticker import NullLocator
 
             axes.xaxis.set_minor_locator(NullLocator())
-            axes.set_xticks(places, [f"{place:g}" for place in places])
+            # Counts of parameters and operations are rounded, lengths are not.
+            axes.set_xticks(places, [f"{place:g}" if place < 1e5 else f"{place:.3g}" for place in places])
     if log_y:
         axes.set_yscale("log")
     if integer_x:
