@@ -115,8 +115,8 @@ class MatrixPeak:
     """The FLOPs of a large bf16 matrix product in a second of CPU time, with which the utilization is computed.
 
     It is measured after each update, with the same threads, because the speed of a core changes while a benchmark
-    runs. Both rates are those of CPU time: other processes take their share of a second of wall-clock time at moments
-    that a few short products do not meet as often as the updates do.
+    runs. Both rates are those of CPU time, because other processes slow the updates more often than the few short
+    products, so that wall-clock times of the two do not compare.
 
     Args:
         size: rows and columns of the matrix. With 2,048 a product takes some hundredths of a second and reaches the

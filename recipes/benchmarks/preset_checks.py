@@ -199,16 +199,17 @@ def arguments_of(check: Check, settings: PresetCheckSettings, commit: str) -> li
 
 
 def folder_of(check: Check, settings: PresetCheckSettings, commit: str) -> Path:
-    """Returns the output folder of a check, another one for every commit and every change of the preset.
+    """Returns the output folder of a check.
 
-    So no check goes on with a run of other code or takes its result.
+    Every commit and every change of the preset has its own, so a check never resumes a run of other code and never
+    reports its result.
     """
     digest = hashlib.sha256(Path(check.path).read_bytes()).hexdigest()[:6]
     return Path(settings.output_dir, commit, f"{re.sub(r'[^a-zA-Z0-9.]+', '_', check.name)}_{digest}")
 
 
 def perform(check: Check, settings: PresetCheckSettings, commit: str) -> dict[str, Any]:
-    """Runs a preset, or goes on with an interrupted run of the same code, and returns its row of the table."""
+    """Runs a preset, or resumes an interrupted run of the same code, and returns its row of the table."""
     folder, number = folder_of(check, settings, commit), check.number
     folder.parent.mkdir(parents=True, exist_ok=True)
     log = folder.with_name(f"{folder.name}.log")

@@ -68,8 +68,8 @@ def compare_with_expected(
             conflicts, number = min(several, key=lambda each: len(each[0]))
             comparisons.append(_compare(number, conflicts, start, outcome, starting_model))
         if not concerned:
-            whom = f" for the task {outcome.task}" if expected.numbers else ""
-            reason = f"This preset has no expected number{whom}."
+            of_task = f" for the task {outcome.task}" if expected.numbers else ""
+            reason = f"This preset has no expected number{of_task}."
             comparisons.append({**_task(outcome), "verdict": NOT_COMPARED, "reason": reason})
     return {EXPECTED: {"preset": expected.preset, "comparisons": comparisons}}
 

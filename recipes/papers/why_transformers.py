@@ -51,8 +51,8 @@ RECALL = {
     **{"eval_steps": 200, "warmup_steps": 50, "num_beams": 1, "length_penalty": 1.0, "max_new_tokens": 8},
 }
 NOT_EVEN_NEAR = (
-    " The LSTM does not learn to keep the letters over any of these distances in so many updates, so how it forgets "
-    "with the distance cannot be seen."
+    " The LSTM does not learn the task at any distance in these updates, so the experiment does not show how it "
+    "forgets with distance."
 )
 
 

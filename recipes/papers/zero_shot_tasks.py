@@ -17,9 +17,9 @@ from papers_to_gpt.papers.language_models import check_task_files
 from papers_to_gpt.papers.workbench import Workbench
 
 ROWS = 200  # of each task
-# What follows a text of the sentiment task, after the name of the person that it ends with, and the words that are
-# compared behind it. The paper appends "very" to a review; a story needs to be told of whom. They were chosen among 16
-# such endings and words, on rows of the training split.
+# The words appended to a text of the sentiment task, with the last name in the text, and the two words compared after
+# them. The paper appends "very" to a review; in a story, the model also needs to know whose mood is meant. Ending and
+# words are the best of 16 pairs on rows of the training split.
 STORY_ENDING, STORY_WORDS = " {} was very", ("sad", "happy")
 NAME = re.compile(r"\b[A-Z]\w+")
 WORDS_OF_CONTEXT, WORDS_OF_ENDING = 60, 15  # of a passage of the novels

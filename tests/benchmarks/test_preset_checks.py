@@ -85,7 +85,7 @@ def test_presets_run_after_the_one_that_they_start_from_once_and_fail_the_comman
     assert f"[1/2] pretraining was run at {commit} before." in again and "[2/2] finetuning, about" in again
     log = next((presets / "checks").rglob("finetuning*.log")).read_text()
     assert "is finished: " in log and rows_again["finetuning"]["got"] == rows["finetuning"]["got"]
-    # A run that fails is a row too, and the command goes on.
+    # A run that fails gets a row too, and the command continues with the next preset.
     path = presets / "pretraining.yaml"
     path.write_text(path.read_text().replace("hidden_size: 16", "hidden_size: 15"))
     said, rows = check(presets, "pretraining.yaml", status=1, capsys=capsys)

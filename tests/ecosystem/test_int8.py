@@ -6,6 +6,7 @@ import sys
 
 import pytest
 import torch
+from exported_models import ending_tokenizer, run
 from tiny_models import MODELS, TRANSLATORS, tiny_batch, tiny_model, tiny_tokenizer
 from torch import nn
 
@@ -14,9 +15,8 @@ from gpt1_scratch.finetuning.tasks import Task, config_of_task
 from papers_to_gpt import classify, generate_text, score_text, score_translation, translate
 from papers_to_gpt.engine.model_folder import EXPORT_FILE
 from papers_to_gpt.engine.quantization import Int8Linear, check_int8, quantize_int8
-from papers_to_gpt.settings.arguments import run_script
 from seq2seq_scratch import plain_forms as plain_translators
-from seq2seq_scratch.tokenization import end_of_sentence, save_tokenizers
+from seq2seq_scratch.tokenization import save_tokenizers
 
 # Every layer that multiplies has 32 columns or more.
 WIDER = {
@@ -41,15 +41,6 @@ def int8():
 def wide_model(name, **settings):
     settings = {"vocab_size": WORDS, **({"decoder_vocab_size": WORDS} if name in TRANSLATORS else {}), **settings}
     return tiny_model(name, **WIDER.get(name, {"hidden_size": 32}), **settings)
-
-
-def run(script, monkeypatch, *arguments):
-    monkeypatch.setattr(sys, "argv", [f"recipes/{script.__name__.rpartition('.')[2]}.py", *map(str, arguments)])
-    try:
-        run_script(script.main)
-    except SystemExit as stop:
-        return stop.code
-    return 0
 
 
 @pytest.mark.parametrize("bias", [True, False])
@@ -122,8 +113,7 @@ def test_a_recurrent_step_calls_its_quantized_layers(int8, monkeypatch):
 @pytest.fixture
 def folders(tmp_path):
     """A translator, a language model and a classifier, as the scripts load them."""
-    source = tiny_tokenizer()
-    source.backend_tokenizer.post_processor = end_of_sentence(source.eos_token_id)
+    source = ending_tokenizer()
     wide_model("transformer").save_pretrained(tmp_path / "translator")
     save_tokenizers(tmp_path / "translator", source, source)
     task = config_of_task(Task("mine", "classification", ("text",), ("a", "b", "c"), ("accuracy",)))

@@ -6,12 +6,12 @@ import sys
 
 import pytest
 import torch
-from tiny_models import VOCABULARY, tiny_model, tiny_tokenizer
+from exported_models import ending_tokenizer, run
+from tiny_models import VOCABULARY, tiny_model
 
 from papers_to_gpt import export, translate
 from papers_to_gpt.exporting import library_classes
-from papers_to_gpt.settings.arguments import run_script
-from seq2seq_scratch.tokenization import end_of_sentence, save_tokenizers
+from seq2seq_scratch.tokenization import save_tokenizers
 
 SEPARATE = {"share_encoder_decoder_embeddings": False}
 LEARNED = {"pre_norm": True, "position_embedding_type": "learned"}
@@ -28,20 +28,9 @@ def save(folder, **options):
     model = tiny_model("transformer", **options)
     model.generation_config.update(num_beams=2, max_new_tokens=9)
     model.save_pretrained(folder)
-    tokenizers = [tiny_tokenizer(), tiny_tokenizer()]
-    for tokenizer in tokenizers:
-        tokenizer.backend_tokenizer.post_processor = end_of_sentence(tokenizer.eos_token_id)
+    tokenizers = [ending_tokenizer(), ending_tokenizer()]
     save_tokenizers(folder, tokenizers[0], tokenizers[options.get("vocab_size", VOCABULARY) > VOCABULARY])
     return model
-
-
-def run(script, monkeypatch, *arguments):
-    monkeypatch.setattr(sys, "argv", [f"recipes/{script.__name__.rpartition('.')[2]}.py", *map(str, arguments)])
-    try:
-        run_script(script.main)
-    except SystemExit as stop:
-        return stop.code
-    return 0
 
 
 @pytest.mark.parametrize(("name", "options"), EXACT)
