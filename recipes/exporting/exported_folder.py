@@ -22,7 +22,7 @@ def check_installed(engine: str, *packages: str) -> None:
     missing = [name for name in packages or PACKAGES[engine] if importlib.util.find_spec(name) is None]
     if missing:
         raise ValueError(
-            f"The format {engine} needs the package{'s' if missing[1:] else ''} {' and '.join(missing)}: pip install "
+            f"The format {engine} needs the package{'s' if missing[1:] else ''} {', '.join(missing)}: pip install "
             f"{' '.join(missing)} (or the extra `{engine}` of papers-to-gpt)."
         )
 
