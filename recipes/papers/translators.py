@@ -41,6 +41,23 @@ SMALL: dict[str, dict[str, Any]] = {
     TRANSFORMER: {"max_steps": 500, "max_tokens_per_batch": 1024, "warmup_steps": 100},
 }
 
+# Changes to the presets of `multi30k`, so that all three keep the case, have 8,000 subwords and read each batch once.
+MULTI30K: dict[str, dict[str, Any]] = {
+    LSTM: {},
+    ATTENTION: {},
+    TRANSFORMER: {
+        "lowercase": False,
+        "vocab_size": 8000,
+        "r_drop_weight": 0,
+        "learning_rate": 1e-3,
+        "warmup_steps": 300,
+        "max_steps": 6000,
+        "eval_steps": 500,
+        "metric_for_best_model": "sacrebleu",
+        "tune_length_penalty": False,
+    },
+}
+
 
 def data_of(bench: Workbench) -> dict[str, Any]:
     """Returns the settings by which a recipe reads the data of the scale."""
@@ -66,7 +83,8 @@ def run_of(bench: Workbench, model: str, seed: int, **changes: Any) -> Run:
         changes: settings that differ from the preset.
     """
     if bench.scale != "small":
-        return Run("train_translation", f"multi30k/{model}", data_of(bench) | {"seed": seed} | changes)
+        settings = data_of(bench) | MULTI30K[model] | {"seed": seed} | changes
+        return Run("train_translation", f"multi30k/{model}", settings)
     steps = changes.get("max_steps", SMALL[model]["max_steps"])
     settings = SMALL[model] | {"eval_steps": max(1, steps // 4), "logging_steps": max(1, steps // 20)}
     return Run("train_translation", f"numbers/{model}", data_of(bench) | settings | {"seed": seed} | changes)
