@@ -49,13 +49,31 @@ class ModelsSettings(QuantizationSettings):
 
 
 @dataclass
-class SearchSettings(ResumableSettings, ModelsSettings):
-    """The models and the parameters of the search or of sampling; subclasses have input_file and output_file."""
+class DecodingSettings(ModelsSettings):
+    """The models, and the parameters that every search has."""
 
-    num_beams: int | None = option(None, "Beams of the search; left out, the number saved with the model.", at_least=1)
     length_penalty: float | None = option(
         None, "Exponent of the length normalization; left out, the number saved with the model."
     )
+    max_source_length: int = option(
+        256, "Maximum source tokens; longer sentences are cut with a warning.", "data", at_least=2
+    )
+    max_new_tokens: int | None = option(
+        None, "Maximum number of tokens of a translation; left out, the length of the source plus 50.", at_least=1
+    )
+    max_tokens_per_batch: int = option(
+        TOKENS_PER_BATCH, "Maximum number of rows times longest row in a batch.", at_least=1
+    )
+    bf16: bool | None = option(
+        None, "Compute in bfloat16 by autocast; left out, it is on where the processor has bfloat16 instructions."
+    )
+
+
+@dataclass
+class SearchSettings(ResumableSettings, DecodingSettings):
+    """The models and the parameters of the search or of sampling; subclasses have input_file and output_file."""
+
+    num_beams: int | None = option(None, "Beams of the search; left out, the number saved with the model.", at_least=1)
     do_sample: bool = option(False, "Draw each token from the model's distribution, in place of a search.")
     temperature: float | None = option(
         None, "Temperature of sampling, 1 if left out; needs do_sample.", at_least=LOWEST_TEMPERATURE
@@ -72,18 +90,6 @@ class SearchSettings(ResumableSettings, ModelsSettings):
     )
     seed: int | None = option(
         None, "Seed of sampling; left out, every call gives other translations. Needs do_sample.", **SEEDS
-    )
-    max_source_length: int = option(
-        256, "Maximum source tokens; longer sentences are cut with a warning.", "data", at_least=2
-    )
-    max_new_tokens: int | None = option(
-        None, "Maximum number of tokens of a translation; left out, the length of the source plus 50.", at_least=1
-    )
-    max_tokens_per_batch: int = option(
-        TOKENS_PER_BATCH, "Maximum number of rows times longest row in a batch.", at_least=1
-    )
-    bf16: bool | None = option(
-        None, "Compute in bfloat16 by autocast; left out, it is on where the processor has bfloat16 instructions."
     )
 
     def __post_init__(self):
@@ -183,7 +189,7 @@ class TranslationSettings(SearchSettings):
 
 
 @dataclass
-class ScoringSettings(ModelsSettings):
+class ScoringSettings(DecodingSettings):
     """The model, the test set and the parameters of the search."""
 
     output_dir: str | None = option(
@@ -246,21 +252,6 @@ class ScoringSettings(ModelsSettings):
     )
     output_file: str | None = option(None, "File for the comparison, as JSON; needs compare.", "output")
     num_beams: list[int] = option([5], "Beams of the search; each number gives a separate score.", at_least=1)
-    length_penalty: float | None = option(
-        None, "Exponent of the length normalization; left out, the number saved with the model."
-    )
-    max_source_length: int = option(
-        256, "Maximum source tokens; longer sentences are cut with a warning.", "data", at_least=2
-    )
-    max_new_tokens: int | None = option(
-        None, "Maximum number of tokens of a translation; left out, the length of the source plus 50.", at_least=1
-    )
-    max_tokens_per_batch: int = option(
-        TOKENS_PER_BATCH, "Maximum number of rows times longest row in a batch.", at_least=1
-    )
-    bf16: bool | None = option(
-        None, "Compute in bfloat16 by autocast; left out, it is on where the processor has bfloat16 instructions."
-    )
 
     @property
     def needs_model(self) -> bool:
