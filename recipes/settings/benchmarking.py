@@ -2,7 +2,8 @@
 
 from dataclasses import dataclass
 
-from papers_to_gpt.settings.arguments import option, parse_settings, read_settings
+from papers_to_gpt.settings.arguments import CheckedSettings, option, parse_settings, read_settings
+from papers_to_gpt.settings.corpora import refuse_missing_folder
 
 # The unit that each section counts.
 SECTIONS = {
@@ -20,7 +21,7 @@ COMPARISONS = [name for name in SECTIONS if name not in ("gpt_growth", "training
 
 
 @dataclass
-class BenchmarkSettings:
+class BenchmarkSettings(CheckedSettings):
     """The contenders, the data, and the number of measurements."""
 
     group = "data"
@@ -32,11 +33,14 @@ class BenchmarkSettings:
         "measurement",
     )
     contenders: list[str] = option(
-        [], "Measure only rows whose group or name contains one of these texts; case matters.", "measurement"
+        [], "Measure only rows whose section, group or name contains one of these texts; case matters.", "measurement"
     )
-    rounds: int = option(3, "Measurements of each contender.", "measurement")
+    rounds: int = option(3, "Measurements of each contender.", "measurement", at_least=1)
     threads: int | None = option(
-        None, "Value of OMP_NUM_THREADS for every contender; left out, the number of cores.", "measurement"
+        None,
+        "Value of OMP_NUM_THREADS for every contender; left out, the number of cores.",
+        "measurement",
+        at_least=1,
     )
     train_file: str | None = option(
         None, "Sentence pairs, as train_translation.py reads them; left out, the embedded numbers."
@@ -48,13 +52,11 @@ class BenchmarkSettings:
     output_file: str | None = option(None, "File for every measurement as JSON.", "output")
 
     def __post_init__(self):
+        super().__post_init__()
         unknown = [name for name in self.sections if name not in SECTIONS]
         if unknown:
             raise ValueError(f"sections names {', '.join(unknown)}; there are {', '.join(SECTIONS)}.")
-        for name in ("rounds", "threads"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ValueError(f"{name} is {value}; it must be at least 1.")
+        refuse_missing_folder(self.output_file, "output_file")
 
 
 @dataclass

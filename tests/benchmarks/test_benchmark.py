@@ -223,6 +223,14 @@ def test_classifiers_read_the_same_examples(row, task_folder):
         assert measured["padding_percent"] == pytest.approx(100 * (1 - len(stored["tokens"]) / slots))
 
 
+def test_a_warm_up_may_be_longer_than_an_epoch_of_the_examples(task_folder):
+    work, folder = task_folder
+    work = replace(work, warm_up_updates=5 * work.updates)
+    classifiers.prepare_examples(work, folder)
+    for kind in ("ours", "openai-gpt"):
+        assert classifiers.train_classifier(work, folder, kind)["items"] == 2 * 3
+
+
 def test_what_no_classifier_can_learn_is_refused(task_folder):
     work, folder = task_folder
     with pytest.raises(ValueError, match="task is stories_similarity"):
@@ -410,6 +418,7 @@ def test_a_measurement_in_its_own_process(tmp_path):
         (["--updates", "0"], "updates is 0; it must be at least 1"),
         (["--growth_lengths", "64", "1"], "growth_lengths has 1"),
         (["--growth_widths", "100"], "growth_widths has 100, which is no multiple of the width"),
+        (["--output_file", "no/all.json"], "output_file is no/all.json, but there is no folder no. Make it"),
         (["--output_tokens", "0"], "output_tokens is 0; it must be at least 1"),
         (["--new_tokens", "600"], "exceed the context of 512"),
         (["--nanogpt_dir", "nowhere"], "nanogpt_dir is nowhere, which holds no model.py"),
