@@ -52,6 +52,7 @@ def write_report(
         **identity,
         "item": experiment.item,
         "claim": experiment.claim,
+        "criterion": experiment.criterion,
         "verdict": finding.verdict.word,
         "reason": finding.verdict.reason,
         "columns": list(finding.table.columns),
@@ -69,7 +70,7 @@ def _report(
     seeds = ", ".join(map(str, bench.seeds))
     parts = [
         f"# {experiment.item}",
-        f"**Claim:** {experiment.claim}",
+        f"**Claim:** {experiment.claim} {experiment.criterion}",
         f"**Verdict.** {finding.verdict.sentence} {finding.verdict.reason}",
         f"**Method.** {finding.method}",
         "## Measured here",
@@ -79,6 +80,8 @@ def _report(
         parts += ["## The paper", format_table(finding.paper)]
     parts += [f"![{name}]({name}.png)" for name in pictures]
     parts += finding.notes
+    if any(series.low is not None for chart in finding.charts for series in chart.series):
+        parts.append("Values are means over the seeds; error bars reach from the lowest seed to the highest.")
     parts.append(f"Scale `{bench.scale}`, seeds {seeds}, {minutes:.1f} minutes.")
     if bench.runs:
         commands = "\n".join(bench.command(run) for run in bench.runs)
