@@ -246,8 +246,8 @@ def depth(bench: Workbench) -> Finding:
             + (
                 ""
                 if is_monotonic(means, falling=True)
-                else " With so few updates and pairs, deeper stacks train more slowly than they gain; the paper had "
-                "12 million pairs."
+                else " A likely cause, not tested: with so few updates, deeper stacks learn more slowly than they "
+                "gain; the paper had 12 million pairs."
             ),
         ),
         charts=[
@@ -405,7 +405,7 @@ EXPERIMENTS = [
         PAPER,
         "section 3.4",
         "Each further layer of the LSTM lowers the perplexity.",
-        f"It holds if the validation perplexity falls with each of {LAYERS[0]} to {LAYERS[-1]} layers.",
+        f"It holds if the validation perplexity falls with each further layer, from {LAYERS[0]} to {LAYERS[-1]}.",
         depth,
         minutes=8,
         scales=("small", "multi30k"),
@@ -438,7 +438,8 @@ EXPERIMENTS = [
         "Figure 2",
         "The vector of a sentence knows the order of its words.",
         f"It holds if the vectors of lists in different orders are more than {100 * APART:.0f} % of a vector's length "
-        "apart; of sentences, if those of the same meaning are nearer than the others.",
+        "apart. At the scale multi30k, it holds if sentences of the same meaning are nearer to each other than to the "
+        "others.",
         sentence_vectors,
         minutes=1,
         scales=("small", "multi30k"),
@@ -448,7 +449,7 @@ EXPERIMENTS = [
         PAPER,
         "Figure 3",
         "The LSTM translates long sentences as well as short ones.",
-        f"It holds if the longer half of the lengths has less than {LOST_BLEU} BLEU less than the shorter half.",
+        f"It holds if fewer than {LOST_BLEU} BLEU are lost from the shorter half of the lengths to the longer half.",
         length_and_rarity,
         minutes=2,
         scales=("small", "multi30k"),

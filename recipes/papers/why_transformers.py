@@ -445,8 +445,9 @@ EXPERIMENTS = [
         PAPER,
         "gradients",
         "With attention, the gradient reaches the first words of a source; in an LSTM it vanishes on the way.",
-        "It holds if, with the papers' initial weights, the first fifth of the source has, relative to the strongest "
-        f"tenth, more than {TIMES_THE_GRADIENT} times the LSTM's gradient in both other models.",
+        "It holds if the gradient of the first fifth of the source, as a share of that of the strongest tenth, is in "
+        f"both models with attention more than {TIMES_THE_GRADIENT} times that of the LSTM, with the papers' initial "
+        "weights.",
         gradients,
         minutes=1,
         core=True,

@@ -26,6 +26,7 @@ from papers_to_gpt.papers.sutskever2014 import best_candidates, principal_compon
 from papers_to_gpt.papers.vaswani2017 import count_multiplied_weights, describe_heads
 from papers_to_gpt.papers.why_transformers import power_law
 from papers_to_gpt.papers.word_alignment import WordTranslations
+from papers_to_gpt.papers.workbench import Run
 from papers_to_gpt.papers.zero_shot_tasks import passages
 from papers_to_gpt.plots.line_plots import Series
 from papers_to_gpt.settings.reproduction import NEEDED
@@ -80,7 +81,8 @@ def test_experiments_are_selected_by_name_paper_and_core_in_the_order_of_the_pap
 
 def test_a_report_has_table_paper_verdict_csv_and_json_and_pictures(tmp_path, monkeypatch):
     pytest.importorskip("matplotlib")
-    bench = SimpleNamespace(folder=tmp_path / "one", seeds=[1], scale="small", runs=[], command=str)
+    runs = [Run("pretrain_gpt1", None, {"seed": 42}), Run("finetune_gpt1", None, {"seeds": [1, 2]})]
+    bench = SimpleNamespace(folder=tmp_path / "one", seeds=[1, 2, 3], scale="small", runs=runs, command=str)
     claim = "Ones are ones.", "It holds if all are."
     experiment = Experiment("one", "paper", "Table 1", *claim, lambda bench: None, minutes=1)
     finding = Finding(
@@ -93,6 +95,7 @@ def test_a_report_has_table_paper_verdict_csv_and_json_and_pictures(tmp_path, mo
     write_report(experiment, finding, bench, 0.5, {"experiment": "one"})
     report = (tmp_path / "one" / "report.md").read_text()
     assert "**Claim:** Ones are ones. It holds if all are.\n" in report
+    assert "Scale `small`, seeds of the runs 1, 2, 42, 0.5 minutes." in report
     assert "Values are means over the seeds; error bars reach from the lowest seed to the highest." in report
     for part in ("| one \\| two | 1.0 |", "| none |  |", "The claim does not hold here. They are not.", "![counts]"):
         assert part in report
