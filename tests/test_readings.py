@@ -157,9 +157,9 @@ def test_a_picture_is_drawn_again_beside_its_reading(tmp_path, capsys):
         (["--pictures", "mask"], "pictures names mask; there are bpe_tokens, "),
         (
             ["--pictures", "alignment", "--models_dir", "nowhere"],
-            "needs the model nowhere/numbers_bahdanau.*train_translation.py recipes/presets/numbers/bahdanau.yaml",
+            "needs the model nowhere/numbers_bahdanau.*train_translation.py numbers/bahdanau --output_dir",
         ),
-        (["--pictures", "next_tokens", "--models_dir", "nowhere"], "pretrain_gpt1.py recipes/presets/stories/gpt1_m"),
+        (["--pictures", "next_tokens", "--models_dir", "nowhere"], "pretrain_gpt1.py stories/gpt1_mini --output_dir"),
     ],
 )
 def test_a_picture_that_cannot_be_drawn_is_refused_with_what_to_do(arguments, message, tmp_path):

@@ -102,9 +102,10 @@ def train_classifier(
     model = AutoModelForSequenceClassification.from_config(config).train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, weight_decay=0.01, fused=True)
     # A whole epoch is clocked, because our batches of similar lengths differ in size within an epoch.
-    warm_up = itertools.islice(next(epochs), work.warm_up_updates)
+    clocked = next(epochs)
+    warm_up = itertools.islice(itertools.chain.from_iterable(epochs), work.warm_up_updates)
     watch = Stopwatch()
-    batches = itertools.chain(warm_up, next(epochs))
+    batches = itertools.chain(warm_up, clocked)
 
     def count(batch: dict[str, torch.Tensor]) -> tuple[int, int, int]:
         return len(batch["labels"]), int(batch["attention_mask"].sum()), batch["input_ids"].numel()

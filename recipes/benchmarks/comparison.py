@@ -36,6 +36,7 @@ from papers_to_gpt.benchmarks.joeynmt import decode_joeynmt, joeynmt_recurrent, 
 from papers_to_gpt.benchmarks.marian import decode_marian, train_marian
 from papers_to_gpt.benchmarks.ours import decode_ours, train_model_to_decode, train_ours
 from papers_to_gpt.benchmarks.profiles import SHARES, profile_gpt, profile_translator
+from papers_to_gpt.engine.model_folder import TRANSLATOR, check_folder
 from papers_to_gpt.settings.benchmarking import SECTIONS, BenchmarkSettings, Workload
 
 
@@ -144,8 +145,7 @@ def table(work: Workload | None = None) -> list[Contender]:
     growth = partial(row, "gpt_growth", measure=train_gpt, kind="ours", dropout=0.1)
     for length in work.growth_lengths:
         sequences = max(1, work.context * work.gpt_batch_size // length)
-        sizes = {"context": length, "gpt_batch_size": sequences, "prompt_tokens": 1, "new_tokens": 1}
-        growth("length", f"{length} tokens", **sizes)
+        growth("length", f"{length} tokens", context=length, gpt_batch_size=sequences)
     for width in work.growth_widths:
         heads = width * work.gpt_heads // work.gpt_hidden_size
         growth("width", f"{width}, {heads} heads", gpt_hidden_size=width, gpt_heads=heads)
@@ -357,6 +357,8 @@ def run(settings: BenchmarkSettings, work: Workload) -> None:
     """
     if work.nanogpt_dir is not None and not Path(work.nanogpt_dir, "model.py").is_file():
         raise ValueError(f"nanogpt_dir is {work.nanogpt_dir}, which holds no model.py. Name a checkout of nanoGPT.")
+    if "translation_decoding" in settings.sections and work.model_name_or_path is not None:
+        check_folder(work.model_name_or_path, kinds=(TRANSLATOR,))
     usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     threads = settings.threads or usable
     chosen = [

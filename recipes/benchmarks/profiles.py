@@ -85,6 +85,6 @@ def profile_translator(work: Workload, folder: Path, make_config: Callable) -> d
 
 
 def profile_gpt(work: Workload, folder: Path, dropout: float) -> dict[str, Any]:
-    """Profiles the training of our GPT-1; `items` are the tokens read, all of which are predicted."""
+    """Profiles the training of our GPT-1; `items` are the tokens read: the first of a sequence is not predicted."""
     watch = ProfiledStopwatch()
     return train_gpt(work, folder, "ours", dropout, watch=watch) | watch.shares()

@@ -7,6 +7,7 @@ from transformers.utils import logging as transformers_logging
 
 from papers_to_gpt.illustrations.registry import ILLUSTRATIONS
 from papers_to_gpt.plots.style import check_matplotlib, save_figure
+from papers_to_gpt.settings.commands import command
 from papers_to_gpt.settings.illustration import IllustrationSettings
 
 logger = logging.getLogger(__name__)
@@ -35,10 +36,8 @@ def run(settings: IllustrationSettings) -> None:
             folder = Path(settings.models_dir) / illustration.model.replace("/", "_")
             if not (folder / "config.json").is_file():
                 script = "pretrain_gpt1" if illustration.reading == "gpt1_scratch" else "train_translation"
-                message = (
-                    f"The picture {name} needs the model {folder}, which is not there. Train it: python "
-                    f"recipes/{script}.py recipes/presets/{illustration.model}.yaml --output_dir {folder}"
-                )
+                train = command(script, illustration.model, "--output_dir", folder)
+                message = f"The picture {name} needs the model {folder}, which is not there. Train it: {train}"
                 if settings.pictures:
                     raise ValueError(message)
                 logger.warning("%s", message)

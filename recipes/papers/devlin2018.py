@@ -12,6 +12,7 @@ from papers_to_gpt.papers.language_models import (
     short_name,
     task_scores,
     tasks_of,
+    what_is_scored,
 )
 from papers_to_gpt.papers.workbench import Workbench
 
@@ -86,6 +87,7 @@ def both_directions(bench: Workbench) -> Finding:
                 kind="bars",
             )
         ],
+        notes=[what_is_scored(bench, *runs[CAUSAL])],
     )
 
 
@@ -95,6 +97,7 @@ EXPERIMENTS = [
         PAPER,
         "Table 5 of the BERT paper",
         "A model that sees both directions is better to fine-tune than one that reads from left to right.",
+        "It holds if the masked model has the higher average score.",
         both_directions,
         minutes=16,
         scales=("small", "novels"),

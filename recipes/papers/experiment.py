@@ -115,6 +115,8 @@ class Experiment:
         paper: the module of its paper, such as `sutskever2014`.
         item: the table, figure or section.
         claim: the claim in one sentence.
+        criterion: when the claim holds, in one sentence that begins with "It holds if"; it is said before anything is
+            measured.
         measure: trains or loads what it needs and measures.
         minutes: minutes on one CPU core at the scale `small`, with one seed, after the experiments before it, whose
             trained models it shares. Those of `core` are measured, the others estimated.
@@ -126,6 +128,7 @@ class Experiment:
     paper: str
     item: str
     claim: str
+    criterion: str
     measure: Callable[["Workbench"], Finding]
     minutes: float
     core: bool = False
@@ -144,7 +147,8 @@ def compare(
 ) -> Verdict:
     """Decides whether one setting beats another, seed by seed.
 
-    One seed gives a direction. Of several, the mean difference must exceed twice its standard error.
+    One seed gives a direction. With several, a mean difference of more than twice its standard error decides, and a
+    smaller one leaves it undecided.
 
     Args:
         better: scores of the setting that the paper claims to be better, one for each seed.
@@ -153,7 +157,7 @@ def compare(
         score: the name of the score, such as `BLEU`.
         lower_is_better: True for losses and perplexities.
         digits: decimals of the numbers in the reason.
-        unless: a sentence that is added if the claim does not hold: the likely cause, and the scale that shows it.
+        unless: a sentence that is added unless the claim holds: the likely cause, and the scale that shows it.
 
     Raises:
         ValueError: the numbers of scores differ, or there are none.
@@ -164,14 +168,22 @@ def compare(
     means = [statistics.mean(scores) for scores in (better, worse)]
     gain = statistics.mean(gains)
     reason = f"{score}: {means[0]:.{digits}f} with {names[0]}, {means[1]:.{digits}f} with {names[1]}"
+    holds: bool | None
     if len(gains) == 1:
         holds = gain > 0
         reason += " (one seed: the direction alone)."
     else:
         error = statistics.stdev(gains) / math.sqrt(len(gains))
-        holds = gain > 2 * error
+        holds = gain > 0 if abs(gain) > 2 * error else None
         reason += f", a gain of {gain:.{digits}f} with a standard error of {error:.{digits}f} over {len(gains)} seeds."
     return Verdict(holds, reason if holds or not unless else f"{reason} {unless}")
+
+
+def combine(*verdicts: Verdict) -> Verdict:
+    """Returns the verdict on a claim of several parts: it holds if all of them do, and does not if one does not."""
+    parts = [each.holds for each in verdicts]
+    holds = False if False in parts else None if None in parts else True
+    return Verdict(holds, " ".join(each.reason for each in verdicts))
 
 
 def over_seeds(name: str, x: Sequence[Any], scores: Sequence[Sequence[float]]) -> Series:

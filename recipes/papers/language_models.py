@@ -12,9 +12,10 @@ from typing import Any
 from transformers import AutoConfig, PreTrainedConfig
 
 import gpt1_scratch  # noqa: F401  (registers GPT-1's configuration)
-from gpt1_scratch.finetuning.tasks import TASKS
+from gpt1_scratch.finetuning.tasks import OWN, TASKS
 from papers_to_gpt.papers.experiment import Table
 from papers_to_gpt.papers.workbench import Run, Workbench
+from papers_to_gpt.settings.finetuning import TRAIN_HOLDOUT
 from papers_to_gpt.settings.finetuning import parse as parse_finetuning
 from papers_to_gpt.settings.reproduction import WHERE_FROM
 
@@ -100,13 +101,19 @@ def config_of(model: Path | str, setting: str) -> PreTrainedConfig:
 def finetuned(bench: Workbench, preset: str, tasks: Sequence[str], model: Path | str, **changes: Any) -> Run:
     """Returns the run that fine-tunes a pre-trained model with every seed.
 
+    Training rows that are held out choose the checkpoint, so that no row that is reported has chosen anything.
+
     Args:
         bench: the scale; at other scales than `small`, the user's settings name the preset, the tasks and their data.
         preset, tasks: those of the scale `small`. Without tasks, the one that the preset names.
         model: folder or Hub id of the pre-trained model.
         changes: settings that differ from the preset.
     """
-    settings: dict[str, Any] = {"model_name_or_path": model, "seeds": bench.seeds} | changes
+    settings: dict[str, Any] = {
+        "model_name_or_path": model,
+        "seeds": bench.seeds,
+        "selection": TRAIN_HOLDOUT,
+    } | changes
     if bench.scale == "small":
         return Run("finetune_gpt1", preset, settings | ({"task": list(tasks)} if tasks else {}))
     chosen = bench.settings
@@ -144,30 +151,37 @@ def check_task_files(data_dir: str | None, names: Sequence[str]) -> None:
 
 
 def task_scores(bench: Workbench, run: Run) -> dict[str, list[float]]:
-    """Returns the main validation score of each task, times 100, for every seed, of a run that has been made."""
+    """Returns the main score of each task, times 100, for every seed, of a run that has been made.
+
+    It is the score of the test split if the task has one with labels, otherwise that of the validation split.
+    """
+    return {
+        name or OWN: [100 * each[_main_score(name, each)] for each in runs]
+        for name, runs in _results_of_tasks(bench, run).items()
+    }
+
+
+def _results_of_tasks(bench: Workbench, run: Run) -> dict[str | None, list[dict[str, Any]]]:
+    """Returns the results of every seed for each task; None stands for a task of the user's own files."""
     results = bench.results(run)
     names = tasks_of(run)
     if "tasks" not in results:
         (name,) = names
-        return {name or "own": [100 * _main_score(name, results)]}
-    return {
-        name: [100 * _main_score(name, each) for each in summary["runs"].values()]
-        for name, summary in results["tasks"].items()
-    }
+        return {name: [results]}
+    found = [list(summary["runs"].values()) for summary in results["tasks"].values()]
+    return dict(zip(names, found, strict=True))
 
 
 def train_rows(bench: Workbench, run: Run) -> dict[str, int]:
     """Returns the number of training examples of each task of a run that has been made."""
-    results = bench.results(run)
-    if "tasks" not in results:
-        (name,) = tasks_of(run)
-        return {name or "own": results["train_rows"]}
-    return {name: next(iter(each["runs"].values()))["train_rows"] for name, each in results["tasks"].items()}
+    return {name or OWN: runs[0]["train_rows"] for name, runs in _results_of_tasks(bench, run).items()}
 
 
-def _main_score(name: str | None, scores: Mapping[str, Any]) -> float:
+def _main_score(name: str | None, results: Mapping[str, Any]) -> str:
+    """Returns the name of a task's main score, such as `test_accuracy`, in the results of a run."""
     metrics = TASKS[name].metrics[:1] if name in TASKS else OWN_SCORES
-    return next(scores[f"eval_{metric}"] for metric in metrics if f"eval_{metric}" in scores)
+    names = (f"{kind}_{metric}" for kind in ("test", "eval") for metric in metrics)
+    return next(name for name in names if name in results)
 
 
 def short_name(task: str) -> str:
@@ -203,12 +217,14 @@ def table_of_tasks(first: str, rows: Mapping[Any, Mapping[str, Sequence[float]]]
     )
 
 
-def what_is_scored(tasks: Iterable[str]) -> str:
-    """Returns a sentence that names the score of each task."""
-    named = [
-        f"{TASKS[task].metrics[0].replace('_', ' ')} ({short_name(task)})"
-        if task in TASKS
-        else "accuracy, micro F1 or correlation (the task of your own)"
-        for task in tasks
-    ]
-    return f"Scores are those of the validation split, times 100: {', '.join(named)}."
+def what_is_scored(bench: Workbench, *runs: Run) -> str:
+    """Returns sentences that name the score of each task of runs that have been made, its split, and what chose the
+    checkpoints."""
+    splits: dict[str, list[str]] = {}
+    for run in runs:
+        for name, (first, *_) in _results_of_tasks(bench, run).items():
+            kind, _, metric = _main_score(name, first).partition("_")
+            split = {"test": "test", "eval": "validation"}[kind]
+            splits.setdefault(split, []).append(f"{metric.replace('_', ' ')} ({short_name(name or OWN)})")
+    named = " and ".join(f"those of the {split} split, {', '.join(scores)}" for split, scores in splits.items())
+    return f"Scores are {named}; all are times 100. Training rows that were held out chose the checkpoints."

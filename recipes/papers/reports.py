@@ -11,7 +11,7 @@ from typing import Any
 
 from papers_to_gpt.engine.durable_files import write_durably
 from papers_to_gpt.papers.experiment import Cell, Experiment, Finding, Table
-from papers_to_gpt.papers.workbench import Workbench
+from papers_to_gpt.papers.workbench import Run, Workbench
 from papers_to_gpt.plots.style import save_figure
 
 REPORT_FILE, RESULTS_FILE, SUMMARY_FILE = "report.md", "results.json", "README.md"
@@ -52,6 +52,7 @@ def write_report(
         **identity,
         "item": experiment.item,
         "claim": experiment.claim,
+        "criterion": experiment.criterion,
         "verdict": finding.verdict.word,
         "reason": finding.verdict.reason,
         "columns": list(finding.table.columns),
@@ -66,10 +67,10 @@ def write_report(
 def _report(
     experiment: Experiment, finding: Finding, bench: Workbench, minutes: float, pictures: Sequence[str]
 ) -> str:
-    seeds = ", ".join(map(str, bench.seeds))
+    seeds = seeds_of(bench.runs)
     parts = [
         f"# {experiment.item}",
-        f"**Claim:** {experiment.claim}",
+        f"**Claim:** {experiment.claim} {experiment.criterion}",
         f"**Verdict.** {finding.verdict.sentence} {finding.verdict.reason}",
         f"**Method.** {finding.method}",
         "## Measured here",
@@ -79,11 +80,20 @@ def _report(
         parts += ["## The paper", format_table(finding.paper)]
     parts += [f"![{name}]({name}.png)" for name in pictures]
     parts += finding.notes
-    parts.append(f"Scale `{bench.scale}`, seeds {seeds}, {minutes:.1f} minutes.")
+    if any(series.low is not None for chart in finding.charts for series in chart.series):
+        parts.append("Values are means over the seeds; error bars reach from the lowest seed to the highest.")
+    words = [f"Scale `{bench.scale}`", *([f"seeds of the runs {', '.join(map(str, seeds))}"] if seeds else [])]
+    parts.append(f"{', '.join(words)}, {minutes:.1f} minutes.")
     if bench.runs:
         commands = "\n".join(bench.command(run) for run in bench.runs)
         parts += ["## The runs", f"```bash\n{commands}\n```"]
     return "\n\n".join(parts) + "\n"
+
+
+def seeds_of(runs: Sequence[Run]) -> list[int]:
+    """Returns the seeds of runs. An experiment may use fewer than the user has named, or others."""
+    given = [run.settings.get("seeds", run.settings.get("seed", [])) for run in runs]
+    return sorted({seed for each in given for seed in (each if isinstance(each, list) else [each])})
 
 
 def _write_csv(path: Path, columns: Sequence[str], rows: Sequence[Sequence[Cell]]) -> None:

@@ -59,7 +59,7 @@ def run(settings: tuple[ReproductionSettings]) -> None:
             Path(folder).mkdir(parents=True, exist_ok=True)  # a wrong name ends the command before it trains
     failures = []
     for number, each in enumerate(experiments, 1):
-        print(f"\n[{number}/{len(experiments)}] {each.name} ({each.item}): {each.claim}")
+        print(f"\n[{number}/{len(experiments)}] {each.name} ({each.item}): {each.claim} {each.criterion}")
         try:
             measure(each, chosen)
         except ValueError as error:

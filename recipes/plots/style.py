@@ -131,8 +131,7 @@ def text_width(texts: Sequence[str], size: float = FONT_SIZE) -> float:
     figure = new_figure(layout=None)
     renderer = figure.canvas.get_renderer()
     style = text_style(texts, size)
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=r"Glyph \d+")
+    with without_glyph_warnings():
         widths = [Text(text=text, figure=figure, **style).get_window_extent(renderer).width for text in texts if text]
     return max(widths, default=0.0) / DOTS_PER_INCH
 

@@ -2,7 +2,8 @@
 
 from dataclasses import dataclass
 
-from papers_to_gpt.settings.arguments import option, parse_settings, read_settings
+from papers_to_gpt.settings.arguments import CheckedSettings, option, parse_settings, read_settings
+from papers_to_gpt.settings.corpora import refuse_missing_folder
 
 # The unit that each section counts.
 SECTIONS = {
@@ -20,7 +21,7 @@ COMPARISONS = [name for name in SECTIONS if name not in ("gpt_growth", "training
 
 
 @dataclass
-class BenchmarkSettings:
+class BenchmarkSettings(CheckedSettings):
     """The contenders, the data, and the number of measurements."""
 
     group = "data"
@@ -32,11 +33,14 @@ class BenchmarkSettings:
         "measurement",
     )
     contenders: list[str] = option(
-        [], "Measure only rows whose group or name contains one of these texts; case matters.", "measurement"
+        [], "Measure only rows whose section, group or name contains one of these texts; case matters.", "measurement"
     )
-    rounds: int = option(3, "Measurements of each contender.", "measurement")
+    rounds: int = option(3, "Measurements of each contender.", "measurement", at_least=1)
     threads: int | None = option(
-        None, "Value of OMP_NUM_THREADS for every contender; left out, the number of cores.", "measurement"
+        None,
+        "Value of OMP_NUM_THREADS for every contender; left out, the number of cores.",
+        "measurement",
+        at_least=1,
     )
     train_file: str | None = option(
         None, "Sentence pairs, as train_translation.py reads them; left out, the embedded numbers."
@@ -48,13 +52,11 @@ class BenchmarkSettings:
     output_file: str | None = option(None, "File for every measurement as JSON.", "output")
 
     def __post_init__(self):
+        super().__post_init__()
         unknown = [name for name in self.sections if name not in SECTIONS]
         if unknown:
             raise ValueError(f"sections names {', '.join(unknown)}; there are {', '.join(SECTIONS)}.")
-        for name in ("rounds", "threads"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ValueError(f"{name} is {value}; it must be at least 1.")
+        refuse_missing_folder(self.output_file, "output_file")
 
 
 @dataclass
@@ -118,16 +120,28 @@ class Workload:
             for number in value if isinstance(value, list) else [value]:
                 if isinstance(number, int) and number < 1:
                     raise ValueError(f"{name} is {number}; it must be at least 1.")
+        if self.gpt_hidden_size % self.gpt_heads:
+            raise ValueError(
+                f"gpt_heads is {self.gpt_heads}, which does not divide gpt_hidden_size, {self.gpt_hidden_size}. "
+                "Choose a divisor."
+            )
+
+    def check_growth(self) -> None:
+        """Raises ValueError if a size of gpt_growth cannot be measured."""
         if min(self.growth_lengths, default=2) < 2:
             raise ValueError(
                 "growth_lengths has 1, but a sequence of 1 token has nothing to predict. Name at least 2."
             )
+        head = self.gpt_hidden_size // self.gpt_heads
         for width in self.growth_widths:
-            if width * self.gpt_heads % self.gpt_hidden_size:
+            if width % head:
                 raise ValueError(
-                    f"growth_widths has {width}, which is no multiple of the width of a head, gpt_hidden_size / "
-                    f"gpt_heads, {self.gpt_hidden_size} / {self.gpt_heads}. Name multiples."
+                    f"growth_widths has {width}, which is no multiple of {head}, the width of a head (gpt_hidden_size "
+                    "/ gpt_heads). Name multiples."
                 )
+
+    def check_generation(self) -> None:
+        """Raises ValueError if gpt_generation needs more positions than there are."""
         if self.prompt_tokens + self.new_tokens > self.context:
             raise ValueError(
                 f"prompt_tokens {self.prompt_tokens} and new_tokens {self.new_tokens} exceed the context of "
@@ -136,5 +150,10 @@ class Workload:
 
 
 def parse(arguments: list[str] | None = None, description: str = "") -> tuple[BenchmarkSettings, Workload]:
-    """Reads the command line."""
-    return parse_settings(read_settings(arguments), BenchmarkSettings, Workload, description=description)
+    """Reads the command line. What concerns a section alone is checked if the section is measured."""
+    settings, work = parse_settings(read_settings(arguments), BenchmarkSettings, Workload, description=description)
+    if "gpt_growth" in settings.sections:
+        work.check_growth()
+    if "gpt_generation" in settings.sections:
+        work.check_generation()
+    return settings, work

@@ -5,6 +5,7 @@ import sys
 from dataclasses import dataclass
 
 from papers_to_gpt.settings.arguments import CheckedSettings, option, parse_settings, read_settings
+from papers_to_gpt.settings.corpora import refuse_missing_folder
 
 USAGE = "Usage: compare.py REV_A REV_B [--setting value ...]"
 
@@ -44,7 +45,11 @@ class ComparisonSettings(CheckedSettings):
                 f"warm_up_updates is {self.warm_up_updates}, and updates {self.updates}: no update is left to "
                 "measure. Raise updates."
             )
-        words = shlex.split(self.arguments or "")
+        refuse_missing_folder(self.output_file, "output_file")
+        try:
+            words = shlex.split(self.arguments or "")
+        except ValueError as error:
+            raise ValueError(f"arguments is {self.arguments!r}, in which a quotation mark is not closed.") from error
         if words and not words[0].startswith("--"):
             raise ValueError(f"arguments is {self.arguments!r}; it must be a list of --setting value.")
 

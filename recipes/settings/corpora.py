@@ -70,6 +70,12 @@ def weights_of(data: Any) -> list[float] | None:
     return [float(weight) for weight in data.train_weights] or None
 
 
+def refuse_missing_folder(file: str | None, setting: str) -> None:
+    """Raises ValueError if a file that is written after a long measurement is set and cannot be: it has no folder."""
+    if file is not None and not Path(file).parent.is_dir():
+        raise ValueError(f"{setting} is {file}, but there is no folder {Path(file).parent}. Make it, or name another.")
+
+
 def refuse_same_file(files: Sequence[str], setting: str) -> None:
     """Raises ValueError if a setting names the same file twice, under one name or under two."""
     first: dict[str, str] = {}

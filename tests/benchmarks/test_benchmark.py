@@ -19,7 +19,7 @@ from papers_to_gpt.benchmarks.comparison import Contender
 from papers_to_gpt.benchmarks.gpts import gpt as make_gpt
 from papers_to_gpt.benchmarks.ours import decode_ours
 from papers_to_gpt.benchmarks.workload import Stopwatch, count_padded
-from papers_to_gpt.settings.benchmarking import BenchmarkSettings, Workload
+from papers_to_gpt.settings.benchmarking import BenchmarkSettings, Workload, parse
 from seq2seq_scratch import TransformerConfig, TransformerForConditionalGeneration
 from seq2seq_scratch.tokenization import load_tokenizers
 
@@ -173,7 +173,7 @@ def test_growth_changes_one_size_at_a_time(row, tmp_path, monkeypatch):
     assert measured["items"] == 2 * 3 * 24  # as many tokens at every length
     size = int(row.name.partition(" ")[0].rstrip(","))
     changed = {
-        "length": {"context": size, "gpt_batch_size": 72 // size, "prompt_tokens": 1, "new_tokens": 1},
+        "length": {"context": size, "gpt_batch_size": 72 // size},
         "width": {"gpt_hidden_size": size, "gpt_heads": size // 8},
         "vocabulary": {"gpt_vocab_size": size},
     }
@@ -221,6 +221,14 @@ def test_classifiers_read_the_same_examples(row, task_folder):
         lengths = sorted(numpy.diff(stored["bounds"]))
         slots = 3 * (lengths[2] + lengths[5])
         assert measured["padding_percent"] == pytest.approx(100 * (1 - len(stored["tokens"]) / slots))
+
+
+def test_a_warm_up_may_be_longer_than_an_epoch_of_the_examples(task_folder):
+    work, folder = task_folder
+    work = replace(work, warm_up_updates=5 * work.updates)
+    classifiers.prepare_examples(work, folder)
+    for kind in ("ours", "openai-gpt"):
+        assert classifiers.train_classifier(work, folder, kind)["items"] == 2 * 3
 
 
 def test_what_no_classifier_can_learn_is_refused(task_folder):
@@ -408,10 +416,19 @@ def test_a_measurement_in_its_own_process(tmp_path):
         (["--sections", "gpt"], "sections names gpt; there are translation_training"),
         (["--rounds", "0"], "rounds is 0; it must be at least 1"),
         (["--updates", "0"], "updates is 0; it must be at least 1"),
-        (["--growth_lengths", "64", "1"], "growth_lengths has 1"),
-        (["--growth_widths", "100"], "growth_widths has 100, which is no multiple of the width"),
+        (["--sections", "gpt_growth", "--growth_lengths", "64", "1"], "growth_lengths has 1"),
+        (
+            ["--sections", "gpt_growth", "--growth_widths", "100"],
+            "growth_widths has 100, .* no multiple of 64, the width",
+        ),
+        (["--gpt_heads", "5"], "gpt_heads is 5, which does not divide gpt_hidden_size, 384. Choose a divisor"),
+        (["--output_file", "no/all.json"], "output_file is no/all.json, but there is no folder no. Make it"),
         (["--output_tokens", "0"], "output_tokens is 0; it must be at least 1"),
         (["--new_tokens", "600"], "exceed the context of 512"),
+        (
+            ["--sections", "translation_decoding", "--model_name_or_path", "./nowhere"],
+            "There is no folder ./nowhere. Correct the path",
+        ),
         (["--nanogpt_dir", "nowhere"], "nanogpt_dir is nowhere, which holds no model.py"),
         (["--contenders", "fairseq"], "fairseq.*matches no row.*MarianMTModel"),
     ],
@@ -419,6 +436,15 @@ def test_a_measurement_in_its_own_process(tmp_path):
 def test_wrong_settings_are_named(arguments, message, monkeypatch):
     with pytest.raises(ValueError, match=message):
         start(monkeypatch, *arguments)
+
+
+def test_sizes_of_sections_that_are_not_measured_are_not_checked():
+    sizes = ["--gpt_hidden_size", "400", "--gpt_heads", "4", "--context", "64"]
+    settings, work = parse(["--sections", "gpt_training", *sizes])
+    assert settings.sections == ["gpt_training"] and work.context == 64
+    for section in ("gpt_growth", "gpt_generation"):
+        with pytest.raises(ValueError, match="growth_widths has 128|exceed the context of 64"):
+            parse(["--sections", section, *sizes])
 
 
 def test_decoding_without_test_sentences_is_refused_before_anything_runs(prepared, monkeypatch):

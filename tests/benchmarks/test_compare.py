@@ -96,6 +96,8 @@ def test_two_commits_train_in_turns_and_the_first_update_that_differs_is_named(r
             "Write it behind an equals sign: --arguments='--max_steps 3'",
         ),
         (["HEAD", "HEAD", "--arguments", "max_steps 3"], "it must be a list of --setting value"),
+        (["HEAD", "HEAD", "--arguments=--run_name 'a"], "in which a quotation mark is not closed"),
+        (["HEAD", "HEAD", "--output_file", "no/runs.json"], "no/runs.json, but there is no folder no. Make it, or"),
         (
             ["HEAD", "HEAD", "--preset", "tiny/gpt", "--arguments=--hidden_size 15"],
             r"The run of A \(HEAD, .*\) ended with status 2: gpt1: ",

@@ -8,18 +8,29 @@ import numpy as np
 import pytest
 import torch
 
-from papers_to_gpt.papers.bahdanau2014 import alignment_scores, diagonal_share, likely_words
-from papers_to_gpt.papers.experiment import Chart, Experiment, Finding, Table, Verdict, compare, is_monotonic
+from papers_to_gpt.papers.bahdanau2014 import alignment_scores, chance_share, diagonal_share, likely_words
+from papers_to_gpt.papers.experiment import (
+    Chart,
+    Experiment,
+    Finding,
+    Table,
+    Verdict,
+    combine,
+    compare,
+    is_monotonic,
+)
 from papers_to_gpt.papers.number_lists import write_number_lists
 from papers_to_gpt.papers.registry import EXPERIMENTS, list_experiments, select
 from papers_to_gpt.papers.reports import write_report, write_summary
 from papers_to_gpt.papers.sutskever2014 import best_candidates, principal_components
-from papers_to_gpt.papers.vaswani2017 import describe_heads
+from papers_to_gpt.papers.vaswani2017 import count_multiplied_weights, describe_heads
 from papers_to_gpt.papers.why_transformers import power_law
 from papers_to_gpt.papers.word_alignment import WordTranslations
+from papers_to_gpt.papers.workbench import Run
 from papers_to_gpt.papers.zero_shot_tasks import passages
 from papers_to_gpt.plots.line_plots import Series
 from papers_to_gpt.settings.reproduction import NEEDED
+from seq2seq_scratch import RNNSeq2SeqConfig, RNNSeq2SeqForConditionalGeneration
 from seq2seq_scratch.alignments import Alignment
 from seq2seq_scratch.data.nbest_lists import Candidate
 from seq2seq_scratch.modeling_transformer import sinusoids
@@ -32,10 +43,25 @@ def test_one_seed_decides_a_direction_and_several_need_a_margin():
     assert compare([2.0, 2.1, 2.2], [1.0, 1.0, 1.3], names, score="BLEU").holds
     # Gains of 2 and -1: a mean of 0.5 with a standard error of 1.5.
     verdict = compare([3.0, 1.0], [1.0, 2.0], names, score="BLEU", unless="A larger scale shows it.")
-    assert not verdict.holds
+    assert verdict.holds is None
+    assert compare([1.0, 1.0, 1.3], [2.0, 2.1, 2.2], names, score="BLEU").holds is False
     assert "gain of 0.50 with a standard error of 1.50 over 2 seeds. A larger scale shows it." in verdict.reason
     with pytest.raises(ValueError, match="no scores"):
         compare([], [], names, score="BLEU")
+
+
+def test_a_claim_of_several_parts_holds_only_as_a_whole():
+    yes, no, open_ = (Verdict(holds, f"{holds}.") for holds in (True, False, None))
+    assert combine(yes, yes).holds is True
+    assert combine(yes, open_).holds is None
+    assert combine(open_, no).holds is False
+    assert combine(yes, no).reason == "True. False."
+
+
+def test_every_experiment_says_when_its_claim_holds_before_it_measures():
+    assert all(
+        each.criterion.startswith("It holds if ") and each.criterion.endswith(".") for each in EXPERIMENTS.values()
+    )
 
 
 def test_values_rise_or_fall_but_for_a_tolerance():
@@ -55,8 +81,10 @@ def test_experiments_are_selected_by_name_paper_and_core_in_the_order_of_the_pap
 
 def test_a_report_has_table_paper_verdict_csv_and_json_and_pictures(tmp_path, monkeypatch):
     pytest.importorskip("matplotlib")
-    bench = SimpleNamespace(folder=tmp_path / "one", seeds=[1], scale="small", runs=[], command=str)
-    experiment = Experiment("one", "paper", "Table 1", "Ones are ones.", lambda bench: None, minutes=1)
+    runs = [Run("pretrain_gpt1", None, {"seed": 42}), Run("finetune_gpt1", None, {"seeds": [1, 2]})]
+    bench = SimpleNamespace(folder=tmp_path / "one", seeds=[1, 2, 3], scale="small", runs=runs, command=str)
+    claim = "Ones are ones.", "It holds if all are."
+    experiment = Experiment("one", "paper", "Table 1", *claim, lambda bench: None, minutes=1)
     finding = Finding(
         method="Ones are counted.",
         table=Table(("what", "count"), [("one | two", 1.0), ("none", None)], digits=1),
@@ -66,6 +94,9 @@ def test_a_report_has_table_paper_verdict_csv_and_json_and_pictures(tmp_path, mo
     )
     write_report(experiment, finding, bench, 0.5, {"experiment": "one"})
     report = (tmp_path / "one" / "report.md").read_text()
+    assert "**Claim:** Ones are ones. It holds if all are.\n" in report
+    assert "Scale `small`, seeds of the runs 1, 2, 42, 0.5 minutes." in report
+    assert "Values are means over the seeds; error bars reach from the lowest seed to the highest." in report
     for part in ("| one \\| two | 1.0 |", "| none |  |", "The claim does not hold here. They are not.", "![counts]"):
         assert part in report
     assert (tmp_path / "one" / "counts.csv").read_text() == "series,x,y,low,high\na,1,3.0,2.0,4.0\na,2,4.0,3.0,5.0\n"
@@ -114,6 +145,11 @@ def test_alignments_are_compared_with_the_words_that_are_known_to_be_right():
     assert alignment_scores([crossed], [[0, 1, 1]]) == alignment_scores([crossed], [[None, None]]) == (0, 0, 0)
     right = [[1, 0, None], [0]]
     assert diagonal_share(right, ["a b c", "a"], ["x y z", "x"]) == pytest.approx(1 / 3)
+
+
+def test_the_chance_of_a_right_word_counts_words_as_the_hits_do():
+    # A guess is right for one word of one, and for one of three: two of four words.
+    assert chance_share(["seven", "one two three"]) == pytest.approx(2 / 4)
 
 
 def test_word_translations_are_those_that_expectation_maximization_finds():
@@ -183,7 +219,19 @@ def test_the_best_candidate_is_the_reference_or_shares_most_of_its_words():
 
 def test_a_power_law_is_found_again():
     sizes = [10, 100, 1000]
-    assert power_law(sizes, [3 * size**-0.25 for size in sizes]) == pytest.approx(0.25)
+    assert power_law(sizes, [3 * size**-0.25 for size in sizes]) == pytest.approx((0.25, 1.0))
+    exponent, explained = power_law([1, 10, 100], [1.0, 10.0, 1.0])
+    assert (exponent, explained) == (pytest.approx(0.0, abs=1e-9), pytest.approx(0.0, abs=1e-9))
+
+
+@pytest.mark.parametrize("is_tied", [True, False])
+def test_the_matrix_of_the_softmax_is_counted_once_and_tables_are_not(is_tied):
+    config = RNNSeq2SeqConfig(
+        vocab_size=50, decoder_vocab_size=30, embedding_size=8, hidden_size=8, num_hidden_layers=1,
+        tie_word_embeddings=is_tied,
+    )  # fmt: skip
+    # Encoder and decoder: four gates, each with a matrix for the input and one for the state; then the softmax.
+    assert count_multiplied_weights(RNNSeq2SeqForConditionalGeneration(config)) == 2 * 4 * (8 * 8 + 8 * 8) + 30 * 8
 
 
 def test_products_of_sinusoids_depend_on_the_distance_alone():

@@ -16,11 +16,14 @@ import yaml
 
 from gpt1_scratch import GPT1Config, GPT1ForCausalLM, GPT1ForMaskedLM
 from gpt1_scratch.tokenization import train_tokenizer
+from papers_to_gpt.papers.language_models import finetuned, task_scores, train_rows, what_is_scored
+from papers_to_gpt.papers.radford2018 import runs_by_size
 from papers_to_gpt.papers.registry import EXPERIMENTS
 from papers_to_gpt.papers.reports import write_summary
 from papers_to_gpt.papers.reproduction import run as reproduce
 from papers_to_gpt.papers.workbench import Run, Workbench
 from papers_to_gpt.reproduce import parse
+from papers_to_gpt.settings.finetuning import parse as parse_finetuning
 
 GLUE = ["--scale", "glue", "--model_name_or_path", "m"]
 MODELS = ("model", "lstm_model")
@@ -268,10 +271,53 @@ def test_the_scale_glue_fine_tunes_given_models_on_files_of_ones_own_by_ones_own
     assert table["rows"][1][1] == pytest.approx(100 * sum(scores) / 2)
 
 
+@pytest.mark.parametrize("arguments", [[], [*GLUE, "--data_dir", "glue"], [*GLUE, "--train_file", "rows.csv"]])
+def test_held_out_training_rows_choose_the_checkpoint_whatever_is_fine_tuned(arguments, tmp_path):
+    (settings,) = parse(["run", "table_5", *arguments, "--output_dir", str(tmp_path)])
+    run = finetuned(Workbench(settings, "table_5"), "stories/sentiment", ["stories_sentiment"], "model")
+    _, data, *_ = parse_finetuning([*run.arguments(), "--output_dir", "unused"])
+    assert data.selection == "train_holdout"
+
+
+def test_scores_are_those_of_the_test_split_where_a_task_has_one(tmp_path):
+    (settings,) = parse(["run", "table_5", "--seeds", "1", "2", "--output_dir", str(tmp_path)])
+    bench = Workbench(settings, "table_5")
+    run = finetuned(bench, "stories/sentiment", ["stories_sentiment", "cola"], "model")
+    tasks = {
+        "stories_sentiment": [
+            {"eval_accuracy": 0.9, "test_accuracy": score, "train_rows": 3600} for score in (0.5, 0.7)
+        ],
+        "cola": [{"eval_matthews_correlation": score, "train_rows": 7696} for score in (0.1, 0.2)],
+    }
+    results = {"tasks": {name: {"runs": dict(zip("ab", runs, strict=True))} for name, runs in tasks.items()}}
+    bench.path(run).mkdir(parents=True)
+    (bench.path(run) / "all_results.json").write_text(json.dumps(results))
+    assert task_scores(bench, run) == {"stories_sentiment": pytest.approx([50, 70]), "cola": pytest.approx([10, 20])}
+    assert train_rows(bench, run) == {"stories_sentiment": 3600, "cola": 7696}
+    said = what_is_scored(bench, run)
+    assert "those of the test split, accuracy (sentiment) and those of the validation split, matthews" in said
+
+
+def test_the_rows_that_choose_and_those_that_are_reported_are_in_no_training_file(tmp_path):
+    (settings,) = parse(["run", "auxiliary_loss", "--output_dir", str(tmp_path)])
+    runs = runs_by_size(Workbench(settings, "auxiliary_loss"), "model")
+    sizes = set()
+    for (size, _), run in runs.items():
+        _, data, *_ = parse_finetuning([*run.arguments(), "--output_dir", "unused"])
+        assert (data.names(), data.selection) == (["stories_acceptability"], "validation")
+        files = data.train_file, data.validation_file, data.test_file
+        train, held_out, test = ({*Path(file).read_text().splitlines()[1:]} for file in files)
+        assert train.isdisjoint(held_out | test) and held_out.isdisjoint(test)
+        assert (len(train), len(held_out), len(test)) == (size, 500, 500)
+        sizes.add(size)
+    assert sizes == {250, 1000, 4000}
+
+
 @pytest.mark.parametrize(
     ("experiment", "models", "arguments", "expected"),
     [
         ("transferred_layers", ("model", None), ["--layers", "3"], "layers is 3; the model has 2 blocks"),
+        ("transferred_layers", ("model", None), ["--layers", "2"], "layers is 2, all blocks of the model, .* smaller"),
         (
             "table_5",
             ("model", "model"),
