@@ -369,8 +369,8 @@ def run(settings: BenchmarkSettings, work: Workload) -> None:
     ]
     if not chosen:
         raise ValueError(
-            f"contenders is {settings.contenders}, which matches no row of {', '.join(settings.sections)}. Rows: "
-            + "; ".join(row.key for row in table(work) if row.section in settings.sections)
+            f"contenders is {' '.join(settings.contenders)}, which matches no row of {', '.join(settings.sections)}. "
+            "Rows: " + "; ".join(row.key for row in table(work) if row.section in settings.sections)
         )
     notes = {row.key: reason for row in chosen if (reason := row.missing(work))}
     chosen = [row for row in chosen if row.key not in notes]

@@ -102,7 +102,7 @@ def run(settings: PresetCheckSettings) -> None:
     """Runs the presets that the settings name or that fit into the budget, and prints and writes the table.
 
     Raises:
-        ValueError: if a preset that is named is unknown, has no number, or lacks its data.
+        ValueError: if a preset that is named is unknown, has no number, or lacks its data, or none fits.
         SystemExit: with status 1 if one is not as expected, was not compared or failed.
     """
     output_dir = Path(settings.output_dir)
@@ -162,6 +162,12 @@ def choose(settings: PresetCheckSettings) -> list[Check]:
             continue
         left -= sum(each.minutes for each in needed) if settings.minutes is not None else 0
         chosen += needed
+    if not chosen:
+        first = min(candidates, key=lambda each: each.minutes)
+        raise ValueError(
+            f"minutes is {settings.minutes:g}, in which no preset can be run. The shortest, {first.name}, takes "
+            f"{first.minutes:g}."
+        )
     if without_data:
         print(f"Left out, as data_dir does not have their data: {', '.join(without_data)}.")
     if too_long:

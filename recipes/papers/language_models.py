@@ -13,6 +13,7 @@ from transformers import AutoConfig, PreTrainedConfig
 
 import gpt1_scratch  # noqa: F401  (registers GPT-1's configuration)
 from gpt1_scratch.finetuning.tasks import OWN, TASKS
+from papers_to_gpt.engine.model_folder import check_folder
 from papers_to_gpt.papers.experiment import Table
 from papers_to_gpt.papers.workbench import Run, Workbench
 from papers_to_gpt.settings.finetuning import TRAIN_HOLDOUT
@@ -93,6 +94,7 @@ def config_of(model: Path | str, setting: str) -> PreTrainedConfig:
         ValueError: there is no such model; the message names the setting.
     """
     try:
+        check_folder(str(model))
         return AutoConfig.from_pretrained(str(model), trust_remote_code=False)
     except (OSError, ValueError) as error:
         raise ValueError(f"{setting} is {model}, which is no model that can be read: {error}") from error

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from papers_to_gpt.settings.arguments import CheckedSettings, option, parse_settings, read_settings
-from papers_to_gpt.settings.corpora import refuse_missing_folder
+from papers_to_gpt.settings.corpora import refuse_no_file
 
 # The unit that each section counts.
 SECTIONS = {
@@ -56,7 +56,7 @@ class BenchmarkSettings(CheckedSettings):
         unknown = [name for name in self.sections if name not in SECTIONS]
         if unknown:
             raise ValueError(f"sections names {', '.join(unknown)}; there are {', '.join(SECTIONS)}.")
-        refuse_missing_folder(self.output_file, "output_file")
+        refuse_no_file(self.output_file, "output_file")
 
 
 @dataclass

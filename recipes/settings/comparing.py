@@ -5,7 +5,7 @@ import sys
 from dataclasses import dataclass
 
 from papers_to_gpt.settings.arguments import CheckedSettings, option, parse_settings, read_settings
-from papers_to_gpt.settings.corpora import refuse_missing_folder
+from papers_to_gpt.settings.corpora import refuse_no_file
 
 USAGE = "Usage: compare.py REV_A REV_B [--setting value ...]"
 
@@ -45,7 +45,7 @@ class ComparisonSettings(CheckedSettings):
                 f"warm_up_updates is {self.warm_up_updates}, and updates {self.updates}: no update is left to "
                 "measure. Raise updates."
             )
-        refuse_missing_folder(self.output_file, "output_file")
+        refuse_no_file(self.output_file, "output_file")
         try:
             words = shlex.split(self.arguments or "")
         except ValueError as error:

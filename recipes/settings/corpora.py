@@ -70,8 +70,10 @@ def weights_of(data: Any) -> list[float] | None:
     return [float(weight) for weight in data.train_weights] or None
 
 
-def refuse_missing_folder(file: str | None, setting: str) -> None:
-    """Raises ValueError if a file that is written after a long measurement is set and cannot be: it has no folder."""
+def refuse_no_file(file: str | None, setting: str) -> None:
+    """Raises ValueError if a file that is written after a long measurement is set and cannot be written then."""
+    if file is not None and Path(file).is_dir():
+        raise ValueError(f"{setting} is {file}, which is a folder. Name a file in it.")
     if file is not None and not Path(file).parent.is_dir():
         raise ValueError(f"{setting} is {file}, but there is no folder {Path(file).parent}. Make it, or name another.")
 

@@ -422,6 +422,7 @@ def test_a_measurement_in_its_own_process(tmp_path):
             "growth_widths has 100, .* no multiple of 64, the width",
         ),
         (["--gpt_heads", "5"], "gpt_heads is 5, which does not divide gpt_hidden_size, 384. Choose a divisor"),
+        (["--output_file", "."], "output_file is ., which is a folder. Name a file in it"),
         (["--output_file", "no/all.json"], "output_file is no/all.json, but there is no folder no. Make it"),
         (["--output_tokens", "0"], "output_tokens is 0; it must be at least 1"),
         (["--new_tokens", "600"], "exceed the context of 512"),

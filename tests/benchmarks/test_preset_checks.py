@@ -136,6 +136,10 @@ def test_a_preset_gets_its_data_its_seeds_its_model_and_the_settings_of_its_numb
         (["multi30k/bahdanau"], "needs multi30k/train.parquet, .* in data_dir, which is not set"),
         (["multi30k/bahdanau", "--data_dir", "no/such"], "needs multi30k/train.parquet, .* in no/such"),
         (["--minutes", "0"], "minutes is 0.0; it must be above 0"),
+        (
+            ["--minutes", "0.1"],
+            "minutes is 0.1, in which no preset can be run. The shortest, .*, takes 1",
+        ),
     ],
 )
 def test_a_wrong_request_is_refused_before_anything_is_trained(arguments, message):

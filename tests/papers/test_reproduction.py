@@ -326,7 +326,12 @@ def test_the_rows_that_choose_and_those_that_are_reported_are_in_no_training_fil
         ),
         ("table_5", ("lstm", None), [], "model_name_or_path is .*lstm, which is an LSTM. Name a .*novels/gpt1_small"),
         ("table_5", ("masked", None), [], "masked, which has bidirectional attention"),
-        ("table_5", ("nothing", None), [], "model_name_or_path is .*nothing, which is no model that can be read"),
+        (
+            "table_5",
+            ("nothing", None),
+            [],
+            "model_name_or_path is .*nothing, which is no model that can be read: There is no folder .*nothing",
+        ),
         ("auxiliary_loss", ("model", None), ["--task", "kola"], "The task 'kola' is not known"),
         ("auxiliary_loss", ("model", None), ["--finetuning_preset", "glue/gpt2"], "preset 'glue/gpt2' is not a file"),
     ],
