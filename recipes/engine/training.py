@@ -9,7 +9,7 @@ import math
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -31,6 +31,7 @@ from papers_to_gpt.engine.checkpointing import (
 )
 from papers_to_gpt.engine.compiling import compile_model
 from papers_to_gpt.engine.durable_files import clean_leftovers, files_written_aside
+from papers_to_gpt.engine.evaluation import is_any_true
 from papers_to_gpt.engine.launching import is_sharded
 from papers_to_gpt.engine.log_window import LogWindow, TokenCounts, count_tokens
 from papers_to_gpt.engine.memory import return_freed_memory
@@ -252,12 +253,16 @@ class TrainingLoop:
 
     def _run(self, reporter: Reporter) -> None:
         settings, progress = self.settings, self.progress
-        if progress.evaluation_is_due:
+        # A run makes at least one update, however short its time is.
+        out_of_time = progress.update > 0 and is_any_true(self.accelerator, self._is_out_of_time())
+        ends_here = progress.update >= self.total_updates or out_of_time or self._is_out_of_patience()
+        # Also where a run resumes between two evaluations and a limit that was lowered ends it there.
+        if progress.evaluation_is_due or (ends_here and progress.evaluated_update != progress.update):
             self._evaluate(reporter)
             self._save(reporter)
         updates = self._updates()
-        wishes = Wishes(out_of_time=self._is_out_of_time())
-        if wishes.out_of_time:
+        wishes = Wishes(out_of_time=out_of_time)
+        if out_of_time:
             reporter.say(f"max_train_minutes ({settings.max_train_minutes:g}) is used up. Raise it to train further.")
         elif self._is_out_of_patience() and progress.update < self.total_updates:
             reporter.say(
@@ -266,7 +271,8 @@ class TrainingLoop:
         while progress.update < self.total_updates and not (wishes.out_of_time or self._is_out_of_patience()):
             started = time.perf_counter()
             note_progress("reading batches", progress.update + 1)
-            epoch, updates_in_epoch, group = next(updates)
+            with self._abandonable():
+                epoch, updates_in_epoch, group = next(updates)
             wishes = self._update(group)
             progress.epoch, progress.updates_in_epoch = epoch, updates_in_epoch
             if self.accelerator.num_processes == 1:  # before the next update is read, which may be given up
@@ -330,7 +336,7 @@ class TrainingLoop:
         target_tokens, *wishes = map(int, sums[: len(sums) - len(weight)].tolist())
         losses = []
         with (
-            self.stopping.abandonable() if accelerator.num_processes == 1 else nullcontext(),
+            self._abandonable(),
             naming_lack_of_memory(group, update),
         ):
             for position, batch in enumerate(group):
@@ -420,7 +426,7 @@ class TrainingLoop:
             progress.evaluations_without_improvement = 0
         else:
             progress.evaluations_without_improvement += 1
-        progress.evaluation_is_due = False
+        progress.evaluation_is_due, progress.evaluated_update = False, progress.update
         reporter.log(progress.update, scores, "eval")
 
     def scores(self, model: PreTrainedModel) -> dict[str, float]:
@@ -448,6 +454,10 @@ class TrainingLoop:
     def _note_position_in_stream(self) -> None:
         """Takes over the position after the update that was read last; every process must call this."""
         self.progress.stream = self.batches.state_dict() or self.progress.stream
+
+    def _abandonable(self) -> AbstractContextManager[None]:
+        """Marks a part that `stop_within_seconds` may end. Among several processes, the others would wait in it."""
+        return self.stopping.abandonable() if self.accelerator.num_processes == 1 else nullcontext()
 
     def _must_stop(self) -> bool:
         """Returns whether a signal has arrived that this process need not agree about with others."""
