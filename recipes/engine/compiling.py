@@ -1,9 +1,10 @@
-"""Compiles a model with `torch.compile`: for training, once for batches of all lengths, and for generating text."""
+"""Compiles a model with `torch.compile`: for training and for decoding, once for all lengths."""
 
 import importlib.util
 import os
 import shutil
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -73,13 +74,31 @@ def compile_model(model: nn.Module, accelerator: Accelerator) -> nn.Module:
             "them out."
         )
     prepare_compiler(accelerator.device.type)
+    return _compile_for_all_lengths(model)
+
+
+def compile_forward(module: nn.Module, device_type: str) -> None:
+    """Compiles the forward of a module in place, for inputs and caches of all lengths; the code is kept.
+
+    Args:
+        module: a part of a model, such as a decoder.
+        device_type: the type of its device.
+
+    Raises:
+        ValueError: the machine has no compiler.
+    """
+    prepare_compiler(device_type)
+    module.forward = _compile_for_all_lengths(module.forward)
+
+
+def _compile_for_all_lengths(called: Callable[..., Any]) -> Callable[..., Any]:
     import torch._dynamo as dynamo
     import torch.fx.experimental._config as shapes
 
     dynamo.config.recompile_limit = max(RECOMPILE_LIMIT, dynamo.config.recompile_limit)
     # Otherwise two sizes that are equal in the first batch would be taken for one, and the code made again for others.
     shapes.use_duck_shape = False
-    return torch.compile(model, dynamic=True, backend=BACKEND)
+    return torch.compile(called, dynamic=True, backend=BACKEND)
 
 
 class CompiledSteps:

@@ -52,11 +52,6 @@ class GenerationSettings(QuantizationSettings):
                 f"torch_compile is true and num_beams is {self.num_beams}, but only steps without beams are compiled. "
                 "Leave one of them out."
             )
-        if self.torch_compile and self.quantization:
-            raise ValueError(
-                f"torch_compile is true and quantization is {self.quantization}, but 8-bit layers are not compiled. "
-                "Leave one of them out."
-            )
         if not self.model_name_or_path:
             raise ValueError("model_name_or_path is not set. Name the folder or Hub id of a trained model.")
         if self.prompt is not None and self.prompt_file is not None:
