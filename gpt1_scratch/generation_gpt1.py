@@ -43,7 +43,8 @@ class GPT1GenerationMixin(GenerationMixin):
                 f"assistant_early_exit is {exit_layer}; it must be from 1 to {layers}, the model's number of layers."
             )
         try:
-            if plain_forms_are_on():
+            # The library compiles the modules as they are. Packed weights are other functions in every call.
+            if plain_forms_are_on() or kwargs.get("compile_config") is not None:
                 return super().generate(*args, **kwargs)
             with packed_weights(self):
                 self._token_step = self.make_token_step()

@@ -81,6 +81,7 @@ class Progress:
         best_update, best_score: the best evaluation so far; None before the first.
         evaluations_without_improvement: number of evaluations since the best one.
         evaluation_is_due: whether an evaluation after this update was not finished.
+        evaluated_update: the update of the last evaluation; None before the first, and from earlier versions.
         skipped_updates, skipped_in_a_row: updates whose gradient was not finite: all, and up to this one in a row.
         log_window: sums since the last log line (see `LogWindow`).
         batches_in_epoch: position in checkpoints of earlier versions, in batches of one process.
@@ -98,6 +99,7 @@ class Progress:
     best_score: float | None = None
     evaluations_without_improvement: int = 0
     evaluation_is_due: bool = False
+    evaluated_update: int | None = None
     skipped_updates: int = 0
     skipped_in_a_row: int = 0
     log_window: dict[str, float] | None = None

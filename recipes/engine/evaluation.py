@@ -14,6 +14,7 @@ from accelerate.utils import gather_object
 from transformers import PreTrainedModel
 
 from papers_to_gpt.engine.batching import Batch
+from papers_to_gpt.engine.device_copies import send_batch
 from papers_to_gpt.engine.log_window import TokenCounts, count_tokens
 from papers_to_gpt.engine.process_watch import note_progress
 from papers_to_gpt.engine.stopping import StopRequested, interruptible
@@ -57,7 +58,7 @@ def evaluate_loss(
         with interruptible():
             for batch in batches:
                 targets = count_tokens(batch).target_tokens
-                batch = {name: tensor.to(accelerator.device) for name, tensor in batch.items()}
+                batch = send_batch(batch, accelerator.device)
                 outputs = model(**batch, num_items_in_batch=1, **(loss_arguments or {}))
                 sums[0] += outputs.loss
                 sums[1] += targets

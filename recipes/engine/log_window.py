@@ -7,6 +7,7 @@ import torch
 from accelerate import Accelerator
 
 from papers_to_gpt.engine.batching import Batch
+from papers_to_gpt.engine.device_copies import send
 
 IGNORE_INDEX = -100
 
@@ -61,7 +62,8 @@ class LogWindow:
         """
         finite = norm.isfinite().to(self.sums)
         tokens = [sum(getattr(count, name) for count in counts) for name in ("target_tokens", "tokens", "slots")]
-        values = torch.stack([loss.to(self.sums), *self.sums.new_tensor(tokens), norm.to(self.sums), finite])
+        counted = send(torch.tensor(tokens, dtype=self.sums.dtype), self.sums.device)
+        values = torch.stack([loss.to(self.sums), *counted, norm.to(self.sums), finite])
         self.sums[:-1] += torch.where(finite.bool(), values, torch.zeros_like(values))
         self.sums[-1] += 1 - finite
 

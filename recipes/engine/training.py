@@ -6,17 +6,15 @@ time of an update, and not its gradient. Everything counts updates: schedule, lo
 """
 
 import math
-import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
 import torch
 from accelerate import Accelerator
-from tqdm import tqdm
 from transformers import PreTrainedModel
 
 from papers_to_gpt.engine.batching import Batch, LocalBatch
@@ -30,7 +28,9 @@ from papers_to_gpt.engine.checkpointing import (
     load_weights,
 )
 from papers_to_gpt.engine.compiling import compile_model
+from papers_to_gpt.engine.device_copies import send, send_batch
 from papers_to_gpt.engine.durable_files import clean_leftovers, files_written_aside
+from papers_to_gpt.engine.evaluation import is_any_true
 from papers_to_gpt.engine.launching import is_sharded
 from papers_to_gpt.engine.log_window import LogWindow, TokenCounts, count_tokens
 from papers_to_gpt.engine.memory import return_freed_memory
@@ -40,8 +40,9 @@ from papers_to_gpt.engine.process_watch import LIMIT_WHILE_TRAINING, limit_waiti
 from papers_to_gpt.engine.random_streams import seed_generators
 from papers_to_gpt.engine.reporting import Reporter
 from papers_to_gpt.engine.sharding import Sharding, whole_tensor
+from papers_to_gpt.engine.skipped_updates import SkippedUpdates
 from papers_to_gpt.engine.stopping import StopRequested, StopSignals, interruptible
-from papers_to_gpt.engine.update_errors import name_batch, naming_lack_of_memory
+from papers_to_gpt.engine.update_errors import naming_lack_of_memory
 from papers_to_gpt.settings.training import OptimizationSettings, TrainingSettings, check_metric
 
 # Costs nothing that can be measured, and keeps a process from holding more than about twice what it uses.
@@ -149,7 +150,7 @@ class TrainingLoop:
         self.stopping = StopSignals(settings.stop_within_seconds)
         self._started = self._saved_at = time.perf_counter()
         self._saved_update, self._losses = 0, []
-        self._skipped = torch.tensor([0, 0], device=accelerator.device)  # all, and in a row up to this update
+        self._skipped = SkippedUpdates(accelerator.device, settings.max_skipped_updates)
         self._plan_updates()
 
     def _plan_updates(self) -> None:
@@ -193,8 +194,7 @@ class TrainingLoop:
             self._load(checkpoint)
             self._plan_updates()
             self._saved_update = self.progress.update
-            skipped = [self.progress.skipped_updates, self.progress.skipped_in_a_row]
-            self._skipped = self._skipped.new_tensor(skipped)
+            self._skipped.load(self.progress.skipped_updates, self.progress.skipped_in_a_row)
             if self.progress.log_window is not None:
                 self.window.load_state_dict(self.progress.log_window, self.accelerator)
         reporter = Reporter(
@@ -252,12 +252,16 @@ class TrainingLoop:
 
     def _run(self, reporter: Reporter) -> None:
         settings, progress = self.settings, self.progress
-        if progress.evaluation_is_due:
+        # A run makes at least one update, however short its time is.
+        out_of_time = progress.update > 0 and is_any_true(self.accelerator, self._is_out_of_time())
+        ends_here = progress.update >= self.total_updates or out_of_time or self._is_out_of_patience()
+        # Also where a run resumes between two evaluations and a limit that was lowered ends it there.
+        if progress.evaluation_is_due or (ends_here and progress.evaluated_update != progress.update):
             self._evaluate(reporter)
             self._save(reporter)
         updates = self._updates()
-        wishes = Wishes(out_of_time=self._is_out_of_time())
-        if wishes.out_of_time:
+        wishes = Wishes(out_of_time=out_of_time)
+        if out_of_time:
             reporter.say(f"max_train_minutes ({settings.max_train_minutes:g}) is used up. Raise it to train further.")
         elif self._is_out_of_patience() and progress.update < self.total_updates:
             reporter.say(
@@ -266,7 +270,8 @@ class TrainingLoop:
         while progress.update < self.total_updates and not (wishes.out_of_time or self._is_out_of_patience()):
             started = time.perf_counter()
             note_progress("reading batches", progress.update + 1)
-            epoch, updates_in_epoch, group = next(updates)
+            with self._abandonable():
+                epoch, updates_in_epoch, group = next(updates)
             wishes = self._update(group)
             progress.epoch, progress.updates_in_epoch = epoch, updates_in_epoch
             if self.accelerator.num_processes == 1:  # before the next update is read, which may be given up
@@ -318,26 +323,24 @@ class TrainingLoop:
         self.model.train()
         if self.draw_targets is not None:
             group = [self._with_targets(batch, update) for batch in group]
+        with naming_lack_of_memory(group, update):
+            sent = [send_batch(batch.tensors, accelerator.device) for batch in group]
         counts = [self.count_tokens(batch.tensors) for batch in group if batch.weight]
         target_tokens = sum(count.target_tokens for count in counts)
         note_progress("computing the gradient")
         # One reduction carries everything on which the processes have to agree.
         weight = [float(sum(count.class_weight for count in counts))] if "class_weights" in self.loss_arguments else []
-        sums = torch.tensor([target_tokens, *self._own_wishes(), *weight], device=accelerator.device)
-        sums = accelerator.reduce(sums, "sum")
+        own = [target_tokens, *self._own_wishes(), *weight]
+        sums = accelerator.reduce(send(torch.tensor(own), accelerator.device), "sum")
         items = {"num_items_in_batch": sums[0]} | ({"class_weight_in_batch": sums[-1]} if weight else {})
-        # Read now, while the device has nothing to do: read after the backward pass, it would wait for that.
-        target_tokens, *wishes = map(int, sums[: len(sums) - len(weight)].tolist())
+        # A single process knows them, and does not wait for the device. Several read them now: read after the backward
+        # pass, they would wait for that.
+        agreed = sums.tolist() if accelerator.num_processes > 1 else own
+        target_tokens, *wishes = map(int, agreed[: len(agreed) - len(weight)])
         losses = []
-        with (
-            self.stopping.abandonable() if accelerator.num_processes == 1 else nullcontext(),
-            naming_lack_of_memory(group, update),
-        ):
-            for position, batch in enumerate(group):
+        with self._abandonable(), naming_lack_of_memory(group, update):
+            for position, (batch, tensors) in enumerate(zip(group, sent, strict=True)):
                 seed_generators(self.settings.seed, update, batch.index)
-                tensors = {
-                    name: tensor.to(accelerator.device, non_blocking=True) for name, tensor in batch.tensors.items()
-                }
                 # Gradients travel between processes once an update, with its last batch.
                 with nullcontext() if position == len(group) - 1 else accelerator.no_sync(self.model):
                     loss = self.called_model(**tensors, **items, **self.loss_arguments).loss * batch.weight
@@ -350,7 +353,7 @@ class TrainingLoop:
             norm = whole_tensor(norm)
         for parameter_group in self.optimizer.param_groups:
             parameter_group["lr"] = self.learning_rate(update)
-        self._step(norm)
+        self._skipped.step(self.optimizer, norm)
         self.optimizer.zero_grad()
         self.window.add(torch.stack(losses).sum() * sums[0], norm, counts)
         self._losses = losses
@@ -363,39 +366,9 @@ class TrainingLoop:
         seed_generators(self.settings.seed, "targets", update, batch.index)
         return replace(batch, tensors=self.draw_targets(batch.tensors))
 
-    def _step(self, norm: torch.Tensor) -> None:
-        """Steps the optimizer, unless the norm of the gradient is not finite: then nothing changes."""
-        finite = norm.isfinite()
-        self._skipped = torch.where(finite, self._skipped * self._skipped.new_tensor([1, 0]), self._skipped + 1)
-        optimizer = self.optimizer.optimizer
-        if norm.device.type != "cpu" and getattr(optimizer, "_step_supports_amp_scaling", False):
-            # Fused kernels skip the step on the device, so that training need not wait for the norm.
-            optimizer.found_inf = (~finite).float()
-            self.optimizer.step()
-        elif finite:
-            self.optimizer.step()
-
     def _check_skipped(self, group: list[LocalBatch]) -> None:
-        """Says which update was skipped.
-
-        Raises:
-            ValueError: if `max_skipped_updates` were skipped in a row.
-        """
-        progress = self.progress
-        progress.skipped_updates, progress.skipped_in_a_row = self._skipped.tolist()
-        if progress.skipped_in_a_row == 0:
-            return
-        losses = zip(group, self._losses, strict=True)
-        named = [name_batch(batch) for batch, loss in losses if batch.weight and not loss.isfinite()]
-        what = f"the loss of {' and '.join(named)}" if named else "the gradient"
-        if named or self.accelerator.is_main_process:
-            tqdm.write(f"Update {progress.update} is skipped: {what} is not finite.", file=sys.stderr)
-        if progress.skipped_in_a_row >= max(1, self.settings.max_skipped_updates):
-            raise ValueError(
-                f"{progress.skipped_in_a_row} updates in a row were skipped, the last is update {progress.update}: "
-                f"{what} is not finite (max_skipped_updates is {self.settings.max_skipped_updates}). Lower "
-                f"learning_rate, raise warmup_steps, or lower max_grad_norm. {self._newest_checkpoint()}"
-            )
+        is_main, newest = self.accelerator.is_main_process, self._newest_checkpoint
+        self._skipped.check(self.progress, group, self._losses, is_main_process=is_main, newest_checkpoint=newest)
 
     def _own_wishes(self) -> tuple[bool, bool, bool]:
         """Returns this process's part of `Wishes`. The main process's clock decides for all."""
@@ -420,7 +393,7 @@ class TrainingLoop:
             progress.evaluations_without_improvement = 0
         else:
             progress.evaluations_without_improvement += 1
-        progress.evaluation_is_due = False
+        progress.evaluation_is_due, progress.evaluated_update = False, progress.update
         reporter.log(progress.update, scores, "eval")
 
     def scores(self, model: PreTrainedModel) -> dict[str, float]:
@@ -448,6 +421,10 @@ class TrainingLoop:
     def _note_position_in_stream(self) -> None:
         """Takes over the position after the update that was read last; every process must call this."""
         self.progress.stream = self.batches.state_dict() or self.progress.stream
+
+    def _abandonable(self) -> AbstractContextManager[None]:
+        """Marks a part that `stop_within_seconds` may end. Among several processes, the others would wait in it."""
+        return self.stopping.abandonable() if self.accelerator.num_processes == 1 else nullcontext()
 
     def _must_stop(self) -> bool:
         """Returns whether a signal has arrived that this process need not agree about with others."""

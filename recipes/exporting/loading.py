@@ -17,7 +17,7 @@ from seq2seq_scratch.tokenization import load_tokenizers
 Exported = ExportedTranslator | OnnxTranslator | ExportedGenerator | OnnxGPT1
 
 # Settings that need our own model.
-OF_PYTORCH = ("bf16", "revision", "trust_remote_code")
+OF_PYTORCH = ("bf16", "revision", "torch_compile", "trust_remote_code")
 
 
 def load_exported_translator(

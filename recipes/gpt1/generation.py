@@ -2,7 +2,8 @@
 
 import logging
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 
 import torch
 from transformers import (
@@ -17,6 +18,7 @@ from transformers.utils import logging as transformers_logging
 import gpt1_scratch  # noqa: F401  registers the model
 from gpt1_scratch.data.text_lines import is_terminal, numbered_lines, open_output, read_lines
 from gpt1_scratch.data.visible_text import has_visible_text
+from papers_to_gpt.engine.compiling import CompiledSteps
 from papers_to_gpt.engine.hardware import processor_has_bf16
 from papers_to_gpt.engine.model_folder import CLASSIFIER, LANGUAGE_MODEL, check_folder, check_vocabulary, is_export
 from papers_to_gpt.engine.quantization import check_quantization, quantize
@@ -58,9 +60,12 @@ def continue_prompts(
     """Continues the prompts one by one, with the seed of the settings at the start."""
     if settings.seed is not None:
         torch.manual_seed(settings.seed)
+    generate = generate_exported if isinstance(model, ExportedGenerator) else generate_here
+    if settings.torch_compile:
+        generate = partial(generate_here, compiled=CompiledSteps(model))
     with open_output(None):
         for prompt in prompts(settings):
-            continue_text(model, tokenizer, prompt, settings)
+            continue_text(model, tokenizer, prompt, settings, generate)
 
 
 def prompts(settings: GenerationSettings) -> Iterator[str]:
@@ -85,18 +90,19 @@ def continue_text(
     tokenizer: PreTrainedTokenizerBase,
     prompt: str,
     settings: GenerationSettings,
+    generate: Callable[..., torch.Tensor | list[list[int]]],
 ) -> None:
     """Prints the prompt and its continuations. A single continuation is printed token by token.
 
     If a prompt leaves too few of the model's positions for new tokens, its beginning is cut off with a warning. A
-    prompt without visible text gives empty lines. The continuation of a line of a file is one line too.
+    prompt without visible text gives empty lines. The continuation of a line of a file is one line too. `generate` is
+    `generate_here` or `generate_exported`.
     """
     if not has_visible_text(prompt):
         print("\n" * settings.num_return_sequences, end="", flush=True)
         return
     ids = tokenizer(prompt, return_tensors="pt", verbose=False).input_ids
-    is_exported = isinstance(model, ExportedGenerator)
-    positions = model.positions if is_exported else model.config.max_position_embeddings
+    positions = model.positions if isinstance(model, ExportedGenerator) else model.config.max_position_embeddings
     kept = max(1, positions - min(settings.max_new_tokens, positions // 2))
     if ids.shape[1] > kept:
         logger.warning(
@@ -112,7 +118,6 @@ def continue_text(
     is_line = settings.prompt_file is not None
     single = settings.num_return_sequences == 1 and settings.num_beams == 1 and not is_line
     streamer = TextStreamer(tokenizer, skip_special_tokens=True) if single else None
-    generate = generate_exported if is_exported else generate_here
     output = generate(model, ids, min(settings.max_new_tokens, room), settings, streamer)
     if not single:
         for sequence in output:
@@ -126,6 +131,7 @@ def generate_here(
     max_new_tokens: int,
     settings: GenerationSettings,
     streamer: TextStreamer | None,
+    compiled: CompiledSteps | None = None,
 ) -> torch.Tensor:
     """Continues a prompt, (1, T), in PyTorch: returns (num_return_sequences, T + new tokens)."""
     sampling = {"temperature": settings.temperature, "top_k": settings.top_k, "top_p": settings.top_p}
@@ -139,6 +145,7 @@ def generate_here(
         do_sample=settings.do_sample,
         streamer=streamer,
         **(sampling if settings.do_sample else {}),
+        **(compiled.arguments() if compiled else {}),
     )
 
 

@@ -37,6 +37,12 @@ class ModelsSettings(QuantizationSettings):
     model_name_or_path: list[str] = option([], MODELS_HELP, "model")
     revision: str | None = option(None, "Branch, tag or commit of the models on the Hub.", "model")
     trust_remote_code: bool = option(False, "Run the code that comes with the models.", "model")
+    torch_compile: bool = option(
+        False,
+        "Compile the decoder of a Transformer with torch.compile, for all lengths at once, which takes minutes at the "
+        "start and is kept for later calls. It is meant for GPUs, and for thousands of sentences.",
+        "model",
+    )
 
     @property
     def needs_model(self) -> bool:
@@ -46,6 +52,11 @@ class ModelsSettings(QuantizationSettings):
         super().__post_init__()
         if self.needs_model and not self.model_name_or_path:
             raise ValueError("model_name_or_path is not set. Name the folder or Hub id of a trained model.")
+        if self.torch_compile and len(self.model_name_or_path) > 1:
+            raise ValueError(
+                f"torch_compile is true, but model_name_or_path names {len(self.model_name_or_path)} models, and an "
+                "ensemble is not compiled. Name one model, or leave the setting out."
+            )
 
 
 @dataclass
@@ -176,6 +187,11 @@ class TranslationSettings(SearchSettings):
             raise ValueError(
                 f"with_alignments is true, but model_name_or_path names {len(self.model_name_or_path)} models, and "
                 "each has an attention of its own. Name one model."
+            )
+        if self.with_alignments and self.torch_compile:
+            raise ValueError(
+                "with_alignments and torch_compile are true, but compiled code returns no weights of the attention. "
+                "Leave one of them out."
             )
         if self.resume and self.terminology_report is not None:
             raise ValueError(

@@ -39,8 +39,19 @@ class GenerationSettings(QuantizationSettings):
         None, "Compute in bfloat16; left out, it is on where the processor has bfloat16 instructions."
     )
 
+    torch_compile: bool = option(
+        False,
+        "Compile the step that adds a token with torch.compile, which takes up to a minute at the start and is kept "
+        "for later calls. It is meant for many tokens on a GPU: on a CPU generation has fast steps of its own.",
+    )
+
     def __post_init__(self):
         super().__post_init__()
+        if self.torch_compile and self.num_beams > 1:
+            raise ValueError(
+                f"torch_compile is true and num_beams is {self.num_beams}, but only steps without beams are compiled. "
+                "Leave one of them out."
+            )
         if not self.model_name_or_path:
             raise ValueError("model_name_or_path is not set. Name the folder or Hub id of a trained model.")
         if self.prompt is not None and self.prompt_file is not None:

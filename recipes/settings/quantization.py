@@ -8,7 +8,7 @@ from papers_to_gpt.settings.arguments import CheckedSettings, option
 
 @dataclass(kw_only=True)
 class QuantizationSettings(CheckedSettings):
-    """The numbers of the linear layers; a subclass may have the setting bf16, which is about the same weights."""
+    """The numbers of the linear layers; a subclass may have the settings bf16 and torch_compile, which exclude it."""
 
     quantization: Literal["int8"] | None = option(
         None,
@@ -24,4 +24,9 @@ class QuantizationSettings(CheckedSettings):
             raise ValueError(
                 f"quantization is {self.quantization}, and bf16 is true: the weights are either 8-bit integers or "
                 "bfloat16. Leave one of them out."
+            )
+        if self.quantization and getattr(self, "torch_compile", False):
+            raise ValueError(
+                f"torch_compile is true and quantization is {self.quantization}, but 8-bit layers are not compiled. "
+                "Leave one of them out."
             )

@@ -14,6 +14,7 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
 
+from papers_to_gpt.engine.compiling import compile_forward
 from papers_to_gpt.engine.data_fingerprint import fingerprint_files
 from papers_to_gpt.engine.hardware import processor_has_bf16
 from papers_to_gpt.engine.model_folder import TRANSLATOR, check_folder, is_export
@@ -29,6 +30,7 @@ from papers_to_gpt.translation.constraints import PrefixReader, TermReport, open
 from seq2seq_scratch.alignments import Alignment, align, pharaoh
 from seq2seq_scratch.data.text_lines import FilePlace, groups_of_lines, is_terminal, open_output
 from seq2seq_scratch.ensemble import load_ensemble
+from seq2seq_scratch.modeling_transformer import TransformerDecoder
 from seq2seq_scratch.translation import Hypothesis, load_translator, translate
 
 # Lines that are read and translated at a time, so that memory does not grow with the file.
@@ -116,6 +118,7 @@ def describe_translation(
         if chosen.get(name) is not None:
             chosen[name] = fingerprint_files(chosen[name])
     chosen |= {"bf16": uses_bf16(settings), "lines_at_a_time": LINES_AT_A_TIME}
+    chosen["torch_compile"] = settings.torch_compile or None  # not in the records of earlier versions
     is_exported = isinstance(model, ExportedTranslator | OnnxTranslator)
     return (fingerprint_export(model.folder) if is_exported else fingerprint_model(model, *tokenizers)) | chosen
 
@@ -149,7 +152,23 @@ def load_model(
     model, source_tokenizer, target_tokenizer = loaded
     model.to("cuda" if torch.cuda.is_available() else "cpu")
     quantize(model, settings.quantization)
+    if settings.torch_compile:
+        compile_decoder(model)
     return model, source_tokenizer, target_tokenizer
+
+
+def compile_decoder(model: PreTrainedModel) -> None:
+    """Compiles the decoder of a Transformer in place.
+
+    Raises:
+        ValueError: the model is no Transformer of this project, or the machine has no compiler.
+    """
+    decoder = next((module for module in model.modules() if isinstance(module, TransformerDecoder)), None)
+    if decoder is None:
+        raise ValueError(
+            "torch_compile is true, but only the decoder of a Transformer can be compiled. Leave the setting out."
+        )
+    compile_forward(decoder, model.device.type)
 
 
 def check_languages(names: list[str]) -> None:

@@ -204,6 +204,24 @@ def test_an_update_that_outlasts_the_time_of_grace_is_given_up(make_trainer):
     assert_same_weights(weights_of(trainer.output_dir), weights_of(Path(trainer.output_dir).parent / "whole"))
 
 
+@pytest.mark.parametrize(("last", "left"), [(0, "no checkpoint yet"), (5, "recovery-5")])
+def test_reading_that_outlasts_the_time_of_grace_is_given_up(make_trainer, examples, last, left):
+    class HangingBatches(LengthBucketBatches):
+        def updates(self, *arguments, **options):
+            for number, update in enumerate(super().updates(*arguments, **options)):
+                if number == last:
+                    os.kill(os.getpid(), signal.SIGTERM)
+                    time.sleep(10)
+                yield update
+
+    trainer = make_trainer(stop_within_seconds=0.05)
+    trainer.batches = HangingBatches(examples, LENGTHS, collate, max_tokens_per_batch=40, seed=3)
+    started = time.perf_counter()
+    with pytest.raises(Terminated, match=f"after update {last}.*{left}"):
+        trainer.train()
+    assert time.perf_counter() - started < 8
+
+
 class PositionedBatches(LengthBucketBatches):
     """Batches whose position is the number of updates that were read, as a stream's is."""
 
@@ -343,6 +361,41 @@ def test_time_limit_stops_with_an_evaluation_and_a_checkpoint(make_trainer):
     results = trainer.train()
     assert 0 < results["train_updates"] < 10**6
     assert checkpoints_in(trainer.output_dir)[-1].name == f"checkpoint-{results['train_updates']}"
+
+
+def test_a_time_limit_that_is_over_at_once_leaves_one_update_and_a_model(make_trainer):
+    trainer = make_trainer(max_train_minutes=1e-9)
+    results = trainer.train()
+    assert results["train_updates"] == results["best_update"] == 1 and results["train_planned_updates"] == 12
+    assert_same_weights(weights_of(trainer.output_dir), weights_of(trainer.output_dir / "checkpoint-1"))
+
+
+@pytest.mark.parametrize(
+    ("limit", "average"),
+    [({"max_train_minutes": 1e-9}, 0), ({"max_train_minutes": 1e-9}, 2), ({"max_steps": 3}, 0)],
+)
+def test_a_limit_that_ends_a_run_before_its_first_evaluation_leaves_an_evaluated_model(make_trainer, limit, average):
+    options = {"average_last_checkpoints": average, "save_total_limit": 2}
+    trainer = make_trainer(**options)
+    stop_after(trainer, 2, signal.SIGTERM)
+    with pytest.raises(Terminated, match="after update 3.*recovery-3"):
+        trainer.train()
+    for _ in range(2):  # the second time, the evaluation is there
+        results = make_trainer(resume_from_checkpoint="last", **options, **limit).train()
+        assert results["train_updates"] == results["best_update"] == 3
+        assert [line["update"] for line in log_of(trainer.output_dir) if line["kind"] == "eval"] == [3]
+        assert [path.name for path in trainer.output_dir.glob("*-*")] == ["checkpoint-3"]
+        assert_same_weights(weights_of(trainer.output_dir), weights_of(trainer.output_dir / "checkpoint-3"))
+
+
+def test_a_limit_between_two_evaluations_gives_the_last_update_a_chance_to_be_the_best(make_trainer):
+    scores = iter([2.0, 1.0])
+    trainer = make_trainer(evaluate=lambda model: {"loss": next(scores)})
+    stop_after(trainer, 5, signal.SIGTERM)
+    with pytest.raises(Terminated, match="after update 6"):
+        trainer.train()
+    resumed = make_trainer(resume_from_checkpoint="last", max_steps=6, evaluate=lambda model: {"loss": next(scores)})
+    assert resumed.train()["best_update"] == 6
 
 
 def test_averaged_model_is_the_mean_of_the_last_checkpoints(make_trainer):

@@ -274,6 +274,8 @@ def test_a_prompt_longer_than_the_context_keeps_its_end_with_a_warning(pretrain,
         ({"prompt": "a", "prompt_file": "b"}, "prompt and prompt_file are both set"),
         ({"do_sample": False, "num_return_sequences": 2}, "num_return_sequences is 2"),
         ({"top_p": 0.0}, "top_p"),
+        ({"torch_compile": True, "num_beams": 2}, "torch_compile is true and num_beams is 2"),
+        ({"torch_compile": True, "quantization": "int8"}, "torch_compile is true and quantization is int8"),
     ],
 )
 def test_impossible_generation_settings_are_refused(settings, expected):
