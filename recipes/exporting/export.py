@@ -4,12 +4,10 @@ import json
 from pathlib import Path
 from typing import Any
 
-import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers import logging as transformers_logging
 
 import gpt1_scratch  # noqa: F401  registers GPT-1
-from gpt1_scratch.pretraining.convert_openai_gpt import convert
 from papers_to_gpt.engine.durable_files import durable_folder
 from papers_to_gpt.engine.model_folder import (
     CLASSIFIER,
@@ -25,12 +23,8 @@ from papers_to_gpt.exporting.ctranslate2_engine import check_quantization
 from papers_to_gpt.exporting.exported_folder import check_installed
 from papers_to_gpt.exporting.formats import LIBRARY_CLASSES, formats_of
 from papers_to_gpt.exporting.onnx_verification import compare_onnx_generators, compare_onnx_translators
-from papers_to_gpt.exporting.verification import (
-    compare_generators,
-    compare_openai_gpt,
-    compare_translators,
-    random_texts,
-)
+from papers_to_gpt.exporting.openai_gpt import compare_openai_gpt, write_openai_gpt
+from papers_to_gpt.exporting.verification import compare_generators, compare_translators, random_texts
 from papers_to_gpt.settings.exporting import ExportSettings
 from seq2seq_scratch.data.text_lines import read_lines
 from seq2seq_scratch.tokenization import save_tokenizers
@@ -55,11 +49,7 @@ def run(settings: ExportSettings) -> None:
     check_format(name, config, settings.format)
     if settings.format == "openai-gpt":
         with durable_folder(target, AGAIN) as folder:
-            convert(name, folder, "openai-gpt")
-            model, tokenizer = load_gpt1(name)
-            rows = tokenizer(samples(settings, tokenizer), verbose=False)["input_ids"]
-            found = compare_openai_gpt(model, folder, rows)
-            write_card(folder, openai_gpt_card(settings.output_dir, found))
+            found = export_to_openai_gpt(settings, folder)
     elif settings.format in LIBRARY_CLASSES:
         with durable_folder(target, AGAIN) as folder:
             found = export_to_library_class(settings, folder)
@@ -88,8 +78,8 @@ def check_format(name: str, config: Any, wanted: str) -> None:
 
 
 def load_gpt1(name: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """Loads a GPT-1 in fp32 on the CPU, and its tokenizer."""
-    model = AutoModelForCausalLM.from_pretrained(name, dtype=torch.float32, use_safetensors=True).eval()
+    """Loads a GPT-1, in the numbers that it was saved in, and its tokenizer."""
+    model = AutoModelForCausalLM.from_pretrained(name, dtype="auto", use_safetensors=True).eval()
     tokenizer = AutoTokenizer.from_pretrained(name)
     check_vocabulary(tokenizer, model.config.vocab_size, name)
     return model, tokenizer
@@ -112,6 +102,23 @@ def samples(settings: ExportSettings, tokenizer: PreTrainedTokenizerBase) -> lis
 def name_of_source(name: str) -> str:
     """Returns what a card calls the exported model, without the folders of this machine."""
     return Path(name).name if Path(name).is_absolute() else name
+
+
+def export_to_openai_gpt(settings: ExportSettings, folder: Path) -> str:
+    """Writes a GPT-1 as transformers' `openai-gpt` to an empty folder, and compares it.
+
+    Returns:
+        What was compared.
+
+    Raises:
+        ValueError: the export computes something else.
+    """
+    model, tokenizer = load_gpt1(settings.model_name_or_path)
+    write_openai_gpt(model, tokenizer, folder)
+    rows = tokenizer(samples(settings, tokenizer), verbose=False)["input_ids"]
+    found = compare_openai_gpt(model.float(), folder, rows)
+    write_card(folder, openai_gpt_card(settings.output_dir, found))
+    return found
 
 
 def export_to_library_class(settings: ExportSettings, folder: Path) -> str:
@@ -149,8 +156,8 @@ def export_to_engine(settings: ExportSettings, model_type: str, quantization: st
         tokenizers[0].save_pretrained(folder)
     else:
         model, *tokenizers = load_translator(name)
-        model.float()
         save_tokenizers(folder, *tokenizers)
+    model.float()
     model.generation_config.save_pretrained(folder)
     record = {
         "engine": settings.format,

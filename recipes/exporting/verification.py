@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from transformers import OpenAIGPTLMHeadModel, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from papers_to_gpt.exporting.ctranslate2_generator import ExportedGenerator
 from papers_to_gpt.exporting.ctranslate2_translator import ExportedTranslator
@@ -234,23 +234,3 @@ def check_tokens(differences: np.ndarray, quantization: str) -> str:
 def _chosen(logits: torch.Tensor, ids: Sequence[int]) -> np.ndarray:
     """Returns the log-probabilities of tokens, (T,), from logits, (T, V)."""
     return torch.log_softmax(logits.float(), -1).gather(1, torch.tensor(ids)[:, None])[:, 0].numpy()
-
-
-@torch.inference_mode()
-def compare_openai_gpt(model: PreTrainedModel, folder: Path, rows: Sequence[Sequence[int]]) -> str:
-    """Compares a GPT-1 with its form in transformers' `openai-gpt`.
-
-    Args:
-        rows: token ids of texts.
-
-    Raises:
-        ValueError: their logits differ by more than rounding.
-    """
-    converted = OpenAIGPTLMHeadModel.from_pretrained(folder, dtype=torch.float32).eval()
-    largest = 0.0
-    for ids in rows:
-        batch = torch.tensor([ids[: model.config.max_position_embeddings]])
-        largest = max(largest, float((model(batch).logits - converted(batch).logits).abs().max()))
-    if not largest <= LOGIT_TOLERANCE:
-        raise ValueError(f"The export differs from the model: logits by up to {largest:.4g}. Nothing was written.")
-    return f"Compared with the model: the logits of {len(rows)} texts differ by {largest:.2g} at most."

@@ -10,6 +10,7 @@ import pytest
 import torch
 from exported_models import SOURCES, run, save_gpt1, save_translator
 from tiny_models import VOCABULARY
+from transformers import OpenAIGPTLMHeadModel
 
 from papers_to_gpt import export, generate_text, translate
 from papers_to_gpt.engine.model_folder import EXPORT_FILE
@@ -174,10 +175,14 @@ def test_a_model_without_the_format_is_refused(tmp_path, monkeypatch, capsys, na
 
 
 def test_openai_gpt_is_a_format_too(tmp_path, monkeypatch, capsys):
-    _, model = save_gpt1(tmp_path / "model", intermediate_size=32)
-    arguments = [model, "--format", "openai-gpt", "--output_dir", tmp_path / "out"]
+    model, folder = save_gpt1(tmp_path / "model", intermediate_size=32)
+    model.generation_config.update(num_beams=2, max_new_tokens=9)
+    model.generation_config.save_pretrained(folder)
+    arguments = [folder, "--format", "openai-gpt", "--output_dir", tmp_path / "out"]
     assert run(export, monkeypatch, *arguments) in (0, None)
-    assert json.loads((tmp_path / "out" / "config.json").read_text())["model_type"] == "openai-gpt"
+    exported = OpenAIGPTLMHeadModel.from_pretrained(tmp_path / "out")
+    prompt = torch.tensor([[4, 9, 7, 15, 6]])
+    assert exported.generate(prompt).tolist() == model.generate(prompt).tolist()  # by the saved search
     assert run(export, monkeypatch, *arguments) == 2
     assert "exists and is not empty" in capsys.readouterr().err
 
