@@ -117,8 +117,10 @@ def test_another_export_that_the_hub_gives_back_is_an_error(exports, hub, tmp_pa
     assert "computes something else" in capsys.readouterr().err
 
 
-def test_an_export_without_a_card_is_shared_with_one(exports, hub, tmp_path, monkeypatch):
-    folder = shutil.copytree(exports("openai-gpt"), tmp_path / "exported")
+@pytest.mark.parametrize("form", OF_THE_LIBRARY)
+def test_an_export_without_a_card_is_shared_with_one(exports, form, hub, tmp_path, monkeypatch):
+    folder = shutil.copytree(exports(form), tmp_path / "exported")
     (folder / "README.md").unlink()
     assert run(share, monkeypatch, folder, "--hub_model_id", REPOSITORY) in (0, None)
-    assert REPOSITORY in hub.repositories[REPOSITORY].files()["README.md"].decode()
+    card = hub.repositories[REPOSITORY].files()["README.md"].decode()
+    assert REPOSITORY in card and "# exported" in card and "``" not in card.replace("```", "")

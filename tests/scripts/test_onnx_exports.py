@@ -239,7 +239,7 @@ def test_a_graph_that_is_too_large_for_a_file_is_refused(export_to_onnx, tmp_pat
     save_gpt1(tmp_path / "model", num_hidden_layers=1)
     monkeypatch.setattr(onnx_export, "LARGEST_FILE", 1000)
     assert run(export, monkeypatch, tmp_path / "model", "--format", "onnx", "--output_dir", tmp_path / "out") == 2
-    assert "a file of ONNX holds 1,000" in capsys.readouterr().err
+    assert "an ONNX file holds 1,000" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
 
 
