@@ -14,7 +14,7 @@ from torch.export import Dim
 from transformers import PreTrainedModel
 
 from gpt1_scratch import plain_forms as gpt1_plain_forms
-from papers_to_gpt.exporting.onnx_graphs import CONFIG_FILE, Graph, graphs_of, without_tables
+from papers_to_gpt.exporting.onnx_graphs import CONFIG_FILE, ENCODER_FILE, Graph, graphs_of, without_tables
 from seq2seq_scratch import plain_forms as seq2seq_plain_forms
 
 # An ONNX file is one protobuf message, which has at most 2 GiB; 1 MiB is left for all but the weights.
@@ -58,7 +58,7 @@ def write_graph(graph: Graph, path: Path, quantization: str) -> None:
             return
         with tempfile.TemporaryDirectory() as scratch:
             export_graph(graph, Path(scratch, path.name))
-            quantize(Path(scratch, path.name), path)
+            quantize(Path(scratch, path.name), path, finely=path.name == ENCODER_FILE)
 
 
 def export_graph(graph: Graph, path: Path) -> None:
@@ -96,13 +96,34 @@ def export_graph(graph: Graph, path: Path) -> None:
     program.save(path, external_data=False)
 
 
-def quantize(source: Path, target: Path) -> None:
-    """Writes a graph with weights of 8 bits, which is multiplied with activations that are rounded as it runs."""
+def quantize(source: Path, target: Path, finely: bool) -> None:
+    """Writes a graph with its weights in int8. Activations are rounded to 8 bits as the graph runs.
+
+    An encoder runs once, and every step reads what it computed, so its errors do not average out over the steps as
+    those of the decoder do. It is therefore rounded finely.
+
+    Args:
+        source: the graph in fp32; another file is written beside it.
+        target: the file to write.
+        finely: if True, weights and activations of matrix products are scaled in blocks of 32 numbers, which takes
+            longer in large batches. Otherwise, an activation has one scale for the whole batch, and weights have one
+            for each output.
+    """
+    import onnx
     from onnxruntime.quantization import QuantType, quantize_dynamic
+    from onnxruntime.quantization.matmul_nbits_quantizer import MatMulNBitsQuantizer
+    from onnxruntime.quantization.onnx_model import ONNXModel
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
     prepared = source.with_name(f"prepared_{source.name}")
     quant_pre_process(source, prepared, skip_symbolic_shape=True)
+    if finely:
+        graph = ONNXModel(onnx.load(prepared))
+        graph.replace_gemm_with_matmul()
+        quantizer = MatMulNBitsQuantizer(graph.model, bits=8, block_size=32, is_symmetric=True, accuracy_level=4)
+        quantizer.process()
+        quantizer.model.save_model_to_file(str(prepared))
+    # What is left: embeddings, the LSTM, and in a decoder the matrix products.
     quantize_dynamic(prepared, target, weight_type=QuantType.QInt8, per_channel=True)
 
 
