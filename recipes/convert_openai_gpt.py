@@ -1,7 +1,6 @@
-"""Converts published GPT-1 weights to ours and back: a checkpoint of transformers' `openai-gpt`, or one of ours.
+"""Converts published GPT-1 weights to ours: a checkpoint of transformers' `openai-gpt` becomes a `GPT1ForCausalLM`.
 
 python recipes/convert_openai_gpt.py openai-community/openai-gpt runs/gpt1_published
-python recipes/convert_openai_gpt.py runs/mine runs/mine_openai --to openai-gpt
 """
 
 from papers_to_gpt.settings.arguments import run_script
@@ -10,10 +9,11 @@ from papers_to_gpt.settings.conversion import parse
 
 def main() -> None:
     (settings,) = parse(description=__doc__.splitlines()[0])
-    # After parsing: these imports take seconds.
-    from papers_to_gpt.gpt1.conversion import run
+    # After parsing: this import takes seconds.
+    from gpt1_scratch.pretraining.convert_openai_gpt import convert
 
-    run(settings)
+    convert(settings.source, settings.target)
+    print(f"Wrote {settings.target}.")
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 import importlib
 import inspect
+import re
 import subprocess
 import sys
 import warnings
@@ -67,12 +68,13 @@ def test_names_that_never_existed_raise_the_usual_error():
         _ = importlib.import_module("gpt1_scratch.modeling_gpt1").nothing
 
 
-def test_the_converter_runs_by_its_old_name():
-    command = [sys.executable, "-m", "gpt1_scratch.convert_openai_gpt", "--help"]
+@pytest.mark.parametrize("module", ["gpt1_scratch.convert_openai_gpt", "gpt1_scratch.pretraining.convert_openai_gpt"])
+def test_the_old_converter_names_the_commands(module):
+    command = [sys.executable, "-m", module, "old", "new", "--to", "openai-gpt"]
     result = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
-    assert result.returncode == 0, result.stderr
-    assert "SOURCE" in result.stdout.upper()
-    assert result.stderr.count("FutureWarning") == 1
+    assert result.returncode == 2 and "papers-to-gpt export MODEL --format openai-gpt" in result.stderr
+    for name in re.findall("papers-to-gpt ([a-z-]+)", result.stderr):
+        assert (ROOT / "recipes" / f"{name.replace('-', '_')}.py").is_file()
 
 
 def test_both_packages_have_the_same_hook():

@@ -1,16 +1,13 @@
-"""Converts published GPT-1 weights: an `openai-gpt` checkpoint to a `GPT1ForCausalLM`, and back.
-
-    python -m gpt1_scratch.pretraining.convert_openai_gpt openai-community/openai-gpt gpt1-published
-    python -m gpt1_scratch.pretraining.convert_openai_gpt gpt1-trained openai-gpt-trained --to openai-gpt
+"""Converts published GPT-1 weights: an `openai-gpt` checkpoint to a `GPT1ForCausalLM`, and a model of ours back.
 
 The two models compute the same. They differ in the names of the weights and in the layout of the matrices, whose first
 dimension is the input in OpenAI's. Weights are read only from safetensors, because loading a pickle can run any code.
 The tokenizer's files of a checkpoint are copied.
 """
 
-import argparse
 import json
 import shutil
+import sys
 from pathlib import Path
 
 import torch
@@ -20,7 +17,6 @@ from safetensors import SafetensorError, safe_open
 from transformers import OpenAIGPTConfig, OpenAIGPTLMHeadModel
 
 from ..configuration_gpt1 import GPT1Config
-from ..file_modes import give_umask_permissions
 from ..modeling_gpt1 import GPT1ForCausalLM
 
 # Our name and the published name of every layer in a block. The published matrices are ours transposed.
@@ -209,36 +205,30 @@ def read_weights(folder: Path) -> dict[str, torch.Tensor]:
     return weights
 
 
-def convert(source: str | Path, target: str | Path, to: str = "gpt1") -> None:
-    """Converts a checkpoint and writes it, with its tokenizer's files, to a folder.
+def convert(source: str | Path, target: str | Path) -> None:
+    """Converts an `openai-gpt` checkpoint to ours and writes it, with its tokenizer's files, to a folder.
 
     The tokenizer's `model_max_length` becomes the model's number of positions.
 
     Args:
         source: a checkpoint's folder, or its id on the Hub.
         target: a new or empty folder.
-        to: "gpt1" to convert an `openai-gpt` checkpoint to ours, "openai-gpt" to convert ours.
 
     Raises:
-        ValueError: if the target has files, or the source is not a checkpoint of the expected kind or cannot be
-            converted.
+        ValueError: if the target has files, or the source is not an `openai-gpt` checkpoint or cannot be converted.
     """
     target = Path(target)
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise ValueError(f"{target} already has files. Name a new folder, so that no checkpoint is overwritten.")
     folder = find_checkpoint(source)
-    expected = {"gpt1": OpenAIGPTConfig.model_type, OpenAIGPTConfig.model_type: GPT1Config.model_type}[to]
     found = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("model_type")
-    if found != expected:
+    if found != OpenAIGPTConfig.model_type:
         raise ValueError(
-            f"{source} is a checkpoint of model_type {found!r}; converting to {to} needs one of {expected!r}."
+            f"{source} is a checkpoint of model_type {found!r}; only one of {OpenAIGPTConfig.model_type!r} is "
+            "converted."
         )
-    if to == "gpt1":
-        converted = from_openai_gpt(OpenAIGPTConfig.from_pretrained(folder), read_weights(folder))
-    else:
-        converted = to_openai_gpt(GPT1ForCausalLM.from_pretrained(folder))
+    converted = from_openai_gpt(OpenAIGPTConfig.from_pretrained(folder), read_weights(folder))
     converted.save_pretrained(target)
-    give_umask_permissions(target)
     names = [name for name in TOKENIZER_FILES if (folder / name).is_file()]
     for name in names:
         shutil.copyfile(folder / name, target / name)
@@ -249,24 +239,10 @@ def convert(source: str | Path, target: str | Path, to: str = "gpt1") -> None:
         path.write_text(json.dumps(settings, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        prog="python -m gpt1_scratch.pretraining.convert_openai_gpt",
-        description="Converts an openai-gpt checkpoint to ours, or ours to openai-gpt.",
-        allow_abbrev=False,
+if __name__ == "__main__":  # this was a command in version 0.1
+    print(
+        "The commands are papers-to-gpt convert-openai-gpt SOURCE TARGET, and for the way back papers-to-gpt export "
+        "MODEL --format openai-gpt --output_dir TARGET.",
+        file=sys.stderr,
     )
-    parser.add_argument("source", help="a checkpoint's folder, or its name on the Hub")
-    parser.add_argument("target", help="the folder to write, which must not exist yet")
-    parser.add_argument(
-        "--to", choices=("gpt1", "openai-gpt"), default="gpt1", help="what to convert to (default: gpt1)"
-    )
-    arguments = parser.parse_args()
-    try:
-        convert(arguments.source, arguments.target, arguments.to)
-    except ValueError as error:
-        parser.exit(2, f"{parser.prog}: error: {error}\n")
-    print(f"Wrote {arguments.target}.")
-
-
-if __name__ == "__main__":
-    main()
+    sys.exit(2)

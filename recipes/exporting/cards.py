@@ -7,7 +7,7 @@ from typing import Any
 from papers_to_gpt.engine.model_folder import ENGINES
 from papers_to_gpt.settings.commands import command
 
-# By engine and kind of model. They need neither this project's code nor PyTorch.
+# The code of a card, by engine and kind of model. It needs neither this project's code nor PyTorch.
 CODE = {
     ("ctranslate2", "translator"): """\
 import ctranslate2
@@ -143,22 +143,20 @@ Without this project's code (`pip install {PACKAGES[engine]}`):
 """
 
 
-def openai_gpt_card(name: str, found: str = "", on_hub: bool = False) -> str:
+def openai_gpt_card(name: str, found: str = "") -> str:
     """Returns the README.md of a GPT-1 in the form of `openai-gpt`.
 
     Args:
-        name: what the lines of the card call it, as in `export_card`.
+        name: what the lines of the card call it: the name that the folder gets, or its id on the Hub.
         found: what the comparison with the model found.
-        on_hub: True for an id on the Hub.
     """
-    title = name.rpartition("/")[2] if on_hub else Path(name).resolve().name
     return f"""\
 ---
 library_name: transformers
 pipeline_tag: text-generation
 ---
 
-# {title}
+# {Path(name).resolve().name}
 
 A GPT-1 in the form of transformers' own `openai-gpt`, which loads without further code.
 
@@ -173,17 +171,18 @@ print(generator("Once upon a time", max_new_tokens=40)[0]["generated_text"])
 """
 
 
-def library_card(folder: Path, name: str, source: str = "", found: str = "") -> str:
+def library_card(folder: Path, name: str, source: str | None = None, found: str = "") -> str:
     """Returns the README.md of an export that is a translator of transformers.
 
     Args:
         folder: holds the export.
         name: what the lines of the card call it: the name that the folder gets, or its id on the Hub.
-        source: the exported model.
+        source: the exported model; None if it is not known.
         found: what the comparison with the model found.
     """
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     code = with_tokenizers(LIBRARY_CODE, folder, repr(name))
+    export = "An export" if source is None else f"An export of `{source}`"
     return f"""\
 ---
 library_name: transformers
@@ -191,12 +190,12 @@ library_name: transformers
 
 # {Path(name).resolve().name}
 
-An export of `{source}` as `{config["architectures"][0]}` of transformers, which loads it without
+{export} as `{config["architectures"][0]}` of transformers, which loads it without
 remote code (`pip install transformers torch`). Sources and translations have at most
 {config["max_position_embeddings"]} tokens, and padding is on the right.
 
-{found} With beams, the library divides scores by a power of the length of its own, so some translations differ from
-those of the exported model.
+{found} With beams, the library normalizes scores by length in another way, so some translations differ from those of
+the exported model.
 
 ```python
 {code}```

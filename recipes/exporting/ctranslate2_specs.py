@@ -17,7 +17,7 @@ if TYPE_CHECKING:  # an extra, which is imported where it is used
     from ctranslate2 import specs
     from ctranslate2.specs import common_spec
 
-# Rows of the table of sinusoids, which ours computes for any length. A model with more positions has more rows.
+# Rows of the table of sinusoids, which our model computes for any length. A model with more positions has more rows.
 LEAST_SINUSOIDS = 1024
 
 # The default of torch.nn.LayerNorm, which the Transformer uses.
@@ -137,7 +137,7 @@ def _array(tensor: torch.Tensor) -> np.ndarray:
 
 
 def _set_joined(linear: "common_spec.LinearSpec", *layers: nn.Linear) -> None:
-    """Sets a layer to ours, several of which stand one above the other."""
+    """Sets a linear layer to ours; the outputs of several follow each other."""
     linear.weight = _array(torch.cat([layer.weight for layer in layers]))
     if layers[0].bias is not None:
         linear.bias = _array(torch.cat([layer.bias for layer in layers]))

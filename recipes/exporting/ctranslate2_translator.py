@@ -19,7 +19,7 @@ from seq2seq_scratch.visible_text import has_visible_text
 
 logger = logging.getLogger(__name__)
 
-# Settings of the scripts that translate, which need our own model.
+# Settings of the scripts that translate which need our own model.
 REFUSED = ("with_alignments", "with_prefixes", "forbidden_words", "terminology", "force_decode", "rescore")
 
 # Longer hypotheses, which the normalization favours, finish later. With 1, the search ends before some of them.
@@ -128,13 +128,18 @@ class ExportedTranslator:
             )
         limits = [self._limit(len(row), max_new_tokens) for row in ids]
         options = {
-            **{"beam_size": num_beams, "length_penalty": 0, "return_scores": True, "return_end_token": True},
+            "beam_size": num_beams,
+            "length_penalty": 0,
+            "return_scores": True,
+            "return_end_token": True,
             # All finished hypotheses are needed to order them anew.
             "patience": PATIENCE if reorder else 1,
             "num_hypotheses": PATIENCE * num_beams if reorder else num_return_sequences,
-            # With a minimum of 1, probabilities would be those without an end at the first step.
-            **{"min_decoding_length": 0, "max_input_length": 0},
-            **{"max_batch_size": max(1, max_tokens_per_batch // num_beams), "batch_type": "tokens"},
+            # With a minimum of 1, the end would get no probability at the first step.
+            "min_decoding_length": 0,
+            "max_input_length": 0,
+            "max_batch_size": max(1, max_tokens_per_batch // num_beams),
+            "batch_type": "tokens",
             **(sampling or {}),
         }
         tokens = [self.source_tokenizer.convert_ids_to_tokens(row) for row in ids]
@@ -168,7 +173,7 @@ class ExportedTranslator:
         return [list(each.log_probs) for each in self.engine.score_batch(sources, targets, max_input_length=0)]
 
     def _limit(self, source_length: int, max_new_tokens: int | None) -> int:
-        """Returns the largest number of tokens of a translation, as `translate` has it."""
+        """Returns the largest number of tokens of a translation, by the rule of `seq2seq_scratch.translation`."""
         if max_new_tokens is None:
             of_model = [self.defaults.max_new_tokens, self.defaults.max_length and self.defaults.max_length - 1]
             given = [value for value in of_model if value is not None]

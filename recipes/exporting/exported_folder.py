@@ -37,7 +37,13 @@ def fingerprint_export(folder: Path) -> dict[str, str]:
 
 
 def refuse_settings(settings: Any, names: Sequence[str], folder: Path) -> None:
-    """Raises ValueError if one of the settings is set that the engine of an export has no counterpart for."""
+    """Raises ValueError if a setting is set that the engine of an export does not have.
+
+    Args:
+        settings: those of a script.
+        names: the settings that the engine does not have.
+        folder: the export.
+    """
     given = [name for name in names if getattr(settings, name, None)]
     if given:
         record = read_json(folder / EXPORT_FILE)

@@ -14,9 +14,9 @@ and FSMT have sinusoids of other rates, T5 has relative positions.
 Dimensions: D model width.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
 from transformers import (
@@ -29,12 +29,18 @@ from transformers import (
     PegasusConfig,
     PegasusForConditionalGeneration,
     PreTrainedModel,
-    PreTrainedTokenizerBase,
 )
 
-from papers_to_gpt.exporting.verification import BEAMS, LOGIT_TOLERANCE, NEW_TOKENS, TEXT_TOLERANCE
-from seq2seq_scratch.encoding import encode_sources
+from papers_to_gpt.exporting.verification import (
+    Comparison,
+    Ids,
+    check_logits,
+    compare_translators,
+    logit_differences,
+    pad,
+)
 from seq2seq_scratch.file_modes import give_umask_permissions
+from seq2seq_scratch.translation import translate
 
 CLASSES = {
     "marian": (MarianConfig, MarianMTModel),
@@ -44,17 +50,24 @@ CLASSES = {
 
 # Settings with one name and meaning in both.
 SAME_SETTINGS = (
-    *(
-        "vocab_size",
-        "d_model",
-        "encoder_layers",
-        "decoder_layers",
-        "encoder_attention_heads",
-        "decoder_attention_heads",
-    ),
-    *("encoder_ffn_dim", "decoder_ffn_dim", "activation_function", "max_position_embeddings", "tie_word_embeddings"),
-    *("dropout", "attention_dropout", "activation_dropout"),
-    *("pad_token_id", "bos_token_id", "eos_token_id", "decoder_start_token_id"),
+    "vocab_size",
+    "d_model",
+    "encoder_layers",
+    "decoder_layers",
+    "encoder_attention_heads",
+    "decoder_attention_heads",
+    "encoder_ffn_dim",
+    "decoder_ffn_dim",
+    "activation_function",
+    "max_position_embeddings",
+    "tie_word_embeddings",
+    "dropout",
+    "attention_dropout",
+    "activation_dropout",
+    "pad_token_id",
+    "bos_token_id",
+    "eos_token_id",
+    "decoder_start_token_id",
 )
 
 # Names of modules: ours and the library's. The library's attention layers have projections with our names.
@@ -68,8 +81,8 @@ LAYER_NAMES = {
     "feed_forward_add_norm.norm": "final_layer_norm",
 }
 
-# Layers that read the D numbers of a position, so that columns of their weights belong to them; of the layers that
-# write them, it is the rows.
+# Layers that read the D numbers of a position: the columns of their weights belong to these numbers. Of all other
+# layers, which write them, it is the rows.
 READERS = ("q_proj", "k_proj", "v_proj", "inner", "embed_tokens", "embed_positions", "lm_head")
 
 
@@ -140,68 +153,27 @@ def write_library_class(model: PreTrainedModel, name: str, folder: Path) -> None
     give_umask_permissions(folder)
 
 
-@torch.inference_mode()
-def compare_library_class(
-    model: PreTrainedModel,
-    source_tokenizer: PreTrainedTokenizerBase,
-    folder: Path,
-    texts: Sequence[str],
-) -> str:
+def compare_library_class(case: Comparison) -> str:
     """Loads an export without this project's code and compares it: logits, greedy search and beams.
 
     Args:
-        texts: sources.
+        case: a Transformer and the folder of its export.
 
     Returns:
-        What was found, a sentence.
+        What was found, two sentences.
 
     Raises:
         ValueError: the two differ by more than rounding.
     """
-    exported: Any = AutoModelForSeq2SeqLM.from_pretrained(folder, dtype=torch.float32, use_safetensors=True).eval()
-    positions = model.config.max_position_embeddings
-    rows, _ = encode_sources(source_tokenizer, texts, min(256, positions))
-    batch = source_tokenizer.pad({"input_ids": rows}, return_tensors="pt", padding_side="right")
-    inputs = {"input_ids": batch["input_ids"], "attention_mask": batch["attention_mask"]}
-    # Without a divisor by length, which the library has in another form.
-    search = {"do_sample": False, "max_new_tokens": min(NEW_TOKENS, positions - 1), "length_penalty": 0.0}
-    search |= {"return_dict_in_generate": True, "output_scores": True}
-    found = []
-    for beams in (1, BEAMS):
-        limits = search if beams > 1 else {each: search[each] for each in search if each != "length_penalty"}
-        ours, theirs = (each.generate(**inputs, num_beams=beams, **limits) for each in (model, exported))
-        if beams == 1:
-            logits = [each(**inputs, decoder_input_ids=ours.sequences).logits for each in (model, exported)]
-            difference = float((logits[0] - logits[1]).abs().max())
-            if not difference <= LOGIT_TOLERANCE:  # also for NaN
-                raise ValueError(
-                    f"The export differs from the model: logits by up to {difference:.4g}, where {LOGIT_TOLERANCE:g} "
-                    "is allowed. Nothing was written."
-                )
-        pairs = list(zip(_texts(model, ours.sequences), _texts(model, theirs.sequences), strict=True))
-        scores = [_scores(model, inputs, each.sequences) for each in (ours, theirs)]
-        for number, (mine, other) in enumerate(pairs):
-            if mine != other and not abs(float(scores[0][number] - scores[1][number])) <= TEXT_TOLERANCE:
-                raise ValueError(
-                    f"The export differs from the model: {texts[number][:60]!r} becomes the tokens {other}, and "
-                    f"{mine} by the model ({beams} beams). Nothing was written."
-                )
-        found += [mine == other for mine, other in pairs]
-    ties = "" if all(found) else "; the others are ties"
-    return (
-        f"Compared with the model: the logits of {len(rows)} texts differ by {difference:.2g} at most. {sum(found)} "
-        f"of {len(found)} translations, greedy and with {BEAMS} beams, are equal{ties}."
-    )
+    exported = AutoModelForSeq2SeqLM.from_pretrained(case.folder, dtype=torch.float32, use_safetensors=True).eval()
+    start = case.model.config.decoder_start_token_id
 
+    def differences_of(sources: list[Ids], targets: list[Ids]) -> torch.Tensor:
+        ids, mask = pad(sources)
+        read, is_token = pad([[start, *row] for row in targets])
+        inputs = {"input_ids": ids, "attention_mask": mask, "decoder_input_ids": read}
+        return logit_differences(case.model(**inputs).logits, exported(**inputs).logits, is_token)
 
-def _texts(model: PreTrainedModel, sequences: torch.Tensor) -> list[list[int]]:
-    """Returns the tokens of translations, (B, T), without padding."""
-    return [[token for token in row if token != model.config.pad_token_id] for row in sequences.tolist()]
-
-
-def _scores(model: PreTrainedModel, inputs: dict[str, torch.Tensor], sequences: torch.Tensor) -> torch.Tensor:
-    """Returns the log-probabilities, (B,), that our model gives translations, (B, T)."""
-    logits = model(**inputs, decoder_input_ids=sequences[:, :-1]).logits
-    targets = sequences[:, 1:]
-    chosen = torch.log_softmax(logits, -1).gather(-1, targets[:, :, None])[:, :, 0]  # B T V -> B T
-    return chosen.masked_fill(targets == model.config.pad_token_id, 0.0).sum(1)
+    translate_there = partial(translate, exported, *case.tokenizers)
+    positions = case.model.config.max_position_embeddings
+    return compare_translators(case, positions, translate_there, differences_of, check_logits)

@@ -14,13 +14,13 @@ from torch.export import Dim
 from transformers import PreTrainedModel
 
 from gpt1_scratch import plain_forms as gpt1_plain_forms
-from papers_to_gpt.exporting.onnx_graphs import CONFIG_FILE, Graph, graphs_of, without_tables
+from papers_to_gpt.exporting.onnx_graphs import CONFIG_FILE, ENCODER_FILE, Graph, graphs_of, without_tables
 from seq2seq_scratch import plain_forms as seq2seq_plain_forms
 
-# A file of ONNX is a message of protobuf, which ends at 2 GiB.
+# An ONNX file is one protobuf message, which has at most 2 GiB; 1 MiB is left for all but the weights.
 LARGEST_FILE = 2**31 - 2**20
 
-# Loggers of the exporter that tell of operators nobody asked for.
+# Loggers of the exporter, whose warnings are about operators that no graph here has.
 NOISY = ("torch.onnx", "onnxscript", "onnx_ir")
 
 
@@ -38,7 +38,7 @@ def write_graphs(model: PreTrainedModel, quantization: str, folder: Path) -> Non
     with without_tables(model), gpt1_plain_forms(), seq2seq_plain_forms():
         for graph in graphs_of(model):
             write_graph(graph, folder / graph.file, quantization)
-    # Without references to the model's code, which the folder does not have, and without the path that it came from.
+    # References to the model's code, which the folder does not have, and the path that the model was loaded from.
     left_out = ("auto_map", "custom_pipelines", "_name_or_path")
     config = {name: value for name, value in model.config.to_dict().items() if name not in left_out}
     (folder / CONFIG_FILE).write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
@@ -49,7 +49,7 @@ def write_graph(graph: Graph, path: Path, quantization: str) -> None:
     size = sum(tensor.nbytes for tensor in {*graph.module.parameters(), *graph.module.buffers()})
     if size > LARGEST_FILE:
         raise ValueError(
-            f"The weights of {path.name} have {size:,} bytes, and a file of ONNX holds {LARGEST_FILE:,}. Export a "
+            f"The weights of {path.name} have {size:,} bytes, and an ONNX file holds {LARGEST_FILE:,}. Export a "
             "smaller model."
         )
     with quiet_exporter():
@@ -58,7 +58,7 @@ def write_graph(graph: Graph, path: Path, quantization: str) -> None:
             return
         with tempfile.TemporaryDirectory() as scratch:
             export_graph(graph, Path(scratch, path.name))
-            quantize(Path(scratch, path.name), path)
+            quantize(Path(scratch, path.name), path, finely=path.name == ENCODER_FILE)
 
 
 def export_graph(graph: Graph, path: Path) -> None:
@@ -67,7 +67,7 @@ def export_graph(graph: Graph, path: Path) -> None:
     arguments: dict[str, Any] = {}
     shapes: dict[str, Any] = {}
     for name, tensor in graph.inputs.items():
-        # Each dimension is named once; the exporter finds out where it has the same size.
+        # A dimension is named at its first input; the exporter infers where else it occurs.
         sizes = {axis: Dim.DYNAMIC if label in named else label for axis, label in graph.axes[name].items()}
         named.update(graph.axes[name].values())
         kind, _, part = name.partition(".")
@@ -89,26 +89,47 @@ def export_graph(graph: Graph, path: Path) -> None:
     exported = program.model.graph
     values = [*exported.inputs, *exported.initializers.values()]
     for node in exported.all_nodes():
-        node.metadata_props.clear()  # where it comes from, which are paths of this machine
+        node.metadata_props.clear()  # stack traces, with paths of this machine
         values += node.outputs
     for value in values:
         value.metadata_props.clear()
     program.save(path, external_data=False)
 
 
-def quantize(source: Path, target: Path) -> None:
-    """Writes a graph with weights of 8 bits, which is multiplied with activations that are rounded as it runs."""
+def quantize(source: Path, target: Path, finely: bool) -> None:
+    """Writes a graph with its weights in int8. Activations are rounded to 8 bits as the graph runs.
+
+    An encoder runs once, and every step reads what it computed, so its errors do not average out over the steps as
+    those of the decoder do. It is therefore rounded finely.
+
+    Args:
+        source: the graph in fp32; another file is written beside it.
+        target: the file to write.
+        finely: if True, weights and activations of matrix products are scaled in blocks of 32 numbers, which takes
+            longer in large batches. Otherwise, an activation has one scale for the whole batch, and weights have one
+            for each output.
+    """
+    import onnx
     from onnxruntime.quantization import QuantType, quantize_dynamic
+    from onnxruntime.quantization.matmul_nbits_quantizer import MatMulNBitsQuantizer
+    from onnxruntime.quantization.onnx_model import ONNXModel
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
     prepared = source.with_name(f"prepared_{source.name}")
     quant_pre_process(source, prepared, skip_symbolic_shape=True)
+    if finely:
+        graph = ONNXModel(onnx.load(prepared))
+        graph.replace_gemm_with_matmul()
+        quantizer = MatMulNBitsQuantizer(graph.model, bits=8, block_size=32, is_symmetric=True, accuracy_level=4)
+        quantizer.process()
+        quantizer.model.save_model_to_file(str(prepared))
+    # What is left: embeddings, the LSTM, and in a decoder the matrix products.
     quantize_dynamic(prepared, target, weight_type=QuantType.QInt8, per_channel=True)
 
 
 @contextlib.contextmanager
 def quiet_exporter() -> Iterator[None]:
-    """Silences what the exporter says of itself; errors are raised as ever."""
+    """Silences the exporter's warnings inside the block; errors are raised as ever."""
     loggers = [logging.getLogger(name) for name in NOISY]
     levels = [logger.level for logger in loggers]
     try:

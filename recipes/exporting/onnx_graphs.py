@@ -67,8 +67,8 @@ def graphs_of(model: PreTrainedModel) -> list[Graph]:
 
 def _source_inputs() -> tuple[dict[str, torch.Tensor], dict[str, dict[int, str]]]:
     mask = torch.arange(SOURCE_LENGTH) < torch.tensor([[5], [3], [4]])
-    names = {"input_ids": mask.long(), "attention_mask": mask.long()}
-    return names, {name: {0: "batch", 1: "source"} for name in names}
+    inputs = {"input_ids": mask.long(), "attention_mask": mask.long()}
+    return inputs, {name: {0: "batch", 1: "source"} for name in inputs}
 
 
 class OnnxLSTM(nn.Module):

@@ -44,7 +44,7 @@ class OnnxGraph:
         self.folder, self.positions = path.parent, read_json(path.parent / EXPORT_FILE)["positions"]
 
     def __call__(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Computes the outputs from tensors by name, of which it takes those that it has as inputs."""
+        """Computes the outputs, by name, from tensors by name; those that are no inputs of the graph are ignored."""
         arrays = {name: tensors[name].numpy() for name in self.inputs}
         return dict(zip(self.outputs, map(torch.from_numpy, self.session.run(None, arrays)), strict=True))
 
@@ -54,16 +54,33 @@ class OnnxGraph:
             raise ValueError(f"A text has {length} tokens, and {self.folder} {self.positions} positions. Shorten it.")
 
     def start(self, rows: int, known: dict[str, Tensor]) -> RecurrentState:
-        """Returns the state before the first token: the known parts of it, and no tokens or zeros for the others."""
+        """Returns the state before the first token.
+
+        Args:
+            rows: B.
+            known: parts of the state that the encoder gives, by name. The others are zeros, or hold no tokens.
+        """
         shapes = {name: shape[1:] for name, shape in self.inputs.items() if name.startswith("past.")}
         sizes = {name: [0 if isinstance(size, str) else size for size in shape] for name, shape in shapes.items()}
         return RecurrentState({name: known.get(name, torch.zeros(rows, *each)) for name, each in sizes.items()})
 
     def advance(self, cache: RecurrentState, input_ids: Tensor, others: dict[str, Tensor]) -> Tensor:
-        """Reads further tokens, (B, T), changes the state in the cache, and returns logits, (B, T, V)."""
+        """Reads further tokens and updates the cache.
+
+        Args:
+            cache: the state after the tokens before.
+            input_ids: (B, T).
+            others: what the step reads besides, by name: a source or a mask.
+
+        Returns:
+            Logits, (B, T, V).
+
+        Raises:
+            ValueError: the text has more tokens than the model has positions.
+        """
         self.check_length(cache.seen_tokens + input_ids.shape[1])
         logits = []
-        # A recurrent decoder with attention takes one token at a time.
+        # The graph of a recurrent decoder with attention takes one token at a time.
         for ids in input_ids.split(1, dim=1) if self.inputs["input_ids"][1] == 1 else [input_ids]:
             outputs = self({"input_ids": ids, **others, **cache.tensors})
             logits.append(outputs.pop("logits"))
@@ -110,6 +127,7 @@ class OnnxTranslator(OnnxModel, BeamSearchGenerationMixin):
         self.encoder = OnnxEncoder(folder)
 
     def prepare_decoder_input_ids_from_labels(self, labels: Tensor) -> Tensor:
+        """Returns what the decoder reads to predict labels, (B, T): the start token and all of them but the last."""
         return shift_tokens_right(labels, self.config.pad_token_id, self.config.decoder_start_token_id)
 
     @understand_arguments(RecurrentState, also=("use_cache",))

@@ -1,22 +1,23 @@
-"""Compares an ONNX export with the model that it was made of: logits of batches with padding, then searches."""
+"""Compares an ONNX export with its model: logits of batches with padding, or log-probabilities in fewer bits."""
 
-from collections.abc import Sequence
+from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 
-import numpy as np
 import torch
-from torch.nn.utils.rnn import pad_sequence
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from torch import Tensor
+from transformers.modeling_outputs import ModelOutput
 
 from papers_to_gpt.exporting.onnx_models import OnnxGPT1, OnnxTranslator
 from papers_to_gpt.exporting.verification import (
-    NEW_TOKENS,
-    check_searches,
-    check_tie,
-    check_tokens,
-    examples_of,
-    search_with_both,
+    Comparison,
+    Ids,
+    check_log_probabilities,
+    check_logits,
+    compare_generators,
+    compare_translators,
+    continue_greedily,
+    logit_differences,
+    pad,
 )
 from seq2seq_scratch.library_arguments import CACHE_NAME
 from seq2seq_scratch.translation import translate
@@ -25,120 +26,75 @@ from seq2seq_scratch.translation import translate
 LOGIT_TOLERANCE = 1e-4
 
 
-@torch.inference_mode()
-def compare_onnx_translators(
-    model: PreTrainedModel,
-    source_tokenizer: PreTrainedTokenizerBase,
-    target_tokenizer: PreTrainedTokenizerBase,
-    folder: Path,
-    texts: Sequence[str],
-    quantization: str,
-) -> str:
-    """Compares a translator with its export: logits, greedy search and beam 4.
+def compare_onnx_translators(case: Comparison) -> str:
+    """Compares a translator with its export; see `compare_translators`."""
+    exported = OnnxTranslator(case.folder).eval()
+    start, end = case.model.config.decoder_start_token_id, case.tokenizers[1].eos_token_id
 
-    Returns:
-        What was found, two sentences.
+    def differences_of(sources: list[Ids], targets: list[Ids]) -> Tensor:
+        ids, mask = pad(sources)
+        read, is_token = pad([[start, *row] for row in targets])
+        predicted, _ = pad([[*row, end] for row in targets])
+        ours = case.model(input_ids=ids, attention_mask=mask, decoder_input_ids=read, use_cache=False).logits
+        encoded = exported.encoder(ids, mask)
 
-    Raises:
-        ValueError: the two differ by more than rounding.
-    """
-    exported = OnnxTranslator(folder).eval()
-    tokenizers = source_tokenizer, target_tokenizer
-    both = [partial(translate, each, *tokenizers) for each in (model, exported)]
-    searches = search_with_both(*both, texts, exported.positions)
-    ids, targets = examples_of(searches, *tokenizers, texts, exported.positions)
-    source, mask = _pad(ids)
-    read, there = _pad([[model.config.decoder_start_token_id, *row] for row in targets])
-    wanted, _ = _pad([[*row, target_tokenizer.eos_token_id] for row in targets])
-    ours = model(input_ids=source, attention_mask=mask, decoder_input_ids=read, use_cache=False).logits
-    # In two parts, so that the second one continues from a state.
-    encoded = exported.encoder(source, mask)
-    middle = max(1, read.shape[1] // 2)
-    parts, state = [], {}
-    for part in (read[:, :middle], read[:, middle:]):
-        if part.shape[1]:
-            output = exported(encoder_outputs=encoded, decoder_input_ids=part, **state)
-            parts, state = [*parts, output.logits], {"cache": output[CACHE_NAME]}
-    found = _check_logits(ours, torch.cat(parts, dim=1), wanted, there, quantization)
-    return f"{found} {check_searches(searches, texts, quantization)}"
+        def read_part(part: slice, **cache: object) -> ModelOutput:
+            return exported(encoder_outputs=encoded, decoder_input_ids=read[:, part], **cache)
+
+        return _differences(case, ours, _read_in_two_parts(read_part, read.shape[1]), predicted, is_token)
+
+    translate_there = partial(translate, exported, *case.tokenizers)
+    return compare_translators(case, exported.positions, translate_there, differences_of, _check_of(case))
 
 
-@torch.inference_mode()
-def compare_onnx_generators(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    folder: Path,
-    texts: Sequence[str],
-    quantization: str,
-) -> str:
-    """Compares a GPT-1 with its export: logits, and greedy continuations.
+def compare_onnx_generators(case: Comparison) -> str:
+    """Compares a GPT-1 with its export; see `compare_generators`."""
+    exported = OnnxGPT1(case.folder).eval()
 
-    Returns:
-        What was found, two sentences.
+    def differences_of(texts: list[Ids]) -> Tensor:
+        read, mask = pad([row[:-1] for row in texts])
+        predicted, _ = pad([row[1:] for row in texts])
 
-    Raises:
-        ValueError: the two differ by more than rounding.
-    """
-    exported = OnnxGPT1(folder).eval()
-    kept = max(2, model.config.max_position_embeddings // 2)
-    rows = [row[:kept] for row in tokenizer(list(texts), verbose=False)["input_ids"]]
-    continued, equal = [], 0
-    for ids in rows:
-        prompt = torch.tensor([ids])
-        room = min(NEW_TOKENS, model.config.max_position_embeddings - len(ids))
-        search = {
-            "attention_mask": torch.ones_like(prompt),
-            "max_new_tokens": room,
-            "do_sample": False,
-            "num_beams": 1,
-        }
-        mine, other = (each.generate(prompt, **search)[0].tolist() for each in (model, exported))
-        equal += mine == other
-        if quantization == "float32" and mine != other:
-            check_tie(model, mine, other, tokenizer, len(ids))
-        continued.append(mine)
-    read, mask = _pad([row[:-1] for row in continued])
-    wanted, _ = _pad([row[1:] for row in continued])
-    ours = model(read, attention_mask=mask).logits
-    middle = max(1, read.shape[1] // 2)
-    output = exported(read[:, :middle], mask[:, :middle])
-    parts = [output.logits]
-    if middle < read.shape[1]:
-        parts.append(exported(read[:, middle:], mask, cache=output[CACHE_NAME]).logits)
-    found = _check_logits(ours, torch.cat(parts, dim=1), wanted, mask, quantization)
-    return f"{found} {equal} of {len(rows)} greedy continuations are equal."
+        def read_part(part: slice, **cache: object) -> ModelOutput:
+            return exported(read[:, part], mask[:, : part.stop], **cache)
+
+        ours = case.model(read, attention_mask=mask).logits
+        return _differences(case, ours, _read_in_two_parts(read_part, read.shape[1]), predicted, mask)
+
+    continue_there = partial(continue_greedily, exported)
+    return compare_generators(case, exported.positions, continue_there, differences_of, _check_of(case))
 
 
-def _pad(rows: Sequence[Sequence[int]]) -> tuple[torch.Tensor, torch.Tensor]:
-    """Returns rows of ids, padded with 0 on the right, and their mask, (B, T) each."""
-    ids = pad_sequence([torch.tensor(row) for row in rows], batch_first=True)
-    lengths = torch.tensor([len(row) for row in rows])
-    return ids, (torch.arange(ids.shape[1]) < lengths[:, None]).long()
-
-
-def _check_logits(
-    ours: torch.Tensor, theirs: torch.Tensor, wanted: torch.Tensor, mask: torch.Tensor, quantization: str
-) -> str:
-    """Checks logits, and returns what was found, a sentence.
+def _read_in_two_parts(read_part: Callable[..., ModelOutput], length: int) -> Tensor:
+    """Returns the logits of T tokens, (B, T, V), the later ones of which continue from the state after the others.
 
     Args:
-        ours, theirs: (B, T, V).
-        wanted: (B, T) the tokens that they predict.
-        mask: (B, T) 1 at tokens.
-        quantization: the numbers of the export.
-
-    Raises:
-        ValueError: they differ by more than rounding. In numbers of fewer bits, log-probabilities are compared.
+        read_part: takes the slice of the tokens to read, and the cache of those before.
+        length: T.
     """
-    if quantization != "float32":
-        chosen = [
-            torch.log_softmax(each.float(), -1).gather(2, wanted[:, :, None])[:, :, 0] for each in (ours, theirs)
-        ]
-        return check_tokens(np.asarray((chosen[0] - chosen[1])[mask.bool()]), quantization)
-    largest = float((ours - theirs)[mask.bool()].abs().max())
-    if not largest <= LOGIT_TOLERANCE:  # also for NaN
-        raise ValueError(
-            f"The export differs from the model: logits by up to {largest:.4g}, where {LOGIT_TOLERANCE:g} is allowed. "
-            "Nothing was written."
-        )
-    return f"Compared with the model: the logits of {int(mask.sum())} tokens differ by {largest:.2g} at most."
+    middle = max(1, length // 2)
+    first = read_part(slice(0, middle))
+    if middle == length:
+        return first.logits
+    return torch.cat([first.logits, read_part(slice(middle, length), cache=first[CACHE_NAME]).logits], dim=1)
+
+
+def _differences(case: Comparison, ours: Tensor, theirs: Tensor, predicted: Tensor, mask: Tensor) -> Tensor:
+    """Returns the differences at each token, (N,): of logits in fp32, otherwise of the log-probabilities of tokens.
+
+    Args:
+        case: what is compared.
+        ours, theirs: (B, T, V) logits.
+        predicted: (B, T) the tokens that they predict.
+        mask: (B, T) 1 at tokens.
+    """
+    if case.is_exact:
+        return logit_differences(ours, theirs, mask)
+    chosen = [torch.log_softmax(each, dim=-1).gather(2, predicted[:, :, None])[:, :, 0] for each in (ours, theirs)]
+    return (chosen[0] - chosen[1])[mask.bool()]
+
+
+def _check_of(case: Comparison) -> Callable[[Tensor], str]:
+    if case.is_exact:
+        return partial(check_logits, tolerance=LOGIT_TOLERANCE)
+    return partial(check_log_probabilities, quantization=case.quantization)

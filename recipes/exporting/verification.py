@@ -1,32 +1,65 @@
 """Compares an export with the model that it was made of, on texts that both read.
 
-The comparison has two parts. Log-probabilities of the tokens of given texts depend on no search, so they differ by
+The comparison has two parts. What the two compute for the tokens of given texts depends on no search, so it differs by
 rounding alone. Then both search; where the texts that they find differ, their scores must be equal, because a search
 may decide a tie either way.
+
+This module has the flow. How an export computes and searches is in `ctranslate2_verification`, `onnx_verification`,
+`library_classes` and `openai_gpt`.
+
+Dimensions: B batch, T tokens, V vocabulary, N tokens of all texts.
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
-from transformers import OpenAIGPTLMHeadModel, PreTrainedModel, PreTrainedTokenizerBase
+from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from papers_to_gpt.exporting.ctranslate2_generator import ExportedGenerator
-from papers_to_gpt.exporting.ctranslate2_translator import ExportedTranslator
-from seq2seq_scratch.encoding import encode_sources
+from seq2seq_scratch.encoding import encode_sources, pad_right
 from seq2seq_scratch.translation import Hypothesis, translate
 
-# Largest difference of a token's log-probability in fp32, and of the score of a whole text.
-TOKEN_TOLERANCE, TEXT_TOLERANCE = 1e-3, 5e-3
+# Largest difference of a logit, of a token's log-probability and of the score of a whole text, in fp32.
+LOGIT_TOLERANCE, TOKEN_TOLERANCE, TEXT_TOLERANCE = 1e-3, 1e-3, 5e-3
 
 # Largest mean difference of a token's log-probability in numbers of fewer bits. An export with a wrong weight differs
 # by several units.
 MEAN_TOLERANCE = 0.5
 
-LOGIT_TOLERANCE = 1e-3
-TEXTS, LONGEST_TEXT, NEW_TOKENS, BEAMS = 16, 20, 40, 4
+TEXTS, LONGEST_TEXT, LONGEST_SOURCE, NEW_TOKENS, BEAMS = 16, 20, 256, 40, 4
+
+# Texts that are read at once: a file of samples may have many.
+BATCH_SIZE = 16
+
+Ids = list[int]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A model, its export, and the texts that both read.
+
+    Attributes:
+        model: the exported model, in fp32 and evaluation mode.
+        tokenizers: a translator's tokenizers of sources and of targets, or the tokenizer of a GPT-1.
+        folder: the export.
+        texts: lines of text.
+        quantization: the numbers of the export.
+    """
+
+    model: PreTrainedModel
+    tokenizers: Sequence[PreTrainedTokenizerBase]
+    folder: Path
+    texts: Sequence[str]
+    quantization: str = "float32"
+
+    @property
+    def is_exact(self) -> bool:
+        """True if the export may differ from the model by rounding alone."""
+        return self.quantization == "float32"
 
 
 def random_texts(tokenizer: PreTrainedTokenizerBase, count: int = TEXTS) -> list[str]:
@@ -45,84 +78,62 @@ def random_texts(tokenizer: PreTrainedTokenizerBase, count: int = TEXTS) -> list
     return texts
 
 
+@torch.inference_mode()
 def compare_translators(
-    model: PreTrainedModel,
-    source_tokenizer: PreTrainedTokenizerBase,
-    target_tokenizer: PreTrainedTokenizerBase,
-    folder: Path,
-    texts: Sequence[str],
-    quantization: str,
+    case: Comparison,
+    positions: int | None,
+    translate_there: Callable[..., list[list[Hypothesis]]],
+    differences_of: Callable[[list[Ids], list[Ids]], Tensor],
+    check: Callable[[Tensor], str],
 ) -> str:
-    """Compares a translator with its export, by greedy search and beam 4.
+    """Compares a translator with its export: the tokens of translations, then greedy search and beam 4.
+
+    Args:
+        case: what is compared.
+        positions: largest number of tokens of a text, None for any.
+        translate_there: translates with the export; it takes the texts and arguments of `translate`.
+        differences_of: takes the ids of B sources, with the end token, and of their translations, without start and
+            end token. Returns how much the two differ at each token, of either sign, and at the end tokens, (N,).
+        check: `check_logits` or `check_log_probabilities`, whichever `differences_of` returns.
 
     Returns:
-        What was found, a sentence.
+        What was found, two sentences.
 
     Raises:
         ValueError: the two differ by more than rounding.
     """
-    exported = ExportedTranslator(folder)
-    translate_here = partial(translate, model, source_tokenizer, target_tokenizer)
-    searches = search_with_both(translate_here, exported.translate, texts, exported.positions)
-    ids, targets = examples_of(searches, source_tokenizer, target_tokenizer, texts, exported.positions)
-    differences = _token_differences(model, exported, source_tokenizer, target_tokenizer, ids, targets)
-    found = check_tokens(differences, quantization)
-    return f"{found} {check_searches(searches, texts, quantization)}"
-
-
-def search_with_both(
-    translate_here: Callable[..., list[list[Hypothesis]]],
-    translate_there: Callable[..., list[list[Hypothesis]]],
-    texts: Sequence[str],
-    positions: int | None,
-) -> dict[int, list[tuple[Hypothesis, Hypothesis]]]:
-    """Translates texts with a model and with its export.
-
-    Args:
-        translate_here, translate_there: take the texts and arguments of `translate`.
-        texts: N texts.
-        positions: largest number of tokens of a text, None for any.
-
-    Returns:
-        For one beam and for several, the best translation of each text by the model and by the export.
-    """
-    # No longer than the positions, of sources and of translations.
-    limits = {"max_source_length": min(256, positions or 256), "max_new_tokens": min(NEW_TOKENS, positions or 256)}
+    source_tokenizer, target_tokenizer = case.tokenizers
+    longest = min(LONGEST_SOURCE, positions or LONGEST_SOURCE)
+    limits = {"max_source_length": longest, "max_new_tokens": min(NEW_TOKENS, longest)}
+    translate_here = partial(translate, case.model, source_tokenizer, target_tokenizer)
     searches = {}
     for beams in (1, BEAMS):
+        # Without a divisor by length, which some engines have in another form.
         search = {"num_beams": beams, "with_scores": True} | ({"length_penalty": 0.0} if beams > 1 else {})
-        found = [translator(texts, **search, **limits) for translator in (translate_here, translate_there)]
+        found = [translator(case.texts, **search, **limits) for translator in (translate_here, translate_there)]
         searches[beams] = [(mine, other) for (mine, *_), (other, *_) in zip(*found, strict=True)]
-    return searches
-
-
-def examples_of(
-    searches: dict[int, list[tuple[Hypothesis, Hypothesis]]],
-    source_tokenizer: PreTrainedTokenizerBase,
-    target_tokenizer: PreTrainedTokenizerBase,
-    texts: Sequence[str],
-    positions: int | None,
-) -> tuple[list[list[int]], list[list[int]]]:
-    """Returns ids of the texts, with the end token, and of the model's greedy translations, without start and end."""
-    ids, _ = encode_sources(source_tokenizer, texts, min(256, positions or 256))
+    sources, _ = encode_sources(source_tokenizer, case.texts, longest)
     targets, _ = encode_sources(target_tokenizer, [mine.text or "." for mine, _ in searches[1]], positions)
-    return ids, [row[:-1] for row in targets]
+    targets = [row[:-1] for row in targets]
+    differences = [differences_of(sources[rows], targets[rows]) for rows in batches(len(sources))]
+    return f"{check(torch.cat(differences))} {_check_searches(searches, case)}"
 
 
-def check_searches(
-    searches: dict[int, list[tuple[Hypothesis, Hypothesis]]], texts: Sequence[str], quantization: str
-) -> str:
-    """Checks translations by a model and by its export, and returns what was found, a sentence.
+def _check_searches(searches: dict[int, list[tuple[Hypothesis, Hypothesis]]], case: Comparison) -> str:
+    """Checks the best translation of each text by a model and by its export, and returns what was found, a sentence.
+
+    Args:
+        searches: pairs of translations, by the number of beams.
 
     Raises:
         ValueError: they differ in float32, where they do not tie.
     """
-    if quantization != "float32":
+    if not case.is_exact:
         equal = sum(mine.text == other.text for mine, other in searches[BEAMS])
-        return f"{equal} of {len(texts)} translations with {BEAMS} beams are equal."
+        return f"{equal} of {len(case.texts)} translations with {BEAMS} beams are equal."
     for beams, pairs in searches.items():
-        for text, (mine, other) in zip(texts, pairs, strict=True):
-            if mine.text != other.text and abs(mine.score - other.score) > TEXT_TOLERANCE:
+        for text, (mine, other) in zip(case.texts, pairs, strict=True):
+            if mine.text != other.text and not abs(mine.score - other.score) <= TEXT_TOLERANCE:  # also for NaN
                 raise ValueError(
                     f"The export differs from the model: {text[:60]!r} becomes {other.text[:60]!r} with the score "
                     f"{other.score:.4f}, and {mine.text[:60]!r} with {mine.score:.4f} by the model ({beams} beams). "
@@ -135,92 +146,113 @@ def check_searches(
 
 
 @torch.inference_mode()
-def _token_differences(
-    model: PreTrainedModel,
-    exported: ExportedTranslator,
-    source_tokenizer: PreTrainedTokenizerBase,
-    target_tokenizer: PreTrainedTokenizerBase,
-    sources: Sequence[list[int]],
-    targets: Sequence[list[int]],
-) -> np.ndarray:
-    """Returns the differences of the log-probabilities of all tokens of given translations, of either sign."""
-    theirs = exported.score(
-        [source_tokenizer.convert_ids_to_tokens(row) for row in sources],
-        [target_tokenizer.convert_ids_to_tokens(row) for row in targets],
-    )
-    differences = []
-    start, end = model.config.decoder_start_token_id, target_tokenizer.eos_token_id
-    for source, target, other in zip(sources, targets, theirs, strict=True):
-        logits = model(input_ids=torch.tensor([source]), decoder_input_ids=torch.tensor([[start, *target]])).logits
-        differences.append(_chosen(logits[0], [*target, end]) - np.array(other))
-    return np.concatenate(differences)
-
-
-@torch.inference_mode()
 def compare_generators(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    folder: Path,
-    texts: Sequence[str],
-    quantization: str,
+    case: Comparison,
+    positions: int,
+    continue_there: Callable[[Ids, int], Ids],
+    differences_of: Callable[[list[Ids]], Tensor],
+    check: Callable[[Tensor], str],
 ) -> str:
-    """Compares a GPT-1 with its export, by greedy continuations.
+    """Compares a GPT-1 with its export: greedy continuations, and the tokens of these.
+
+    Args:
+        case: what is compared.
+        positions: largest number of tokens of a text.
+        continue_there: takes the ids of a prompt and a number of new tokens. Returns the ids of the prompt and of its
+            greedy continuation by the export.
+        differences_of: takes the ids of B texts. Returns how much the two differ at each token after the first one of
+            a text, of either sign, (N,).
+        check: `check_logits` or `check_log_probabilities`, whichever `differences_of` returns.
 
     Returns:
-        What was found, a sentence.
+        What was found, two sentences.
 
     Raises:
         ValueError: the two differ by more than rounding.
     """
-    exported = ExportedGenerator(folder)
-    kept = max(2, exported.positions // 2)
-    rows = [row[:kept] for row in tokenizer(list(texts), verbose=False)["input_ids"]]
-    differences, equal = [], 0
-    for ids in rows:
-        room = min(NEW_TOKENS, exported.positions - len(ids))
-        prompt = torch.tensor([ids])
-        mask = torch.ones_like(prompt)
-        mine = model.generate(prompt, attention_mask=mask, max_new_tokens=room, do_sample=False, num_beams=1)[
-            0
-        ].tolist()
-        (other,) = exported.generate(ids, room)
+    (tokenizer,) = case.tokenizers
+    kept = max(2, positions // 2)
+    prompts = [ids[:kept] for ids in tokenizer(list(case.texts), verbose=False)["input_ids"]]
+    continued, equal = [], 0
+    for ids in prompts:
+        room = min(NEW_TOKENS, positions - len(ids))
+        mine, other = continue_greedily(case.model, ids, room), continue_there(ids, room)
         equal += mine == other
-        logits = model(torch.tensor([mine[:-1]])).logits[0]
-        differences.append(_chosen(logits, mine[1:]) - np.array(exported.log_probabilities(mine)))
-        if quantization == "float32" and mine != other:
-            check_tie(model, mine, other, tokenizer, len(ids))
-    found = check_tokens(np.concatenate(differences), quantization)
-    return f"{found} {equal} of {len(rows)} greedy continuations are equal."
+        if case.is_exact and mine != other:
+            _check_tie(case.model, tokenizer, mine, other, len(ids))
+        continued.append(mine)
+    found = check(torch.cat([differences_of(continued[rows]) for rows in batches(len(continued))]))
+    return f"{found} {equal} of {len(prompts)} greedy continuations are equal."
 
 
-def check_tie(
-    model: PreTrainedModel, mine: list[int], other: list[int], tokenizer: PreTrainedTokenizerBase, prompt: int
+def continue_greedily(model: PreTrainedModel, ids: Ids, new_tokens: int) -> Ids:
+    """Returns the ids of a prompt and of its greedy continuation."""
+    prompt = torch.tensor([ids])
+    search = {"max_new_tokens": new_tokens, "do_sample": False, "num_beams": 1}
+    return model.generate(prompt, attention_mask=torch.ones_like(prompt), **search)[0].tolist()
+
+
+def _check_tie(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, mine: Ids, other: Ids, prompt_length: int
 ) -> None:
     """Raises ValueError if the first tokens that differ do not have equal probabilities."""
-    pairs = zip(mine[prompt:], other[prompt:], strict=False)
-    place = next((place for place, (a, b) in enumerate(pairs, prompt) if a != b), None)
+    pairs = zip(mine[prompt_length:], other[prompt_length:], strict=False)
+    place = next((place for place, (a, b) in enumerate(pairs, prompt_length) if a != b), None)
     if place is not None:
         logits = model(torch.tensor([mine[:place]])).logits[0, -1]
         if abs(float(logits[mine[place]] - logits[other[place]])) <= TEXT_TOLERANCE:
             return
+    prompt, ours, theirs = (
+        tokenizer.decode(ids)[:60] for ids in (mine[:prompt_length], mine[prompt_length:], other[prompt_length:])
+    )
     raise ValueError(
-        f"The export differs from the model: {tokenizer.decode(mine[:prompt])[:60]!r} continues with "
-        f"{tokenizer.decode(other[prompt:])[:60]!r}, and with {tokenizer.decode(mine[prompt:])[:60]!r} by the model. "
+        f"The export differs from the model: {prompt!r} continues with {theirs!r}, and with {ours!r} by the model. "
         "Nothing was written."
     )
 
 
-def check_tokens(differences: np.ndarray, quantization: str) -> str:
-    """Checks differences of log-probabilities, and returns what was found, a sentence.
+def batches(count: int) -> list[slice]:
+    """Returns the slices of a list that are read at once."""
+    return [slice(first, first + BATCH_SIZE) for first in range(0, count, BATCH_SIZE)]
+
+
+def pad(rows: Sequence[Ids]) -> tuple[Tensor, Tensor]:
+    """Returns rows of ids, padded with 0 on the right, and their mask with 1 at tokens, (B, T) each."""
+    ids, mask = map(torch.from_numpy, pad_right(rows, 0))
+    return ids, mask.long()
+
+
+def logit_differences(ours: Tensor, theirs: Tensor, mask: Tensor) -> Tensor:
+    """Returns the largest difference of a logit at each token, (N,), from logits, (B, T, V), and a mask, (B, T)."""
+    return (ours - theirs).abs().amax(dim=-1)[mask.bool()]
+
+
+def check_logits(differences: Tensor, tolerance: float = LOGIT_TOLERANCE) -> str:
+    """Checks differences of logits, (N,), in fp32, and returns what was found, a sentence.
+
+    Raises:
+        ValueError: they are larger than the tolerance, or not finite.
+    """
+    largest = float(differences.abs().max())
+    if not largest <= tolerance:  # also for NaN
+        raise ValueError(
+            f"The export differs from the model: logits by up to {largest:.4g}, where {tolerance:g} is allowed. "
+            "Nothing was written."
+        )
+    return f"Compared with the model: the logits of {len(differences)} tokens differ by {largest:.2g} at most."
+
+
+def check_log_probabilities(differences: Tensor, quantization: str) -> str:
+    """Checks differences of tokens' log-probabilities, (N,), and returns what was found, a sentence.
 
     Raises:
         ValueError: they are too large for these numbers, or not finite.
     """
-    largest, mean = float(np.abs(differences).max()), float(np.abs(differences).mean())
-    within = largest <= TOKEN_TOLERANCE if quantization == "float32" else mean <= MEAN_TOLERANCE
-    if not within:  # also for NaN
-        allowed = f"{TOKEN_TOLERANCE:g} at most" if quantization == "float32" else f"{MEAN_TOLERANCE:g} on average"
-        advice = "" if quantization == "float32" else " Leave quantization out to keep all digits."
+    largest, mean = float(differences.abs().max()), float(differences.abs().mean())
+    is_exact = quantization == "float32"
+    if not (largest <= TOKEN_TOLERANCE if is_exact else mean <= MEAN_TOLERANCE):  # also for NaN
+        allowed = f"{TOKEN_TOLERANCE:g} at most" if is_exact else f"{MEAN_TOLERANCE:g} on average"
+        advice = "" if is_exact else " Leave quantization out to keep all digits."
         raise ValueError(
             f"The export differs from the model: log-probabilities of tokens by up to {largest:.4g}, {mean:.4g} on "
             f"average, where {allowed} is allowed in {quantization}. Nothing was written.{advice}"
@@ -229,28 +261,3 @@ def check_tokens(differences: np.ndarray, quantization: str) -> str:
         f"Compared with the model in {quantization}: the log-probabilities of {len(differences)} tokens differ by "
         f"{mean:.2g} on average and {largest:.2g} at most."
     )
-
-
-def _chosen(logits: torch.Tensor, ids: Sequence[int]) -> np.ndarray:
-    """Returns the log-probabilities of tokens, (T,), from logits, (T, V)."""
-    return torch.log_softmax(logits.float(), -1).gather(1, torch.tensor(ids)[:, None])[:, 0].numpy()
-
-
-@torch.inference_mode()
-def compare_openai_gpt(model: PreTrainedModel, folder: Path, rows: Sequence[Sequence[int]]) -> str:
-    """Compares a GPT-1 with its form in transformers' `openai-gpt`.
-
-    Args:
-        rows: token ids of texts.
-
-    Raises:
-        ValueError: their logits differ by more than rounding.
-    """
-    converted = OpenAIGPTLMHeadModel.from_pretrained(folder, dtype=torch.float32).eval()
-    largest = 0.0
-    for ids in rows:
-        batch = torch.tensor([ids[: model.config.max_position_embeddings]])
-        largest = max(largest, float((model(batch).logits - converted(batch).logits).abs().max()))
-    if not largest <= LOGIT_TOLERANCE:
-        raise ValueError(f"The export differs from the model: logits by up to {largest:.4g}. Nothing was written.")
-    return f"Compared with the model: the logits of {len(rows)} texts differ by {largest:.2g} at most."

@@ -2,9 +2,9 @@
 
 import sys
 from dataclasses import dataclass
-from typing import Literal
 
 from papers_to_gpt.settings.arguments import option, parse_settings, read_settings
+from papers_to_gpt.settings.commands import command
 
 
 @dataclass
@@ -19,7 +19,6 @@ class ConversionSettings:
     target: str | None = option(
         None, "Folder to write, which must be new or empty; it may stand second, without its name.", "output"
     )
-    to: Literal["gpt1", "openai-gpt"] = option("gpt1", "Kind of checkpoint to write.")
 
     def __post_init__(self):
         for name in ("source", "target"):
@@ -28,11 +27,21 @@ class ConversionSettings:
 
 
 def parse(arguments: list[str] | None = None, description: str = "") -> tuple[ConversionSettings]:
-    """Reads the command line; the first two arguments without a name are source and target."""
+    """Reads the command line; the first two arguments without a name are source and target.
+
+    Raises:
+        ValueError: a setting is unknown or missing. For `--to`, which was one, the message has the command to export.
+    """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     for position, name in enumerate(("source", "target")):
         if len(arguments) > position and not arguments[position].startswith("-"):
             arguments[position] = f"--{name}={arguments[position]}"
         else:
             break
-    return parse_settings(read_settings(arguments), ConversionSettings, description=description)
+    settings = read_settings(arguments)
+    for setting in (each for each in settings if each.key == "to"):
+        raise ValueError(
+            f"{setting.origin}: unknown setting 'to'. Published weights only become ours here; for the way back run: "
+            + command("export", "MODEL", "--format", "openai-gpt", "--output_dir", "FOLDER")
+        )
+    return parse_settings(settings, ConversionSettings, description=description)

@@ -30,8 +30,8 @@ class ExportSettings(CheckedSettings):
     output_dir: str | None = option(None, "Folder to write, which must be new or empty.", "output")
     quantization: Quantization | None = option(
         None,
-        "Numbers that the engine stores and computes with; left out, float32. The format onnx has float32 and int8, "
-        "openai-gpt has none of them.",
+        "Numbers that the engine stores and computes with; left out, float32. The format onnx has float32 and int8; "
+        "the classes of transformers have no such choice.",
         "output",
     )
     sample_file: str | None = option(
@@ -54,10 +54,10 @@ class ExportSettings(CheckedSettings):
                 f"quantization is {self.quantization}, but the format onnx has float32 and int8. Name one of them, or "
                 "leave quantization out."
             )
-        if self.quantization is not None and self.format == "openai-gpt":
+        if self.quantization is not None and self.format not in ("ctranslate2", "onnx"):
             raise ValueError(
-                f"quantization is {self.quantization}, but format is {self.format}, which keeps the model's numbers. "
-                "Leave quantization out."
+                f"quantization is {self.quantization}, but the format {self.format} has no such numbers. Leave "
+                "quantization out."
             )
 
 

@@ -1,12 +1,10 @@
 """Conversion of weights in both directions agrees with transformers' OpenAIGPTLMHeadModel."""
 
 import json
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 import torch
+from exported_models import run
 from safetensors.torch import load_file, save_file
 from transformers import (
     AutoModelForCausalLM,
@@ -18,8 +16,9 @@ from transformers import (
 )
 
 from gpt1_scratch import GPT1Config, GPT1ForCausalLM
-from gpt1_scratch.pretraining.convert_openai_gpt import convert, from_openai_gpt, main, to_openai_gpt
+from gpt1_scratch.pretraining.convert_openai_gpt import convert, from_openai_gpt, to_openai_gpt
 from gpt1_scratch.tokenization import train_tokenizer
+from papers_to_gpt import convert_openai_gpt, export
 
 SMALL = {"vocab_size": 47, "n_positions": 20, "n_embd": 24, "n_layer": 2, "n_head": 3}
 
@@ -101,24 +100,26 @@ def test_checkpoint_folders_of_every_layout_convert(layout, tmp_path):
     assert (target / "tokenizer.json").read_text() == '{"kept": true}'
 
 
-def test_the_command_converts_there_and_back(tmp_path, monkeypatch, capsys):
-    published = published_model()
-    published.save_pretrained(tmp_path / "published")
-    module = "gpt1_scratch.pretraining.convert_openai_gpt"
-    command = [sys.executable, "-m", module, tmp_path / "published", tmp_path / "ours"]
-    subprocess.run(command, check=True, cwd=Path(__file__).parents[2])
-    monkeypatch.setattr(sys, "argv", ["convert", str(tmp_path / "ours"), str(tmp_path / "back"), "--to", "openai-gpt"])
-    main()
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_one_command_converts_and_another_exports_the_same_weights(dtype, tmp_path, monkeypatch, capsys):
+    published_model().to(dtype).save_pretrained(tmp_path / "published")
+    train_tokenizer(["a b c"] * 3, merges=4).save_pretrained(tmp_path / "published")
+    assert run(convert_openai_gpt, monkeypatch, tmp_path / "published", tmp_path / "ours") in (0, None)
+    assert capsys.readouterr().out == f"Wrote {tmp_path / 'ours'}.\n"
+    way_back = ["--format", "openai-gpt", "--output_dir"]
+    assert run(export, monkeypatch, tmp_path / "ours", *way_back, tmp_path / "back") in (0, None)
     one, other = (load_file(tmp_path / name / "model.safetensors") for name in ("published", "back"))
     assert one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
-    monkeypatch.setattr(sys, "argv", ["convert", str(tmp_path / "ours"), str(tmp_path / "new")])
-    with pytest.raises(SystemExit) as stopped:
-        main()
-    assert stopped.value.code == 2 and "error: " in (message := capsys.readouterr().err) and "'gpt1'" in message
+    assert {tensor.dtype for tensor in other.values()} == {dtype}
+    assert run(convert_openai_gpt, monkeypatch, tmp_path / "ours", tmp_path / "new") == 2
+    assert "model_type 'gpt1'" in capsys.readouterr().err
+    assert run(convert_openai_gpt, monkeypatch, tmp_path / "ours", tmp_path / "new", "--to", "openai-gpt") == 2
+    assert "recipes/export.py MODEL --format openai-gpt --output_dir FOLDER" in capsys.readouterr().err
+    assert not (tmp_path / "new").exists()
 
 
 @pytest.mark.parametrize("saved", ["ours", "the library's", "without settings"])
-def test_a_converted_tokenizer_cuts_to_the_models_positions(saved, tmp_path):
+def test_a_converted_tokenizer_cuts_to_the_models_positions(saved, tmp_path, monkeypatch):
     vocabulary = ["<unk>", *"abc", *(f"{letter}</w>" for letter in "abc")]
     vocabulary, merges = {token: number for number, token in enumerate(vocabulary)}, []
     published_model().save_pretrained(tmp_path / "source")
@@ -130,7 +131,8 @@ def test_a_converted_tokenizer_cuts_to_the_models_positions(saved, tmp_path):
         (tmp_path / "source" / "tokenizer_config.json").unlink()
     before = AutoTokenizer.from_pretrained(tmp_path / "source")
     convert(tmp_path / "source", tmp_path / "ours")
-    convert(tmp_path / "ours", tmp_path / "back", to="openai-gpt")
+    arguments = [tmp_path / "ours", "--format", "openai-gpt", "--output_dir", tmp_path / "back"]
+    assert run(export, monkeypatch, *arguments) in (0, None)
     for name, auto_class in (("ours", GPT1ForCausalLM), ("back", OpenAIGPTLMHeadModel)):
         tokenizer, model = AutoTokenizer.from_pretrained(tmp_path / name), auto_class.from_pretrained(tmp_path / name)
         assert tokenizer("c a b").input_ids == before("c a b").input_ids

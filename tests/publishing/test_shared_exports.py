@@ -7,7 +7,7 @@ import shutil
 import pytest
 from exported_models import run, save_gpt1, save_translator
 
-from papers_to_gpt import convert_openai_gpt, export, share
+from papers_to_gpt import export, share
 from papers_to_gpt.engine.model_folder import EXPORT_FILE
 from papers_to_gpt.publishing import shared_exports
 
@@ -117,9 +117,10 @@ def test_another_export_that_the_hub_gives_back_is_an_error(exports, hub, tmp_pa
     assert "computes something else" in capsys.readouterr().err
 
 
-def test_a_converted_folder_without_a_card_is_shared_with_one(hub, tmp_path, monkeypatch, capsys):
-    save_gpt1(tmp_path / "model", num_hidden_layers=1, intermediate_size=32)
-    target = tmp_path / "converted"
-    assert run(convert_openai_gpt, monkeypatch, tmp_path / "model", target, "--to", "openai-gpt") in (0, None)
-    assert run(share, monkeypatch, target, "--hub_model_id", REPOSITORY) in (0, None)
-    assert REPOSITORY in hub.repositories[REPOSITORY].files()["README.md"].decode()
+@pytest.mark.parametrize("form", OF_THE_LIBRARY)
+def test_an_export_without_a_card_is_shared_with_one(exports, form, hub, tmp_path, monkeypatch):
+    folder = shutil.copytree(exports(form), tmp_path / "exported")
+    (folder / "README.md").unlink()
+    assert run(share, monkeypatch, folder, "--hub_model_id", REPOSITORY) in (0, None)
+    card = hub.repositories[REPOSITORY].files()["README.md"].decode()
+    assert REPOSITORY in card and "# exported" in card and "``" not in card.replace("```", "")

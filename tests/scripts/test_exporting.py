@@ -10,6 +10,7 @@ import pytest
 import torch
 from exported_models import SOURCES, run, save_gpt1, save_translator
 from tiny_models import VOCABULARY
+from transformers import OpenAIGPTLMHeadModel
 
 from papers_to_gpt import export, generate_text, translate
 from papers_to_gpt.engine.model_folder import EXPORT_FILE
@@ -17,7 +18,7 @@ from seq2seq_scratch.data.forced_scores import score_translations
 from seq2seq_scratch.translation import load_translator
 from seq2seq_scratch.translation import translate as translate_here
 
-NAMES = ["--format", "ctranslate2", "--output_dir"]
+TO_CTRANSLATE2 = ["--format", "ctranslate2", "--output_dir"]
 
 
 @pytest.fixture
@@ -37,7 +38,7 @@ OPTIONS = [
 def test_a_transformer_in_ctranslate2_translates_and_scores_as_here(tmp_path, monkeypatch, ctranslate2, options):
     separate = not options.get("share_encoder_decoder_embeddings", True)
     model = save_translator(tmp_path / "model", separate=separate, **options)
-    assert run(export, monkeypatch, model, *NAMES, tmp_path / "exported") in (0, None)
+    assert run(export, monkeypatch, model, *TO_CTRANSLATE2, tmp_path / "exported") in (0, None)
     from papers_to_gpt.exporting.ctranslate2_translator import ExportedTranslator
 
     exported, ours = ExportedTranslator(tmp_path / "exported"), load_translator(model)
@@ -58,7 +59,7 @@ def test_a_transformer_in_ctranslate2_translates_and_scores_as_here(tmp_path, mo
 @pytest.mark.parametrize("options", [{}, {"tie_word_embeddings": False, "layer_norm_eps": 1e-2, "eos_token_id": None}])
 def test_gpt1_in_ctranslate2_continues_and_scores_as_here(tmp_path, monkeypatch, ctranslate2, options):
     model, folder = save_gpt1(tmp_path / "model", **options)
-    assert run(export, monkeypatch, folder, *NAMES, tmp_path / "exported") in (0, None)
+    assert run(export, monkeypatch, folder, *TO_CTRANSLATE2, tmp_path / "exported") in (0, None)
     from papers_to_gpt.exporting.ctranslate2_generator import ExportedGenerator
 
     exported = ExportedGenerator(tmp_path / "exported")
@@ -74,7 +75,7 @@ def test_gpt1_in_ctranslate2_continues_and_scores_as_here(tmp_path, monkeypatch,
 
 def test_the_commands_run_an_export_as_they_run_its_model(tmp_path, monkeypatch, ctranslate2, capsys):
     model = save_translator(tmp_path / "model")
-    run(export, monkeypatch, model, *NAMES, tmp_path / "exact")
+    run(export, monkeypatch, model, *TO_CTRANSLATE2, tmp_path / "exact")
     (tmp_path / "in.txt").write_text("\n".join([*SOURCES, ""]) + "\n")
     search = ["--num_beams", "3", "--num_return_sequences", "2", "--max_new_tokens", "6", "--input_file"]
     written = []
@@ -100,7 +101,7 @@ def test_int8_is_a_quarter_of_the_size_and_nearly_as_probable(tmp_path, monkeypa
     sizes = []
     for number in ("float32", "int8"):
         target = tmp_path / number
-        assert run(export, monkeypatch, model, *NAMES, target, "--quantization", number) in (0, None)
+        assert run(export, monkeypatch, model, *TO_CTRANSLATE2, target, "--quantization", number) in (0, None)
         sizes.append((target / "model.bin").stat().st_size)
         (mean,) = re.findall(r"differ by (\S+) on average", capsys.readouterr().out)
         assert float(mean) < {"float32": 1e-5, "int8": 0.5}[number]
@@ -111,7 +112,7 @@ def test_int8_is_a_quarter_of_the_size_and_nearly_as_probable(tmp_path, monkeypa
 
 def test_generate_text_prints_what_it_prints_with_the_model(tmp_path, monkeypatch, ctranslate2, capsys):
     _, model = save_gpt1(tmp_path / "model")
-    run(export, monkeypatch, model, *NAMES, tmp_path / "exported")
+    run(export, monkeypatch, model, *TO_CTRANSLATE2, tmp_path / "exported")
     for extra in ([], ["--num_beams", "2"]):
         shown = []
         for folder, options in ((model, ["--bf16", "false"]), (str(tmp_path / "exported"), [])):
@@ -132,7 +133,7 @@ def test_generate_text_prints_what_it_prints_with_the_model(tmp_path, monkeypatc
 @pytest.mark.parametrize("kind", ["translator", "language_model"])
 def test_the_python_code_of_a_card_runs_as_it_stands(tmp_path, monkeypatch, ctranslate2, capsys, kind):
     model = save_translator(tmp_path / "model") if kind == "translator" else save_gpt1(tmp_path / "model")[1]
-    run(export, monkeypatch, model, *NAMES, tmp_path / "exported")
+    run(export, monkeypatch, model, *TO_CTRANSLATE2, tmp_path / "exported")
     card = (tmp_path / "exported" / "README.md").read_text()
     assert "differ by" in card and json.loads((tmp_path / "exported" / EXPORT_FILE).read_text())["kind"] == kind
     capsys.readouterr()
@@ -145,7 +146,7 @@ def test_an_export_that_differs_is_an_error_and_leaves_nothing(tmp_path, monkeyp
 
     model = save_translator(tmp_path / "model")
     monkeypatch.setattr(ctranslate2_specs, "LAYER_NORM_EPS", 0.5)
-    assert run(export, monkeypatch, model, *NAMES, tmp_path / "exported") == 2
+    assert run(export, monkeypatch, model, *TO_CTRANSLATE2, tmp_path / "exported") == 2
     assert "differs from the model" in capsys.readouterr().err
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
 
@@ -174,23 +175,45 @@ def test_a_model_without_the_format_is_refused(tmp_path, monkeypatch, capsys, na
 
 
 def test_openai_gpt_is_a_format_too(tmp_path, monkeypatch, capsys):
-    _, model = save_gpt1(tmp_path / "model", intermediate_size=32)
-    arguments = [model, "--format", "openai-gpt", "--output_dir", tmp_path / "out"]
+    model, folder = save_gpt1(tmp_path / "model", intermediate_size=32)
+    model.generation_config.update(num_beams=2, max_new_tokens=9)
+    model.generation_config.save_pretrained(folder)
+    arguments = [folder, "--format", "openai-gpt", "--output_dir", tmp_path / "out"]
     assert run(export, monkeypatch, *arguments) in (0, None)
-    assert json.loads((tmp_path / "out" / "config.json").read_text())["model_type"] == "openai-gpt"
+    exported = OpenAIGPTLMHeadModel.from_pretrained(tmp_path / "out")
+    prompt = torch.tensor([[4, 9, 7, 15, 6]])
+    assert exported.generate(prompt).tolist() == model.generate(prompt).tolist()  # by the saved search
     assert run(export, monkeypatch, *arguments) == 2
     assert "exists and is not empty" in capsys.readouterr().err
+
+
+def test_lines_without_visible_text_are_no_samples(tmp_path, monkeypatch, capsys):
+    _, model = save_gpt1(tmp_path / "model", intermediate_size=32)
+    (tmp_path / "samples.txt").write_text("word4 word9\n\u200b\n\nword7\n")
+    arguments = [model, "--format", "openai-gpt", "--sample_file", tmp_path / "samples.txt", "--output_dir"]
+    assert run(export, monkeypatch, *arguments, tmp_path / "out") in (0, None)
+    assert "the logits of 3 tokens differ" in capsys.readouterr().out
+    (tmp_path / "samples.txt").write_text("\u200b\n")
+    assert run(export, monkeypatch, *arguments, tmp_path / "other") == 2
+    assert "has no text" in capsys.readouterr().err
+    assert not (tmp_path / "other").exists()
+
+
+@pytest.mark.parametrize("form", ["openai-gpt", "marian", "pegasus", "blenderbot"])
+def test_a_class_of_the_library_has_no_other_numbers(form):
+    with pytest.raises(ValueError, match=f"quantization is int8, but the format {form} has no such numbers"):
+        export.parse(["model", "--format", form, "--output_dir", "out", "--quantization", "int8"])
 
 
 def test_missing_parts_are_named(tmp_path, monkeypatch, capsys, ctranslate2):
     model = save_translator(tmp_path / "model")
     missing = [each for each in ("int16", "float16") if each not in ctranslate2.get_supported_compute_types("cpu")]
     if missing:
-        arguments = [model, *NAMES, tmp_path / "out", "--quantization", missing[0]]
+        arguments = [model, *TO_CTRANSLATE2, tmp_path / "out", "--quantization", missing[0]]
         assert run(export, monkeypatch, *arguments) == 2
         assert f"quantization is {missing[0]}" in capsys.readouterr().err
     (tmp_path / "model" / "tokenizer.json").unlink()
-    assert run(export, monkeypatch, model, *NAMES, tmp_path / "out") == 2
+    assert run(export, monkeypatch, model, *TO_CTRANSLATE2, tmp_path / "out") == 2
     assert "no tokenizer" in capsys.readouterr().err
 
 

@@ -222,6 +222,20 @@ def test_int8_is_a_third_of_the_size_and_nearly_as_probable(export_to_onnx, tmp_
     assert 1e-4 < float(mean) < 0.5  # it is not fp32 under another name
 
 
+@pytest.mark.parametrize("kind", ["bahdanau", "transformer"])
+def test_what_an_encoder_computes_in_int8_does_not_depend_on_the_batch(export_to_onnx, tmp_path, monkeypatch, kind):
+    from papers_to_gpt.exporting.onnx_models import OnnxEncoder
+
+    save_translator(tmp_path / "model", kind)
+    arguments = [tmp_path / "model", "--format", "onnx", "--output_dir", tmp_path / "out", "--quantization", "int8"]
+    assert run(export, monkeypatch, *arguments) in (0, None)
+    encoder = OnnxEncoder(tmp_path / "out")
+    ids = torch.tensor([[4, 9, 7, 15, 6], [12, 6, 9, 11, 5], [8, 8, 5, 4, 10]])
+    together, alone = (encoder(each, torch.ones_like(each)) for each in (ids, ids[:1]))
+    for name, expected in alone.items():
+        torch.testing.assert_close(together[name][:1], expected, atol=1e-5, rtol=1e-5)
+
+
 def test_an_export_that_differs_is_an_error_and_leaves_nothing(export_to_onnx, tmp_path, monkeypatch, capsys):
     from papers_to_gpt.exporting import onnx_graphs
 
@@ -239,7 +253,7 @@ def test_a_graph_that_is_too_large_for_a_file_is_refused(export_to_onnx, tmp_pat
     save_gpt1(tmp_path / "model", num_hidden_layers=1)
     monkeypatch.setattr(onnx_export, "LARGEST_FILE", 1000)
     assert run(export, monkeypatch, tmp_path / "model", "--format", "onnx", "--output_dir", tmp_path / "out") == 2
-    assert "a file of ONNX holds 1,000" in capsys.readouterr().err
+    assert "an ONNX file holds 1,000" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
 
 
