@@ -32,13 +32,23 @@ def prose_of(reading):
     return re.sub(r"^```.*?^```$", "", reading.read_text(encoding="utf-8"), flags=re.M | re.S)
 
 
+def targets_of(reading):
+    """Returns the text, path and section of every link into the repository; the section is empty for a whole file."""
+    for text, target in LINK.findall(prose_of(reading)):
+        if not target.startswith("http"):
+            path, _, section = target.partition("#")
+            yield text, (reading.parent / path).resolve(), section
+
+
 def links_of(reading):
     """Returns the text and path of every link into the repository."""
-    return [
-        (text, (reading.parent / target).resolve())
-        for text, target in LINK.findall(prose_of(reading))
-        if not target.startswith("http")
-    ]
+    return [(text, path) for text, path, _ in targets_of(reading)]
+
+
+def anchors_of(document):
+    """Returns the anchors that GitHub gives to the headings of a document."""
+    headings = re.findall(r"^#+ (.+)$", document.read_text(encoding="utf-8"), flags=re.M)
+    return {re.sub(r"[^\w -]", "", heading).lower().replace(" ", "-") for heading in headings}
 
 
 def names_of(path):
@@ -68,6 +78,14 @@ def test_every_file_that_a_reading_links_exists(reading):
     assert links
     for text, path in links:
         assert path.exists(), f"{text}: {path.relative_to(ROOT)}"
+
+
+@in_both_readings
+def test_every_section_that_a_reading_links_exists(reading):
+    sections = [(path, section) for _, path, section in targets_of(reading) if section]
+    assert sections
+    for path, section in sections:
+        assert section in anchors_of(path), f"#{section} in {path.relative_to(ROOT)}"
 
 
 @in_both_readings
