@@ -71,6 +71,8 @@ def eager_attention_forward(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Computes softmax(Q K^T / sqrt(W)) V in plain form; the only form that returns the attention weights.
 
+    This is equation 1 of Vaswani et al. 2017, to which GPT-1's paper refers for the block.
+
     Args:
         module: the calling layer, whose `is_causal` says whether attention is causal; by default it is.
         query: (B, H, T, W).
@@ -124,9 +126,15 @@ def gelu(x: torch.Tensor) -> torch.Tensor:
 
 
 class GPT1Attention(nn.Module):
-    """Masked multi-head self-attention: a position attends to itself and to those before it.
+    """Masked multi-head self-attention (section 4.1; Vaswani et al. 2017, sections 3.2.2 and 3.2.3).
 
-    With bidirectional attention, which is BERT's and not the paper's, it attends to those after it too.
+    A position attends to itself and to those before it. H heads do so side by side, each over W = D / H elements:
+
+        head_j = softmax(Q_j K_j^T / sqrt(W) + mask) V_j,   Q_j = h W^Q_j,   K_j = h W^K_j,   V_j = h W^V_j
+        output = Concat(head_1, ..., head_H) W^O
+
+    All projections have biases. The matrices of all Q_j, K_j and V_j are one. With bidirectional attention, which is
+    BERT's and not the paper's, a position attends to those after it too.
     """
 
     def __init__(self, config: GPT1Config, layer_idx: int):
@@ -200,7 +208,7 @@ class GPT1Attention(nn.Module):
 
 
 class GPT1MLP(nn.Module):
-    """The position-wise feed-forward layer."""
+    """The position-wise feed-forward layer of section 4.1: gelu(x W_1 + b_1) W_2 + b_2, with F = 4 D in the paper."""
 
     def __init__(self, config: GPT1Config):
         super().__init__()
@@ -250,8 +258,8 @@ class GPT1Block(GradientCheckpointingLayer):
 class GPT1PreTrainedModel(LoadsOldKeys, SavedWithUmask, PreTrainedModel):
     """Loading, saving and initialisation.
 
-    The library initialises linear layers and embeddings from N(0, `initializer_range`) and biases with 0, as the paper
-    does.
+    The library initialises linear layers and embeddings from N(0, `initializer_range`^2) and biases with 0. Section
+    4.1 has N(0, 0.02), and explains that layer normalisation everywhere makes so simple a choice sufficient.
     """
 
     config: GPT1Config

@@ -90,7 +90,7 @@ class BahdanauEncoderOutput(ModelOutput):
 
 
 class BidirectionalGRU(nn.Module):
-    """Section 3.2: one GRU reads the source from its start, the other one from its end.
+    """Section 3.2, appendix A.2.1: one GRU reads the source from its start, the other one from its end.
 
     An annotation that joins both states knows the words before a position and those after it. The parameters of both
     directions are stacked, forward first, and a weight multiplies from the right, as in x @ W.
@@ -195,7 +195,9 @@ class BahdanauEncoder(nn.Module):
 def _fixed_vector(annotations: torch.Tensor, first_backward_state: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
     """Returns what RNNencdec's decoder reads: the states of both directions that have read the whole source.
 
-    A softmax over one position gives it the weight 1, so the decoder needs no form of its own.
+    A softmax over one position gives it the weight 1, so the decoder needs no form of its own. The paper's RNNencdec
+    (Cho et al. 2014) has an encoder of one direction, and the vector is its last state. Here both models have the same
+    encoder, so they differ in attention alone.
 
     Args:
         annotations: (B, S, 2D) h_j.
@@ -212,7 +214,7 @@ def _fixed_vector(annotations: torch.Tensor, first_backward_state: torch.Tensor,
 
 
 class AdditiveAttention(nn.Module):
-    """The alignment model of section 3.1: how well the source around j matches the target at i.
+    """The alignment model of section 3.1 and appendix A.1.2: how well the source around j matches the target at i.
 
         e_ij = v_a . tanh(W_a s_{i-1} + U_a h_j)
 
@@ -250,7 +252,9 @@ class AdditiveAttention(nn.Module):
 
 
 class MaxoutReadout(nn.Module):
-    """The deep output before the softmax: t~_i = U_o s_{i-1} + V_o E y_{i-1} + C_o c_i, then the larger of each pair.
+    """The deep output before the softmax, appendix A.2.2: the larger of each pair of units of t~_i.
+
+        t~_i = U_o s_{i-1} + V_o E y_{i-1} + C_o c_i
 
     Unit j forms a pair with unit j + M, while the paper pairs unit 2j - 1 with 2j. This only numbers the same units in
     another order, and makes two contiguous halves.

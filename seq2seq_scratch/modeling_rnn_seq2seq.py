@@ -43,6 +43,9 @@ def lstm_step(
     The cell is a sum, so a gradient passes from c' to c multiplied by f alone, however many steps there are. In a
     simple recurrent network it is multiplied by a matrix at every step, and vanishes or explodes.
 
+    The paper takes the LSTM of Graves 2013, whose gates also read the cell through a vector of weights each
+    (peepholes). `nn.LSTM` has none, so neither has this form.
+
     Args:
         lstm: holds the weights of all layers; those of the four gates are stacked in the order i, f, g, o.
         layer: the layer's index.
