@@ -41,10 +41,8 @@ SMALL: dict[str, dict[str, Any]] = {
     TRANSFORMER: {"max_steps": 500, "max_tokens_per_batch": 1024, "warmup_steps": 100},
 }
 
-# Changes to the presets of `multi30k`, so that all three keep the case, have 8,000 subwords and read each batch once.
+# Changes to presets of `multi30k`, so that all three keep the case, have 8,000 subwords and read each batch once.
 MULTI30K: dict[str, dict[str, Any]] = {
-    LSTM: {},
-    ATTENTION: {},
     TRANSFORMER: {
         "lowercase": False,
         "vocab_size": 8000,
@@ -83,7 +81,7 @@ def run_of(bench: Workbench, model: str, seed: int, **changes: Any) -> Run:
         changes: settings that differ from the preset.
     """
     if bench.scale != "small":
-        settings = data_of(bench) | MULTI30K[model] | {"seed": seed} | changes
+        settings = data_of(bench) | MULTI30K.get(model, {}) | {"seed": seed} | changes
         return Run("train_translation", f"multi30k/{model}", settings)
     steps = changes.get("max_steps", SMALL[model]["max_steps"])
     settings = SMALL[model] | {"eval_steps": max(1, steps // 4), "logging_steps": max(1, steps // 20)}

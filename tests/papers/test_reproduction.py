@@ -21,9 +21,12 @@ from papers_to_gpt.papers.radford2018 import runs_by_size
 from papers_to_gpt.papers.registry import EXPERIMENTS
 from papers_to_gpt.papers.reports import write_summary
 from papers_to_gpt.papers.reproduction import run as reproduce
+from papers_to_gpt.papers.translators import MODELS as TRANSLATORS
+from papers_to_gpt.papers.translators import run_of
 from papers_to_gpt.papers.workbench import Run, Workbench
 from papers_to_gpt.reproduce import parse
 from papers_to_gpt.settings.finetuning import parse as parse_finetuning
+from papers_to_gpt.settings.translation import parse as parse_translation
 
 GLUE = ["--scale", "glue", "--model_name_or_path", "m"]
 MODELS = ("model", "lstm_model")
@@ -159,6 +162,17 @@ def parallel_files(folder):
     for split in ("train", "validation", "test"):
         (folder / f"{split}.tsv").write_text("\n".join(lines) + "\n")
     return [f"--{split}_file={folder / split}.tsv" for split in ("train", "validation", "test")]
+
+
+def test_translators_of_multi30k_have_the_same_text_and_read_each_batch_once(tmp_path):
+    (settings,) = parse(["run", "heads", "--scale", "multi30k", *parallel_files(tmp_path)])
+    found = set()
+    for name in TRANSLATORS:
+        arguments = run_of(Workbench(settings, "heads"), name, 1).arguments()
+        parts = parse_translation([*arguments, "--output_dir", "unused"])
+        names = ("lowercase", "vocab_size", "r_drop_weight", "metric_for_best_model", "tune_length_penalty")
+        found.add(tuple(next(getattr(part, each) for part in parts if hasattr(part, each)) for each in names))
+    assert found == {(False, 8000, 0, "sacrebleu", False)}
 
 
 def glue_folder(folder):
