@@ -12,7 +12,8 @@ SCORES_PER_CHUNK = 2**18
 def top_k_by_blocks(scores: torch.Tensor, k: int, block: int = 64) -> tuple[torch.Tensor, torch.Tensor]:
     """Computes `torch.topk(scores, k)` faster for long rows.
 
-    The k best scores are in the k blocks with the highest maxima, and one vectorised pass finds the maxima.
+    The k best scores are in the k blocks with the highest maxima, and one vectorised pass finds the maxima. The scores
+    after the last whole block are candidates too.
 
     Args:
         scores: (B, N).
@@ -22,13 +23,16 @@ def top_k_by_blocks(scores: torch.Tensor, k: int, block: int = 64) -> tuple[torc
     Returns:
         The best scores of each row, (B, k), the best first, and their indices in the row, (B, k).
     """
-    if scores.shape[1] % block or scores.shape[1] < k * block:
+    in_blocks = scores.shape[1] // block * block
+    if in_blocks < k * block:
         return torch.topk(scores, k)
-    blocks = scores.unflatten(1, (-1, block))  # (B, N / block, block)
+    blocks = scores[:, :in_blocks].unflatten(1, (-1, block))  # (B, N // block, block)
     chosen = blocks.amax(dim=2).topk(k, sorted=False).indices  # (B, k)
     candidates = blocks.gather(1, chosen[:, :, None].expand(-1, -1, block)).flatten(1)  # (B, k * block)
-    best, places = candidates.topk(k)
-    return best, chosen.gather(1, places // block) * block + places % block
+    best, places = torch.cat([candidates, scores[:, in_blocks:]], dim=1).topk(k)
+    block_starts = chosen.gather(1, (places // block).clamp(max=k - 1)) * block
+    after_blocks = in_blocks + places - k * block
+    return best, torch.where(places < k * block, block_starts + places % block, after_blocks)
 
 
 def best_continuations(

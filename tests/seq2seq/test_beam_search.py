@@ -178,11 +178,13 @@ def test_sentences_that_are_done_leave_the_batch_and_nothing_else_changes(beams,
     assert ours.tolist() == model.generate(sources, **settings, use_cache=False).tolist()
 
 
-@pytest.mark.parametrize("width", [640, 641, 40])
+@pytest.mark.parametrize("width", [640, 641, 703, 384, 383, 40])
 def test_the_best_of_blocks_are_the_best(width):
     torch.manual_seed(0)
     scores = torch.randn(5, width)
     scores[1, 10:] = -torch.inf
+    scores[2, -2:] = torch.tensor([7.0, 9.0])
+    scores[3, :2] = torch.tensor([7.0, 9.0])
     best, places = top_k_by_blocks(scores, 6)
     expected = scores.topk(6)
     assert torch.equal(best, expected.values) and torch.equal(places, expected.indices)
