@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from tokenizers import Tokenizer
 from torch import nn
-from transformers import PreTrainedModel, PreTrainedTokenizerFast
+from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerFast
 
 from papers_to_gpt.engine.reporting import read_run_record
 from papers_to_gpt.settings.starting import FREE_OF_START, StartingModelSettings
@@ -61,6 +61,14 @@ def read_words(file: str | None, numbered_lines: Callable[[str], Iterable[tuple[
 def configuration_changes(model_settings: Any) -> dict[str, Any]:
     """Returns the settings of a model that may differ from those of the model that the run starts from."""
     return {name: value for name, value in vars(model_settings).items() if any(word in name for word in FREE_OF_START)}
+
+
+def configuration_of_resumed(checkpoint: Path, model_settings: Any) -> PreTrainedConfig:
+    """Returns the configuration of a resumed run that started from a trained model: the checkpoint's, with changes."""
+    config = AutoConfig.from_pretrained(checkpoint, trust_remote_code=False)
+    for name, value in configuration_changes(model_settings).items():
+        setattr(config, name, value)
+    return config
 
 
 def base_model_entry(output_dir: Path, starting: StartingModelSettings) -> dict[str, str]:

@@ -16,7 +16,7 @@ from accelerate import Accelerator
 from accelerate.utils import set_seed
 from datasets import concatenate_datasets, disable_progress_bars
 from huggingface_hub.errors import StrictDataclassError
-from transformers import AutoConfig, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerFast
+from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerFast
 from transformers.utils import logging as transformers_logging
 
 from gpt1_scratch.configuration_gpt1 import GPT1Config
@@ -45,6 +45,7 @@ from papers_to_gpt.engine.starting_model import (
     add_words,
     base_model_entry,
     configuration_changes,
+    configuration_of_resumed,
     describe_frozen,
     freeze,
     grow_model,
@@ -66,7 +67,7 @@ from papers_to_gpt.publishing.cards import write_card
 from papers_to_gpt.publishing.sharing import open_repository, push_at_end, push_of_checkpoints
 from papers_to_gpt.settings.commands import command
 from papers_to_gpt.settings.corpora import weights_of
-from papers_to_gpt.settings.pretraining import ModelSettings, TextSettings, VocabularySettings
+from papers_to_gpt.settings.pretraining import ModelSettings, SampleSettings, TextSettings, VocabularySettings
 from papers_to_gpt.settings.starting import StartingModelSettings
 
 
@@ -127,23 +128,12 @@ def train(accelerator: Accelerator, settings: tuple[Any, ...], start: RunStart) 
         tokenizer = AutoTokenizer.from_pretrained(checkpoint or output_dir, trust_remote_code=False)
         if model is not None:
             config = model.config
-        elif starting.init_from is not None:  # resumed
-            config = AutoConfig.from_pretrained(checkpoint, trust_remote_code=False)
-            for name, value in configuration_changes(model_settings).items():
-                setattr(config, name, value)
+        elif starting.init_from is not None:
+            config = configuration_of_resumed(checkpoint, model_settings)
         else:
             config = make_config(model_settings, kind, tokenizer)
         tokenizer.model_max_length = config.max_position_embeddings
-        block_size = text.block_size or config.max_position_embeddings
-        if block_size > config.max_position_embeddings:
-            raise ValueError(
-                f"block_size is {block_size}, but max_position_embeddings is {config.max_position_embeddings}."
-            )
-        if sampling.num_samples and sampling.sample_prompt_tokens >= config.max_position_embeddings:
-            raise ValueError(
-                f"sample_prompt_tokens is {sampling.sample_prompt_tokens}; it must be below max_position_embeddings, "
-                f"{config.max_position_embeddings}, or nothing can be added."
-            )
+        block_size = choose_block_size(config, text, sampling)
         packed = pack_texts(
             text.validation_file or f"{text.dataset_name}, validation", [validation_texts], tokenizer, block_size, text
         )
@@ -298,6 +288,24 @@ def make_config(
         return GPT1Config(**vars(model_settings), **from_tokenizer, attention=objective.attention)
     except StrictDataclassError as error:
         raise ValueError(f"gpt1: {error.__cause__ or error}") from error
+
+
+def choose_block_size(config: GPT1Config, text: TextSettings, sampling: SampleSettings) -> int:
+    """Returns the number of tokens of a block: block_size, or as many as the model has positions.
+
+    Raises:
+        ValueError: if blocks, or the prompts of samples, are too long for the model.
+    """
+    positions = config.max_position_embeddings
+    block_size = text.block_size or positions
+    if block_size > positions:
+        raise ValueError(f"block_size is {block_size}, but max_position_embeddings is {positions}.")
+    if sampling.num_samples and sampling.sample_prompt_tokens >= positions:
+        raise ValueError(
+            f"sample_prompt_tokens is {sampling.sample_prompt_tokens}; it must be below max_position_embeddings, "
+            f"{positions}, or nothing can be added."
+        )
+    return block_size
 
 
 def evaluate(

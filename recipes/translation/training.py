@@ -1,7 +1,7 @@
 """Trains a translator: data, model, training, evaluation, sharing."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 from accelerate import Accelerator
 from accelerate.utils import set_seed
-from datasets import Dataset, IterableDataset, disable_progress_bars
+from datasets import Dataset, disable_progress_bars
 from huggingface_hub.errors import StrictDataclassError
-from transformers import AutoConfig, AutoModelForSeq2SeqLM, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerFast
+from transformers import AutoModelForSeq2SeqLM, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerFast
 from transformers.utils import logging as transformers_logging
 
 from papers_to_gpt.engine.batching import batches_for_evaluation
@@ -33,6 +33,7 @@ from papers_to_gpt.engine.starting_model import (
     add_words,
     base_model_entry,
     configuration_changes,
+    configuration_of_resumed,
     describe_frozen,
     freeze,
     grow_model,
@@ -42,16 +43,22 @@ from papers_to_gpt.engine.training import TrainingLoop
 from papers_to_gpt.publishing.cards import write_card
 from papers_to_gpt.publishing.sharing import open_repository, push_at_end, push_of_checkpoints
 from papers_to_gpt.settings.commands import command
-from papers_to_gpt.settings.corpora import names_of_files, weights_of
+from papers_to_gpt.settings.corpora import weights_of
 from papers_to_gpt.settings.starting import StartingModelSettings
 from papers_to_gpt.settings.translation import DataSettings, ModelChoice, TokenizerSettings
 from papers_to_gpt.translation.length_penalty import tune_length_penalty
-from papers_to_gpt.translation.scored_splits import named_test_sets, references_of
+from papers_to_gpt.translation.scored_splits import references_of
 from papers_to_gpt.translation.tracking import SampleTracker
-from papers_to_gpt.translation.training_data import lengths_of, make_tokenizers, training_batches
+from papers_to_gpt.translation.training_data import (
+    lengths_of,
+    load_splits,
+    make_tokenizers,
+    names_of_corpora,
+    tokenize_splits,
+    training_batches,
+)
 from seq2seq_scratch import TRANSLATION_CONFIGS
-from seq2seq_scratch.data.batches import collate, tokenize_parallel
-from seq2seq_scratch.data.corpora import load_parallel_data
+from seq2seq_scratch.data.batches import collate
 from seq2seq_scratch.data.metrics import SHOWN_SCORES, TranslationMetric
 from seq2seq_scratch.data.text_lines import numbered_lines
 from seq2seq_scratch.tokenization import load_tokenizers, save_tokenizers
@@ -100,16 +107,12 @@ def train(accelerator: Accelerator, settings: tuple[Any, ...], start: RunStart) 
     with accelerator.main_process_first():
         if starting.init_from is not None and checkpoint is None:
             model, *tokenizers = load_starting_model(starting, model_settings)
-        pairs = load_parallel_data(**{name: getattr(data, name) for name in LOADING_SETTINGS}, seed=training.seed)
-        pairs = named_test_sets(pairs, data.test_file)
-        weights = weights_of(data)
-        for split in ("train", "validation"):
-            if split not in pairs:
-                raise ValueError(f"The data has no split {split!r}, only {', '.join(pairs)}. Set {split}_file.")
+        pairs = load_splits(data, training.seed)
         if data.dataset_name is not None:
             start.check_loaded("dataset_name", pairs)
         corpora = pairs.pop("train")
         corpora = corpora if isinstance(corpora, list) else [corpora]
+        names, weights = names_of_corpora(data), weights_of(data)
         # Training a tokenizer is not deterministic (ties are broken at random): one process trains it, all load it.
         if checkpoint is None and accelerator.is_main_process:
             if model is None:
@@ -117,44 +120,14 @@ def train(accelerator: Accelerator, settings: tuple[Any, ...], start: RunStart) 
             start.begin()
             save_tokenizers(output_dir, *tokenizers)
         source_tokenizer, target_tokenizer = load_tokenizers(checkpoint or output_dir)
-        names = names_of_files(data.train_file) if data.train_file else [data.dataset_name]
         labels = ["train"] if len(corpora) == 1 else [f"train, {name}" for name in names]
-        tokenized, reports = {}, {}
-        for split, part in [*zip(labels, corpora, strict=True), *pairs.items()]:
-            if isinstance(part, IterableDataset):  # tokenised as it is read
-                continue
-            try:
-                tokenized[split], reports[split] = tokenize_parallel(
-                    part,
-                    source_tokenizer,
-                    target_tokenizer,
-                    max_source_length=data.max_source_length,
-                    max_target_length=data.max_target_length,
-                    drop_long=split in labels,
-                )
-            except ValueError as error:
-                raise ValueError(f"{split}: {error}") from error
+        training_pairs = dict(zip(labels, corpora, strict=True))
+        tokenized, reports = tokenize_splits(training_pairs, pairs, source_tokenizer, target_tokenizer, data)
     for split, report in reports.items():
         say(f"{split}: {report}")
 
     # Model
-    if model is not None:
-        config = model.config
-    elif starting.init_from is not None:  # resumed
-        config = AutoConfig.from_pretrained(checkpoint, trust_remote_code=False)
-        for name, value in configuration_changes(model_settings).items():
-            setattr(config, name, value)
-    else:
-        config = make_config(choice, model_settings, source_tokenizer, target_tokenizer)
-    if getattr(config, "position_embedding_type", None) == "learned":  # longer sources have no embeddings
-        source_tokenizer.model_max_length = target_tokenizer.model_max_length = config.max_position_embeddings
-    if model is None:
-        model = AutoModelForSeq2SeqLM.from_config(config)
-    freeze(model, starting.freeze or [])
-    model.generation_config.update(max_new_tokens=decoding.max_new_tokens, num_beams=decoding.num_beams)
-    if decoding.num_beams > 1:
-        early_stopping = {"never": "never", "false": False, "true": True}[decoding.early_stopping]
-        model.generation_config.update(length_penalty=decoding.length_penalty, early_stopping=early_stopping)
+    model = prepare_model(model, checkpoint, settings, source_tokenizer, target_tokenizer)
     size = f"{model.num_parameters():,} parameters{describe_frozen(model, starting.freeze)}"
     say(f"{choice.model_type} with {size}, vocabulary {len(target_tokenizer):,}")
     if accelerator.is_main_process:
@@ -235,18 +208,9 @@ def train(accelerator: Accelerator, settings: tuple[Any, ...], start: RunStart) 
             with files_written_aside(output_dir) as folder:
                 model.generation_config.save_pretrained(folder)
             replace_log_entry(output_dir, loop.progress.update, "tuning", tuned)
-    for split in [name for name in pairs if name.startswith("test")]:
-        begin = time.perf_counter()
-        texts = pairs[split]
-        hypotheses = decode(model, texts["source"], **search)
-        scores = metric.compute(predictions=hypotheses, references=references_of(texts), sources=texts["source"])
-        results |= {f"{split}_{name}": value for name, value in scores.items()}
-        results[f"{split}_decoding_seconds"] = round(time.perf_counter() - begin, 1)
-        if accelerator.is_main_process:
-            (output_dir / f"{split}_hypotheses.txt").write_text("\n".join(hypotheses) + "\n", encoding="utf-8")
-        say(f"{split}: " + "  ".join(f"{name} {scores[name]:.2f}" for name in SHOWN_SCORES))
+    results |= score_test_sets(accelerator, partial(decode, model, **search), pairs, metric, output_dir)
     results["wall_seconds"] = round(time.perf_counter() - started + loop.earlier_seconds, 1)
-    data_read = partial(fingerprint_rows, dict(zip(labels, corpora, strict=True)) | pairs)
+    data_read = partial(fingerprint_rows, training_pairs | pairs)
     results |= compare_with_expected(start, [Outcome(results, [results], data_read)])
 
     # Sharing
@@ -299,13 +263,6 @@ def fingerprint_data(
     return files | {"tokenizer_name": fingerprint_files(tokenizer.tokenizer_name, within=tokenizers)}
 
 
-LOADING_SETTINGS = (
-    "dataset_name dataset_config_name dataset_revision streaming train_file validation_file test_file "
-    "source_language target_language source_column target_column reference_columns max_train_samples max_eval_samples "
-    "validation_size"
-).split()
-
-
 HOW_TO_USE = """
 Done after {seconds:.0f} s. The model is in {folder}. To translate lines that you type, or a file with < FILE:
 
@@ -346,6 +303,41 @@ def make_config(
         return TRANSLATION_CONFIGS[choice.model_type](**vars(model_settings), **from_tokenizers)
     except StrictDataclassError as error:
         raise ValueError(f"{choice.model_type}: {error.__cause__ or error}.") from error
+
+
+def prepare_model(
+    model: PreTrainedModel | None,
+    checkpoint: Path | None,
+    settings: tuple[Any, ...],
+    source_tokenizer: PreTrainedTokenizerFast,
+    target_tokenizer: PreTrainedTokenizerFast,
+) -> PreTrainedModel:
+    """Returns the model to train, with the settings of its searches.
+
+    Args:
+        model: the model that the run starts from; None makes a new one, into which a resumed run loads its weights.
+        checkpoint: the checkpoint that the run continues, or None.
+        settings: the settings that `run` takes.
+        source_tokenizer, target_tokenizer: give the sizes of the vocabularies, and are limited to the model's
+            positions.
+    """
+    choice, model_settings, starting, _, _, decoding, *_ = settings
+    if model is not None:
+        config = model.config
+    elif starting.init_from is not None:
+        config = configuration_of_resumed(checkpoint, model_settings)
+    else:
+        config = make_config(choice, model_settings, source_tokenizer, target_tokenizer)
+    if getattr(config, "position_embedding_type", None) == "learned":  # longer sources have no embeddings
+        source_tokenizer.model_max_length = target_tokenizer.model_max_length = config.max_position_embeddings
+    if model is None:
+        model = AutoModelForSeq2SeqLM.from_config(config)
+    freeze(model, starting.freeze or [])
+    model.generation_config.update(max_new_tokens=decoding.max_new_tokens, num_beams=decoding.num_beams)
+    if decoding.num_beams > 1:
+        early_stopping = {"never": "never", "false": False, "true": True}[decoding.early_stopping]
+        model.generation_config.update(length_penalty=decoding.length_penalty, early_stopping=early_stopping)
+    return model
 
 
 def decode_sentences(
@@ -429,3 +421,36 @@ def evaluate(
     if limit is None:
         track(texts["source"][:], hypotheses, texts["target"][:])
     return scores | {name: decoded[name] for name in SHOWN_SCORES}
+
+
+def score_test_sets(
+    accelerator: Accelerator,
+    decode: Callable[[Sequence[str]], list[str]],
+    splits: Mapping[str, Dataset],
+    metric: TranslationMetric,
+    output_dir: Path,
+) -> dict[str, float]:
+    """Translates every test set, and writes the translations to the output folder and the scores to the log.
+
+    Args:
+        accelerator: the accelerator of the run.
+        decode: function from sentences to their translations.
+        splits: validation and test sets by name.
+        metric: computes the scores.
+        output_dir: the output folder.
+
+    Returns:
+        The scores of each test set under names such as `test_sacrebleu`, and the seconds that it took.
+    """
+    results = {}
+    for split in [name for name in splits if name.startswith("test")]:
+        begin = time.perf_counter()
+        texts = splits[split]
+        hypotheses = decode(texts["source"])
+        scores = metric.compute(predictions=hypotheses, references=references_of(texts), sources=texts["source"])
+        results |= {f"{split}_{name}": value for name, value in scores.items()}
+        results[f"{split}_decoding_seconds"] = round(time.perf_counter() - begin, 1)
+        if accelerator.is_main_process:
+            (output_dir / f"{split}_hypotheses.txt").write_text("\n".join(hypotheses) + "\n", encoding="utf-8")
+        accelerator.print(f"{split}: " + "  ".join(f"{name} {scores[name]:.2f}" for name in SHOWN_SCORES))
+    return results

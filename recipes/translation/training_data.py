@@ -1,7 +1,7 @@
 """The data of a translator's training: vocabulary, tokenised corpora and batches."""
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -18,9 +18,69 @@ from papers_to_gpt.engine.shard_reader import Shards, rows_of_streams
 from papers_to_gpt.engine.streaming import StreamBatches
 from papers_to_gpt.settings.corpora import names_of_files, weights_of
 from papers_to_gpt.settings.translation import DataSettings, TokenizerSettings, TranslationTraining
-from seq2seq_scratch.data.batches import FilterReport, PairTokenizer, collate
+from papers_to_gpt.translation.scored_splits import named_test_sets
+from seq2seq_scratch.data.batches import FilterReport, PairTokenizer, collate, tokenize_parallel
 from seq2seq_scratch.data.bpe_dropout import RandomlySegmented, RandomSegmentation
+from seq2seq_scratch.data.corpora import load_parallel_data
 from seq2seq_scratch.tokenization import load_tokenizers, train_tokenizer
+
+
+def load_splits(data: DataSettings, seed: int) -> dict[str, Any]:
+    """Loads the training pairs, which are a list if there are several corpora, the validation pairs and the test sets.
+
+    Raises:
+        ValueError: if the data cannot be read, or has no training or validation split.
+    """
+    splits = load_parallel_data(**{name: getattr(data, name) for name in LOADING_SETTINGS}, seed=seed)
+    splits = named_test_sets(splits, data.test_file)
+    for split in ("train", "validation"):
+        if split not in splits:
+            raise ValueError(f"The data has no split {split!r}, only {', '.join(splits)}. Set {split}_file.")
+    return splits
+
+
+LOADING_SETTINGS = (
+    "dataset_name dataset_config_name dataset_revision streaming train_file validation_file test_file "
+    "source_language target_language source_column target_column reference_columns max_train_samples max_eval_samples "
+    "validation_size"
+).split()
+
+
+def names_of_corpora(data: DataSettings) -> list[str]:
+    """Returns the names of the training corpora: those of their files, or of the data set."""
+    return names_of_files(data.train_file) or [data.dataset_name]
+
+
+def tokenize_splits(
+    training_pairs: Mapping[str, Dataset | IterableDataset],
+    other_pairs: Mapping[str, Dataset],
+    source_tokenizer: PreTrainedTokenizerFast,
+    target_tokenizer: PreTrainedTokenizerFast,
+    data: DataSettings,
+) -> tuple[dict[str, Dataset], dict[str, FilterReport]]:
+    """Returns the token ids of all pairs by their labels, and what became of long pairs; training leaves them out.
+
+    Streams are not among them, because they are tokenised as they are read.
+
+    Raises:
+        ValueError: if a pair has no text or no pair is left; the message begins with the label.
+    """
+    tokenized, reports = {}, {}
+    for label, pairs in (*training_pairs.items(), *other_pairs.items()):
+        if isinstance(pairs, IterableDataset):
+            continue
+        try:
+            tokenized[label], reports[label] = tokenize_parallel(
+                pairs,
+                source_tokenizer,
+                target_tokenizer,
+                max_source_length=data.max_source_length,
+                max_target_length=data.max_target_length,
+                drop_long=label in training_pairs,
+            )
+        except ValueError as error:
+            raise ValueError(f"{label}: {error}") from error
+    return tokenized, reports
 
 
 def make_tokenizers(
@@ -98,9 +158,8 @@ def training_batches(
     }
     if data.streaming:
         report = FilterReport(data.max_source_length, data.max_target_length, drop_long=True)
-        names = names_of_files(data.train_file) or [data.dataset_name]
         return StreamBatches(
-            Shards(corpora, names),
+            Shards(corpora, names_of_corpora(data)),
             partial(prepare_pairs, PairTokenizer(*tokenizers, report)),
             lengths_of,
             weights=weights_of(data),
