@@ -2,49 +2,22 @@
 
 import logging
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
-from transformers import (
-    AutoModelForSeq2SeqLM,
-    GenerationConfig,
-    LogitsProcessorList,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-    StoppingCriteriaList,
-)
+from transformers import AutoModelForSeq2SeqLM, PreTrainedModel, PreTrainedTokenizerBase
 
-from .beam_search import SentenceLengthLimits, length_normalization
-from .constraints import BatchConstraints, Constraints, Prefix, Term
-from .encoding import encode_sources, pad_right
+from .batch_search import BatchSearch, Hypothesis, length_limits
+from .constraints import Constraints, Prefix, Term
+from .encoding import encode_sources
 from .tokenization import load_tokenizers
 from .visible_text import has_visible_text
 
 logger = logging.getLogger(__name__)
 
-# "We set the maximum output length during inference to input length + 50, but terminate early when possible."
-# (Vaswani et al. 2017, section 6.1)
-TOKENS_BEYOND_SOURCE = 50
-
 # Larger batches take fewer steps. In bf16 on one core, beam 5 takes 7 % more CPU time with 8192, and 19 % more with
 # 4096; with 32768 it gains nothing.
 TOKENS_PER_BATCH = 16384
-
-
-@dataclass(frozen=True)
-class Hypothesis:
-    """One translation.
-
-    Attributes:
-        text: one line, without outer or doubled spaces.
-        score: in beam search, the log-probability divided by lp of Wu et al. 2016 (see `BeamSearchGenerationMixin`);
-            otherwise the log-probability. The end token counts. The bias of a terminology does not. None if no scores
-            were requested.
-    """
-
-    text: str
-    score: float | None = None
 
 
 def load_translator(
@@ -92,40 +65,6 @@ def check_vocabularies(
             )
 
 
-def _check_search(arguments: dict[str, Any], num_beams: int, do_sample: bool, num_return_sequences: int) -> None:
-    for name, value in (("num_beams", num_beams), ("num_return_sequences", num_return_sequences)):
-        if value < 1:
-            raise ValueError(f"{name} is {value}; it must be at least 1.")
-    if num_return_sequences > num_beams and not do_sample:
-        raise ValueError(
-            f"num_return_sequences is {num_return_sequences}, but num_beams is {num_beams}: a search returns no more "
-            "translations than it has beams. Raise num_beams, or set do_sample."
-        )
-    if num_beams == 1 and arguments.get("length_penalty", 1.0) != 1.0:
-        raise ValueError(
-            f"length_penalty is {arguments['length_penalty']}, but num_beams is 1: it compares beams. "
-            "Raise num_beams, or leave length_penalty out."
-        )
-    if arguments.get("max_length") is not None and arguments.get("max_new_tokens") is not None:
-        raise ValueError("max_length and max_new_tokens are both set. Set one: max_length counts the start token too.")
-
-
-def _length_limits(
-    saved: GenerationConfig, max_new_tokens: int | None, source_lengths: Sequence[int]
-) -> tuple[dict[str, int], list[int]]:
-    """Returns the argument of `generate()` that limits all hypotheses, and the limit of each sentence."""
-    if max_new_tokens is not None:
-        limits = [max_new_tokens] * len(source_lengths)
-    else:
-        of_model = [saved.max_new_tokens, saved.max_length and saved.max_length - 1]
-        of_model = [value for value in of_model if value is not None]
-        limits = [min([length + TOKENS_BEYOND_SOURCE, *of_model]) for length in source_lengths]
-    if saved.max_length is not None and saved.max_new_tokens is None:
-        # The library warns of max_new_tokens if the model was saved with max_length, which counts the start token.
-        return {"max_length": max(limits) + 1}, limits
-    return {"max_new_tokens": max(limits)}, limits
-
-
 def _batches_by_length(lengths: Sequence[int], rows_each: int, max_tokens_per_batch: int) -> Iterator[list[int]]:
     """Yields indices of sentences for each batch, the longest first, so that memory runs out at once or never."""
     batch: list[int] = []
@@ -136,31 +75,6 @@ def _batches_by_length(lengths: Sequence[int], rows_each: int, max_tokens_per_ba
         batch.append(index)
     if batch:
         yield batch
-
-
-def _sampled_log_probabilities(
-    sequences: torch.Tensor, scores: Sequence[torch.Tensor], eos_token_id: int | list[int], limits: Sequence[int]
-) -> torch.Tensor:
-    """Sums the log-probabilities of the tokens up to the end token, which counts, or to the limit.
-
-    Args:
-        sequences: (B, 1 + T) the start token and T generated ids.
-        scores: T tensors (B, V), the scores of each step.
-        eos_token_id: the id or ids that end a sequence.
-        limits: the largest number of generated tokens of each sequence, (B,).
-
-    Returns:
-        (B,) in fp32.
-    """
-    total = torch.zeros(len(sequences), device=sequences.device)
-    running = torch.ones(len(sequences), dtype=torch.bool, device=sequences.device)
-    ends = torch.tensor(eos_token_id, device=sequences.device)
-    limit = torch.tensor(limits, device=sequences.device)
-    for step, (step_scores, tokens) in enumerate(zip(scores, sequences[:, -len(scores) :].T, strict=True)):
-        log_probabilities = torch.log_softmax(step_scores.float(), dim=-1).gather(1, tokens[:, None])[:, 0]
-        total += torch.where(running & (step < limit), log_probabilities, 0.0)
-        running &= ~torch.isin(tokens, ends)
-    return total
 
 
 def make_constraints(
@@ -219,7 +133,7 @@ def check_prefixes(
     named = {index: places[index] if places else f"prefixes[{index}]" for index in given}
     if given:
         ids, _ = encode_sources(source_tokenizer, [sentences[index] for index in given], max_source_length)
-        _, limits = _length_limits(model.generation_config, max_new_tokens, [len(row) for row in ids])
+        _, limits = length_limits(model.generation_config, max_new_tokens, [len(row) for row in ids])
         for index, limit in zip(given, limits, strict=True):
             if not has_visible_text(sentences[index]):
                 raise ValueError(
@@ -228,41 +142,6 @@ def check_prefixes(
                 )
             read[index] = constraints.read_prefix(prefixes[index], limit, named[index])
     return read
-
-
-def _unbiased(
-    scores: Sequence[float | None],
-    hypotheses: Sequence[Sequence[int]],
-    batch: BatchConstraints,
-    model: PreTrainedModel,
-    length_penalty: float,
-) -> list[float | None]:
-    """Returns the scores of a beam search without the bias of a terminology.
-
-    Args:
-        scores: (B * n,).
-        hypotheses: the tokens of each after the start token, up to the end token, which counts.
-        batch: the constraints of the B sentences.
-        model: one of this package divides by lp of Wu et al. 2016, another by a power of the length.
-        length_penalty: the exponent of either.
-    """
-    of_package = getattr(model, "beams_carry_scores", False)
-    rows_each = len(hypotheses) // len(batch.bias.terms)
-    unbiased: list[float | None] = []
-    for row, (score, tokens) in enumerate(zip(scores, hypotheses, strict=True)):
-        length = max(1, len(tokens))
-        divisor = length_normalization(length, length_penalty) if of_package else length**length_penalty
-        unbiased.append(None if score is None else score - batch.bias.total(tokens, row // rows_each) / divisor)
-    return unbiased
-
-
-def _generated(sequences: torch.Tensor, end_ids: Sequence[int], limits: Sequence[int]) -> list[list[int]]:
-    """Returns the tokens of each row after the start token, up to the end token, which counts, or to its limit."""
-    rows = []
-    for (_, *tokens), limit in zip(sequences.tolist(), limits, strict=True):
-        end = next((place for place, token in enumerate(tokens) if token in end_ids), len(tokens))
-        rows.append(tokens[: min(end + 1, limit)])
-    return rows
 
 
 @torch.inference_mode()
@@ -321,27 +200,11 @@ def translate(
             cannot be met (see `check_prefixes`).
     """
     sentences = list(sentences)  # a column of a data set would be read again at every use
-    saved, given = model.generation_config, dict(generate_kwargs)
-    num_beams = generate_kwargs.pop("num_beams", saved.num_beams or 1)
-    do_sample = bool(generate_kwargs.get("do_sample", saved.do_sample))
-    _check_search(generate_kwargs, num_beams, do_sample, num_return_sequences)
     if prefixes is not None:
         constraints = constraints or make_constraints(model, target_tokenizer)
-    arguments = {**generate_kwargs, "num_beams": num_beams, "num_return_sequences": num_return_sequences}
-    if with_scores:
-        # Beams of this package's models have scores. Those of other models are summed up from the scores of each step.
-        carried = num_beams > 1 and getattr(model, "beams_carry_scores", False)
-        arguments |= {"return_dict_in_generate": True, "output_scores": not carried}
-        if num_beams == 1 and constraints:  # the logits are the model's, without a bias
-            arguments |= {"output_scores": False, "output_logits": True}
-    max_new_tokens, max_length = (arguments.pop(name, None) for name in ("max_new_tokens", "max_length"))
-    stopping_criteria = arguments.pop("stopping_criteria", None) or ()
-    logits_processor = arguments.pop("logits_processor", None) or ()
-    if max_length is not None:
-        if max_length < 2:
-            raise ValueError(f"max_length is {max_length}; it must be at least 2, because it counts the start token.")
-        max_new_tokens = max_length - 1
-
+    search = BatchSearch.from_arguments(
+        model, target_tokenizer, constraints, num_return_sequences, with_scores, generate_kwargs
+    )
     results = [[Hypothesis("", 0.0 if with_scores else None)] * num_return_sequences for _ in sentences]
     with_text = [index for index, sentence in enumerate(sentences) if has_visible_text(sentence)]
     if progress is not None and len(with_text) < len(sentences):
@@ -356,91 +219,39 @@ def translate(
             len(sentences),
             max_source_length,
         )
-
     read_prefixes: list[Prefix | None] = [None] * len(sentences)
     if prefixes is not None and constraints:
-        search_limits = {"max_source_length": max_source_length, "max_new_tokens": max_new_tokens}
+        search_limits = {"max_source_length": max_source_length, "max_new_tokens": search.max_new_tokens}
         read_prefixes = check_prefixes(
             model, source_tokenizer, constraints, sentences, list(prefixes), **search_limits
         )
     terms: Sequence[Sequence[Term]] = favoured_terms or [[] for _ in sentences]
-    if constraints and favoured_terms is None and do_sample:
+    if constraints and favoured_terms is None and search.do_sample:
         terms = [constraints.terms_in(sentence) for sentence in sentences]
-    length_penalty = generate_kwargs.get("length_penalty", saved.length_penalty)
-    length_penalty = 1.0 if length_penalty is None else length_penalty
 
     was_training = model.training
     model.eval()
     try:
-        rows_each = max(num_beams, num_return_sequences)
-        for batch in _batches_by_length([len(row) for row in ids], rows_each, max_tokens_per_batch):
-            input_ids, mask = pad_right([ids[index] for index in batch], source_tokenizer.pad_token_id)
-            limit_argument, limits = _length_limits(saved, max_new_tokens, [len(ids[index]) for index in batch])
-            criteria = StoppingCriteriaList(stopping_criteria)
-            if min(limits) < max(limits):
-                criteria.append(SentenceLengthLimits(limits))
-            batch_constraints = constraints and constraints.for_batch(
-                [terms[with_text[index]] for index in batch],
-                [read_prefixes[with_text[index]] for index in batch],
-                limits,
+        for batch in _batches_by_length([len(row) for row in ids], search.rows_each, max_tokens_per_batch):
+            indices = [with_text[place] for place in batch]
+            found = search.run(
+                [ids[place] for place in batch],
+                source_tokenizer.pad_token_id,
+                [terms[index] for index in indices],
+                [read_prefixes[index] for index in indices],
             )
-            processors = LogitsProcessorList(logits_processor)
-            if batch_constraints:
-                processors += batch_constraints.processors
-            real = [True] * (len(batch) * num_return_sequences)
-            try:
-                output = model.generate(
-                    input_ids=torch.from_numpy(input_ids).to(model.device),
-                    attention_mask=torch.from_numpy(mask).to(model.device, torch.long),
-                    **arguments,
-                    stopping_criteria=criteria,
-                    logits_processor=processors,
-                    **limit_argument,
-                )
-            except ValueError as error:
-                # `TooFewHypotheses` has the others. The code that a checkpoint carries has its own copy of the class.
-                output = getattr(error, "output", None)
-                if output is None:
-                    raise
-                real = (output.sequences_scores != -torch.inf).tolist()
-                output = output if with_scores else output.sequences
-            scores: Sequence[float | None] = [None] * (len(batch) * num_return_sequences)
-            row_limits = [limit for limit in limits for _ in range(num_return_sequences)]
-            sequences = output
-            if with_scores:
-                sequences = output.sequences
-                if num_beams > 1:
-                    scores = output.sequences_scores.tolist()
-                else:
-                    eos_token_id = generate_kwargs.get("eos_token_id", saved.eos_token_id)
-                    steps = output.logits if constraints else output.scores
-                    scores = _sampled_log_probabilities(sequences, steps, eos_token_id, row_limits).tolist()
-            if constraints and batch_constraints:
-                written = _generated(sequences, constraints.spelling.end_ids, row_limits)
-                real = [
-                    kept and batch_constraints.hold(tokens, row // num_return_sequences)
-                    for row, (kept, tokens) in enumerate(zip(real, written, strict=True))
-                ]
-                if num_beams > 1:
-                    scores = _unbiased(scores, written, batch_constraints, model, length_penalty)
-            for row, index in enumerate(batch):
-                if not any(real[row * num_return_sequences : (row + 1) * num_return_sequences]):
+            for index, hypotheses in zip(indices, found, strict=True):
+                if not hypotheses:
                     raise ValueError(
-                        f"The limits and constraints of the search leave no translation for sentence "
-                        f"{with_text[index]} (counted from 0), {sentences[with_text[index]][:60]!r}. Loosen them."
+                        f"The limits and constraints of the search leave no translation for sentence {index} "
+                        f"(counted from 0), {sentences[index][:60]!r}. Loosen them."
                     )
-            texts = target_tokenizer.batch_decode(sequences, skip_special_tokens=True)
-            # Byte tokens can spell line feeds, but a hypothesis must fit in one line of a file.
-            hypotheses = [Hypothesis(" ".join(text.split()), score) for text, score in zip(texts, scores, strict=True)]
-            for row, index in enumerate(batch):
-                first = row * num_return_sequences
-                rows = range(first, first + num_return_sequences)
-                results[with_text[index]] = [hypotheses[each] for each in rows if real[each]]
+                results[index] = hypotheses
             if progress is not None:
                 progress(len(batch))
     finally:
         model.train(was_training)
-    if constraints and constraints.terms and favoured_terms is None and not do_sample:
+    if constraints and constraints.terms and favoured_terms is None and not search.do_sample:
         # Favoured throughout, a term that the model writes anyway would often come too early.
         lacking = [
             _terms_lacking(constraints, sentence, best.text)
@@ -456,7 +267,7 @@ def translate(
             constraints=constraints,
             prefixes=None if prefixes is None else [prefixes[index] for index in again],
             favoured_terms=[lacking[index] for index in again],
-            **given,
+            **generate_kwargs,
         )
         for index, hypotheses in zip(again, others, strict=True):
             if len(_terms_lacking(constraints, sentences[index], hypotheses[0].text)) < len(lacking[index]):

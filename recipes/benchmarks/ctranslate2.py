@@ -46,8 +46,8 @@ def decode_ctranslate2(work: Workload, folder: Path, num_beams: int, quantizatio
     import ctranslate2
     from transformers import GenerationConfig
 
+    from seq2seq_scratch.batch_search import TOKENS_BEYOND_SOURCE
     from seq2seq_scratch.tokenization import load_tokenizers
-    from seq2seq_scratch.translation import TOKENS_BEYOND_SOURCE
 
     export = exported(folder, "translator", quantization)
     source_tokenizer, target_tokenizer = load_tokenizers(export)

@@ -109,7 +109,8 @@ def marian_with_weights(model: nn.Module) -> nn.Module:
 
 def decode_marian(work: Workload, folder: Path, num_beams: int) -> dict[str, Any]:
     """Clocks the translation of the test sentences with Marian's `generate()`; `items` are sentences."""
-    from seq2seq_scratch.translation import TOKENS_BEYOND_SOURCE, load_translator
+    from seq2seq_scratch.batch_search import TOKENS_BEYOND_SOURCE
+    from seq2seq_scratch.translation import load_translator
 
     model, tokenizer, _ = load_translator(work.model_name_or_path)
     marian = marian_with_weights(model)

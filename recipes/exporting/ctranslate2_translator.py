@@ -11,10 +11,10 @@ from papers_to_gpt.engine.model_folder import EXPORT_FILE, read_json
 from papers_to_gpt.exporting.ctranslate2_engine import load_engine, sampling_options
 from papers_to_gpt.exporting.exported_folder import refuse_settings
 from papers_to_gpt.settings.decoding import SearchSettings
+from seq2seq_scratch.batch_search import TOKENS_BEYOND_SOURCE, Hypothesis
 from seq2seq_scratch.beam_search import length_normalization
 from seq2seq_scratch.encoding import encode_sources
 from seq2seq_scratch.tokenization import load_tokenizers
-from seq2seq_scratch.translation import TOKENS_BEYOND_SOURCE, Hypothesis
 from seq2seq_scratch.visible_text import has_visible_text
 
 logger = logging.getLogger(__name__)
