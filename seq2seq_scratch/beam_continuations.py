@@ -5,7 +5,7 @@
 
 import torch
 
-# Log-probabilities that a search on CPU computes at a time: 1 MB in fp32.
+# Log-probabilities that a search on CPU computes at a time, also those of an ensemble: 1 MB in fp32.
 SCORES_PER_CHUNK = 2**18
 
 
@@ -36,7 +36,7 @@ def top_k_by_blocks(scores: torch.Tensor, k: int, block: int = 64) -> tuple[torc
 
 
 def best_continuations(
-    logits: torch.Tensor, running_scores: torch.Tensor, candidates: int
+    logits: torch.Tensor, running_scores: torch.Tensor, candidates: int, *, are_log_probabilities: bool = False
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Finds the tokens that continue the hypotheses of each sentence best, for a few sentences at a time.
 
@@ -47,15 +47,17 @@ def best_continuations(
         logits: (B, n, V), of the n hypotheses of each sentence.
         running_scores: (B, n), the log-probabilities of the hypotheses.
         candidates: number of continuations to find.
+        are_log_probabilities: whether the logits are log-probabilities, whose softmax would change nothing.
 
     Returns:
         The log-probabilities of the best continued hypotheses, (B, candidates), the best first, and their places among
         the n * V continuations, (B, candidates).
     """
     sentences = max(1, SCORES_PER_CHUNK // logits[0].numel()) if logits.device.type == "cpu" else len(logits)
-    best = [
-        top_k_by_blocks(torch.log_softmax(some.float(), dim=-1).add_(scores[:, :, None]).flatten(1), candidates)
-        for some, scores in zip(logits.split(sentences), running_scores.split(sentences), strict=True)
-    ]
+    best = []
+    for some, scores in zip(logits.split(sentences), running_scores.split(sentences), strict=True):
+        scores = scores[:, :, None]
+        continued = some + scores if are_log_probabilities else torch.log_softmax(some.float(), dim=-1).add_(scores)
+        best.append(top_k_by_blocks(continued.flatten(1), candidates))
     totals, places = (torch.cat(parts) for parts in zip(*best, strict=True))
     return totals, places

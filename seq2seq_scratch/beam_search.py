@@ -191,6 +191,9 @@ class BeamSearchGenerationMixin(GenerationMixin):
     # An attribute and not `isinstance`, because the code that a checkpoint carries has its own copy of this class.
     beams_carry_scores = True
 
+    # True if a softmax over the model's logits has been taken, so that a search need not take it again.
+    logits_are_log_probabilities = False
+
     @functools.wraps(GenerationMixin.generate)
     def generate(self, *args: Any, **kwargs: Any) -> Any:
         kwargs = name_cache_for_library(kwargs)
@@ -362,12 +365,16 @@ class BeamSearchGenerationMixin(GenerationMixin):
             logits = outputs.logits[:, -1].unflatten(0, (-1, beams))  # (b, beams, V)
             del outputs
             if logits_processor:
-                log_probabilities = torch.log_softmax(logits.flatten(0, 1).float(), dim=-1)
+                log_probabilities = logits.flatten(0, 1).float()
+                if not self.logits_are_log_probabilities:
+                    log_probabilities = torch.log_softmax(log_probabilities, dim=-1)
                 log_probabilities = logits_processor(running[:, :, :length].flatten(0, 1), log_probabilities)
                 totals = log_probabilities.unflatten(0, (-1, beams)) + running_scores[:, :, None]
                 totals, places = top_k_by_blocks(totals.flatten(1), candidates)  # (b, candidates)
             else:
-                totals, places = best_continuations(logits, running_scores, candidates)
+                totals, places = best_continuations(
+                    logits, running_scores, candidates, are_log_probabilities=self.logits_are_log_probabilities
+                )
             vocabulary = logits.shape[2]
             origins = places // vocabulary
             extended = take(running, origins)

@@ -12,6 +12,7 @@ Dimensions: B batch, S source length, T target length, V target vocabulary, K mo
 """
 
 import copy
+import functools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -26,6 +27,8 @@ from transformers.utils import can_return_tuple
 
 from ..beam_search import BeamSearchGenerationMixin
 from ..library_arguments import CACHE_NAME, understand_arguments
+from ..plain_forms import plain_forms_are_on
+from .mean_by_rows import log_mean_by_rows
 
 # What all models of an ensemble must agree on, because they read and predict the same token ids.
 SHARED_SETTINGS = ("vocab_size", "decoder_vocab_size", "pad_token_id", "eos_token_id", "decoder_start_token_id")
@@ -113,6 +116,23 @@ class EnsembleEncoder(nn.Module):
         return EnsembleEncoderOutput(outputs, (attention_mask,) * len(outputs))
 
 
+def log_mean_probability(logits: Sequence[torch.Tensor]) -> torch.Tensor:
+    """Computes log 1/K sum_k P_k, the logarithm of the mean of the models' probabilities.
+
+    Args:
+        logits: those of each model, K times (..., V).
+
+    Returns:
+        (..., V) in fp32; finite where the logits are, also for probabilities that fp32 would round to 0.
+    """
+    if not plain_forms_are_on():
+        log_mean = log_mean_by_rows(logits)
+        if log_mean is not None:
+            return log_mean
+    log_probabilities = (torch.log_softmax(each.float(), dim=-1) for each in logits)
+    return functools.reduce(torch.logaddexp, log_probabilities) - math.log(len(logits))
+
+
 def refuse_inner_states(arguments: dict[str, Any]) -> None:
     """Raises ValueError if attention weights or hidden states are asked for, of which each model has its own."""
     for name in ("output_attentions", "output_hidden_states"):
@@ -139,6 +159,7 @@ class EnsembleForSeq2SeqLM(PreTrainedModel, BeamSearchGenerationMixin):
     main_input_name = "input_ids"
     # The recurrent states of some models cannot be cut back to an earlier position, as assisted decoding would need.
     _is_stateful = True
+    logits_are_log_probabilities = True
 
     def __init__(self, models: Sequence[PreTrainedModel]):
         check_models(models)
@@ -203,7 +224,7 @@ class EnsembleForSeq2SeqLM(PreTrainedModel, BeamSearchGenerationMixin):
             encoder_outputs = self.get_encoder()(input_ids, attention_mask)
         use_cache = self.config.use_cache if use_cache is None else use_cache
         caches = [None] * len(self.models) if cache is None else cache.caches
-        mean, new_caches = None, []
+        logits, new_caches = [], []
         for model, source, model_cache in zip(self.models, encoder_outputs.arguments(), caches, strict=True):
             outputs = model(
                 **source,
@@ -213,13 +234,10 @@ class EnsembleForSeq2SeqLM(PreTrainedModel, BeamSearchGenerationMixin):
                 use_cache=use_cache,
                 return_dict=True,
             )
+            logits.append(outputs.logits)
             new_caches.append(outputs.get(CACHE_NAME))
-            # The logarithm keeps probabilities that fp32 would round to 0.
-            log_probabilities = torch.log_softmax(outputs.logits.float(), dim=-1)
-            mean = log_probabilities if mean is None else torch.logaddexp(mean, log_probabilities)
-            del outputs, log_probabilities
-        logits = mean - math.log(len(self.models))
-        return Seq2SeqLMOutput(logits=logits, **{CACHE_NAME: EnsembleCache(new_caches) if use_cache else None})
+        log_mean = log_mean_probability(logits)
+        return Seq2SeqLMOutput(logits=log_mean, **{CACHE_NAME: EnsembleCache(new_caches) if use_cache else None})
 
     # The searches call the next three methods. Each model treats its own part of the arguments as in its own search:
     # one may keep a row for each source, where another has a row for each hypothesis.

@@ -201,6 +201,17 @@ def test_continuations_of_a_few_sentences_at_a_time_are_those_of_all(dtype):
     torch.testing.assert_close(expected.gather(1, places), best)
 
 
+def test_log_probabilities_are_continued_as_they_are():
+    torch.manual_seed(0)
+    log_probabilities = torch.randn(7, 3, SCORES_PER_CHUNK // 8)  # a softmax would change them
+    given = log_probabilities.clone()
+    scores = torch.tensor([-0.5, -torch.inf, -3.0]).repeat(7, 1)
+    best, places = best_continuations(log_probabilities, scores, 6, are_log_probabilities=True)
+    expected = (given + scores[:, :, None]).flatten(1).topk(6)
+    assert torch.equal(best, expected.values) and torch.equal(places, expected.indices)
+    assert torch.equal(log_probabilities, given)
+
+
 def test_the_penalty_is_one_for_the_end_alone_and_grows_with_length():
     assert length_normalization(1, 0.6) == 1
     assert length_normalization(7, 1.0) == 2

@@ -1,5 +1,6 @@
 """Ensembles of translators, against one model, a mean taken by hand, and a search written out."""
 
+import math
 import sys
 
 import pytest
@@ -11,8 +12,11 @@ from tiny_models import tiny_model as tiny_translator
 from papers_to_gpt import score_translation, translate
 from papers_to_gpt.settings.decoding import parse_scoring, parse_translation
 from seq2seq_scratch import plain_forms
+from seq2seq_scratch.beam_continuations import SCORES_PER_CHUNK
 from seq2seq_scratch.data.forced_scores import score_translations
-from seq2seq_scratch.ensemble import EnsembleForSeq2SeqLM, load_ensemble
+from seq2seq_scratch.ensemble import EnsembleForSeq2SeqLM, load_ensemble, modeling
+from seq2seq_scratch.ensemble.mean_by_rows import log_mean_by_rows
+from seq2seq_scratch.ensemble.modeling import log_mean_probability
 from seq2seq_scratch.tokenization import save_tokenizers, train_tokenizer
 from seq2seq_scratch.translation import translate as translate_sentences
 
@@ -88,6 +92,59 @@ def test_a_token_that_one_model_excludes_keeps_its_share_of_the_others():
         models[1].lm_head.bias[5] = -1000.0
         found = EnsembleForSeq2SeqLM(models)(INPUT_IDS, MASK, decoder_input_ids=start).logits[:, 0, 5]
     assert found.isfinite().all() and (found < -900).all()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("count", [1, 2, 5])
+def test_the_mean_of_a_few_rows_at_a_time_is_that_of_the_plain_form(count, dtype):
+    torch.manual_seed(0)
+    width = SCORES_PER_CHUNK // 4 - 3  # four rows are a chunk
+    logits = [(3 * torch.randn(3, 3, width)).to(dtype) for _ in range(count)]
+    fast = log_mean_by_rows(logits)
+    with plain_forms():
+        plain = log_mean_probability(logits)
+    mean = sum(each.double().softmax(-1) for each in logits) / count
+    for found in (fast, plain):
+        assert found.dtype == torch.float32
+        torch.testing.assert_close(found.double(), mean.log(), atol=5e-6, rtol=1e-6)
+    assert not torch.equal(fast, plain)  # no bit differs only where both forms are one
+    assert torch.equal(log_mean_probability(logits), fast)
+
+
+@pytest.mark.parametrize("lowest", [-95.0, -1000.0, -torch.inf, torch.nan])
+def test_the_plain_form_computes_what_a_few_rows_at_a_time_would_lose(lowest):
+    torch.manual_seed(0)
+    logits = [torch.randn(3, 2, SCORES_PER_CHUNK // 2) for _ in range(2)]
+    for each in logits:
+        each[1, 1, 7] = lowest
+    assert log_mean_by_rows(logits) is None
+    expected = torch.logsumexp(torch.stack([each.double().log_softmax(-1) for each in logits]), dim=0) - math.log(2)
+    torch.testing.assert_close(log_mean_probability(logits), expected.float(), equal_nan=True)
+
+
+def test_the_mean_has_gradients():
+    logits = [torch.randn(2, 3, 5, requires_grad=True) for _ in range(2)]
+    found = torch.autograd.grad(log_mean_probability(logits)[..., 0].sum(), logits)
+    mean = (logits[0].softmax(-1) + logits[1].softmax(-1)) / 2
+    torch.testing.assert_close(found, torch.autograd.grad(mean.log()[..., 0].sum(), logits))
+
+
+@pytest.mark.parametrize("settings", [{}, {"no_repeat_ngram_size": 1}], ids=["plain", "with a processor"])
+def test_no_search_takes_a_softmax_of_log_probabilities(settings, mixed, monkeypatch):
+    """The search of an ensemble finds the same, and calls neither the plain mean nor another softmax."""
+    ensemble = EnsembleForSeq2SeqLM(mixed)
+    calls = []
+    log_softmax = torch.log_softmax
+    monkeypatch.setattr(torch, "log_softmax", lambda *args, **kwargs: calls.append("") or log_softmax(*args, **kwargs))
+    for beams in (1, 3):
+        found = generate(ensemble, num_beams=beams, **settings)
+        assert not calls
+        with monkeypatch.context() as patch, plain_forms():
+            patch.setattr(modeling, "log_mean_by_rows", None)  # plain forms do not call it
+            expected = generate(ensemble, num_beams=beams, **settings)
+            assert calls
+        calls.clear()
+        assert found.tolist() == expected.tolist()
 
 
 def test_every_search_of_mixed_models_finds_what_the_plain_search_without_a_cache_finds(mixed):
