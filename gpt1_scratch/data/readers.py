@@ -292,11 +292,6 @@ def parquet_tables(
         begin = end
 
 
-def parquet_features(path: str | Path) -> datasets.Features:
-    """Returns the columns of a parquet file and their types."""
-    return datasets.Features.from_arrow_schema(_without_categories(open_parquet(path).schema_arrow))
-
-
 def _without_categories(schema: pyarrow.Schema) -> pyarrow.Schema:
     for place, field in enumerate(schema):
         if pyarrow.types.is_dictionary(field.type):
@@ -305,7 +300,7 @@ def _without_categories(schema: pyarrow.Schema) -> pyarrow.Schema:
 
 
 def _parquet_rows(path: str | Path, place: FilePlace) -> Iterator[tuple[str, Row]]:
-    rows = (row for table in parquet_tables(path) for row in table.to_pylist())
+    rows = (row for table in parquet_tables(path) for row in table.to_pylist(maps_as_pydicts="lossy"))
     for number, row in enumerate(itertools.islice(rows, place.rows, None), start=place.rows + 1):
         place.rows = number
         yield f"{path}, row {number}", row
