@@ -250,7 +250,7 @@ def hold_out(
             )
     else:
         held_out = set(random.sample(range(len(split)), count))
-    note = f"{len(held_out):,} rows are held out {purpose}"
+    note = f"{_count_rows(len(held_out))} held out {purpose}"
     parts = []
     for inside in (False, True):
         rows = [index for index in range(len(split)) if (index in held_out) == inside]

@@ -37,6 +37,7 @@ from .text_lines import (
     JSON_EXTENSIONS,
     TABLE_EXTENSIONS,
     FilePlace,
+    check_file,
     file_extension,
     numbered_lines,
     open_file,
@@ -66,6 +67,7 @@ def table_rows(path: str | Path, place: FilePlace | None = None) -> Iterator[tup
     Raises:
         ValueError: if the file is missing, empty, of another kind, not UTF-8 or malformed; the message names the line.
     """
+    check_file(path)
     extension = file_extension(path)
     if extension not in TABLE_EXTENSIONS:
         raise ValueError(f"{path} ends in none of {', '.join(TABLE_EXTENSIONS)}; rename or convert it.")

@@ -6,9 +6,11 @@ import re
 from dataclasses import replace
 
 import numpy as np
+import pyarrow
 import pytest
 import torch
 from datasets import ClassLabel, Dataset, Features, List, Value
+from pyarrow import parquet
 from sklearn.utils.class_weight import compute_class_weight
 
 from gpt1_scratch import GPT1Config, GPT1ForMultipleChoice, GPT1ForSequenceClassification
@@ -17,7 +19,7 @@ from gpt1_scratch.finetuning.examples import collate_examples, predict, tokenize
 from gpt1_scratch.finetuning.inference import ColumnOverrides
 from gpt1_scratch.finetuning.loading import TaskSplit, hold_out, load_task, read_texts
 from gpt1_scratch.finetuning.metrics import TaskMetric
-from gpt1_scratch.finetuning.tables import read_table
+from gpt1_scratch.finetuning.tables import groups_of_rows, read_table
 from gpt1_scratch.finetuning.tasks import TASKS, Task, find_task
 from gpt1_scratch.tokenization import add_task_template, train_tokenizer
 
@@ -589,6 +591,20 @@ def test_missing_values_of_typed_files_are_named(own, extension):
     _, splits = own([(None, "x"), ("b", "y"), ("c", "x")], GOOD, extension=extension)
     assert splits["train"].texts == [("b",), ("c",)]
     assert splits["train"].notes[0].startswith("1 row is left out: no text in the column 'text' in row 1 ")
+def test_a_column_with_something_else_than_text_is_pointed_out(own):
+    with pytest.raises(
+        ValueError, match="it has text, label. The column 'text' holds int in row 2 .* is not text. Set"
+    ):
+        own([("a", "x"), (5, "y")], extension=".jsonl")
+
+
+def test_columns_of_types_that_a_data_set_cannot_have_are_left_out(tmp_path):
+    maps = pyarrow.array([[("key", "value")]] * 2, pyarrow.map_(pyarrow.string(), pyarrow.string()))
+    parquet.write_table(pyarrow.table({"text": ["a", "b"], "notes": maps, "label": [0, 1]}), tmp_path / "a.parquet")
+    for table in (read_table(tmp_path / "a.parquet"), *groups_of_rows(tmp_path / "a.parquet", 9, ["text"])):
+        assert table.names == ["text", "label"] and table.values("label") == [0, 1]
+
+
     with pytest.raises(ValueError, match=r"the label \(label\) is missing or not a number in rows 2, 3 "):
         own([("a", 0.5), ("b", float("nan")), ("c", None), ("d", 1.5)], extension=extension)
 
@@ -637,6 +653,8 @@ def test_empty_texts_of_published_sets_are_only_noted(tmp_path):
 )
 def test_settings_that_do_not_go_together_are_named(settings, expected):
     with pytest.raises(ValueError, match=expected):
+        ({"train_file": "nowhere"}, "There is no file nowhere"),
+        ({"train_file": "."}, r"^\. is a folder\. Name a file in it"),
         load_task(**settings)
 
 
