@@ -156,7 +156,18 @@ def load_task(
         splits["train"], splits[task.validation[0]] = hold_out(
             train, validation_share, seed, keep_classes=not task.is_regression
         )
+    if strict:
+        splits |= {
+            name: _note_training_texts(part, splits["train"]) for name, part in splits.items() if name != "train"
+        }
     return task, splits
+
+
+def _note_training_texts(split: TaskSplit, train: TaskSplit) -> TaskSplit:
+    """Adds a note on rows that the model also trains on: their scores say nothing of other texts."""
+    known = set(train.texts)
+    count = sum(texts in known for texts in split.texts)
+    return replace(split, notes=(*split.notes, f"{count:,} with the text of a training row")) if count else split
 
 
 def _example(task: Task, split: TaskSplit) -> str:

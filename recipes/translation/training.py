@@ -48,7 +48,12 @@ from papers_to_gpt.settings.translation import DataSettings, ModelChoice, Tokeni
 from papers_to_gpt.translation.length_penalty import tune_length_penalty
 from papers_to_gpt.translation.scored_splits import named_test_sets, references_of
 from papers_to_gpt.translation.tracking import SampleTracker
-from papers_to_gpt.translation.training_data import lengths_of, make_tokenizers, training_batches
+from papers_to_gpt.translation.training_data import (
+    count_training_pairs,
+    lengths_of,
+    make_tokenizers,
+    training_batches,
+)
 from seq2seq_scratch import TRANSLATION_CONFIGS
 from seq2seq_scratch.data.batches import collate, tokenize_parallel
 from seq2seq_scratch.data.corpora import load_parallel_data
@@ -135,7 +140,8 @@ def train(accelerator: Accelerator, settings: tuple[Any, ...], start: RunStart) 
             except ValueError as error:
                 raise ValueError(f"{split}: {error}") from error
     for split, report in reports.items():
-        say(f"{split}: {report}")
+        seen = count_training_pairs(pairs[split], corpora) if split in pairs and accelerator.is_main_process else 0
+        say(f"{split}: {report}" + (f"; {seen:,} are training pairs too" if seen else ""))
 
     # Model
     if model is not None:
