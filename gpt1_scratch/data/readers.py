@@ -37,6 +37,7 @@ from .text_lines import (
     JSON_EXTENSIONS,
     TABLE_EXTENSIONS,
     FilePlace,
+    check_file,
     file_extension,
     numbered_lines,
     open_file,
@@ -66,6 +67,7 @@ def table_rows(path: str | Path, place: FilePlace | None = None) -> Iterator[tup
     Raises:
         ValueError: if the file is missing, empty, of another kind, not UTF-8 or malformed; the message names the line.
     """
+    check_file(path)
     extension = file_extension(path)
     if extension not in TABLE_EXTENSIONS:
         raise ValueError(f"{path} ends in none of {', '.join(TABLE_EXTENSIONS)}; rename or convert it.")
@@ -292,11 +294,6 @@ def parquet_tables(
         begin = end
 
 
-def parquet_features(path: str | Path) -> datasets.Features:
-    """Returns the columns of a parquet file and their types."""
-    return datasets.Features.from_arrow_schema(_without_categories(open_parquet(path).schema_arrow))
-
-
 def _without_categories(schema: pyarrow.Schema) -> pyarrow.Schema:
     for place, field in enumerate(schema):
         if pyarrow.types.is_dictionary(field.type):
@@ -305,7 +302,7 @@ def _without_categories(schema: pyarrow.Schema) -> pyarrow.Schema:
 
 
 def _parquet_rows(path: str | Path, place: FilePlace) -> Iterator[tuple[str, Row]]:
-    rows = (row for table in parquet_tables(path) for row in table.to_pylist())
+    rows = (row for table in parquet_tables(path) for row in table.to_pylist(maps_as_pydicts="lossy"))
     for number, row in enumerate(itertools.islice(rows, place.rows, None), start=place.rows + 1):
         place.rows = number
         yield f"{path}, row {number}", row

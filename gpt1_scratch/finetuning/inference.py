@@ -196,11 +196,22 @@ def _text_columns(table: Table, columns: ColumnOverrides, *label_columns: str) -
                 return tuple(lowered[name] for name in known)
     if not 1 <= len(found) <= 2:
         what = f"several columns hold text ({name_classes(found)})" if found else "no column holds text"
+        others = [name for name in table.names if name not in label_columns]
+        nearly = [note for name in others if (note := _where_not_text(name, table.values(name)))]
         raise ValueError(
-            f"{table.where}: {what}; it has {name_classes(table.names)}. Set text_column and, for a pair, "
-            "text_pair_column."
+            f"{table.where}: {what}; it has {name_classes(table.names)}. {''.join(nearly[:1])}Set text_column and, "
+            "for a pair, text_pair_column."
         )
     return tuple(found)
+
+
+def _where_not_text(name: str, values: Sequence[Any]) -> str:
+    """Returns a sentence on the first row in which a column with text holds something else; empty if there is none."""
+    some = values[:ROWS_LOOKED_AT]
+    other = next((i for i, value in enumerate(some) if value is not None and not isinstance(value, str)), None)
+    if other is None or not any(isinstance(value, str) for value in some):
+        return ""
+    return f"The column {name!r} holds {type(some[other]).__name__} in {name_rows([other])}, which is not text. "
 
 
 def _looks_like_text(values: Sequence[Any]) -> bool:

@@ -156,7 +156,18 @@ def load_task(
         splits["train"], splits[task.validation[0]] = hold_out(
             train, validation_share, seed, keep_classes=not task.is_regression
         )
+    if strict:
+        splits |= {
+            name: _note_training_texts(part, splits["train"]) for name, part in splits.items() if name != "train"
+        }
     return task, splits
+
+
+def _note_training_texts(split: TaskSplit, train: TaskSplit) -> TaskSplit:
+    """Adds a note on rows that the model also trains on: their scores say nothing of other texts."""
+    known = set(train.texts)
+    count = sum(texts in known for texts in split.texts)
+    return replace(split, notes=(*split.notes, f"{count:,} with the text of a training row")) if count else split
 
 
 def _example(task: Task, split: TaskSplit) -> str:
@@ -250,7 +261,7 @@ def hold_out(
             )
     else:
         held_out = set(random.sample(range(len(split)), count))
-    note = f"{len(held_out):,} rows are held out {purpose}"
+    note = f"{_count_rows(len(held_out))} held out {purpose}"
     parts = []
     for inside in (False, True):
         rows = [index for index in range(len(split)) if (index in held_out) == inside]

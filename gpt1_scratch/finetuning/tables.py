@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from ..data.text_lines import FilePlace, file_extension
 
 if TYPE_CHECKING:
+    import pyarrow
     from datasets import Dataset
 
 ROWS_NAMED = 5
@@ -74,16 +75,28 @@ def read_table(path: str | Path) -> Table:
     """
     # These imports take a second, and predictions for lines of text do not need them.
     import pyarrow
-    from datasets import Dataset
-    from datasets.table import InMemoryTable
 
     from ..data.readers import parquet_tables, table_rows
 
     if file_extension(path) == ".parquet":
-        return Table(str(path), Dataset(InMemoryTable(pyarrow.concat_tables(parquet_tables(path)))))
+        return Table(str(path), _as_dataset(pyarrow.concat_tables(parquet_tables(path))))
     rows = [row for _, row in table_rows(path)]
     names = dict.fromkeys(name for row in rows for name in row)
     return Table(str(path), {name: [row.get(name) for row in rows] for name in names})
+
+
+def _as_dataset(table: "pyarrow.Table") -> "Dataset":
+    """Returns a data set, without columns of types that it cannot have, such as maps: they hold no text or label."""
+    import pyarrow
+    from datasets import Dataset, Features
+    from datasets.table import InMemoryTable
+
+    for field in table.schema:
+        try:
+            Features.from_arrow_schema(pyarrow.schema([field]))
+        except ValueError:
+            table = table.drop_columns(field.name)
+    return Dataset(InMemoryTable(table))
 
 
 def groups_of_rows(
@@ -105,14 +118,11 @@ def groups_of_rows(
     """
     place = place or FilePlace()
     if file_extension(path) == ".parquet":
-        # These imports take a second, and lines of text do not need them.
-        from datasets import Dataset
-        from datasets.table import InMemoryTable
-
+        # This import takes a second, and lines of text do not need it.
         from ..data.readers import parquet_tables
 
         for rows in parquet_tables(path, places=[place]):
-            yield Table(str(path), Dataset(InMemoryTable(rows)), first)
+            yield Table(str(path), _as_dataset(rows), first)
             first += len(rows)
         return
     from ..data.readers import table_rows

@@ -60,8 +60,8 @@ def check_libraries(names: Iterable[str] = ("gradio", "matplotlib")) -> None:
     missing = [name for name in names if find_spec(name) is None]
     if missing:
         raise ValueError(
-            f"The page needs {' and '.join(missing)}, which {'is' if len(missing) == 1 else 'are'} not installed. "
-            f"Install {'it' if len(missing) == 1 else 'them'} (pip install {' '.join(missing)})."
+            f"The page needs the package{'s' if missing[1:] else ''} {' and '.join(missing)}: pip install "
+            f"{' '.join(missing)} (or the extra `demo` of papers-to-gpt)."
         )
 
 

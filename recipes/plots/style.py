@@ -44,7 +44,9 @@ METADATA = {".png": ("Software",), ".svg": ("Date", "Creator")}
 def check_matplotlib() -> None:
     """Raises ValueError if matplotlib is not installed; the message says how to install it."""
     if find_spec("matplotlib") is None:
-        raise ValueError("Pictures need matplotlib, which is not installed. Install it (pip install matplotlib).")
+        raise ValueError(
+            "Pictures need the package matplotlib: pip install matplotlib (or the extra `plots` of papers-to-gpt)."
+        )
 
 
 def new_figure(width: float = WIDTH, height: float = 4.5, layout: str | None = "constrained") -> "Figure":

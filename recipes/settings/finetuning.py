@@ -237,7 +237,7 @@ def parse(arguments: list[str] | None = None, description: str = "") -> Settings
     settings = read_settings(arguments)
     if value_of(settings, "compare") is not None:
         return parse_settings(settings, SeriesComparison, description=description)
-    parsed = parse_training_settings(settings, *PARTS, SeriesComparison, description=description)[:-1]
+    parsed = parse_training_settings("finetune_gpt1", settings, *PARTS, SeriesComparison, description=description)[:-1]
     _, data, _, _, hub = parsed
     if len(data.names()) > 1 or len(data.seeds) > 1:
         select_for_table(settings, data)

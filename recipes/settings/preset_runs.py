@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from papers_to_gpt.settings.arguments import parse_settings, value_of
+from papers_to_gpt.settings.commands import command
 from papers_to_gpt.settings.expected import Expected, ExpectedNumber, read_numbers
 from papers_to_gpt.settings.presets import COMMAND_LINE, EXPECTED, PRESETS, WORDS_FOR_NO_VALUE, Setting
 from papers_to_gpt.settings.training import SETTINGS_WITHOUT_EFFECT
@@ -23,11 +24,16 @@ FREE_BY_KEY = {
 
 
 def parse_training_settings(
-    settings: Sequence[Setting], *dataclass_types: type, description: str = "", metrics: Sequence[str] = ()
+    recipe: str,
+    settings: Sequence[Setting],
+    *dataclass_types: type,
+    description: str = "",
+    metrics: Sequence[str] = (),
 ) -> tuple[Any, ...]:
     """Parses the settings of a recipe that trains, and puts what the preset expects into its training settings.
 
     Args:
+        recipe: its name, such as `train_translation`.
         settings: those of the preset and the command line.
         dataclass_types: the dataclasses of the recipe, one of which has the field `expected`.
         description: what the recipe does, for `--help`.
@@ -37,11 +43,16 @@ def parse_training_settings(
         One instance of each dataclass.
 
     Raises:
-        ValueError: as `parse_settings`; also if an expected number is incomplete, or is given on the command line.
+        ValueError: as `parse_settings`; also if a packaged preset is one of another recipe, or an expected number is
+            incomplete or given on the command line.
     """
     asked = [setting for setting in settings if setting.key == EXPECTED]
     others = [setting for setting in settings if setting.key != EXPECTED]
     preset = preset_of(settings)
+    if preset is not None and "/" in preset:
+        right = recipe_of([setting for setting in settings if setting.origin != COMMAND_LINE])
+        if right != recipe:
+            raise ValueError(f"The preset {preset} is for {right}, not for {recipe}: {command(right, preset)}")
     given = next((setting for setting in asked if setting.origin == COMMAND_LINE), None)
     if given is not None and [value.lower() for value in given.values] not in ([word] for word in WORDS_FOR_NO_VALUE):
         raise ValueError(

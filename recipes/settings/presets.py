@@ -82,6 +82,8 @@ def _read_mapping(mapping: yaml.MappingNode, path: str, depth: int = 0) -> list[
     for key_node, value_node in mapping.value:
         origin = f"{path}:{key_node.start_mark.line + 1}"
         key = key_node.value
+        if not isinstance(key_node, yaml.ScalarNode):
+            raise ValueError(f"{origin}: brackets and braces cannot be the name of a setting. Write `setting: value`.")
         if key in lines:
             raise ValueError(f"{origin}: the setting {key!r} is written twice, first at {lines[key]}. Keep one.")
         lines[key] = origin

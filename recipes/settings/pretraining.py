@@ -195,6 +195,7 @@ def parse(arguments: list[str] | None = None, description: str = "") -> tuple[An
         ("num_merges", "objective"),
     )
     parsed = parse_training_settings(
+        "pretrain_gpt1",
         settings,
         ModelSettings,
         StartingModelSettings,

@@ -320,6 +320,7 @@ def parse(arguments: list[str] | None = None, description: str = "") -> tuple[An
     if model_type not in MODEL_SETTINGS and not asks_for_help:
         raise ValueError(f"model_type is {model_type!r}; it must be one of {', '.join(MODEL_SETTINGS)}.")
     parsed = parse_training_settings(
+        "train_translation",
         settings,
         ModelChoice,
         MODEL_SETTINGS.get(model_type, BahdanauSettings),

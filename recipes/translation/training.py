@@ -50,6 +50,7 @@ from papers_to_gpt.translation.length_penalty import tune_length_penalty
 from papers_to_gpt.translation.scored_splits import references_of
 from papers_to_gpt.translation.tracking import SampleTracker
 from papers_to_gpt.translation.training_data import (
+    count_training_pairs,
     lengths_of,
     load_splits,
     make_tokenizers,
@@ -124,7 +125,8 @@ def train(accelerator: Accelerator, settings: tuple[Any, ...], start: RunStart) 
         training_pairs = dict(zip(labels, corpora, strict=True))
         tokenized, reports = tokenize_splits(training_pairs, pairs, source_tokenizer, target_tokenizer, data)
     for split, report in reports.items():
-        say(f"{split}: {report}")
+        seen = count_training_pairs(pairs[split], corpora) if split in pairs and accelerator.is_main_process else 0
+        say(f"{split}: {report}" + (f"; {seen:,} are training pairs too" if seen else ""))
 
     # Model
     model = prepare_model(model, checkpoint, settings, source_tokenizer, target_tokenizer)

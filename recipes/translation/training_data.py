@@ -6,6 +6,8 @@ from functools import partial
 from typing import Any
 
 import numpy as np
+import pyarrow
+import pyarrow.compute
 from accelerate import Accelerator
 from accelerate.utils import gather_object
 from datasets import Dataset, IterableDataset, concatenate_datasets
@@ -23,6 +25,9 @@ from seq2seq_scratch.data.batches import FilterReport, PairTokenizer, collate, t
 from seq2seq_scratch.data.bpe_dropout import RandomlySegmented, RandomSegmentation
 from seq2seq_scratch.data.corpora import load_parallel_data
 from seq2seq_scratch.tokenization import load_tokenizers, train_tokenizer
+
+# Pairs that are compared at a time.
+PAIR_CHUNK_SIZE = 10_000
 
 
 def load_splits(data: DataSettings, seed: int) -> dict[str, Any]:
@@ -121,6 +126,19 @@ def check_tokenizer(tokenizer: PreTrainedTokenizerFast, name: str) -> None:
             f"tokenizer_name {name}: it does not append {tokenizer.eos_token} to a text, so no translation would "
             "end. Give it a template that does, or train a tokenizer (leave tokenizer_name out)."
         )
+
+
+def count_training_pairs(pairs: Dataset, corpora: Sequence[Dataset | IterableDataset]) -> int:
+    """Returns how many pairs of a split are training pairs too. Streams are not read for this."""
+    wanted, sources = list(zip(pairs["source"], pairs["target"], strict=True)), pyarrow.array(pairs["source"])
+    found: set[tuple[str, str]] = set()
+    for corpus in corpora:
+        if isinstance(corpus, IterableDataset):
+            continue
+        for table in corpus.select_columns(["source", "target"]).with_format("arrow").iter(PAIR_CHUNK_SIZE):
+            rows = table.filter(pyarrow.compute.is_in(table["source"], value_set=sources))
+            found.update(zip(rows["source"].to_pylist(), rows["target"].to_pylist(), strict=True))
+    return sum(pair in found for pair in wanted)
 
 
 def lengths_of(example: Any) -> np.ndarray:

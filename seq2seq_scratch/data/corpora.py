@@ -13,13 +13,14 @@ from typing import Any
 
 import datasets
 import pyarrow
+import pyarrow.compute
 from datasets import Dataset, IterableDataset
 
 from .embedded import EMBEDDED_PAIRS
 from .readers import (
     TABLE_EXTENSIONS,
     dataset_of_files,
-    parquet_features,
+    open_parquet,
     parquet_tables,
     table_rows,
     tables_of_rows,
@@ -89,6 +90,11 @@ class Wanted:
                     f"{where}: there is no column {column!r}; it has {', '.join(columns)}. "
                     f"Set {side}_column, or {side}_language where a column is named after the language."
                 )
+        if found.source == found.target and None in (self.source_column, self.target_column):
+            raise ValueError(
+                f"{where}: source and target are both the column {found.source!r}. Set both source_column and "
+                "target_column."
+            )
         return found
 
 
@@ -145,6 +151,36 @@ def _tables_of_table(path: str, wanted: Wanted, places: Sequence[FilePlace] = ()
     return tables_of_rows(_pair_of_row(row, wanted, where) for where, row in table_rows(path, *places))
 
 
+def _tables_of_parquet(path: str, wanted: Wanted, places: Sequence[FilePlace] = ()) -> Iterator[pyarrow.Table]:
+    """Reads the two sides alone; the files of a folder may differ in other columns, and in the order of all."""
+    schema = open_parquet(path).schema_arrow
+    keys: tuple[str, ...] = ()
+    if "translation" in schema.names and not (wanted.source_column or wanted.target_column):
+        translation = schema.field("translation").type
+        if not pyarrow.types.is_struct(translation):  # JSON objects as text, or maps, have keys in each row
+            yield from _tables_of_table(path, wanted, places)
+            return
+        keys = tuple(field.name for field in translation)
+    columns = wanted.find(path, schema.names, keys)
+    names = [columns.inside] if columns.inside else [columns.source, columns.target]
+    for table in parquet_tables(path, names, places):
+        texts = {}
+        for side, name in (("source", columns.source), ("target", columns.target)):
+            if columns.inside:
+                column = pyarrow.compute.struct_field(table.column(columns.inside), [name])
+            else:
+                column = table.column(name)
+            texts[side] = _texts_of_column(column, path, name)
+        yield pyarrow.table(texts)
+
+
+def _texts_of_column(column: pyarrow.ChunkedArray, where: str, name: str) -> Any:
+    kind = column.type.value_type if pyarrow.types.is_dictionary(column.type) else column.type
+    if pyarrow.types.is_string(kind) or pyarrow.types.is_large_string(kind) or pyarrow.types.is_null(kind):
+        return column.cast(pyarrow.large_string()).fill_null("")
+    return [text_of(value, where, name) for value in column.to_pylist()]
+
+
 def _load_file(setting: str, name: str, wanted: Wanted, streaming: bool = False) -> Any:
     """Loads one file, the two text files whose names are `name` followed by the languages, or a folder of either."""
     sides = (_text_file(f"{name}.{side}") for side in (wanted.source_language, wanted.target_language))
@@ -156,11 +192,8 @@ def _load_file(setting: str, name: str, wanted: Wanted, streaming: bool = False)
     if parts == [name]:
         check_file(name, setting)
     files = [(part,) for part in parts]
-    if file_extension(parts[0]) != ".parquet":
-        return dataset_of_files(_tables_of_table, files, PAIR_FEATURES, streaming=streaming, wanted=wanted)
-    # A parquet file has typed columns, so its rows need no check one by one.
-    columns = dataset_of_files(parquet_tables, files, parquet_features(parts[0]), streaming=streaming)
-    return _as_pairs(columns, wanted, name)
+    generate = _tables_of_parquet if file_extension(parts[0]) == ".parquet" else _tables_of_table
+    return dataset_of_files(generate, files, PAIR_FEATURES, streaming=streaming, wanted=wanted)
 
 
 def _parts_of_folder(setting: str, folder: Path, wanted: Wanted) -> list[str]:
@@ -362,6 +395,11 @@ def load_parallel_data(
         raise ValueError(
             f"dataset_name is {dataset_name!r}, but {', '.join(f'{split}_file' for split in files)} is set too. "
             "Set one or the other."
+        )
+    if dataset_name is not None and Path(dataset_name).is_file():
+        raise ValueError(
+            f"dataset_name is {dataset_name!r}, which is a file. Name it with train_file, validation_file or "
+            "test_file."
         )
     if validation_size < 0:
         raise ValueError(f"validation_size is {validation_size}; it must be at least 0.")

@@ -375,7 +375,8 @@ class TranslationMetric(evaluate.Metric):
         Returns:
             For `sacrebleu`, `bleu_tokenized_lowercased` and `chrf` a dictionary with sacreBLEU's `signature` and the
             `systems` in their order, each with its `score`, the `mean` of the resamples, half of their 95 %
-            `interval`, and the `p_value` of its difference from the first system, None for that one.
+            `interval`, and the `p_value` of its difference from the first system, None for that one and 1 for an
+            equal one.
 
         Raises:
             ValueError: if there are fewer than two systems, or the numbers of lines differ.
@@ -406,6 +407,10 @@ class TranslationMetric(evaluate.Metric):
         ):
             signatures, scores = PairedTest([*texts.items()], {name: metric}, stream, "bs", n_samples=samples)()
             ((key, signature),) = signatures.items()
+            first, *others = texts
+            # sacreBLEU counts differences above that of the systems, none of which equal systems have: p is then
+            # as small as it can be.
+            equal = {system for system in others if texts[system] == texts[first]}
             compared[name] = {
                 "signature": str(signature),
                 "systems": {
@@ -413,7 +418,7 @@ class TranslationMetric(evaluate.Metric):
                         "score": float(each.score),
                         "mean": float(each.mean),
                         "interval": float(each.ci),
-                        "p_value": each.p_value,
+                        "p_value": 1.0 if system in equal else each.p_value,
                     }
                     for system, each in zip(systems, scores[key], strict=True)
                 },

@@ -81,6 +81,7 @@ def test_all_mistakes_are_reported_together_with_place_and_nearest_name(preset):
         ("lowercase: []\n", ":1: lowercase takes one value, got \\[\\]"),
         ("max_steps: []\n", ":1: max_steps takes one value, got \\[\\]"),
         ("learning_rate: {a: 1}\n", "one value or a list"),
+        ("bf16: true\n{{ rate }}: 1\n", ":2: brackets and braces cannot be the name of a setting"),
         ("- learning_rate\n", "must be a list of `setting: value` lines"),
         ("learning_rate: [1\n", "not valid YAML"),
     ],

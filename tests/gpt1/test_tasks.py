@@ -6,9 +6,11 @@ import re
 from dataclasses import replace
 
 import numpy as np
+import pyarrow
 import pytest
 import torch
 from datasets import ClassLabel, Dataset, Features, List, Value
+from pyarrow import parquet
 from sklearn.utils.class_weight import compute_class_weight
 
 from gpt1_scratch import GPT1Config, GPT1ForMultipleChoice, GPT1ForSequenceClassification
@@ -17,7 +19,7 @@ from gpt1_scratch.finetuning.examples import collate_examples, predict, tokenize
 from gpt1_scratch.finetuning.inference import ColumnOverrides
 from gpt1_scratch.finetuning.loading import TaskSplit, hold_out, load_task, read_texts
 from gpt1_scratch.finetuning.metrics import TaskMetric
-from gpt1_scratch.finetuning.tables import read_table
+from gpt1_scratch.finetuning.tables import groups_of_rows, read_table
 from gpt1_scratch.finetuning.tasks import TASKS, Task, find_task
 from gpt1_scratch.tokenization import add_task_template, train_tokenizer
 
@@ -216,7 +218,12 @@ def test_without_a_validation_file_a_tenth_is_held_out(own):
         ("ab"[int(text.split()[1]) % 2] == "b") == label
         for (text,), label in zip(kept.texts, kept.labels, strict=True)
     )
-    assert "5 rows are held out for validation" in kept.notes
+    assert "5 rows are held out for validation" in kept.notes and held_out.notes == ()
+
+
+def test_rows_with_the_text_of_a_training_row_are_counted(own):
+    _, splits = own([("a b", "x"), ("c d", "y")], [("a b", "y"), ("e f", "x"), ("a b", "x")], test=[("g h", "x")])
+    assert splits["validation"].notes == ("2 with the text of a training row",) and splits["test"].notes == ()
 
 
 LABELS = [
@@ -464,7 +471,7 @@ def test_ids_and_dates_beside_a_text_are_no_text(own, beside):
 
 def test_what_is_found_out_is_shown_with_a_row(own):
     rows = [("a b " * 40, "c d", "x"), ("e f", "g h", "y")]
-    _, splits = own(rows, rows, header=("premise", "hypothesis", "label"))
+    _, splits = own(rows, [("g h", "i j", "x")], header=("premise", "hypothesis", "label"))
     (note,) = splits["train"].notes
     assert note == f"the first row is premise {'a b ' * 15 + '...'!r}, hypothesis 'c d' with label 'x'"
     assert splits["validation"].notes == ()
@@ -584,6 +591,20 @@ def test_bad_rows_and_columns_are_named(own, train, validation, header, columns,
         own(train, validation, header=header or ("text", "label"), **columns)
 
 
+def test_a_column_with_something_else_than_text_is_pointed_out(own):
+    with pytest.raises(
+        ValueError, match="it has text, label. The column 'text' holds int in row 2 .* is not text. Set"
+    ):
+        own([("a", "x"), (5, "y")], extension=".jsonl")
+
+
+def test_columns_of_types_that_a_data_set_cannot_have_are_left_out(tmp_path):
+    maps = pyarrow.array([[("key", "value")]] * 2, pyarrow.map_(pyarrow.string(), pyarrow.string()))
+    parquet.write_table(pyarrow.table({"text": ["a", "b"], "notes": maps, "label": [0, 1]}), tmp_path / "a.parquet")
+    for table in (read_table(tmp_path / "a.parquet"), *groups_of_rows(tmp_path / "a.parquet", 9, ["text"])):
+        assert table.names == ["text", "label"] and table.values("label") == [0, 1]
+
+
 @pytest.mark.parametrize("extension", [".jsonl", ".parquet"])
 def test_missing_values_of_typed_files_are_named(own, extension):
     _, splits = own([(None, "x"), ("b", "y"), ("c", "x")], GOOD, extension=extension)
@@ -632,6 +653,8 @@ def test_empty_texts_of_published_sets_are_only_noted(tmp_path):
             "text_column and both_orders is for",
         ),
         ({"train_file": "nowhere.csv"}, "There is no file nowhere.csv"),
+        ({"train_file": "nowhere"}, "There is no file nowhere"),
+        ({"train_file": "."}, r"^\. is a folder\. Name a file in it"),
         ({"train_file": "nowhere.csv", "validation_share": 1.0}, "validation_share is 1.0"),
     ],
 )

@@ -244,7 +244,9 @@ def test_an_address_that_is_not_this_machine_is_refused(host, message):
 def test_missing_libraries_are_named_before_anything_loads(monkeypatch):
     monkeypatch.setattr(serving, "find_spec", lambda name: None)
     monkeypatch.setattr(sys, "argv", ["demo.py", "nowhere"])
-    with pytest.raises(ValueError, match=r"gradio and matplotlib.*pip install gradio matplotlib"):
+    with pytest.raises(
+        ValueError, match=r"gradio and matplotlib: pip install gradio matplotlib \(or the extra `demo`"
+    ):
         demo.main()
 
 

@@ -119,7 +119,8 @@ def test_a_run_leaves_a_complete_folder(train, tmp_path, capsys):
     assert record["versions"]["torch"] == importlib.metadata.version("torch")
     kinds = [json.loads(line)["kind"] for line in (tmp_path / "train_log.jsonl").read_text().splitlines()]
     assert kinds == ["train", "eval"] * 2
-    assert "train: 60 pairs, 60 kept" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "train: 60 pairs, 60 kept\n" in said and "validation: 8 pairs; 8 are training pairs too\n" in said
 
 
 def test_another_run_in_the_folder_is_refused_replaced_or_gone_on_with(train, tmp_path):

@@ -203,7 +203,7 @@ def test_the_sizes_that_are_checked_are_those_of_the_attention(folder):
 
 def test_without_matplotlib_the_message_says_how_to_install_it(draw, monkeypatch):
     monkeypatch.setattr(style, "find_spec", lambda name: None)
-    with pytest.raises(ValueError, match=r"pip install matplotlib"):
+    with pytest.raises(ValueError, match=r"pip install matplotlib \(or the extra `plots`"):
         draw("gpt1", "word5")
 
 

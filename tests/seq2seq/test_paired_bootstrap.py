@@ -180,3 +180,13 @@ def test_the_metric_compares_lists_in_python():
         TranslationMetric("en").paired_bootstrap({"one": ["a"]}, ["a"])
     with pytest.raises(ValueError, match="two holds 2 lines and references holds 1"):
         TranslationMetric("en").paired_bootstrap({"one": ["a"], "two": ["a", "b"]}, ["a"])
+
+
+def test_equal_translations_have_no_significant_difference():
+    lines = with_mistakes(sentences(), 0.4, 1)
+    systems = {"a": lines, "capitals": [line.upper() for line in lines], "same": [f"{line} " for line in lines]}
+    compared = TranslationMetric("en").paired_bootstrap(systems, sentences(), 50)
+    for name, values in compared.items():
+        p_values = [each["p_value"] for each in values["systems"].values()]
+        assert p_values[0] is None and p_values[2] == 1, name
+        assert (p_values[1] == 1) == (name == "bleu_tokenized_lowercased")

@@ -7,8 +7,10 @@ from pathlib import Path
 
 import datasets
 import numpy as np
+import pyarrow
 import pytest
 import torch
+from pyarrow import parquet
 
 from seq2seq_scratch.data.batches import collate, tokenize_parallel
 from seq2seq_scratch.data.corpora import load_parallel_data
@@ -38,6 +40,11 @@ def write_file(path, kind, named=("de", "en")):
         path = path.with_suffix(".parquet")
         features = datasets.Features({"translation": datasets.Translation(["de", "en"])})
         datasets.Dataset.from_dict({"translation": pairs}, features=features).to_parquet(path)
+    elif kind in ("parquet, JSON objects", "parquet, maps"):
+        path = path.with_suffix(".parquet")
+        maps = pyarrow.array([list(pair.items()) for pair in pairs], pyarrow.map_(pyarrow.string(), pyarrow.string()))
+        column = maps if kind == "parquet, maps" else list(map(json.dumps, pairs))
+        parquet.write_table(pyarrow.table({"translation": column}), path)
     elif kind == "parquet":
         path = path.with_suffix(".parquet")
         datasets.Dataset.from_list(columns).to_parquet(path)
@@ -72,6 +79,8 @@ def write_file(path, kind, named=("de", "en")):
 KINDS = [
     "parquet, translation",
     "parquet, Translation feature",
+    "parquet, JSON objects",
+    "parquet, maps",
     "parquet",
     "parquet, large strings",
     "JSON lines, translation",
@@ -300,6 +309,35 @@ def test_wrong_parquet_columns_raise_an_error_that_names_them(tmp_path, columns,
         list(load_parallel_data(train_file=str(path), streaming=streaming, validation_size=0, **LANGUAGES)["train"])
 
 
+@pytest.mark.parametrize("streaming", [False, True])
+@pytest.mark.parametrize(
+    ("other", "expected"),
+    [
+        ({"en": ["d"], "de": ["c"], "score": [0.5]}, (["a", "c"], ["b", "d"])),
+        ({"de": pyarrow.array(["c"]).dictionary_encode(), "en": [None]}, (["a", "c"], ["b", ""])),
+        ({"translation": [{"en": "d", "de": "c"}]}, (["a", "c"], ["b", "d"])),
+        ({"de": ["c"], "fr": ["d"]}, r"z\.parquet: there is no column 'en'; it has de, fr"),
+        ({"de": ["c"], "en": [7]}, r"z\.parquet: en holds int \(7\), not text"),
+    ],
+)
+def test_every_parquet_file_of_a_folder_is_read_by_its_own_columns(tmp_path, other, expected, streaming):
+    notes = pyarrow.array([[("key", "a note")]], pyarrow.map_(pyarrow.string(), pyarrow.string()))
+    parquet.write_table(
+        pyarrow.table({"score": [1], "notes": notes, "de": ["a"], "en": ["b"]}), tmp_path / "a.parquet"
+    )
+    parquet.write_table(pyarrow.table(other), tmp_path / "z.parquet")
+
+    def load():
+        settings = {"streaming": streaming, "validation_size": 0, **LANGUAGES}
+        return sides(load_parallel_data(train_file=str(tmp_path), **settings)["train"])
+
+    if isinstance(expected, tuple):
+        assert load() == expected
+    else:
+        with pytest.raises(ValueError, match=expected):
+            load()
+
+
 def test_an_empty_parquet_file_is_named(tmp_path):
     datasets.Dataset.from_dict({"de": [], "en": []}).to_parquet(tmp_path / "data.parquet")
     with pytest.raises(ValueError, match=r"data\.parquet is empty"):
@@ -313,11 +351,15 @@ def test_an_empty_parquet_file_is_named(tmp_path):
         ({"dataset_name": "numbers", "train_file": "a"}, "dataset_name is 'numbers', but train_file is set too"),
         ({"dataset_name": "numbers", "target_language": "de"}, "source_language and target_language are both 'de'"),
         ({"dataset_name": "numbers", "target_language": "qq"}, "target_language: num2words has no language 'qq'"),
+        ({"dataset_name": "pairs.csv"}, "dataset_name is 'pairs.csv', which is a file. Name it with train_file"),
         ({"test_file": "a", "max_train_samples": 0}, "max_train_samples is 0"),
         ({"test_file": "a", "validation_size": -1}, "validation_size is -1"),
+        ({"test_file": "pairs.csv", "source_column": "en"}, "source and target are both the column 'en'. Set both"),
     ],
 )
-def test_settings_that_cannot_work_are_named(settings, message):
+def test_settings_that_cannot_work_are_named(settings, message, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("pairs.csv").write_text("de,en\na,b\n")
     with pytest.raises(ValueError, match=message):
         load_parallel_data(**{**LANGUAGES, **settings})
 

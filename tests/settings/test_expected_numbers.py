@@ -106,6 +106,20 @@ def test_a_value_in_place_of_a_number_is_refused_everywhere(tmp_path):
         translation.parse(["numbers/bahdanau", "--expected", "99"])
 
 
+@pytest.mark.parametrize(
+    ("script", "preset", "right"),
+    [
+        (translation, "stories/gpt1_mini", "pretrain_gpt1"),
+        (translation, "glue/gpt1", "finetune_gpt1"),
+        (pretraining, "stories/sentiment", "finetune_gpt1"),
+        (finetuning, "numbers/bahdanau", "train_translation"),
+    ],
+)
+def test_a_preset_of_another_recipe_is_refused_with_the_right_command(script, preset, right):
+    with pytest.raises(ValueError, match=rf"^The preset {preset} is for {right}, not for .*{right}\S* {preset}$"):
+        script.parse([preset])
+
+
 def test_without_a_preset_or_with_none_nothing_is_expected(parse):
     assert translation.parse(["--train_file", "t", "--output_dir", "o", "--max_steps", "1"])[-2].expected is None
     assert parse("--expected", "none") is None
