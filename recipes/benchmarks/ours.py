@@ -126,9 +126,11 @@ def train_model_to_decode(work: Workload, folder: Path) -> dict[str, Any]:
 
 def decode_ours(work: Workload, folder: Path, num_beams: int, bf16: bool) -> dict[str, Any]:
     """Clocks the translation of the test sentences with our model; `items` are sentences."""
+    from papers_to_gpt.engine.hardware import FOR_BATCHES_OF_TOKENS, keep_compiled_code
     from papers_to_gpt.engine.model_folder import check_folder
     from seq2seq_scratch.translation import load_translator, translate
 
+    keep_compiled_code(FOR_BATCHES_OF_TOKENS)
     check_folder(work.model_name_or_path)
     translator = load_translator(work.model_name_or_path)
     tokens = work.tokens_per_decoding_batch

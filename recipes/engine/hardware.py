@@ -12,9 +12,9 @@ def keep_compiled_code(shapes: int) -> None:
     """Sets how many compiled matrix products oneDNN keeps, instead of 1024; call it before the first product.
 
     oneDNN compiles code for every shape of a product, up to a MB each. Batches that are filled by tokens rarely repeat
-    a shape, and their cached code would outgrow the model. Batches with a fixed number of sequences repeat their
-    shapes in every epoch, some dozens for each length; with too small a cache, a tenth to a fifth of the time goes
-    into compiling.
+    a shape, and neither do the steps of a search, which finished sentences leave: their cached code would outgrow the
+    model. Batches with a fixed number of sequences repeat their shapes in every epoch, some dozens for each length;
+    with too small a cache, a tenth to a fifth of the time goes into compiling.
 
     Args:
         shapes: the number of shapes to keep. A value that the environment sets takes precedence.

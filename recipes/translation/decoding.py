@@ -16,7 +16,7 @@ from transformers.utils import logging as transformers_logging
 
 from papers_to_gpt.engine.compiling import compile_forward
 from papers_to_gpt.engine.data_fingerprint import fingerprint_files
-from papers_to_gpt.engine.hardware import processor_has_bf16
+from papers_to_gpt.engine.hardware import FOR_BATCHES_OF_TOKENS, keep_compiled_code, processor_has_bf16
 from papers_to_gpt.engine.model_folder import TRANSLATOR, check_folder, is_export
 from papers_to_gpt.engine.quantization import check_quantization, quantize
 from papers_to_gpt.engine.resumable_output import LineOutput, fingerprint_model, open_line_output
@@ -138,6 +138,7 @@ def load_model(
         ValueError: a folder holds no translator, or the models do not belong together.
     """
     transformers_logging.disable_progress_bar()
+    keep_compiled_code(FOR_BATCHES_OF_TOKENS)
     names = settings.model_name_or_path
     check_quantization(settings.quantization, names)
     if any(map(is_export, names)):

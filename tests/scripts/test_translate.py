@@ -3,6 +3,7 @@
 import copy
 import logging
 import math
+import os
 
 import pytest
 import torch
@@ -377,6 +378,21 @@ def test_a_saved_model_is_loaded_with_its_tokenizers(model, tokenizers, tmp_path
     (tmp_path / "empty").mkdir()
     with pytest.raises(ValueError, match="empty holds no model: config.json"):
         load_model(TranslationSettings([str(tmp_path / "empty")]))
+
+
+@pytest.mark.parametrize(("set_before", "kept"), [(None, "64"), ("7", "7")])
+def test_the_code_of_few_products_is_kept_for_a_search_unless_the_environment_says_otherwise(
+    set_before, kept, model, tokenizers, tmp_path, monkeypatch
+):
+    variables = "ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY"
+    for variable in variables:
+        monkeypatch.setenv(variable, set_before or "")  # restored at the end, whatever `load_model` sets
+        if set_before is None:
+            monkeypatch.delenv(variable)
+    model.save_pretrained(tmp_path)
+    save_tokenizers(tmp_path, *tokenizers)
+    load_model(TranslationSettings([str(tmp_path)]))
+    assert [os.environ[variable] for variable in variables] == [kept, kept]
 
 
 def test_progress_counts_every_sentence_once(model, tokenizers):
