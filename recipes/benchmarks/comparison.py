@@ -17,6 +17,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from joblib import cpu_count
+
 from papers_to_gpt.benchmarks.classifiers import prepare_examples, train_classifier
 from papers_to_gpt.benchmarks.common import (
     bahdanau_config,
@@ -359,8 +361,7 @@ def run(settings: BenchmarkSettings, work: Workload) -> None:
         raise ValueError(f"nanogpt_dir is {work.nanogpt_dir}, which holds no model.py. Name a checkout of nanoGPT.")
     if "translation_decoding" in settings.sections and work.model_name_or_path is not None:
         check_folder(work.model_name_or_path, kinds=(TRANSLATOR,))
-    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    threads = settings.threads or usable
+    threads = settings.threads or cpu_count()
     chosen = [
         row
         for row in table(work)

@@ -5,6 +5,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import huggingface_hub.constants
+from huggingface_hub import HfApi
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, HTTPError
+from huggingface_hub.file_download import repo_folder_name
+from huggingface_hub.utils import validate_repo_id
 from safetensors import SafetensorError, safe_open
 from transformers import CONFIG_MAPPING, PreTrainedTokenizerBase
 
@@ -138,7 +143,7 @@ def refuse_export(name: str) -> None:
 
 
 def check_folder(name: str, trust_remote_code: bool = False, kinds: tuple[Kind, ...] = ()) -> None:
-    """Checks that a model can be loaded from a local folder; ids on the Hub are not checked.
+    """Checks that a model can be loaded from a local folder, or that the Hub can be asked for it.
 
     A name of two parts may be a path or an id. It is taken as a path if its first part is an existing folder.
 
@@ -148,7 +153,8 @@ def check_folder(name: str, trust_remote_code: bool = False, kinds: tuple[Kind, 
         kinds: the kinds of model that the script uses; an empty tuple for any kind.
 
     Raises:
-        ValueError: if the folder does not exist, or no model can be loaded from it.
+        ValueError: if the folder does not exist and its name is no id, or the Hub cannot be reached; or no model can
+            be loaded from the folder.
     """
     folder = Path(name)
     if folder.exists() and not folder.is_dir():
@@ -160,6 +166,7 @@ def check_folder(name: str, trust_remote_code: bool = False, kinds: tuple[Kind, 
         above = folder.parent
         if len(folder.parts) > 2 or name.startswith(".") or folder.is_absolute() or (above.name and above.is_dir()):
             raise ValueError(f"There is no folder {name}. Correct the path, or give the id of a model on the Hub.")
+        _check_id(name)
         return
     refuse_export(name)
     path = folder / "config.json"
@@ -202,6 +209,32 @@ def check_folder(name: str, trust_remote_code: bool = False, kinds: tuple[Kind, 
             raise ValueError(
                 f"{file} is cut off or no safetensors file ({error}). Copy or download it again."
             ) from error
+
+
+def _check_id(name: str) -> None:
+    """Raises ValueError if a name is no id, or the Hub cannot be reached and nothing of the model is in the cache.
+
+    The library finds this out too, but repeats its request for half a minute.
+    """
+    try:
+        validate_repo_id(name)
+    except HFValidationError as error:
+        raise ValueError(
+            f"There is no folder {name}, and the name is no id of a model on the Hub. Correct the path or the id."
+        ) from error
+    settings = huggingface_hub.constants
+    cached = Path(settings.HF_HUB_CACHE, repo_folder_name(repo_id=name, repo_type="model"))
+    if settings.HF_HUB_OFFLINE or cached.is_dir():
+        return
+    try:
+        HfApi().file_exists(name, "config.json")
+    except HfHubHTTPError:
+        return  # the Hub answers; loading says what is wrong
+    except HTTPError as error:
+        raise ValueError(
+            f"There is no folder {name}, and {settings.ENDPOINT} cannot be reached ({error}), which may have a model "
+            "of this name. Correct the path, or connect to the network."
+        ) from error
 
 
 def describe_missing_config(folder: Path) -> str:

@@ -10,6 +10,7 @@ from transformers import GenerationConfig, PreTrainedTokenizerBase
 from papers_to_gpt.engine.model_folder import EXPORT_FILE, read_json
 from papers_to_gpt.exporting.ctranslate2_engine import load_engine, sampling_options
 from papers_to_gpt.exporting.exported_folder import refuse_settings
+from papers_to_gpt.exporting.saved_generation import SavedGeneration, saved_sampling
 from papers_to_gpt.settings.decoding import SearchSettings
 from seq2seq_scratch.batch_search import TOKENS_BEYOND_SOURCE, Hypothesis
 from seq2seq_scratch.beam_search import length_normalization
@@ -33,7 +34,8 @@ class ExportedTranslator:
         folder: the folder of an export.
 
     Raises:
-        ValueError: the package, the tokenizer or the weights are missing, or the export is of another kind.
+        ValueError: the package, the tokenizer or the weights are missing, the export is of another kind, or the model
+            was saved with settings of generation that CTranslate2 does not have.
     """
 
     def __init__(self, folder: str | Path):
@@ -42,6 +44,9 @@ class ExportedTranslator:
         self.positions = read_json(self.folder / EXPORT_FILE)["positions"]
         self.engine = load_engine("Translator", self.folder)
         self.defaults = GenerationConfig.from_pretrained(self.folder)
+        self.saved = SavedGeneration.of(self.defaults, self.target_tokenizer)
+        ends = self.defaults.eos_token_id
+        self.end_ids = [ends] if isinstance(ends, int) else ends
 
     @property
     def source_tokenizer(self) -> PreTrainedTokenizerBase:
@@ -85,6 +90,7 @@ class ExportedTranslator:
         max_tokens_per_batch: int = 16384,
         num_return_sequences: int = 1,
         with_scores: bool = False,
+        do_sample: bool | None = None,
         sampling: dict[str, Any] | None = None,
     ) -> list[list[Hypothesis]]:
         """Translates sentences; arguments and results are those of `seq2seq_scratch.translation.translate`.
@@ -94,12 +100,21 @@ class ExportedTranslator:
         al. 2016.
 
         Args:
-            sampling: options of CTranslate2's sampling; None for a search.
+            do_sample: whether to sample with the saved settings; by default, as the model was saved.
+            sampling: options of CTranslate2's sampling in place of the saved ones.
 
         Raises:
-            ValueError: a source has more tokens than the export has positions, or the number of beams is too small.
+            ValueError: a source has more tokens than the export has positions, the number of beams is too small, or
+                samples are asked for with beams.
         """
         num_beams = num_beams or self.defaults.num_beams or 1
+        if sampling is None and (self.defaults.do_sample if do_sample is None else do_sample):
+            sampling = saved_sampling(self.defaults, len(self.target_tokenizer))
+        if num_beams > 1 and sampling is not None:
+            raise ValueError(
+                f"The model was saved with do_sample, and num_beams is {num_beams}, but CTranslate2 samples without "
+                "beams. Set num_beams to 1."
+            )
         if num_return_sequences > num_beams and sampling is None:
             raise ValueError(
                 f"num_return_sequences is {num_return_sequences}, but num_beams is {num_beams}: a search returns no "
@@ -109,6 +124,7 @@ class ExportedTranslator:
         alpha = 1.0 if alpha is None else alpha
         alpha = alpha if num_beams > 1 else 0.0
         reorder = bool(alpha) and sampling is None
+        patience = PATIENCE if reorder and self.defaults.early_stopping is not True else 1
         results = [[Hypothesis("", 0.0 if with_scores else None)] * num_return_sequences for _ in sentences]
         with_text = [index for index, sentence in enumerate(sentences) if has_visible_text(sentence)]
         if not with_text:
@@ -132,14 +148,16 @@ class ExportedTranslator:
             "length_penalty": 0,
             "return_scores": True,
             "return_end_token": True,
+            "end_token": self.end_ids,
             # All finished hypotheses are needed to order them anew.
-            "patience": PATIENCE if reorder else 1,
-            "num_hypotheses": PATIENCE * num_beams if reorder else num_return_sequences,
-            # With a minimum of 1, the end would get no probability at the first step.
-            "min_decoding_length": 0,
+            "patience": patience,
+            "num_hypotheses": patience * num_beams if reorder else num_return_sequences,
+            # With a minimum of 1, the end would get no probability at the first step. Ours counts the start token.
+            "min_decoding_length": self.saved.shortest(1),
             "max_input_length": 0,
             "max_batch_size": max(1, max_tokens_per_batch // num_beams),
             "batch_type": "tokens",
+            **self.saved.options,
             **(sampling or {}),
         }
         tokens = [self.source_tokenizer.convert_ids_to_tokens(row) for row in ids]

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from papers_to_gpt.exporting.ctranslate2_generator import ExportedGenerator
 from papers_to_gpt.exporting.ctranslate2_translator import ExportedTranslator
+from papers_to_gpt.exporting.saved_generation import describe_differences
 from papers_to_gpt.exporting.verification import (
     Comparison,
     Ids,
@@ -34,7 +35,9 @@ def compare_ctranslate2_translators(case: Comparison) -> str:
         return torch.cat(differences)
 
     check = partial(check_log_probabilities, quantization=case.quantization)
-    return compare_translators(case, exported.positions, exported.translate, differences_of, check)
+    note = describe_differences(case.model.generation_config, has_prompts=False)
+    compared = (case, exported.positions, exported.translate, differences_of, check)
+    return compare_translators(*compared, compare_beams=not note) + note
 
 
 def compare_ctranslate2_generators(case: Comparison) -> str:
@@ -52,7 +55,9 @@ def compare_ctranslate2_generators(case: Comparison) -> str:
         return torch.cat(differences)
 
     check = partial(check_log_probabilities, quantization=case.quantization)
-    return compare_generators(case, exported.positions, continue_there, differences_of, check)
+    note = describe_differences(case.model.generation_config, has_prompts=True)
+    compared = (case, exported.positions, continue_there, differences_of, check)
+    return compare_generators(*compared, must_be_equal=not note) + note
 
 
 def _log_probabilities(logits: Tensor, ids: Ids) -> Tensor:

@@ -12,6 +12,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from joblib import cpu_count
+
 from papers_to_gpt.engine.child_processes import child_processes, last_line, start_logged
 from papers_to_gpt.engine.durable_files import write_durably
 from papers_to_gpt.engine.reporting import LOG_FILE, read_log, read_results
@@ -107,7 +109,7 @@ class Workbench:
         missing = [run for run in unique.values() if not self._record(run).exists()]
         if missing:
             self._runs_folder.mkdir(parents=True, exist_ok=True)
-            jobs = min(self.settings.jobs or os.cpu_count() or 1, len(missing))
+            jobs = min(self.settings.jobs or cpu_count(), len(missing))
             with child_processes() as active:
                 self._make(missing, jobs, active)
         return [self.path(run) for run in runs]
@@ -118,7 +120,7 @@ class Workbench:
 
     def _make(self, waiting: list[Run], jobs: int, active: dict[subprocess.Popen, tuple[Run, float]]) -> None:
         total, waiting = len(waiting), list(waiting)
-        threads = max(1, (os.cpu_count() or 1) // jobs)
+        threads = max(1, cpu_count() // jobs)
         while waiting or active:
             while waiting and len(active) < jobs:
                 run = waiting.pop(0)

@@ -60,7 +60,7 @@ HUB_SOURCES = {
         "The training data of the WMT 2014 translation task (Bojar et al. 2014): Europarl, Common Crawl and others.",
         "WMT releases the data for research; each corpus in them has terms of its own.",
     ),
-    "bookcorpus/bookcorpus": DataSource(
+    "rojagtap/bookcorpus": DataSource(
         "BookCorpus (Zhu et al. 2015): books of unpublished authors, collected from the web.",
         "The rights in the books are their authors'; no licence of the collection is known.",
     ),

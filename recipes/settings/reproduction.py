@@ -58,7 +58,10 @@ class ReproductionSettings(CheckedSettings):
         False, "Two updates on a little data in place of each training: shows that all runs, and decides nothing."
     )
     jobs: int | None = option(
-        None, "Trainings that run at the same time; left out, one for each core.", "experiments", at_least=1
+        None,
+        "Trainings that run at the same time; left out, one for each core that this process may use.",
+        "experiments",
+        at_least=1,
     )
     output_dir: str = option("runs/papers", "Folder for the reports and for the trained models.", "output")
     overwrite_output_dir: bool = option(

@@ -3,7 +3,6 @@
 import hashlib
 import itertools
 import json
-import os
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ import datasets
 import numpy as np
 import torch
 from datasets import Dataset, IterableDataset
+from joblib import cpu_count
 from transformers import PreTrainedTokenizerBase
 
 from ..encoding import encode_sources, pad_right
@@ -175,7 +175,7 @@ def tokenize_parallel(
         max_target_length: maximum number of target tokens, including the end token.
         drop_long: True for training: pairs with a side without visible text and pairs beyond a limit are left out.
             False for evaluation: every pair is kept, sources are cut to `max_source_length`, and targets are not cut.
-        num_proc: number of processes. Default: one, or as many as there are cores if the data set is large.
+        num_proc: number of processes. Default: one, or as many as this process may use cores if the data set is large.
 
     Returns:
         The tokenised data set, with the columns `input_ids` and `labels` (lists of ids) and `source_length` and
@@ -199,8 +199,7 @@ def tokenize_parallel(
         truncate_to,
     ]
     if num_proc is None:
-        usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-        num_proc = usable if len(dataset) >= PAIRS_WORTH_SEVERAL_PROCESSES else None
+        num_proc = cpu_count() if len(dataset) >= PAIRS_WORTH_SEVERAL_PROCESSES else None
     encode_source, encode_target = text_encoders(source_tokenizer, target_tokenizer)
     tokenized = dataset.map(
         _tokenize_batch,

@@ -410,6 +410,17 @@ def test_a_measurement_in_its_own_process(tmp_path):
     assert "holds no model" in failure["error"]
 
 
+@pytest.fixture
+def refuse_to_measure(monkeypatch):
+    """Fails a test whose mistake is not refused, before the minutes that a measurement takes."""
+
+    def refuse(*arguments):
+        pytest.fail("The mistake is not refused: something is prepared or measured.")
+
+    monkeypatch.setattr(comparison, "prepare_pairs", refuse)
+    monkeypatch.setattr(comparison, "run_one", refuse)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -434,7 +445,7 @@ def test_a_measurement_in_its_own_process(tmp_path):
         (["--contenders", "fairseq"], "fairseq.*matches no row.*MarianMTModel"),
     ],
 )
-def test_wrong_settings_are_named(arguments, message, monkeypatch):
+def test_wrong_settings_are_named(arguments, message, monkeypatch, refuse_to_measure):
     with pytest.raises(ValueError, match=message):
         start(monkeypatch, *arguments)
 

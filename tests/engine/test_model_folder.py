@@ -1,7 +1,9 @@
 """A folder says what it holds before the library is asked to load it."""
 
 import shutil
+import time
 
+import huggingface_hub.constants
 import pytest
 from tiny_models import tiny_model, tiny_tokenizer
 
@@ -56,3 +58,36 @@ def test_a_missing_tokenizer_and_a_file_in_place_of_a_folder_are_said(folders, t
         check_folder(str(tmp_path / "model"), kinds=(LANGUAGE_MODEL,))
     with pytest.raises(ValueError, match="config.json is a file. Name the folder"):
         check_folder(str(tmp_path / "model" / "config.json"))
+
+
+@pytest.fixture
+def without_network(monkeypatch, tmp_path):
+    """The Hub is at a port where nothing listens, and nothing is in the cache."""
+    template = "http://127.0.0.1:9/{repo_id}/resolve/{revision}/{filename}"
+    for name, value in {
+        "ENDPOINT": "http://127.0.0.1:9",
+        "HUGGINGFACE_CO_URL_TEMPLATE": template,
+        "HF_HUB_OFFLINE": False,
+        "HF_HUB_CACHE": str(tmp_path / "cache"),
+    }.items():
+        monkeypatch.setattr(huggingface_hub.constants, name, value)
+
+
+@pytest.mark.parametrize("name", ["nothing", "nobody/nothing"])
+def test_without_a_network_a_name_that_is_no_folder_is_refused_at_once(without_network, name):
+    started = time.perf_counter()
+    with pytest.raises(ValueError, match=f"no folder {name}, and http://127.0.0.1:9 cannot be reached"):
+        check_folder(name)
+    assert time.perf_counter() - started < 5
+
+
+def test_a_model_in_the_cache_needs_no_network(without_network, tmp_path):
+    (tmp_path / "cache" / "models--somebody--something").mkdir(parents=True)
+    check_folder("somebody/something")
+
+
+@pytest.mark.parametrize("name", ["nothing/", "no thing", "of--nobody"])
+def test_a_name_that_is_neither_a_folder_nor_an_id_is_refused_without_asking_the_hub(name, monkeypatch):
+    monkeypatch.setattr("papers_to_gpt.engine.model_folder.HfApi", None)
+    with pytest.raises(ValueError, match=f"no folder {name}, and the name is no id"):
+        check_folder(name)

@@ -77,6 +77,17 @@ def test_a_run_that_fails_names_its_command_and_its_last_line(tmp_path):
         Workbench(settings, "heads").make(Run("train_translation", "numbers/transformer", {"d_model": -1}))
 
 
+def test_by_default_no_more_trainings_run_at_once_than_this_process_may_use_cores(tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "cpu_count", lambda: 64)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: {0, 1, 2}, raising=False)
+    asked = []
+    monkeypatch.setattr(Workbench, "_make", lambda self, waiting, jobs, active: asked.append(jobs))
+    (settings,) = parse(["run", "heads", "--output_dir", str(tmp_path)])
+    Workbench(settings, "heads").make(*(Run("pretrain_gpt1", "stories/gpt1_mini", {"seed": n}) for n in range(8)))
+    (jobs,) = asked
+    assert 1 <= jobs <= 3  # fewer where a container has a limit of its own
+
+
 def test_ctrl_c_ends_the_trainings_too(tmp_path):
     command = [sys.executable, "-m", "papers_to_gpt", "reproduce", "run", "alignments", "--output_dir", str(tmp_path)]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
