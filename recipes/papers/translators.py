@@ -43,6 +43,12 @@ SMALL: dict[str, dict[str, Any]] = {
 
 # Changes to presets of `multi30k`, so that all three keep the case, have 8,000 subwords and read each batch once.
 MULTI30K: dict[str, dict[str, Any]] = {
+    LSTM: {
+        "lowercase": False,
+        "vocab_size": 8000,
+        "metric_for_best_model": "sacrebleu",
+        "tune_length_penalty": False,
+    },
     TRANSFORMER: {
         "lowercase": False,
         "vocab_size": 8000,
