@@ -62,8 +62,8 @@ class SavedGeneration:
 
     Attributes:
         options: arguments of CTranslate2 that are the same for every text.
-        min_length: smallest number of tokens of prompt and continuation before the end token.
-        min_new_tokens: smallest number of new tokens before the end token.
+        min_length: number of tokens, those of the prompt included, that must come before the end token.
+        min_new_tokens: number of new tokens that must come before the end token.
     """
 
     options: dict[str, Any] = field(default_factory=dict)
@@ -96,7 +96,7 @@ class SavedGeneration:
         return cls(options, config.min_length or 0, config.min_new_tokens or 0)
 
     def shortest(self, prompt_length: int) -> int:
-        """Returns the smallest number of new tokens before the end token, after a prompt of so many tokens."""
+        """Returns how many new tokens must come before the end token, at least, after a prompt of that length."""
         return max(0, self.min_length - prompt_length, self.min_new_tokens)
 
 

@@ -336,7 +336,7 @@ def scaling(bench: Workbench) -> Finding:
     runs: dict[str, list[Run]] = {}
     if bench.scale != "novels":
         for model in MODELS:
-            widths = [_scaled(bench, model, factor) for factor in SCALES]
+            widths = [scaled_widths(bench, model, factor) for factor in SCALES]
             runs[MODELS[model]] = [run_of(bench, model, seed, **changes) for changes in widths]
     if bench.scale != "multi30k":
         preset = PRESETS[bench.scale][GPT1]
@@ -381,10 +381,10 @@ def scaling(bench: Workbench) -> Finding:
     )
 
 
-def _scaled(bench: Workbench, model: str, factor: float) -> dict[str, Any]:
+def scaled_widths(bench: Workbench, model: str, factor: float) -> dict[str, Any]:
     """Returns the widths of the preset of the scale, times a factor."""
     multi30k = {
-        LSTM: {"embedding_size": 256, "hidden_size": 512},
+        LSTM: {"embedding_size": 512, "hidden_size": 512},
         ATTENTION: {"embedding_size": 256, "hidden_size": 512, "attention_size": 512, "maxout_size": 256},
         TRANSFORMER: {"d_model": 256, "encoder_ffn_dim": 512, "decoder_ffn_dim": 512},
     }

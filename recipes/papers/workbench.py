@@ -24,7 +24,7 @@ from papers_to_gpt.settings.reproduction import ReproductionSettings
 TRIAL: dict[str, dict[str, Any]] = {
     "train_translation": {
         **{"max_steps": 2, "eval_steps": 2, "logging_steps": 1, "warmup_steps": 0},
-        **{"max_eval_samples": 20, "max_new_tokens": 4},
+        **{"max_eval_samples": 20, "max_new_tokens": 4, "average_last_checkpoints": 0},
     },
     "pretrain_gpt1": {
         **{"max_steps": 2, "eval_steps": 2, "logging_steps": 1, "warmup_steps": 0, "save_steps": 1},
@@ -90,9 +90,9 @@ class Workbench:
 
     def path(self, run: Run) -> Path:
         """Returns the output folder of a run."""
-        return self._runs_folder / self._adapted(run).name
+        return self._runs_folder / self.as_made(run).name
 
-    def _adapted(self, run: Run) -> Run:
+    def as_made(self, run: Run) -> Run:
         """Returns the run itself, or what a trial makes of it."""
         return replace(run, settings={**run.settings, **TRIAL[run.script]}) if self.is_trial else run
 
@@ -104,7 +104,7 @@ class Workbench:
         Raises:
             ValueError: a run failed; the message has its last line and its log file.
         """
-        unique = {run.name: run for run in map(self._adapted, runs)}
+        unique = {run.name: run for run in map(self.as_made, runs)}
         self.runs += [run for run in unique.values() if run not in self.runs]
         missing = [run for run in unique.values() if not self._record(run).exists()]
         if missing:
@@ -116,7 +116,7 @@ class Workbench:
 
     def _record(self, run: Run) -> Path:
         """The file that says that a run has ended well."""
-        return self._runs_folder / f"{self._adapted(run).name}.json"
+        return self._runs_folder / f"{self.as_made(run).name}.json"
 
     def _make(self, waiting: list[Run], jobs: int, active: dict[subprocess.Popen, tuple[Run, float]]) -> None:
         total, waiting = len(waiting), list(waiting)

@@ -320,8 +320,8 @@ def prepare_model(
         model: the model that the run starts from; None makes a new one, into which a resumed run loads its weights.
         checkpoint: the checkpoint that the run continues, or None.
         settings: the settings that `run` takes.
-        source_tokenizer, target_tokenizer: give the sizes of the vocabularies, and are limited to the model's
-            positions.
+        source_tokenizer, target_tokenizer: give the sizes of the vocabularies. Their `model_max_length` is set to the
+            number of positions if these are learned.
     """
     choice, model_settings, starting, _, _, decoding, *_ = settings
     if model is not None:
@@ -432,7 +432,7 @@ def score_test_sets(
     metric: TranslationMetric,
     output_dir: Path,
 ) -> dict[str, float]:
-    """Translates every test set, and writes the translations to the output folder and the scores to the log.
+    """Translates every test set, writes the translations to the output folder and prints the scores.
 
     Args:
         accelerator: the accelerator of the run.

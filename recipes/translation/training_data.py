@@ -68,7 +68,7 @@ def tokenize_splits(
     Streams are not among them, because they are tokenised as they are read.
 
     Raises:
-        ValueError: if a pair has no text or no pair is left; the message begins with the label.
+        ValueError: if no training pair is left, or no pair to evaluate has text; the message begins with the label.
     """
     tokenized, reports = {}, {}
     for label, pairs in (*training_pairs.items(), *other_pairs.items()):

@@ -23,10 +23,12 @@ from papers_to_gpt.papers.reports import write_summary
 from papers_to_gpt.papers.reproduction import run as reproduce
 from papers_to_gpt.papers.translators import MODELS as TRANSLATORS
 from papers_to_gpt.papers.translators import run_of
+from papers_to_gpt.papers.why_transformers import SCALES, scaled_widths
 from papers_to_gpt.papers.workbench import Run, Workbench
 from papers_to_gpt.reproduce import parse
 from papers_to_gpt.settings.finetuning import parse as parse_finetuning
 from papers_to_gpt.settings.translation import parse as parse_translation
+from papers_to_gpt.translation.training import make_config
 
 GLUE = ["--scale", "glue", "--model_name_or_path", "m"]
 MODELS = ("model", "lstm_model")
@@ -184,6 +186,17 @@ def test_translators_of_multi30k_have_the_same_text_and_read_each_batch_once(tmp
         names = ("lowercase", "vocab_size", "r_drop_weight", "metric_for_best_model", "tune_length_penalty")
         found.add(tuple(next(getattr(part, each) for part in parts if hasattr(part, each)) for each in names))
     assert found == {(False, 8000, 0, "sacrebleu", False)}
+
+
+@pytest.mark.parametrize("trial", ["false", "true"])
+@pytest.mark.parametrize("name", TRANSLATORS)
+def test_the_presets_of_multi30k_can_be_tried_and_scaled(tmp_path, name, trial):
+    (settings,) = parse(["run", "scaling", "--scale", "multi30k", "--trial", trial, *parallel_files(tmp_path)])
+    bench = Workbench(settings, "scaling")
+    for factor in SCALES:
+        arguments = bench.as_made(run_of(bench, name, 1, **scaled_widths(bench, name, factor))).arguments()
+        choice, model_settings, *_ = parse_translation([*arguments, "--output_dir", "unused"])
+        make_config(choice, model_settings)
 
 
 def glue_folder(folder):
