@@ -18,6 +18,7 @@ from datasets import (
     load_dataset,
 )
 
+from ..data.hub_data import refusing_scripts
 from ..data.readers import (
     JSON_EXTENSIONS,
     TABLE_EXTENSIONS,
@@ -99,12 +100,13 @@ def load_texts(
         files = [(str(path),) for path in paths]
         return dataset_of_files(reader, files, TEXT_FEATURES, split=split, streaming=streaming, **settings)
     where = f"the data set {source}"
-    names = get_dataset_config_names(source, revision=revision) if name is None else []
-    if len(names) > 1 and "default" not in names:
-        raise ValueError(f"{where} has several configurations; choose one of {', '.join(names)}.")
-    splits = get_dataset_split_names(source, name, revision=revision)
-    _check_name("split", split.split("[")[0], splits, where)
-    texts = load_dataset(source, name, split=split, revision=revision, streaming=streaming)
+    with refusing_scripts(str(source)):
+        names = get_dataset_config_names(source, revision=revision) if name is None else []
+        if len(names) > 1 and "default" not in names:
+            raise ValueError(f"{where} has several configurations; choose one of {', '.join(names)}.")
+        splits = get_dataset_split_names(source, name, revision=revision)
+        _check_name("split", split.split("[")[0], splits, where)
+        texts = load_dataset(source, name, split=split, revision=revision, streaming=streaming)
     if texts.column_names is not None:
         _check_name("column", text_column, texts.column_names, where)
     texts = texts.select_columns([text_column])

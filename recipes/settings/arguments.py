@@ -9,6 +9,7 @@ None if its type allows None, and empty if it is a list.
 """
 
 import argparse
+import collections
 import contextlib
 import dataclasses
 import difflib
@@ -21,7 +22,7 @@ import signal
 import sys
 import threading
 import types
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, Literal, NoReturn, Union, get_args, get_origin, get_type_hints
 
@@ -39,6 +40,9 @@ FILES_OF_ANY_NAME = (
 )
 
 OUR_PACKAGES = ("papers_to_gpt", "gpt1_scratch", "seq2seq_scratch")
+
+# Of more unknown settings than this in one file, the message names the first.
+MAX_UNKNOWN_SETTINGS = 4
 
 TRUE_WORDS, FALSE_WORDS = ("yes", "true", "t", "y", "1"), ("no", "false", "f", "n", "0")
 
@@ -155,12 +159,10 @@ def parse_settings(settings: Sequence[Setting], *dataclass_types: type, descript
         parser.print_help()
         raise SystemExit(0)
     known = {name.removeprefix("--") for name in parser._option_string_actions}
-    problems, pairs, unset = [], {}, {}
+    problems = _unknown_settings([setting for setting in settings if setting.key not in known], known)
+    pairs, unset = {}, {}
     for setting in settings:
         if setting.key not in known:
-            nearest = difflib.get_close_matches(setting.key, known, n=1)
-            hint = f" Did you mean {nearest[0]!r}?" if nearest else " --help lists the settings."
-            problems.append(f"{setting.origin}: unknown setting {setting.key!r}.{hint}")
             continue
         # Of several values for one setting the last counts. A setting that is unset is not passed to the parser.
         pairs.pop(setting.key, None)
@@ -201,6 +203,27 @@ def parse_settings(settings: Sequence[Setting], *dataclass_types: type, descript
             texts = [text for text in (value if isinstance(value, list) else [value]) if isinstance(text, str)]
             _texts_given.update({name: texts} if texts else {})
     return tuple(parsed)
+
+
+def _unknown_settings(settings: Sequence[Setting], known: Iterable[str]) -> list[str]:
+    """Returns a message for each unknown setting, and one for all those of a file that has many of them."""
+    files = collections.defaultdict(list)
+    for setting in settings:
+        files[setting.origin.rpartition(":")[0]].append(setting)
+    messages = []
+    for file, unknown in files.items():
+        if file and len(unknown) > MAX_UNKNOWN_SETTINGS:
+            first = ", ".join(setting.key for setting in unknown[:MAX_UNKNOWN_SETTINGS])
+            messages.append(
+                f"{file}: {len(unknown)} unknown settings: {first} and others. It may be a preset of another script; "
+                "--help lists the settings of this one."
+            )
+            continue
+        for setting in unknown:
+            nearest = difflib.get_close_matches(setting.key, known, n=1)
+            hint = f" Did you mean {nearest[0]!r}?" if nearest else " --help lists the settings."
+            messages.append(f"{setting.origin}: unknown setting {setting.key!r}.{hint}")
+    return messages
 
 
 # The settings of this process that are text, such as paths. System errors name a path but not its setting.

@@ -17,6 +17,7 @@ import pyarrow.compute
 from datasets import Dataset, IterableDataset
 
 from .embedded import EMBEDDED_PAIRS
+from .hub_data import refusing_scripts
 from .readers import (
     TABLE_EXTENSIONS,
     dataset_of_files,
@@ -424,9 +425,10 @@ def load_parallel_data(
         if streaming:
             splits["train"] = splits["train"].to_iterable_dataset()
     elif dataset_name is not None:
-        loaded = datasets.load_dataset(
-            dataset_name, dataset_config_name, revision=dataset_revision, streaming=streaming
-        )
+        with refusing_scripts(dataset_name):
+            loaded = datasets.load_dataset(
+                dataset_name, dataset_config_name, revision=dataset_revision, streaming=streaming
+            )
         splits = {
             name: _with_references(
                 partial(_as_pairs, split, where=f"{dataset_name}, {name}"), wanted, _of(name, reference_columns)

@@ -73,6 +73,15 @@ def test_all_mistakes_are_reported_together_with_place_and_nearest_name(preset):
     assert "command line: lowercase" in message
 
 
+def test_a_file_of_unknown_settings_is_one_mistake(preset):
+    path = preset("model_type: a\nd_model: 1\ndropout: 0\nbeams: 2\nvocab_size: 9\nlearning_rate: 1\n")
+    with pytest.raises(ValueError) as error:
+        parse(path, "--vocab", "1")
+    first, second = str(error.value).split("\n")
+    assert first.startswith(f"{path}: 5 unknown settings: model_type, d_model, dropout, beams and others. It may be ")
+    assert second.startswith("command line: unknown setting 'vocab'.")
+
+
 @pytest.mark.parametrize(
     ("text", "expected"),
     [

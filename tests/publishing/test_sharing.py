@@ -412,7 +412,7 @@ def test_a_spoilt_folder_is_refused_with_the_file_and_what_to_do(
 
 TWIN_FILES = "file_modes.py library_arguments.py library_version.py old_keys.py plain_forms.py".split()
 TWIN_FILES += "data/readers.py data/streamed_tables.py data/table_builder.py data/text_lines.py".split()
-TWIN_FILES.append("data/word_cache.py")
+TWIN_FILES += ["data/hub_data.py", "data/word_cache.py"]
 
 
 # A translator's checkpoint carries it, and a GPT-1's does not.
