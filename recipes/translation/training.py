@@ -124,9 +124,9 @@ def train(accelerator: Accelerator, settings: tuple[Any, ...], start: RunStart) 
         labels = ["train"] if len(corpora) == 1 else [f"train, {name}" for name in names]
         training_pairs = dict(zip(labels, corpora, strict=True))
         tokenized, reports = tokenize_splits(training_pairs, pairs, source_tokenizer, target_tokenizer, data)
+    seen = count_training_pairs(pairs, corpora) if accelerator.is_main_process else {}
     for split, report in reports.items():
-        seen = count_training_pairs(pairs[split], corpora) if split in pairs and accelerator.is_main_process else 0
-        say(f"{split}: {report}" + (f"; {seen:,} are training pairs too" if seen else ""))
+        say(f"{split}: {report}" + (f"; {seen[split]:,} are training pairs too" if seen.get(split) else ""))
 
     # Model
     model = prepare_model(model, checkpoint, settings, source_tokenizer, target_tokenizer)

@@ -128,9 +128,17 @@ def check_tokenizer(tokenizer: PreTrainedTokenizerFast, name: str) -> None:
         )
 
 
-def count_training_pairs(pairs: Dataset, corpora: Sequence[Dataset | IterableDataset]) -> int:
-    """Returns how many pairs of a split are training pairs too. Streams are not read for this."""
-    wanted, sources = list(zip(pairs["source"], pairs["target"], strict=True)), pyarrow.array(pairs["source"])
+def count_training_pairs(
+    splits: Mapping[str, Dataset], corpora: Sequence[Dataset | IterableDataset]
+) -> dict[str, int]:
+    """Returns how many pairs of each split are training pairs too. Streams are not read for this.
+
+    Args:
+        splits: pairs to evaluate on, by the names of their splits.
+        corpora: the training pairs, which are read once for all splits.
+    """
+    wanted = {split: list(zip(pairs["source"], pairs["target"], strict=True)) for split, pairs in splits.items()}
+    sources = pyarrow.array({source for pairs in wanted.values() for source, _ in pairs}, pyarrow.string())
     found: set[tuple[str, str]] = set()
     for corpus in corpora:
         if isinstance(corpus, IterableDataset):
@@ -138,7 +146,7 @@ def count_training_pairs(pairs: Dataset, corpora: Sequence[Dataset | IterableDat
         for table in corpus.select_columns(["source", "target"]).with_format("arrow").iter(PAIR_CHUNK_SIZE):
             rows = table.filter(pyarrow.compute.is_in(table["source"], value_set=sources))
             found.update(zip(rows["source"].to_pylist(), rows["target"].to_pylist(), strict=True))
-    return sum(pair in found for pair in wanted)
+    return {split: sum(pair in found for pair in pairs) for split, pairs in wanted.items()}
 
 
 def lengths_of(example: Any) -> np.ndarray:
