@@ -168,15 +168,38 @@ def compare(
     means = [statistics.mean(scores) for scores in (better, worse)]
     gain = statistics.mean(gains)
     reason = f"{score}: {means[0]:.{digits}f} with {names[0]}, {means[1]:.{digits}f} with {names[1]}"
-    holds: bool | None
+    holds = is_above(gains, 0)
     if len(gains) == 1:
-        holds = gain > 0
         reason += " (one seed: the direction alone)."
     else:
-        error = statistics.stdev(gains) / math.sqrt(len(gains))
-        holds = gain > 0 if abs(gain) > 2 * error else None
+        error = standard_error(gains)
         reason += f", a gain of {gain:.{digits}f} with a standard error of {error:.{digits}f} over {len(gains)} seeds."
     return Verdict(holds, reason if holds or not unless else f"{reason} {unless}")
+
+
+def is_above(values: Sequence[float], limit: float) -> bool | None:
+    """Decides whether the mean of a measurement is above a limit.
+
+    Args:
+        values: one for each seed. One seed gives a direction; with several, a mean less than twice its standard error
+            away from the limit leaves it undecided.
+        limit: the limit.
+    """
+    mean = statistics.mean(values)
+    if len(values) > 1 and abs(mean - limit) <= 2 * standard_error(values):
+        return None
+    return mean > limit
+
+
+def standard_error(values: Sequence[float]) -> float:
+    """Returns the standard error of the mean of at least two values."""
+    return statistics.stdev(values) / math.sqrt(len(values))
+
+
+def mean_and_error(values: Sequence[float], digits: int = 1) -> str:
+    """Returns the mean over seeds as text, with its standard error if there are several."""
+    mean = f"{statistics.mean(values):.{digits}f}"
+    return mean if len(values) == 1 else f"{mean} (standard error {standard_error(values):.{digits}f})"
 
 
 def combine(*verdicts: Verdict) -> Verdict:

@@ -14,8 +14,10 @@ from papers_to_gpt.papers.experiment import (
     Finding,
     Table,
     Verdict,
+    combine,
     compare,
-    is_monotonic,
+    is_above,
+    mean_and_error,
     over_seeds,
 )
 from papers_to_gpt.papers.translators import (
@@ -228,6 +230,23 @@ def depth(bench: Workbench) -> Finding:
     bench.make(*(run for each in runs.values() for run in each))
     perplexities = [[bench.results(run)["eval_perplexity"] for run in runs[layers]] for layers in LAYERS]
     means = [statistics.mean(each) for each in perplexities]
+    verdict = combine(
+        *(
+            compare(
+                perplexities[index],
+                perplexities[index - 1],
+                (f"{LAYERS[index]} layers", str(LAYERS[index - 1])),
+                score="Perplexity",
+                lower_is_better=True,
+                digits=3,
+            )
+            for index in range(1, len(LAYERS))
+        )
+    )
+    cause = (
+        " A likely cause, not tested: with so few updates, deeper stacks learn more slowly than they gain; the paper "
+        "had 12 million pairs."
+    )
     return Finding(
         method="LSTMs of one to four layers are trained with the same updates and settings. Their perplexity on the "
         "validation set is compared.",
@@ -240,16 +259,7 @@ def depth(bench: Workbench) -> Finding:
             digits=3,
         ),
         paper=Table(("layers", "change of perplexity with each further layer"), [("2 to 4", "almost -10 %")]),
-        verdict=Verdict(
-            is_monotonic(means, falling=True),
-            f"Perplexity with {', '.join(map(str, LAYERS))} layers: {', '.join(f'{mean:.3f}' for mean in means)}."
-            + (
-                ""
-                if is_monotonic(means, falling=True)
-                else " A likely cause, not tested: with so few updates, deeper stacks learn more slowly than they "
-                "gain; the paper had 12 million pairs."
-            ),
-        ),
+        verdict=verdict if verdict.holds else Verdict(verdict.holds, verdict.reason + cause),
         charts=[
             Chart(
                 "depth",
@@ -292,8 +302,8 @@ def sentence_vectors(bench: Workbench) -> Finding:
         raise ValueError(
             f"source_language is {language}; sentence_vectors has sentences in {' and '.join(SENTENCES)}."
         )
-    (run,) = bench.make(run_of(bench, LSTM, bench.seeds[0], reverse_source=True))
-    translator = load(run)
+    runs = runs_of(bench, LSTM, reverse_source=True)
+    bench.make(*runs)
     if bench.scale == "small":
         words = ("twelve", "seven", "nineteen")
         orders = [(0, 1, 2), (1, 0, 2), (2, 0, 1), (0, 2, 1), (1, 2, 0), (2, 1, 0)]
@@ -303,33 +313,37 @@ def sentence_vectors(bench: Workbench) -> Finding:
     else:
         sentences, alike = list(SENTENCES[language]), [0, 0, 1, 1]
         what = "two sentences of the same words in another order, and the passive of each"
-    vectors = encode_sentences(translator.model, translator.source_tokenizer, sentences)
-    points = principal_components(vectors)
-    distances = np.linalg.norm(vectors[:, None] - vectors[None], axis=-1)
-    pairs = [(a, b) for a in range(len(sentences)) for b in range(a)]
-    apart = statistics.mean(distances[pair] for pair in pairs) / np.linalg.norm(vectors, axis=1).mean()
-    near, far = (
-        statistics.mean(distances[a, b] for a, b in pairs if (alike[a] == alike[b]) is same) for same in (True, False)
-    )
+    apart, near, far = [], [], []
+    for run in runs:
+        translator = load(bench.path(run))
+        vectors = encode_sentences(translator.model, translator.source_tokenizer, sentences)
+        if run == runs[0]:
+            points = principal_components(vectors)
+        distances = np.linalg.norm(vectors[:, None] - vectors[None], axis=-1)
+        pairs = [(a, b) for a in range(len(sentences)) for b in range(a)]
+        apart.append(float(np.mean([distances[pair] for pair in pairs]) / np.linalg.norm(vectors, axis=1).mean()))
+        for means, same in ((near, True), (far, False)):
+            means.append(float(np.mean([distances[a, b] for a, b in pairs if (alike[a] == alike[b]) is same])))
+    distance = mean_and_error(near, 2), mean_and_error(far, 2)
     if bench.scale == "small":
-        holds = bool(apart > APART)
-        reason = f"Lists that begin with the same number are {near:.2f} apart, others {far:.2f}."
+        holds = is_above(apart, APART)
+        reason = f"The distance is {distance[0]} for lists that begin with the same number, {distance[1]} for others."
     else:
-        holds = bool(near < far)
-        reason = (
-            f"Sentences of the same meaning are {near:.2f} apart on average, those of different meaning {far:.2f}."
-        )
+        holds = is_above([b - a for a, b in zip(near, far, strict=True)], 0)
+        reason = f"The distance is {distance[0]} for sentences of the same meaning, {distance[1]} for others."
     return Finding(
         method=f"The encoder reads {what}. Its last states, which are "
-        "all that the decoder sees, are projected on their first two principal components.",
+        "all that the decoder sees, are projected on their first two principal components. The table and the picture "
+        "show the first seed.",
         table=Table(
             ("sentence", "component 1", "component 2"),
             [(sentence, *map(float, point)) for sentence, point in zip(sentences, points, strict=True)],
         ),
         verdict=Verdict(
             holds,
-            f"The vectors of two orders are {100 * apart:.0f} % of a vector's length apart; those of a bag of words "
-            f"would be equal. {reason}",
+            "The mean distance of two orders, in percent of a vector's length, is "
+            f"{mean_and_error([100 * each for each in apart], 0)}; the vectors of a bag of words would be equal. "
+            f"{reason}",
         ),
         pictures={"sentence_vectors": lambda: plot_points(points, sentences, title="Vectors of sentences")},
     )
@@ -362,10 +376,12 @@ def length_and_rarity(bench: Workbench) -> Finding:
     bench.make(*runs)
     lengths = scores_by(bench, runs, length_of(bench))
     rarities = scores_by(bench, runs, rarity_of(bench))
-    means = [statistics.mean(scores) for scores in lengths.values()]
-    half = len(means) // 2
-    short, long = statistics.mean(means[:half]), statistics.mean(means[half:])
-    holds = short - long < LOST_BLEU
+    half = len(lengths) // 2
+    by_seed = list(zip(*lengths.values(), strict=True))
+    short, long = ([statistics.mean(scores[part]) for scores in by_seed] for part in (slice(half), slice(half, None)))
+    lost = [a - b for a, b in zip(short, long, strict=True)]
+    is_more = is_above(lost, LOST_BLEU)
+    holds = None if is_more is None else not is_more
     rows = [
         (name, group, statistics.mean(scores))
         for name, groups in (("source words", lengths), ("mean rank of the words", rarities))
@@ -378,7 +394,8 @@ def length_and_rarity(bench: Workbench) -> Finding:
         paper=Table(("sentences", "BLEU"), [("below 35 words", "no degradation"), ("longest", "a minor degradation")]),
         verdict=Verdict(
             holds,
-            f"BLEU is {short:.1f} on average in the shorter half of the lengths and {long:.1f} in the longer half."
+            f"BLEU is {mean_and_error(short)} on average in the shorter half of the lengths, {mean_and_error(long)} "
+            f"in the longer half, and {mean_and_error(lost)} are lost."
             + ("" if holds or bench.scale != "small" else f" {LONGER_THAN_IN_TRAINING}"),
         ),
         charts=[

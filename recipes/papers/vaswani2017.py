@@ -19,6 +19,8 @@ from papers_to_gpt.papers.experiment import (
     Verdict,
     combine,
     compare,
+    is_above,
+    mean_and_error,
     over_seeds,
 )
 from papers_to_gpt.papers.timing import median_seconds
@@ -134,8 +136,17 @@ def score_by_flops(bench: Workbench) -> Finding:
                 statistics.mean(bench.results(run)["train_seconds"] for run in each),
             )
         )
-    best = max(MODELS, key=lambda model: statistics.mean(points[model][1]))
+    rival = max(
+        (model for model in MODELS if model != TRANSFORMER), key=lambda model: statistics.mean(points[model][1])
+    )
     least = min(MODELS, key=lambda model: points[model][0])
+    verdict = compare(
+        points[TRANSFORMER][1],
+        points[rival][1],
+        ("the Transformer", f"the better of the others, the {MODELS[rival]} model"),
+        score="BLEU",
+        digits=1,
+    )
     return Finding(
         method="All three translators are trained by their presets. The floating-point operations of training are "
         "estimated as 6 for each weight of a matrix and token that it multiplies.",
@@ -150,11 +161,9 @@ def score_by_flops(bench: Workbench) -> Finding:
             digits=1,
         ),
         verdict=Verdict(
-            best == least == TRANSFORMER,
-            f"The best score is that of the {MODELS[best]} model, "
-            f"{statistics.mean(points[best][1]):.1f} BLEU with {points[best][0]:.1e} FLOPs; the Transformer has "
-            f"{statistics.mean(points[TRANSFORMER][1]):.1f} with {points[TRANSFORMER][0]:.1e}. The least training is "
-            f"that of the {MODELS[least]} model.",
+            verdict.holds if least == TRANSFORMER else False,
+            f"{verdict.reason} Their training takes {points[TRANSFORMER][0]:.1e} and {points[rival][0]:.1e} FLOPs; "
+            f"the least is that of the {MODELS[least]} model.",
         ),
         charts=[
             Chart(
@@ -271,8 +280,8 @@ def positions(bench: Workbench) -> Finding:
     verdict = combine(
         compare(scores["sinusoidal"], scores["absent"], ("sinusoids", "no positions"), score="BLEU", digits=1),
         Verdict(
-            statistics.mean(scores["learned"]) - statistics.mean(scores["sinusoidal"]) < EQUAL_BLEU,
-            f"With learned positions it is {statistics.mean(scores['learned']):.1f}.",
+            is_above([a - b for a, b in zip(scores["sinusoidal"], scores["learned"], strict=True)], -EQUAL_BLEU),
+            f"With learned positions it is {mean_and_error(scores['learned'])}.",
         ),
     )
     return Finding(

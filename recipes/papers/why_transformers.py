@@ -13,7 +13,17 @@ import torch
 from transformers import AutoModelForSeq2SeqLM, PreTrainedConfig, PreTrainedModel
 
 from papers_to_gpt.engine.durable_files import write_durably
-from papers_to_gpt.papers.experiment import Chart, Experiment, Finding, Table, Verdict, is_monotonic, over_seeds
+from papers_to_gpt.papers.experiment import (
+    Chart,
+    Experiment,
+    Finding,
+    Table,
+    Verdict,
+    combine,
+    is_above,
+    mean_and_error,
+    over_seeds,
+)
 from papers_to_gpt.papers.language_models import PRESETS, pretraining_data
 from papers_to_gpt.papers.language_models import TRANSFORMER as GPT1
 from papers_to_gpt.papers.timing import median_seconds
@@ -25,6 +35,7 @@ from papers_to_gpt.papers.translators import (
     Translator,
     load,
     run_of,
+    runs_of,
     test_hypotheses,
     test_pairs,
 )
@@ -332,44 +343,53 @@ WELL_FITTED = 0.9  # of the variance of the logarithms of the losses
 
 def scaling(bench: Workbench) -> Finding:
     """Loss against parameters and against updates, for four sizes of each translator and of GPT-1."""
-    seed = bench.seeds[0]
-    runs: dict[str, list[Run]] = {}
+    runs: dict[str, list[list[Run]]] = {}  # by model: a list for each width, of a run for each seed
     if bench.scale != "novels":
         for model in MODELS:
             widths = [scaled_widths(bench, model, factor) for factor in SCALES]
-            runs[MODELS[model]] = [run_of(bench, model, seed, **changes) for changes in widths]
+            runs[MODELS[model]] = [runs_of(bench, model, **changes) for changes in widths]
     if bench.scale != "multi30k":
         preset = PRESETS[bench.scale][GPT1]
         updates = {"small": {"max_steps": 500, "eval_steps": 100}, "novels": {"max_steps": 1500, "eval_steps": 250}}
-        settings = pretraining_data(bench) | updates[bench.scale] | {"seed": seed}
+        settings = pretraining_data(bench) | updates[bench.scale]
         runs["GPT-1"] = [
-            Run("pretrain_gpt1", preset, settings | {"hidden_size": int(192 * factor)}) for factor in SCALES
+            [
+                Run("pretrain_gpt1", preset, settings | {"seed": seed, "hidden_size": int(192 * factor)})
+                for seed in bench.seeds
+            ]
+            for factor in SCALES
         ]
-    bench.make(*(run for each in runs.values() for run in each))
-    rows, by_size, by_update, fits, falling = [], [], [], {}, []
+    bench.make(*(run for each in runs.values() for group in each for run in group))
+    rows, by_size, by_update, fits, falls = [], [], [], {}, {}
     for name, each in runs.items():
-        sizes, losses = [], []
-        for run in each:
-            model_size = count_weights(bench.path(run))
-            loss = bench.results(run)["eval_loss"]
-            sizes.append(model_size)
-            losses.append(loss)
-            rows.append((name, model_size, loss))
-        fits[name] = power_law(sizes, losses)
-        if is_monotonic(losses, falling=True):
-            falling.append(name)
-        by_size.append(Series(name, sizes, losses))
-        log = [line for line in bench.log(each[-1]) if line["kind"] == "eval"]
+        sizes = [count_weights(bench.path(group[0])) for group in each]
+        losses = [[bench.results(run)["eval_loss"] for run in group] for group in each]
+        means = [statistics.mean(group) for group in losses]
+        rows += zip([name] * len(sizes), sizes, means, strict=True)
+        exponents = [power_law(sizes, group)[0] for group in zip(*losses, strict=True)]
+        fits[name] = mean_and_error(exponents, 3), power_law(sizes, means)[1]
+        steps = [
+            is_above([a - b for a, b in zip(*pair, strict=True)], 0) for pair in zip(losses, losses[1:], strict=False)
+        ]
+        falls[name] = combine(*(Verdict(step, "") for step in steps)).holds
+        by_size.append(over_seeds(name, sizes, losses))
+        log = [line for line in bench.log(each[-1][0]) if line["kind"] == "eval"]
         by_update.append(Series(name, [line["update"] for line in log], [line["loss"] for line in log]))
+    follow = combine(
+        *(Verdict(holds, "") for holds in falls.values()),
+        *(Verdict(explained >= WELL_FITTED, "") for _, explained in fits.values()),
+    )
+    undecided = [name for name, holds in falls.items() if holds is None]
     return Finding(
         method="Each model is trained in four widths with the same updates and data. A power law, loss = a N^-b, is "
         "fitted to the validation loss and the number of weights N.",
         table=Table(("model", "weights", "validation loss"), rows, digits=3),
         verdict=Verdict(
-            len(falling) == len(fits) and all(explained >= WELL_FITTED for _, explained in fits.values()),
+            follow.holds,
             "Exponents b, and the share of the variance that the fit explains: "
-            + ", ".join(f"{exponent:.3f} and {explained:.2f} ({name})" for name, (exponent, explained) in fits.items())
-            + f". The loss falls with each size for {', '.join(falling) or 'no model'}.",
+            + ", ".join(f"{exponent} and {explained:.2f} ({name})" for name, (exponent, explained) in fits.items())
+            + f". The loss falls with each size for {', '.join(name for name in falls if falls[name]) or 'no model'}"
+            + (f", and it is undecided for {', '.join(undecided)}." if undecided else "."),
         ),
         charts=[
             Chart("by_size", "weights", "validation loss", by_size, options={"log_x": True, "log_y": True}),

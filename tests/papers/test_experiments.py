@@ -17,7 +17,9 @@ from papers_to_gpt.papers.experiment import (
     Verdict,
     combine,
     compare,
+    is_above,
     is_monotonic,
+    mean_and_error,
 )
 from papers_to_gpt.papers.number_lists import write_number_lists
 from papers_to_gpt.papers.registry import EXPERIMENTS, list_experiments, select
@@ -48,6 +50,14 @@ def test_one_seed_decides_a_direction_and_several_need_a_margin():
     assert "gain of 0.50 with a standard error of 1.50 over 2 seeds. A larger scale shows it." in verdict.reason
     with pytest.raises(ValueError, match="no scores"):
         compare([], [], names, score="BLEU")
+
+
+def test_a_mean_over_seeds_is_above_a_limit_by_a_margin():
+    assert is_above([1.1], 1.0) is True and is_above([0.9], 1.0) is False
+    assert is_above([1.3, 1.4, 1.5], 1.0) is True and is_above([0.5, 0.6, 0.7], 1.0) is False
+    assert is_above([0.0, 3.0], 1.0) is None and is_above([1.2, 1.2], 1.2) is None
+    # Deviations of 1 from 2: a standard deviation of 1, divided by the root of 3.
+    assert mean_and_error([1.0, 2.0, 3.0], 2) == "2.00 (standard error 0.58)" and mean_and_error([4.56]) == "4.6"
 
 
 def test_a_claim_of_several_parts_holds_only_as_a_whole():
