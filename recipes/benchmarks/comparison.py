@@ -29,6 +29,7 @@ from papers_to_gpt.benchmarks.common import (
 from papers_to_gpt.benchmarks.ctranslate2 import (
     decode_ctranslate2,
     export_gpt,
+    export_marian,
     export_translator,
     generate_ctranslate2,
 )
@@ -83,10 +84,10 @@ def table(work: Workload | None = None) -> list[Contender]:
         rows.append(Contender(section, group, name, partial(measure, **options), needs))
 
     def exported_row(
-        section: str, group: str, measure: Callable, prepare: Callable, quantization: str, **options: Any
+        section: str, group: str, name: str, measure: Callable, prepare: Callable, quantization: str, **options: Any
     ) -> None:
         options["quantization"] = quantization
-        name = f"CTranslate2, {EXPORTED[quantization]}"
+        name = f"{name}, {EXPORTED[quantization]}"
         prepare = partial(prepare, quantization=quantization)
         rows.append(Contender(section, group, name, partial(measure, **options), "ctranslate2", prepare))
 
@@ -112,9 +113,12 @@ def table(work: Workload | None = None) -> list[Contender]:
         decoding("ours, fp32", decode_ours, bf16=False)
         decoding("MarianMTModel, fp32", decode_marian)
         decoding("JoeyNMT, fp32", decode_joeynmt, "joeynmt")
+        exported_translator = partial(exported_row, "translation_decoding", group)
         for quantization in EXPORTED:
-            functions = decode_ctranslate2, export_translator
-            exported_row("translation_decoding", group, *functions, quantization, num_beams=num_beams)
+            options = {"quantization": quantization, "num_beams": num_beams}
+            exported_translator("CTranslate2", decode_ctranslate2, export_translator, **options)
+            options["model"] = "marian"
+            exported_translator("MarianMTModel by CTranslate2", decode_ctranslate2, export_marian, **options)
 
     dropped = partial(row, "gpt_training", "dropout 0.1, bf16", measure=train_gpt, dropout=0.1)
     dropped("ours", kind="ours")
@@ -136,7 +140,8 @@ def table(work: Workload | None = None) -> list[Contender]:
             generation(f"GPT2LMHeadModel, {precision}", kind="gpt2", bf16=bf16)
         for quantization in EXPORTED:
             functions = generate_ctranslate2, export_gpt
-            exported_row("gpt_generation", f"batch {batch_size}", *functions, quantization, batch_size=batch_size)
+            options = {"quantization": quantization, "batch_size": batch_size}
+            exported_row("gpt_generation", f"batch {batch_size}", "CTranslate2", *functions, **options)
 
     finetuning = partial(row, "gpt_finetuning", "classification, bf16", measure=train_classifier)
     finetuning("ours", kind="ours")

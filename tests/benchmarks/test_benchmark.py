@@ -137,14 +137,28 @@ def translations_by(row, folder, work, monkeypatch):
     return found
 
 
+DECODING_ROWS = {row.key.partition(": ")[2]: row for row in ROWS if row.section == "translation_decoding"}
+
+
 def test_ctranslate2_writes_the_translations_of_our_model(prepared, monkeypatch):
     folder, work = prepared
-    rows = {row.key.partition(": ")[2]: row for row in ROWS if row.section == "translation_decoding"}
-    mine, other = rows["greedy: ours, fp32"], rows["greedy: CTranslate2, fp32"]
+    mine, other = DECODING_ROWS["greedy: ours, fp32"], DECODING_ROWS["greedy: CTranslate2, fp32"]
     prepare(other, work, folder)
     work = replace(work, output_tokens=12)
     expected = translations_by(mine, folder, work, monkeypatch)
     assert any(expected) and translations_by(other, folder, work, monkeypatch) == expected
+
+
+@pytest.mark.parametrize("group", ["greedy", "beam 5"])
+@pytest.mark.parametrize("numbers", ["fp32", "int8"])
+def test_ctranslate2_writes_the_same_translations_with_marians_model(prepared, monkeypatch, group, numbers):
+    folder, work = prepared
+    found = []
+    for name in ("CTranslate2", "MarianMTModel by CTranslate2"):
+        row = DECODING_ROWS[f"{group}: {name}, {numbers}"]
+        prepare(row, work, folder)
+        found.append(translations_by(row, folder, replace(work, output_tokens=12), monkeypatch))
+    assert any(found[0]) and found[0] == found[1]
 
 
 @rows_of("gpt_training")
