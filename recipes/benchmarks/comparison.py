@@ -36,6 +36,7 @@ from papers_to_gpt.benchmarks.ctranslate2 import (
 from papers_to_gpt.benchmarks.eole import train_eole
 from papers_to_gpt.benchmarks.gpts import generate, train_gpt
 from papers_to_gpt.benchmarks.joeynmt import decode_joeynmt, joeynmt_recurrent, joeynmt_transformer, train_joeynmt
+from papers_to_gpt.benchmarks.llama_cpp import export_gpt2, generate_llama_cpp
 from papers_to_gpt.benchmarks.marian import decode_marian, train_marian
 from papers_to_gpt.benchmarks.ours import decode_ours, train_model_to_decode, train_ours
 from papers_to_gpt.benchmarks.profiles import SHARES, profile_gpt, profile_translator
@@ -142,6 +143,12 @@ def table(work: Workload | None = None) -> list[Contender]:
             functions = generate_ctranslate2, export_gpt
             options = {"quantization": quantization, "batch_size": batch_size}
             exported_row("gpt_generation", f"batch {batch_size}", "CTranslate2", *functions, **options)
+        for precision, bf16 in precisions.items():
+            name = f"GPT2LMHeadModel by llama.cpp, {precision}"
+            measure = partial(generate_llama_cpp, batch_size=batch_size, bf16=bf16)
+            prepare = partial(export_gpt2, bf16=bf16)
+            group = f"batch {batch_size}"
+            rows.append(Contender("gpt_generation", group, name, measure, "xllamacpp gguf", prepare))
 
     finetuning = partial(row, "gpt_finetuning", "classification, bf16", measure=train_classifier)
     finetuning("ours", kind="ours")
@@ -347,7 +354,7 @@ def describe_setting(threads: int) -> dict[str, Any]:
     from papers_to_gpt.engine.reporting import describe_machine
 
     versions = {}
-    for package in ("torch", "transformers", "joeynmt", "eole", "ctranslate2"):
+    for package in ("torch", "transformers", "joeynmt", "eole", "ctranslate2", "xllamacpp"):
         try:
             versions[package] = version(package)
         except PackageNotFoundError:
