@@ -161,7 +161,7 @@ def test_ctranslate2_writes_the_translations_of_our_model(prepared, monkeypatch)
 
 @pytest.mark.parametrize("group", ["greedy", "beam 5"])
 @pytest.mark.parametrize("numbers", ["fp32", "int8"])
-def test_ctranslate2_writes_the_same_translations_with_marians_model(prepared, monkeypatch, group, numbers):
+def test_ctranslate2_runs_the_same_weights_with_marians_model(prepared, monkeypatch, group, numbers):
     folder, work = prepared
     found = []
     for name in ("CTranslate2", "MarianMTModel by CTranslate2"):
@@ -169,6 +169,11 @@ def test_ctranslate2_writes_the_same_translations_with_marians_model(prepared, m
         prepare(row, work, folder)
         found.append(translations_by(row, folder, replace(work, output_tokens=12), monkeypatch))
     assert any(found[0]) and found[0] == found[1]
+    exports = (
+        ctranslate2.exported(folder, model, row.prepare.keywords["quantization"]) for model in ("translator", "marian")
+    )
+    weights = [(export / "model.bin").read_bytes() for export in exports]
+    assert weights[0] == weights[1]
 
 
 @rows_of("gpt_training")
