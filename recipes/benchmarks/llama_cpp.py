@@ -4,8 +4,9 @@ llama.cpp has no post-norm GPT-1. Its GPT-2 of the same sizes does the same work
 weights of the `GPT2LMHeadModel` that is measured beside it, and generates the same tokens. They are written before the
 rounds, in a process of their own. The texts are sequences of one server, in the process that is measured.
 
-The wheels of `xllamacpp` for Linux are compiled for AVX2. llama.cpp itself also has code for AVX-512 and AMX, so the
-figures are those of the wheels, unless the package was built on the machine. `processor_features` names what it uses.
+The wheels of `xllamacpp` for Linux use AVX2 at most. llama.cpp also has code for AVX-512 and AMX. A package that is
+built on the machine can use it: `pip install --no-binary xllamacpp xllamacpp`, with CMake, a C++ compiler and Rust.
+`processor_features` in the file of results says what was used.
 """
 
 import re
@@ -93,8 +94,8 @@ def start_server(path: Path, batch_size: int, context: int) -> Any:
 def continue_prompts(server: Any, prompts: list[list[int]], new_tokens: int) -> list[str]:
     """Returns the most probable continuations, which the end token does not end, as texts like <7><40>."""
     request = {"prompt": prompts, "max_tokens": new_tokens, "ignore_eos": True, "cache_prompt": False}
-    # Without the samplers that choose among probable tokens.
-    greedy = {"temperature": 0, "samplers": ["temperature"]}
+    # The other samplers would read the whole vocabulary once more.
+    greedy = {"samplers": ["top_k"], "top_k": 1}
     answer = server.handle_completions(request | greedy)
     return [choice["text"] for choice in sorted(answer["choices"], key=lambda choice: choice["index"])]
 
