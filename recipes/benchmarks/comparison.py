@@ -29,12 +29,14 @@ from papers_to_gpt.benchmarks.common import (
 from papers_to_gpt.benchmarks.ctranslate2 import (
     decode_ctranslate2,
     export_gpt,
+    export_marian,
     export_translator,
     generate_ctranslate2,
 )
 from papers_to_gpt.benchmarks.eole import train_eole
 from papers_to_gpt.benchmarks.gpts import generate, train_gpt
 from papers_to_gpt.benchmarks.joeynmt import decode_joeynmt, joeynmt_recurrent, joeynmt_transformer, train_joeynmt
+from papers_to_gpt.benchmarks.llama_cpp import export_gpt2, generate_llama_cpp
 from papers_to_gpt.benchmarks.marian import decode_marian, train_marian
 from papers_to_gpt.benchmarks.ours import decode_ours, train_model_to_decode, train_ours
 from papers_to_gpt.benchmarks.profiles import SHARES, profile_gpt, profile_translator
@@ -83,10 +85,10 @@ def table(work: Workload | None = None) -> list[Contender]:
         rows.append(Contender(section, group, name, partial(measure, **options), needs))
 
     def exported_row(
-        section: str, group: str, measure: Callable, prepare: Callable, quantization: str, **options: Any
+        section: str, group: str, name: str, measure: Callable, prepare: Callable, quantization: str, **options: Any
     ) -> None:
         options["quantization"] = quantization
-        name = f"CTranslate2, {EXPORTED[quantization]}"
+        name = f"{name}, {EXPORTED[quantization]}"
         prepare = partial(prepare, quantization=quantization)
         rows.append(Contender(section, group, name, partial(measure, **options), "ctranslate2", prepare))
 
@@ -112,9 +114,12 @@ def table(work: Workload | None = None) -> list[Contender]:
         decoding("ours, fp32", decode_ours, bf16=False)
         decoding("MarianMTModel, fp32", decode_marian)
         decoding("JoeyNMT, fp32", decode_joeynmt, "joeynmt")
+        exported_translator = partial(exported_row, "translation_decoding", group)
         for quantization in EXPORTED:
-            functions = decode_ctranslate2, export_translator
-            exported_row("translation_decoding", group, *functions, quantization, num_beams=num_beams)
+            options = {"quantization": quantization, "num_beams": num_beams}
+            exported_translator("CTranslate2", decode_ctranslate2, export_translator, **options)
+            options["model"] = "marian"
+            exported_translator("MarianMTModel by CTranslate2", decode_ctranslate2, export_marian, **options)
 
     dropped = partial(row, "gpt_training", "dropout 0.1, bf16", measure=train_gpt, dropout=0.1)
     dropped("ours", kind="ours")
@@ -136,7 +141,14 @@ def table(work: Workload | None = None) -> list[Contender]:
             generation(f"GPT2LMHeadModel, {precision}", kind="gpt2", bf16=bf16)
         for quantization in EXPORTED:
             functions = generate_ctranslate2, export_gpt
-            exported_row("gpt_generation", f"batch {batch_size}", *functions, quantization, batch_size=batch_size)
+            options = {"quantization": quantization, "batch_size": batch_size}
+            exported_row("gpt_generation", f"batch {batch_size}", "CTranslate2", *functions, **options)
+        for precision, bf16 in precisions.items():
+            name = f"GPT2LMHeadModel by llama.cpp, {precision}"
+            measure = partial(generate_llama_cpp, batch_size=batch_size, bf16=bf16)
+            prepare = partial(export_gpt2, bf16=bf16)
+            group = f"batch {batch_size}"
+            rows.append(Contender("gpt_generation", group, name, measure, "xllamacpp gguf", prepare))
 
     finetuning = partial(row, "gpt_finetuning", "classification, bf16", measure=train_classifier)
     finetuning("ours", kind="ours")
@@ -342,7 +354,7 @@ def describe_setting(threads: int) -> dict[str, Any]:
     from papers_to_gpt.engine.reporting import describe_machine
 
     versions = {}
-    for package in ("torch", "transformers", "joeynmt", "eole", "ctranslate2"):
+    for package in ("torch", "transformers", "joeynmt", "eole", "ctranslate2", "xllamacpp"):
         try:
             versions[package] = version(package)
         except PackageNotFoundError:

@@ -1,8 +1,9 @@
 """CTranslate2 as a contender of `benchmark.py`, with the weights of our models.
 
 The weights are exported before the rounds, in a process of their own, as `export.py` does, which also compares the
-export with the model. A measured process loads the finished folder with CTranslate2's own classes. Where CTranslate2
-leaves a choice, the benchmark chooses in its favour: each thread is a worker with batches of its own, which was faster
+export with the model. The `MarianMTModel` with the same weights is converted by CTranslate2's own code for models of
+transformers. A measured process loads the finished folder with CTranslate2's own classes. Where CTranslate2 leaves a
+choice, the benchmark chooses in its favour: each thread is a worker with batches of its own, which was faster
 than several threads at one batch, and `ctranslate2_tokens_per_batch` was tuned for it.
 """
 
@@ -13,12 +14,13 @@ import torch
 
 from papers_to_gpt.benchmarks.common import length_penalty_of, measure_decoding
 from papers_to_gpt.benchmarks.gpts import gpt
+from papers_to_gpt.benchmarks.marian import marian_with_weights
 from papers_to_gpt.benchmarks.workload import Stopwatch
 from papers_to_gpt.settings.benchmarking import Workload
 
 
 def exported(folder: Path, model: str, quantization: str) -> Path:
-    """Returns the folder of the export of a model, "translator" or "gpt"."""
+    """Returns the folder of the export of a model, "translator", "marian" or "gpt"."""
     return folder / f"ctranslate2-{model}-{quantization}"
 
 
@@ -37,11 +39,49 @@ def export_translator(work: Workload, folder: Path, quantization: str) -> dict[s
     return {}
 
 
-def decode_ctranslate2(work: Workload, folder: Path, num_beams: int, quantization: str) -> dict[str, Any]:
+def export_marian(work: Workload, folder: Path, quantization: str) -> dict[str, Any]:
+    """Converts the `MarianMTModel` with the weights of the Transformer that all contenders decode with.
+
+    CTranslate2's loader of Marian's models is its loader of BART without the norm of embeddings, for a vocabulary that
+    ends with the padding and a decoder that starts from zeros. Neither is so with our weights: the vocabulary ends
+    with a subword, and the decoder starts with a token. So the loader of BART reads them.
+    """
+    from ctranslate2.converters.transformers import BartLoader
+
+    from seq2seq_scratch.tokenization import save_tokenizers
+    from seq2seq_scratch.translation import load_translator
+
+    target = exported(folder, "marian", quantization)
+    if target.exists():
+        return {}
+    model, *tokenizers = load_translator(work.model_name_or_path)
+    marian = marian_with_weights(model.float())
+    marian.config.normalize_before = marian.config.normalize_embedding = False
+    with torch.no_grad():
+        spec = BartLoader()(marian, tokenizers[1])
+    spec.validate()
+    spec.optimize(quantization=quantization)
+    target.mkdir()
+    spec.save(str(target))
+    save_tokenizers(target, *tokenizers)
+    model.generation_config.save_pretrained(target)
+    return {}
+
+
+def decode_ctranslate2(
+    work: Workload, folder: Path, num_beams: int, quantization: str, model: str = "translator"
+) -> dict[str, Any]:
     """Clocks the translation of the test sentences with CTranslate2; `items` are sentences.
 
     The search is CTranslate2's own, whose scores divide by another power of the length than ours, so some translations
     by beams differ from those of our models.
+
+    Args:
+        work: the number of sentences and their length.
+        folder: the prepared data and exports.
+        num_beams: 1 for greedy search.
+        quantization: that of the export.
+        model: "translator", our Transformer, or "marian".
     """
     import ctranslate2
     from transformers import GenerationConfig
@@ -49,7 +89,7 @@ def decode_ctranslate2(work: Workload, folder: Path, num_beams: int, quantizatio
     from seq2seq_scratch.batch_search import TOKENS_BEYOND_SOURCE
     from seq2seq_scratch.tokenization import load_tokenizers
 
-    export = exported(folder, "translator", quantization)
+    export = exported(folder, model, quantization)
     source_tokenizer, target_tokenizer = load_tokenizers(export)
     saved = GenerationConfig.from_pretrained(export)
     engine = ctranslate2.Translator(str(export), inter_threads=torch.get_num_threads(), intra_threads=1)
