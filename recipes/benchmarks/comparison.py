@@ -114,12 +114,11 @@ def table(work: Workload | None = None) -> list[Contender]:
         decoding("ours, fp32", decode_ours, bf16=False)
         decoding("MarianMTModel, fp32", decode_marian)
         decoding("JoeyNMT, fp32", decode_joeynmt, "joeynmt")
-        exported_translator = partial(exported_row, "translation_decoding", group)
         for quantization in EXPORTED:
             options = {"quantization": quantization, "num_beams": num_beams}
-            exported_translator("CTranslate2", decode_ctranslate2, export_translator, **options)
-            options["model"] = "marian"
-            exported_translator("MarianMTModel by CTranslate2", decode_ctranslate2, export_marian, **options)
+            translating = partial(exported_row, "translation_decoding", group, measure=decode_ctranslate2, **options)
+            translating("CTranslate2", prepare=export_translator)
+            translating("MarianMTModel by CTranslate2", prepare=export_marian, model="marian")
 
     dropped = partial(row, "gpt_training", "dropout 0.1, bf16", measure=train_gpt, dropout=0.1)
     dropped("ours", kind="ours")
@@ -133,7 +132,8 @@ def table(work: Workload | None = None) -> list[Contender]:
     plain("nanoGPT, compiled", kind="nanogpt", needs="nanogpt_dir", compiled=True)
 
     for batch_size in (1, 16):
-        generation = partial(row, "gpt_generation", f"batch {batch_size}", measure=generate, batch_size=batch_size)
+        group = f"batch {batch_size}"
+        generation = partial(row, "gpt_generation", group, measure=generate, batch_size=batch_size)
         for precision, bf16 in precisions.items():
             generation(f"ours, {precision}", kind="ours", bf16=bf16)
         generation("OpenAIGPTLMHeadModel, fp32, no cache", kind="openai-gpt", bf16=False)
@@ -141,13 +141,11 @@ def table(work: Workload | None = None) -> list[Contender]:
             generation(f"GPT2LMHeadModel, {precision}", kind="gpt2", bf16=bf16)
         for quantization in EXPORTED:
             functions = generate_ctranslate2, export_gpt
-            options = {"quantization": quantization, "batch_size": batch_size}
-            exported_row("gpt_generation", f"batch {batch_size}", "CTranslate2", *functions, **options)
+            exported_row("gpt_generation", group, "CTranslate2", *functions, quantization, batch_size=batch_size)
         for precision, bf16 in precisions.items():
             name = f"GPT2LMHeadModel by llama.cpp, {precision}"
             measure = partial(generate_llama_cpp, batch_size=batch_size, bf16=bf16)
             prepare = partial(export_gpt2, bf16=bf16)
-            group = f"batch {batch_size}"
             rows.append(Contender("gpt_generation", group, name, measure, "xllamacpp gguf", prepare))
 
     finetuning = partial(row, "gpt_finetuning", "classification, bf16", measure=train_classifier)

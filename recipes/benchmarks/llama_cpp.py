@@ -25,12 +25,14 @@ TRANSPOSED = ("c_attn.weight", "c_proj.weight", "c_fc.weight")
 
 
 def gguf_file(folder: Path, bf16: bool) -> Path:
-    """Returns the file of the model in these numbers."""
+    """Returns the path of the model with weights in bf16 or fp32."""
     return folder / f"gpt2-{'bf16' if bf16 else 'fp32'}.gguf"
 
 
 def write_gguf(model: nn.Module, path: Path, bf16: bool) -> None:
-    """Writes a `GPT2LMHeadModel` with the vocabulary <0>, <1> and so on, which llama.cpp needs, though ids go in.
+    """Writes a `GPT2LMHeadModel` in llama.cpp's format.
+
+    llama.cpp needs a vocabulary even if prompts are token ids. Its entries are <0>, <1> and so on.
 
     Args:
         model: in fp32, with tied embeddings.
@@ -78,7 +80,15 @@ def export_gpt2(work: Workload, folder: Path, bf16: bool) -> dict[str, Any]:
 
 
 def start_server(path: Path, batch_size: int, context: int) -> Any:
-    """Returns llama.cpp's server with a model, for so many sequences at once and as many threads as PyTorch has."""
+    """Starts llama.cpp's server with a model.
+
+    It uses as many threads as PyTorch does.
+
+    Args:
+        path: the file of the model.
+        batch_size: number of sequences that it continues at the same time.
+        context: positions of each sequence.
+    """
     import xllamacpp
 
     settings = xllamacpp.CommonParams()

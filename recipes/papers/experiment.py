@@ -181,9 +181,12 @@ def is_above(values: Sequence[float], limit: float) -> bool | None:
     """Decides whether the mean of a measurement is above a limit.
 
     Args:
-        values: one for each seed. One seed gives a direction; with several, a mean less than twice its standard error
-            away from the limit leaves it undecided.
+        values: one for each seed.
         limit: the limit.
+
+    Returns:
+        None (undecided) if there are several seeds and the mean is at most twice its standard error from the limit.
+        One seed decides by its value alone.
     """
     mean = statistics.mean(values)
     if len(values) > 1 and abs(mean - limit) <= 2 * standard_error(values):
@@ -204,9 +207,12 @@ def mean_and_error(values: Sequence[float], digits: int = 1) -> str:
 
 def combine(*verdicts: Verdict) -> Verdict:
     """Returns the verdict on a claim of several parts: it holds if all of them do, and does not if one does not."""
-    parts = [each.holds for each in verdicts]
-    holds = False if False in parts else None if None in parts else True
-    return Verdict(holds, " ".join(each.reason for each in verdicts))
+    return Verdict(all_hold([each.holds for each in verdicts]), " ".join(each.reason for each in verdicts))
+
+
+def all_hold(parts: Sequence[bool | None]) -> bool | None:
+    """Returns False if a part of a claim does not hold, otherwise None if one is undecided, otherwise True."""
+    return False if False in parts else None if None in parts else True
 
 
 def over_seeds(name: str, x: Sequence[Any], scores: Sequence[Sequence[float]]) -> Series:

@@ -313,14 +313,13 @@ def sentence_vectors(bench: Workbench) -> Finding:
     else:
         sentences, alike = list(SENTENCES[language]), [0, 0, 1, 1]
         what = "two sentences of the same words in another order, and the passive of each"
+    translators = [load(bench.path(run)) for run in runs]
+    by_seed = [encode_sentences(each.model, each.source_tokenizer, sentences) for each in translators]
+    points = principal_components(by_seed[0])
+    pairs = [(a, b) for a in range(len(sentences)) for b in range(a)]
     apart, near, far = [], [], []
-    for run in runs:
-        translator = load(bench.path(run))
-        vectors = encode_sentences(translator.model, translator.source_tokenizer, sentences)
-        if run == runs[0]:
-            points = principal_components(vectors)
+    for vectors in by_seed:
         distances = np.linalg.norm(vectors[:, None] - vectors[None], axis=-1)
-        pairs = [(a, b) for a in range(len(sentences)) for b in range(a)]
         apart.append(float(np.mean([distances[pair] for pair in pairs]) / np.linalg.norm(vectors, axis=1).mean()))
         for means, same in ((near, True), (far, False)):
             means.append(float(np.mean([distances[a, b] for a, b in pairs if (alike[a] == alike[b]) is same])))
@@ -380,8 +379,7 @@ def length_and_rarity(bench: Workbench) -> Finding:
     by_seed = list(zip(*lengths.values(), strict=True))
     short, long = ([statistics.mean(scores[part]) for scores in by_seed] for part in (slice(half), slice(half, None)))
     lost = [a - b for a, b in zip(short, long, strict=True)]
-    is_more = is_above(lost, LOST_BLEU)
-    holds = None if is_more is None else not is_more
+    holds = is_above([-each for each in lost], -LOST_BLEU)
     rows = [
         (name, group, statistics.mean(scores))
         for name, groups in (("source words", lengths), ("mean rank of the words", rarities))

@@ -19,7 +19,7 @@ from papers_to_gpt.papers.experiment import (
     Finding,
     Table,
     Verdict,
-    combine,
+    all_hold,
     is_above,
     mean_and_error,
     over_seeds,
@@ -371,21 +371,18 @@ def scaling(bench: Workbench) -> Finding:
         steps = [
             is_above([a - b for a, b in zip(*pair, strict=True)], 0) for pair in zip(losses, losses[1:], strict=False)
         ]
-        falls[name] = combine(*(Verdict(step, "") for step in steps)).holds
+        falls[name] = all_hold(steps)
         by_size.append(over_seeds(name, sizes, losses))
         log = [line for line in bench.log(each[-1][0]) if line["kind"] == "eval"]
         by_update.append(Series(name, [line["update"] for line in log], [line["loss"] for line in log]))
-    follow = combine(
-        *(Verdict(holds, "") for holds in falls.values()),
-        *(Verdict(explained >= WELL_FITTED, "") for _, explained in fits.values()),
-    )
+    is_fitted = [explained >= WELL_FITTED for _, explained in fits.values()]
     undecided = [name for name, holds in falls.items() if holds is None]
     return Finding(
         method="Each model is trained in four widths with the same updates and data. A power law, loss = a N^-b, is "
         "fitted to the validation loss and the number of weights N.",
         table=Table(("model", "weights", "validation loss"), rows, digits=3),
         verdict=Verdict(
-            follow.holds,
+            all_hold([*falls.values(), *is_fitted]),
             "Exponents b, and the share of the variance that the fit explains: "
             + ", ".join(f"{exponent} and {explained:.2f} ({name})" for name, (exponent, explained) in fits.items())
             + f". The loss falls with each size for {', '.join(name for name in falls if falls[name]) or 'no model'}"

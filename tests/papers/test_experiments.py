@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from papers_to_gpt.papers.bahdanau2014 import alignment_scores, chance_share, diagonal_share, likely_words
+from papers_to_gpt.papers.encoder_heads import describe_heads
 from papers_to_gpt.papers.experiment import (
     Chart,
     Experiment,
@@ -25,7 +26,7 @@ from papers_to_gpt.papers.number_lists import write_number_lists
 from papers_to_gpt.papers.registry import EXPERIMENTS, list_experiments, select
 from papers_to_gpt.papers.reports import write_report, write_summary
 from papers_to_gpt.papers.sutskever2014 import best_candidates, principal_components
-from papers_to_gpt.papers.vaswani2017 import count_multiplied_weights, describe_heads
+from papers_to_gpt.papers.vaswani2017 import count_multiplied_weights
 from papers_to_gpt.papers.why_transformers import power_law
 from papers_to_gpt.papers.word_alignment import WordTranslations
 from papers_to_gpt.papers.workbench import Run

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pyarrow
@@ -50,6 +51,30 @@ def test_three_experiments_run_share_their_models_and_are_not_measured_twice(tmp
     assert said.count("Measured before") == 3 and "Run 1" not in said
     summary = (tmp_path / "README.md").read_text()
     assert all(f"[{name}]({name}/report.md)" in summary for name in names)
+
+
+class Asked(Exception):
+    """Ends an experiment where it asks for its runs."""
+
+
+SEEDED = "depth sentence_vectors length_and_rarity sentence_limits positions schedule score_by_flops".split()
+
+
+@pytest.mark.parametrize("name", [*SEEDED, "variations", "scaling"])
+def test_experiments_train_every_setting_with_every_seed(name, tmp_path, monkeypatch):
+    def make(bench, *runs):
+        raise Asked(runs)
+
+    monkeypatch.setattr(Workbench, "make", make)
+    (settings,) = parse(["run", name, "--seeds", "3", "5", "--output_dir", str(tmp_path)])
+    with pytest.raises(Asked) as asked:
+        EXPERIMENTS[name].measure(Workbench(settings, name))
+    (runs,) = asked.value.args
+    seeds = {}
+    for run in runs:
+        others = {key: value for key, value in run.settings.items() if key != "seed"}
+        seeds.setdefault(replace(run, settings=others).name, []).append(run.settings["seed"])
+    assert seeds and all(found == [3, 5] for found in seeds.values())
 
 
 def test_the_summary_names_results_that_are_damaged_and_has_all_others(tmp_path, capsys):

@@ -1,11 +1,17 @@
 """Data sets that only a Python script of their own can read, which the datasets library refuses."""
 
+import subprocess
+import sys
+from pathlib import Path
+
 import datasets
 import pytest
 
 import gpt1_scratch.data.hub_data
 import seq2seq_scratch.data.hub_data
 from seq2seq_scratch.data.corpora import load_parallel_data
+
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture
@@ -20,6 +26,17 @@ def scripted(tmp_path):
 def test_pairs_that_a_script_reads_are_refused_with_what_to_do(scripted):
     with pytest.raises(ValueError, match="scripted', which is read by a Python script of its own"):
         load_parallel_data(dataset_name=scripted, source_language="de", target_language="en")
+
+
+def test_texts_that_a_script_reads_are_refused_with_what_to_do(hub, tmp_path):
+    hub.add("datasets/reader/scripted", {"scripted.py": b"raise SystemExit('this must not run')\n"})
+    command = [sys.executable, str(ROOT / "recipes" / "pretrain_gpt1.py"), "--dataset_name", "reader/scripted"]
+    # In a process of its own: the libraries read the Hub's address when they are imported.
+    ended = subprocess.run(
+        [*command, "--max_steps", "1", "--output_dir", str(tmp_path / "run")], cwd=ROOT, capture_output=True, text=True
+    )
+    assert ended.returncode == 2, ended.stderr
+    assert "error: dataset_name is 'reader/scripted', which is read by a Python script of its own" in ended.stderr
 
 
 @pytest.mark.parametrize("module", [gpt1_scratch.data.hub_data, seq2seq_scratch.data.hub_data])
