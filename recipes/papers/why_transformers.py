@@ -393,7 +393,8 @@ def scaling(bench: Workbench) -> Finding:
             Chart("by_update", "updates of the widest model", "validation loss", by_update, options={"log_y": True}),
         ],
         notes=[
-            "Losses of translators have label smoothing in training only; losses of different data do not compare."
+            "Losses of translators have label smoothing in training only; losses of different data do not compare.",
+            "The losses by update are those of the first seed.",
         ],
     )
 
