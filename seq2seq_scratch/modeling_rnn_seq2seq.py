@@ -75,8 +75,9 @@ def run_lstm(
     Args:
         lstm: one direction, batch first. Dropout acts between its layers in training.
         inputs: (B, S, E), padding after the tokens.
-        lengths: (B,) between 1 and S; a row keeps its state from its end on. By default, every row is S long.
-        state: (B, L, 2, D) h and c of every layer at the start; by default 0.
+        lengths: (B,) between 1 and S, for a run that starts from 0; a row keeps its state from its end on.
+        state: (B, L, 2, D) h and c of every layer at the start, for a run in which every row is S long. The fast form
+            takes either `lengths` or `state`.
 
     Returns:
         The top layer's outputs, (B, S, D), which are 0 after each row's end, and the last h and c of every layer,

@@ -99,7 +99,7 @@ class MultiHeadAttention(nn.Module):
     One head averages over all that it attends to; several heads can each attend to something else.
 
     The H projections of each kind are one matrix, whose output is split into heads. All four have biases, which the
-    equation leaves out: they are a tenth of a percent of the parameters, and `torch.nn.MultiheadAttention` has them.
+    equation leaves out: they are 0.06 % of the base model's parameters, and `torch.nn.MultiheadAttention` has them.
 
     Args:
         config: sizes, dropout and the attention implementation.
