@@ -141,6 +141,12 @@ def test_every_section_has_an_equation_a_link_a_picture_and_a_measurement(readin
 
 
 @in_both_readings
+def test_a_token_such_as_end_of_word_is_code_and_does_not_vanish_as_an_html_tag(reading):
+    prose = re.sub(r"`[^`]*`|\$[^$]*\$", "", prose_of(reading))
+    assert not re.findall(r"</?[a-z][^>\n]*>", prose, flags=re.I)
+
+
+@in_both_readings
 def test_a_reading_can_be_read_in_one_sitting(reading):
     assert 250 <= len(reading.read_text(encoding="utf-8").splitlines()) <= 500
 
