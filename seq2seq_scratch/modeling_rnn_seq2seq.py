@@ -40,8 +40,8 @@ def lstm_step(
         c' = f * c + i * g
         h' = o * tanh(c')
 
-    The cell is a sum, so a gradient passes from c' to c multiplied by f alone, however many steps there are. In a
-    simple recurrent network it is multiplied by a matrix at every step, and vanishes or explodes.
+    The cell is a sum, so on its direct path a gradient is multiplied by f alone at each step. In a simple recurrent
+    network it is multiplied by a matrix at every step, and vanishes or explodes.
 
     The paper takes the LSTM of Graves 2013, whose gates also read the cell through a vector of weights each
     (peepholes). `nn.LSTM` has none, so neither has this form.
