@@ -39,6 +39,7 @@ from papers_to_gpt.papers.translators import (
     TRANSFORMER,
     Translator,
     load,
+    make_groups,
     run_of,
     runs_of,
     test_hypotheses,
@@ -197,54 +198,58 @@ def _training_step(model: PreTrainedModel, batch: int, length: int) -> None:
 
 def gradients(bench: Workbench) -> Finding:
     """The gradient of the last prediction with respect to each position of the source, before and after training."""
-    runs = {
-        model: run_of(bench, model, bench.seeds[0], **({"reverse_source": False} if model == LSTM else {}))
-        for model in MODELS
-    }
-    bench.make(*runs.values())
+    runs = {model: runs_of(bench, model, **({"reverse_source": False} if model == LSTM else {})) for model in MODELS}
+    make_groups(bench, runs)
     sources, references = test_pairs(bench)
     chosen = sorted(range(len(sources)), key=lambda index: (-len(sources[index].split()), index))[:32]
-    curves: dict[tuple[str, str], np.ndarray] = {}
-    for model, run in runs.items():
-        trained = load(bench.path(run))
-        config = trained.model.config
-        for state, weights in (
-            (PAPER_START, _untrained(config, bench.seeds[0], **PAPER_INITIALIZERS.get(model, {}))),
-            (PRESET_START, _untrained(config, bench.seeds[0])),
-            (TRAINED, trained.model),
-        ):
-            translator = Translator(weights, trained.source_tokenizer, trained.target_tokenizer)
-            curves[model, state] = source_gradients(
-                translator, [sources[index] for index in chosen], [references[index] for index in chosen]
-            )
-    # The norms of a model are compared with each other only.
-    shares = {key: values / values.max() for key, values in curves.items()}
-    first = {key: float(values[: PARTS // 5].mean()) for key, values in shares.items()}
-    attentive = min(first[model, PAPER_START] for model in (ATTENTION, TRANSFORMER))
+    pairs = [sources[index] for index in chosen], [references[index] for index in chosen]
+    shares: dict[tuple[str, str], list[np.ndarray]] = {}  # by model and state: (PARTS,) for each seed
+    for model, each in runs.items():
+        for seed, run in zip(bench.seeds, each, strict=True):
+            trained = load(bench.path(run))
+            config = trained.model.config
+            for state, weights in (
+                (PAPER_START, _untrained(config, seed, **PAPER_INITIALIZERS.get(model, {}))),
+                (PRESET_START, _untrained(config, seed)),
+                (TRAINED, trained.model),
+            ):
+                translator = Translator(weights, trained.source_tokenizer, trained.target_tokenizer)
+                norms = source_gradients(translator, *pairs)
+                # The norms of a model are compared with each other only.
+                shares.setdefault((model, state), []).append(norms / norms.max())
+    first = {key: [float(values[: PARTS // 5].mean()) for values in each] for key, each in shares.items()}
+    means = {key: 100 * statistics.mean(each) for key, each in first.items()}
+    starts = (first[model, PAPER_START] for model in (ATTENTION, TRANSFORMER, LSTM))
+    times = [
+        min(attention, transformer) / max(lstm, 1e-12) for attention, transformer, lstm in zip(*starts, strict=True)
+    ]
     return Finding(
         method="The log-probability of the last target token is differentiated with respect to the embedding of each "
         "source token, in the 32 longest test sentences. The norms are averaged over tenths of the source, and "
         "divided by their maximum.",
         table=Table(
             ("model", "state", *(f"tenth {part}" for part in range(1, PARTS + 1))),
-            [(MODELS[model], state, *map(float, values)) for (model, state), values in shares.items()],
+            [(MODELS[model], state, *np.mean(values, axis=0).tolist()) for (model, state), values in shares.items()],
             digits=3,
         ),
         verdict=Verdict(
-            attentive > TIMES_THE_GRADIENT * first[LSTM, PAPER_START],
+            is_above(times, TIMES_THE_GRADIENT),
             "The gradient of the first fifth of the source, as a share of that of the strongest tenth: "
             + "; ".join(
-                f"{state} " + ", ".join(f"{100 * first[model, state]:.2g} % ({MODELS[model]})" for model in MODELS)
+                f"{state} " + ", ".join(f"{means[model, state]:.2g} % ({MODELS[model]})" for model in MODELS)
                 for state in (PAPER_START, PRESET_START, TRAINED)
             )
-            + ".",
+            + f". At the start, that of attention is {mean_and_error(times)} times that of the LSTM.",
         ),
         charts=[
             Chart(
                 f"gradients_{name}",
                 "place in the source, tenths",
                 "gradient norm, of its maximum",
-                [Series(MODELS[model], range(1, PARTS + 1), shares[model, state].tolist()) for model in MODELS],
+                [
+                    over_seeds(MODELS[model], range(1, PARTS + 1), np.stack(shares[model, state], axis=1).tolist())
+                    for model in MODELS
+                ],
                 options={"log_y": True, "title": f"{state[0].upper()}{state[1:]}"},
             )
             for name, state in (("paper_start", PAPER_START), ("preset_start", PRESET_START), ("trained", TRAINED))

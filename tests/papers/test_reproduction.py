@@ -68,10 +68,11 @@ class Asked(Exception):
     """Ends an experiment where it asks for its runs."""
 
 
-SEEDED = "depth sentence_vectors length_and_rarity sentence_limits positions schedule score_by_flops".split()
+SEEDED = """depth sentence_vectors length_and_rarity sentence_limits attention_by_length alignments positions schedule
+    score_by_flops variations heads long_range gradients scaling""".split()
 
 
-@pytest.mark.parametrize("name", [*SEEDED, "variations", "scaling"])
+@pytest.mark.parametrize("name", SEEDED)
 def test_experiments_train_every_setting_with_every_seed(name, tmp_path, monkeypatch):
     def make(bench, *runs):
         raise Asked(runs)
