@@ -137,10 +137,16 @@ def sentence_limits(bench: Workbench) -> Finding:
             ("attention and short sentences", "a fixed vector and all sentences"),
             score="BLEU",
             digits=1,
-            unless="The test set has lists up to four times as long as the short ones in training."
-            if bench.scale == "small"
-            else "",
         ),
+        charts=[
+            Chart(
+                "limits",
+                "",
+                "test BLEU, all sentences",
+                [over_seeds("BLEU", list(scores), list(scores.values()))],
+                kind="bars",
+            )
+        ],
         notes=[] if words else ["The lists have no unknown words."],
     )
 
@@ -193,8 +199,7 @@ def alignments(bench: Workbench) -> Finding:
             min(hits) > max(0.5, *guesses),
             f"The largest weight is on the right {word} for {100 * min(hits):.1f} % of the target tokens"
             f"{' of the worst seed' if len(hits) > 1 else ''}, and on it or a neighbour for {100 * min(near):.1f} %; "
-            f"{guess} {100 * max(guesses):.0f} %. The states of both "
-            "directions know the neighbours too, so attention need not be on the word itself.",
+            f"{guess} {100 * max(guesses):.0f} %.",
         ),
         pictures={
             f"alignment_{index}": lambda each=each: plot_alignment(
@@ -293,6 +298,10 @@ EXPERIMENTS = [
         "It holds if the test BLEU is higher.",
         sentence_limits,
         minutes=6,
+        unless={
+            "small": "The test set has lists up to four times as long as the short ones in training. The scale "
+            "multi30k has fewer such lengths."
+        },
         scales=("small", "multi30k"),
     ),
     Experiment(
@@ -303,6 +312,10 @@ EXPERIMENTS = [
         "It holds if BLEU falls less with attention from the shorter half of the lengths to the longer half.",
         attention_by_length,
         minutes=2,
+        unless={
+            "small": "A likely cause, not tested: with some seeds, attention has not found the alignment after so few "
+            "updates. The scale multi30k trains longer."
+        },
         core=True,
         scales=("small", "multi30k"),
     ),
@@ -315,6 +328,12 @@ EXPERIMENTS = [
         "tokens, and more often than a guess.",
         alignments,
         minutes=1,
+        unless=dict.fromkeys(
+            ("small", "multi30k"),
+            "A likely cause: the encoder's states of both directions know the neighbours of a word too, so attention "
+            "need not be on the word itself, as the pictures show. The paper's own claim is of pictures, and it had "
+            "12 million pairs.",
+        ),
         core=True,
         scales=("small", "multi30k"),
     ),

@@ -3,8 +3,8 @@
 import itertools
 import math
 import statistics
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from papers_to_gpt.plots.line_plots import Series, plot_bars, plot_lines
@@ -66,8 +66,8 @@ class Verdict:
 
     Attributes:
         holds: None if the measurement cannot tell.
-        reason: one or two sentences with the deciding numbers; for a claim that does not hold also the likely cause
-            and the scale at which it does.
+        reason: one or two sentences with the deciding numbers. `Experiment.unless` has the likely cause of a claim
+            that does not hold.
     """
 
     holds: bool | None
@@ -120,6 +120,8 @@ class Experiment:
         measure: trains or loads what it needs and measures.
         minutes: minutes on one CPU core at the scale `small`, with one seed, after the experiments before it, whose
             trained models it shares. Those of `core` are measured, the others estimated.
+        unless: what is said after the numbers unless the claim holds, by scale: the likely cause, and the scale that
+            shows the claim. Every experiment has it for the scale `small`.
         core: True for an experiment of the first twelve, `run core`.
         scales: the scales that it has.
     """
@@ -131,8 +133,15 @@ class Experiment:
     criterion: str
     measure: Callable[["Workbench"], Finding]
     minutes: float
+    unless: Mapping[str, str]
     core: bool = False
     scales: tuple[str, ...] = ("small",)
+
+    def judge(self, verdict: Verdict, scale: str) -> Verdict:
+        """Returns a verdict with the likely cause added, unless the claim holds."""
+        if verdict.holds or scale not in self.unless:
+            return verdict
+        return replace(verdict, reason=f"{verdict.reason} {self.unless[scale]}")
 
 
 def compare(
@@ -143,7 +152,6 @@ def compare(
     score: str,
     lower_is_better: bool = False,
     digits: int = 2,
-    unless: str = "",
 ) -> Verdict:
     """Decides whether one setting beats another, seed by seed.
 
@@ -157,7 +165,6 @@ def compare(
         score: the name of the score, such as `BLEU`.
         lower_is_better: True for losses and perplexities.
         digits: decimals of the numbers in the reason.
-        unless: a sentence that is added unless the claim holds: the likely cause, and the scale that shows it.
 
     Raises:
         ValueError: the numbers of scores differ, or there are none.
@@ -168,13 +175,12 @@ def compare(
     means = [statistics.mean(scores) for scores in (better, worse)]
     gain = statistics.mean(gains)
     reason = f"{score}: {means[0]:.{digits}f} with {names[0]}, {means[1]:.{digits}f} with {names[1]}"
-    holds = is_above(gains, 0)
     if len(gains) == 1:
         reason += " (one seed: the direction alone)."
     else:
         error = standard_error(gains)
         reason += f", a gain of {gain:.{digits}f} with a standard error of {error:.{digits}f} over {len(gains)} seeds."
-    return Verdict(holds, reason if holds or not unless else f"{reason} {unless}")
+    return Verdict(is_above(gains, 0), reason)
 
 
 def is_above(values: Sequence[float], limit: float) -> bool | None:

@@ -381,6 +381,10 @@ EXPERIMENTS = [
         "LSTM, higher than that of the LSTM.",
         table_5,
         minutes=16,
+        unless={
+            "small": "The cause was not isolated. A story has about 60 words, so little is far apart, where the paper "
+            "expects the Transformer to be better. Pre-training helps on tasks of GLUE too: RESULTS.md, F1 to F8."
+        },
         core=True,
         scales=ALL_SCALES,
     ),
@@ -392,6 +396,10 @@ EXPERIMENTS = [
         "It holds if the largest data set gains more by it than the smallest.",
         auxiliary_loss,
         minutes=8,
+        unless={
+            "small": "A likely cause, not tested: parts of one task differ in size alone, by no more than seeds do. "
+            "The scale glue compares tasks, as the paper does."
+        },
         scales=ALL_SCALES,
     ),
     Experiment(
@@ -403,6 +411,10 @@ EXPERIMENTS = [
         "the fewest.",
         transferred_layers,
         minutes=10,
+        unless={
+            "small": "A likely cause, not tested: blocks of so small a model differ by no more than seeds do. The "
+            "scales novels and glue have larger ones."
+        },
         scales=ALL_SCALES,
     ),
     Experiment(
@@ -414,6 +426,10 @@ EXPERIMENTS = [
         "at the first checkpoint, and higher than the LSTM's.",
         zero_shot,
         minutes=1,
+        unless={
+            "small": "A likely cause, not tested: the stories are so short that an LSTM remembers them. The scale "
+            "novels has longer texts."
+        },
         core=True,
         scales=PRETRAINED_HERE,
     ),
@@ -425,6 +441,10 @@ EXPERIMENTS = [
         "It holds if the average score from the last checkpoint is higher than that from the first one measured.",
         transfer_by_updates,
         minutes=8,
+        unless={
+            "small": "A likely cause, not tested: the stories are simple, so most is learned early. The scale novels "
+            "has real text."
+        },
         scales=PRETRAINED_HERE,
     ),
 ]

@@ -84,7 +84,10 @@ def measure(experiment: Experiment, settings: ReproductionSettings) -> None:
     started = time.monotonic()
     finding = experiment.measure(bench)
     if bench.is_trial:
-        finding = replace(finding, verdict=Verdict(None, "A trial of two updates decides nothing."))
+        verdict = Verdict(None, "A trial of two updates decides nothing.")
+    else:
+        verdict = experiment.judge(finding.verdict, bench.scale)
+    finding = replace(finding, verdict=verdict)
     write_report(experiment, finding, bench, (time.monotonic() - started) / 60, identity)
     print(f"{finding.verdict.sentence} {finding.verdict.reason}\nReport: {bench.folder / REPORT_FILE}")
 

@@ -43,13 +43,9 @@ from seq2seq_scratch.data.nbest_lists import Candidate, choose_candidates
 from seq2seq_scratch.encoding import encode_sources, pad_right
 
 PAPER = "sutskever2014"
-LONGER_THAN_IN_TRAINING = (
-    "The longest lists here are twice as long as any in training; the paper's training data had long sentences."
-)
-ON_MULTI30K = (
-    "A likely cause, not tested: the initial weights of the small preset are so large that the first words have the "
-    "largest gradient without being near (see the experiment gradients). On Multi30k, with the paper's initial "
-    "weights, reading backwards wins: RESULTS.md, T3 and T5."
+FEW_UPDATES = (
+    "A likely cause, not tested: with so few updates, deeper stacks learn more slowly than they gain; the paper had "
+    "12 million pairs."
 )
 BEAMS = (1, 2, 12)
 MEMBERS = 5
@@ -83,11 +79,7 @@ def reversed_source(bench: Workbench) -> Finding:
             ("source", "test perplexity", "test BLEU"), [("reversed", 4.7, 30.6), ("as it is", 5.8, 25.9)], digits=1
         ),
         verdict=compare(
-            scores["reversed"],
-            scores["as it is"],
-            ("the source reversed", "the source as it is"),
-            score="BLEU",
-            unless=ON_MULTI30K if bench.scale == "small" else "",
+            scores["reversed"], scores["as it is"], ("the source reversed", "the source as it is"), score="BLEU"
         ),
         pictures={"training_curves": lambda: training_curves(logs)},
     )
@@ -185,18 +177,16 @@ def rescoring(bench: Workbench) -> Finding:
     before = bleu(bench, choose_candidates(candidates, [None] * len(candidates), 0.0, len(sources)), references)
     one, five = rescored(folders[0]), rescored(*folders)
     best = best_candidates(candidates, references)
+    systems = {
+        "the list's best": before,
+        "rescored with 1 LSTM": one,
+        f"rescored with {MEMBERS} LSTMs": five,
+        "oracle: the candidate nearest to the reference": bleu(bench, best, references),
+    }
     return Finding(
         method=f"Another system, an LSTM that reads the source forwards, lists its {size} best translations of each "
         "sentence. The candidate with the best even average of its score and the LSTMs' log-probability is chosen.",
-        table=Table(
-            ("system", "test BLEU"),
-            [
-                ("the list's best", before),
-                ("rescored with 1 LSTM", one),
-                (f"rescored with {MEMBERS} LSTMs", five),
-                ("oracle: the candidate nearest to the reference", bleu(bench, best, references)),
-            ],
-        ),
+        table=Table(("system", "test BLEU"), list(systems.items())),
         paper=Table(
             ("system", "test BLEU"),
             [
@@ -210,6 +200,15 @@ def rescoring(bench: Workbench) -> Finding:
             five > before and one > before,
             f"BLEU: {before:.2f} before, {one:.2f} rescored with one LSTM, {five:.2f} with {MEMBERS}.",
         ),
+        charts=[
+            Chart(
+                "systems",
+                "",
+                "test BLEU",
+                [Series("BLEU", [name.partition(":")[0] for name in systems], list(systems.values()))],
+                kind="bars",
+            )
+        ],
         notes=["The seeds of the models are 1 to 5, whatever `--seeds` says."],
     )
 
@@ -243,10 +242,6 @@ def depth(bench: Workbench) -> Finding:
             for index in range(1, len(LAYERS))
         )
     )
-    cause = (
-        " A likely cause, not tested: with so few updates, deeper stacks learn more slowly than they gain; the paper "
-        "had 12 million pairs."
-    )
     return Finding(
         method="LSTMs of one to four layers are trained with the same updates and settings. Their perplexity on the "
         "validation set is compared.",
@@ -259,7 +254,7 @@ def depth(bench: Workbench) -> Finding:
             digits=3,
         ),
         paper=Table(("layers", "change of perplexity with each further layer"), [("2 to 4", "almost -10 %")]),
-        verdict=verdict if verdict.holds else Verdict(verdict.holds, verdict.reason + cause),
+        verdict=verdict,
         charts=[
             Chart(
                 "depth",
@@ -379,7 +374,6 @@ def length_and_rarity(bench: Workbench) -> Finding:
     by_seed = list(zip(*lengths.values(), strict=True))
     short, long = ([statistics.mean(scores[part]) for scores in by_seed] for part in (slice(half), slice(half, None)))
     lost = [a - b for a, b in zip(short, long, strict=True)]
-    holds = is_above([-each for each in lost], -LOST_BLEU)
     rows = [
         (name, group, statistics.mean(scores))
         for name, groups in (("source words", lengths), ("mean rank of the words", rarities))
@@ -391,10 +385,9 @@ def length_and_rarity(bench: Workbench) -> Finding:
         table=Table(("by", "from", "test BLEU"), rows, digits=1),
         paper=Table(("sentences", "BLEU"), [("below 35 words", "no degradation"), ("longest", "a minor degradation")]),
         verdict=Verdict(
-            holds,
+            is_above([-each for each in lost], -LOST_BLEU),
             f"BLEU is {mean_and_error(short)} on average in the shorter half of the lengths, {mean_and_error(long)} "
-            f"in the longer half, and {mean_and_error(lost)} are lost."
-            + ("" if holds or bench.scale != "small" else f" {LONGER_THAN_IN_TRAINING}"),
+            f"in the longer half, and {mean_and_error(lost)} are lost.",
         ),
         charts=[
             Chart("length", "source words", "test BLEU", [over_seeds("LSTM", *columns_of(lengths))]),
@@ -412,6 +405,11 @@ EXPERIMENTS = [
         "It holds if the test BLEU is higher.",
         reversed_source,
         minutes=3,
+        unless={
+            "small": "A likely cause, not tested: the initial weights of the small preset are so large that the first "
+            "words have the largest gradient without being near (see the experiment gradients). On Multi30k, with the "
+            "paper's initial weights, reading backwards wins: RESULTS.md, T3 and T5."
+        },
         core=True,
         scales=("small", "multi30k"),
     ),
@@ -423,6 +421,7 @@ EXPERIMENTS = [
         f"It holds if the validation perplexity falls with each further layer, from {LAYERS[0]} to {LAYERS[-1]}.",
         depth,
         minutes=8,
+        unless={"small": FEW_UPDATES, "multi30k": FEW_UPDATES},
         scales=("small", "multi30k"),
     ),
     Experiment(
@@ -433,6 +432,10 @@ EXPERIMENTS = [
         f"It holds if their test BLEU with beam {BEAMS[-1]} is higher than that of each one.",
         ensembles,
         minutes=8,
+        unless={
+            "small": "A likely cause, not tested: after so few updates one seed may be far ahead, and the mean takes "
+            "over the mistakes of the others. On Multi30k five models win: RESULTS.md, E1."
+        },
         core=True,
         scales=("small", "multi30k"),
     ),
@@ -444,6 +447,11 @@ EXPERIMENTS = [
         "It holds if the test BLEU is higher with one LSTM and with five.",
         rescoring,
         minutes=2,
+        unless={
+            "small": "A likely cause, not tested: both systems are LSTMs with the same training data, so one knows "
+            "little that the other does not; the paper's lists came from a phrase-based system. score_translation.py "
+            "--rescore shows it with the lists of another system."
+        },
         core=True,
         scales=("small", "multi30k"),
     ),
@@ -457,6 +465,10 @@ EXPERIMENTS = [
         "others.",
         sentence_vectors,
         minutes=1,
+        unless={
+            "small": "A likely cause, not tested: in so few updates the LSTM does not learn the order; the scale "
+            "multi30k trains longer, on sentences."
+        },
         scales=("small", "multi30k"),
     ),
     Experiment(
@@ -467,6 +479,10 @@ EXPERIMENTS = [
         f"It holds if fewer than {LOST_BLEU} BLEU are lost from the shorter half of the lengths to the longer half.",
         length_and_rarity,
         minutes=2,
+        unless={
+            "small": "The longest lists here are twice as long as any in training; the paper's training data had long "
+            "sentences. The scale multi30k has lengths as in training."
+        },
         scales=("small", "multi30k"),
     ),
 ]

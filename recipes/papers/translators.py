@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from papers_to_gpt.engine.durable_files import write_durably
@@ -240,6 +241,23 @@ def words_are_known(bench: Workbench, run: Run) -> Callable[[str, str], int]:
         )
 
     return are_known
+
+
+def training_flops(bench: Workbench, run: Run) -> float:
+    """Returns 6 operations for each weight of a matrix of one side and token of that side (Kaplan et al. 2020)."""
+    # Sources are about as long as targets, and each side has its own stack: together as if one read all of it.
+    weights = count_multiplied_weights(load(bench.path(run)).model)
+    return 6 * weights * bench.results(run)["train_target_tokens"]
+
+
+def count_multiplied_weights(model: PreTrainedModel) -> int:
+    """Returns the number of weights in matrices that vectors are multiplied by.
+
+    A table of embeddings is only looked up, unless it is also the matrix of the softmax.
+    """
+    output = model.get_output_embeddings().weight
+    tables = {id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding)} - {id(output)}
+    return sum(weight.numel() for weight in model.parameters() if weight.dim() >= 2 and id(weight) not in tables)
 
 
 def name_seed(bench: Workbench, index: int) -> str:

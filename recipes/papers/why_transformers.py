@@ -1,18 +1,15 @@
 """Why Transformers replaced recurrent networks: long range, parallel training, gradients, scaling."""
 
 import math
-import random
 import statistics
 from collections.abc import Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from transformers import AutoModelForSeq2SeqLM, PreTrainedConfig, PreTrainedModel
 
-from papers_to_gpt.engine.durable_files import write_durably
 from papers_to_gpt.papers.experiment import (
     Chart,
     Experiment,
@@ -26,6 +23,14 @@ from papers_to_gpt.papers.experiment import (
 )
 from papers_to_gpt.papers.language_models import PRESETS, pretraining_data
 from papers_to_gpt.papers.language_models import TRANSFORMER as GPT1
+from papers_to_gpt.papers.recall_lists import (
+    DISTANCES,
+    LETTERS,
+    LETTERS_TO_RECALL,
+    letters_of,
+    recalled,
+    write_recall,
+)
 from papers_to_gpt.papers.timing import median_seconds
 from papers_to_gpt.papers.translators import (
     ATTENTION,
@@ -34,20 +39,18 @@ from papers_to_gpt.papers.translators import (
     TRANSFORMER,
     Translator,
     load,
+    make_groups,
     run_of,
     runs_of,
     test_hypotheses,
     test_pairs,
 )
-from papers_to_gpt.papers.workbench import Run, Workbench
+from papers_to_gpt.papers.workbench import Run, Workbench, count_weights
 from papers_to_gpt.plots.line_plots import Series
 from seq2seq_scratch.encoding import encode_sources, pad_right
 
 PAPER = "why_transformers"
 
-DISTANCES = (8, 16, 32, 64, 128, 256, 512)
-LETTERS_TO_RECALL = 4
-LETTERS = "ABCDEFGH"
 RECALL_SIZES: dict[str, dict[str, Any]] = {
     LSTM: {"embedding_size": 32, "hidden_size": 64, "num_hidden_layers": 1, "reverse_source": False},
     ATTENTION: {"embedding_size": 32, "hidden_size": 64, "attention_size": 32, "maxout_size": 32},
@@ -62,10 +65,6 @@ RECALL = {
     **{"eval_steps": 200, "warmup_steps": 50, "num_beams": 1, "length_penalty": 1.0, "max_new_tokens": 8},
 }
 AHEAD = LOST = 10  # percentage points: of the Transformer before the LSTM, and of what it may lose with distance
-NOT_EVEN_NEAR = (
-    " In these updates, the LSTM does not learn the task even at the shortest distance, so the experiment does not "
-    "show how it forgets with distance."
-)
 
 
 def long_range(bench: Workbench) -> Finding:
@@ -84,10 +83,10 @@ def long_range(bench: Workbench) -> Finding:
         for model in MODELS
     }
     bench.make(*(run for each in runs.values() for run in each))
-    references = _column(data["test_file"], 1)
+    references = letters_of(data["test_file"])
     accuracy = {
         model: [
-            [_recalled(test_hypotheses(bench.path(run)), references)[index] for run in each]
+            [recalled(test_hypotheses(bench.path(run)), references)[index] for run in each]
             for index in range(len(DISTANCES))
         ]
         for model, each in runs.items()
@@ -98,7 +97,9 @@ def long_range(bench: Workbench) -> Finding:
     ]
     near, far = ({model: statistics.mean(accuracy[model][index]) for model in MODELS} for index in (0, -1))
     chance = 100 / len(LETTERS)
-    holds: bool | None = far[TRANSFORMER] > max(far[LSTM] + AHEAD, near[TRANSFORMER] - LOST)
+    ahead = [a - b for a, b in zip(accuracy[TRANSFORMER][-1], accuracy[LSTM][-1], strict=True)]
+    kept = [a - b for a, b in zip(accuracy[TRANSFORMER][-1], accuracy[TRANSFORMER][0], strict=True)]
+    holds = all_hold([is_above(ahead, AHEAD), is_above(kept, -LOST)])
     if holds and near[LSTM] < 2 * chance:
         holds = None  # what has never been learned cannot be forgotten
     return Finding(
@@ -111,8 +112,7 @@ def long_range(bench: Workbench) -> Finding:
             + ", ".join(f"{far[model]:.1f} % ({MODELS[model]})" for model in MODELS)
             + f" of the letters are right, and with {DISTANCES[0]} "
             + ", ".join(f"{near[model]:.1f} %" for model in MODELS)
-            + f"; by chance it is {chance:.1f} %."
-            + (NOT_EVEN_NEAR if near[LSTM] < 2 * chance else ""),
+            + f"; by chance it is {chance:.1f} %.",
         ),
         charts=[
             Chart(
@@ -126,64 +126,38 @@ def long_range(bench: Workbench) -> Finding:
     )
 
 
-def write_recall(
-    folder: Path, train_size: int = 8000, test_size_of_distance: int = 40, seed: int = 11
-) -> dict[str, str]:
-    """Writes letters to recall and digits after them, all distances equally often, and returns the data settings."""
-    generator = random.Random(seed)
-    sizes = {"train": train_size, "validation": 70, "test": test_size_of_distance * len(DISTANCES)}
-    for split, size in sizes.items():
-        path = folder / f"{split}.tsv"
-        lines = ["source\ttarget"]
-        for index in range(size):
-            distance = DISTANCES[index * len(DISTANCES) // size] if split == "test" else generator.choice(DISTANCES)
-            letters = " ".join(generator.choices(LETTERS, k=LETTERS_TO_RECALL))
-            digits = " ".join(generator.choices("0123456789", k=distance))
-            lines.append(f"{letters} {digits}\t{letters}")
-        if not path.exists():
-            folder.mkdir(parents=True, exist_ok=True)
-            write_durably(path, "\n".join(lines) + "\n")
-    columns = {"source_column": "source", "target_column": "target", "dataset_name": "none"}
-    return columns | {f"{split}_file": str(folder / f"{split}.tsv") for split in sizes} | {"max_source_length": 1024}
-
-
-def _column(path: str, index: int) -> list[str]:
-    return [line.split("\t")[index] for line in Path(path).read_text(encoding="utf-8").splitlines()[1:]]
-
-
-def _recalled(hypotheses: Sequence[str], references: Sequence[str]) -> list[float]:
-    """Returns the percentage of letters that are right at their place, for each distance."""
-    right = [
-        sum(a == b for a, b in zip(hypothesis.split(), reference.split(), strict=False)) / LETTERS_TO_RECALL
-        for hypothesis, reference in zip(hypotheses, references, strict=True)
-    ]
-    size = len(right) // len(DISTANCES)
-    return [100 * statistics.mean(right[index * size : (index + 1) * size]) for index in range(len(DISTANCES))]
-
-
 TOKENS_OF_BATCH = 2048
 TRAINING_LENGTHS = (8, 32, 128, 512)
+LENGTH_OF_BATCHES, BATCHES = 32, (1, 4, 16, TOKENS_OF_BATCH // 32)
 
 
 def parallel_training(bench: Workbench) -> Finding:
-    """Training speed at a fixed number of tokens in a batch, from many short sequences to few long ones."""
-    speeds: dict[str, list[float]] = {}
+    """Training speed at a fixed number of tokens in a batch, from many short sequences to few long ones, and at a
+    fixed length in batches of different sizes."""
+    shapes = {(TOKENS_OF_BATCH // length, length) for length in TRAINING_LENGTHS}
+    shapes |= {(batch, LENGTH_OF_BATCHES) for batch in BATCHES}  # B, T
+    measured: dict[str, dict[tuple[int, int], float]] = {}
     for model in MODELS:
         (folder,) = bench.make(run_of(bench, model, bench.seeds[0]))
         translator = load(folder).model.train()
-        speeds[model] = [
-            TOKENS_OF_BATCH / median_seconds(partial(_training_step, translator, length), repetitions=3)
-            for length in TRAINING_LENGTHS
-        ]
+        measured[model] = {
+            shape: math.prod(shape) / median_seconds(partial(_training_step, translator, *shape), repetitions=3)
+            for shape in sorted(shapes)
+        }
+    speeds = {
+        model: [found[TOKENS_OF_BATCH // length, length] for length in TRAINING_LENGTHS]
+        for model, found in measured.items()
+    }
     ratio = {model: values[-1] / values[0] for model, values in speeds.items()}
     return Finding(
         method=f"A training step, forward and backward, of {TOKENS_OF_BATCH} tokens on each side is timed with "
-        "sequences of different lengths, on the CPU in fp32. The models are those of the other experiments.",
+        f"sequences of different lengths, and one of up to {BATCHES[-1]} sequences of {LENGTH_OF_BATCHES} tokens, on "
+        "the CPU in fp32. The models are those of the other experiments.",
         table=Table(
             ("length", "sequences", *(f"{name}, tokens/s" for name in MODELS.values())),
             [
-                (length, TOKENS_OF_BATCH // length, *(speeds[model][index] for model in MODELS))
-                for index, length in enumerate(TRAINING_LENGTHS)
+                (length, batch, *(measured[model][batch, length] for model in MODELS))
+                for length, batch in sorted((length, batch) for batch, length in shapes)
             ],
             digits=0,
         ),
@@ -191,14 +165,7 @@ def parallel_training(bench: Workbench) -> Finding:
             ratio[TRANSFORMER] > max(ratio[LSTM], ratio[ATTENTION]),
             f"With sequences of {TRAINING_LENGTHS[-1]} tokens, tokens per second are "
             + ", ".join(f"{ratio[model]:.2f} ({MODELS[model]})" for model in MODELS)
-            + f" of those with {TRAINING_LENGTHS[0]}. "
-            + (
-                "A recurrent network takes one step after the other, with fewer sequences in each."
-                if ratio[TRANSFORMER] > max(ratio[LSTM], ratio[ATTENTION])
-                else "A likely cause, not tested: a few cores have little to compute at the same time, so fewer "
-                "sequences in each step of a recurrent network cost nothing, while attention's products grow with the "
-                "square of the length. The claim is about a GPU."
-            ),
+            + f" of those with {TRAINING_LENGTHS[0]}.",
         ),
         charts=[
             Chart(
@@ -207,68 +174,82 @@ def parallel_training(bench: Workbench) -> Finding:
                 "tokens per second",
                 [Series(MODELS[model], TRAINING_LENGTHS, speeds[model]) for model in MODELS],
                 options={"log_x": True, "log_y": True},
-            )
+            ),
+            Chart(
+                "tokens_per_second_by_batch",
+                f"sequences of {LENGTH_OF_BATCHES} tokens in a batch",
+                "tokens per second",
+                [
+                    Series(MODELS[model], BATCHES, [found[batch, LENGTH_OF_BATCHES] for batch in BATCHES])
+                    for model, found in measured.items()
+                ],
+                options={"log_x": True, "log_y": True},
+            ),
         ],
     )
 
 
-def _training_step(model: PreTrainedModel, length: int) -> None:
+def _training_step(model: PreTrainedModel, batch: int, length: int) -> None:
     generator = torch.Generator().manual_seed(0)
-    ids = torch.randint(10, 200, (TOKENS_OF_BATCH // length, length), generator=generator)
+    ids = torch.randint(10, 200, (batch, length), generator=generator)
     model.zero_grad()
     model(input_ids=ids, labels=ids).loss.backward()
 
 
 def gradients(bench: Workbench) -> Finding:
     """The gradient of the last prediction with respect to each position of the source, before and after training."""
-    runs = {
-        model: run_of(bench, model, bench.seeds[0], **({"reverse_source": False} if model == LSTM else {}))
-        for model in MODELS
-    }
-    bench.make(*runs.values())
+    runs = {model: runs_of(bench, model, **({"reverse_source": False} if model == LSTM else {})) for model in MODELS}
+    make_groups(bench, runs)
     sources, references = test_pairs(bench)
     chosen = sorted(range(len(sources)), key=lambda index: (-len(sources[index].split()), index))[:32]
-    curves: dict[tuple[str, str], np.ndarray] = {}
-    for model, run in runs.items():
-        trained = load(bench.path(run))
-        config = trained.model.config
-        for state, weights in (
-            (PAPER_START, _untrained(config, bench.seeds[0], **PAPER_INITIALIZERS.get(model, {}))),
-            (PRESET_START, _untrained(config, bench.seeds[0])),
-            (TRAINED, trained.model),
-        ):
-            translator = Translator(weights, trained.source_tokenizer, trained.target_tokenizer)
-            curves[model, state] = source_gradients(
-                translator, [sources[index] for index in chosen], [references[index] for index in chosen]
-            )
-    # The norms of a model are compared with each other only.
-    shares = {key: values / values.max() for key, values in curves.items()}
-    first = {key: float(values[: PARTS // 5].mean()) for key, values in shares.items()}
-    attentive = min(first[model, PAPER_START] for model in (ATTENTION, TRANSFORMER))
+    pairs = [sources[index] for index in chosen], [references[index] for index in chosen]
+    shares: dict[tuple[str, str], list[np.ndarray]] = {}  # by model and state: (PARTS,) for each seed
+    for model, each in runs.items():
+        for seed, run in zip(bench.seeds, each, strict=True):
+            trained = load(bench.path(run))
+            config = trained.model.config
+            for state, weights in (
+                (PAPER_START, _untrained(config, seed, **PAPER_INITIALIZERS.get(model, {}))),
+                (PRESET_START, _untrained(config, seed)),
+                (TRAINED, trained.model),
+            ):
+                translator = Translator(weights, trained.source_tokenizer, trained.target_tokenizer)
+                norms = source_gradients(translator, *pairs)
+                # The norms of a model are compared with each other only.
+                shares.setdefault((model, state), []).append(norms / norms.max())
+    first = {key: [float(values[: PARTS // 5].mean()) for values in each] for key, each in shares.items()}
+    means = {key: 100 * statistics.mean(each) for key, each in first.items()}
+    starts = (first[model, PAPER_START] for model in (ATTENTION, TRANSFORMER, LSTM))
+    times = [
+        min(attention, transformer) / max(lstm, 1e-12) for attention, transformer, lstm in zip(*starts, strict=True)
+    ]
     return Finding(
         method="The log-probability of the last target token is differentiated with respect to the embedding of each "
         "source token, in the 32 longest test sentences. The norms are averaged over tenths of the source, and "
         "divided by their maximum.",
         table=Table(
             ("model", "state", *(f"tenth {part}" for part in range(1, PARTS + 1))),
-            [(MODELS[model], state, *map(float, values)) for (model, state), values in shares.items()],
+            [(MODELS[model], state, *np.mean(values, axis=0).tolist()) for (model, state), values in shares.items()],
             digits=3,
         ),
         verdict=Verdict(
-            attentive > TIMES_THE_GRADIENT * first[LSTM, PAPER_START],
+            is_above(times, TIMES_THE_GRADIENT),
             "The gradient of the first fifth of the source, as a share of that of the strongest tenth: "
             + "; ".join(
-                f"{state} " + ", ".join(f"{100 * first[model, state]:.2g} % ({MODELS[model]})" for model in MODELS)
+                f"{state} " + ", ".join(f"{means[model, state]:.2g} % ({MODELS[model]})" for model in MODELS)
                 for state in (PAPER_START, PRESET_START, TRAINED)
             )
-            + ".",
+            + f". At the start, that of attention is {mean_and_error(times)} times that of the LSTM.",
         ),
         charts=[
             Chart(
                 f"gradients_{name}",
                 "place in the source, tenths",
                 "gradient norm, of its maximum",
-                [Series(MODELS[model], range(1, PARTS + 1), shares[model, state].tolist()) for model in MODELS],
+                [
+                    over_seeds(MODELS[model], range(1, PARTS + 1), np.stack(shares[model, state], axis=1).tolist())
+                    for model in MODELS
+                ],
                 options={"log_y": True, "title": f"{state[0].upper()}{state[1:]}"},
             )
             for name, state in (("paper_start", PAPER_START), ("preset_start", PRESET_START), ("trained", TRAINED))
@@ -342,7 +323,7 @@ WELL_FITTED = 0.9  # of the variance of the logarithms of the losses
 
 
 def scaling(bench: Workbench) -> Finding:
-    """Loss against parameters and against updates, for four sizes of each translator and of GPT-1."""
+    """Loss against parameters and against tokens, for four sizes of each translator and of GPT-1."""
     runs: dict[str, list[list[Run]]] = {}  # by model: a list for each width, of a run for each seed
     if bench.scale != "novels":
         for model in MODELS:
@@ -360,12 +341,14 @@ def scaling(bench: Workbench) -> Finding:
             for factor in SCALES
         ]
     bench.make(*(run for each in runs.values() for group in each for run in group))
-    rows, by_size, by_update, fits, falls = [], [], [], {}, {}
+    rows, by_size, by_tokens, fits, falls = [], [], [], {}, {}
     for name, each in runs.items():
         sizes = [count_weights(bench.path(group[0])) for group in each]
         losses = [[bench.results(run)["eval_loss"] for run in group] for group in each]
         means = [statistics.mean(group) for group in losses]
-        rows += zip([name] * len(sizes), sizes, means, strict=True)
+        curves = [loss_by_tokens(f"{size:,} weights", bench, group) for size, group in zip(sizes, each, strict=True)]
+        over_tokens = [power_law(curve.x, curve.y)[0] for curve in curves]
+        rows += zip([name] * len(sizes), sizes, means, [curve.x[-1] for curve in curves], over_tokens, strict=True)
         exponents = [power_law(sizes, group)[0] for group in zip(*losses, strict=True)]
         fits[name] = mean_and_error(exponents, 3), power_law(sizes, means)[1]
         steps = [
@@ -373,14 +356,22 @@ def scaling(bench: Workbench) -> Finding:
         ]
         falls[name] = all_hold(steps)
         by_size.append(over_seeds(name, sizes, losses))
-        log = [line for line in bench.log(each[-1][0]) if line["kind"] == "eval"]
-        by_update.append(Series(name, [line["update"] for line in log], [line["loss"] for line in log]))
+        by_tokens.append(
+            Chart(
+                f"by_tokens_{name.lower().replace('-', '')}",
+                "target tokens of the training",
+                "validation loss",
+                curves,
+                options={"log_x": True, "log_y": True, "title": name},
+            )
+        )
     is_fitted = [explained >= WELL_FITTED for _, explained in fits.values()]
     undecided = [name for name, holds in falls.items() if holds is None]
     return Finding(
         method="Each model is trained in four widths with the same updates and data. A power law, loss = a N^-b, is "
-        "fitted to the validation loss and the number of weights N.",
-        table=Table(("model", "weights", "validation loss"), rows, digits=3),
+        "fitted to the validation loss and the number of weights N, and one in the number of tokens to the losses on "
+        "the way of each size.",
+        table=Table(("model", "weights", "validation loss", "target tokens", "exponent over tokens"), rows, digits=3),
         verdict=Verdict(
             all_hold([*falls.values(), *is_fitted]),
             "Exponents b, and the share of the variance that the fit explains: "
@@ -390,13 +381,24 @@ def scaling(bench: Workbench) -> Finding:
         ),
         charts=[
             Chart("by_size", "weights", "validation loss", by_size, options={"log_x": True, "log_y": True}),
-            Chart("by_update", "updates of the widest model", "validation loss", by_update, options={"log_y": True}),
+            *by_tokens,
         ],
         notes=[
-            "Losses of translators have label smoothing in training only; losses of different data do not compare.",
-            "The losses by update are those of the first seed.",
+            "Losses of translators have label smoothing in training only; losses of different data do not compare."
         ],
     )
+
+
+def loss_by_tokens(name: str, bench: Workbench, runs: Sequence[Run]) -> Series:
+    """Returns the validation losses of the runs with each seed against the target tokens that had been trained on.
+
+    A run's tokens are counted at its end, and its updates have about equally many.
+    """
+    logs = [[line for line in bench.log(run) if line["kind"] == "eval"] for run in runs]
+    tokens = statistics.mean(bench.results(run)["train_target_tokens"] for run in runs)
+    updates = [line["update"] for line in logs[0]]
+    places = [round(tokens * update / updates[-1]) for update in updates]
+    return over_seeds(name, places, list(zip(*([line["loss"] for line in log] for log in logs), strict=True)))
 
 
 def scaled_widths(bench: Workbench, model: str, factor: float) -> dict[str, Any]:
@@ -413,14 +415,6 @@ def scaled_widths(bench: Workbench, model: str, factor: float) -> dict[str, Any]
     }
     widths = numbers if bench.scale == "small" else multi30k
     return {name: int(value * factor) for name, value in widths[model].items()}
-
-
-def count_weights(folder: Path) -> int:
-    """Returns the number of weights that a folder's safetensors file holds."""
-    from safetensors import safe_open
-
-    with safe_open(folder / "model.safetensors", "pt") as file:
-        return sum(math.prod(file.get_slice(name).get_shape()) for name in file.keys())  # noqa: SIM118
 
 
 def power_law(sizes: Sequence[float], losses: Sequence[float]) -> tuple[float, float]:
@@ -445,6 +439,10 @@ EXPERIMENTS = [
         f"less than twice what chance does even over {DISTANCES[0]}.",
         long_range,
         minutes=6,
+        unless={
+            "small": "An LSTM that is near chance even at the shortest distance has not learned the task in these "
+            "updates, so the experiment does not show how it forgets with distance."
+        },
         core=True,
     ),
     Experiment(
@@ -456,6 +454,12 @@ EXPERIMENTS = [
         f"{TRAINING_LENGTHS[0]}, are the largest of the three models.",
         parallel_training,
         minutes=2,
+        unless=dict.fromkeys(
+            ("small", "multi30k"),
+            "A likely cause, not tested: a few cores have little to compute at the same time, so fewer sequences in "
+            "each step of a recurrent network cost nothing, while attention's products grow with the square of the "
+            "length. The claim is about a GPU.",
+        ),
         scales=("small", "multi30k"),
     ),
     Experiment(
@@ -468,6 +472,10 @@ EXPERIMENTS = [
         "weights.",
         gradients,
         minutes=1,
+        unless=dict.fromkeys(
+            ("small", "multi30k"),
+            "A likely cause, not tested: the sources are too short for the gradient of an LSTM to vanish on its way.",
+        ),
         core=True,
         scales=("small", "multi30k"),
     ),
@@ -480,6 +488,11 @@ EXPERIMENTS = [
         f"{100 * WELL_FITTED:.0f} % of the variance of its logarithm.",
         scaling,
         minutes=25,
+        unless={
+            "small": "A likely cause, not tested: one learning rate serves all widths, and the narrower models learn "
+            "the lists almost wholly, so there is little left for the wider ones. The scales multi30k and novels have "
+            "data that no size learns wholly."
+        },
         scales=("small", "multi30k", "novels"),
     ),
 ]

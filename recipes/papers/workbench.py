@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 import os
 import shlex
 import subprocess
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from joblib import cpu_count
+from safetensors import safe_open
 
 from papers_to_gpt.engine.child_processes import child_processes, last_line, start_logged
 from papers_to_gpt.engine.durable_files import write_durably
@@ -34,6 +36,12 @@ TRIAL: dict[str, dict[str, Any]] = {
 }
 
 POLLING_SECONDS = 0.2
+
+
+def count_weights(folder: Path) -> int:
+    """Returns the number of weights that a folder's safetensors file holds."""
+    with safe_open(folder / "model.safetensors", "pt") as file:
+        return sum(math.prod(file.get_slice(name).get_shape()) for name in file.keys())  # noqa: SIM118
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ matplotlib 3.11 shapes and orders right-to-left text itself (libraqm); it only h
 """
 
 import logging
+import re
 import unicodedata
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
@@ -12,15 +13,18 @@ logger = logging.getLogger(__name__)
 
 DEFAULT_FAMILY = "DejaVu Sans"  # comes with matplotlib: Latin, Greek, Cyrillic, Arabic, Armenian, Georgian
 
-# The font to install for a script, which is the first word of its characters' Unicode names. For the others it is
-# called Noto Sans and the script.
+# The font to install for the first word of characters' Unicode names.
 FONTS = {
-    **dict.fromkeys(("CJK", "IDEOGRAPHIC", "FULLWIDTH", "KANGXI"), ("Noto Sans CJK SC", "fonts-noto-cjk")),
-    "HIRAGANA": ("Noto Sans CJK JP", "fonts-noto-cjk"),
-    "KATAKANA": ("Noto Sans CJK JP", "fonts-noto-cjk"),
+    **dict.fromkeys(("CJK", "IDEOGRAPHIC", "FULLWIDTH", "KANGXI", "BOPOMOFO"), ("Noto Sans CJK SC", "fonts-noto-cjk")),
+    **dict.fromkeys(("HIRAGANA", "KATAKANA", "HALFWIDTH"), ("Noto Sans CJK JP", "fonts-noto-cjk")),
     "HANGUL": ("Noto Sans CJK KR", "fonts-noto-cjk"),
 }
-OTHER_PACKAGE = "fonts-noto-core"
+# For other letters the font is called Noto Sans and the script, which comes before the first of these words.
+SCRIPT = re.compile(
+    r"(?P<script>.+?) (?:LETTER|VOWEL|SYLLABLE|CHARACTER|SIGN|DIGIT|CONSONANT|MARK|SUBJOINED|CAPITAL)\b"
+)
+LETTERS_PACKAGE = "fonts-noto-core"
+SYMBOLS = ("Symbola", "fonts-symbola")  # emoji too, without colours, which matplotlib cannot draw
 
 # Fonts that have a glyph for everything, or glyphs that matplotlib cannot draw.
 UNUSABLE = ("Last Resort", "LastResort", "Color", "Emoji")
@@ -90,12 +94,23 @@ def _choose(missing: set[str]) -> tuple[list[str], set[str]]:
     return chosen, missing
 
 
+def font_for(character: str) -> tuple[str, str]:
+    """Returns the name of a font that has a character, and the package of Debian that has the font."""
+    name = unicodedata.name(character, "UNKNOWN")
+    first = name.split()[0]
+    if first in FONTS:
+        return FONTS[first]
+    letters = SCRIPT.match(name)
+    if unicodedata.category(character)[0] not in "LMN" or letters is None:
+        return SYMBOLS
+    return f"Noto Sans {letters['script'].title()}", LETTERS_PACKAGE
+
+
 def describe_missing(characters: Sequence[str]) -> str:
     """Returns the message about characters that no installed font has, with the font to install."""
     fonts: dict[str, str] = {}
     for character in characters:
-        script = unicodedata.name(character, "SYMBOLS").split()[0]
-        name, package = FONTS.get(script, (f"Noto Sans {script.title()}", OTHER_PACKAGE))
+        name, package = font_for(character)
         fonts[name] = package
     shown = "".join(characters[:20]) + ("..." if len(characters) > 20 else "")
     return (

@@ -237,8 +237,8 @@ class ScoringSettings(DecodingSettings):
     with_tokens: bool = option(False, "Write each token with its log-probability; needs force_decode.", "output")
     rescore: str | None = option(
         None,
-        "List of the n best candidates of another system, with lines `id ||| candidate ||| score`, to choose from in "
-        "place of translating.",
+        "List of the n best candidates of another system, to choose from in place of translating: lines `id ||| "
+        "candidate ||| score`, or a list that translate.py wrote.",
         "data",
     )
     rescore_weight: list[float] = option(

@@ -6,7 +6,8 @@ A list is a text file with a candidate on each line, in the form of Moses, which
     0 ||| a man goes ||| LM0= -12.1 TM0= -3.4 ||| -4.52
 
 The fields are the number of the source, counted from 0, the candidate, the system's features, which may be left out
-and are not read, and the system's score. Further fields are not read.
+and are not read, and the system's score. Further fields are not read. Or it has three columns between tabs, as the
+lists of translate.py: the number of the source, the score and the candidate. The first line decides the form.
 """
 
 import math
@@ -17,7 +18,9 @@ from pathlib import Path
 from ..visible_text import has_visible_text
 from .text_lines import numbered_lines
 
+SEPARATOR = "|||"
 FORM = '"id ||| candidate ||| score" or "id ||| candidate ||| features ||| score"'
+FORM_OF_TABLES = '"id", "score" and "candidate" with a tab between them'
 
 
 @dataclass(frozen=True)
@@ -50,13 +53,17 @@ def read_nbest_list(path: str | Path, sources: Sequence[str]) -> list[Candidate]
             is no finite number, or a source with text has no candidate. The message names the file and the line.
     """
     candidates = []
+    form = FORM
     for number, line in numbered_lines(path):
         where = f"{path}, line {number}"
-        fields = [" ".join(field.split()) for field in line.split("|||")]
-        if len(fields) < 3:
-            raise ValueError(f"{where}: the line is no candidate of an n-best list. Write it as {FORM}.")
-        name, text, *_ = fields
-        score = fields[2] if len(fields) == 3 else fields[3]
+        if number == 1 and SEPARATOR not in line and "\t" in line:
+            form = FORM_OF_TABLES
+        fields = _fields(line, form)
+        if fields is None:
+            raise ValueError(f"{where}: the line is no candidate of an n-best list. Write it as {form}.")
+        name, text, score = fields
+        if form == FORM_OF_TABLES and name.isdigit() and not (text or score):
+            continue  # translate.py writes a line for a source without text
         if not (name.isascii() and name.isdigit()):
             raise ValueError(f"{where}: the id is {name!r}; it must be the number of the source, counted from 0.")
         if int(name) >= len(sources):
@@ -64,7 +71,7 @@ def read_nbest_list(path: str | Path, sources: Sequence[str]) -> list[Candidate]
                 f"{where}: the id is {name}, but there are {len(sources):,} sources, with the ids 0 to "
                 f"{len(sources) - 1}. Give the sources that the n-best list was made from."
             )
-        candidates.append(Candidate(int(name), text, _read_score(score, where)))
+        candidates.append(Candidate(int(name), text, _read_score(score, where, form)))
     found = {candidate.source for candidate in candidates}
     missing = [index for index, source in enumerate(sources) if index not in found and has_visible_text(source)]
     if missing:
@@ -76,13 +83,25 @@ def read_nbest_list(path: str | Path, sources: Sequence[str]) -> list[Candidate]
     return candidates
 
 
-def _read_score(text: str, where: str) -> float:
+def _fields(line: str, form: str) -> tuple[str, str, str] | None:
+    """Returns the number of the source, the candidate and the score; None if the line has another form."""
+    parts = line.split(SEPARATOR) if form == FORM else line.split("\t", 2)
+    fields = [" ".join(part.split()) for part in parts]
+    if len(fields) < 3:
+        return None
+    if form == FORM_OF_TABLES:
+        name, score, text = fields
+        return name, text, score
+    return fields[0], fields[1], fields[2] if len(fields) == 3 else fields[3]
+
+
+def _read_score(text: str, where: str, form: str) -> float:
     try:
         score = float(text)
     except ValueError:
         score = math.nan
     if not math.isfinite(score):
-        raise ValueError(f"{where}: the score is {text!r}; it must be a finite number. A line is {FORM}.")
+        raise ValueError(f"{where}: the score is {text!r}; it must be a finite number. A line is {form}.")
     return score
 
 

@@ -72,7 +72,8 @@ def test_tensorboard_has_settings_and_values_in_the_output_folder(train):
     for kind in ("train", "eval"):
         values = {event.step: event.value for event in events.Scalars(f"{kind}/loss")}
         assert values == pytest.approx(logged_losses(folder, kind)) and set(values) == {1, 2}
-    assert {event.step for event in events.Scalars("train/gradient_norm")} == {1, 2}
+    for name in ("gradient_norm", "learning_rate"):
+        assert {event.step for event in events.Scalars(f"train/{name}")} == {1, 2}
     samples = [(event.step, event.tensor_proto.string_val[0].decode()) for event in events.Tensors(SAMPLES)]
     assert [step for step, _ in samples] == [1, 2]
     for _, text in samples:

@@ -7,7 +7,9 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
+from types import SimpleNamespace
 
 import pyarrow
 import pyarrow.parquet
@@ -17,6 +19,7 @@ import yaml
 
 from gpt1_scratch import GPT1Config, GPT1ForCausalLM, GPT1ForMaskedLM
 from gpt1_scratch.tokenization import train_tokenizer
+from papers_to_gpt.papers import devlin2018, sutskever2014, vaswani2017, why_transformers
 from papers_to_gpt.papers.language_models import finetuned, task_scores, train_rows, what_is_scored
 from papers_to_gpt.papers.radford2018 import runs_by_size
 from papers_to_gpt.papers.registry import EXPERIMENTS
@@ -30,25 +33,33 @@ from papers_to_gpt.reproduce import parse
 from papers_to_gpt.settings.finetuning import parse as parse_finetuning
 from papers_to_gpt.settings.translation import parse as parse_translation
 from papers_to_gpt.translation.training import make_config
+from seq2seq_scratch.translation import Hypothesis
 
 GLUE = ["--scale", "glue", "--model_name_or_path", "m"]
 MODELS = ("model", "lstm_model")
 WORDS = ("kite", "lamp", "mill", "tree")
 
 
-def test_three_experiments_run_share_their_models_and_are_not_measured_twice(tmp_path, capsys):
-    names = ["reversed_source", "alignments", "gradients"]
+def test_four_experiments_run_share_their_models_and_are_not_measured_twice(tmp_path, capsys):
+    names = ["reversed_source", "alignments", "heads", "gradients"]
     arguments = ["run", *names, "--trial", "true", "--jobs", "1", "--output_dir", str(tmp_path)]
     reproduce(parse(arguments))
     results = {name: json.loads((tmp_path / name / "results.json").read_text()) for name in names}
     assert all(found["verdict"] == "undecided" and found["rows"] for found in results.values())
+    for name in names:
+        suffixes = {path.suffix for path in (tmp_path / name).iterdir()}
+        assert suffixes == {".md", ".json", ".csv"} | ({".png", ".svg"} if find_spec("matplotlib") else set())
     # Two LSTMs, one attention model and one Transformer for seven uses.
     assert len(list((tmp_path / "runs").glob("*.json"))) == 4
-    assert sum(len(found["runs"]) for found in results.values()) == 6
+    assert sum(len(found["runs"]) for found in results.values()) == 7
+    if find_spec("matplotlib"):
+        assert {f"heads_layer_{layer}.png" for layer in (0, 1)} <= {
+            path.name for path in (tmp_path / "heads").iterdir()
+        }
     assert "Run 1 of 1: " in capsys.readouterr().out
     reproduce(parse(arguments))
     said = capsys.readouterr().out
-    assert said.count("Measured before") == 3 and "Run 1" not in said
+    assert said.count("Measured before") == 4 and "Run 1" not in said
     summary = (tmp_path / "README.md").read_text()
     assert all(f"[{name}]({name}/report.md)" in summary for name in names)
 
@@ -57,10 +68,11 @@ class Asked(Exception):
     """Ends an experiment where it asks for its runs."""
 
 
-SEEDED = "depth sentence_vectors length_and_rarity sentence_limits positions schedule score_by_flops".split()
+SEEDED = """depth sentence_vectors length_and_rarity sentence_limits attention_by_length alignments positions schedule
+    score_by_flops variations heads long_range gradients scaling""".split()
 
 
-@pytest.mark.parametrize("name", [*SEEDED, "variations", "scaling"])
+@pytest.mark.parametrize("name", SEEDED)
 def test_experiments_train_every_setting_with_every_seed(name, tmp_path, monkeypatch):
     def make(bench, *runs):
         raise Asked(runs)
@@ -75,6 +87,59 @@ def test_experiments_train_every_setting_with_every_seed(name, tmp_path, monkeyp
         others = {key: value for key, value in run.settings.items() if key != "seed"}
         seeds.setdefault(replace(run, settings=others).name, []).append(run.settings["seed"])
     assert seeds and all(found == [3, 5] for found in seeds.values())
+
+
+@pytest.mark.parametrize("name", ["sentence_limits", "variations"])
+def test_tables_of_settings_are_drawn_with_a_bar_for_each_setting(name, tmp_path, monkeypatch):
+    scores = {"test_sacrebleu": 20.0, "eval_perplexity": 2.5}
+    monkeypatch.setattr(Workbench, "make", lambda bench, *runs: [bench.path(run) for run in runs])
+    monkeypatch.setattr(Workbench, "results", lambda bench, run: scores)
+    (settings,) = parse(["run", name, "--trial", "true", "--output_dir", str(tmp_path)])
+    finding = EXPERIMENTS[name].measure(Workbench(settings, name))
+    (chart,) = finding.charts
+    (bars,) = chart.series
+    assert list(bars.x) == [row[0] for row in finding.table.rows] and set(bars.y) <= set(scores.values())
+
+
+def test_rescoring_is_drawn_with_a_bar_for_each_system(tmp_path, monkeypatch):
+    lists = SimpleNamespace(
+        candidates=lambda sources, beams, count: [[Hypothesis("b", -1.0)]],
+        **dict.fromkeys(("model", "source_tokenizer", "target_tokenizer")),
+    )
+    for name, stub in {
+        "load": lambda *folders: lists,
+        "test_pairs": lambda bench: (["a"], ["b"]),
+        "score_translations": lambda *arguments: [None],
+        "bleu": lambda bench, hypotheses, references: 25.0,
+    }.items():
+        monkeypatch.setattr(sutskever2014, name, stub)
+    monkeypatch.setattr(Workbench, "make", lambda bench, *runs: [bench.path(run) for run in runs])
+    (settings,) = parse(["run", "rescoring", "--trial", "true", "--output_dir", str(tmp_path)])
+    finding = EXPERIMENTS["rescoring"].measure(Workbench(settings, "rescoring"))
+    (chart,) = finding.charts
+    assert [name.partition(":")[0] for name, _ in finding.table.rows] == list(chart.series[0].x)
+    assert list(chart.series[0].y) == [25.0] * 4
+
+
+def test_the_cost_of_a_layer_stands_beside_its_steps_and_its_longest_path(tmp_path, monkeypatch):
+    monkeypatch.setattr(vaswani2017, "median_seconds", lambda work: 0.001)
+    (settings,) = parse(["run", "layer_cost", "--output_dir", str(tmp_path)])
+    table = EXPERIMENTS["layer_cost"].measure(Workbench(settings, "layer_cost")).table
+    assert table.columns[-2:] == ("sequential operations of the two", "longest path of the two")
+    assert table.rows[1] == (64, 64, 1.0, 1.0, "1, 64", "1, 64")
+
+
+def test_masked_and_next_tokens_are_compared_at_the_weights_and_updates_that_the_table_names(tmp_path, monkeypatch):
+    results = {"train_updates": 1500, "train_seconds": 60.0}
+    monkeypatch.setattr(Workbench, "make", lambda bench, *runs: [bench.path(run) for run in runs])
+    monkeypatch.setattr(Workbench, "results", lambda bench, run: results)
+    monkeypatch.setattr(devlin2018, "count_weights", lambda folder: 1234567)
+    monkeypatch.setattr(devlin2018, "task_scores", lambda bench, run: {f"stories_{run.preset.split('/')[1]}": [50.0]})
+    monkeypatch.setattr(devlin2018, "what_is_scored", lambda bench, *runs: "")
+    (settings,) = parse(["run", "both_directions", "--output_dir", str(tmp_path)])
+    table = EXPERIMENTS["both_directions"].measure(Workbench(settings, "both_directions")).table
+    assert table.columns[-3:] == ("weights", "pre-training, updates", "pre-training, seconds")
+    assert [row[-3:] for row in table.rows] == [("1,234,567", 1500, 60.0)] * 2
 
 
 def test_the_summary_names_results_that_are_damaged_and_has_all_others(tmp_path, capsys):
@@ -96,6 +161,26 @@ def test_a_file_in_place_of_a_folder_is_named_before_anything_is_trained(setting
     with pytest.raises(FileExistsError):
         reproduce(parse(["run", "heads", *(f"--{name}={folder}" for name, folder in folders.items())]))
     assert not list((tmp_path / "out").glob("*"))
+
+
+def test_sequences_are_timed_in_batches_of_several_sizes_too(tmp_path, monkeypatch):
+    asked = []
+
+    def seconds(work, repetitions):
+        asked.append(work.args[1:])
+        return 1.0
+
+    monkeypatch.setattr(Workbench, "make", lambda bench, *runs: [bench.path(run) for run in runs])
+    monkeypatch.setattr(why_transformers, "load", lambda folder: SimpleNamespace(model=torch.nn.Identity()))
+    monkeypatch.setattr(why_transformers, "median_seconds", seconds)
+    (settings,) = parse(["run", "parallel_training", "--output_dir", str(tmp_path)])
+    finding = EXPERIMENTS["parallel_training"].measure(Workbench(settings, "parallel_training"))
+    by_length, by_batch = finding.charts
+    assert list(by_batch.series[0].x) == [1, 4, 16, 64] and list(by_batch.series[0].y) == [32, 128, 512, 2048]
+    assert all(set(series.y) == {2048} for series in by_length.series)
+    assert len(asked) == 3 * 7 and [row[:2] for row in finding.table.rows] == sorted(
+        row[:2] for row in finding.table.rows
+    )
 
 
 def test_a_run_that_fails_names_its_command_and_its_last_line(tmp_path):

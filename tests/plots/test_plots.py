@@ -14,7 +14,7 @@ from papers_to_gpt.plots.curves import plot_curves  # noqa: E402
 from papers_to_gpt.plots.line_plots import Series, plot_bars, plot_lines  # noqa: E402
 from papers_to_gpt.plots.probabilities import plot_token_probabilities  # noqa: E402
 from papers_to_gpt.plots.scatter import plot_points  # noqa: E402
-from papers_to_gpt.plots.style import save_figure  # noqa: E402
+from papers_to_gpt.plots.style import new_figure, pixels, save_figure, text_style  # noqa: E402
 
 LOG = [
     {"update": 10, "kind": "train", "loss": 3.5, "learning_rate": 0.1, "gradient_norm": 2.0},
@@ -166,6 +166,43 @@ def test_the_font_that_is_missing_is_named_with_the_package_that_has_it(monkeypa
     assert "日本" in message and "שלום" not in message
     assert "Noto Sans CJK SC" in message and "apt install fonts-noto-cjk" in message
     fonts._families_for.cache_clear()
+
+
+@pytest.mark.parametrize(
+    ("character", "font"),
+    [
+        ("中", "Noto Sans CJK SC"),
+        ("ㄅ", "Noto Sans CJK SC"),
+        ("ｶ", "Noto Sans CJK JP"),
+        ("한", "Noto Sans CJK KR"),
+        ("क", "Noto Sans Devanagari"),
+        ("ि", "Noto Sans Devanagari"),
+        ("ไ", "Noto Sans Thai"),
+        ("𐌀", "Noto Sans Old Italic"),
+        ("😀", "Symbola"),
+        ("🇩", "Symbola"),
+        ("\ufe0f", "Symbola"),
+        ("\U000e1234", "Symbola"),
+    ],
+)
+def test_every_kind_of_character_has_a_font_that_exists(character, font):
+    assert fonts.font_for(character)[0] == font
+
+
+def ink(text):
+    """Returns the columns of a drawn text that have ink, as the number of dark pixels of each."""
+    figure = new_figure(3, 1, layout=None)
+    figure.text(0.1, 0.3, text, **text_style([text], 40))
+    dark = (pixels(figure) < 128).all(axis=2).sum(axis=0)
+    return dark[dark.nonzero()[0].min() : dark.nonzero()[0].max() + 1]
+
+
+def test_hebrew_is_drawn_from_right_to_left_and_arabic_letters_are_joined():
+    # Alef is wide and yod a small stroke: where alef is read first, it is on the right.
+    both, yod = ink("אי"), ink("י")
+    assert both[: len(yod)].tolist() == yod.tolist()
+    # Letters that are joined leave no empty column between them; a zero width non-joiner keeps them apart.
+    assert (ink("سسس") > 0).all() and (ink("س\u200cس\u200cس") == 0).any()
 
 
 def test_an_installed_font_is_found_for_characters_that_the_default_one_lacks():

@@ -18,6 +18,7 @@ from gpt1_scratch.stories.corpus import load_stories
 from papers_to_gpt import finetune_gpt1, generate_text, pretrain_gpt1, score_text
 from papers_to_gpt.settings.generation import GenerationSettings
 
+SAMPLES = "eval/samples/text_summary"
 PRESET = Path(__file__).parents[2] / "recipes" / "presets" / "stories" / "gpt1_mini.yaml"
 TINY = """--hidden_size 16 --num_hidden_layers 2 --num_attention_heads 2 --max_position_embeddings 32 --num_merges 100
     --per_device_train_batch_size 4 --max_steps 6 --eval_steps 3 --logging_steps 3 --warmup_steps 1 --bf16 false
@@ -48,6 +49,20 @@ def pretrain(tmp_path, books, monkeypatch):
         return folder
 
     return start
+
+
+def test_tensorboard_has_the_texts_of_every_evaluation_and_the_learning_rate(pretrain):
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    folder = pretrain("--report_to", "tensorboard")
+    events = EventAccumulator(str(folder / "papers-to-gpt-pretraining")).Reload()
+    samples = {event.step: event.tensor_proto.string_val[0].decode() for event in events.Tensors(SAMPLES)}
+    written = (folder / "samples.txt").read_text()
+    assert sorted(samples) == [3, 6]
+    assert all(text.startswith("[") and text.replace("\n\n", "\n") in written for text in samples.values())
+    for name in ("learning_rate", "gradient_norm"):
+        assert [event.step for event in events.Scalars(f"train/{name}")] == [3, 6]
 
 
 def test_the_embedded_preset_runs_and_the_model_loads_and_generates(pretrain, monkeypatch, capsys):

@@ -4,6 +4,7 @@ import csv
 import gzip
 import json
 import sys
+from types import SimpleNamespace
 
 import pytest
 import sacrebleu
@@ -12,8 +13,10 @@ from tiny_models import TRANSLATORS, tiny_model
 
 from papers_to_gpt import score_translation
 from papers_to_gpt.settings.decoding import parse_scoring
+from papers_to_gpt.translation import decoding
 from seq2seq_scratch.data.nbest_lists import Candidate, choose_candidates, read_nbest_list
 from seq2seq_scratch.tokenization import save_tokenizers, train_tokenizer
+from seq2seq_scratch.translation import Hypothesis
 
 SOURCES = ["two dogs run", "snow", "", "it"]
 REFERENCES = ["zwei Hunde rennen schnell", "viel Schnee liegt dort", "", "es ist da nun"]
@@ -39,11 +42,34 @@ def test_both_forms_of_lines_are_read(tmp_path):
     assert [candidate.score for candidate in found[3:]] == [-2.0, -1.5, -5.5, -3.0]
 
 
+def test_the_lists_of_our_own_script_are_read_as_it_writes_them(tmp_path):
+    settings = SimpleNamespace(num_return_sequences=2, with_scores=False)
+    found = [
+        [Hypothesis("zwei Hunde", -1.25), Hypothesis("Hunde ||| zwei", -2.5)],
+        [Hypothesis("Schnee", -0.5), Hypothesis("", -3.0)],
+        [Hypothesis("", None)],
+        [Hypothesis("da", -1.0)],
+    ]
+    with open(tmp_path / "list.tsv", "w", encoding="utf-8") as output:
+        decoding.write(found, settings, output, 0)
+    assert read_nbest_list(tmp_path / "list.tsv", SOURCES) == [
+        Candidate(source, each.text, each.score)
+        for source, hypotheses in enumerate(found)
+        for each in hypotheses
+        if each.score is not None
+    ]
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
         ("0 ||| a ||| 1\n0\ta\t1\n", 'line 2: the line is no candidate .* Write it as "id ||| candidate'),
         ("0 ||| a ||| 1\n\n", "line 2: the line is no candidate"),
+        ("0 a 1\n", 'line 1: the line is no candidate .* Write it as "id ||| candidate'),
+        ("0\t1\ta\n0 ||| a ||| 1\n", 'line 2: the line is no candidate .* Write it as "id", "score" and "candid'),
+        ("0\tmuch\ta\n", 'line 1: the score is \'much\'; it must be a finite number. A line is "id", "score"'),
+        ("0\t1\ta\n4\t1\ta\n", "line 2: the id is 4, but there are 4 sources"),
+        ("0\t1\ta\n1\t1\ta\n2\t\t\n3\t\t\n", "list has no candidate for source 3 \\(counted from 0\\)"),
         ("0 ||| a ||| 1\n1 ||| a ||| much\n", "line 2: the score is 'much'; it must be a finite number"),
         ("0 ||| a ||| LM= 1 ||| nan\n", "line 1: the score is 'nan'"),
         ("-1 ||| a ||| 1\n", "line 1: the id is '-1'; it must be the number of the source"),
