@@ -317,6 +317,19 @@ def train_tokenizer(
     return _finish({token: number for number, token in enumerate(tokens)}, kept, model_max_length)
 
 
+def forget_last_call(tokenizer: PreTrainedTokenizerFast) -> None:
+    """Resets truncation and padding of the last call, which the backend would apply to every text it encodes.
+
+    A call of the tokenizer sets both anew, but not a call of its backend, and a saved tokenizer keeps them.
+    """
+    backend = tokenizer.backend_tokenizer
+    # Another thread may be encoding, which forbids changes, also those that change nothing.
+    if backend.truncation is not None:
+        backend.no_truncation()
+    if backend.padding is not None:
+        backend.no_padding()
+
+
 def add_mask_token(tokenizer: PreTrainedTokenizerFast) -> PreTrainedTokenizerFast:
     """Returns a tokenizer with a mask token, which masked language models need: `<mask>`, after all other entries.
 

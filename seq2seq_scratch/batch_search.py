@@ -9,7 +9,6 @@ from typing import Any
 
 import torch
 from transformers import (
-    GenerationConfig,
     LogitsProcessorList,
     PreTrainedModel,
     PreTrainedTokenizerBase,
@@ -32,8 +31,8 @@ class Hypothesis:
     Attributes:
         text: one line, without outer or doubled spaces.
         score: in beam search, the log-probability divided by lp of Wu et al. 2016 (see `BeamSearchGenerationMixin`);
-            otherwise the log-probability. The end token counts. The bias of a terminology does not. None if no scores
-            were requested.
+            otherwise the log-probability. The end token counts. The bias of a terminology does not, nor do the
+            temperature, `top_k` and `top_p` of samples. None if no scores were requested.
     """
 
     text: str
@@ -41,19 +40,27 @@ class Hypothesis:
 
 
 def length_limits(
-    saved: GenerationConfig, max_new_tokens: int | None, source_lengths: Sequence[int]
+    model: PreTrainedModel, max_new_tokens: int | None, source_lengths: Sequence[int]
 ) -> tuple[dict[str, int], list[int]]:
     """Returns the argument of `generate()` that limits all hypotheses, and the limit of each sentence."""
+    saved, positions = model.generation_config, _learned_positions(model)
     if max_new_tokens is not None:
-        limits = [max_new_tokens] * len(source_lengths)
+        limits = [min([max_new_tokens, *positions])] * len(source_lengths)
     else:
         of_model = [saved.max_new_tokens, saved.max_length and saved.max_length - 1]
         of_model = [value for value in of_model if value is not None]
-        limits = [min([length + TOKENS_BEYOND_SOURCE, *of_model]) for length in source_lengths]
+        limits = [min([length + TOKENS_BEYOND_SOURCE, *of_model, *positions]) for length in source_lengths]
     if saved.max_length is not None and saved.max_new_tokens is None:
         # The library warns of max_new_tokens if the model was saved with max_length, which counts the start token.
         return {"max_length": max(limits) + 1}, limits
     return {"max_new_tokens": max(limits)}, limits
+
+
+def _learned_positions(model: PreTrainedModel) -> list[int]:
+    """Returns how many target tokens a model, or each of an ensemble, can read if its positions are learned."""
+    configs = [each.config for each in getattr(model, "models", [model])]
+    learned = [each for each in configs if getattr(each, "position_embedding_type", None) == "learned"]
+    return [each.max_position_embeddings for each in learned]
 
 
 @dataclass(frozen=True)
@@ -101,7 +108,8 @@ class BatchSearch:
             # Beams of this package's models have scores. Those of other models are summed up from those of each step.
             carried = num_beams > 1 and getattr(model, "beams_carry_scores", False)
             arguments |= {"return_dict_in_generate": True, "output_scores": not carried}
-            if num_beams == 1 and constraints:  # the logits are the model's, without a bias
+            # The logits are the model's: without a bias, a temperature, or a limit of what is drawn.
+            if num_beams == 1 and (constraints or do_sample):
                 arguments |= {"output_scores": False, "output_logits": True}
         max_new_tokens, max_length = (arguments.pop(name, None) for name in ("max_new_tokens", "max_length"))
         if max_length is not None:
@@ -147,9 +155,7 @@ class BatchSearch:
             The translations of each sentence; none if its limits and constraints allow none.
         """
         input_ids, mask = pad_right(sources, pad_token_id)
-        limit_argument, limits = length_limits(
-            self.model.generation_config, self.max_new_tokens, [len(source) for source in sources]
-        )
+        limit_argument, limits = length_limits(self.model, self.max_new_tokens, [len(source) for source in sources])
         criteria = StoppingCriteriaList(self.arguments.get("stopping_criteria") or ())
         if min(limits) < max(limits):
             criteria.append(SentenceLengthLimits(limits))
@@ -198,7 +204,7 @@ class BatchSearch:
         if self.num_beams > 1:
             return output.sequences_scores.tolist()
         eos_token_id = self.arguments.get("eos_token_id", self.model.generation_config.eos_token_id)
-        steps = output.logits if self.constraints else output.scores
+        steps = output.logits if self.arguments.get("output_logits") else output.scores
         return _sampled_log_probabilities(output.sequences, steps, eos_token_id, row_limits).tolist()
 
 

@@ -133,7 +133,7 @@ def check_prefixes(
     named = {index: places[index] if places else f"prefixes[{index}]" for index in given}
     if given:
         ids, _ = encode_sources(source_tokenizer, [sentences[index] for index in given], max_source_length)
-        _, limits = length_limits(model.generation_config, max_new_tokens, [len(row) for row in ids])
+        _, limits = length_limits(model, max_new_tokens, [len(row) for row in ids])
         for index, limit in zip(given, limits, strict=True):
             if not has_visible_text(sentences[index]):
                 raise ValueError(
@@ -188,7 +188,7 @@ def translate(
         generate_kwargs: arguments of `generate()`: `num_beams`, `length_penalty`, `do_sample`, `temperature`,
             `max_new_tokens`, `max_length` (one more, because it counts the start token) and so on. By default,
             hypotheses have at most 50 tokens more than their source (Vaswani et al. 2017, section 6.1), and no more
-            than `generation_config` allows.
+            than `generation_config` allows; never more than the model has learned positions.
 
     Returns:
         The translations of each sentence: those of a search with the best first, samples in the order drawn. There

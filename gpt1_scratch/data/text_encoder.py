@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerFast
 
-from ..tokenization import CHARACTERS, SEPARATE, text_normalizer, word_splitter
+from ..tokenization import CHARACTERS, SEPARATE, forget_last_call, text_normalizer, word_splitter
 from .word_cache import WordCache
 
 # As the normaliser has them. Python writes \x85 for \x{85}.
@@ -30,8 +30,8 @@ class TextEncoder(WordCache):
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerFast):
-        self.backend = tokenizer.backend_tokenizer
-        self.treats_words_alike = _treats_words_alike(self.backend)
+        self.tokenizer = tokenizer
+        self.treats_words_alike = _treats_words_alike(tokenizer.backend_tokenizer)
         added = [re.escape(token.content) for token in tokenizer.added_tokens_decoder.values()]
         self.added = re.compile("|".join(added) or r"(?!)")
         word, two_lines = self.encode_words(["a", "a\na"])
@@ -41,7 +41,9 @@ class TextEncoder(WordCache):
         return super().__call__(texts) if self.treats_words_alike else self.encode_words(list(texts))
 
     def encode_words(self, words: list[str]) -> list[list[int]]:
-        return [encoding.ids for encoding in self.backend.encode_batch_fast(words, add_special_tokens=False)]
+        forget_last_call(self.tokenizer)
+        backend = self.tokenizer.backend_tokenizer
+        return [encoding.ids for encoding in backend.encode_batch_fast(words, add_special_tokens=False)]
 
     def split(self, text: str) -> list[str]:
         # The line breaks beside a special token are no words, and what is removed may have stood beside a space.

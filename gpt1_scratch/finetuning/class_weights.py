@@ -29,7 +29,7 @@ def find_class_weights(setting: str, task: Task, labels: Sequence[int] | Sequenc
 
     Raises:
         ValueError: if the task has no classes; the file is missing or malformed, or names an unknown class, a class
-            twice or not all of them; or a balanced weight would be 0.
+            twice or not all of them; or a balanced weight would be 0 or infinite.
     """
     if task.is_regression or task.kind == "multiple_choice":
         what = "predicts a number" if task.is_regression else "chooses among texts"
@@ -40,10 +40,15 @@ def find_class_weights(setting: str, task: Task, labels: Sequence[int] | Sequenc
                 f"class_weights is {setting}; it must be {BALANCED} or a file, and there is no such file."
             )
         return _read_weights(setting, task)
+    counts = Counter(chain.from_iterable(labels) if task.is_multi_label else labels)
+    nowhere = [name for number, name in enumerate(task.labels) if not counts[number]]
+    if nowhere:
+        raise ValueError(
+            f"class_weights is {BALANCED}, but no row of training has the label {name_classes(nowhere)}, whose weight "
+            "would be infinite. Add such rows, or give the weights in a file."
+        )
     if not task.is_multi_label:
-        counts = Counter(labels)
         return [len(labels) / (len(task.labels) * counts[number]) for number in range(len(task.labels))]
-    counts = Counter(chain.from_iterable(labels))
     everywhere = [name for number, name in enumerate(task.labels) if counts[number] == len(labels)]
     if everywhere:
         raise ValueError(

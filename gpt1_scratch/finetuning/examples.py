@@ -13,6 +13,7 @@ import torch
 from torch.utils.data import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
+from ..tokenization import forget_last_call
 from .loading import TaskSplit
 from .tasks import Task
 
@@ -92,6 +93,7 @@ def tokenize_task(task: Task, split: TaskSplit, tokenizer: PreTrainedTokenizerFa
                 cut.add((start + index) // (choices or 1))
         lengths += map(len, encoded)
         pieces.append(np.concatenate([np.asarray(tokens, dtype=np.int32) for tokens in encoded]))
+    forget_last_call(tokenizer)  # a model's folder would keep the truncation
     labels = None
     if split.labels is not None:
         if task.is_multi_label:

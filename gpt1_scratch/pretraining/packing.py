@@ -27,6 +27,7 @@ from transformers import PreTrainedTokenizerFast
 
 from ..data.text_encoder import TextEncoder
 from ..data.visible_text import has_visible_text
+from ..tokenization import forget_last_call
 
 logger = logging.getLogger(__name__)
 
@@ -36,17 +37,8 @@ CHARACTER_CHUNK_SIZE = 2**23
 
 def tokenizer_key(tokenizer: PreTrainedTokenizerFast) -> str:
     """Returns a fingerprint of what decides a tokenizer's output, the same in every process and after every use."""
-    backend = tokenizer.backend_tokenizer
-    truncation, padding = backend.truncation, backend.padding
-    # A call with truncation or padding leaves these settings behind. They do not matter: each call sets them again.
-    backend.no_truncation()
-    backend.no_padding()
-    key = Hasher.hash(backend.to_str())
-    if truncation:
-        backend.enable_truncation(**truncation)
-    if padding:
-        backend.enable_padding(**padding)
-    return key
+    forget_last_call(tokenizer)
+    return Hasher.hash(tokenizer.backend_tokenizer.to_str())
 
 
 def _encode(texts: Sequence[str | None], encode: TextEncoder) -> dict[str, list]:
@@ -87,7 +79,8 @@ def tokenize_texts(texts: Dataset, tokenizer: PreTrainedTokenizerFast) -> Datase
     if len(texts) == 0:
         raise ValueError("The corpus is empty: it has no row.")
     features = Features({"input_ids": List(Value("int32")), "bytes": Value("int64"), "words": Value("int64")})
-    key = Hasher.hash(("tokenize_visible_texts", texts._fingerprint, tokenizer_key(tokenizer)))
+    # "whole": earlier versions stored texts that were cut where the tokenizer had kept a truncation.
+    key = Hasher.hash(("tokenize_whole_texts", texts._fingerprint, tokenizer_key(tokenizer)))
     file = None
     if not texts.cache_files:  # the library itself caches only what comes from files
         folder = Path(config.HF_DATASETS_CACHE) / "tokenize_texts"

@@ -10,6 +10,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from ..bidirectional_attention import refuse_bidirectional
 from ..data.visible_text import has_visible_text
+from ..tokenization import forget_last_call
 
 
 @dataclass(frozen=True)
@@ -80,6 +81,7 @@ def score_texts(
             f"stride is {stride}; the model has {positions} positions, so it must be 1 to {positions - 1}."
         )
     visible = [text if has_visible_text(text) else "" for text in texts]
+    forget_last_call(tokenizer)
     encodings = tokenizer.backend_tokenizer.encode_batch(visible, add_special_tokens=False)
     windows = [
         (index, *window)

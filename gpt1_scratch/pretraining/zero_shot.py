@@ -68,7 +68,7 @@ def choose_endings(
         model: a causal language model in evaluation mode.
         tokenizer: its tokenizer.
         contexts: N texts; where context and ending exceed the model's positions, the context loses its beginning.
-        endings: for each context two or more texts.
+        endings: for each context two or more texts. One of which no token follows another is chosen last.
     """
     positions = model.config.max_position_embeddings
     chosen = []
@@ -79,7 +79,8 @@ def choose_endings(
             ids = torch.tensor([(_ids(tokenizer, context) + ending_ids)[-positions:]], device=model.device)
             log_probabilities = torch.log_softmax(model(input_ids=ids).logits[0, :-1].float(), dim=-1)  # T-1 V
             of_tokens = log_probabilities.gather(1, ids[0, 1:, None])[:, 0]
-            scores.append(float(of_tokens[-len(ending_ids) :].mean()))
+            of_ending = of_tokens[max(0, len(ids[0]) - 1 - len(ending_ids)) :]  # an empty slice has no mean
+            scores.append(float(of_ending.mean()) if len(of_ending) else -float("inf"))
         chosen.append(max(range(len(scores)), key=scores.__getitem__))
     return chosen
 

@@ -118,6 +118,8 @@ def add_words(
             f"add_tokens is set, but the model's vocabulary is of the kind {model.get('type')}. Only byte-pair and "
             "word vocabularies can have further entries. Leave add_tokens out."
         )
+    state |= {"truncation": None, "padding": None}  # which an earlier call left behind, and which change the pieces
+    grown = _with(state, tokenizer.backend_tokenizer)
     # The tokens that the vocabulary keeps beside its own would leave gaps in the numbers.
     vocabulary |= {each["content"]: each["id"] for each in state["added_tokens"] if each["content"] not in vocabulary}
     entries, size = NewEntries(len(tokenizer)), len(tokenizer)
@@ -132,7 +134,6 @@ def add_words(
             parts[entry] = pieces
 
     splits = {word: _split(tokenizer.backend_tokenizer, word, where) for word, where in words.items()}
-    grown = tokenizer.backend_tokenizer
     entries.known = {word for word in words if _is_entry(grown, word, model.get("unk_token"))}
     missing = [word for word in words if word not in entries.known]
     if model["type"] == "WordLevel":

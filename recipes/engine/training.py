@@ -26,6 +26,7 @@ from papers_to_gpt.engine.checkpointing import (
     checkpoints_in,
     load_checkpoint,
     load_weights,
+    update_of,
 )
 from papers_to_gpt.engine.compiling import compile_model
 from papers_to_gpt.engine.device_copies import send, send_batch
@@ -459,7 +460,9 @@ class TrainingLoop:
         progress, results = self.progress, {}
         if self.settings.average_last_checkpoints:
             asked = self.settings.average_last_checkpoints
-            checkpoints = checkpoints_in(self.output_dir)[-asked:]
+            # Later ones, which a run that was resumed from an earlier checkpoint replaces, may still be there.
+            earlier = [path for path in checkpoints_in(self.output_dir) if update_of(path) <= progress.update]
+            checkpoints = earlier[-asked:]
             if len(checkpoints) < asked:
                 reporter.say(
                     f"average_last_checkpoints is {asked}, but there are only {len(checkpoints)} checkpoints. The "

@@ -336,7 +336,11 @@ def parse(arguments: list[str] | None = None, description: str = "") -> tuple[An
     )
     if reference is not None:
         reference.refuse_contradictions(settings, parsed)
-    _, _, _, tokenizer, data, decoding, _, training, _ = parsed
+    _, model, _, tokenizer, data, decoding, _, training, _ = parsed
+    if getattr(model, "position_embedding_type", None) == "learned":
+        # A longer pair would end the run, in its first update or after hours.
+        data.max_source_length = min(data.max_source_length, model.max_position_embeddings)
+        data.max_target_length = min(data.max_target_length, model.max_position_embeddings)
     metric = training.metric_for_best_model
     if decoding.decode_every > 1 and metric not in SCORES_WITHOUT_DECODING:
         raise ValueError(

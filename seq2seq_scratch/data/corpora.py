@@ -163,7 +163,7 @@ def _tables_of_parquet(path: str, wanted: Wanted, places: Sequence[FilePlace] = 
             return
         keys = tuple(field.name for field in translation)
     columns = wanted.find(path, schema.names, keys)
-    names = [columns.inside] if columns.inside else [columns.source, columns.target]
+    names = [columns.inside] if columns.inside else sorted({columns.source, columns.target})
     for table in parquet_tables(path, names, places):
         texts = {}
         for side, name in (("source", columns.source), ("target", columns.target)):
@@ -264,7 +264,7 @@ def _as_pairs(dataset: Any, wanted: Wanted, where: str) -> Any:
     columns = wanted.find(where, tuple(features), keys)
     names = sorted({columns.inside} if columns.inside else {columns.source, columns.target})
     dataset = dataset.select_columns(names)
-    if isinstance(dataset, Dataset):
+    if isinstance(dataset, Dataset) and columns.source != columns.target:
         table = dataset.flatten() if columns.inside else dataset
         prefix = f"{columns.inside}." if columns.inside else ""
         held = [f"{prefix}{columns.source}", f"{prefix}{columns.target}"]

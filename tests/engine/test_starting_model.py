@@ -40,6 +40,15 @@ def test_new_words_are_one_token_each_and_survive_a_round_trip(kind, tmp_path):
         assert added.pieces[number - added.first] == pieces, word
 
 
+@pytest.mark.parametrize("kind", ["bpe", "gpt1"])
+def test_what_an_earlier_call_of_the_tokenizer_left_behind_changes_no_new_entry(kind):
+    old = KINDS[kind]()
+    expected = add_words(old, {"saltons": "line 1"})[1]
+    assert not expected.known
+    old.backend_tokenizer.enable_truncation(1)
+    assert add_words(old, {"saltons": "line 1"})[1] == expected
+
+
 def test_what_is_not_a_new_word_is_refused_or_passed_over(tmp_path):
     tokenizer = KINDS["bpe"]()
     with pytest.raises(ValueError, match="words.txt, line 2: 'new cat' is 2 words"):

@@ -173,6 +173,13 @@ def test_averaged_model_is_the_mean_of_the_last_checkpoints(make_trainer):
         torch.testing.assert_close(tensor, torch.stack([part[name] for part in parts]).mean(dim=0))
 
 
+def test_the_mean_leaves_out_checkpoints_behind_the_end_of_a_resumed_run(make_trainer, tmp_path):
+    options = {"average_last_checkpoints": 2, "save_total_limit": 3}
+    make_trainer(**options).train()
+    options |= {"max_steps": 8, "resume_from_checkpoint": str(tmp_path / "run" / "checkpoint-8")}
+    assert make_trainer(**options).train()["averaged_checkpoints"] == ["checkpoint-4", "checkpoint-8"]
+
+
 def test_averaging_keeps_the_dtype_and_sums_in_fp32(tmp_path):
     values = [1.0, 1.0, 1.0078125]
     for index, value in enumerate(values):

@@ -56,6 +56,8 @@ def test_long_texts_are_cut_and_counted_and_keep_their_frame(tokenizer):
         TASKS["stories_cloze"], TaskSplit([("a", "b", "a b c d e f g h"), ("a", "b", "c")], [0, 1]), tokenizer, 9
     )
     assert choices.cut == 1 and choices.lengths.tolist() == [[9], [5]]
+    # A fine-tuned model's folder would keep it, and programs that read tokenizer.json would cut every text.
+    assert tokenizer.backend_tokenizer.truncation is None
 
 
 def test_batches_are_padded_to_their_longest_and_labels_have_the_heads_type(tokenizer):

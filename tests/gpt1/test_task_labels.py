@@ -221,6 +221,9 @@ def test_weights_need_classes_and_every_label_a_row_without_it():
     task = Task("own", "classification", ("text",), ("a", "b"), ("f1_micro",), is_multi_label=True)
     with pytest.raises(ValueError, match="every row of training has the label a"):
         find_class_weights("balanced", task, [(0,), (0, 1)])
+    # A file for a task with given classes may lack one.
+    with pytest.raises(ValueError, match="no row of training has the label neutral, whose weight would be infinite"):
+        find_class_weights("balanced", TASKS["mnli"], [0, 2, 2])
 
 
 def test_labels_of_mixed_types_are_classes_by_their_names(own):

@@ -80,3 +80,20 @@ def test_a_tokenizer_that_looks_beyond_a_word_is_asked_for_whole_texts(change):
 
 def test_a_worker_process_gets_it(tokenizer):
     assert pickle.loads(pickle.dumps(TextEncoder(tokenizer)))(CORPUS) == direct(tokenizer, CORPUS)
+
+
+@pytest.mark.parametrize(
+    "use", [{"truncation": True, "max_length": 4}, {"padding": True}, {"padding": "max_length", "max_length": 40}]
+)
+@pytest.mark.parametrize("is_asked_for_whole_texts", [False, True])
+def test_what_an_earlier_call_of_the_tokenizer_left_behind_does_not_matter(use, is_asked_for_whole_texts):
+    tokenizer = train_tokenizer(CORPUS, merges=60)
+    if is_asked_for_whole_texts:
+        tokenizer.backend_tokenizer.normalizer = None
+    texts = ["so it goes\nso it goes", "on", "\x01and so it goes on"]
+    expected = direct(tokenizer, texts)
+    tokenizer(CORPUS, **use)
+    encoder = TextEncoder(tokenizer)
+    assert encoder(texts) == expected
+    tokenizer(CORPUS, **use)
+    assert encoder(["on it goes", *texts])[1:] == expected

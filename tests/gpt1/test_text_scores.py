@@ -73,3 +73,11 @@ def test_a_long_text_is_read_in_windows_that_overlap(stride, length):
 def test_a_stride_beyond_the_positions_is_named(stride):
     with pytest.raises(ValueError, match=f"stride is {stride}; the model has 64 positions, so it must be 1 to 63"):
         score_texts(model_of(), tiny_tokenizer(), ["word4 word5"], stride=stride)
+
+
+@pytest.mark.parametrize("use", [{"truncation": True, "max_length": 3}, {"padding": True}])
+def test_what_an_earlier_call_of_the_tokenizer_left_behind_does_not_matter(use):
+    model, tokenizer = model_of(), tiny_tokenizer()
+    expected = score_texts(model, tokenizer, TEXTS)
+    tokenizer(TEXTS, **use)
+    assert score_texts(model, tokenizer, TEXTS) == expected

@@ -51,3 +51,10 @@ def test_an_ending_is_chosen_by_the_mean_and_not_by_the_sum_and_long_contexts_lo
     assert choose_endings(BigramModel(), tiny_tokenizer(), contexts, endings) == [0, 1, 0]
     summed = [["word5", "word5 word7"]]
     assert choose_endings(BigramModel(), tiny_tokenizer(), ["word4"], summed) == [1]  # by the sum it would be 0
+
+
+@pytest.mark.parametrize(("context", "endings"), [("word4 word5", ["", "word6"]), ("", ["word4", "word5 word6"])])
+def test_an_ending_without_a_token_to_predict_is_chosen_last(context, endings):
+    for order in (1, -1):
+        (chosen,) = choose_endings(BigramModel(), tiny_tokenizer(), [context], [endings[::order]])
+        assert endings[::order][chosen] == endings[1]

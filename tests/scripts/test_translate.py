@@ -13,6 +13,7 @@ from transformers import MarianConfig, MarianMTModel
 from papers_to_gpt.settings.decoding import TranslationSettings
 from papers_to_gpt.translation.decoding import load_model
 from seq2seq_scratch import BahdanauConfig, BahdanauForConditionalGeneration
+from seq2seq_scratch.ensemble import EnsembleForSeq2SeqLM
 from seq2seq_scratch.tokenization import save_tokenizers, train_tokenizer
 from seq2seq_scratch.translation import Hypothesis, load_translator, translate
 
@@ -253,6 +254,22 @@ def test_scores_are_log_probabilities(model, tokenizers, num_beams, length_penal
 
 
 @pytest.mark.parametrize(
+    "limits", [{"temperature": 0.3}, {"top_k": 3}, {"top_p": 0.4}], ids=lambda limits: [*limits][0]
+)
+def test_the_score_of_a_sample_is_the_models_log_probability(model, tokenizers, limits):
+    source, _ = tokenizers
+    torch.manual_seed(0)
+    settings = {"num_beams": 1, "do_sample": True, "with_scores": True, **limits}
+    results = translate(model, source, IdsAsText(), SENTENCES, **settings)
+    for sentence, (hypothesis,) in zip(SENTENCES, results, strict=True):
+        if sentence.strip():
+            _, *ids = map(int, hypothesis.text.split())
+            ids = ids[: ids.index(3) + 1] if 3 in ids else ids
+            expected = sum_of_log_probabilities(model, source(sentence, return_tensors="pt")["input_ids"], ids)
+            assert hypothesis.score == pytest.approx(expected, abs=1e-4)
+
+
+@pytest.mark.parametrize(
     "search", [{"do_sample": True}, {"prefix_allowed_tokens_fn": lambda row, ids: range(3, 9)}], ids=lambda s: [*s][0]
 )
 def test_beams_that_the_library_searches_have_scores(tokenizers, search):
@@ -421,3 +438,14 @@ def test_nothing_translates_to_nothing(model, tokenizers):
 def test_settings_that_do_not_go_together_are_named(model, tokenizers, arguments, message):
     with pytest.raises(ValueError, match=message):
         translate(model, *tokenizers, SENTENCES, **arguments)
+
+
+@pytest.mark.parametrize("asked", [{}, {"max_new_tokens": 30}])
+@pytest.mark.parametrize("num_beams", [1, 3])
+def test_a_translation_ends_where_the_learned_positions_end(num_beams, asked):
+    tokenizer, learned = tiny_tokenizer(), {"position_embedding_type": "learned", "max_position_embeddings": 9}
+    single = tiny_model("transformer", **learned)
+    for model in (single, EnsembleForSeq2SeqLM([tiny_model("bahdanau"), single])):
+        arguments = {"num_beams": num_beams, "suppress_tokens": tokenizer.all_special_ids, **asked}
+        ((found,),) = translate(model, tokenizer, tokenizer, ["word5 word6"], **arguments)
+        assert len(found.text.split()) == 9

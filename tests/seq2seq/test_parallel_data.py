@@ -119,6 +119,17 @@ def test_columns_may_have_any_name(tmp_path, kind):
     assert sides(splits["test"]) == (GERMAN, ENGLISH)
 
 
+@pytest.mark.parametrize(
+    ("kind", "is_data_set"), [("parquet", True), ("JSON lines", True), *((kind, False) for kind in KINDS_WITH_COLUMNS)]
+)
+def test_one_column_may_be_both_sides(tmp_path, kind, is_data_set):
+    (tmp_path / "set").mkdir()
+    path = write_file(tmp_path / "set" / "test", kind)
+    source = {"dataset_name": str(tmp_path / "set")} if is_data_set else {"test_file": path}
+    splits = load_parallel_data(**source, source_column="de", target_column="de", **LANGUAGES)
+    assert sides(splits["test"]) == (GERMAN, GERMAN)
+
+
 def test_named_columns_come_before_translation(tmp_path):
     path = tmp_path / "data.jsonl"
     path.write_text(json.dumps({"translation": "what a column", "a": "x", "b": "y"}))

@@ -235,6 +235,14 @@ def test_the_size_of_a_second_vocabulary_needs_a_second_vocabulary():
     assert parse([*arguments, "--share_vocabulary=false"])[3].decoder_vocab_size == 280
 
 
+def test_training_leaves_out_pairs_beyond_the_learned_positions():
+    parse, needed = PARSERS["translation"]
+    model = ["--model_type=transformer_seq2seq", "--max_position_embeddings=100", "--max_source_length=90"]
+    for kind, lengths in (("sinusoidal", (90, 256)), ("learned", (90, 100))):
+        data = parse([*needed.split(), *model, f"--position_embedding_type={kind}"])[4]
+        assert (data.max_source_length, data.max_target_length) == lengths
+
+
 @pytest.mark.parametrize(
     ("script", "metric", "expected"),
     [
