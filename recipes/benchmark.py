@@ -4,11 +4,11 @@
         --test_file test.parquet --source_language de --target_language en --nanogpt_dir nanoGPT
     python recipes/benchmark.py --sections gpt_training gpt_generation gpt_finetuning
 
-Every measurement runs in a new process, on the CPU. Contenders take turns, round after round, so that changes in the
-machine's load affect all of them; the table has medians. It also shows how many cores other processes kept busy during
-each measurement. Unless that number is about zero, trust the rates per second of CPU time and those with one thread
-(`--threads 1`): threads that wait for each other lose far more than their share of the time. Peers that are not
-installed are skipped with a note.
+Every measurement runs in a new process, on the CPU, or on a GPU with `--device cuda`. Contenders take turns, round
+after round, so that changes in the machine's load affect all of them; the table has medians. It also shows how many
+cores other processes kept busy during each measurement. Unless that number is about zero, trust the rates per second
+of CPU time and those with one thread (`--threads 1`): threads that wait for each other lose far more than their share
+of the time. Peers that are not installed are skipped with a note.
 """
 
 from papers_to_gpt.settings.arguments import run_script

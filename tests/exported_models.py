@@ -1,10 +1,12 @@
 """Saved tiny models, and scripts that run in this process, for the tests of exports."""
 
 import sys
+from pathlib import Path
 
 import torch
 from tiny_models import tiny_model, tiny_tokenizer
 
+from papers_to_gpt import score_translation
 from papers_to_gpt.settings.arguments import run_script
 from seq2seq_scratch.tokenization import end_of_sentence, save_tokenizers
 
@@ -47,3 +49,14 @@ def run(script, monkeypatch, *arguments):
     except SystemExit as stop:
         return stop.code
     return 0
+
+
+def scored_translations(monkeypatch, folder, model, *options):
+    """Runs score_translation.py with two numbers of beams and returns the translations that it writes."""
+    scores = folder / f"scores_of_{Path(model).name}"
+    rows = "".join(f"{source}\t{source}\n" for source in SOURCES)
+    (folder / "test.tsv").write_text(f"en\tde\n{rows}")
+    arguments = ["--model_name_or_path", model, "--test_file", folder / "test.tsv", "--output_dir", scores]
+    arguments += ["--source_column", "en", "--target_column", "de", "--max_new_tokens", 6, "--num_beams", 1, 3]
+    assert run(score_translation, monkeypatch, *arguments, *options) in (0, None)
+    return {path.name: path.read_text() for path in scores.glob("*.txt")}

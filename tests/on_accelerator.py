@@ -4,7 +4,8 @@
 
 The recipes train tiny models for a few updates on text made here, in fp32 and bf16. Where there is no accelerator,
 nothing runs, the reason is printed and the exit code is 0. `--device cpu` compares the CPU with itself, which checks
-this script.
+this script. `--torch_compile` also trains every model compiled, and compiles the steps of GPT-1's generation and the
+Transformer's decoder, which takes minutes more.
 """
 
 import argparse
@@ -170,10 +171,34 @@ def decode(checks: Checks, name: str, precision: str, folder: Path, device: torc
     checks.hold(f"{what}: sampled tokens are of the model's vocabulary", bool(probability.isfinite().all()))
 
 
+@torch.inference_mode()
+def decode_compiled(checks: Checks, name: str, precision: str, folder: Path, device: torch.device) -> None:
+    """Compares the searches of a compiled GPT-1 or Transformer with those of the model as it is, on one device."""
+    from papers_to_gpt.engine.compiling import CompiledSteps
+    from papers_to_gpt.translation.decoding import compile_decoder
+
+    auto_class = AutoModelForCausalLM if name == "gpt1" else AutoModelForSeq2SeqLM
+    dtype = torch.float32 if precision == "fp32" else torch.bfloat16
+    model = auto_class.from_pretrained(folder, dtype=dtype).to(device).eval()
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    prompts = [["word1 and word2", "word3 and word4"], ["word5", "word6"]]  # two lengths, and one in each batch
+    batches = [tokenizer(texts, return_tensors="pt").to(device) for texts in prompts]
+    batches = [{key: batch[key] for key in ("input_ids", "attention_mask")} for batch in batches]
+    search = {"max_new_tokens": 6, "do_sample": False, "num_beams": 1 if name == "gpt1" else 3}
+    expected = [model.generate(**batch, **search) for batch in batches]
+    scores = [log_probability(model, *pair) for pair in zip(batches, expected, strict=True)]
+    steps = CompiledSteps(model) if name == "gpt1" else compile_decoder(model)
+    for batch, score in zip(batches, scores, strict=True):
+        found = model.generate(**batch, **search, **(steps.arguments() if steps else {}))
+        what = f"{name}, {precision}: compiled search from {batch['input_ids'].shape[1]} tokens"
+        checks.compare(what, log_probability(model, batch, found), score, TOLERANCE[precision])
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--device", default=None, help="cuda, xpu, ... or cpu; default: the accelerator that there is")
     parser.add_argument("--models", nargs="+", choices=PRESETS, default=list(PRESETS), help="default: all")
+    parser.add_argument("--torch_compile", action="store_true", help="also train and decode with compiled models")
     arguments = parser.parse_args()
     asked = arguments.device
     if asked is None and not torch.accelerator.is_available():
@@ -199,6 +224,12 @@ def main() -> int:
                 train(name, precision, device.type == "cpu", texts, again, *known, "--resume_from_checkpoint", "last")
                 checks.compare(f"{what}: resumed weights", weights(again), weights(there), RESUME_TOLERANCE[precision])
                 decode(checks, name, precision, on_cpu, device)
+                if arguments.torch_compile:
+                    compiled = texts / f"{name}_{precision}_compiled"
+                    train(name, precision, device.type == "cpu", texts, compiled, *known, "--torch_compile", "true")
+                    checks.compare(f"{what}: compiled training", losses(compiled), losses(on_cpu), tolerance)
+                    if name in ("gpt1", "transformer"):
+                        decode_compiled(checks, name, precision, on_cpu, device)
     print(f"{checks.failed} failed" if checks.failed else "All agree.")
     return 1 if checks.failed else 0
 

@@ -99,19 +99,20 @@ def train_classifier(
 
         config = OpenAIGPTConfig(**sizes)
         epochs = (random_batches(stored, work, pad_to and min(pad_to, work.context)) for _ in itertools.count())
-    model = AutoModelForSequenceClassification.from_config(config).train()
+    model = AutoModelForSequenceClassification.from_config(config).train().to(work.device)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, weight_decay=0.01, fused=True)
     # A whole epoch is clocked, because our batches of similar lengths differ in size within an epoch.
     clocked = next(epochs)
     warm_up = itertools.islice(itertools.chain.from_iterable(epochs), work.warm_up_updates)
-    watch = Stopwatch()
+    watch = Stopwatch(device=work.device)
     batches = itertools.chain(warm_up, clocked)
 
     def count(batch: dict[str, torch.Tensor]) -> tuple[int, int, int]:
         return len(batch["labels"]), int(batch["attention_mask"].sum()), batch["input_ids"].numel()
 
     for batch in watch.over(batches, work, count):
-        with torch.autocast("cpu", torch.bfloat16):
+        batch = {name: tensor.to(work.device) for name, tensor in batch.items()}
+        with torch.autocast(work.device, torch.bfloat16):
             loss = model(**batch).loss
         loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)

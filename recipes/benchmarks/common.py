@@ -24,6 +24,7 @@ from typing import Any
 
 from torch import nn
 
+from papers_to_gpt.benchmarks.gpts import MatrixPeak
 from papers_to_gpt.benchmarks.workload import Stopwatch
 from papers_to_gpt.settings.benchmarking import Workload
 
@@ -117,7 +118,7 @@ def measure_decoding(
     """
     sentences = json.loads((folder / "test_sentences.json").read_text(encoding="utf-8"))[: work.max_sentences]
     translate(sentences[:DECODING_BATCH_SIZE])
-    watch = Stopwatch()
+    watch = Stopwatch(device=work.device)
     watch.start()
     translations = translate(sentences)
     watch.stop()
@@ -127,6 +128,37 @@ def measure_decoding(
         lengths = [len(ids) for ids in tokenizer(translations)["input_ids"]]
         mean = sum(lengths) / len(lengths)
     return watch.result(model) | {"mean_output_tokens": mean, **batch}
+
+
+def translator_utilization(work: Workload, watch: Stopwatch, model: nn.Module) -> dict[str, float]:
+    """Returns the share of a GPU's peak that the clocked updates of a translator reach; nothing on the CPU.
+
+    The peak is measured after the updates. On a CPU, whose speed changes meanwhile, it would be another one.
+    """
+    if not work.is_on_gpu:
+        return {}
+    peak = MatrixPeak(device=work.device)
+    peak.measure()
+    return peak.utilization(translator_flops(model, watch.tokens - watch.items, watch.items), watch.clocked)
+
+
+def translator_flops(model: nn.Module, source_tokens: int, target_tokens: int) -> float:
+    """Returns 6 operations for each weight of a matrix and token of its side (Kaplan et al. 2020).
+
+    A table of embeddings is only looked up, unless it is also the matrix of the softmax. The products of queries with
+    keys are left out: there are few in sentences.
+    """
+    softmax = model.get_output_embeddings().weight
+    tables = {id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding)}
+    encoder = {id(weight) for weight in model.get_encoder().parameters()}
+    source, target = 0, softmax.numel()
+    for weight in model.parameters():
+        if weight.dim() > 1 and id(weight) not in tables | {id(softmax)}:
+            if id(weight) in encoder:
+                source += weight.numel()
+            else:
+                target += weight.numel()
+    return 6 * (source * source_tokens + target * target_tokens)
 
 
 def forced_length(work: Workload) -> dict[str, int]:

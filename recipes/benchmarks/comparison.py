@@ -17,6 +17,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import torch
 from joblib import cpu_count
 
 from papers_to_gpt.benchmarks.classifiers import prepare_examples, train_classifier
@@ -72,12 +73,14 @@ class Contender:
         """Returns the reason why the row cannot be measured here; None if it can."""
         if self.needs == "nanogpt_dir":
             return None if work.nanogpt_dir else "nanogpt_dir is not set"
+        if self.needs and work.is_on_gpu:
+            return "it is measured on the CPU alone"
         absent = [package for package in (self.needs or "").split() if find_spec(package) is None]
         return f"the package {absent[0]} is not installed" if absent else None
 
 
 def table(work: Workload | None = None) -> list[Contender]:
-    """Returns all rows in their order; the sizes in gpt_growth are those of the workload, by default its defaults."""
+    """Returns all rows in their order; device and sizes of gpt_growth are the workload's, by default its defaults."""
     work = work or Workload()
     rows: list[Contender] = []
 
@@ -98,6 +101,9 @@ def table(work: Workload | None = None) -> list[Contender]:
     transformer("ours, bf16", train_ours, make_config=transformer_config)
     for precision, bf16 in precisions.items():
         transformer(f"MarianMTModel, {precision}", train_marian, bf16=bf16)
+    if work.is_on_gpu:
+        transformer("ours, bf16, compiled", train_ours, make_config=transformer_config, compiled=True)
+        transformer("MarianMTModel, bf16, compiled", train_marian, bf16=True, compiled=True)
     for precision, bf16 in precisions.items():
         make = {"make_config": transformer_config, "make_model": joeynmt_transformer}
         transformer(f"JoeyNMT, {precision}", train_joeynmt, "joeynmt", **make, bf16=bf16)
@@ -195,12 +201,9 @@ def run_one(contender: Contender, work: Workload, folder: Path, threads: int, st
     Returns:
         What it measured. If it fails, `error` with the last line of its error output.
     """
-    environment = {
-        **os.environ,
-        "OMP_NUM_THREADS": str(threads),
-        "CUDA_VISIBLE_DEVICES": "",
-        "HF_HUB_OFFLINE": "1",
-    }
+    environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "HF_HUB_OFFLINE": "1"}
+    if not work.is_on_gpu:
+        environment["CUDA_VISIBLE_DEVICES"] = ""
     job = json.dumps({"contender": contender.key, "workload": asdict(work), "folder": str(folder), "step": step})
     command = [sys.executable, "-c", "from papers_to_gpt.benchmarks.comparison import measure_one; measure_one()"]
     process = subprocess.run(command, input=job, env=environment, capture_output=True, text=True)
@@ -345,7 +348,7 @@ def format_table(rows: Sequence[Contender], figures: dict[str, dict[str, float]]
     return "\n".join(lines)
 
 
-def describe_setting(threads: int) -> dict[str, Any]:
+def describe_setting(threads: int, use_cpu: bool) -> dict[str, Any]:
     """Returns the machine and the versions of the libraries that were measured."""
     from accelerate import Accelerator
 
@@ -357,7 +360,8 @@ def describe_setting(threads: int) -> dict[str, Any]:
             versions[package] = version(package)
         except PackageNotFoundError:
             continue
-    return {"machine": describe_machine(Accelerator(cpu=True))["device"], "threads": threads, "versions": versions}
+    machine = describe_machine(Accelerator(cpu=use_cpu))["device"]
+    return {"machine": machine, "threads": threads, "versions": versions}
 
 
 def run(settings: BenchmarkSettings, work: Workload) -> None:
@@ -367,6 +371,8 @@ def run(settings: BenchmarkSettings, work: Workload) -> None:
         ValueError: if a setting is wrong or the model to decode with could not be trained.
         SystemExit: with status 1 if a contender failed.
     """
+    if work.is_on_gpu and not torch.cuda.is_available():
+        raise ValueError("device is cuda, but PyTorch sees no GPU here. Leave device out to measure on the CPU.")
     if work.nanogpt_dir is not None and not Path(work.nanogpt_dir, "model.py").is_file():
         raise ValueError(f"nanogpt_dir is {work.nanogpt_dir}, which holds no model.py. Name a checkout of nanoGPT.")
     if "translation_decoding" in settings.sections and work.model_name_or_path is not None:
@@ -385,7 +391,8 @@ def run(settings: BenchmarkSettings, work: Workload) -> None:
         )
     notes = {row.key: reason for row in chosen if (reason := row.missing(work))}
     chosen = [row for row in chosen if row.key not in notes]
-    record = {"setting": describe_setting(threads), "settings": asdict(settings) | asdict(work), "sections": {}}
+    setting = describe_setting(threads, not work.is_on_gpu)
+    record = {"setting": setting, "settings": asdict(settings) | asdict(work), "sections": {}}
     print(json.dumps(record["setting"]))
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)

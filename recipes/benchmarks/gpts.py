@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from papers_to_gpt.benchmarks.workload import Stopwatch
+from papers_to_gpt.benchmarks.workload import Stopwatch, wait_for
 from papers_to_gpt.settings.benchmarking import Workload
 
 PRODUCTS_BETWEEN_UPDATES = 4
@@ -82,18 +82,19 @@ def train_gpt(
 
         keep_freed_memory()
     torch.manual_seed(42)
-    model = gpt(work, kind, dropout).train()
+    model = gpt(work, kind, dropout).train().to(work.device)
     if kind == "gpt2":
         model.config.use_cache = False
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, weight_decay=0.01, fused=True)
     forward = torch.compile(model) if compiled else model
     peak = None
     if watch is None:
-        peak = MatrixPeak()
-        watch = Stopwatch(between_updates=peak.measure)
-    batches = (torch.randint(work.gpt_vocab_size, (work.gpt_batch_size, work.context)) for _ in itertools.count())
+        peak = MatrixPeak(device=work.device)
+        watch = Stopwatch(between_updates=peak.measure, device=work.device)
+    shape = work.gpt_batch_size, work.context
+    batches = (torch.randint(work.gpt_vocab_size, shape, device=work.device) for _ in itertools.count())
     for tokens in watch.over(batches, work, lambda tokens: (tokens.numel(), 0, 0)):
-        with torch.autocast("cpu", torch.bfloat16):
+        with torch.autocast(work.device, torch.bfloat16):
             # nanoGPT expects labels that are already shifted; the others shift them.
             loss = forward(tokens, tokens.roll(-1, 1))[1] if kind == "nanogpt" else forward(tokens, labels=tokens).loss
         loss.backward()
@@ -107,33 +108,38 @@ def train_gpt(
 
     with torch.device("meta"):
         flops_per_token = training_flops_per_token(gpt(work, "ours"), work.context)
-    rate = flops_per_token * result["items"] / result["cpu_seconds"]
-    return result | {"model_flops_utilization_percent": 100 * rate / peak.rate}
+    return result | peak.utilization(flops_per_token * result["items"], result)
 
 
 class MatrixPeak:
-    """The FLOPs of a large bf16 matrix product in a second of CPU time, with which the utilization is computed.
+    """The FLOPs of a large bf16 matrix product in a second, with which the utilization is computed.
 
     It is measured after each update, with the same threads, because the speed of a core changes while a benchmark
-    runs. Both rates are those of CPU time, because other processes slow the updates more often than the few short
-    products, so that wall-clock times of the two do not compare.
+    runs. On the CPU both rates are those of CPU time, because other processes slow the updates more often than the few
+    short products, so that wall-clock times of the two do not compare.
 
     Args:
-        size: rows and columns of the matrix. With 2,048 a product takes some hundredths of a second and reaches the
-            rate of larger ones.
+        size: rows and columns of the matrix. Default: 2,048 on the CPU, where a product takes some hundredths of a
+            second and reaches the rate of larger ones, and 8,192 on a GPU.
+        device: where the updates are made.
     """
 
-    def __init__(self, size: int = 2048):
-        self.matrix = torch.randn(size, size).to(torch.bfloat16)  # zeros would be multiplied faster
+    def __init__(self, size: int | None = None, device: str = "cpu"):
+        size = size or (2048 if device == "cpu" else 8192)
+        self.device = device
+        self.matrix = torch.randn(size, size, device=device).to(torch.bfloat16)  # zeros would be multiplied faster
         self.matrix @ self.matrix  # oneDNN compiles the product
         self.flops = self.seconds = 0.0
 
     @torch.no_grad()
     def measure(self) -> None:
-        started = time.process_time()
+        clock = time.process_time if self.device == "cpu" else time.perf_counter
+        wait_for(self.device)
+        started = clock()
         for _ in range(PRODUCTS_BETWEEN_UPDATES):
             self.matrix @ self.matrix
-        self.seconds += time.process_time() - started
+        wait_for(self.device)
+        self.seconds += clock() - started
         self.flops += PRODUCTS_BETWEEN_UPDATES * 2 * len(self.matrix) ** 3
 
     @property
@@ -141,17 +147,27 @@ class MatrixPeak:
         """The mean over all products."""
         return self.flops / self.seconds
 
+    def utilization(self, flops: float, clocked: dict[str, Any]) -> dict[str, float]:
+        """Returns the share of the peak that updates reach.
+
+        Args:
+            flops: those of all updates.
+            clocked: what the stopwatch returned for them.
+        """
+        seconds = clocked["cpu_seconds" if self.device == "cpu" else "seconds"]
+        return {"model_flops_utilization_percent": 100 * flops / seconds / self.rate}
+
 
 @torch.inference_mode()
 def generate(work: Workload, folder: Path, kind: str, batch_size: int, bf16: bool) -> dict[str, Any]:
     """Clocks greedy generation after random prompts, without an end token; `items` are generated tokens."""
     torch.manual_seed(42)
-    model = gpt(work, kind).eval()
+    model = gpt(work, kind).eval().to(work.device)
     if bf16:
         model.to(torch.bfloat16)
-    prompt = torch.randint(work.gpt_vocab_size, (batch_size, work.prompt_tokens))
+    prompt = torch.randint(work.gpt_vocab_size, (batch_size, work.prompt_tokens), device=work.device)
     for new_tokens in (min(8, work.new_tokens), work.new_tokens):
-        watch = Stopwatch()
+        watch = Stopwatch(device=work.device)
         watch.start()
         output = model.generate(
             prompt, attention_mask=torch.ones_like(prompt), max_new_tokens=new_tokens, do_sample=False

@@ -15,6 +15,7 @@ from papers_to_gpt.benchmarks.common import (
     measure_decoding,
     renamed,
     transformer_config,
+    translator_utilization,
 )
 from papers_to_gpt.benchmarks.workload import Stopwatch, count_padded
 from papers_to_gpt.settings.benchmarking import Workload
@@ -31,7 +32,7 @@ def marian_of_size(config: Any) -> nn.Module:
     return MarianMTModel(MarianConfig(**sizes, scale_embedding=True, forced_eos_token_id=None))
 
 
-def train_marian(work: Workload, folder: Path, bf16: bool) -> dict[str, Any]:
+def train_marian(work: Workload, folder: Path, bf16: bool, compiled: bool = False) -> dict[str, Any]:
     """Clocks the training of a `MarianMTModel` with `Seq2SeqTrainer`; `items` are target tokens."""
     from datasets import load_from_disk
     from transformers import (
@@ -43,7 +44,7 @@ def train_marian(work: Workload, folder: Path, bf16: bool) -> dict[str, Any]:
         set_seed,
     )
 
-    watch, counts = Stopwatch(), []
+    watch, counts = Stopwatch(device=work.device), []
     tokenizer = AutoTokenizer.from_pretrained(folder)
     set_seed(42)
     model = marian_of_size(transformer_config(work, len(tokenizer)))
@@ -68,7 +69,8 @@ def train_marian(work: Workload, folder: Path, bf16: bool) -> dict[str, Any]:
             label_smoothing_factor=0.1,
             max_steps=work.warm_up_updates + work.updates,
             bf16=bf16,
-            use_cpu=True,
+            use_cpu=not work.is_on_gpu,
+            torch_compile=compiled,
             save_strategy="no",
             report_to="none",
             disable_tqdm=True,
@@ -78,7 +80,7 @@ def train_marian(work: Workload, folder: Path, bf16: bool) -> dict[str, Any]:
     # The loader collates one batch in advance, so the last count may belong to a batch that no update read.
     for target_tokens, tokens, slots in counts[work.warm_up_updates :][: work.updates]:
         watch.count(target_tokens, tokens, slots)
-    return watch.result(model)
+    return watch.result(model) | translator_utilization(work, watch, model)
 
 
 # Marian's names of our modules, in the order of replacement.
@@ -113,7 +115,7 @@ def decode_marian(work: Workload, folder: Path, num_beams: int) -> dict[str, Any
     from seq2seq_scratch.translation import load_translator
 
     model, tokenizer, _ = load_translator(work.model_name_or_path)
-    marian = marian_with_weights(model)
+    marian = marian_with_weights(model).to(work.device)
     search = {"num_beams": num_beams}
     if num_beams > 1:
         search["length_penalty"] = length_penalty_of(model.generation_config)
@@ -124,6 +126,7 @@ def decode_marian(work: Workload, folder: Path, num_beams: int) -> dict[str, Any
         translations = []
         for start in range(0, len(sentences), DECODING_BATCH_SIZE):
             batch = tokenizer(sentences[start : start + DECODING_BATCH_SIZE], padding=True, return_tensors="pt")
+            batch = batch.to(work.device)
             limit = {"max_new_tokens": batch["input_ids"].shape[1] + TOKENS_BEYOND_SOURCE} | forced_length(work)
             output = marian.generate(**batch, **search, **limit)
             translations += tokenizer.batch_decode(output, skip_special_tokens=True)

@@ -9,7 +9,13 @@ from typing import Any
 import torch
 from torch import nn
 
-from papers_to_gpt.benchmarks.common import NEVER, forced_length, measure_decoding, transformer_config
+from papers_to_gpt.benchmarks.common import (
+    NEVER,
+    forced_length,
+    measure_decoding,
+    transformer_config,
+    translator_utilization,
+)
 from papers_to_gpt.benchmarks.workload import Stopwatch, count_padded
 from papers_to_gpt.settings.benchmarking import Workload
 
@@ -39,7 +45,13 @@ class ClockedBatches:
 
 
 def run_recipe(
-    work: Workload, folder: Path, make_config: Callable, output_dir: Path, updates: int, watch: Stopwatch | None = None
+    work: Workload,
+    folder: Path,
+    make_config: Callable,
+    output_dir: Path,
+    updates: int,
+    watch: Stopwatch | None = None,
+    compiled: bool = False,
 ) -> nn.Module:
     """Trains one of our translators as `train_translation.py` does.
 
@@ -50,6 +62,7 @@ def run_recipe(
         output_dir: receives the trained model.
         updates: number of updates.
         watch: clocks the updates after the warm-up. Default: nothing is clocked.
+        compiled: whether `torch.compile` compiles the model.
 
     Returns:
         The trained model.
@@ -72,7 +85,8 @@ def run_recipe(
         eval_steps=NEVER,
         label_smoothing_factor=0.1,
         bf16=True,
-        use_cpu=True,
+        use_cpu=not work.is_on_gpu,
+        torch_compile=compiled,
     )
     optimization = OptimizationSettings(
         optim="adam", adam_beta2=0.98, learning_rate=1e-3, lr_scheduler_type="inverse_sqrt", warmup_steps=100
@@ -108,13 +122,13 @@ def run_recipe(
     return model
 
 
-def train_ours(work: Workload, folder: Path, make_config: Callable) -> dict[str, Any]:
+def train_ours(work: Workload, folder: Path, make_config: Callable, compiled: bool = False) -> dict[str, Any]:
     """Clocks the training of one of our translators in bf16; `items` are target tokens."""
-    watch = Stopwatch()
+    watch = Stopwatch(device=work.device)
     with tempfile.TemporaryDirectory() as output_dir:
         updates = work.warm_up_updates + work.updates
-        model = run_recipe(work, folder, make_config, Path(output_dir), updates, watch)
-    return watch.result(model)
+        model = run_recipe(work, folder, make_config, Path(output_dir), updates, watch, compiled)
+    return watch.result(model) | translator_utilization(work, watch, model)
 
 
 def train_model_to_decode(work: Workload, folder: Path) -> dict[str, Any]:
@@ -133,10 +147,11 @@ def decode_ours(work: Workload, folder: Path, num_beams: int, bf16: bool) -> dic
     keep_compiled_code(FOR_BATCHES_OF_TOKENS)
     check_folder(work.model_name_or_path)
     translator = load_translator(work.model_name_or_path)
+    translator[0].to(work.device)
     tokens = work.tokens_per_decoding_batch
 
     def translate_all(sentences: list[str]) -> list[str]:
-        with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+        with torch.autocast(work.device, torch.bfloat16, enabled=bf16):
             found = translate(
                 *translator, sentences, num_beams=num_beams, max_tokens_per_batch=tokens, **forced_length(work)
             )

@@ -22,8 +22,10 @@ def busy_seconds() -> float | None:
     return (sum(ticks) - ticks[3] - ticks[4]) / 100
 
 
-def peak_memory_gb() -> float:
-    """Returns the largest amount of memory that this process has held so far, in GB."""
+def peak_memory_gb(device: str = "cpu") -> float:
+    """Returns the largest amount of memory that this process has held so far, in GB; on a GPU, that of its tensors."""
+    if device != "cpu":
+        return torch.cuda.max_memory_allocated() / 1e9
     status = Path("/proc/self/status")
     if status.is_file():
         # `ru_maxrss` would include the memory of the parent, which a new process shares until it executes its program.
@@ -34,11 +36,18 @@ def peak_memory_gb() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1e9 if sys.platform == "darwin" else 1e6)
 
 
+def wait_for(device: str) -> None:
+    """Waits until a GPU has computed all that was queued."""
+    if device != "cpu":
+        torch.cuda.synchronize()
+
+
 class Stopwatch:
     """Counts and clocks what happens between `start` and `stop`; a second `stop` has no effect.
 
     Args:
         between_updates: is called after every update that `over` clocks, while the clock stands still.
+        device: where the work is done. The clock waits for a GPU, whose memory is measured in place of the process's.
 
     Attributes:
         items: number of units that the rates refer to: target tokens, generated tokens, examples or sentences.
@@ -46,7 +55,8 @@ class Stopwatch:
         clocked: the measured seconds and memory; empty before `stop`.
     """
 
-    def __init__(self, between_updates: Callable[[], Any] | None = None):
+    def __init__(self, between_updates: Callable[[], Any] | None = None, device: str = "cpu"):
+        self.device = device
         self.items = self.tokens = self.slots = 0
         self.clocked: dict[str, float | None] = {}
         self.between_updates = between_updates
@@ -56,9 +66,11 @@ class Stopwatch:
         self._resume()
 
     def _resume(self) -> None:
+        wait_for(self.device)
         self._since = time.perf_counter(), time.process_time(), busy_seconds()
 
     def _pause(self) -> None:
+        wait_for(self.device)
         now = time.perf_counter(), time.process_time(), busy_seconds()
         self._passed = [
             passed + (0.0 if end is None else end - begin)
@@ -72,7 +84,7 @@ class Stopwatch:
         wall, own, busy = self._passed
         others = None if self._since[2] is None else max(0.0, busy - own) / wall
         self.clocked = {"seconds": wall, "cpu_seconds": own, "cores_busy_with_others": others}
-        self.clocked["peak_memory_gb"] = peak_memory_gb()
+        self.clocked["peak_memory_gb"] = peak_memory_gb(self.device)
 
     def over(self, batches: Iterable[Any], work: Workload, count: Callable[[Any], tuple[int, int, int]]) -> Iterator:
         """Yields a batch for every update and clocks the updates after the warm-up.

@@ -183,6 +183,7 @@ def library_card(folder: Path, name: str, source: str | None = None, found: str 
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     code = with_tokenizers(LIBRARY_CODE, folder, repr(name))
     export = "An export" if source is None else f"An export of `{source}`"
+    again = command("export", source or "MODEL", "--format", "ctranslate2", "--output_dir", "FOLDER")
     return f"""\
 ---
 library_name: transformers
@@ -196,6 +197,10 @@ remote code (`pip install transformers torch`). Sources and translations have at
 
 {found} With beams, the library normalizes scores by length in another way, so some translations differ from those of
 the exported model.
+
+Do not convert this folder with CTranslate2's own converter. It starts the decoder of Marian's models from zeros, not
+from the embedding of a token, so it fails or translates wrongly; the other classes it does not convert. For that
+engine, export the model itself: `{again}`.
 
 ```python
 {code}```

@@ -1,6 +1,7 @@
 """Settings of the benchmark: the contenders, their data and sizes, and the number of measurements."""
 
 from dataclasses import dataclass
+from typing import Literal
 
 from papers_to_gpt.settings.arguments import CheckedSettings, option, parse_settings, read_settings
 from papers_to_gpt.settings.corpora import refuse_no_file
@@ -65,6 +66,11 @@ class Workload:
 
     group = "model"
 
+    device: Literal["cpu", "cuda"] = option(
+        "cpu",
+        "Where the models compute. On cuda, those of PyTorch alone are measured, and training_profile is not.",
+        "measurement",
+    )
     updates: int = option(20, "Training updates that are measured.", "measurement")
     warm_up_updates: int = option(5, "Training updates before the measurement starts.", "measurement")
     vocab_size: int = option(8000, "Vocabulary size of the translators, shared by both languages.")
@@ -126,6 +132,10 @@ class Workload:
                 "Choose a divisor."
             )
 
+    @property
+    def is_on_gpu(self) -> bool:
+        return self.device != "cpu"
+
     def check_growth(self) -> None:
         """Raises ValueError if a size of gpt_growth cannot be measured."""
         if min(self.growth_lengths, default=2) < 2:
@@ -152,6 +162,8 @@ class Workload:
 def parse(arguments: list[str] | None = None, description: str = "") -> tuple[BenchmarkSettings, Workload]:
     """Reads the command line. What concerns a section alone is checked if the section is measured."""
     settings, work = parse_settings(read_settings(arguments), BenchmarkSettings, Workload, description=description)
+    if work.is_on_gpu and "training_profile" in settings.sections:
+        raise ValueError("device is cuda, and sections names training_profile, which clocks a CPU. Leave one out.")
     if "gpt_growth" in settings.sections:
         work.check_growth()
     if "gpt_generation" in settings.sections:

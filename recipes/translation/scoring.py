@@ -3,12 +3,13 @@
 import json
 import math
 import time
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 from datasets import Dataset
 
-from papers_to_gpt.settings.decoding import ScoringSettings, TranslationSettings
+from papers_to_gpt.settings.decoding import DecodingSettings, ScoringSettings, TranslationSettings
 from papers_to_gpt.translation.comparison import compare
 from papers_to_gpt.translation.decoding import load_model, make_translator
 from papers_to_gpt.translation.rescoring import rescore
@@ -47,7 +48,8 @@ def run(settings: ScoringSettings) -> None:
         write_forced_scores(settings, splits, output_dir)
         return
     metric = TranslationMetric(settings.target_language, settings.bleu_tokenizer)
-    decoding = TranslationSettings(**{name: getattr(settings, name) for name in DECODING_SETTINGS})
+    of_model_and_search = {each.name: getattr(settings, each.name) for each in fields(DecodingSettings)}
+    decoding = TranslationSettings(**of_model_and_search | {"length_penalty": None})  # set below, with beams alone
     translate_lines = make_translator(decoding, *load_model(decoding))
     for num_beams in settings.num_beams:
         search = {"num_beams": num_beams}
@@ -108,8 +110,3 @@ def describe(index: int, score: ForcedScore | None, with_tokens: bool) -> dict[s
         tokens = score.tokens if score else ()
         written["token_scores"] = [[token, round(value, 5)] for token, value in zip(tokens, values, strict=True)]
     return written
-
-
-DECODING_SETTINGS = (
-    "model_name_or_path revision trust_remote_code max_source_length max_new_tokens max_tokens_per_batch bf16"
-).split()

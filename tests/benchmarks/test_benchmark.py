@@ -168,7 +168,7 @@ def test_ctranslate2_runs_the_same_weights_with_marians_model(prepared, monkeypa
 
 @rows_of("gpt_training")
 def test_language_models_count_the_tokens_they_read(row, tmp_path, monkeypatch):
-    monkeypatch.setattr(gpts.MatrixPeak.__init__, "__defaults__", (256,))
+    monkeypatch.setattr(gpts.MatrixPeak.__init__, "__defaults__", (256, "cpu"))
     measured = row.measure(TINY, tmp_path)
     assert measured["items"] == 2 * 3 * 24
     assert 0 < measured["model_flops_utilization_percent"] < 100
@@ -185,7 +185,7 @@ def test_the_peak_is_measured_after_every_update_and_not_clocked(monkeypatch):
 
 @rows_of("gpt_growth")
 def test_growth_changes_one_size_at_a_time(row, tmp_path, monkeypatch):
-    monkeypatch.setattr(gpts.MatrixPeak.__init__, "__defaults__", (256,))
+    monkeypatch.setattr(gpts.MatrixPeak.__init__, "__defaults__", (256, "cpu"))
     seen = []
     monkeypatch.setattr(gpts, "gpt", lambda work, *args: seen.append(work) or make_gpt(work, *args))
     measured = row.measure(TINY, tmp_path)
@@ -461,10 +461,13 @@ def refuse_to_measure(monkeypatch):
             "There is no folder ./nowhere. Correct the path",
         ),
         (["--nanogpt_dir", "nowhere"], "nanogpt_dir is nowhere, which holds no model.py"),
+        (["--device", "cuda"], "device is cuda, but PyTorch sees no GPU here"),
+        (["--device", "cuda", "--sections", "training_profile"], "training_profile, which clocks a CPU"),
         (["--contenders", "fairseq"], "fairseq.*matches no row.*MarianMTModel"),
     ],
 )
 def test_wrong_settings_are_named(arguments, message, monkeypatch, refuse_to_measure):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(ValueError, match=message):
         start(monkeypatch, *arguments)
 

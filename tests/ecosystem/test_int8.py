@@ -12,7 +12,7 @@ from torch import nn
 
 from gpt1_scratch import plain_forms as plain_gpt1
 from gpt1_scratch.finetuning.tasks import Task, config_of_task
-from papers_to_gpt import classify, generate_text, score_text, score_translation, translate
+from papers_to_gpt import back_translate, classify, generate_text, score_text, score_translation, translate
 from papers_to_gpt.engine.model_folder import EXPORT_FILE
 from papers_to_gpt.engine.quantization import Int8Linear, check_int8, quantize_int8
 from seq2seq_scratch import plain_forms as plain_translators
@@ -27,6 +27,7 @@ WIDER = {
 WORDS = 40  # the softmax is wide as well
 # The largest error of a logit, as a share of the largest one; weights of random models are far from round numbers.
 TOLERANCE = 0.08
+FORWARD = Int8Linear.forward
 
 
 @pytest.fixture
@@ -156,6 +157,21 @@ def test_the_commands_run_in_int8_and_say_what_is_quantized(int8, script, folder
         assert ("linear layers with" in errors) is bool(extra)
     assert shown[0].count("\n") == shown[1].count("\n") == 2 + (script is classify)  # its header
     assert script is generate_text or shown[0] != shown[1]
+
+
+@pytest.mark.parametrize("script", [score_translation, back_translate])
+def test_translations_that_are_scored_or_trained_on_are_of_the_quantized_model(int8, script, folders, monkeypatch):
+    called, arguments = [], ["--model_name_or_path", folders / "translator", "--num_beams", 1, "--bf16", "false"]
+    if script is score_translation:
+        arguments += ["--test_file", folders / "test.tsv", "--source_column", "source", "--target_column", "target"]
+        arguments += ["--output_dir", folders / "scores"]
+    else:
+        arguments += ["--input_file", folders / "in.txt", "--output_file", folders / "pairs.tsv"]
+    monkeypatch.setattr(Int8Linear, "forward", lambda self, rows: called.append(self) or FORWARD(self, rows))
+    assert run(script, monkeypatch, *arguments) in (0, None) and not called
+    if script is back_translate:
+        (folders / "pairs.tsv").unlink()
+    assert run(script, monkeypatch, *arguments, "--quantization", "int8") in (0, None) and called
 
 
 def test_an_interrupted_output_is_not_continued_in_other_numbers(int8, folders, monkeypatch, capsys):

@@ -67,6 +67,21 @@ def test_the_code_of_the_card_runs_where_this_project_is_not(tmp_path, monkeypat
     assert result.returncode == 0 and result.stdout.startswith("["), result.stderr
 
 
+@pytest.mark.parametrize(("name", "options"), [EXACT[0], EXACT[3], EXACT[4]])
+def test_the_card_says_that_the_converter_of_ctranslate2_is_not_for_it(tmp_path, monkeypatch, name, options):
+    save(tmp_path / "model", **options)
+    run(export, monkeypatch, tmp_path / "model", "--format", name, "--output_dir", tmp_path / "out")
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert "Do not convert this folder with CTranslate2's own converter." in card
+    assert "export.py model --format ctranslate2 --output_dir FOLDER" in card
+    ctranslate2 = pytest.importorskip("ctranslate2", reason="ctranslate2 is not installed; an extra has it")
+    from ctranslate2.converters import TransformersConverter
+
+    with pytest.raises((ValueError, AttributeError), match="expected a vocabulary|normalize_before|No conversion is"):
+        TransformersConverter(str(tmp_path / "out")).convert(str(tmp_path / "converted"))
+        ctranslate2.Translator(str(tmp_path / "converted"))
+
+
 def test_a_class_that_computes_something_else_is_an_error_and_leaves_nothing(tmp_path, monkeypatch, capsys):
     save(tmp_path / "model")
     kept = [name for name in library_classes.SAME_SETTINGS if name != "activation_function"]

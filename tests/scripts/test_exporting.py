@@ -4,16 +4,18 @@ import json
 import re
 import subprocess
 import sys
+from typing import get_args
 
 import numpy as np
 import pytest
 import torch
-from exported_models import SOURCES, run, save_gpt1, save_translator
+from exported_models import SOURCES, run, save_gpt1, save_translator, scored_translations
 from tiny_models import VOCABULARY
 from transformers import OpenAIGPTLMHeadModel
 
 from papers_to_gpt import export, generate_text, translate
 from papers_to_gpt.engine.model_folder import EXPORT_FILE
+from papers_to_gpt.settings.exporting import Quantization
 from seq2seq_scratch.data.forced_scores import score_translations
 from seq2seq_scratch.translation import load_translator
 from seq2seq_scratch.translation import translate as translate_here
@@ -86,6 +88,8 @@ def test_the_commands_run_an_export_as_they_run_its_model(tmp_path, monkeypatch,
         written.append(output.read_text())
         output.unlink()
     assert written[0] == written[1] and written[0].count("\n") == 2 * (len(SOURCES) + 1)
+    scored = scored_translations(monkeypatch, tmp_path, model, "--bf16", "false")
+    assert scored == scored_translations(monkeypatch, tmp_path, tmp_path / "exact") and len(scored) == 2
     capsys.readouterr()
     for setting in ("--with_alignments", "--bf16"):
         assert run(translate, monkeypatch, "--model_name_or_path", tmp_path / "exact", setting, "true") == 2
@@ -108,6 +112,23 @@ def test_int8_is_a_quarter_of_the_size_and_nearly_as_probable(tmp_path, monkeypa
     assert float(mean) > 1e-4  # it is not fp32 under another name
     table = 1024 * 64 * 4  # positions stay in fp32
     assert sizes[1] - table < 0.4 * (sizes[0] - table)
+
+
+@pytest.mark.parametrize("kind", ["translator", "language_model"])
+def test_all_numbers_that_the_processor_has_are_those_that_the_engine_computes_with(
+    tmp_path, monkeypatch, ctranslate2, capsys, kind
+):
+    from papers_to_gpt.exporting.loading import open_export
+
+    model = save_translator(tmp_path / "model") if kind == "translator" else save_gpt1(tmp_path / "model")[1]
+    supported = ctranslate2.get_supported_compute_types("cpu") & set(get_args(Quantization))
+    assert {"float32", "int8"} <= supported
+    for number in supported:
+        target = tmp_path / number
+        assert run(export, monkeypatch, model, *TO_CTRANSLATE2, target, "--quantization", number) in (0, None)
+        (mean,) = re.findall(r"differ by (\S+) on average", capsys.readouterr().out)
+        assert float(mean) < 0.1
+        assert open_export(target)[0].engine.compute_type.startswith(number)
 
 
 def test_generate_text_prints_what_it_prints_with_the_model(tmp_path, monkeypatch, ctranslate2, capsys):

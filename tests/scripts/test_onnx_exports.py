@@ -8,7 +8,7 @@ import sys
 
 import pytest
 import torch
-from exported_models import SOURCES, run, save_gpt1, save_translator
+from exported_models import SOURCES, run, save_gpt1, save_translator, scored_translations
 from tiny_models import PAD, TRANSLATORS, tiny_batch
 from transformers import AutoModelForCausalLM
 
@@ -147,6 +147,8 @@ def test_the_commands_run_an_export_as_they_run_its_model(export_to_onnx, tmp_pa
         written.append(output.read_text())
         output.unlink()
     assert written[0] == written[1] and written[0].count("\n") == 2 * (len(SOURCES) + 1)
+    scored = scored_translations(monkeypatch, tmp_path, folder, "--bf16", "false")
+    assert scored == scored_translations(monkeypatch, tmp_path, target) and len(scored) == 2
     capsys.readouterr()
     for setting in ("--with_alignments", "--bf16"):
         assert run(translate, monkeypatch, "--model_name_or_path", target, setting, "true") == 2

@@ -4,13 +4,15 @@ import copy
 import logging
 import math
 import os
+from dataclasses import fields
 
 import pytest
 import torch
 from tiny_models import tiny_model, tiny_tokenizer
 from transformers import MarianConfig, MarianMTModel
 
-from papers_to_gpt.settings.decoding import TranslationSettings
+from papers_to_gpt.settings.decoding import DecodingSettings, TranslationSettings, parse_scoring
+from papers_to_gpt.translation import scoring
 from papers_to_gpt.translation.decoding import load_model
 from seq2seq_scratch import BahdanauConfig, BahdanauForConditionalGeneration
 from seq2seq_scratch.ensemble import EnsembleForSeq2SeqLM
@@ -449,3 +451,28 @@ def test_a_translation_ends_where_the_learned_positions_end(num_beams, asked):
         arguments = {"num_beams": num_beams, "suppress_tokens": tokenizer.all_special_ids, **asked}
         ((found,),) = translate(model, tokenizer, tokenizer, ["word5 word6"], **arguments)
         assert len(found.text.split()) == 9
+
+
+def test_what_is_scored_is_translated_with_every_setting_of_the_model_and_the_search(tmp_path, monkeypatch):
+    class Loaded(Exception):
+        pass
+
+    def load(settings):
+        raise Loaded(settings)
+
+    monkeypatch.setattr(scoring, "load_model", load)
+    (tmp_path / "test.tsv").write_text("en\tde\nword4\tword5\n")
+    test_set = [f"--test_file={tmp_path / 'test.tsv'}", f"--output_dir={tmp_path}", "--source_column=en"]
+    all_but_one = "--revision r --trust_remote_code true --torch_compile true --max_source_length 9 --max_new_tokens 7"
+    all_but_one += " --max_tokens_per_batch 99 --bf16 false"
+    changed = {"length_penalty"}  # which each number of beams is given by itself
+    for options in (all_but_one, "--quantization int8"):
+        (asked,) = parse_scoring(["--model_name_or_path=m", "--target_column=de", *test_set, *options.split()])
+        with pytest.raises(Loaded) as caught:
+            scoring.run(asked)
+        (used,) = caught.value.args
+        for name in (each.name for each in fields(DecodingSettings)):
+            assert getattr(used, name) == getattr(asked, name)
+            if getattr(asked, name) != getattr(DecodingSettings(["m"]), name, None):
+                changed.add(name)
+    assert changed | {"model_name_or_path"} == {each.name for each in fields(DecodingSettings)}
