@@ -15,6 +15,7 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
+from ..data.hub_data import refusing_scripts
 from ..data.visible_text import has_visible_text
 from ..renamed.hook import warn
 from .inference import (
@@ -319,10 +320,12 @@ def _tables_on_hub(task: Task) -> dict[str, Table]:
     from datasets import load_dataset
 
     dataset, configuration = task.hub
+    remedy = "Give the data with data_dir or train_file instead."
     try:
-        loaded = load_dataset(dataset, configuration)
+        with refusing_scripts(dataset, setting=f"The data set of the task {task.name}", remedy=remedy):
+            loaded = load_dataset(dataset, configuration)
     except OSError as error:  # there is no network, or the data set was removed
-        raise ValueError(f"{task.name}: {error} Give the data with data_dir or train_file instead.") from error
+        raise ValueError(f"{task.name}: {error} {remedy}") from error
     names = [split for split in ("train", *task.validation, *task.test) if split in loaded]
     return {split: Table(f"{dataset}, {configuration or 'default'}, {split}", loaded[split]) for split in names}
 

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import datasets
@@ -9,6 +10,8 @@ import pytest
 
 import gpt1_scratch.data.hub_data
 import seq2seq_scratch.data.hub_data
+from gpt1_scratch.finetuning.loading import load_task
+from gpt1_scratch.finetuning.tasks import TASKS
 from seq2seq_scratch.data.corpora import load_parallel_data
 
 ROOT = Path(__file__).parents[2]
@@ -26,6 +29,12 @@ def scripted(tmp_path):
 def test_pairs_that_a_script_reads_are_refused_with_what_to_do(scripted):
     with pytest.raises(ValueError, match="scripted', which is read by a Python script of its own"):
         load_parallel_data(dataset_name=scripted, source_language="de", target_language="en")
+
+
+def test_a_task_whose_data_set_has_become_a_script_says_how_to_give_the_data(scripted, monkeypatch):
+    monkeypatch.setitem(TASKS, "cola", replace(TASKS["cola"], hub=(scripted, "cola")))
+    with pytest.raises(ValueError, match="of the task cola is .*scripted', which .* Give the data with data_dir"):
+        load_task("cola")
 
 
 def test_texts_that_a_script_reads_are_refused_with_what_to_do(hub, tmp_path):
