@@ -45,6 +45,7 @@ from .text_lines import (
     open_file,
     without_line_end,
 )
+from .wording import counted
 
 Row = dict[str, Any]
 
@@ -104,8 +105,8 @@ def _delimited_rows(path: str | Path, extension: str, place: FilePlace) -> Itera
         fields = fields or [""]
         if len(fields) != len(header):
             raise ValueError(
-                f"{path}, line {number}: has {_count(len(fields), 'field')}, but the first line names "
-                f"{_count(len(header), 'column')} ({_some(header)})."
+                f"{path}, line {number}: has {counted(len(fields), 'field')}, but the first line names "
+                f"{counted(len(header), 'column')} ({_some(header)})."
             )
         yield f"{path}, line {number}", dict(zip(header, fields, strict=True))
 
@@ -123,10 +124,6 @@ def _check_separator(path: str | Path, header: Sequence[str], extension: str) ->
 def _some(names: Sequence[str]) -> str:
     more = f" and {len(names) - COLUMNS_NAMED:,} more" if len(names) > COLUMNS_NAMED else ""
     return ", ".join(names[:COLUMNS_NAMED]) + more
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 def _check_header(path: str | Path, header: Sequence[str]) -> None:

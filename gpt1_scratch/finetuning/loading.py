@@ -17,6 +17,7 @@ from typing import Any
 
 from ..data.hub_data import refusing_scripts
 from ..data.visible_text import has_visible_text
+from ..data.wording import counted
 from ..renamed.hook import warn
 from .inference import (
     HOW_TO_DIVIDE,
@@ -209,7 +210,7 @@ def _alike_classes(task: Task) -> list[str]:
 
 def _undivided_classes(task: Task) -> list[str]:
     found = [name for name in task.labels or () if LABEL_SEPARATOR in name]
-    return [f"{len(found)} classes have {LABEL_SEPARATOR!r} in their name. {HOW_TO_DIVIDE}"] if found else []
+    return [f"{counted(len(found), 'class name')} with {LABEL_SEPARATOR!r}. {HOW_TO_DIVIDE}"] if found else []
 
 
 def _label_types(task: Task, table: Table) -> list[str]:

@@ -707,7 +707,7 @@ def test_texts_longer_than_the_context_are_counted(finetune, tmp_path, capsys):
     rows = [(" ".join(NOUNS * (10 if index == 7 else 1)), "xy"[index % 2]) for index in range(20)]
     finetune("--train_file", write_csv(tmp_path / "long.csv", rows), "--max_steps", 1)
     assert re.search(
-        r"train: 1\d examples;.*1 are longer than 24 tokens and were cut|validation: .*1 are longer",
+        r"train: 1\d examples;.*1 longer than 24 tokens and cut|validation: .*1 longer",
         capsys.readouterr().out,
     )
 
@@ -727,7 +727,7 @@ def test_prediction_from_files_and_lines_is_checked(finetune, predict, files, pr
     for arguments, typed, expected in (
         (["--input_file", renamed], (), r"no column 'text' .*it has body, other"),
         (["--input_file", "nowhere.txt"], (), "There is no file nowhere.txt"),
-        (["--text_column", "a", "--text_pair_column", "b"], (), "trained on 1 columns of text, not 2"),
+        (["--text_column", "a", "--text_pair_column", "b"], (), "trained on 1 column of text, not 2"),
         ([], ["a\tb"], "line 1: has 2 texts; it must have 1"),
         ([], [], "has no line"),
         (["--model_name_or_path", pretrained], ["a"], "GPT1ForCausalLM.* needs a GPT-1 that is fine-tuned for a task"),

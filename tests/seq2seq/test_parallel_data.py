@@ -251,7 +251,7 @@ LATIN_1 = "eins\nzwei\nschön\n".encode("latin-1")
         ({"data.de": b"a\n"}, "data", r"test_file: .*data\.en is missing"),
         ({"data.xml": b"a\n"}, "data.xml", r"unknown extension '\.xml'.*\.csv, .*\.parquet.*data\.de and data\.en"),
         ({"data.de": b"a\nb\nc\n", "data.en": b"a\nb\n"}, "data", r"data\.de has 3 lines, but .*data\.en has 2"),
-        ({"data.de": b"a\n", "data.en": b"a\n\nc\nd"}, "data", r"data\.de has 1 lines, but .*data\.en has 4"),
+        ({"data.de": b"a\n", "data.en": b"a\n\nc\nd"}, "data", r"data\.de has 1 line, but .*data\.en has 4"),
         ({"data.de": LATIN_1, "data.en": b"1\n2\n3\n"}, "data", r"data\.de, line 3: byte 0xf6 at offset 13 .*UTF-8"),
         ({"data.tsv": b"de\ten\n\xff\ta\n"}, "data.tsv", r"data\.tsv, line 2: byte 0xff at offset 6 .*UTF-8"),
         ({"data.de": b"", "data.en": b""}, "data", r"data\.de is empty"),
