@@ -15,7 +15,7 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from ..data.hub_data import refusing_scripts
+from ..data.hub_data import explain_loading_errors
 from ..data.visible_text import has_visible_text
 from ..data.wording import counted
 from ..renamed.hook import warn
@@ -323,7 +323,7 @@ def _tables_on_hub(task: Task) -> dict[str, Table]:
     dataset, configuration = task.hub
     remedy = "Give the data with data_dir or train_file instead."
     try:
-        with refusing_scripts(dataset, setting=f"The data set of the task {task.name}", remedy=remedy):
+        with explain_loading_errors(dataset, setting=f"The data set of the task {task.name}", remedy=remedy):
             loaded = load_dataset(dataset, configuration)
     except OSError as error:  # there is no network, or the data set was removed
         raise ValueError(f"{task.name}: {error} {remedy}") from error

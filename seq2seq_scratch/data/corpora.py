@@ -17,7 +17,7 @@ import pyarrow.compute
 from datasets import Dataset, IterableDataset
 
 from .embedded import EMBEDDED_PAIRS
-from .hub_data import refusing_scripts
+from .hub_data import explain_loading_errors
 from .readers import (
     TABLE_EXTENSIONS,
     dataset_of_files,
@@ -426,7 +426,7 @@ def load_parallel_data(
         if streaming:
             splits["train"] = splits["train"].to_iterable_dataset()
     elif dataset_name is not None:
-        with refusing_scripts(dataset_name):
+        with explain_loading_errors(dataset_name):
             loaded = datasets.load_dataset(
                 dataset_name, dataset_config_name, revision=dataset_revision, streaming=streaming
             )
