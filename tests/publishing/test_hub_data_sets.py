@@ -1,5 +1,6 @@
-"""Data sets of the Hub that cannot be reached, or that only a Python script of their own can read."""
+"""Data sets of the Hub: read as a stream, out of reach, or readable only by a Python script of their own."""
 
+import json
 import subprocess
 import sys
 from dataclasses import replace
@@ -8,6 +9,8 @@ from pathlib import Path
 import datasets
 import huggingface_hub
 import pytest
+import yaml
+from hub_server import Blob
 
 import gpt1_scratch.data.hub_data
 import seq2seq_scratch.data.hub_data
@@ -94,3 +97,33 @@ def test_only_the_librarys_refusal_is_turned_into_advice(module, scripted, tmp_p
         datasets.get_dataset_config_names(scripted)
     with pytest.raises(RuntimeError, match="out of memory"), module.explain_loading_errors(str(tmp_path)):
         raise RuntimeError("out of memory")
+
+
+def test_pretraining_streams_a_data_set_of_the_hub_at_the_revision_named(hub, tmp_path):
+    def rows(word, number):
+        return "".join(json.dumps({"text": f"{word} {index} " * 8}) + "\n" for index in range(number)).encode()
+
+    first = {"train.jsonl": rows("gull", 40), "validation.jsonl": rows("gull", 4)}
+    books = hub.add("datasets/reader/books", first)
+    books.branches["first"] = books.branches["main"]
+    later = {name: Blob(content.replace(b"gull", b"wolf"), False) for name, content in first.items()}
+    books.commit("main", later, "other animals")
+
+    folder = tmp_path / "run"
+    arguments = f"""--dataset_name reader/books --dataset_revision first --streaming true --output_dir {folder}
+        --hidden_size 8 --num_hidden_layers 1 --num_attention_heads 2 --max_position_embeddings 16 --num_merges 20
+        --per_device_train_batch_size 2 --max_steps 2 --eval_steps 2 --logging_steps 1 --bf16 false --use_cpu true
+        --num_samples 0""".split()
+    # In a process of its own: the libraries read the Hub's address when they are imported.
+    command = [sys.executable, str(ROOT / "recipes" / "pretrain_gpt1.py"), *arguments]
+    ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert ended.returncode == 0, ended.stderr
+    # The vocabulary is learned from the training text, so it tells which text was read.
+    vocabulary = " ".join(json.loads((folder / "tokenizer.json").read_text())["model"]["vocab"])
+    assert "gu" in vocabulary and "wo" not in vocabulary
+    assert json.loads((folder / "all_results.json").read_text())["train_updates"] == 2
+    assert yaml.safe_load((folder / "run.yaml").read_text())["settings"]["dataset_revision"] == "first"
+    # The training text is stored nowhere, not by way of the validation split either.
+    assert not [
+        path for path in (tmp_path / "hf_home").rglob("*") if path.is_file() and b"gull 39" in path.read_bytes()
+    ]
