@@ -18,6 +18,7 @@ LONGEST_FILES = (
     "test_streaming.py",
     "test_library_version.py",
     "test_finetune_gpt1.py",
+    "test_finetuning_runs.py",
 )
 
 

@@ -7,6 +7,8 @@ compressed with gzip or zstandard. All recipes use these functions, so a file gi
   are part of the text. A byte order mark is dropped.
 - The first line of a CSV or TSV file names the columns. Every field is text, also `NA` and `null`, and an empty field
   is empty text. CSV fields may be quoted; in TSV a quotation mark is part of the text.
+- A blank line is a row with empty text if the first line of a CSV or TSV file names one column. Above the first line,
+  between rows of several columns and in JSON it is skipped: it is no row, and rows are numbered without it.
 - A JSON value keeps its type, and null is None.
 
 Rows are parsed by `csv` and `json` and stored by `datasets`. The readers of `datasets` are not used: pandas fills up
@@ -43,6 +45,7 @@ from .text_lines import (
     open_file,
     without_line_end,
 )
+from .wording import counted
 
 Row = dict[str, Any]
 
@@ -90,17 +93,20 @@ def _delimited_rows(path: str | Path, extension: str, place: FilePlace) -> Itera
     read = _tsv_fields if extension == ".tsv" else _csv_fields
     # The first line is read again where reading begins within the file.
     rows = read(path, place)
-    first = next(read(path, FilePlace()) if place.offset else rows, None)
+    first = next((line for line in (read(path, FilePlace()) if place.offset else rows) if line[1]), None)
     if first is None:
         return
     header = [name.strip() for name in first[1]]
     _check_separator(path, header, extension)
     _check_header(path, header)
     for number, fields in rows:
+        if not fields and len(header) > 1:
+            continue
+        fields = fields or [""]
         if len(fields) != len(header):
             raise ValueError(
-                f"{path}, line {number}: has {_count(len(fields), 'field')}, but the first line names "
-                f"{_count(len(header), 'column')} ({_some(header)})."
+                f"{path}, line {number}: has {counted(len(fields), 'field')}, but the first line names "
+                f"{counted(len(header), 'column')} ({_some(header)})."
             )
         yield f"{path}, line {number}", dict(zip(header, fields, strict=True))
 
@@ -120,10 +126,6 @@ def _some(names: Sequence[str]) -> str:
     return ", ".join(names[:COLUMNS_NAMED]) + more
 
 
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
-
-
 def _check_header(path: str | Path, header: Sequence[str]) -> None:
     twice = sorted({name for name in header if header.count(name) > 1})
     if twice:
@@ -133,9 +135,10 @@ def _check_header(path: str | Path, header: Sequence[str]) -> None:
 
 
 def _tsv_fields(path: str | Path, place: FilePlace) -> Iterator[tuple[int, list[str]]]:
+    """Yields the number and the fields of each line; a blank line has none."""
     for number, line in numbered_lines(path, place):
-        if line := without_line_end(line):
-            yield number, line.split("\t")
+        line = without_line_end(line)
+        yield number, line.split("\t") if line else []
 
 
 # Replaces a carriage return within a line, at which `csv` would end a row. UTF-8 text cannot have this character.
@@ -143,6 +146,8 @@ _CARRIAGE_RETURN = "\udc0d"
 
 
 def _csv_fields(path: str | Path, place: FilePlace) -> Iterator[tuple[int, list[str]]]:
+    """Yields the number of the last line and the fields of each row; a blank line has none."""
+
     def lines() -> Iterator[str]:
         for _, line in numbered_lines(path, place):
             if "\r" in line:
@@ -155,8 +160,7 @@ def _csv_fields(path: str | Path, place: FilePlace) -> Iterator[tuple[int, list[
     begin = place.line + 1
     try:
         for fields in reader:
-            if fields:
-                yield place.line, [field.replace(_CARRIAGE_RETURN, "\r") for field in fields]
+            yield place.line, [field.replace(_CARRIAGE_RETURN, "\r") for field in fields]
             begin = place.line + 1
     except csv.Error as error:
         raise ValueError(

@@ -15,7 +15,9 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
+from ..data.hub_data import explain_loading_errors
 from ..data.visible_text import has_visible_text
+from ..data.wording import counted
 from ..renamed.hook import warn
 from .inference import (
     HOW_TO_DIVIDE,
@@ -208,7 +210,7 @@ def _alike_classes(task: Task) -> list[str]:
 
 def _undivided_classes(task: Task) -> list[str]:
     found = [name for name in task.labels or () if LABEL_SEPARATOR in name]
-    return [f"{len(found)} classes have {LABEL_SEPARATOR!r} in their name. {HOW_TO_DIVIDE}"] if found else []
+    return [f"{counted(len(found), 'class name')} with {LABEL_SEPARATOR!r}. {HOW_TO_DIVIDE}"] if found else []
 
 
 def _label_types(task: Task, table: Table) -> list[str]:
@@ -319,10 +321,12 @@ def _tables_on_hub(task: Task) -> dict[str, Table]:
     from datasets import load_dataset
 
     dataset, configuration = task.hub
+    remedy = "Give the data with data_dir or train_file instead."
     try:
-        loaded = load_dataset(dataset, configuration)
+        with explain_loading_errors(dataset, setting=f"The data set of the task {task.name}", remedy=remedy):
+            loaded = load_dataset(dataset, configuration)
     except OSError as error:  # there is no network, or the data set was removed
-        raise ValueError(f"{task.name}: {error} Give the data with data_dir or train_file instead.") from error
+        raise ValueError(f"{task.name}: {error} {remedy}") from error
     names = [split for split in ("train", *task.validation, *task.test) if split in loaded]
     return {split: Table(f"{dataset}, {configuration or 'default'}, {split}", loaded[split]) for split in names}
 

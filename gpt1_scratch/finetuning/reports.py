@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from ..data.wording import counted
 from .constant_answers import RULE
 from .label_sets import applies, join_labels
 from .metrics import TaskMetric, confusion_matrix, format_confusion_matrix, scores_of_labels, top_confusions
@@ -114,7 +115,7 @@ def describe_run(task: Task, results: dict[str, Any]) -> str:
                 most = sorted(value, key=lambda each: -each["examples"])[:MAX_CLASSES_OF_MATRIX]
                 lines += [
                     f"{each['label']}: precision {each['precision']:.3f}, recall {each['recall']:.3f}, "
-                    f"F1 {each['f1']:.3f}, {each['examples']:,} texts"
+                    f"F1 {each['f1']:.3f}, {counted(each['examples'], 'text')}"
                     for each in most
                 ]
             elif name.startswith(f"{kind}_top_confusions"):

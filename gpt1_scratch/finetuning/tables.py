@@ -61,7 +61,9 @@ def name_rows(indices: Sequence[int]) -> str:
     """Returns text such as `rows 3, 8`, with rows counted from 1 and without the header."""
     shown = ", ".join(str(index + 1) for index in indices[:ROWS_NAMED])
     more = f" and {len(indices) - ROWS_NAMED:,} more" if len(indices) > ROWS_NAMED else ""
-    return f"row{'s' if len(indices) > 1 else ''} {shown}{more} (counted from 1, without a header)"
+    return (
+        f"row{'s' if len(indices) > 1 else ''} {shown}{more} (counted from 1, without a header or skipped blank lines)"
+    )
 
 
 def read_table(path: str | Path) -> Table:

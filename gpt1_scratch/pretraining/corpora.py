@@ -18,7 +18,7 @@ from datasets import (
     load_dataset,
 )
 
-from ..data.hub_data import refusing_scripts
+from ..data.hub_data import explain_loading_errors
 from ..data.readers import (
     JSON_EXTENSIONS,
     TABLE_EXTENSIONS,
@@ -100,7 +100,7 @@ def load_texts(
         files = [(str(path),) for path in paths]
         return dataset_of_files(reader, files, TEXT_FEATURES, split=split, streaming=streaming, **settings)
     where = f"the data set {source}"
-    with refusing_scripts(str(source)):
+    with explain_loading_errors(str(source)):
         names = get_dataset_config_names(source, revision=revision) if name is None else []
         if len(names) > 1 and "default" not in names:
             raise ValueError(f"{where} has several configurations; choose one of {', '.join(names)}.")

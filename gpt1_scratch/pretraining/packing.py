@@ -27,6 +27,7 @@ from transformers import PreTrainedTokenizerFast
 
 from ..data.text_encoder import TextEncoder
 from ..data.visible_text import has_visible_text
+from ..data.wording import counted
 from ..tokenization import forget_last_call
 
 logger = logging.getLogger(__name__)
@@ -436,4 +437,6 @@ def _streamed_blocks(texts: IterableDataset, packer: StreamPacker) -> Iterator[d
             f"This process's share of the corpus has {rest} tokens, less than one block of {size}: use a smaller "
             "block_size, more text, or fewer processes."
         )
-    logger.info(f"{blocks} blocks of {size} made; the last {rest} tokens fill no block and are dropped.")
+    logger.info(
+        f"{counted(blocks, 'block')} of {size} tokens made; tokens dropped at the end, as they fill no block: {rest}."
+    )

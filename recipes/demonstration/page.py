@@ -18,6 +18,7 @@ from papers_to_gpt.demonstration.tables import comparison_table
 from papers_to_gpt.demonstration.translating import compare, translate
 from papers_to_gpt.engine.model_folder import CLASSIFIER, LANGUAGE_MODEL, TRANSLATOR
 from papers_to_gpt.settings.demonstration import DemonstrationSettings
+from papers_to_gpt.settings.wording import counted
 from seq2seq_scratch.visible_text import has_visible_text
 
 if TYPE_CHECKING:
@@ -292,7 +293,7 @@ def _continuation_tab(page: "gradio.Blocks", store: ModelStore, settings: Demons
             max_input_tokens=settings.max_input_tokens,
         )
         for step in steps:
-            yield step.text, step.next_tokens, note(f"{step.new_tokens} tokens.", step.ended), hidden
+            yield step.text, step.next_tokens, note(f"{counted(step.new_tokens, 'token')}.", step.ended), hidden
         drawn = draw_probabilities(store, name, step.text)
         yield gr.skip(), gr.skip(), gr.skip(), gr.update(value=drawn, visible=drawn is not None)
 

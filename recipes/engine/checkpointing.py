@@ -54,6 +54,7 @@ from papers_to_gpt.engine.optimizer_files import (
     read_optimizer_of_earlier_versions,
 )
 from papers_to_gpt.engine.shares import part_of, read_shares, shapes_in
+from papers_to_gpt.settings.wording import counted
 
 CHECKPOINT_PREFIX = "checkpoint-"
 # Written between the others, by the clock or when a run is stopped, and only to resume from: which there are must not
@@ -219,7 +220,7 @@ def find_good_checkpoint(
             problems = verify_checkpoint(checkpoint, model)
             if not problems:
                 return checkpoint, skipped
-            more = f" (and {len(problems) - 1} more problems)" if len(problems) > 1 else ""
+            more = f" (and {counted(len(problems) - 1, 'more problem')})" if len(problems) > 1 else ""
             skipped.append(f"{checkpoint} cannot be resumed from and is skipped: {problems[0]}{more}.")
     return None, skipped
 

@@ -31,6 +31,7 @@ from papers_to_gpt.engine.reporting import CARD_FILE, LOG_FILE, RESULTS_FILE, RU
 from papers_to_gpt.engine.run_differences import Differences, find_differences, length_changes
 from papers_to_gpt.engine.run_lock import on_main_process
 from papers_to_gpt.settings.training import TrainingSettings
+from papers_to_gpt.settings.wording import counted
 
 logger = logging.getLogger(__name__)
 
@@ -316,10 +317,9 @@ def _nothing_left(
     if training.average_last_checkpoints != before.get("average_last_checkpoints"):
         return None
     if patience is not None and without >= patience:
-        evaluations = "1 evaluation" if without == 1 else f"{without} evaluations"
         return (
-            f"{count} and stopped after {evaluations} without a better score; raise early_stopping_patience, which is "
-            f"{patience}, to continue"
+            f"{count} and stopped after {counted(without, 'evaluation')} without a better score; raise "
+            f"early_stopping_patience, which is {patience}, to continue"
         )
     if minutes is not None and done["minutes"] >= minutes:
         return f"{count} and has used up its {minutes:g} minutes; raise max_train_minutes to continue"

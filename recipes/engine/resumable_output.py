@@ -29,6 +29,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from papers_to_gpt.engine.data_fingerprint import fingerprint_files
 from papers_to_gpt.engine.durable_files import PARTIAL_FILE, WriteError, flush_file, flush_folder, write_durably
+from papers_to_gpt.settings.wording import counted
 
 RECORD = ".resume"  # of JSON, but not called so: a folder of training data may hold it
 LOCK = ".resume.lock"
@@ -135,7 +136,7 @@ class _ResumableFile(LineOutput):
         finished = progress.is_finished and not self.partial.exists()
         if progress.lines == 0 or (finished and not (resume and self.target.exists())):
             return
-        done = f"{progress.lines:,} lines of an interrupted command"
+        done = f"{counted(progress.lines, 'line')} of an interrupted command"
         if resume is None:
             raise ValueError(
                 f"The output file {self.target} was begun: {self.partial} has {done}. Set --resume true to continue, "
@@ -147,7 +148,7 @@ class _ResumableFile(LineOutput):
         self._check_same(made_with)
         if not finished:
             self._check_size(progress.size)
-            print(f"{done} are in {self.partial}; it continues after them.", file=sys.stderr)
+            print(f"{self.partial} has {done}; this one continues there.", file=sys.stderr)
         self.progress = progress
 
     def open(self) -> None:
@@ -199,8 +200,8 @@ class _ResumableFile(LineOutput):
         """Says what an interrupted command leaves; without a finished group it leaves nothing."""
         if self.progress.lines:
             print(
-                f"{self.progress.lines:,} lines are done and in {self.partial}. The same command with --resume true "
-                "continues.",
+                f"{self.partial} has {counted(self.progress.lines, 'finished line')}. The same command with --resume "
+                "true continues.",
                 file=sys.stderr,
             )
         else:

@@ -12,6 +12,7 @@ from accelerate import Accelerator
 from papers_to_gpt.engine.data_fingerprint import Fingerprint, compare_fingerprints
 from papers_to_gpt.engine.reporting import describe_machine, flatten_settings
 from papers_to_gpt.settings.training import SETTINGS_WITHOUT_EFFECT, TrainingSettings
+from papers_to_gpt.settings.wording import counted
 
 # The length of a run. It may not change in a series, whose finished runs keep no checkpoint to resume from.
 LENGTH = ("max_steps", "num_train_epochs", "max_train_minutes", "early_stopping_patience")
@@ -158,7 +159,7 @@ def length_changes(before: Mapping[str, Any], training: TrainingSettings) -> lis
 
 def _length(steps: int | None, epochs: float | None) -> str | None:
     if steps is not None:
-        return f"{steps:,} updates"
+        return counted(steps, "update")
     return None if epochs is None else f"{epochs:g} epoch{'' if epochs == 1 else 's'}"
 
 

@@ -3,6 +3,7 @@
 import math
 
 from papers_to_gpt.settings.training import OptimizationSettings, TrainingSettings
+from papers_to_gpt.settings.wording import counted
 
 # An evaluation and a checkpoint after so few updates may take longer than the updates.
 FEW_UPDATES = 10
@@ -19,11 +20,15 @@ def describe_length(
         training: gives `logging_steps`.
         optimization: gives `warmup_steps`.
     """
-    logged = "at the end" if training.logging_steps >= total_updates else f"every {training.logging_steps:,} updates"
-    evaluated = "at the end" if eval_steps >= total_updates else f"every {eval_steps:,} updates"
+
+    def moment(interval: int) -> str:
+        if interval >= total_updates:
+            return "at the end"
+        return "after every update" if interval == 1 else f"every {interval:,} updates"
+
     lines = [
-        f"{total_updates:,} updates; a log line {logged} (logging_steps); an evaluation and a checkpoint {evaluated} "
-        "(eval_steps)"
+        f"{counted(total_updates, 'update')}; a log line {moment(training.logging_steps)} (logging_steps); "
+        f"an evaluation and a checkpoint {moment(eval_steps)} (eval_steps)"
     ]
     evaluations = math.ceil(total_updates / eval_steps)
     if eval_steps < FEW_UPDATES and evaluations > 3:
@@ -35,6 +40,6 @@ def describe_length(
     if 1 <= total_updates <= optimization.warmup_steps:
         lines.append(
             f"note: warmup_steps is {optimization.warmup_steps:g}, so the learning rate rises until the run ends; "
-            f"choose a warmup shorter than {total_updates:,} updates, or below 1 for a fraction of the run"
+            f"choose a warmup shorter than {counted(total_updates, 'update')}, or below 1 for a fraction of the run"
         )
     return "\n".join(lines)

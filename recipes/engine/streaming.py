@@ -35,6 +35,7 @@ from papers_to_gpt.engine.batching import (
 from papers_to_gpt.engine.mixture import corpora_in_results, describe_shares
 from papers_to_gpt.engine.shard_reader import Shards
 from papers_to_gpt.engine.stream_examples import Example, MixedStream, Prepare, Stream, WholeStream
+from papers_to_gpt.settings.wording import counted
 
 BROKEN_SHARDS_NAMED = 3
 
@@ -278,8 +279,8 @@ class StreamBatches:
             return
         if state["shards"] != (now := self.shards.num_shards):
             raise ValueError(
-                f"The stream has {now} shards, but had {state['shards']} when the checkpoint was written. Restore the "
-                "files, or train anew with overwrite_output_dir true."
+                f"The stream has {counted(now, 'shard')}, but had {state['shards']} when the checkpoint was written. "
+                "Restore the files, or train anew with overwrite_output_dir true."
             )
         corpora = [corpus.num_shards for corpus in self.shards.corpora]
         if state.get("corpora", corpora) != corpora or state.get("weights") != self.weights:
@@ -373,8 +374,8 @@ class StreamBatches:
             if shards % readers:
                 left_over = shards % readers if shards > readers else "all"
                 self.say(
-                    f"{name} has {shards} shards for {readers} readers (processes times workers). Those left over "
-                    f"({left_over}) are split by row: every reader reads them and keeps its part."
+                    f"{name} has {counted(shards, 'shard')} for {readers} readers (processes times workers). Those "
+                    f"left over ({left_over}) are split by row: every reader reads them and keeps its part."
                 )
 
 

@@ -45,6 +45,7 @@ from papers_to_gpt.engine.skipped_updates import SkippedUpdates
 from papers_to_gpt.engine.stopping import StopRequested, StopSignals, interruptible
 from papers_to_gpt.engine.update_errors import naming_lack_of_memory
 from papers_to_gpt.settings.training import OptimizationSettings, TrainingSettings, check_metric
+from papers_to_gpt.settings.wording import counted
 
 # Costs nothing that can be measured, and keeps a process from holding more than about twice what it uses.
 UPDATES_BETWEEN_TRIMS = 10
@@ -465,8 +466,8 @@ class TrainingLoop:
             checkpoints = earlier[-asked:]
             if len(checkpoints) < asked:
                 reporter.say(
-                    f"average_last_checkpoints is {asked}, but there are only {len(checkpoints)} checkpoints. The "
-                    "model is the mean of these."
+                    f"average_last_checkpoints is {asked}, but the run has only "
+                    f"{counted(len(checkpoints), 'checkpoint')}. The model is the mean of all that it has."
                 )
             if self.accelerator.is_main_process:
                 rename_old_keys = getattr(self.raw_model, "rename_old_keys", dict)  # a model of any kind trains here

@@ -30,6 +30,7 @@ from papers_to_gpt.engine.quantization import check_quantization, quantize
 from papers_to_gpt.engine.resumable_output import LineOutput, fingerprint_model, open_line_output
 from papers_to_gpt.settings.classification import ClassificationSettings
 from papers_to_gpt.settings.commands import command
+from papers_to_gpt.settings.wording import counted
 
 # Lines or rows that are read and answered at a time, at most, so that memory does not grow with the file.
 LINES_AT_A_TIME = 2000
@@ -68,10 +69,13 @@ def run(settings: ClassificationSettings) -> None:
         if first == 0 and not output.progress.is_finished:
             raise ValueError("The input has no line.")
     if totals["without_text"]:
-        print(f"{totals['without_text']:,} of {first:,} examples have no text and no prediction.", file=sys.stderr)
+        print(
+            f"Examples without text, which have no prediction: {totals['without_text']:,} of {first:,}.",
+            file=sys.stderr,
+        )
     if totals["cut"]:
         longest = classifier.model.config.max_position_embeddings
-        print(f"{totals['cut']:,} texts are longer than the model's {longest} tokens and cut.", file=sys.stderr)
+        print(f"Texts longer than the model's {longest} tokens, which were cut: {totals['cut']:,}.", file=sys.stderr)
 
 
 @dataclass
@@ -136,7 +140,9 @@ def load_classifier(settings: ClassificationSettings) -> Classifier:
         columns = (settings.text_column, settings.text_pair_column)
         columns = tuple(column for column in columns if column is not None)
         if len(columns) != len(task.columns):
-            raise ValueError(f"{name} was trained on {len(task.columns)} columns of text, not {len(columns)}.")
+            raise ValueError(
+                f"{name} was trained on {counted(len(task.columns), 'column')} of text, not {len(columns)}."
+            )
         task = replace(task, columns=columns)
     tokenizer = AutoTokenizer.from_pretrained(name, **source)
     check_vocabulary(tokenizer, config.vocab_size, name)
@@ -185,8 +191,8 @@ def texts_of_lines(task: Task, lines: Sequence[str], where: str, before: int = 0
     wrong = next((number for number, row in enumerate(rows, start=1) if len(row) != len(names)), None)
     if wrong is not None:
         raise ValueError(
-            f"{where}, line {before + wrong}: has {len(rows[wrong - 1])} texts; it must have {len(names)}, separated "
-            f"by a tab: {', '.join(names)}."
+            f"{where}, line {before + wrong}: has {counted(len(rows[wrong - 1]), 'text')}; it must have {len(names)}, "
+            f"separated by a tab: {', '.join(names)}."
         )
     plain = replace(task, kind="classification", columns=names, choices=())
     return read_texts(plain, Table(where, dict(zip(names, map(list, zip(*rows, strict=True)), strict=True))))

@@ -30,6 +30,7 @@ from papers_to_gpt.engine.streaming import StreamBatches
 from papers_to_gpt.settings.corpora import names_of_files, weights_of
 from papers_to_gpt.settings.pretraining import TextSettings, VocabularySettings
 from papers_to_gpt.settings.training import TrainingSettings
+from papers_to_gpt.settings.wording import counted
 
 
 def load_corpora(text: TextSettings) -> tuple[list[Dataset | IterableDataset], Dataset]:
@@ -113,8 +114,9 @@ def report_corpus(accelerator: Accelerator, split: str, packed: PackedTexts) -> 
     """Prints the size of a packed split."""
     without_text = f" ({packed.empty_rows:,} without text)" if packed.empty_rows else ""
     accelerator.print(
-        f"{split}: {packed.rows:,} rows{without_text}, {packed.words:,} words, {packed.tokens:,} tokens in "
-        f"{len(packed.blocks):,} blocks; the last {packed.dropped_tokens:,} tokens fill no block and are dropped"
+        f"{split}: {counted(packed.rows, 'row')}{without_text}, {packed.words:,} words, {packed.tokens:,} tokens in "
+        f"{counted(len(packed.blocks), 'block')}; tokens dropped at the end, as they fill no block: "
+        f"{packed.dropped_tokens:,}"
     )
 
 

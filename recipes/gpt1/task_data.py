@@ -16,6 +16,7 @@ from gpt1_scratch.finetuning.loading import hold_out, load_task
 from gpt1_scratch.finetuning.reports import HOLDOUT
 from gpt1_scratch.finetuning.tasks import Task, name_classes
 from papers_to_gpt.settings.finetuning import TRAIN_HOLDOUT, VALIDATION, TaskSettings
+from papers_to_gpt.settings.wording import counted
 
 # Draws the rows that choose the checkpoint.
 HOLDOUT_SEED = 25
@@ -106,8 +107,8 @@ def load_data(
         examples[split] = tokenize_task(task, part, tokenizer, max_length)
         notes = part.notes
         if cut := examples[split].cut:
-            notes += (f"{cut:,} are longer than {max_length} tokens and were cut",)
-        say(f"{split}: " + "; ".join([f"{len(part):,} examples", *notes]))
+            notes += (f"{cut:,} longer than {max_length} tokens and cut",)
+        say(f"{split}: " + "; ".join([counted(len(part), "example"), *notes]))
     return TaskData(task, examples, tokenizer, backbone, weights)
 
 

@@ -16,6 +16,7 @@ from papers_to_gpt.engine.model_folder import LANGUAGE_MODEL, check_folder, chec
 from papers_to_gpt.engine.quantization import check_quantization, quantize
 from papers_to_gpt.engine.resumable_output import fingerprint_model, open_line_output
 from papers_to_gpt.settings.text_scoring import TextScoringSettings
+from papers_to_gpt.settings.wording import counted
 
 # Lines that are read and scored at a time, so that memory does not grow with the file.
 LINES_AT_A_TIME = 2000
@@ -51,8 +52,8 @@ def run(settings: TextScoringSettings) -> None:
 def print_summary(lines: int, totals: dict[str, float]) -> None:
     """Prints the scores of all lines together to standard error."""
     tokens, size, empty, total = (totals[name] for name in ("tokens", "bytes", "empty", "log_probability"))
-    without = f" {empty:,} of them have less than two tokens and no score." if empty else ""
-    print(f"{lines:,} lines.{without}", file=sys.stderr)
+    without = f" Without a score, as they have fewer than two tokens: {empty:,}." if empty else ""
+    print(f"{counted(lines, 'line')}.{without}", file=sys.stderr)
     if tokens:
         print(
             f"log_probability {total:.4f}  tokens {tokens:,}  bytes {size:,}  "

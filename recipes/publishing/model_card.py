@@ -13,6 +13,7 @@ from papers_to_gpt.engine.checkpointing import CHECKPOINT_PREFIX
 from papers_to_gpt.engine.reporting import CARD_FILE, LOG_FILE, read_log, read_results, read_run_record
 from papers_to_gpt.publishing.card_pictures import Translator, draw_alignment, draw_curve
 from papers_to_gpt.settings.finetuning import TRAIN_HOLDOUT
+from papers_to_gpt.settings.wording import counted
 
 TEMPLATE = Path(__file__).with_name("model_card.md.jinja")
 
@@ -226,7 +227,9 @@ def _training(run: Run) -> str:
         sentences.append(f"{run.record['parameters']:,} parameters.")
     results, machine = run.results, run.record["machine"]
     if "train_updates" in results:
-        sentences.append(f"{results['train_updates']:,} updates, {_count(results['train_epochs'], 'epoch')}.")
+        sentences.append(
+            f"{counted(results['train_updates'], 'update')}, {counted(results['train_epochs'], 'epoch')}."
+        )
     if averaged := results.get("averaged_checkpoints"):
         sentences.append(f"The weights are the average of {len(averaged)} checkpoints, the last ones of the run.")
     if tuning := results.get("length_penalty_tuning"):
@@ -235,7 +238,7 @@ def _training(run: Run) -> str:
             f"{', '.join(tuning['scores'])} on the validation split."
         )
     if results.get("selection") == TRAIN_HOLDOUT:
-        rows = _count(results["selection_rows"], "row")
+        rows = counted(results["selection_rows"], "row")
         sentences.append(
             f"The checkpoint was chosen on {rows} of train that were held out; the validation split was only scored."
         )
@@ -248,16 +251,12 @@ def _training(run: Run) -> str:
         minutes = results["wall_seconds"] / 60
         time = f"{minutes:.1f} minutes" if minutes < 120 else f"{minutes / 60:.1f} hours"
         sentences.append(f"{time[0].upper()}{time[1:]} from start to end, evaluation included.")
-    processes, threads = machine["processes"], _count(machine["threads"], "thread")
+    processes, threads = machine["processes"], counted(machine["threads"], "thread")
     sentences.append(
         f"Machine: {processes} x {machine['device']} ({threads}{' each' if processes > 1 else ''}), mixed precision: "
         f"{machine['mixed_precision']}."
     )
     return " ".join(sentences)
-
-
-def _count(number: int, what: str) -> str:
-    return f"{number:,} {what}" if number == 1 else f"{number:,} {what}s"
 
 
 def _curve(run: Run, names: Sequence[str]) -> str:

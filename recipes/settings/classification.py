@@ -19,7 +19,8 @@ class ClassificationSettings(ResumableSettings, QuantizationSettings):
         None,
         "CSV, TSV, JSON (lines or one list) or Parquet file with the columns that the model was trained on, or any "
         "other file with an example on each line and tabs between its texts, also .gz, .xz or .zst; left out, such "
-        "lines from standard input.",
+        "lines from standard input. Predictions are numbered by rows: blank lines between rows of several columns "
+        "are skipped.",
     )
     output_file: str | None = option(
         None, "File for the predictions (.gz, .xz or .zst compresses it); left out, standard output.", "output"

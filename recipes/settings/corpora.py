@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from papers_to_gpt.settings.wording import counted
+
 # The weights under which an epoch has every row of every corpus once.
 PROPORTIONAL = "proportional"
 
@@ -39,9 +41,9 @@ def check_corpora(data: Any) -> None:
         )
     if data.train_weights and len(data.train_weights) != len(data.train_file):
         raise ValueError(
-            f"train_weights has {_count(data.train_weights, 'weight')} ({given}), but train_file has "
-            f"{_count(data.train_file, 'file')} ({' '.join(data.train_file)}). Give one weight for each file, in "
-            f"their order, or leave train_weights out ({PROPORTIONAL})."
+            f"train_weights has {counted(len(data.train_weights), 'weight')} ({given}), but train_file has "
+            f"{counted(len(data.train_file), 'file')} ({' '.join(data.train_file)}). Give one weight for each file, "
+            f"in their order, or leave train_weights out ({PROPORTIONAL})."
         )
     data.train_weights = [_checked_weight(weight) for weight in data.train_weights]
 
@@ -122,7 +124,3 @@ def _checked_weight(weight: str) -> str:
             f"be read, or set train_weights {PROPORTIONAL}."
         )
     return repr(number).removesuffix(".0")
-
-
-def _count(items: Sequence[str], noun: str) -> str:
-    return f"{len(items)} {noun}{'' if len(items) == 1 else 's'}"

@@ -17,6 +17,7 @@ from pyarrow import parquet
 from papers_to_gpt.engine.resumable_output import open_line_output
 from papers_to_gpt.settings.back_translation import BackTranslationSettings, pair_extension
 from papers_to_gpt.settings.commands import command
+from papers_to_gpt.settings.wording import counted
 from papers_to_gpt.translation.decoding import describe_translation, load_model, make_translator, translate_groups
 from seq2seq_scratch.data.text_lines import open_output
 from seq2seq_scratch.visible_text import has_visible_text
@@ -55,8 +56,8 @@ def run(settings: BackTranslationSettings) -> None:
     if not output.progress.lines:  # a finished file without a record
         return
     print(
-        f"{output.progress.lines:,} lines: {totals['pairs']:,} pairs. Left out: {totals['empty']:,} without text on "
-        f"one side, {totals['copies']:,} whose translation is a copy.",
+        f"{counted(output.progress.lines, 'line')}: {counted(totals['pairs'], 'pair')}. "
+        f"Left out: {totals['empty']:,} without text on one side, {totals['copies']:,} whose translation is a copy.",
         file=sys.stderr,
     )
     if not totals["pairs"]:

@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from papers_to_gpt.settings.decoding import BOOTSTRAP_SAMPLES, ScoringSettings
+from papers_to_gpt.settings.wording import counted
 from papers_to_gpt.translation.scored_splits import load_test_sets, references_of
 from seq2seq_scratch.data.metrics import TranslationMetric
 from seq2seq_scratch.data.text_lines import open_output, read_lines
 
 EXPLANATION = (
-    "{samples:,} resamples of {sentences:,} sentences. After ± is half of the 95 % interval of a score; p is the "
+    "{samples} of {sentences}. After ± is half of the 95 % interval of a score; p is the "
     "probability that a difference from the first system is as large by chance."
 )
 
@@ -32,15 +33,17 @@ def compare(settings: ScoringSettings) -> None:
         lines = read_lines(file)
         if len(lines) != len(references):
             raise ValueError(
-                f"{file} has {len(lines):,} lines, and {where} {len(references):,}. Each line must translate the "
-                "sentence of that line."
+                f"{file} has {counted(len(lines), 'line')}, and {where} {len(references):,}. Each line must translate "
+                "the sentence of that line."
             )
         systems[system] = lines
     samples = settings.paired_bs_n or BOOTSTRAP_SAMPLES
     metric = TranslationMetric(settings.target_language, settings.bleu_tokenizer)
     compared = metric.paired_bootstrap(systems, references, samples)
     print(format_comparison(list(systems), compared))
-    print(f"\n{EXPLANATION.format(samples=samples, sentences=len(references))}")
+    print(
+        f"\n{EXPLANATION.format(samples=counted(samples, 'resample'), sentences=counted(len(references), 'sentence'))}"
+    )
     for score, values in compared.items():
         print(f"{score}: {values['signature']}")
     if settings.output_file is not None:
@@ -67,7 +70,7 @@ def read_references(settings: ScoringSettings) -> tuple[str, str, Sequence[Any]]
         for file, stream in zip(settings.reference_file, streams, strict=True):
             if len(stream) != len(streams[0]):
                 raise ValueError(
-                    f"reference_file: {settings.reference_file[0]} has {len(streams[0]):,} lines, and {file} "
+                    f"reference_file: {settings.reference_file[0]} has {counted(len(streams[0]), 'line')}, and {file} "
                     f"{len(stream):,}. They must be references of the same sentences."
                 )
         references = streams[0] if len(streams) == 1 else list(map(list, zip(*streams, strict=True)))

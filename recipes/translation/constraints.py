@@ -10,6 +10,7 @@ from typing import TextIO
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from papers_to_gpt.settings.decoding import TranslationSettings
+from papers_to_gpt.settings.wording import counted
 from seq2seq_scratch.constraints import Constraints
 from seq2seq_scratch.data.text_lines import groups_of_lines, numbered_lines, open_output, without_line_end
 from seq2seq_scratch.translation import check_prefixes, make_constraints
@@ -39,7 +40,7 @@ def read_entries(file: str | None, setting: str, columns: int) -> tuple[list[tup
         if len(entry) != columns:
             wanted = "a word or phrase without tabs" if columns == 1 else "a source term, a tab and a target term"
             raise ValueError(
-                f"{file}, line {number}: {_count(len(entry), 'tab-separated field')}, {line.strip()[:60]!r}. "
+                f"{file}, line {number}: {counted(len(entry), 'tab-separated field')}, {line.strip()[:60]!r}. "
                 f"Write {wanted}."
             )
         entries.append(entry)
@@ -47,10 +48,6 @@ def read_entries(file: str | None, setting: str, columns: int) -> tuple[list[tup
     if file is not None and not entries:
         raise ValueError(f"{setting} is {file}, which holds no entry. Write one a line, or leave {setting} out.")
     return entries, places
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
 
 
 def read_constraints(
@@ -77,7 +74,7 @@ def read_constraints(
     if unwritable:
         print(
             f"{settings.terminology}: the model's vocabulary lacks a word of "
-            f"{_count(len(unwritable), 'target term')}, such as {unwritable[0].target!r}; they cannot be met.",
+            f"{counted(len(unwritable), 'target term')}, such as {unwritable[0].target!r}; they cannot be met.",
             file=sys.stderr,
         )
     return constraints
@@ -103,7 +100,7 @@ def split_prefixes(lines: Sequence[str], first: int, name: str) -> tuple[list[st
         sentence, _, prefix = line.partition("\t")
         if "\t" in prefix:
             raise ValueError(
-                f"{place}: {_count(line.count(chr(9)) + 1, 'tab-separated field')}. With with_prefixes, a line is a "
+                f"{place}: {counted(line.count(chr(9)) + 1, 'tab-separated field')}. With with_prefixes, a line is a "
                 "sentence, a tab and the beginning of its translation."
             )
         sentences.append(sentence)
@@ -182,8 +179,8 @@ class TermReport:
     def print_counts(self) -> None:
         """Prints the counts to standard error, because translations may go to standard output."""
         print(
-            f"Terminology: {self.met:,} of {_count(self.terms, 'term')} met; all terms met in {self.lines_met:,} of "
-            f"{_count(self.lines, 'line')} with terms.",
+            f"Terminology: {self.met:,} of {counted(self.terms, 'term')} met; all terms met in {self.lines_met:,} of "
+            f"{counted(self.lines, 'line')} with terms.",
             file=sys.stderr,
         )
 

@@ -8,6 +8,7 @@ from typing import Any
 from tqdm import tqdm
 
 from papers_to_gpt.settings.decoding import RESCORE_WEIGHT, ScoringSettings
+from papers_to_gpt.settings.wording import counted
 from papers_to_gpt.translation.decoding import load_model
 from papers_to_gpt.translation.score_files import write_hypotheses, write_scores
 from seq2seq_scratch.data.forced_scores import LARGEST_FORCED_BATCH, score_translations
@@ -51,7 +52,7 @@ def rescore(
             print(f"{name}, {f'rescore_weight {weight:g}' if weight else 'the given scores alone'}: {shown}")
     if references is not None:
         print(scores["sacrebleu_signature"])
-    print(f"{len(candidates):,} candidates of {len(sources):,} sources; their scores are in {path}.")
+    print(f"{counted(len(candidates), 'candidate')} of {counted(len(sources), 'source')}; their scores are in {path}.")
 
 
 def score_candidates(

@@ -10,6 +10,7 @@ from typing import Any
 from datasets import Dataset
 
 from papers_to_gpt.settings.decoding import DecodingSettings, ScoringSettings, TranslationSettings
+from papers_to_gpt.settings.wording import counted
 from papers_to_gpt.translation.comparison import compare
 from papers_to_gpt.translation.decoding import load_model, make_translator
 from papers_to_gpt.translation.rescoring import rescore
@@ -91,8 +92,8 @@ def write_forced_scores(settings: ScoringSettings, splits: dict[str, Dataset], o
         total, empty = math.fsum(values), scores.count(None)
         without = f", {empty:,} without text and without score" if empty else ""
         print(
-            f"{name}: {len(scores):,} references{without}: log_probability {total:.4f}  tokens {len(values):,}  "
-            f"perplexity {math.exp(min(-total / len(values), 700)):.4f}. The scores are in {path}."
+            f"{name}: {counted(len(scores), 'reference')}{without}: log_probability {total:.4f}  tokens "
+            f"{len(values):,}  perplexity {math.exp(min(-total / len(values), 700)):.4f}. The scores are in {path}."
         )
 
 

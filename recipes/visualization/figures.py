@@ -19,6 +19,7 @@ from papers_to_gpt.plots.curves import plot_curves
 from papers_to_gpt.plots.positions import MAX_POSITIONS, plot_positions
 from papers_to_gpt.plots.probabilities import plot_next_tokens, plot_token_probabilities
 from papers_to_gpt.settings.visualization import ATTENTION_KINDS, MAX_TOKENS
+from papers_to_gpt.settings.wording import counted
 from papers_to_gpt.visualization.models import (
     MAX_SOURCE_LENGTH,
     LoadedModel,
@@ -149,8 +150,8 @@ def check_heads(loaded: LoadedModel, layers: Sequence[int], heads: Sequence[int]
         )
     for kind in chosen:
         count, width = sizes[kind]
-        _check_numbers("layers", layers, count, f"{loaded.name} has {count} layers of {kind} attention")
-        _check_numbers("heads", heads, width, f"a layer of {kind} attention has {width} heads")
+        _check_numbers("layers", layers, count, f"{loaded.name} has {counted(count, 'layer')} of {kind} attention")
+        _check_numbers("heads", heads, width, f"a layer of {kind} attention has {counted(width, 'head')}")
     return chosen
 
 

@@ -22,6 +22,7 @@ from ..seq2seq_common import IGNORE_INDEX
 from ..tokenization import forget_last_call
 from ..visible_text import has_visible_text
 from .text_encoder import TextEncoder, text_encoders
+from .wording import counted
 
 TOKENIZED_FEATURES = datasets.Features(
     {
@@ -82,14 +83,14 @@ class FilterReport:
                 (self.truncated, f"sources cut to {self.max_source_length} tokens"),
                 (self.empty, "with a side without text"),
             )
-            return ", ".join([f"{self.read:,} pairs", *(f"{count:,} {note}" for count, note in notes if count)])
+            return ", ".join([counted(self.read, "pair"), *(f"{count:,} {note}" for count, note in notes if count)])
         reasons = (
             (self.empty, "with a side without text"),
             (self.source_too_long, f"longer than max_source_length ({self.max_source_length} tokens)"),
             (self.target_too_long, f"longer than max_target_length ({self.max_target_length} tokens)"),
         )
         left_out = ", ".join(f"{count:,} {reason}" for count, reason in reasons if count)
-        return f"{self.read:,} pairs, {self.kept:,} kept" + (f"; left out: {left_out}" if left_out else "")
+        return f"{counted(self.read, 'pair')}, {self.kept:,} kept" + (f"; left out: {left_out}" if left_out else "")
 
 
 def _tokenize_batch(

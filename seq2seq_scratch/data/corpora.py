@@ -17,7 +17,7 @@ import pyarrow.compute
 from datasets import Dataset, IterableDataset
 
 from .embedded import EMBEDDED_PAIRS
-from .hub_data import refusing_scripts
+from .hub_data import explain_loading_errors
 from .readers import (
     TABLE_EXTENSIONS,
     dataset_of_files,
@@ -28,6 +28,7 @@ from .readers import (
     text_of,
 )
 from .text_lines import COMPRESSIONS, FilePlace, check_file, file_extension, numbered_lines, without_line_end
+from .wording import counted
 
 Pair = dict[str, str]
 
@@ -132,7 +133,7 @@ def _pairs_of_text_files(source_path: str, target_path: str, places: Sequence[Fi
             rest = 1 + sum(1 for _ in (targets if source is None else sources))
             counts = (count, count + rest) if source is None else (count + rest, count)
             raise ValueError(
-                f"{source_path} has {counts[0]} lines, but {target_path} has {counts[1]}. "
+                f"{source_path} has {counted(counts[0], 'line')}, but {target_path} has {counts[1]}. "
                 "Line-aligned files must have the same number of lines."
             )
         count += 1
@@ -425,7 +426,7 @@ def load_parallel_data(
         if streaming:
             splits["train"] = splits["train"].to_iterable_dataset()
     elif dataset_name is not None:
-        with refusing_scripts(dataset_name):
+        with explain_loading_errors(dataset_name):
             loaded = datasets.load_dataset(
                 dataset_name, dataset_config_name, revision=dataset_revision, streaming=streaming
             )

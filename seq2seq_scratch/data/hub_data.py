@@ -1,29 +1,71 @@
-"""What may go wrong when the datasets library loads a data set by its name."""
+"""What may go wrong when the datasets library loads a data set by its name.
+
+The packages do not import each other, and each has this file; a test compares them.
+"""
 
 import contextlib
 from collections.abc import Iterator
+from pathlib import Path
+
+# What to do where settings name the data set.
+SETTINGS_FOR_TABLES = (
+    "If the data set is on the Hub, set dataset_revision to refs/convert/parquet, where the Hub keeps most of them as "
+    "tables; otherwise give its files with train_file."
+)
 
 
 @contextlib.contextmanager
-def refusing_scripts(dataset: str) -> Iterator[None]:
-    """Says what to do about a data set whose rows only a Python script of its own can read.
+def explain_loading_errors(
+    dataset: str, *, setting: str = "dataset_name", remedy: str = SETTINGS_FOR_TABLES
+) -> Iterator[None]:
+    """Says what to do about a data set that cannot be reached, or whose rows only a Python script of its own can read.
 
     The datasets library has not run such scripts since version 4. It says so with a RuntimeError, in which no data set
     is named.
 
     Args:
         dataset: its id on the Hub or its folder.
+        setting: what the message says has this id.
+        remedy: a sentence that says what to do about a script.
 
     Raises:
-        ValueError: the library refused the script.
+        ValueError: the Hub cannot be reached, or the library refused the script.
     """
+    _check_reachable(dataset, setting)
     try:
         yield
     except RuntimeError as error:
         if "scripts are no longer supported" not in str(error):
             raise
         raise ValueError(
-            f"dataset_name is {dataset!r}, which is read by a Python script of its own, and the datasets library no "
-            "longer runs such scripts. If the data set is on the Hub, set dataset_revision to refs/convert/parquet, "
-            "where the Hub keeps most of them as tables; otherwise give its files with train_file."
+            f"{setting} is {dataset!r}, which is read by a Python script of its own, and the datasets library no "
+            f"longer runs such scripts. {remedy}"
+        ) from error
+
+
+def _check_reachable(dataset: str, setting: str) -> None:
+    """Raises ValueError if a data set is not in the cache and the Hub cannot be reached.
+
+    The library finds this out too, but repeats its request for half a minute.
+    """
+    # These imports take a second, and a file does not need them.
+    import huggingface_hub
+    from datasets import config
+    from datasets.naming import camelcase_to_snakecase
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, HTTPError
+
+    *owner, name = dataset.split("/")
+    cached = Path(config.HF_DATASETS_CACHE, "___".join([*owner, camelcase_to_snakecase(name)]))
+    is_offline = huggingface_hub.constants.HF_HUB_OFFLINE or config.HF_HUB_OFFLINE  # the latter: HF_DATASETS_OFFLINE too
+    if is_offline or Path(dataset).is_dir() or cached.is_dir():
+        return
+    try:
+        huggingface_hub.HfApi(endpoint=config.HF_ENDPOINT).file_exists(dataset, "README.md", repo_type="dataset")
+    except (HfHubHTTPError, HFValidationError):
+        return  # the Hub answers, or the name is no id; loading says what is wrong
+    except HTTPError as error:
+        raise ValueError(
+            f"{setting} is {dataset!r}. There is no such folder, and {config.HF_ENDPOINT} cannot be reached "
+            f"({error}), which may have a data set of this name. Correct the name, connect to the network, or give "
+            "the data as files."
         ) from error

@@ -16,6 +16,7 @@ from sacremoses import MosesPunctNormalizer, MosesTokenizer
 
 from ..tokenization import WORD_START
 from .languages import language_of_script, resolve_language
+from .wording import counted
 
 logger = logging.getLogger(__name__)
 
@@ -236,8 +237,8 @@ def bleu_by_source_length(
     """
     if not len(sources) == len(predictions) == len(references):
         raise ValueError(
-            f"There are {len(sources)} sources, {len(predictions)} predictions and {len(references)} references; "
-            "they must be equally many."
+            f"sources holds {counted(len(sources), 'line')}, predictions holds {len(predictions)} and references "
+            f"holds {len(references)}; they must be equally many."
         )
     unit = "characters" if _count_unspaced(sources) else "words"
     lengths = [len("".join(source.split()) if unit == "characters" else source.split()) for source in sources]
@@ -334,8 +335,8 @@ class TranslationMetric(evaluate.Metric):
             references = _checked_texts(references, "references")
         if len(predictions) != len(references):
             raise ValueError(
-                f"predictions holds {len(predictions)} lines and references holds {len(references)}; they must be "
-                "equally many."
+                f"predictions holds {counted(len(predictions), 'line')} and references holds {len(references)}; they "
+                "must be equally many."
             )
         super().add_batch(predictions=predictions, references=references, **others)
 
@@ -387,8 +388,8 @@ class TranslationMetric(evaluate.Metric):
         for name, predictions in systems.items():
             if len(_checked_texts(predictions, name)) != len(references):
                 raise ValueError(
-                    f"{name} holds {len(predictions)} lines and references holds {len(references)}; they must be "
-                    "equally many."
+                    f"{name} holds {counted(len(predictions), 'line')} and references holds {len(references)}; they "
+                    "must be equally many."
                 )
         streams, tokenize = self._normalized(references)
         plain = {name: normalize_for_scores(_checked_texts(texts, name)) for name, texts in systems.items()}

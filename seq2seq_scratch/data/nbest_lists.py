@@ -68,8 +68,8 @@ def read_nbest_list(path: str | Path, sources: Sequence[str]) -> list[Candidate]
             raise ValueError(f"{where}: the id is {name!r}; it must be the number of the source, counted from 0.")
         if int(name) >= len(sources):
             raise ValueError(
-                f"{where}: the id is {name}, but there are {len(sources):,} sources, with the ids 0 to "
-                f"{len(sources) - 1}. Give the sources that the n-best list was made from."
+                f"{where}: the id is {name}, but the sources have the ids 0 to {len(sources) - 1}. "
+                "Give the sources that the n-best list was made from."
             )
         candidates.append(Candidate(int(name), text, _read_score(score, where, form)))
     found = {candidate.source for candidate in candidates}

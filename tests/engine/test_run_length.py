@@ -24,6 +24,13 @@ def test_intervals_longer_than_the_run_are_given_as_its_end():
     )
 
 
+def test_one_update_is_no_plural():
+    assert plan(1, 500) == (
+        "1 update; a log line at the end (logging_steps); an evaluation and a checkpoint at the end (eval_steps)"
+    )
+    assert "a log line after every update (logging_steps)" in plan(6, 500, logging_steps=1)
+
+
 @pytest.mark.parametrize("warmup_steps", [90, 100])
 def test_a_warmup_as_long_as_the_run_is_noted(warmup_steps):
     assert f"note: warmup_steps is {warmup_steps}, so the learning rate rises until the run ends" in plan(

@@ -367,4 +367,4 @@ def test_an_average_of_fewer_checkpoints_than_asked_is_said(make_trainer, capsys
     capsys.readouterr()
     options = {"average_last_checkpoints": 3, "save_total_limit": 3, "resume_from_checkpoint": "last"}
     assert make_trainer(**options).train()["averaged_checkpoints"] == ["checkpoint-8", "checkpoint-12"]
-    assert "there are only 2 checkpoints" in capsys.readouterr().out
+    assert "the run has only 2 checkpoints" in capsys.readouterr().out

@@ -1,61 +1,21 @@
-"""GPT-1's heads and the template that frames texts, against single runs and losses computed by hand."""
-
-import json
-import logging
-import os
-import subprocess
-import sys
+"""GPT-1's heads, against single runs and losses computed by hand."""
 
 import pytest
 import torch
+from tiny_heads import DELIMITER, EXTRACT, PADDING, SIZES, START, tiny_head
 from torch.nn import functional
-from transformers import (
-    AutoModelForCausalLM,
-    AutoModelForMultipleChoice,
-    AutoModelForSequenceClassification,
-    AutoTokenizer,
-    BertConfig,
-    BertForSequenceClassification,
-    OpenAIGPTTokenizer,
-    PreTrainedTokenizerFast,
-    TextClassificationPipeline,
-    pipeline,
-)
+from transformers import AutoModelForCausalLM, AutoModelForMultipleChoice, AutoModelForSequenceClassification
 
 from gpt1_scratch import (
     GPT1Config,
     GPT1ForCausalLM,
     GPT1ForMultipleChoice,
     GPT1ForSequenceClassification,
-    GPT1TextClassificationPipeline,
     chunked_cross_entropy,
 )
-from gpt1_scratch.finetuning import tasks
 from gpt1_scratch.modeling_gpt1_heads import order_by_rank, reading_order
-from gpt1_scratch.pipeline_text_classification import THRESHOLD
-from gpt1_scratch.tokenization import add_task_template, train_tokenizer
 
-PADDING, START, DELIMITER, EXTRACT = 0, 57, 58, 59
-SIZES = {
-    "vocab_size": 61,
-    "max_position_embeddings": 40,
-    "hidden_size": 24,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 3,
-    "pad_token_id": PADDING,
-    "delimiter_token_id": DELIMITER,
-    **dict.fromkeys(("embedding_dropout", "attention_dropout", "residual_dropout", "classifier_dropout"), 0.0),
-}
 CLASSIFICATION, SIMILARITY, CHOICE = "classification", "similarity", "multiple choice"
-
-
-def tiny_head(head_class=GPT1ForSequenceClassification, **settings):
-    torch.manual_seed(0)
-    model = head_class(GPT1Config(**{**SIZES, **settings}))
-    with torch.no_grad():
-        for parameter in model.parameters():  # far from symmetric, so that a wrong term shows
-            parameter.add_(0.2 * torch.randn_like(parameter))
-    return model.eval()
 
 
 def words(count: int, seed: int) -> list[int]:
@@ -456,181 +416,3 @@ def test_settings_given_while_loading_are_checked(tmp_path):
     GPT1ForCausalLM(GPT1Config(**{**SIZES, "delimiter_token_id": None})).save_pretrained(tmp_path)
     with pytest.raises(ValueError, match="both_orders needs delimiter_token_id"):
         GPT1ForSequenceClassification.from_pretrained(tmp_path, both_orders=True)
-
-
-# The template
-
-
-CORPUS = ["a cat sat on the mat and a dog ran to the cat", "is the dog on the mat or is the cat"] * 3
-
-
-@pytest.fixture(scope="module")
-def plain_tokenizer():
-    return train_tokenizer(CORPUS, merges=60, model_max_length=40)
-
-
-@pytest.fixture(scope="module")
-def tokenizer(plain_tokenizer):
-    return add_task_template(plain_tokenizer)
-
-
-def split(tokenizer, *texts, **settings) -> str:
-    return " ".join(tokenizer.convert_ids_to_tokens(tokenizer(*texts, **settings).input_ids)).replace("</w>", "")
-
-
-def test_texts_and_pairs_are_framed_and_the_original_is_left_alone(plain_tokenizer, tokenizer):
-    assert split(tokenizer, "The cat") == "<start> the cat <extract>"
-    assert split(tokenizer, "The cat", "a dog") == "<start> the cat <delimiter> a dog <extract>"
-    assert split(plain_tokenizer, "The cat", "a dog") == "the cat a dog"
-    assert tokenizer("The cat", "a dog").keys() == {"input_ids", "attention_mask"}
-
-
-def test_the_template_is_saved_with_the_tokenizer(tokenizer, tmp_path):
-    tokenizer.save_pretrained(tmp_path)
-    loaded = AutoTokenizer.from_pretrained(tmp_path, trust_remote_code=False)
-    assert isinstance(loaded, PreTrainedTokenizerFast) and loaded.padding_side == "right"
-    texts, others = ["The cat", "a dog ran to the mat"], ["a dog", "the cat"]
-    assert loaded(texts, others, padding=True).data == tokenizer(texts, others, padding=True).data
-    assert split(loaded, "The cat", "a dog") == "<start> the cat <delimiter> a dog <extract>"
-    assert loaded.model_max_length == 40
-
-
-def test_truncation_keeps_special_tokens_and_cuts_the_longer_text_first(tokenizer):
-    long, short = "a dog ran to the cat and sat", "the mat"
-    cut = {"truncation": True, "max_length": 8}
-    assert split(tokenizer, long, **cut) == "<start> a dog ran to the cat <extract>"
-    assert split(tokenizer, long, short, **cut) == "<start> a dog ran <delimiter> the mat <extract>"
-    assert split(tokenizer, short, long, **cut) == "<start> the mat <delimiter> a dog ran <extract>"
-    assert split(tokenizer, long, long, **cut | {"max_length": 7}) == "<start> a dog <delimiter> a dog <extract>"
-
-
-def test_a_tokenizer_without_the_special_tokens_is_refused_until_they_are_added(tmp_path):
-    vocabulary = {"<unk>": 0, "t": 1, "h": 2, "e</w>": 3, "th": 4, "the</w>": 5}
-    published = OpenAIGPTTokenizer(vocab=vocabulary, merges=[("t", "h"), ("th", "e</w>")])
-    published.add_special_tokens({"pad_token": "<pad>"})
-    with pytest.raises(
-        ValueError, match="no bos_token, sep_token, cls_token, which.*resize_token_embeddings"
-    ) as error:
-        add_task_template(published)
-    told = str(error.value).split("add_special_tokens(")[1].split(")")[0]
-    assert published.add_special_tokens(json.loads(told.replace("'", '"'))) == 3
-    add_task_template(published).save_pretrained(tmp_path)
-    loaded = AutoTokenizer.from_pretrained(tmp_path, trust_remote_code=False)
-    assert split(loaded, "the", "the the") == "<start> the <delimiter> the the <extract>"
-
-
-# Pipelines
-
-
-@pytest.fixture
-def fine_tuned(tokenizer, tmp_path):
-    """Returns a folder with a small model for pairs, read in both orders, and its tokenizer."""
-
-    def save(both_orders: bool, **settings) -> tuple[str, GPT1ForSequenceClassification]:
-        ids = {"pad_token_id": tokenizer.pad_token_id, "delimiter_token_id": tokenizer.sep_token_id}
-        model = tiny_head(vocab_size=len(tokenizer), both_orders=both_orders, **ids, **settings)
-        model.save_pretrained(tmp_path / "model")
-        tokenizer.save_pretrained(tmp_path / "model")
-        return str(tmp_path / "model"), model
-
-    return save
-
-
-@pytest.mark.parametrize("both_orders", [False, True])
-def test_pipeline_on_texts_and_pairs_gives_the_models_scores_and_no_warning(
-    both_orders, fine_tuned, tokenizer, caplog, monkeypatch
-):
-    folder, model = fine_tuned(both_orders, id2label={0: "no", 1: "yes", 2: "maybe"})
-    monkeypatch.setattr(logging.getLogger("transformers"), "propagate", True)
-    with caplog.at_level(logging.WARNING):
-        classify = pipeline("text-classification", model=folder, trust_remote_code=False, device="cpu")
-        pair = {"text": "The cat sat", "text_pair": "a dog ran to the mat"}
-        found = [
-            classify(pair, top_k=None),
-            *classify(["The cat", "a dog ran to the cat"], top_k=None, batch_size=2),
-            classify("a dog and a cat " * 20, top_k=None, truncation=True),
-        ]
-    assert not caplog.records
-    texts = [
-        ("The cat sat", "a dog ran to the mat"),
-        ("The cat",),
-        ("a dog ran to the cat",),
-        ("a dog and a cat " * 20,),
-    ]
-    for scores, text in zip(found, texts, strict=True):
-        inputs = tokenizer(*text, truncation=True, return_tensors="pt")
-        expected = model(**inputs).logits.softmax(-1)[0].tolist()
-        expected = dict(zip(["no", "yes", "maybe"], expected, strict=True))
-        assert {score["label"]: score["score"] for score in scores} == pytest.approx(expected, abs=1e-6)
-
-
-def test_pipeline_gives_a_regressions_number_as_it_is(fine_tuned, tokenizer):
-    folder, model = fine_tuned(True, num_labels=1, problem_type="regression")
-    classify = pipeline("text-classification", model=folder, trust_remote_code=False, device="cpu")
-    expected = model(**tokenizer("The cat", "a dog", return_tensors="pt")).logits.item()
-    assert classify({"text": "The cat", "text_pair": "a dog"})["score"] == pytest.approx(expected, abs=1e-6)
-
-
-@pytest.mark.parametrize(("shift", "counts"), [(-9.0, {0}), (0.0, {1, 2, 3}), (9.0, {4})])
-def test_pipeline_gives_every_label_over_the_threshold_and_possibly_none(shift, counts, fine_tuned, tokenizer):
-    folder, model = fine_tuned(False, num_labels=4, problem_type="multi_label_classification")
-    texts = ["the cat", "a dog ran to the mat", "the dog and a mat"]
-    classify = pipeline("text-classification", model=folder, trust_remote_code=False, device="cpu")
-    with torch.no_grad():
-        for head in (model, classify.model):
-            head.score.bias += shift
-        wanted = [model(**tokenizer(text, return_tensors="pt")).logits[0].sigmoid() for text in texts]
-    assert {(row > 0.5).sum().item() for row in wanted} <= counts
-    for found, row in zip(classify(texts), wanted, strict=True):
-        expected = {f"LABEL_{index}": value for index, value in enumerate(row.tolist()) if value > 0.5}
-        assert {each["label"]: each["score"] for each in found} == pytest.approx(expected, abs=1e-6)
-        assert [each["score"] for each in found] == sorted(expected.values(), reverse=True) or not expected
-    assert [len(row) for row in classify(texts, top_k=2)] == [2, 2, 2]
-    assert THRESHOLD == tasks.THRESHOLD
-
-
-def test_a_classification_pipeline_of_another_model_is_the_librarys(tokenizer, tmp_path):
-    sizes = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 8}
-    model = BertForSequenceClassification(BertConfig(vocab_size=len(tokenizer), **sizes))
-    other = pipeline("text-classification", model=model, tokenizer=tokenizer)
-    assert type(other) is TextClassificationPipeline and other("the cat")[0]["label"] in ("LABEL_0", "LABEL_1")
-    other.save_pretrained(tmp_path)
-    assert "custom_pipelines" not in (tmp_path / "config.json").read_text() and not list(tmp_path.glob("*.py"))
-
-
-FRESH = """
-import json, sys
-sys.modules["gpt1_scratch"] = None  # as if it were not installed
-from transformers import AutoModelForCausalLM, pipeline
-from transformers.utils import logging
-folder = sys.argv[1]
-logging.disable_progress_bar()
-classify = pipeline("text-classification", model=folder, trust_remote_code=True, device="cpu")
-pair = classify({"text": "The cat sat", "text_pair": "a dog"}, top_k=None)
-single = classify("The cat sat", top_k=None)
-applies = classify(["The cat sat", "a dog"])
-logging.set_verbosity_error()  # of the head that the language model has no use for
-model = AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=True)
-print(json.dumps([[pair, single, *applies], type(model).__name__, type(model).__module__]))
-"""
-
-
-def test_a_fresh_process_without_the_package_classifies_with_the_code_shipped(fine_tuned, tmp_path):
-    folder, _ = fine_tuned(True, num_labels=3, problem_type="multi_label_classification")
-    environment = {**os.environ, "HF_MODULES_CACHE": str(tmp_path / "modules"), "HF_HUB_OFFLINE": "1"}
-    result = subprocess.run(
-        [sys.executable, "-c", FRESH, folder], cwd=tmp_path, env=environment, capture_output=True, text=True
-    )
-    assert (result.returncode, result.stderr) == (0, "")
-    scores, name, module = json.loads(result.stdout.splitlines()[-1])
-    classify = pipeline("text-classification", model=folder, trust_remote_code=False, device="cpu")
-    expected = [
-        classify({"text": "The cat sat", "text_pair": "a dog"}, top_k=None),
-        classify("The cat sat", top_k=None),
-        *classify(["The cat sat", "a dog"]),
-    ]
-    assert type(classify) is GPT1TextClassificationPipeline
-    for found, wanted in zip(scores, expected, strict=True):
-        assert [score["label"] for score in found] == [score["label"] for score in wanted]
-        assert [score["score"] for score in found] == pytest.approx([score["score"] for score in wanted], abs=1e-6)
-    assert name == "GPT1ForCausalLM" and module.startswith("transformers_modules.")

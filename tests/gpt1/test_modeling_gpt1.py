@@ -5,46 +5,14 @@ import math
 
 import pytest
 import torch
+from tiny_gpt1 import PADDING, gradients, tiny_model, tokens
 from torch import nn
 from torch.nn import functional
-from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import AutoConfig, AutoModelForCausalLM, DynamicCache, StaticCache
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from gpt1_scratch import GPT1Config, GPT1ForCausalLM, GPT1Model, chunked_cross_entropy, cpu_kernels, modeling_gpt1
+from gpt1_scratch import GPT1Config, GPT1ForCausalLM, GPT1Model
 from gpt1_scratch.library_arguments import CACHE_NAME
-
-PADDING = 0
-
-
-def tiny_model(dropout: float = 0.0, **settings) -> GPT1ForCausalLM:
-    torch.manual_seed(0)
-    sizes = {"vocab_size": 61, "max_position_embeddings": 40, "hidden_size": 24, "num_hidden_layers": 2}
-    rates = dict.fromkeys(("embedding_dropout", "attention_dropout", "residual_dropout"), dropout)
-    config = GPT1Config(**{**sizes, "num_attention_heads": 3, "pad_token_id": PADDING, **rates, **settings})
-    model = GPT1ForCausalLM(config)
-    with torch.no_grad():
-        for parameter in model.parameters():  # far from symmetric, so that a wrong term shows
-            parameter.add_(0.2 * torch.randn_like(parameter))
-    return model.eval()
-
-
-def tokens(batch: int, length: int, seed: int = 1) -> torch.Tensor:
-    return torch.randint(1, 61, (batch, length), generator=torch.Generator().manual_seed(seed))
-
-
-def gradients(model: nn.Module, loss: torch.Tensor) -> dict[str, torch.Tensor]:
-    model.zero_grad()
-    loss.backward()
-    return {name: parameter.grad.clone() for name, parameter in model.named_parameters()}
-
-
-@pytest.fixture
-def small_blocks(monkeypatch):
-    """Sets attention to blocks of 8 queries of one sample, and the loss to chunks of 7 rows."""
-    monkeypatch.setattr(cpu_kernels, "QUERY_BLOCK_SIZE", 8)
-    monkeypatch.setattr(cpu_kernels, "ATTENTION_CHUNK_SIZE", 1)
-    monkeypatch.setattr(chunked_cross_entropy, "LOGIT_CHUNK_SIZE", {"cpu": 7})
 
 
 def test_default_config_counts_the_published_parameters():
@@ -100,28 +68,6 @@ def test_forward_is_the_equations_of_the_paper():
     torch.testing.assert_close(model(input_ids).logits, states @ model.model.tokens_embed.weight.T)
 
 
-@pytest.mark.parametrize("padding", ["none", "left", "right", "packed"])
-def test_attention_in_blocks_equals_eager_attention(padding, small_blocks):
-    model, input_ids = tiny_model(), tokens(3, 21)
-    labels, inputs = input_ids.clone(), {}
-    if padding in ("left", "right"):
-        inputs["attention_mask"] = torch.ones_like(input_ids)
-        hidden = slice(0, 6) if padding == "left" else slice(15, 21)
-        inputs["attention_mask"][1, hidden] = 0
-        labels[1, hidden] = -100
-        inputs["position_ids"] = (inputs["attention_mask"].cumsum(1) - 1).clamp(min=0)
-        if padding == "left":  # what stands before the first real token predicts nothing
-            labels[1, 6] = -100
-    elif padding == "packed":
-        inputs["position_ids"] = torch.cat([torch.arange(10), torch.arange(11)]).expand(3, -1)
-    results = []
-    for implementation in ("sdpa", "eager"):
-        model.set_attn_implementation(implementation)
-        loss = model.train()(input_ids, labels=labels, **inputs).loss
-        results.append((loss.detach(), gradients(model, loss)))
-    torch.testing.assert_close(results[0], results[1])
-
-
 @pytest.mark.parametrize("implementation", ["eager", "sdpa"])
 @pytest.mark.parametrize("compiled", [False, True], ids=["called", "compiled"])
 def test_padding_on_either_side_changes_no_logits_without_position_ids(implementation, compiled):
@@ -155,194 +101,6 @@ def test_a_mask_that_does_not_cover_the_cache_is_refused():
     cache = model(input_ids, use_cache=True)[CACHE_NAME]
     with pytest.raises(ValueError, match="attention_mask has 1 columns, but there are 6 cached tokens and 1 new ones"):
         model(input_ids[:, :1], attention_mask=torch.ones(2, 1), **{CACHE_NAME: cache})
-
-
-def test_blocks_are_used_in_training_on_cpu_and_only_there(monkeypatch):
-    model, input_ids, calls = tiny_model(), tokens(2, 5), []
-    blocked = modeling_gpt1.blocked_attention_forward
-    monkeypatch.setattr(
-        modeling_gpt1, "blocked_attention_forward", lambda *args, **kwargs: calls.append(1) or blocked(*args, **kwargs)
-    )
-    model.train()(input_ids, labels=input_ids)
-    assert len(calls) == model.config.num_hidden_layers
-    with torch.no_grad():
-        model.eval()(input_ids)
-    assert len(calls) == model.config.num_hidden_layers
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
-def test_attention_dropout_equals_plain_attention_with_the_same_mask(dtype, monkeypatch):
-    torch.manual_seed(0)
-    query, key, value = (torch.randn(2, 3, 10, 4, dtype=dtype, requires_grad=True) for _ in range(3))
-    kept = torch.rand(6, 10, 10) > 0.3
-    integers = kept.to(cpu_kernels.SAME_SIZE_INTEGER[query.element_size()])
-    monkeypatch.setattr(cpu_kernels, "draw_kept", lambda *_: integers)
-    output, _ = cpu_kernels.blocked_attention_forward(None, query, key, value, None, scaling=0.5, dropout=0.3)
-    incoming = torch.randn_like(output)
-    found = [output, *torch.autograd.grad(output, (query, key, value), incoming)]
-
-    scores = (query @ key.mT * 0.5).masked_fill(torch.ones(10, 10).triu(1).bool(), -torch.inf)
-    weights = scores.softmax(-1) * kept.view(2, 3, 10, 10) / 0.7
-    output = (weights.to(dtype) @ value).transpose(1, 2)
-    expected = [output, *torch.autograd.grad(output, (query, key, value), incoming)]
-    tolerance = {"atol": 0.05, "rtol": 0.05} if dtype == torch.bfloat16 else {}
-    torch.testing.assert_close(found, expected, **tolerance)
-
-
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_quick_gelu_is_no_less_exact_than_the_library(dtype, monkeypatch):
-    monkeypatch.setattr(cpu_kernels, "GELU_CHUNK_SIZE", 100)  # the last piece is not full
-    numbers = torch.cat([torch.linspace(-12, 12, 2001), torch.tensor([-1e4, 0.0, 1e4])]).to(dtype)
-    incoming = torch.ones(3, 668)
-
-    def value_and_slope(activation, dtype):
-        leaf = numbers.to(dtype).view(668, 3).T.requires_grad_()  # not contiguous
-        result = activation(leaf)
-        return torch.stack([result, *torch.autograd.grad(result, leaf, incoming.to(dtype))]).double()
-
-    def plain(states):
-        return torch.nn.functional.gelu(states, approximate="tanh")
-
-    expected = value_and_slope(plain, torch.float64)
-    largest_error = {}
-    for name, activation in {"quick": cpu_kernels.fast_gelu, "plain": plain}.items():
-        errors = (value_and_slope(activation, dtype) - expected).abs() / (expected.abs() + 1e-3)
-        largest_error[name] = errors.amax((1, 2))
-    assert (largest_error["quick"] <= largest_error["plain"] * 1.01).all(), largest_error
-    assert cpu_kernels.fast_gelu(numbers.requires_grad_()).grad_fn.name().startswith("_Gelu")
-
-
-@pytest.mark.parametrize("probability", [0.1, 0.5, 0.003])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_dropout_keeps_the_right_share_and_scales_it(probability, dtype):
-    torch.manual_seed(0)
-    count = 400_001  # not a multiple of the four numbers in a word
-    ones = torch.ones(count, dtype=dtype, requires_grad=True)
-    dropped = cpu_kernels.fast_dropout(ones, probability, training=True)
-    survivors = dropped.detach() != 0
-    deviation = (probability * (1 - probability) / count) ** 0.5
-    assert abs(survivors.double().mean().item() - (1 - probability)) < 5 * deviation
-    torch.testing.assert_close(dropped[survivors], torch.full_like(dropped[survivors], 1 / (1 - probability)))
-    # Neighbours, and numbers a word apart, are independent.
-    zeros = (~survivors).double() - probability
-    for distance in (1, 2, 3, 4, 8):
-        correlation = (zeros[:-distance] * zeros[distance:]).mean().item() / (probability * (1 - probability))
-        assert abs(correlation) < 5 / count**0.5, distance
-    (gradient,) = torch.autograd.grad(dropped.sum(), ones)
-    torch.testing.assert_close(gradient, dropped.detach())
-
-
-def test_dropout_follows_the_generator_state():
-    numbers = torch.ones(1000, requires_grad=True)
-    torch.manual_seed(3)
-    first = cpu_kernels.fast_dropout(numbers, 0.2, training=True)
-    state = torch.get_rng_state()
-    second = cpu_kernels.fast_dropout(numbers, 0.2, training=True)
-    assert not torch.equal(first, second)
-    torch.set_rng_state(state)
-    assert torch.equal(cpu_kernels.fast_dropout(numbers, 0.2, training=True), second)
-    torch.manual_seed(3)
-    assert torch.equal(cpu_kernels.fast_dropout(numbers, 0.2, training=True), first)
-
-
-def test_dropout_does_nothing_outside_training():
-    numbers = torch.randn(100)
-    assert cpu_kernels.fast_dropout(numbers, 0.5, training=False) is numbers
-    model, input_ids = tiny_model(dropout=0.5), tokens(2, 8)
-    torch.testing.assert_close(model(input_ids).logits, tiny_model()(input_ids).logits)
-    assert not torch.equal(model.train()(input_ids).logits, model(input_ids).logits)
-
-
-@pytest.mark.parametrize("num_items_in_batch", [None, 17, torch.tensor(17)])
-def test_loss_and_gradients_equal_cross_entropy(num_items_in_batch, small_blocks):
-    model, input_ids = tiny_model(), tokens(3, 12)
-    labels = input_ids.clone()
-    labels[0, :5] = -100
-    labels[2] = -100
-    loss = model.train()(input_ids, labels=labels, num_items_in_batch=num_items_in_batch).loss
-    found = gradients(model, loss)
-    logits = model(input_ids).logits[:, :-1].flatten(0, 1)
-    expected = functional.cross_entropy(logits, labels[:, 1:].flatten(), reduction="sum")
-    expected = expected / (num_items_in_batch or (labels[:, 1:] != -100).sum())
-    torch.testing.assert_close(loss, expected)
-    torch.testing.assert_close(found, gradients(model, expected))
-
-
-def test_loss_without_any_label_is_zero():
-    model, input_ids = tiny_model(), tokens(2, 6)
-    loss = model.train()(input_ids, labels=torch.full_like(input_ids, -100)).loss
-    assert loss.item() == 0
-    assert all(gradient.abs().max() == 0 for gradient in gradients(model, loss).values())
-
-
-def softmax_layer(vocabulary, width):
-    layer = torch.nn.Linear(width, vocabulary, bias=False)
-    torch.nn.init.normal_(layer.weight)
-    return layer
-
-
-def test_bfloat16_loss_is_close_to_the_exact_one():
-    torch.manual_seed(0)
-    states, head = torch.randn(4, 100, 64), softmax_layer(300, 64)
-    labels = torch.randint(300, (4, 100))
-    exact = modeling_gpt1.next_token_loss(states, head, labels)
-    (exact_gradient,) = torch.autograd.grad(exact, head.weight)
-    with torch.autocast("cpu", torch.bfloat16):
-        rounded = modeling_gpt1.next_token_loss(states, head, labels)
-    (gradient,) = torch.autograd.grad(rounded, head.weight)
-    assert rounded.dtype == torch.float32
-    assert rounded.item() == pytest.approx(exact.item(), rel=2e-3)
-    assert functional.cosine_similarity(gradient.flatten(), exact_gradient.flatten(), dim=0) > 0.999
-
-
-class LargestTensors(TorchDispatchMode):
-    """Records the rows of every matrix product with the vocabulary and the largest tensor made."""
-
-    def __init__(self, vocab_size: int):
-        super().__init__()
-        self.vocab_size, self.logit_rows, self.largest = vocab_size, 0, 0
-
-    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        result = function(*args, **(kwargs or {}))
-        if isinstance(result, torch.Tensor):
-            self.largest = max(self.largest, result.numel())
-            if function is torch.ops.aten.mm.default and result.shape[1] == self.vocab_size:
-                self.logit_rows += result.shape[0]
-        return result
-
-
-def test_loss_never_holds_all_logits_and_ignored_labels_cost_nothing(small_blocks):
-    states, head = torch.randn(4, 50, 8), softmax_layer(300, 8)
-    labels = torch.randint(300, (4, 50))
-    labels[:, 10:] = -100
-    with LargestTensors(vocab_size=300) as record:
-        modeling_gpt1.next_token_loss(states, head, labels).backward()
-    assert record.logit_rows == 4 * 9
-    assert record.largest == max(7 * 300, head.weight.numel())
-
-
-def test_labels_that_are_shifted_already_are_taken_as_they_are():
-    """The library passes shifted labels when it splits sequences between devices."""
-    model, input_ids = tiny_model().train(), tokens(2, 6)
-    shifted = functional.pad(input_ids[:, 1:], (0, 1), value=-100)
-    expected = model(input_ids, labels=input_ids).loss
-    torch.testing.assert_close(model(input_ids, shift_labels=shifted).loss, expected)
-    outputs = model(input_ids, labels=torch.zeros_like(input_ids), shift_labels=shifted)
-    torch.testing.assert_close(outputs.loss, expected)
-    assert outputs.logits is None
-
-
-def test_logits_are_returned_where_they_are_wanted():
-    model, input_ids = tiny_model(), tokens(2, 6)
-    assert model.train()(input_ids, labels=input_ids).logits is None
-    assert model(input_ids).logits.shape == (2, 6, 61)
-    full = model.eval()(input_ids, labels=input_ids)
-    assert full.logits.shape == (2, 6, 61)
-    last = model(input_ids, labels=input_ids, logits_to_keep=1)
-    torch.testing.assert_close(last.logits, full.logits[:, -1:])
-    torch.testing.assert_close(last.loss, full.loss)
-    chosen = model(input_ids, logits_to_keep=torch.tensor([1, 4])).logits
-    torch.testing.assert_close(chosen, full.logits[:, [1, 4]])
 
 
 @pytest.mark.parametrize("implementation", ["sdpa", "eager"])

@@ -96,12 +96,13 @@ def test_a_task_without_a_download_says_what_to_do():
         load_task("story_cloze")
 
 
-def test_without_a_network_a_task_of_the_hub_says_how_to_give_files(monkeypatch):
+def test_a_data_set_that_the_hub_no_longer_has_says_how_to_give_files(monkeypatch):
     def refuse(*arguments):
-        raise ConnectionError("Couldn't reach the Hub.")
+        raise FileNotFoundError("Dataset 'nyu-mll/glue' doesn't exist on the Hub.")
 
+    monkeypatch.setattr("huggingface_hub.HfApi.file_exists", lambda *arguments, **keywords: False)
     monkeypatch.setattr("datasets.load_dataset", refuse)
-    with pytest.raises(ValueError, match="cola: Couldn't reach the Hub. Give the data with data_dir or train_file"):
+    with pytest.raises(ValueError, match="cola: Dataset .* exist on the Hub. Give the data with data_dir or train_f"):
         load_task("cola")
 
 

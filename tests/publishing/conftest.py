@@ -1,8 +1,14 @@
-"""A Hub for the tests of sharing."""
+"""A Hub and small models for the tests of sharing."""
+
+import shutil
 
 import huggingface_hub.constants
 import pytest
 from hub_server import WRITE_TOKEN, LoopbackHub
+from shared_models import FAMILIES, tiny_model
+
+from papers_to_gpt.publishing import shared_folder
+from papers_to_gpt.publishing.clean_process import probe_model
 
 
 @pytest.fixture
@@ -29,3 +35,32 @@ def hub(monkeypatch, tmp_path):
         monkeypatch.setenv("HF_HOME", str(tmp_path / "hf_home"))
         monkeypatch.setenv("HF_TOKEN", WRITE_TOKEN)
         yield hub
+
+
+@pytest.fixture(scope="session")
+def originals(tmp_path_factory):
+    """Returns the folder of each family and the results of the model in memory."""
+    made = {}
+    for family in FAMILIES:
+        folder = tmp_path_factory.mktemp("models") / family
+        made[family] = folder, probe_model(*tiny_model(family, folder))
+    return made
+
+
+@pytest.fixture
+def folder(originals, tmp_path):
+    """Returns a copy of a small model's folder that a test may damage."""
+    return shutil.copytree(originals["gpt1"][0], tmp_path / "model")
+
+
+@pytest.fixture
+def stranger_in_process(monkeypatch):
+    """Runs the clean process's code in this process, which saves seconds in tests of other things."""
+
+    def computed_here(sources, *arguments, **keywords):
+        return [{} for _ in sources]
+
+    monkeypatch.setattr(shared_folder, "probe_in_clean_process", computed_here)
+    monkeypatch.setattr("papers_to_gpt.publishing.hub.probe_in_clean_process", computed_here)
+    for module in ("papers_to_gpt.publishing.hub", "papers_to_gpt.publishing.shared_folder"):
+        monkeypatch.setattr(f"{module}.compare_probes", lambda *arguments: None)

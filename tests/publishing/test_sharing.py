@@ -30,6 +30,7 @@ from gpt1_scratch.tokenization import train_tokenizer as train_gpt1_tokenizer
 from papers_to_gpt import classify, finetune_gpt1, generate_text
 from papers_to_gpt import translate as translate_script
 from papers_to_gpt.publishing.cards import write_card
+from papers_to_gpt.settings import wording
 from papers_to_gpt.settings.arguments import run_script
 from seq2seq_scratch.tokenization import save_tokenizers, train_tokenizer
 from seq2seq_scratch.translation import load_translator, translate
@@ -412,7 +413,7 @@ def test_a_spoilt_folder_is_refused_with_the_file_and_what_to_do(
 
 TWIN_FILES = "file_modes.py library_arguments.py library_version.py old_keys.py plain_forms.py".split()
 TWIN_FILES += "data/readers.py data/streamed_tables.py data/table_builder.py data/text_lines.py".split()
-TWIN_FILES += ["data/hub_data.py", "data/word_cache.py"]
+TWIN_FILES += ["data/hub_data.py", "data/word_cache.py", "data/wording.py"]
 
 
 # A translator's checkpoint carries it, and a GPT-1's does not.
@@ -423,3 +424,9 @@ ALSO_TWINS = [("visible_text.py", "data/visible_text.py")]
 def test_both_packages_hold_the_same_file(first, second):
     """They do not import each other."""
     assert (ROOT / "seq2seq_scratch" / first).read_text() == (ROOT / "gpt1_scratch" / second).read_text()
+
+
+def test_messages_of_the_recipes_and_of_the_packages_count_alike():
+    """The recipes read settings before a package, which imports torch, is imported."""
+    assert (ROOT / "recipes/settings/wording.py").read_text() == (ROOT / "gpt1_scratch/data/wording.py").read_text()
+    assert [wording.counted(number, "row") for number in (0, 1, 2000)] == ["0 rows", "1 row", "2,000 rows"]

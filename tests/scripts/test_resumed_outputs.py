@@ -107,7 +107,7 @@ def test_a_command_that_is_killed_twice_leaves_the_file_of_one_run(name, run, tm
     capsys.readouterr()
     assert run(*arguments, "--resume", "true", **settings) == expected
     errors = capsys.readouterr().err
-    assert "6 lines of an interrupted command are in" in errors and errors.endswith(summary)
+    assert "out.txt.partial has 6 lines of an interrupted command; this" in errors and errors.endswith(summary)
     assert sorted(path.name for path in tmp_path.glob("out*")) == ["out.txt", "out.txt.resume"]
 
 
@@ -201,7 +201,7 @@ def test_an_error_keeps_the_groups_before_it_and_says_how_to_continue(run, tmp_p
     (tmp_path / "lines.txt").write_bytes(b"word4\nword5\nz\xf6\n")
     with pytest.raises(ValueError, match="line 3: byte 0xf6"):
         run()
-    assert "2 lines are done and in" in capsys.readouterr().err
+    assert "out.txt.partial has 2 finished lines. The same command" in capsys.readouterr().err
     assert (tmp_path / "out.txt.partial").read_bytes().count(b"\n") == 2
     (tmp_path / "lines.txt").write_bytes(b"word4\nz\xf6\n")
     with pytest.raises(ValueError, match="line 2: byte 0xf6"):

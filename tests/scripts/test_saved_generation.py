@@ -9,7 +9,9 @@ from transformers import GenerationConfig
 
 from papers_to_gpt import export, translate
 from papers_to_gpt.engine.model_folder import EXPORT_FILE
+from papers_to_gpt.exporting import onnx_export
 from papers_to_gpt.exporting.loading import open_export
+from papers_to_gpt.exporting.onnx_export import export_graph
 from papers_to_gpt.exporting.saved_generation import LACKING, PASSED
 from seq2seq_scratch.translation import load_translator
 from seq2seq_scratch.translation import translate as translate_here
@@ -49,9 +51,25 @@ WITHOUT_EFFECT = """
 """.split()
 
 
+@pytest.fixture(scope="module")
+def graphs():
+    """The ONNX files that tests of this module have written, by their names and weights."""
+    return {}
+
+
 @pytest.fixture(params=["ctranslate2", "onnx"])
-def engine(request):
+def engine(request, monkeypatch, graphs):
+    """The engine to export to. Saved settings are no part of a graph, so that of the same weights is made once."""
     pytest.importorskip({"onnx": "onnxruntime"}.get(request.param, request.param))
+
+    def export_once(graph, path):
+        weights = (tensor.numpy().tobytes() for tensor in graph.module.state_dict().values())
+        if (key := (path.name, *weights)) not in graphs:
+            export_graph(graph, path)
+            graphs[key] = path.read_bytes()
+        path.write_bytes(graphs[key])
+
+    monkeypatch.setattr(onnx_export, "export_graph", export_once)
     return request.param
 
 

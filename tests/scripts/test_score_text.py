@@ -46,7 +46,7 @@ def test_every_line_has_a_line_of_scores_and_all_lines_a_summary(score, folder, 
         else:
             assert row["log_probability"] is row["perplexity"] is row["bits_per_byte"] is None
     total = sum(text.log_probability for text in expected)
-    assert "5 lines. 3 of them have less than two tokens and no score." in summary
+    assert "5 lines. Without a score, as they have fewer than two tokens: 3." in summary
     size = sum(text.bytes for text in expected)
     assert f"bits_per_byte {-total / math.log(2) / size:.4f}  perplexity {math.exp(-total / 3):.4f}" in summary
 

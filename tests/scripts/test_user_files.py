@@ -247,6 +247,35 @@ def test_a_missing_text_is_empty_text_in_every_recipe(tmp_path):
         assert classification(tmp_path / name) == ["", "b"]
 
 
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("a.csv", b"\ntext\na\n\r\n\nb\n"),
+        ("quoted.csv", b'text\na\n""\n""\nb\n'),
+        ("a.tsv", b"text\r\na\r\n\r\n\nb"),
+    ],
+)
+def test_a_blank_line_of_the_only_column_is_an_empty_text(tmp_path, name, content):
+    (tmp_path / name).write_bytes(content)
+    assert pretraining(tmp_path / name) == classification(tmp_path / name) == ["a", "", "", "b"]
+
+
+@pytest.mark.parametrize("extension", ["csv", "tsv"])
+def test_a_blank_line_where_a_translation_must_be_is_named(tmp_path, extension):
+    (tmp_path / f"a.{extension}").write_text("translation\n\n")
+    with pytest.raises(ValueError, match=rf"a.{extension}, line 2: translation holds '', not a JSON object"):
+        load_parallel_data(train_file=str(tmp_path / f"a.{extension}"), source_language="en", target_language="de")
+
+
+@pytest.mark.parametrize("loader", LOADERS)
+@pytest.mark.parametrize("blank", [b"", b"\r"])
+def test_a_blank_line_between_rows_of_several_columns_is_no_row(tmp_path, loader, blank):
+    for name, comma in (("a.csv", b","), ("a.tsv", b"\t")):
+        lines = [blank, b"text,label", b"a,x", blank, blank, b"b,y", blank]
+        rows = write_and_load(tmp_path, loader, name, b"\n".join(lines).replace(b",", comma) + b"\n")
+        assert rows == ([("a", "x"), ("b", "y")] if LOADERS[loader] == 2 else ["a", "b"])
+
+
 @pytest.mark.parametrize("loader", ["translation", "pretraining", "classification"])
 @pytest.mark.parametrize(
     ("name", "content"),

@@ -73,7 +73,7 @@ def test_the_lists_of_our_own_script_are_read_as_it_writes_them(tmp_path):
         ("0 ||| a ||| 1\n1 ||| a ||| much\n", "line 2: the score is 'much'; it must be a finite number"),
         ("0 ||| a ||| LM= 1 ||| nan\n", "line 1: the score is 'nan'"),
         ("-1 ||| a ||| 1\n", "line 1: the id is '-1'; it must be the number of the source"),
-        ("1 ||| a ||| 1\n4 ||| a ||| 1\n", "line 2: the id is 4, but there are 4 sources, with the ids 0 to 3"),
+        ("1 ||| a ||| 1\n4 ||| a ||| 1\n", "line 2: the id is 4, but the sources have the ids 0 to 3"),
         ("3 ||| a ||| 1\n2 ||| a ||| 1\n", "list has no candidate for source 0 and 1 others"),
     ],
 )

@@ -1,80 +1,20 @@
-"""Sentence pairs: all sources, all kinds of malformed files, tokenisation with its cache, and collation."""
+"""Sentence pairs: all sources, and all kinds of malformed files."""
 
-import csv
 import json
-import logging
 from pathlib import Path
 
 import datasets
-import numpy as np
 import pyarrow
 import pytest
-import torch
+from parallel_files import ENGLISH, GERMAN, LANGUAGES, write_file
 from pyarrow import parquet
 
-from seq2seq_scratch.data.batches import collate, tokenize_parallel
 from seq2seq_scratch.data.corpora import load_parallel_data
-from seq2seq_scratch.data.text_encoder import TextEncoder
 from seq2seq_scratch.data.text_lines import read_lines
-from seq2seq_scratch.tokenization import load_tokenizers, save_tokenizers, train_tokenizer
 
 SHARED = Path(__file__).parents[3] / "shared"
-ENGLISH = ["A man's hat.", '"Yes", he said, twice', "Two\u2028dogs", "", "snow; grass"]
-GERMAN = ["Ein Hut.", 'Er sagte "ja", zweimal', "Zwei\x85Hunde", "leer", "Schnee; Gras"]
-LANGUAGES = {"source_language": "de", "target_language": "en"}
 
-
-@pytest.fixture(autouse=True)
-def own_cache(tmp_path, monkeypatch):
-    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
-
-
-def write_file(path, kind, named=("de", "en")):
-    """Writes the five pairs as a file of a kind."""
-    pairs = [{"de": german, "en": english} for german, english in zip(GERMAN, ENGLISH, strict=True)]
-    columns = [dict(zip(named, (pair["de"], pair["en"]), strict=True)) for pair in pairs]
-    if kind == "parquet, translation":
-        path = path.with_suffix(".parquet")
-        datasets.Dataset.from_dict({"id": range(5), "translation": pairs}).to_parquet(path)
-    elif kind == "parquet, Translation feature":
-        path = path.with_suffix(".parquet")
-        features = datasets.Features({"translation": datasets.Translation(["de", "en"])})
-        datasets.Dataset.from_dict({"translation": pairs}, features=features).to_parquet(path)
-    elif kind in ("parquet, JSON objects", "parquet, maps"):
-        path = path.with_suffix(".parquet")
-        maps = pyarrow.array([list(pair.items()) for pair in pairs], pyarrow.map_(pyarrow.string(), pyarrow.string()))
-        column = maps if kind == "parquet, maps" else list(map(json.dumps, pairs))
-        parquet.write_table(pyarrow.table({"translation": column}), path)
-    elif kind == "parquet":
-        path = path.with_suffix(".parquet")
-        datasets.Dataset.from_list(columns).to_parquet(path)
-    elif kind == "parquet, large strings":
-        path = path.with_suffix(".parquet")
-        features = datasets.Features({name: datasets.Value("large_string") for name in named})
-        datasets.Dataset.from_list(columns, features=features).to_parquet(path)
-    elif kind == "JSON lines, translation":
-        path = path.with_suffix(".jsonl")
-        path.write_text("\n".join(json.dumps({"id": 1, "translation": pair}) for pair in pairs) + "\n\n")
-    elif kind == "JSON lines":
-        path = path.with_suffix(".json")
-        path.write_text("\n".join(json.dumps(pair, ensure_ascii=False) for pair in columns), encoding="utf-8")
-    elif kind in ("CSV", "CSV, translation"):
-        path = path.with_suffix(".csv")
-        with path.open("w", encoding="utf-8-sig", newline="") as file:
-            writer = csv.writer(file)
-            if kind == "CSV":
-                writer.writerows([named, *(pair.values() for pair in columns)])
-            else:
-                writer.writerows([["translation"], *([json.dumps(pair)] for pair in pairs)])
-    elif kind == "TSV":
-        path = path.with_suffix(".tsv")
-        lines = ["\t".join(named), *("\t".join(pair.values()) for pair in columns)]
-        path.write_text("\n".join(lines) + "\n", encoding="utf-8", newline="")
-    elif kind == "text":
-        for language, lines in (("de", GERMAN), ("en", ENGLISH)):
-            Path(f"{path}.{language}").write_text("\n".join(lines) + "\n", encoding="utf-8", newline="")
-    return str(path)
-
+pytestmark = pytest.mark.usefixtures("own_cache")
 
 KINDS = [
     "parquet, translation",
@@ -262,7 +202,7 @@ LATIN_1 = "eins\nzwei\nschön\n".encode("latin-1")
         ({"data.de": b"a\n"}, "data", r"test_file: .*data\.en is missing"),
         ({"data.xml": b"a\n"}, "data.xml", r"unknown extension '\.xml'.*\.csv, .*\.parquet.*data\.de and data\.en"),
         ({"data.de": b"a\nb\nc\n", "data.en": b"a\nb\n"}, "data", r"data\.de has 3 lines, but .*data\.en has 2"),
-        ({"data.de": b"a\n", "data.en": b"a\n\nc\nd"}, "data", r"data\.de has 1 lines, but .*data\.en has 4"),
+        ({"data.de": b"a\n", "data.en": b"a\n\nc\nd"}, "data", r"data\.de has 1 line, but .*data\.en has 4"),
         ({"data.de": LATIN_1, "data.en": b"1\n2\n3\n"}, "data", r"data\.de, line 3: byte 0xf6 at offset 13 .*UTF-8"),
         ({"data.tsv": b"de\ten\n\xff\ta\n"}, "data.tsv", r"data\.tsv, line 2: byte 0xff at offset 6 .*UTF-8"),
         ({"data.de": b"", "data.en": b""}, "data", r"data\.de is empty"),
@@ -373,214 +313,6 @@ def test_settings_that_cannot_work_are_named(settings, message, tmp_path, monkey
     Path("pairs.csv").write_text("de,en\na,b\n")
     with pytest.raises(ValueError, match=message):
         load_parallel_data(**{**LANGUAGES, **settings})
-
-
-# Tokenisation
-
-
-@pytest.fixture(scope="module")
-def tokenizers():
-    german = train_tokenizer(GERMAN * 3, kind="bpe", vocab_size=300)
-    english = train_tokenizer(ENGLISH * 3, kind="word", vocab_size=60)
-    return german, english
-
-
-@pytest.fixture
-def pairs(tmp_path):
-    return load_parallel_data(test_file=write_file(tmp_path / "pairs", "text"), **LANGUAGES)["test"]
-
-
-def test_pairs_become_the_tokenizers_ids(pairs, tokenizers):
-    source_tokenizer, target_tokenizer = tokenizers
-    tokenized, report = tokenize_parallel(
-        pairs, *tokenizers, max_source_length=100, max_target_length=100, drop_long=False
-    )
-    assert tokenized.column_names == ["input_ids", "labels", "source_length", "target_length"]
-    assert tokenized["input_ids"][:] == source_tokenizer(GERMAN)["input_ids"]
-    assert tokenized["labels"][:] == target_tokenizer(ENGLISH)["input_ids"]
-    assert tokenized["source_length"][:] == [len(ids) for ids in tokenized["input_ids"]]
-    assert tokenized["target_length"][:] == [len(ids) for ids in tokenized["labels"]]
-    assert str(report) == "5 pairs, 1 with a side without text"
-
-
-def expected_rows(tokenizers, max_source_length, max_target_length):
-    source_tokenizer, target_tokenizer = tokenizers
-    rows = []
-    for source, target in zip(GERMAN, ENGLISH, strict=True):
-        input_ids, labels = source_tokenizer(source)["input_ids"], target_tokenizer(target)["input_ids"]
-        if target and len(input_ids) <= max_source_length and len(labels) <= max_target_length:
-            rows.append((input_ids, labels))
-    return rows
-
-
-def test_training_pairs_that_are_empty_or_too_long_are_left_out_and_counted(pairs, tokenizers):
-    lengths = sorted(len(tokenizers[0](text)["input_ids"]) for text in GERMAN)
-    tokenized, report = tokenize_parallel(pairs, *tokenizers, max_source_length=lengths[-2], max_target_length=4)
-    expected = expected_rows(tokenizers, lengths[-2], 4)
-    assert 0 < len(expected) < 4
-    assert list(zip(tokenized["input_ids"], tokenized["labels"], strict=True)) == expected
-    assert (report.read, report.kept, report.empty, report.source_too_long) == (5, len(expected), 1, 1)
-    assert report.target_too_long == 3 - len(expected)
-    assert str(report) == (
-        f"5 pairs, {report.kept} kept; left out: 1 with a side without text, "
-        f"1 longer than max_source_length ({lengths[-2]} tokens), "
-        f"{report.target_too_long} longer than max_target_length (4 tokens)"
-    )
-
-
-def test_a_pair_of_exactly_the_limit_is_kept(pairs, tokenizers):
-    source, target = tokenizers
-    longest = [max(map(len, source(GERMAN)["input_ids"])), max(map(len, target(ENGLISH)["input_ids"]))]
-    tokenized, report = tokenize_parallel(
-        pairs, *tokenizers, max_source_length=longest[0], max_target_length=longest[1]
-    )
-    assert report.kept == len(tokenized) == 4
-
-
-def test_evaluation_pairs_all_stay_and_long_sources_are_cut(pairs, tokenizers):
-    tokenized, report = tokenize_parallel(
-        pairs, *tokenizers, max_source_length=6, max_target_length=2, drop_long=False
-    )
-    full = [tokenizers[0](text)["input_ids"] for text in GERMAN]
-    assert tokenized["input_ids"][:] == [ids if len(ids) <= 6 else [*ids[:5], 3] for ids in full]
-    assert tokenized["labels"][:] == tokenizers[1](ENGLISH)["input_ids"]
-    cut = sum(len(ids) > 6 for ids in full)
-    assert 0 < cut == report.truncated
-    assert str(report) == f"5 pairs, {cut} sources cut to 6 tokens, 1 with a side without text"
-
-
-def test_a_training_set_of_which_nothing_is_left_is_an_error(pairs, tokenizers):
-    with pytest.raises(ValueError, match=r"No training pair is left: 5 pairs, 0 kept; .*4 longer than max_source"):
-        tokenize_parallel(pairs, *tokenizers, max_source_length=1, max_target_length=100)
-
-
-def test_a_set_to_evaluate_on_without_any_text_is_an_error(tokenizers):
-    nothing = datasets.Dataset.from_dict({"source": ["", "a"], "target": ["b", "\u200b"]})
-    with pytest.raises(ValueError, match="No pair to evaluate on has text on both sides: 2 pairs, 2 with a side"):
-        tokenize_parallel(nothing, *tokenizers, max_source_length=9, max_target_length=9, drop_long=False)
-
-
-def test_a_stream_is_tokenised_like_the_set(pairs, tokenizers):
-    settings = {"max_source_length": 20, "max_target_length": 6}
-    expected, expected_report = tokenize_parallel(pairs, *tokenizers, **settings)
-    stream, report = tokenize_parallel(pairs.to_iterable_dataset(), *tokenizers, **settings)
-    assert report.read == 0
-    assert list(stream) == list(expected)
-    assert report == expected_report
-    cut, _ = tokenize_parallel(
-        pairs.to_iterable_dataset(), *tokenizers, max_source_length=6, max_target_length=6, drop_long=False
-    )
-    assert max(row["source_length"] for row in cut) == 6 and len(list(cut)) == 5
-
-
-def test_several_processes_tokenise_like_one(pairs, tokenizers, monkeypatch):
-    monkeypatch.setenv("TOKENIZERS_PARALLELISM", "false")
-    one, _ = tokenize_parallel(pairs, *tokenizers, max_source_length=99, max_target_length=99, drop_long=False)
-    datasets.disable_caching()
-    try:
-        two, _ = tokenize_parallel(
-            pairs, *tokenizers, max_source_length=99, max_target_length=99, drop_long=False, num_proc=2
-        )
-    finally:
-        datasets.enable_caching()
-    assert two[:] == one[:]
-
-
-class Counting:
-    """Counts how often something is encoded; a cached result needs none of it."""
-
-    def __init__(self, monkeypatch):
-        self.calls = 0
-        original = TextEncoder.__call__
-
-        def count(encoder, texts):
-            self.calls += 1
-            return original(encoder, texts)
-
-        monkeypatch.setattr(TextEncoder, "__call__", count)
-
-    def new(self):
-        calls, self.calls = self.calls, 0
-        return calls > 0
-
-
-def test_the_cache_knows_data_tokenizers_and_settings(tmp_path, pairs, tokenizers, monkeypatch):
-    source_tokenizer, target_tokenizer = tokenizers
-    counting = Counting(monkeypatch)
-
-    def run(data=pairs, source=source_tokenizer, target=target_tokenizer, **settings):
-        settings = {"max_source_length": 50, "max_target_length": 50} | settings
-        tokenized, report = tokenize_parallel(data, source, target, **settings)
-        return counting.new(), tokenized[:], report
-
-    first, rows, report = run()
-    again, rows_again, report_again = run()
-    assert first and not again
-    assert (rows_again, report_again) == (rows, report)
-
-    # What a tokenizer did last is not part of it, nor which object it is, nor what filters only afterwards.
-    save_tokenizers(tmp_path / "saved", source_tokenizer, target_tokenizer)
-    loaded = load_tokenizers(tmp_path / "saved")
-    source_tokenizer(GERMAN, truncation=True, max_length=3, padding=True)
-    counting.new()
-    assert not run()[0]
-    assert not run(source=loaded[0], target=loaded[1])[0]
-    assert not run(max_source_length=20)[0]
-    assert run(max_source_length=9)[2] != report
-
-    # Everything else is.
-    other = train_tokenizer(GERMAN * 3, kind="bpe", vocab_size=301)
-    lowercase = train_tokenizer(ENGLISH * 3, kind="word", vocab_size=60, lowercase=True)
-    counting.new()
-    assert run(source=other)[0]
-    assert run(target=lowercase)[0]
-    assert run(source=target_tokenizer, target=source_tokenizer)[0]
-    assert run(drop_long=False)[0]
-    assert run(drop_long=False, max_source_length=6)[0]
-    assert run(data=pairs.select([4, 3, 2, 1, 0]))[0]
-
-
-def test_no_warning_that_a_sentence_is_too_long_for_the_tokenizer(pairs, tmp_path, caplog):
-    short = train_tokenizer(GERMAN, kind="word", vocab_size=30, min_frequency=1)
-    short.model_max_length = 3
-    logging.getLogger("transformers").addHandler(caplog.handler)
-    tokenize_parallel(pairs, short, short, max_source_length=50, max_target_length=50)
-    logging.getLogger("transformers").removeHandler(caplog.handler)
-    assert not caplog.records
-
-
-# Collation
-
-
-def test_collation_pads_each_side_to_its_longest():
-    batch = collate(
-        [{"input_ids": [5, 6, 3], "labels": [7, 3]}, {"input_ids": [8, 3], "labels": [9, 10, 11, 3]}], pad_token_id=1
-    )
-    assert batch["input_ids"].tolist() == [[5, 6, 3], [8, 3, 1]]
-    assert batch["attention_mask"].tolist() == [[1, 1, 1], [1, 1, 0]]
-    assert batch["labels"].tolist() == [[7, 3, -100, -100], [9, 10, 11, 3]]
-    assert {tensor.dtype for tensor in batch.values()} == {torch.int64}
-    assert all(tensor.is_contiguous() for tensor in batch.values())
-
-
-def test_collation_sets_copies_of_all_rows_below_each_other():
-    examples = [{"input_ids": [5, 6, 3], "labels": [7, 3]}, {"input_ids": [8, 3], "labels": [9, 10, 11, 3]}]
-    once, twice = (collate(examples, pad_token_id=1, copies=copies) for copies in (1, 2))
-    assert all(torch.equal(twice[name], torch.cat([rows, rows])) for name, rows in once.items())
-
-
-def test_collation_agrees_with_a_loop_over_tokens():
-    generator = np.random.default_rng(0)
-    examples = [
-        {name: generator.integers(4, 99, size=generator.integers(1, 12)).tolist() for name in ("input_ids", "labels")}
-        for _ in range(50)
-    ]
-    batch = collate(examples, pad_token_id=1)
-    for row, example in enumerate(examples):
-        for name, fill in (("input_ids", 1), ("labels", -100)):
-            padding = [fill] * (batch[name].shape[1] - len(example[name]))
-            assert batch[name][row].tolist() == example[name] + padding
-        assert batch["attention_mask"][row].sum() == len(example["input_ids"])
 
 
 def test_multi30k_is_read_whole():

@@ -198,7 +198,7 @@ def test_nothing_to_score_and_unequal_lists_are_named():
         compute(["a", "b"], ["a", None])
     with pytest.raises(TypeError, match="predictions is 'a b'.*list"):
         compute("a b", ["a", "b", "c"])
-    with pytest.raises(ValueError, match="4 sources, 5 predictions and 5 references"):
+    with pytest.raises(ValueError, match="sources holds 4 lines, predictions holds 5 and references holds 5"):
         compute(sources=SOURCES[:4])
 
 
