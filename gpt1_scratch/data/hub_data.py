@@ -56,7 +56,7 @@ def _check_reachable(dataset: str, setting: str) -> None:
 
     *owner, name = dataset.split("/")
     cached = Path(config.HF_DATASETS_CACHE, "___".join([*owner, camelcase_to_snakecase(name)]))
-    is_offline = huggingface_hub.constants.HF_HUB_OFFLINE or config.HF_HUB_OFFLINE  # the latter: HF_DATASETS_OFFLINE too
+    is_offline = huggingface_hub.constants.HF_HUB_OFFLINE or config.HF_HUB_OFFLINE  # or HF_DATASETS_OFFLINE
     if is_offline or Path(dataset).is_dir() or cached.is_dir():
         return
     try:
