@@ -18,7 +18,7 @@ SETTINGS_FOR_TABLES = (
 def explain_loading_errors(
     dataset: str, *, setting: str = "dataset_name", remedy: str = SETTINGS_FOR_TABLES
 ) -> Iterator[None]:
-    """Says what to do about a data set that cannot be reached, or whose rows only a Python script of its own can read.
+    """Says what to do about a data set that cannot be reached, has a damaged file, or is read by a script of its own.
 
     The datasets library has not run such scripts since version 4. It says so with a RuntimeError, in which no data set
     is named.
@@ -29,11 +29,19 @@ def explain_loading_errors(
         remedy: a sentence that says what to do about a script.
 
     Raises:
-        ValueError: the Hub cannot be reached, or the library refused the script.
+        ValueError: the Hub cannot be reached, the library refused the script, or it could not read a file.
     """
     _check_reachable(dataset, setting)
+    from datasets.exceptions import DatasetGenerationError
+    from pyarrow import ArrowInvalid
+
     try:
         yield
+    except (DatasetGenerationError, ArrowInvalid) as error:
+        raise ValueError(
+            f"{setting} is {dataset!r}, and one of its files cannot be read: {error.__cause__ or error}. Correct the "
+            "file, or give the files with train_file, whose messages name file and line."
+        ) from error
     except RuntimeError as error:
         if "scripts are no longer supported" not in str(error):
             raise

@@ -94,6 +94,13 @@ def test_what_may_be_loaded_without_the_hub_is_left_to_the_library(module, unrea
                 pass
 
 
+@pytest.mark.parametrize("name", ["train.csv", "train.parquet", "train.jsonl"])
+def test_a_damaged_file_of_a_data_set_is_said(name, tmp_path):
+    (tmp_path / name).write_text('de,en\n"a,b\n')
+    with pytest.raises(ValueError, match=f"dataset_name is '{tmp_path}', and one of its files cannot be read: ."):
+        load_pairs(str(tmp_path))
+
+
 @pytest.mark.parametrize("module", MODULES)
 def test_only_the_librarys_refusal_is_turned_into_advice(module, scripted, tmp_path):
     with pytest.raises(ValueError, match="refs/convert/parquet"), module.explain_loading_errors(str(tmp_path)):
