@@ -26,7 +26,7 @@ PRESETS = {
     "small": {TRANSFORMER: "stories/gpt1_mini", LSTM: "stories/lstm_mini", MASKED: "stories/masked_mini"},
     "novels": {TRANSFORMER: "novels/gpt1_small", LSTM: "novels/lstm_small", MASKED: "novels/gpt1_small"},
 }
-UPDATES = {"small": {TRANSFORMER: 1500, LSTM: 750}, "novels": {TRANSFORMER: 4500, LSTM: 4500}}
+UPDATES = {"small": {TRANSFORMER: 1500, LSTM: 750}, "novels": {TRANSFORMER: 11000, LSTM: 11000}}
 CHECKPOINTS = 6  # of each pre-training, spread evenly
 
 # The scores of a task of the user's own files: the first one that a run has is its main score.
