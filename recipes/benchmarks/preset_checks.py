@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from papers_to_gpt.engine.child_processes import child_processes, last_line, start_logged
-from papers_to_gpt.engine.durable_files import write_durably
+from papers_to_gpt.engine.durable_files import make_folder, write_durably
 from papers_to_gpt.engine.expectations import AS_EXPECTED, BETTER, describe, expected_range
 from papers_to_gpt.engine.reporting import read_results
 from papers_to_gpt.settings.arguments import read_settings
@@ -107,7 +107,7 @@ def run(settings: PresetCheckSettings) -> None:
     """
     output_dir = Path(settings.output_dir)
     chosen = choose(settings)
-    output_dir.mkdir(parents=True, exist_ok=True)
+    make_folder(output_dir)
     commit, rows = current_commit(), _read_rows(output_dir)
     wrong = []
     for place, check in enumerate(chosen, start=1):

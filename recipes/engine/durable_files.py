@@ -44,6 +44,22 @@ class WriteError(ValueError):
     """A file could not be written. What had been written before under its name is still there."""
 
 
+def make_folder(folder: str | os.PathLike, setting: str = "output_dir") -> Path:
+    """Creates the folder that a setting names, unless it exists, and returns its path.
+
+    Raises:
+        ValueError: the folder, or one that it is to be in, is a file, or it cannot be created.
+    """
+    folder = Path(folder)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError) as error:
+        raise ValueError(f"{setting} is {folder}, which is a file or would be in one. Name a folder.") from error
+    except OSError as error:
+        raise ValueError(f"{setting} {folder} cannot be written to: {error}. Name another folder.") from error
+    return folder
+
+
 def write_durably(path: str | os.PathLike, content: str | bytes) -> None:
     """Writes a file that is on the disk, whole, when this function returns. Text is written as UTF-8.
 

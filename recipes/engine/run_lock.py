@@ -20,6 +20,7 @@ from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 from filelock import BaseFileLock, FileLock, SoftFileLock, Timeout
 
+from papers_to_gpt.engine.durable_files import make_folder
 from papers_to_gpt.settings.arguments import Terminated, raise_lost_interruption
 from papers_to_gpt.settings.training import TrainingSettings
 
@@ -96,11 +97,9 @@ def _raise_lost_interruption(kind: type[BaseException] | None, *error: object) -
 
 def _acquire(folder: Path, stack: contextlib.ExitStack) -> tuple[str, str]:
     """Creates the folder and locks it until the stack ends; returns the lock file's name and content."""
-    if folder.exists() and not folder.is_dir():
-        raise ValueError(f"output_dir is {folder}, which is a file. Name a folder.")
     created = [each for each in (folder, *folder.parents) if not each.exists()]
+    make_folder(folder)
     try:
-        folder.mkdir(parents=True, exist_ok=True)
         stack.callback(_remove_empty, created)
         lock = _lock(folder)
     except OSError as error:

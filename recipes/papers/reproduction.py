@@ -10,6 +10,7 @@ from typing import Any
 from datasets import disable_progress_bars
 from transformers.utils import logging as transformers_logging
 
+from papers_to_gpt.engine.durable_files import make_folder
 from papers_to_gpt.papers.experiment import Experiment, Verdict
 from papers_to_gpt.papers.registry import EXPERIMENTS, list_experiments, select
 from papers_to_gpt.papers.reports import (
@@ -54,9 +55,9 @@ def run(settings: tuple[ReproductionSettings]) -> None:
     disable_progress_bars()
     transformers_logging.disable_progress_bar()
     output_dir = Path(chosen.output_dir)
-    for folder in (chosen.output_dir, chosen.pictures_dir):
-        if folder is not None:
-            Path(folder).mkdir(parents=True, exist_ok=True)  # a wrong name ends the command before it trains
+    for setting in ("output_dir", "pictures_dir"):
+        if getattr(chosen, setting) is not None:
+            make_folder(getattr(chosen, setting), setting)  # a wrong name ends the command before it trains
     failures = []
     for number, each in enumerate(experiments, 1):
         print(f"\n[{number}/{len(experiments)}] {each.name} ({each.item}): {each.claim} {each.criterion}")

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -114,11 +115,12 @@ def plot_lines(
         axes.set_xscale("log")
         places = sorted({x for each in series for x in each.x})
         if len(places) <= 10:
-            from matplotlib.ticker import NullLocator
+            from matplotlib.ticker import EngFormatter, NullLocator
 
             axes.xaxis.set_minor_locator(NullLocator())
-            # Counts of parameters and operations are rounded, lengths are not.
-            axes.set_xticks(places, [f"{place:g}" if place < 1e5 else f"{place:.3g}" for place in places])
+            # Counts of tokens, parameters and operations are rounded, such as 30.2k; lengths are not.
+            rounded = EngFormatter(sep="")
+            axes.set_xticks(places, [f"{x:g}" if x < 1e4 else rounded(float(f"{x:.3g}")) for x in places])
     if log_y:
         axes.set_yscale("log")
     if integer_x:
@@ -182,7 +184,8 @@ def plot_bars(
         if each.reference is not None:
             axes.axhline(each.reference, color=COLOURS[number % len(COLOURS)], linestyle=":", linewidth=1.2)
     soften(axes)
-    too_long = sum(map(len, groups)) > 11 * size[0]
+    letters_of_two = max((len(left) + len(right) for left, right in pairwise(groups)), default=0)
+    too_long = letters_of_two / 2 > 11 * size[0] / len(groups)
     turned = {"rotation": 30, "ha": "right", "rotation_mode": "anchor"} if too_long else {}
     axes.set_xticks(range(len(groups)), groups, **text_style(groups), **turned)
     axes.margins(y=0.12)

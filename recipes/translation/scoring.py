@@ -9,6 +9,7 @@ from typing import Any
 
 from datasets import Dataset
 
+from papers_to_gpt.engine.durable_files import make_folder
 from papers_to_gpt.settings.decoding import DecodingSettings, ScoringSettings, TranslationSettings
 from papers_to_gpt.settings.wording import counted
 from papers_to_gpt.translation.comparison import compare
@@ -36,11 +37,11 @@ def run(settings: ScoringSettings) -> None:
         )
     if settings.source_file:
         sources = read_lines(settings.source_file)
-        output_dir.mkdir(parents=True, exist_ok=True)
+        make_folder(output_dir)
         rescore(settings, settings.split[0], sources, None, output_dir)
         return
     splits = load_test_sets(settings)
-    output_dir.mkdir(parents=True, exist_ok=True)
+    make_folder(output_dir)
     if settings.rescore:
         ((name, texts),) = splits.items()
         rescore(settings, name, texts["source"][:], references_of(texts), output_dir)

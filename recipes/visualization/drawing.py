@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from transformers.utils import logging as transformers_logging
 
+from papers_to_gpt.engine.durable_files import make_folder
 from papers_to_gpt.engine.reporting import LOG_FILE
 from papers_to_gpt.plots.style import check_matplotlib, save_figure
 from papers_to_gpt.settings.visualization import PICTURES, VisualizationSettings
@@ -32,8 +33,7 @@ def run(settings: VisualizationSettings) -> None:
     """
     check_matplotlib()
     transformers_logging.disable_progress_bar()
-    name, output_dir = settings.model_name_or_path, Path(settings.output_dir)
-    output_dir.mkdir(parents=True, exist_ok=True)
+    name, output_dir = settings.model_name_or_path, make_folder(settings.output_dir)
     if settings.sentence is not None and not has_visible_text(settings.sentence):
         raise ValueError(f"sentence is {settings.sentence!r}, which has no visible text. Give at least a word.")
     needs_model = name is not None and settings.pictures != ["curves"]

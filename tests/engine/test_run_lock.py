@@ -108,8 +108,10 @@ def test_a_folder_can_be_held_again_after_an_error(accelerator, tmp_path):
 
 def test_a_file_is_no_output_folder(accelerator, tmp_path):
     (tmp_path / "file").touch()
-    with pytest.raises(ValueError, match="which is a file"), lock_output_dir(accelerator, training(tmp_path / "file")):
-        pass
+    for name in ("file", "file/run"):
+        refused = pytest.raises(ValueError, match=f"output_dir is .*{name}, which is a file or would be in one")
+        with refused, lock_output_dir(accelerator, training(tmp_path / name)):
+            pass
 
 
 def test_an_interruption_without_words_says_how_to_resume(accelerator, tmp_path):

@@ -1,6 +1,7 @@
 """Pictures hold exactly the numbers and names that they are given, and their files are reproducible."""
 
 import json
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -155,6 +156,25 @@ def test_lines_and_bars_have_error_bars_from_the_lowest_to_the_highest_value():
     assert [text.get_text() for text in axes.texts] == ["5.0", "6.0", "1.0", "2.0"]
     with pytest.raises(ValueError, match="a: x, y, low and high must have one length"):
         Series("a", [1, 2], [5.0])
+
+
+def test_places_of_a_logarithmic_axis_are_rounded_where_they_are_counts():
+    axes = plot_lines(
+        [Series("a", [512, 9600, 30211, 2.1e12], [1, 2, 3, 4])], x_label="x", y_label="y", log_x=True
+    ).axes[0]
+    assert [text.get_text() for text in axes.get_xticklabels()] == ["512", "9600", "30.2k", "2.1T"]
+
+
+def test_names_of_bars_do_not_stand_in_each_other():
+    for longest, rotation in (("rescored with 5 LSTMs", 30), ("with 5", 0)):
+        names = ["the best", "with 1 of the LSTMs", longest, "oracle"]
+        figure = plot_bars([Series("BLEU", names, [1, 2, 3, 4])], y_label="y")
+        figure.canvas.draw()
+        labels = figure.axes[0].get_xticklabels()
+        assert {label.get_rotation() for label in labels} == {rotation}
+        if not rotation:
+            boxes = [label.get_window_extent() for label in labels]
+            assert not any(left.overlaps(right) for left, right in pairwise(boxes))
 
 
 def test_the_font_that_is_missing_is_named_with_the_package_that_has_it(monkeypatch, caplog):

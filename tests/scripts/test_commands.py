@@ -16,6 +16,15 @@ from papers_to_gpt.settings.presets import PRESETS, find_preset
 ROOT = Path(__file__).parents[2]
 
 
+# Commands that make a folder for what they write, but for those of training, which hold it as well.
+WRITES_A_FOLDER = [
+    ("visualize", "--runs", "runs/none"),
+    ("reproduce", "run", "layer_cost"),
+    ("check-presets", "numbers/bahdanau"),
+    ("score-translation", "--model_name_or_path", "m", "--rescore", "l.txt", "--source_file", "s.txt"),
+]
+
+
 @pytest.fixture
 def call(monkeypatch, capsys):
     """Returns a function that runs the command and returns its exit status, output and errors."""
@@ -124,3 +133,13 @@ def test_the_installation_has_every_package_the_command_and_the_presets():
     packed = {path for pattern in patterns for path in (ROOT / "recipes").glob(pattern)}
     others = {path for path in (ROOT / "recipes").rglob("*.*") if path.suffix not in (".py", ".pyc")}
     assert packed == others
+
+
+@pytest.mark.parametrize("arguments", WRITES_A_FOLDER, ids=lambda arguments: arguments[0])
+def test_a_file_in_place_of_the_folder_to_write_is_said(call, tmp_path, monkeypatch, arguments):
+    monkeypatch.chdir(tmp_path)
+    for name in ("taken", "s.txt", "l.txt"):
+        Path(name).write_text("0\n")
+    more = ["--target_language", "de"] if arguments[0] == "score-translation" else []
+    status, _, errors = call(*arguments, *more, "--output_dir", "taken/scores")
+    assert status == 2 and "output_dir is taken/scores, which is a file or would be in one. Name a folder." in errors
