@@ -17,6 +17,7 @@ from pathlib import Path
 
 from ..visible_text import has_visible_text
 from .text_lines import numbered_lines
+from .wording import counted
 
 SEPARATOR = "|||"
 FORM = '"id ||| candidate ||| score" or "id ||| candidate ||| features ||| score"'
@@ -75,7 +76,7 @@ def read_nbest_list(path: str | Path, sources: Sequence[str]) -> list[Candidate]
     found = {candidate.source for candidate in candidates}
     missing = [index for index, source in enumerate(sources) if index not in found and has_visible_text(source)]
     if missing:
-        others = f" and {len(missing) - 1:,} others" if missing[1:] else ""
+        others = f" and {counted(len(missing) - 1, 'other')}" if missing[1:] else ""
         raise ValueError(
             f"{path} has no candidate for source {missing[0]}{others} (counted from 0). Give the sources that the "
             "n-best list was made from, or add what is missing."
