@@ -114,13 +114,13 @@ def test_a_preset_gets_its_data_its_seeds_its_model_and_the_settings_of_its_numb
     first, *_, last = choose(settings)
     assert (first.name, last.name) == (
         "novels/gpt1_small",
-        "glue/gpt1_small cola --selection validation --num_train_epochs 10 --learning_rate 5e-4",
+        "glue/gpt1_small stsb --num_train_epochs 6",
     )
     text = " ".join(arguments_of(last, settings, "c0ffee"))
-    assert f"--learning_rate 5e-4 --data_dir {tmp_path}/glue --task cola --seeds 1 2 3 --model_name_or_path " in text
+    assert f"--num_train_epochs 6 --data_dir {tmp_path}/glue --task stsb --seeds 1 2 3 --model_name_or_path " in text
     assert text.split("--model_name_or_path ")[1].startswith("o/c0ffee/novels_gpt1_small_")
     finetuning = finetune_gpt1.parse(arguments_of(last, settings, "c0ffee"))[-2].expected
-    assert [finetuning.conflicts[place] for place, n in enumerate(finetuning.numbers) if n.task == "cola"] == [[]]
+    assert [finetuning.conflicts[place] for place, n in enumerate(finetuning.numbers) if n.task == "stsb"] == [[]]
 
 
 @pytest.mark.parametrize(
