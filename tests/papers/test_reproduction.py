@@ -158,7 +158,7 @@ def test_the_summary_names_results_that_are_damaged_and_has_all_others(tmp_path,
 def test_a_file_in_place_of_a_folder_is_named_before_anything_is_trained(setting, tmp_path):
     (tmp_path / "file").write_text("mine")
     folders = {"output_dir": tmp_path / "out", setting: tmp_path / "file"}
-    with pytest.raises(FileExistsError):
+    with pytest.raises(ValueError, match="which is a file or would be in one. Name a folder"):
         reproduce(parse(["run", "heads", *(f"--{name}={folder}" for name, folder in folders.items())]))
     assert not list((tmp_path / "out").glob("*"))
 

@@ -210,5 +210,5 @@ def test_without_matplotlib_the_message_says_how_to_install_it(draw, monkeypatch
 def test_a_folder_that_cannot_be_written_is_named(draw, tmp_path, capsys, monkeypatch):
     (tmp_path / "plots").write_text("a file")
     monkeypatch.setattr(sys, "argv", ["visualize.py"])
-    with pytest.raises(FileExistsError):
+    with pytest.raises(ValueError, match="output_dir is .*plots, which is a file or would be in one"):
         draw("--runs", "gpt1")
