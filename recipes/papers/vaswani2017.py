@@ -410,8 +410,8 @@ EXPERIMENTS = [
         positions,
         minutes=3,
         unless={
-            "small": "A likely cause, not tested: the test lists are twice as long as any in training, so scores "
-            "depend on how a model goes on beyond these lengths. The scale multi30k has lengths as in training."
+            "small": "A likely cause, not tested: half of the test lists are longer than any in training, so the "
+            "scores depend on lengths that no model has seen. The scale multi30k has lengths as in training."
         },
         core=True,
         scales=BOTH,
@@ -451,8 +451,8 @@ EXPERIMENTS = [
         score_by_flops,
         minutes=5,
         unless={
-            "small": "A likely cause, not tested: the test lists are twice as long as any in training, so scores "
-            "depend on how a model goes on beyond these lengths. On Multi30k the Transformer has the best score: "
+            "small": "A likely cause, not tested: half of the test lists are longer than any in training, so the "
+            "scores depend on lengths that no model has seen. On Multi30k the Transformer has the best score: "
             "RESULTS.md, T1 to T3."
         },
         scales=BOTH,
