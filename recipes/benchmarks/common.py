@@ -23,9 +23,11 @@ from pathlib import Path
 from typing import Any
 
 from torch import nn
+from transformers import PreTrainedModel
 
 from papers_to_gpt.benchmarks.gpts import MatrixPeak
 from papers_to_gpt.benchmarks.workload import Stopwatch
+from papers_to_gpt.engine.operations import count_multiplied_weights
 from papers_to_gpt.settings.benchmarking import Workload
 
 # Number of test sentences that Marian and JoeyNMT translate together, in the order of the file; JoeyNMT's default.
@@ -142,22 +144,9 @@ def translator_utilization(work: Workload, watch: Stopwatch, model: nn.Module) -
     return peak.utilization(translator_flops(model, watch.tokens - watch.items, watch.items), watch.clocked)
 
 
-def translator_flops(model: nn.Module, source_tokens: int, target_tokens: int) -> float:
-    """Returns 6 operations for each weight of a matrix and token of its side (Kaplan et al. 2020).
-
-    A table of embeddings is only looked up, unless it is also the matrix of the softmax. The products of queries with
-    keys are left out: there are few in sentences.
-    """
-    softmax = model.get_output_embeddings().weight
-    tables = {id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding)}
-    encoder = {id(weight) for weight in model.get_encoder().parameters()}
-    source, target = 0, softmax.numel()
-    for weight in model.parameters():
-        if weight.dim() > 1 and id(weight) not in tables | {id(softmax)}:
-            if id(weight) in encoder:
-                source += weight.numel()
-            else:
-                target += weight.numel()
+def translator_flops(model: PreTrainedModel, source_tokens: int, target_tokens: int) -> float:
+    """Returns the operations of training on so many tokens, by the weights that each side is multiplied by."""
+    source, target = count_multiplied_weights(model)
     return 6 * (source * source_tokens + target * target_tokens)
 
 

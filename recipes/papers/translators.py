@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from papers_to_gpt.engine.durable_files import write_durably
+from papers_to_gpt.engine.operations import count_multiplied_weights
 from papers_to_gpt.papers.number_lists import write_number_lists
 from papers_to_gpt.papers.workbench import Run, Workbench
 from papers_to_gpt.plots.curves import plot_curves
@@ -246,18 +246,8 @@ def words_are_known(bench: Workbench, run: Run) -> Callable[[str, str], int]:
 def training_flops(bench: Workbench, run: Run) -> float:
     """Returns 6 operations for each weight of a matrix of one side and token of that side (Kaplan et al. 2020)."""
     # Sources are about as long as targets, and each side has its own stack: together as if one read all of it.
-    weights = count_multiplied_weights(load(bench.path(run)).model)
+    weights = sum(count_multiplied_weights(load(bench.path(run)).model))
     return 6 * weights * bench.results(run)["train_target_tokens"]
-
-
-def count_multiplied_weights(model: PreTrainedModel) -> int:
-    """Returns the number of weights in matrices that vectors are multiplied by.
-
-    A table of embeddings is only looked up, unless it is also the matrix of the softmax.
-    """
-    output = model.get_output_embeddings().weight
-    tables = {id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding)} - {id(output)}
-    return sum(weight.numel() for weight in model.parameters() if weight.dim() >= 2 and id(weight) not in tables)
 
 
 def name_seed(bench: Workbench, index: int) -> str:

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from papers_to_gpt.engine.operations import count_multiplied_weights
 from papers_to_gpt.papers import why_transformers
 from papers_to_gpt.papers.bahdanau2014 import alignment_scores, chance_share, diagonal_share, likely_words
 from papers_to_gpt.papers.encoder_heads import describe_heads
@@ -28,7 +29,6 @@ from papers_to_gpt.papers.recall_lists import DISTANCES, letters_of, recalled, w
 from papers_to_gpt.papers.registry import EXPERIMENTS, list_experiments, select
 from papers_to_gpt.papers.reports import write_report, write_summary
 from papers_to_gpt.papers.sutskever2014 import best_candidates, principal_components
-from papers_to_gpt.papers.translators import count_multiplied_weights
 from papers_to_gpt.papers.why_transformers import loss_by_tokens, power_law
 from papers_to_gpt.papers.word_alignment import WordTranslations
 from papers_to_gpt.papers.workbench import Run, Workbench
@@ -280,7 +280,9 @@ def test_the_matrix_of_the_softmax_is_counted_once_and_tables_are_not(is_tied):
         tie_word_embeddings=is_tied,
     )  # fmt: skip
     # Encoder and decoder: four gates, each with a matrix for the input and one for the state; then the softmax.
-    assert count_multiplied_weights(RNNSeq2SeqForConditionalGeneration(config)) == 2 * 4 * (8 * 8 + 8 * 8) + 30 * 8
+    assert (
+        sum(count_multiplied_weights(RNNSeq2SeqForConditionalGeneration(config))) == 2 * 4 * (8 * 8 + 8 * 8) + 30 * 8
+    )
 
 
 def test_products_of_sinusoids_depend_on_the_distance_alone():
