@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from papers_to_gpt.engine.operations import count_multiplied_weights
-from papers_to_gpt.papers import translators, why_transformers
+from papers_to_gpt.papers import number_lists, translators, why_transformers
 from papers_to_gpt.papers.bahdanau2014 import alignment_scores, chance_share, diagonal_share, likely_words
 from papers_to_gpt.papers.encoder_heads import describe_heads
 from papers_to_gpt.papers.experiment import (
@@ -138,7 +138,7 @@ def test_a_report_has_table_paper_verdict_csv_and_json_and_pictures(tmp_path, mo
     )
 
 
-def test_lists_of_numbers_have_one_word_a_number_and_held_out_lists_are_in_no_other_file(tmp_path):
+def test_lists_of_numbers_have_one_word_a_number_and_held_out_lists_are_in_no_other_file(tmp_path, monkeypatch):
     sizes = {"train_size": 50, "validation_size": 10, "test_size_of_length": 3}
     settings = write_number_lists(tmp_path, train_lengths=[2, 3], test_lengths=[2, 5], **sizes)
     rows = {
@@ -152,8 +152,11 @@ def test_lists_of_numbers_have_one_word_a_number_and_held_out_lists_are_in_no_ot
     assert len(set(held_out)) == len(held_out)
     assert not set(held_out) & {source for source, _ in rows["train"]}
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    (tmp_path / "validation.tsv").unlink()  # as after an interruption
     write_number_lists(tmp_path, train_lengths=[2, 3], test_lengths=[2, 5], **sizes)
     assert before == {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    monkeypatch.setattr(number_lists, "num2words", lambda *arguments, **named: pytest.fail("drawn again"))
+    assert write_number_lists(tmp_path, train_lengths=[2, 3], test_lengths=[2, 5], **sizes) == settings
 
 
 def test_an_alignment_is_right_where_the_weights_are_on_the_words_own_tokens():
