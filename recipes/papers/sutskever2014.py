@@ -269,18 +269,19 @@ def depth(bench: Workbench) -> Finding:
 
 
 # Two sentences of the same words, each with its passive: the meaning of the first two is one, and of the last two.
+# They are written as the captions of Multi30k are.
 SENTENCES = {
     "de": (
-        "ein Mann jagt einen Hund .",
-        "ein Hund wird von einem Mann gejagt .",
-        "ein Hund jagt einen Mann .",
-        "ein Mann wird von einem Hund gejagt .",
+        "Ein Mann jagt einen Hund.",
+        "Ein Hund wird von einem Mann gejagt.",
+        "Ein Hund jagt einen Mann.",
+        "Ein Mann wird von einem Hund gejagt.",
     ),
     "en": (
-        "a man chases a dog .",
-        "a dog is chased by a man .",
-        "a dog chases a man .",
-        "a man is chased by a dog .",
+        "A man chases a dog.",
+        "A dog is chased by a man.",
+        "A dog chases a man.",
+        "A man is chased by a dog.",
     ),
 }
 
@@ -322,7 +323,11 @@ def sentence_vectors(bench: Workbench) -> Finding:
     distance = mean_and_error(near, 2), mean_and_error(far, 2)
     if bench.scale == "small":
         holds = is_above(apart, APART)
-        reason = f"The distance is {distance[0]} for lists that begin with the same number, {distance[1]} for others."
+        reason = (
+            "The mean distance of two orders, in percent of a vector's length, is "
+            f"{mean_and_error([100 * each for each in apart], 0)}; the vectors of a bag of words would be equal. The "
+            f"distance is {distance[0]} for lists that begin with the same number, {distance[1]} for others."
+        )
     else:
         holds = is_above([b - a for a, b in zip(near, far, strict=True)], 0)
         reason = f"The distance is {distance[0]} for sentences of the same meaning, {distance[1]} for others."
@@ -334,12 +339,7 @@ def sentence_vectors(bench: Workbench) -> Finding:
             ("sentence", "component 1", "component 2"),
             [(sentence, *map(float, point)) for sentence, point in zip(sentences, points, strict=True)],
         ),
-        verdict=Verdict(
-            holds,
-            "The mean distance of two orders, in percent of a vector's length, is "
-            f"{mean_and_error([100 * each for each in apart], 0)}; the vectors of a bag of words would be equal. "
-            f"{reason}",
-        ),
+        verdict=Verdict(holds, reason),
         pictures={"sentence_vectors": lambda: plot_points(points, sentences, title="Vectors of sentences")},
     )
 

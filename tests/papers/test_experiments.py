@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from papers_to_gpt.engine.operations import count_multiplied_weights
-from papers_to_gpt.papers import number_lists, translators, why_transformers
+from papers_to_gpt.papers import number_lists, sutskever2014, translators, why_transformers
 from papers_to_gpt.papers.bahdanau2014 import alignment_scores, chance_share, diagonal_share, likely_words
 from papers_to_gpt.papers.encoder_heads import describe_heads
 from papers_to_gpt.papers.experiment import (
@@ -361,3 +361,28 @@ def test_lengths_are_halved_and_averaged_over_each_half(tmp_path):
     assert (short, long) == (list(range(1, 16)), list(range(16, 31)))
     # Two runs, three lengths.
     assert means_over([1, 3], {1: [10, 20], 2: [0, 0], 3: [30, 60]}) == [20, 40]
+
+
+@pytest.mark.parametrize(
+    ("vectors", "holds"), [([[0, 1], [0, 1.1], [1, 0], [1.1, 0]], True), ([[0, 1], [1, 0], [0, 1.1], [1.1, 0]], False)]
+)
+def test_sentences_of_one_meaning_are_to_be_nearer_to_each_other_than_to_the_others(
+    vectors, holds, tmp_path, monkeypatch
+):
+    read = []
+
+    def encode(model, tokenizer, sentences):
+        read.extend(sentences)
+        return np.array(vectors)
+
+    translator = SimpleNamespace(model=None, source_tokenizer=None)
+    monkeypatch.setattr(Workbench, "make", lambda bench, *runs: [bench.path(run) for run in runs])
+    monkeypatch.setattr(sutskever2014, "load", lambda folder: translator)
+    monkeypatch.setattr(sutskever2014, "encode_sentences", encode)
+    files = [f"--{split}_file={split}.tsv" for split in ("train", "validation", "test")]
+    (settings,) = parse(["run", "sentence_vectors", "--scale", "multi30k", *files, "--output_dir", str(tmp_path)])
+    verdict = EXPERIMENTS["sentence_vectors"].measure(Workbench(settings, "sentence_vectors")).verdict
+    assert verdict.holds is holds
+    assert verdict.reason.startswith("The distance is ") and "orders" not in verdict.reason
+    # As captions are written, which the model has learned from.
+    assert all(text[0].isupper() and text.endswith(".") and " ." not in text for text in read)
