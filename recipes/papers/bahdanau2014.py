@@ -18,9 +18,10 @@ from papers_to_gpt.papers.translators import (
     length_of,
     load,
     make_groups,
-    run_of,
+    means_over,
     runs_of,
     scores_by,
+    short_and_long,
     short_sentences,
     test_hypotheses,
     test_pairs,
@@ -49,22 +50,20 @@ TABLE_1 = Table(
 
 def attention_by_length(bench: Workbench) -> Finding:
     """Figure 2: BLEU against length, with and without attention."""
+    halves = short_and_long(bench)
     runs = {SEARCH: runs_of(bench, ATTENTION), ENCDEC: runs_of(bench, ATTENTION, use_attention=False)}
     make_groups(bench, runs)
     curves = {name: scores_by(bench, each, length_of(bench)) for name, each in runs.items()}
-    lengths = list(curves[SEARCH])
-    half = len(lengths) // 2
-    rows = [(length, *(statistics.mean(curves[name][length]) for name in (SEARCH, ENCDEC))) for length in lengths]
-    short, long = (
-        {name: [statistics.mean(scores) for scores in _by_seed(curves[name], part)] for name in runs}
-        for part in (lengths[:half], lengths[half:])
-    )
+    rows = [
+        (length, *(statistics.mean(curves[name][length]) for name in (SEARCH, ENCDEC))) for length in curves[SEARCH]
+    ]
+    short, long = ({name: means_over(part, curves[name]) for name in runs} for part in halves)
     lost = {name: [a - b for a, b in zip(short[name], long[name], strict=True)] for name in runs}
     verdict = compare(
         lost[SEARCH],
         lost[ENCDEC],
         ("attention", "a fixed vector"),
-        score=f"BLEU lost from {lengths[half]} words on",
+        score=f"BLEU lost from {halves[1][0]} words on",
         lower_is_better=True,
         digits=1,
     )
@@ -97,10 +96,6 @@ def attention_by_length(bench: Workbench) -> Finding:
     )
 
 
-def _by_seed(curves: dict[int, list[float]], lengths: Sequence[int]) -> list[list[float]]:
-    return [list(scores) for scores in zip(*(curves[length] for length in lengths), strict=True)]
-
-
 def _lists_note() -> str:
     return (
         f"The data are lists of numbers, one word each, with up to {LONGEST_IN_TRAINING} numbers in training and up "
@@ -113,19 +108,20 @@ def sentence_limits(bench: Workbench) -> Finding:
     # Words as the paper has them: subwords leave nothing unknown. The lists have few words, all of them known.
     words = {} if bench.scale == "small" else {"tokenizer_type": "word", "vocab_size": 6000}
     runs: dict[str, list[Run]] = {}
-    for limit, changes in (("short", short_sentences(bench)), ("all", {})):
-        for name, use_attention in ((ENCDEC, False), (SEARCH, True)):
-            runs[f"{name}-{limit}"] = [
-                run_of(bench, ATTENTION, seed, use_attention=use_attention, **words, **changes) for seed in bench.seeds
-            ]
+    for limit, data in (("short", short_sentences(bench)), ("all", {})):
+        for name, changes in ((ENCDEC, {"use_attention": False}), (SEARCH, {})):
+            runs[f"{name}-{limit}"] = runs_of(bench, ATTENTION, **changes, **words, **data)
     make_groups(bench, runs)
     scores = {name: [bench.results(run)["test_sacrebleu"] for run in each] for name, each in runs.items()}
-    rows = []
-    for name, each in runs.items():
-        known = (
-            [0.0] if bench.scale == "small" else scores_by(bench, each, words_are_known(bench, each[0])).get(1, [0.0])
-        )
-        rows.append((name, statistics.mean(scores[name]), statistics.mean(known) or None))
+    known: dict[str, list[float] | None] = dict.fromkeys(runs)
+    if words:
+        # The vocabularies of the short sentences and of all differ: the column has the sentences that both know.
+        are_known = words_are_known(bench, [run for run, *_ in runs.values()])
+        known = {name: scores_by(bench, each, are_known).get(1) for name, each in runs.items()}
+    rows = [
+        (name, statistics.mean(scores[name]), None if known[name] is None else statistics.mean(known[name]))
+        for name in runs
+    ]
     return Finding(
         method="Both models are trained on sentences of up to half of the length, and on all. The paper's strongest "
         "claim is that RNNsearch-30 beats RNNencdec-50.",

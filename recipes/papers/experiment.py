@@ -119,7 +119,8 @@ class Experiment:
             measured.
         measure: trains or loads what it needs and measures.
         minutes: minutes on one CPU core at the scale `small`, with one seed, after the experiments before it, whose
-            trained models it shares. Those of `core` are measured, the others estimated.
+            trained models it shares; after those of `core` for an experiment of `core`. The sum of `core` is measured,
+            the others are estimated.
         unless: what is said after the numbers unless the claim holds, by scale: the likely cause, and the scale that
             shows the claim. Every experiment has it for the scale `small`.
         core: True for an experiment of the first twelve, `run core`.
@@ -191,10 +192,12 @@ def is_above(values: Sequence[float], limit: float) -> bool | None:
         limit: the limit.
 
     Returns:
-        None (undecided) if there are several seeds and the mean is at most twice its standard error from the limit.
-        One seed decides by its value alone.
+        None (undecided) if a value is not a number, as the loss of a run that diverged, or if there are several seeds
+        and the mean is at most twice its standard error from the limit. One seed decides by its value alone.
     """
     mean = statistics.mean(values)
+    if math.isnan(mean):
+        return None
     if len(values) > 1 and abs(mean - limit) <= 2 * standard_error(values):
         return None
     return mean > limit
@@ -237,9 +240,3 @@ def over_seeds(name: str, x: Sequence[Any], scores: Sequence[Sequence[float]]) -
         low=[min(each) for each in scores] if several else None,
         high=[max(each) for each in scores] if several else None,
     )
-
-
-def is_monotonic(values: Sequence[float], *, falling: bool = False, tolerance: float = 0.0) -> bool:
-    """Returns True if values rise from each to the next (or fall), but for a tolerance."""
-    pairs: Sequence[tuple[Any, Any]] = list(zip(values, values[1:], strict=False))
-    return all((a - b if falling else b - a) >= -tolerance for a, b in pairs)

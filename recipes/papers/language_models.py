@@ -4,6 +4,7 @@ At the scale `small` GPT-1 is pre-trained on the embedded stories and fine-tuned
 it is pre-trained on novels and fine-tuned on tasks of GLUE. At the scale `glue` the user names pre-trained models.
 """
 
+import math
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -18,6 +19,7 @@ from papers_to_gpt.papers.experiment import Table
 from papers_to_gpt.papers.workbench import Run, Workbench
 from papers_to_gpt.settings.finetuning import TRAIN_HOLDOUT
 from papers_to_gpt.settings.finetuning import parse as parse_finetuning
+from papers_to_gpt.settings.presets import read_preset
 from papers_to_gpt.settings.reproduction import WHERE_FROM
 
 TRANSFORMER, LSTM, MASKED = "Transformer", "LSTM", "masked"
@@ -26,8 +28,7 @@ PRESETS = {
     "small": {TRANSFORMER: "stories/gpt1_mini", LSTM: "stories/lstm_mini", MASKED: "stories/masked_mini"},
     "novels": {TRANSFORMER: "novels/gpt1_small", LSTM: "novels/lstm_small", MASKED: "novels/gpt1_small"},
 }
-UPDATES = {"small": {TRANSFORMER: 1500, LSTM: 750}, "novels": {TRANSFORMER: 11000, LSTM: 11000}}
-CHECKPOINTS = 6  # of each pre-training, spread evenly
+CHECKPOINTS = 6  # of each pre-training, spread evenly; the last one is that of the last update
 
 # The scores of a task of the user's own files: the first one that a run has is its main score.
 OWN_SCORES = ("accuracy", "f1_micro", "pearson")
@@ -40,17 +41,29 @@ def pretraining_data(bench: Workbench) -> dict[str, Any]:
     return {name: getattr(bench.settings, name) for name in ("train_file", "validation_file")}
 
 
-def pretrained(bench: Workbench, kind: str) -> Run:
+def pretrained(bench: Workbench, kind: str, **changes: Any) -> Run:
     """Returns the run that pre-trains the Transformer, the LSTM or the masked model.
 
     The first two keep checkpoints on their way.
+
+    Args:
+        bench: the scale, and the texts.
+        kind: TRANSFORMER, LSTM or MASKED.
+        changes: settings that differ from the preset.
     """
     settings: dict[str, Any] = {"num_samples": 0, "seed": 42} | pretraining_data(bench)
-    if kind in UPDATES[bench.scale]:
-        settings |= {"save_steps": UPDATES[bench.scale][kind] // CHECKPOINTS, "save_total_limit": 0}
+    if kind != MASKED:
+        # The last update is always saved: rounded down, the interval would leave a seventh checkpoint just before it.
+        settings |= {"save_steps": math.ceil(planned_updates(bench, kind) / CHECKPOINTS), "save_total_limit": 0}
     elif bench.scale != "small":
         settings["objective"] = "masked"  # the preset of the stories has it
-    return Run("pretrain_gpt1", PRESETS[bench.scale][kind], settings)
+    return Run("pretrain_gpt1", PRESETS[bench.scale][kind], settings | changes)
+
+
+def planned_updates(bench: Workbench, kind: str) -> int:
+    """Returns the number of updates of a pre-training, which its preset says."""
+    (steps,) = (each.values[0] for each in read_preset(PRESETS[bench.scale][kind]) if each.key == "max_steps")
+    return int(steps)
 
 
 def pretrained_models(bench: Workbench, *kinds: str) -> list[Path | str | None]:

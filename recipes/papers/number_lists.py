@@ -5,6 +5,7 @@ sentence can be chosen, and every translation can be checked. With numbers up to
 once, and what remains to be learned is which word comes when.
 """
 
+import os
 import random
 from collections.abc import Sequence
 from pathlib import Path
@@ -41,6 +42,10 @@ def write_number_lists(
         test_size_of_length: lists of each length in the test file.
         seed: of the drawn numbers.
     """
+    files = {f"{split}_file": str(folder / name) for split, name in FILES.items()}
+    settings = {"dataset_name": "none", "source_language": "en", "target_language": "de"} | files
+    if all(map(os.path.exists, files.values())):
+        return settings  # lists are drawn for all files together
     words = {language: [num2words(number, lang=language) for number in range(LARGEST + 1)] for language in LANGUAGES}
     generator = random.Random(seed)
     held_out: set[tuple[int, ...]] = set()
@@ -66,5 +71,4 @@ def write_number_lists(
             lines = ["\t".join(LANGUAGES)]
             lines += ["\t".join(" ".join(words[each][n] for n in numbers) for each in LANGUAGES) for numbers in lists]
             write_durably(path, "\n".join(lines) + "\n")
-    files = {f"{split}_file": str(folder / name) for split, name in FILES.items()}
-    return {"dataset_name": "none", "source_language": "en", "target_language": "de"} | files
+    return settings

@@ -62,7 +62,7 @@ def list_experiments() -> str:
             *lines,
             "",
             f"* belongs to `run core`, about {minutes:.0f} minutes. Minutes are those of one free CPU core, one seed "
-            "and the scale small, after the experiments above it, whose trained models it shares. The scales of each "
-            "experiment are in brackets.",
+            "and the scale small, after the experiments above it (those with * for one with *), whose trained models "
+            "it shares. The scales of each experiment are in brackets.",
         ]
     )

@@ -128,9 +128,11 @@ def write_summary(output_dir: Path, experiments: Sequence[Experiment]) -> str:
         found = read_measured(path)
         if found is not None:
             link = f"[{each.name}]({each.name}/{REPORT_FILE})"
-            rows.append((link, each.item, each.claim, found["verdict"], found["reason"], found["minutes"]))
+            verdict = found["verdict"], found["reason"], found["minutes"]
+            rows.append((link, each.item, each.claim, *verdict, found.get("scale")))
         elif path.exists():
             print(f"{path} is damaged, so the summary does not have {each.name}. Run it again.")
-    table = format_table(Table(("experiment", "where", "claim", "verdict", "numbers", "minutes"), rows, digits=1))
+    columns = ("experiment", "where", "claim", "verdict", "numbers", "minutes", "scale")
+    table = format_table(Table(columns, rows, digits=1))
     write_durably(output_dir / SUMMARY_FILE, f"# The papers' claims, measured\n\n{table}\n")
     return table

@@ -21,7 +21,7 @@ from papers_to_gpt.papers.reports import (
     write_report,
     write_summary,
 )
-from papers_to_gpt.papers.workbench import Workbench
+from papers_to_gpt.papers.workbench import Run, Workbench
 from papers_to_gpt.settings.reproduction import ALLOWED, DATA, NEEDED, WHERE_FROM, ReproductionSettings
 
 
@@ -79,7 +79,11 @@ def measure(experiment: Experiment, settings: ReproductionSettings) -> None:
     bench = Workbench(settings, experiment.name)
     identity = _identity(experiment, settings)
     done = bench.folder / RESULTS_FILE
-    if not settings.overwrite_output_dir and _found(done, identity):
+    found = read_measured(done)
+    if settings.trial and found is not None and not found.get("trial", False):
+        print(f"Measured before: {bench.folder}. A trial does not replace it; try it in another --output_dir.")
+        return
+    if not settings.overwrite_output_dir and found is not None and _is_of(identity, found):
         print(f"Measured before: {bench.folder}. Set --overwrite_output_dir true to measure it again.")
         return
     started = time.monotonic()
@@ -103,9 +107,12 @@ def copy_pictures(output_dir: Path, experiments: Sequence[Experiment], target: P
 def _identity(experiment: Experiment, settings: ReproductionSettings) -> dict[str, Any]:
     """What a report must have in common with the settings to stand for them."""
     names = ("scale", "seeds", "trial", *NEEDED[settings.scale], *ALLOWED[settings.scale])
-    return {"experiment": experiment.name, **{name: getattr(settings, name) for name in names}}
+    identity = {"experiment": experiment.name, **{name: getattr(settings, name) for name in names}}
+    if "finetuning_preset" in identity:
+        # Of the preset it is the content that matters, which may have changed.
+        identity["finetuning_preset"] = Run("finetune_gpt1", settings.finetuning_preset).name
+    return identity
 
 
-def _found(path: Path, identity: dict[str, Any]) -> bool:
-    results = read_measured(path)
-    return results is not None and all(results.get(name) == value for name, value in identity.items())
+def _is_of(identity: dict[str, Any], found: dict[str, Any]) -> bool:
+    return all(found.get(name) == value for name, value in identity.items())

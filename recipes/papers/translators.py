@@ -4,6 +4,7 @@ At the scale `small` the data are lists of numbers. A list of the training data 
 numbers, a list of the test data up to twice as many.
 """
 
+import hashlib
 import statistics
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -18,6 +19,7 @@ from papers_to_gpt.engine.operations import count_multiplied_weights
 from papers_to_gpt.papers.number_lists import write_number_lists
 from papers_to_gpt.papers.workbench import Run, Workbench
 from papers_to_gpt.plots.curves import plot_curves
+from papers_to_gpt.settings.wording import counted
 from seq2seq_scratch.data.corpora import load_parallel_data
 from seq2seq_scratch.data.metrics import TranslationMetric
 from seq2seq_scratch.ensemble import load_ensemble
@@ -178,27 +180,50 @@ def rarity_of(bench: Workbench) -> Callable[[str, str], int]:
     return lambda source, reference: int(mean_rank(reference) // step * step)
 
 
-def scores_by(bench: Workbench, runs: Sequence[Run], group_of: Callable[[str, str], int]) -> dict[int, list[float]]:
-    """Returns the BLEU of every run in every group of test sentences, groups in their order.
+def group_test_pairs(bench: Workbench, group_of: Callable[[str, str], int]) -> dict[int, list[int]]:
+    """Returns the places in the test set of the sentences of every group, groups in their order.
 
     Args:
         bench: the data.
-        runs: training runs, of which the translations of the test set are read.
         group_of: function from source and reference to a group. Groups of less than 10 sentences are left out.
     """
-    sources, references = test_pairs(bench)
     groups: dict[int, list[int]] = {}
-    for index, pair in enumerate(zip(sources, references, strict=True)):
+    for index, pair in enumerate(zip(*test_pairs(bench), strict=True)):
         groups.setdefault(group_of(*pair), []).append(index)
+    return {group: members for group, members in sorted(groups.items()) if len(members) >= SMALLEST_GROUP}
+
+
+def short_and_long(bench: Workbench) -> tuple[list[int], list[int]]:
+    """Returns the lengths of the test set, as groups of its sentences: the shorter half and the longer half.
+
+    Raises:
+        ValueError: the test set has less than two such groups.
+    """
+    lengths = list(group_test_pairs(bench, length_of(bench)))
+    if len(lengths) < 2:
+        raise ValueError(
+            f"test_file has {counted(len(lengths), 'group')} of {SMALLEST_GROUP} or more sentences of about the same "
+            "length (five lengths are a group); short and long ones are compared, so it needs two. Name a larger file."
+        )
+    return lengths[: len(lengths) // 2], lengths[len(lengths) // 2 :]
+
+
+def scores_by(bench: Workbench, runs: Sequence[Run], group_of: Callable[[str, str], int]) -> dict[int, list[float]]:
+    """Returns the BLEU of every run, from the translations that it wrote, in every group of `group_test_pairs`."""
+    references = test_pairs(bench)[1]
     translations = [test_hypotheses(bench.path(run)) for run in runs]
     return {
         group: [
             bleu(bench, [found[index] for index in members], [references[index] for index in members])
             for found in translations
         ]
-        for group, members in sorted(groups.items())
-        if len(members) >= SMALLEST_GROUP
+        for group, members in group_test_pairs(bench, group_of).items()
     }
+
+
+def means_over(groups: Sequence[int], scores: Mapping[int, Sequence[float]]) -> list[float]:
+    """Returns the mean over some groups of the scores of `scores_by`, for every run."""
+    return [statistics.mean(each) for each in zip(*(scores[group] for group in groups), strict=True)]
 
 
 def columns_of(groups: Mapping[int, list[float]]) -> tuple[list[int], list[list[float]]]:
@@ -213,9 +238,11 @@ def test_hypotheses(folder: Path) -> list[str]:
 
 def short_sentences(bench: Workbench) -> dict[str, str]:
     """Writes the training pairs whose source is at most half as long as the longest, and returns the setting."""
-    path = bench.data_folder / f"{bench.scale}_short.tsv"
     settings = data_of(bench)
     languages = settings["source_language"], settings["target_language"]
+    # The file is kept for this data alone: other data, or another direction, has other short sentences.
+    digest = hashlib.sha256("\n".join((settings["train_file"], *languages)).encode()).hexdigest()[:10]
+    path = bench.data_folder / f"{bench.scale}_short_{digest}.tsv"
     if not path.exists():
         sources, targets = training_pairs(bench)
         limit = max(len(source.split()) for source in sources) / 2
@@ -228,14 +255,15 @@ def short_sentences(bench: Workbench) -> dict[str, str]:
     return {"train_file": str(path)}
 
 
-def words_are_known(bench: Workbench, run: Run) -> Callable[[str, str], int]:
-    """Returns a function from source and reference to 1 if the vocabularies of a run have all of their words."""
-    tokenizers = load_tokenizers(str(bench.path(run)))
+def words_are_known(bench: Workbench, runs: Sequence[Run]) -> Callable[[str, str], int]:
+    """Returns a function from source and reference to 1 if the vocabularies of all runs have all of their words."""
+    pairs = [load_tokenizers(str(bench.path(run))) for run in runs]
 
     def are_known(source: str, reference: str) -> int:
         return int(
             all(
                 tokenizer.unk_token_id not in tokenizer(text)["input_ids"]
+                for tokenizers in pairs
                 for tokenizer, text in zip(tokenizers, (source, reference), strict=True)
             )
         )

@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from papers_to_gpt.engine.child_processes import child_processes, last_line, sta
 from papers_to_gpt.engine.durable_files import write_durably
 from papers_to_gpt.engine.reporting import LOG_FILE, read_log, read_results
 from papers_to_gpt.settings.commands import command
+from papers_to_gpt.settings.presets import EXPECTED, read_preset
 from papers_to_gpt.settings.reproduction import ReproductionSettings
 
 # The settings of a trial, in which nothing is learned.
@@ -61,19 +63,33 @@ class Run:
     def arguments(self) -> list[str]:
         """Returns the command line without program and output folder."""
         words = [] if self.preset is None else [self.preset]
-        for name, value in sorted(self.settings.items()):
-            values = value if isinstance(value, list | tuple) else [value]
-            words += [f"--{name}", *(str(each).lower() if isinstance(each, bool) else str(each) for each in values)]
+        for name, values in sorted(self._own().items()):
+            words += [f"--{name}", *values]
         return words
 
-    @property
+    @cached_property
     def name(self) -> str:
-        """The name of the folder: script, preset, and a hash of the settings, and of a preset that is a file."""
-        preset, content = self.preset or self.script, b""
-        if Path(preset).is_file():
-            content, preset = Path(preset).read_bytes(), Path(preset).stem
-        words = shlex.join([self.script, *self.arguments()]).encode()
-        return "_".join([preset.replace("/", "_"), hashlib.sha256(words + content).hexdigest()[:10]])
+        """The name of the folder: the preset's name, and a hash of the recipe and of all settings of preset and run.
+
+        So a run is the same whether it repeats a value of its preset or leaves it out, and another one after the
+        preset has changed.
+        """
+        written = [] if self.preset is None else read_preset(self.preset)
+        settings = {each.key: each.values for each in written if each.key not in ("output_dir", EXPECTED)}
+        words = [self.script]
+        for name, values in sorted((settings | self._own()).items()):
+            words += [f"--{name}", *values]
+        digest = hashlib.sha256(shlex.join(words).encode()).hexdigest()[:10]
+        preset = self.preset or self.script
+        return f"{Path(preset).stem if Path(preset).is_file() else preset.replace('/', '_')}_{digest}"
+
+    def _own(self) -> dict[str, tuple[str, ...]]:
+        """Returns the settings beyond the preset as words of the command line."""
+        given = {name: value if isinstance(value, list | tuple) else [value] for name, value in self.settings.items()}
+        return {
+            name: tuple(str(each).lower() if isinstance(each, bool) else str(each) for each in values)
+            for name, values in given.items()
+        }
 
 
 class Workbench:
@@ -114,7 +130,7 @@ class Workbench:
         """
         unique = {run.name: run for run in map(self.as_made, runs)}
         self.runs += [run for run in unique.values() if run not in self.runs]
-        missing = [run for run in unique.values() if not self._record(run).exists()]
+        missing = [run for run in unique.values() if not (self._record(run).exists() and self.path(run).is_dir())]
         if missing:
             self._runs_folder.mkdir(parents=True, exist_ok=True)
             jobs = min(self.settings.jobs or cpu_count(), len(missing))
@@ -128,7 +144,8 @@ class Workbench:
 
     def _make(self, waiting: list[Run], jobs: int, active: dict[subprocess.Popen, tuple[Run, float]]) -> None:
         total, waiting = len(waiting), list(waiting)
-        threads = max(1, cpu_count() // jobs)
+        # Few runs get no more threads than many, because the times of runs are compared.
+        threads = max(1, cpu_count() // (self.settings.jobs or cpu_count()))
         while waiting or active:
             while waiting and len(active) < jobs:
                 run = waiting.pop(0)
@@ -166,10 +183,6 @@ class Workbench:
     def log(self, run: Run) -> list[dict[str, Any]]:
         """Returns the lines of the log of a run that has been made."""
         return read_log(self.path(run) / LOG_FILE)
-
-    def seconds(self, run: Run) -> float:
-        """Returns the seconds that the run took when it was made."""
-        return json.loads(self._record(run).read_text(encoding="utf-8"))["seconds"]
 
     def parallel_data(self) -> dict[str, Any]:
         """Returns the settings by which a translation recipe takes the data of the scale; none for embedded data."""

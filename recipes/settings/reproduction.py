@@ -59,7 +59,8 @@ class ReproductionSettings(CheckedSettings):
     )
     jobs: int | None = option(
         None,
-        "Trainings that run at the same time; left out, one for each core that this process may use.",
+        "Trainings that run at the same time, each with its share of the cores; left out, one for each core that this "
+        "process may use.",
         "experiments",
         at_least=1,
     )

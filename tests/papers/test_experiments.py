@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from papers_to_gpt.engine.operations import count_multiplied_weights
-from papers_to_gpt.papers import why_transformers
+from papers_to_gpt.papers import number_lists, sutskever2014, translators, why_transformers
 from papers_to_gpt.papers.bahdanau2014 import alignment_scores, chance_share, diagonal_share, likely_words
 from papers_to_gpt.papers.encoder_heads import describe_heads
 from papers_to_gpt.papers.experiment import (
@@ -21,7 +21,6 @@ from papers_to_gpt.papers.experiment import (
     combine,
     compare,
     is_above,
-    is_monotonic,
     mean_and_error,
 )
 from papers_to_gpt.papers.number_lists import write_number_lists
@@ -29,6 +28,7 @@ from papers_to_gpt.papers.recall_lists import DISTANCES, letters_of, recalled, w
 from papers_to_gpt.papers.registry import EXPERIMENTS, list_experiments, select
 from papers_to_gpt.papers.reports import write_report, write_summary
 from papers_to_gpt.papers.sutskever2014 import best_candidates, principal_components
+from papers_to_gpt.papers.translators import means_over, short_and_long, words_are_known
 from papers_to_gpt.papers.why_transformers import loss_by_tokens, power_law
 from papers_to_gpt.papers.word_alignment import WordTranslations
 from papers_to_gpt.papers.workbench import Run, Workbench
@@ -59,6 +59,9 @@ def test_a_mean_over_seeds_is_above_a_limit_by_a_margin():
     assert is_above([1.1], 1.0) is True and is_above([0.9], 1.0) is False
     assert is_above([1.3, 1.4, 1.5], 1.0) is True and is_above([0.5, 0.6, 0.7], 1.0) is False
     assert is_above([0.0, 3.0], 1.0) is None and is_above([1.2, 1.2], 1.2) is None
+    # The loss of a run that diverged says nothing against the other one.
+    assert is_above([math.nan], 1.0) is None and is_above([1.0, math.nan], 0.0) is None
+    assert compare([1.0], [math.nan], ("a", "b"), score="loss", lower_is_better=True).holds is None
     # Deviations of 1 from 2: a standard deviation of 1, divided by the root of 3.
     assert mean_and_error([1.0, 2.0, 3.0], 2) == "2.00 (standard error 0.58)" and mean_and_error([4.56]) == "4.6"
 
@@ -89,11 +92,6 @@ def test_a_claim_that_does_not_hold_comes_with_the_likely_cause_of_its_scale():
         assert all(text.endswith(".") for text in each.unless.values())
 
 
-def test_values_rise_or_fall_but_for_a_tolerance():
-    assert is_monotonic([1, 2, 2]) and is_monotonic([3, 2, 1], falling=True)
-    assert not is_monotonic([1, 3, 2]) and is_monotonic([1, 3, 2], tolerance=1.0)
-
-
 def test_experiments_are_selected_by_name_paper_and_core_in_the_order_of_the_papers():
     chosen = [each.name for each in select(["heads", "sutskever2014", "heads"])]
     assert chosen == [each.name for each in EXPERIMENTS.values() if each.paper == "sutskever2014"] + ["heads"]
@@ -102,6 +100,11 @@ def test_experiments_are_selected_by_name_paper_and_core_in_the_order_of_the_pap
         select(["alignment"])
     listed = list_experiments()
     assert all(f"{name} " in listed for name in EXPERIMENTS)
+
+
+def test_the_experiments_of_radford_2018_are_in_the_order_of_its_section_5():
+    items = [each.item for each in EXPERIMENTS.values() if each.paper == "radford2018"]
+    assert items == ["Figure 2, left", "Figure 2, right", "section 5", "Table 5", "section 5"]
 
 
 def test_a_report_has_table_paper_verdict_csv_and_json_and_pictures(tmp_path, monkeypatch):
@@ -117,7 +120,7 @@ def test_a_report_has_table_paper_verdict_csv_and_json_and_pictures(tmp_path, mo
         verdict=Verdict(False, "They are not."),
         charts=[Chart("counts", "x", "y", [Series("a", [1, 2], [3.0, 4.0], [2.0, 3.0], [4.0, 5.0])])],
     )
-    write_report(experiment, finding, bench, 0.5, {"experiment": "one"})
+    write_report(experiment, finding, bench, 0.5, {"experiment": "one", "scale": "novels"})
     report = (tmp_path / "one" / "report.md").read_text()
     assert "**Claim:** Ones are ones. It holds if all are.\n" in report
     assert "Scale `small`, seeds of the runs 1, 2, 42, 0.5 minutes." in report
@@ -129,12 +132,13 @@ def test_a_report_has_table_paper_verdict_csv_and_json_and_pictures(tmp_path, mo
     assert {"counts.png", "counts.svg"} <= {path.name for path in (tmp_path / "one").iterdir()}
     results = json.loads((tmp_path / "one" / "results.json").read_text())
     assert (results["verdict"], results["rows"]) == ("does not hold", [["one | two", 1.0], ["none", None]])
-    assert "| [one](one/report.md) | Table 1 | Ones are ones. | does not hold |" in write_summary(
-        tmp_path, [experiment]
+    summary = write_summary(tmp_path, [experiment])
+    assert (
+        "| [one](one/report.md) | Table 1 | Ones are ones. | does not hold | They are not. | 0.5 | novels |" in summary
     )
 
 
-def test_lists_of_numbers_have_one_word_a_number_and_held_out_lists_are_in_no_other_file(tmp_path):
+def test_lists_of_numbers_have_one_word_a_number_and_held_out_lists_are_in_no_other_file(tmp_path, monkeypatch):
     sizes = {"train_size": 50, "validation_size": 10, "test_size_of_length": 3}
     settings = write_number_lists(tmp_path, train_lengths=[2, 3], test_lengths=[2, 5], **sizes)
     rows = {
@@ -148,8 +152,11 @@ def test_lists_of_numbers_have_one_word_a_number_and_held_out_lists_are_in_no_ot
     assert len(set(held_out)) == len(held_out)
     assert not set(held_out) & {source for source, _ in rows["train"]}
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    (tmp_path / "validation.tsv").unlink()  # as after an interruption
     write_number_lists(tmp_path, train_lengths=[2, 3], test_lengths=[2, 5], **sizes)
     assert before == {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    monkeypatch.setattr(number_lists, "num2words", lambda *arguments, **named: pytest.fail("drawn again"))
+    assert write_number_lists(tmp_path, train_lengths=[2, 3], test_lengths=[2, 5], **sizes) == settings
 
 
 def test_an_alignment_is_right_where_the_weights_are_on_the_words_own_tokens():
@@ -315,3 +322,67 @@ def test_a_recall_that_depends_on_the_seed_leaves_the_long_range_undecided(seeds
     words = ["run", "long_range", "--seeds", *map(str, seeds), "--output_dir", str(tmp_path)]
     (settings,) = parse(words)
     assert why_transformers.long_range(Workbench(settings, "long_range")).verdict.holds is holds
+
+
+def test_unknown_words_are_those_of_any_vocabulary(monkeypatch):
+    class Words:
+        unk_token_id = 0
+
+        def __init__(self, *words):
+            self.words = words
+
+        def __call__(self, text):
+            return {"input_ids": [1 if word in self.words else 0 for word in text.split()]}
+
+    pairs = {"short": (Words("ein", "Hund"), Words("a", "dog")), "all": (Words("ein", "Hund", "bellt"), Words("a"))}
+    monkeypatch.setattr(translators, "load_tokenizers", pairs.get)
+    bench = SimpleNamespace(path=str)
+    known = {names: words_are_known(bench, names.split()) for names in ("short", "all", "short all")}
+    texts = [("ein Hund", "a"), ("ein Hund bellt", "a"), ("ein Hund", "a dog")]
+    assert [known["short"](*pair) for pair in texts] == [1, 0, 1]
+    assert [known["all"](*pair) for pair in texts] == [1, 1, 0]
+    assert [known["short all"](*pair) for pair in texts] == [1, 0, 0]
+
+
+def test_a_test_set_without_short_and_long_sentences_is_refused_before_training(tmp_path, monkeypatch):
+    for split in ("train", "validation", "test"):
+        (tmp_path / f"{split}.tsv").write_text("\n".join(["de\ten", *["ein Hund\ta dog"] * 12]) + "\n")
+    files = [f"--{split}_file={tmp_path / split}.tsv" for split in ("train", "validation", "test")]
+    monkeypatch.setattr(Workbench, "make", lambda *arguments: pytest.fail("trained"))
+    for name in ("length_and_rarity", "attention_by_length"):
+        (settings,) = parse(["run", name, "--scale", "multi30k", *files, "--output_dir", str(tmp_path)])
+        with pytest.raises(ValueError, match="test_file has 1 group of 10 or more .*; short and long ones"):
+            EXPERIMENTS[name].measure(Workbench(settings, name))
+
+
+def test_lengths_are_halved_and_averaged_over_each_half(tmp_path):
+    (settings,) = parse(["run", "heads", "--trial", "true", "--output_dir", str(tmp_path)])
+    short, long = short_and_long(Workbench(settings, "heads"))
+    assert (short, long) == (list(range(1, 16)), list(range(16, 31)))
+    # Two runs, three lengths.
+    assert means_over([1, 3], {1: [10, 20], 2: [0, 0], 3: [30, 60]}) == [20, 40]
+
+
+@pytest.mark.parametrize(
+    ("vectors", "holds"), [([[0, 1], [0, 1.1], [1, 0], [1.1, 0]], True), ([[0, 1], [1, 0], [0, 1.1], [1.1, 0]], False)]
+)
+def test_sentences_of_one_meaning_are_to_be_nearer_to_each_other_than_to_the_others(
+    vectors, holds, tmp_path, monkeypatch
+):
+    read = []
+
+    def encode(model, tokenizer, sentences):
+        read.extend(sentences)
+        return np.array(vectors)
+
+    translator = SimpleNamespace(model=None, source_tokenizer=None)
+    monkeypatch.setattr(Workbench, "make", lambda bench, *runs: [bench.path(run) for run in runs])
+    monkeypatch.setattr(sutskever2014, "load", lambda folder: translator)
+    monkeypatch.setattr(sutskever2014, "encode_sentences", encode)
+    files = [f"--{split}_file={split}.tsv" for split in ("train", "validation", "test")]
+    (settings,) = parse(["run", "sentence_vectors", "--scale", "multi30k", *files, "--output_dir", str(tmp_path)])
+    verdict = EXPERIMENTS["sentence_vectors"].measure(Workbench(settings, "sentence_vectors")).verdict
+    assert verdict.holds is holds
+    assert verdict.reason.startswith("The distance is ") and "orders" not in verdict.reason
+    # As captions are written, which the model has learned from.
+    assert all(text[0].isupper() and text.endswith(".") and " ." not in text for text in read)
