@@ -44,7 +44,7 @@ from papers_to_gpt.engine.sharding import Sharding, whole_tensor
 from papers_to_gpt.engine.skipped_updates import SkippedUpdates
 from papers_to_gpt.engine.stopping import StopRequested, StopSignals, interruptible
 from papers_to_gpt.engine.update_errors import naming_lack_of_memory
-from papers_to_gpt.settings.training import OptimizationSettings, TrainingSettings, check_metric
+from papers_to_gpt.settings.training import OptimizationSettings, TrainingSettings, check_metric, is_lower_better
 from papers_to_gpt.settings.wording import counted
 
 # Costs nothing that can be measured, and keeps a process from holding more than about twice what it uses.
@@ -386,11 +386,10 @@ class TrainingLoop:
         scores = self.scores(self.raw_model)
         metric = settings.metric_for_best_model
         check_metric(metric, [name for name, value in scores.items() if isinstance(value, int | float)])
-        better_when_lower = metric.startswith(("loss", "weighted_loss", "perplexity"))
         score, best = scores[metric], progress.best_score
         # A score that is NaN is worse than any other.
         is_first = best is None or (math.isnan(best) and not math.isnan(score))
-        if is_first or (score < best if better_when_lower else score > best):
+        if is_first or (score < best if is_lower_better(metric) else score > best):
             progress.best_score, progress.best_update = score, progress.update
             progress.evaluations_without_improvement = 0
         else:
