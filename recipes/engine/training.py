@@ -414,6 +414,7 @@ class TrainingLoop:
         reporter.flush()
         progress.elapsed_seconds = time.perf_counter() - self._started
         progress.log_window = self.window.state_dict(self.accelerator)
+        self._skipped.note(progress)
         if self.accelerator.num_processes > 1:
             self._note_position_in_stream()
         self.writer.save(progress, scheduled)

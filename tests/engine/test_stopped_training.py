@@ -59,6 +59,39 @@ def test_a_signal_ends_an_evaluation_which_is_repeated_after_the_resume(make_tra
     assert [line["update"] for line in log_of(trainer.output_dir) if line["kind"] == "eval"] == [4, 8, 12]
 
 
+def test_updates_that_were_skipped_since_the_last_look_at_the_device_are_in_the_checkpoint(make_trainer):
+    trainer = make_trainer()
+    trainer._check_skipped = lambda group: None  # an accelerator is asked at log lines and evaluations only
+    update = trainer._update
+
+    def spoil(group):
+        weight = trainer.raw_model.lm_head.weight
+        kept = weight.detach().clone()
+        if trainer.progress.update == 1:
+            weight.data.fill_(float("nan"))
+        wishes = update(group)
+        weight.data.copy_(kept if trainer.progress.update == 2 else weight)
+        return wishes
+
+    trainer._update = spoil
+    stop_after(trainer, 1, signal.SIGTERM)
+    with pytest.raises(Terminated, match="recovery-2"):
+        trainer.train()
+    progress = json.loads((trainer.output_dir / "recovery-2" / "training_state" / "progress.json").read_text())
+    assert (progress["skipped_updates"], progress["skipped_in_a_row"]) == (1, 1)
+
+
+def test_an_evaluation_for_want_of_the_best_checkpoint_has_one_line_in_the_log(make_trainer):
+    scores = iter([1.0, 2.0, 3.0, 4.0])
+    trainer = make_trainer(evaluate=lambda model: {"loss": next(scores)}, max_steps=8)
+    trainer.train()
+    shutil.rmtree(trainer.output_dir / "checkpoint-4")
+    trainer = make_trainer(evaluate=lambda model: {"loss": next(scores)}, resume_from_checkpoint="last")
+    assert trainer.train()["best_update"] == 8
+    lines = [(line["update"], line["loss"]) for line in log_of(trainer.output_dir) if line["kind"] == "eval"]
+    assert lines == [(4, 1.0), (8, 3.0), (12, 4.0)]
+
+
 def test_an_update_that_outlasts_the_time_of_grace_is_given_up(make_trainer):
     make_trainer(folder="whole").train()
     trainer = make_trainer(folder="parts", stop_within_seconds=0.05)
