@@ -329,7 +329,7 @@ class Reporter:
         self.started, self.first_update = time.perf_counter(), first_update
         if self.is_main:
             kept = [line for line in read_log(self.path) if line["update"] <= first_update] if first_update else []
-            write_durably(self.path, "".join(json.dumps(line) + "\n" for line in kept))
+            self._replace_log(kept)
         if accelerator.log_with:
             accelerator.init_trackers(
                 project,
@@ -360,6 +360,9 @@ class Reporter:
         if not self.is_main:
             return
         values = {name: float(f"{value:.6g}") if isinstance(value, float) else value for name, value in values.items()}
+        if update == self.first_update:  # an evaluation that is repeated after a resume
+            earlier = {"update": update, "kind": prefix}
+            self._replace_log([line for line in read_log(self.path) if line | earlier != line])
         append_line(self.path, json.dumps({"update": update, "kind": prefix, **values}))
         shown = "  ".join(
             f"{name} {self._short(value)}" for name, value in values.items() if not isinstance(value, str)
@@ -368,6 +371,9 @@ class Reporter:
         self.say(f"{prefix:>5} {update}{of_total}  {shown}" + (self._time_left(update) if prefix == "train" else ""))
         numbers = {f"{prefix}/{name}": value for name, value in values.items() if isinstance(value, int | float)}
         self.accelerator.log(numbers, step=update)
+
+    def _replace_log(self, lines: Sequence[dict[str, Any]]) -> None:
+        write_durably(self.path, "".join(json.dumps(line) + "\n" for line in lines))
 
     def flush(self) -> None:
         """Waits until the log is on the disk; call it before a checkpoint is written, which counts on its lines."""

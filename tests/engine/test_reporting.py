@@ -50,6 +50,25 @@ def test_a_resumed_log_has_every_line_once_in_the_same_bytes(tmp_path, report):
     assert updates(tmp_path) == []
 
 
+def test_an_evaluation_that_is_repeated_after_a_resume_has_one_line(tmp_path, report):
+    reporter = report()
+    for kind in ("train", "eval"):
+        reporter.log(3, {"loss": 1.0}, kind)
+    report(first_update=3).log(3, {"loss": 2.0}, "eval")
+    assert [(line["kind"], line["loss"]) for line in read_log(tmp_path / "train_log.jsonl")] == [
+        ("train", 1.0),
+        ("eval", 2.0),
+    ]
+
+
+@pytest.mark.parametrize("device", ["mps", "cuda"])
+def test_every_kind_of_device_has_a_name(device, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "a GPU")
+    accelerator = SimpleNamespace(device=torch.device(device), num_processes=1, mixed_precision="no")
+    name = describe_machine(accelerator)["device"]
+    assert name == "a GPU" if device == "cuda" else name.startswith("mps of ")
+
+
 @pytest.mark.parametrize("end", [b'{"update": 3, "ki', b"\0" * 40, b'{"update"', b"\xff\xfe", b'{"update": 3}\n\0\0'])
 def test_a_last_line_that_was_cut_is_dropped(tmp_path, report, end):
     whole = b'{"update": 1, "kind": "train"}\n{"update": 2, "kind": "train"}\n'
