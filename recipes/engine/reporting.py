@@ -36,13 +36,20 @@ LIBRARIES = "torch transformers datasets tokenizers accelerate evaluate sacreble
 
 def describe_machine(accelerator: Accelerator) -> dict[str, Any]:
     """Returns the properties of the machine that a measured speed depends on."""
-    on_cpu = accelerator.device.type == "cpu"
     return {
-        "device": _processor_name() if on_cpu else torch.cuda.get_device_name(accelerator.device),
+        "device": _device_name(accelerator.device),
         "processes": accelerator.num_processes,
         "threads": torch.get_num_threads(),
         "mixed_precision": accelerator.mixed_precision,
     }
+
+
+def _device_name(device: torch.device) -> str:
+    if device.type == "cpu":
+        return _processor_name()
+    # Not every kind of accelerator says its name, such as that of Apple's processors.
+    name_of = getattr(torch.get_device_module(device), "get_device_name", None)
+    return f"{device.type} of {_processor_name()}" if name_of is None else name_of(device)
 
 
 def _processor_name() -> str:
@@ -78,8 +85,8 @@ def measure_matrix_peak(accelerator: Accelerator, size: int | None = None) -> fl
 
 
 def _synchronize(accelerator: Accelerator) -> None:
-    if accelerator.device.type == "cuda":
-        torch.cuda.synchronize(accelerator.device)
+    if accelerator.device.type != "cpu":
+        torch.accelerator.synchronize(accelerator.device)
 
 
 def write_run_record(output_dir: Path, accelerator: Accelerator, settings: tuple[Any, ...], **extra: Any) -> None:

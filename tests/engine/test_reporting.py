@@ -5,8 +5,10 @@ import logging
 import os
 import resource
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+import torch
 import yaml
 from accelerate import Accelerator
 
@@ -14,6 +16,7 @@ from papers_to_gpt.engine.durable_files import WriteError
 from papers_to_gpt.engine.reporting import (
     Reporter,
     add_samples,
+    describe_machine,
     read_log,
     read_results,
     read_run_record,
