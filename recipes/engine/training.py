@@ -17,7 +17,7 @@ import torch
 from accelerate import Accelerator
 from transformers import PreTrainedModel
 
-from papers_to_gpt.engine.batching import Batch, LocalBatch
+from papers_to_gpt.engine.batching import Batch, LocalBatch, naming_lost_workers
 from papers_to_gpt.engine.checkpoint_writer import CheckpointWriter
 from papers_to_gpt.engine.checkpointing import (
     Progress,
@@ -210,7 +210,7 @@ class TrainingLoop:
         self._find_best_checkpoint(reporter)
         self.earlier_seconds = self.progress.elapsed_seconds
         self._started, self._saved_at = time.perf_counter() - self.earlier_seconds, time.perf_counter()
-        with self.stopping:
+        with self.stopping, naming_lost_workers():
             try:
                 self._run(reporter)
                 self.writer.wait()

@@ -1,6 +1,7 @@
 """A training loop that is stopped: what it leaves, and what a resumed run makes of it."""
 
 import json
+import multiprocessing
 import os
 import shutil
 import signal
@@ -206,3 +207,18 @@ def test_a_limit_between_two_evaluations_gives_the_last_update_a_chance_to_be_th
         trainer.train()
     resumed = make_trainer(resume_from_checkpoint="last", max_steps=6, evaluate=lambda model: {"loss": next(scores)})
     assert resumed.train()["best_update"] == 6
+
+
+def test_a_worker_that_is_lost_during_an_update_is_named(make_trainer, examples):
+    trainer = make_trainer()
+    trainer.batches = LengthBucketBatches(examples, LENGTHS, collate, max_tokens_per_batch=40, seed=3, num_workers=1)
+
+    def lose(module, inputs):
+        if trainer.progress.update == 2:
+            (worker,) = multiprocessing.active_children()
+            worker.kill()
+            time.sleep(10)
+
+    trainer.raw_model.register_forward_pre_hook(lose)
+    with pytest.raises(OSError, match=r"prepares batches .* killed by signal.* Lower dataloader_num_workers"):
+        trainer.train()
