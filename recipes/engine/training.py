@@ -215,7 +215,7 @@ class TrainingLoop:
                 self._run(reporter)
                 self.writer.wait()
                 results = self._finish(reporter)
-                if self._must_stop():
+                if is_any_true(self.accelerator, self.stopping.received is not None):
                     raise StopRequested
                 return results
             except StopRequested:
