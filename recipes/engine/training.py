@@ -163,11 +163,11 @@ class TrainingLoop:
         """
         settings = self.settings
         self.total_updates, self.eval_steps = settings.max_steps, settings.eval_steps
-        updates_per_epoch = self.batches.updates_per_epoch(self.progress.batches_per_update)
-        if updates_per_epoch is not None:
-            self.eval_steps = self.eval_steps or max(1, updates_per_epoch)
+        per_epoch = self.updates_per_epoch = self.batches.updates_per_epoch(self.progress.batches_per_update)
+        if per_epoch is not None:
+            self.eval_steps = self.eval_steps or max(1, per_epoch)
             if self.total_updates is None:
-                self.total_updates = max(1, round(settings.num_train_epochs * updates_per_epoch))
+                self.total_updates = max(1, round(settings.num_train_epochs * per_epoch))
         if self.total_updates is None:
             raise ValueError("The data's size is not known, so num_train_epochs cannot end the run. Set max_steps.")
         if self.eval_steps is None:
@@ -485,7 +485,7 @@ class TrainingLoop:
             "train_updates": progress.update,
             "train_planned_updates": self.total_updates,
             **({"train_skipped_updates": progress.skipped_updates} if progress.skipped_updates else {}),
-            "train_epochs": progress.epoch,
+            "train_epochs": progress.epochs(self.updates_per_epoch),
             f"train_{self.counted}": progress.target_tokens,
             "train_seconds": round(progress.train_seconds, 1),
             f"train_{self.counted}_per_second": round(progress.target_tokens / max(progress.train_seconds, 1e-9), 1),

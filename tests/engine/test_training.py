@@ -145,7 +145,7 @@ def test_a_score_that_is_not_a_number_is_worse_than_any_other(make_trainer):
 def test_without_eval_steps_every_epoch_is_evaluated_at_its_end(make_trainer):
     trainer = make_trainer(max_steps=None, num_train_epochs=3, eval_steps=None, save_total_limit=0)
     updates = len(list(trainer.batches.epoch(0)))
-    trainer.train()
+    assert trainer.train()["train_epochs"] == 3
     assert [path.name for path in checkpoints_in(trainer.output_dir)] == [
         f"checkpoint-{epoch * updates}" for epoch in (1, 2, 3)
     ]
