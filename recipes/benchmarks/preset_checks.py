@@ -13,6 +13,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import date
 from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -143,7 +144,8 @@ def choose(settings: PresetCheckSettings) -> list[Check]:
         if settings.names and not checks:
             raise ValueError(f"The preset {name} has no expected number: add one (expected), or leave the preset out.")
         for check in checks:
-            missing = [file for file in check.files().values() if not _file(settings, file)]
+            files = [file for each in (*_before(check), check) for file in each.files().values()]
+            missing = [file for file in files if not _file(settings, file)]
             if not missing:
                 candidates.append(check)
             elif settings.names:
@@ -285,17 +287,30 @@ def _read_rows(output_dir: Path) -> dict[tuple[str, str], dict[str, Any]]:
 
 
 def current_commit() -> str:
-    """Returns the commit of the code, with a hash of what is not committed; the version of code without git."""
+    """Returns the commit of the code, with a hash if the code has changed since; without git, version and hash."""
 
     def git(*arguments: str) -> str:
         process = subprocess.run(["git", *arguments], cwd=PRESETS, capture_output=True, text=True, check=True)
         return process.stdout
 
     try:
-        commit, changes = git("rev-parse", "--short", "HEAD").strip(), git("diff", "HEAD", "--", "..")
+        git("ls-files", "--error-unmatch", "--", "..")  # or the repository around an installed package answers
+        commit = git("rev-parse", "--short", "HEAD").strip()
+        if not git("status", "--porcelain", "--", *map(str, _code())):
+            return commit
+        commit += "-changed"
     except (OSError, subprocess.CalledProcessError):
         try:
-            return f"version-{version('papers-to-gpt')}"
+            commit = f"version-{version('papers-to-gpt')}"
         except PackageNotFoundError:
-            return "unknown"
-    return f"{commit}-changed-{hashlib.sha256(changes.encode()).hexdigest()[:6]}" if changes else commit
+            commit = "unknown"
+    digest = hashlib.sha256()
+    for folder in _code():
+        for path in sorted(folder.rglob("*.py")):
+            digest.update(path.relative_to(folder.parent).as_posix().encode() + path.read_bytes())
+    return f"{commit}-{digest.hexdigest()[:6]}"
+
+
+def _code() -> list[Path]:
+    """The folders of the packages whose code a run executes."""
+    return [PRESETS.parent, *(Path(find_spec(name).origin).parent for name in ("seq2seq_scratch", "gpt1_scratch"))]

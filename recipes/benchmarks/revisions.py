@@ -129,8 +129,8 @@ def worktrees(repository: Path, settings: ComparisonSettings, folder: Path) -> I
     try:
         for label, revision, commit in zip("AB", settings.revisions, commits, strict=True):
             place = folder / label
-            _git(repository, "worktree", "add", "--detach", str(place), commit)
             added.append(place)
+            _git(repository, "worktree", "add", "--detach", str(place), commit)
             preset, script = _preset_in(place, settings.preset, revision)
             short = _git(repository, "rev-parse", "--short", commit)
             checkouts.append(Checkout(label, revision, short, place, preset, script))
@@ -140,7 +140,8 @@ def worktrees(repository: Path, settings: ComparisonSettings, folder: Path) -> I
         yield checkouts
     finally:
         for place in added:
-            _git(repository, "worktree", "remove", "--force", str(place))
+            with contextlib.suppress(ValueError):  # it was not added, and what ended the block counts
+                _git(repository, "worktree", "remove", "--force", str(place))
 
 
 def _commit_of(repository: Path, revision: str) -> str:

@@ -1,7 +1,11 @@
 """Batches of examples of similar length, by tokens or by rows, the same for the same seed on every machine."""
 
+import contextlib
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -169,16 +173,13 @@ class LengthBucketBatches:
             share_of_update(batches[start : start + batches_per_update], self.process_index, self.num_processes)
             for start in starts
         ]
-        loader = DataLoader(
+        tensors = load_batches(
             self.dataset,
+            self.num_workers,
+            self.seed,
             batch_sampler=[rows for share in shares for _, _, rows in share],
             collate_fn=self.collate,
-            num_workers=self.num_workers,
-            timeout=WORKER_TIMEOUT_SECONDS if self.num_workers else 0,
-            # An iterator of a DataLoader draws a seed. It must not come from the model's generator.
-            generator=torch.Generator().manual_seed(self.seed),
         )
-        tensors = naming_lost_workers(loader)
         for share in shares:
             yield [LocalBatch(next(tensors), index, weight, rows) for index, weight, rows in share]
 
@@ -198,20 +199,68 @@ def share_of_update(batches: Sequence[Item], process_index: int, num_processes: 
     return [(place, 1, batches[place]) if place < len(batches) else (place, 0, batches[0]) for place in places]
 
 
-def naming_lost_workers(loader: Iterable[Batch]) -> Iterator[Batch]:
-    """Iterates over a DataLoader, and turns the loss of one of its workers into an error that names it.
+def load_batches(dataset: Dataset, num_workers: int, seed: int, **options: Any) -> Iterator[Any]:
+    """Iterates over what a DataLoader gives.
+
+    Args:
+        dataset, num_workers: its arguments.
+        seed: an iterator of a DataLoader draws a seed, which must not come from the model's generator.
+        options: its further arguments.
 
     Raises:
         OSError: if a worker ends or gives no batch for `WORKER_TIMEOUT_SECONDS`.
     """
+    loader = DataLoader(
+        dataset,
+        num_workers=num_workers,
+        timeout=WORKER_TIMEOUT_SECONDS if num_workers else 0,
+        worker_init_fn=outlast_signals,
+        generator=torch.Generator().manual_seed(seed),
+        **options,
+    )
     iterator = iter(loader)
-    try:
+    with naming_lost_workers(lambda: _names_of_late_workers(iterator)):
         yield from iterator
+
+
+def outlast_signals(worker: int) -> None:
+    """Lets a worker of a DataLoader live as long as the process that it works for; it calls this when it starts.
+
+    A terminal sends Ctrl-C, and a cluster's scheduler SIGTERM, to all processes of a run at once. Without its workers
+    the run could not end its update and save it. A worker that is no longer needed gets SIGTERM from its own process,
+    and one whose process is gone ends by itself.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if hasattr(signal, "sigwaitinfo"):  # not on macOS and Windows, where no such scheduler runs
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+        threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
+
+
+def _end_with(parent: int) -> None:
+    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != parent:
+        pass
+    os._exit(0)
+
+
+@contextlib.contextmanager
+def naming_lost_workers(names_of_late: Callable[[], str] = str) -> Iterator[None]:
+    """Turns the loss of a worker of a DataLoader into an error that names it.
+
+    Python learns of a worker's end by a signal, so the error may come from any line of the process that it works for.
+
+    Args:
+        names_of_late: returns the workers that are waited for.
+
+    Raises:
+        OSError: if a worker ends or gives no batch for `WORKER_TIMEOUT_SECONDS`.
+    """
+    try:
+        yield
     except RuntimeError as error:
         if "DataLoader" not in str(error):
             raise
         reason = " ".join(str(error).split()).rstrip(".")
-        if "timed out" in reason and (names := _names_of_late_workers(iterator)):
+        if "timed out" in reason and (names := names_of_late()):
             reason += f", waiting for {names}"
         raise OSError(
             f"A process that prepares batches (dataloader_num_workers) ended or hangs: {reason}. The machine may be "

@@ -196,8 +196,8 @@ class CheckpointWriter:
                         self._copies[kind, name] = torch.empty_like(tensor, device="cpu", pin_memory=pinned)
                     copied[place] = self._copies[kind, name].copy_(tensor, non_blocking=True)
                 tensors[name] = copied[place]
-        if self.accelerator.device.type == "cuda":
-            torch.cuda.synchronize(self.accelerator.device)
+        if self.accelerator.device.type != "cpu":
+            torch.accelerator.synchronize(self.accelerator.device)
 
 
 def write_checkpoint(final: Path, snapshot: Snapshot, save_model: Callable[..., None]) -> None:

@@ -107,6 +107,11 @@ class Progress:
     stream: dict[str, Any] | None = None
     batches_in_epoch: int | None = None
 
+    def epochs(self, updates_per_epoch: int | None) -> float:
+        """Returns the epochs that are done, with a part of the present one; without it if its length is not known."""
+        part = min(1.0, self.updates_in_epoch / updates_per_epoch) if updates_per_epoch else 0.0
+        return round(self.epoch + part, 2)
+
 
 def read_progress(path: Path) -> Progress:
     """Reads a checkpoint's `progress.json`.

@@ -1,5 +1,6 @@
 """Compiles a model with `torch.compile`: for training and for decoding, once for all lengths."""
 
+import contextlib
 import importlib.util
 import os
 import shutil
@@ -48,14 +49,21 @@ def prepare_compiler(device_type: str) -> None:
     """Checks the compiler, and makes PyTorch keep compiled code between runs.
 
     The folder is what the environment variable TORCHINDUCTOR_CACHE_DIR names, by default
-    `~/.cache/papers_to_gpt/compiled`. PyTorch's own default is a temporary folder.
+    `~/.cache/papers_to_gpt/compiled`. PyTorch's own default is a temporary folder, which is left where no other can
+    be made: a container may have a home that is read-only, or none.
 
     Raises:
         ValueError: see `check_compiler`.
     """
     check_compiler(device_type)
-    caches = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    os.environ.setdefault(CACHE_VARIABLE, str(caches / "papers_to_gpt" / "compiled"))
+    if CACHE_VARIABLE in os.environ:
+        return
+    with contextlib.suppress(OSError, RuntimeError):  # without a home
+        caches = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+        folder = caches / "papers_to_gpt" / "compiled"
+        folder.mkdir(parents=True, exist_ok=True)
+        if os.access(folder, os.W_OK):
+            os.environ[CACHE_VARIABLE] = str(folder)
 
 
 def compile_model(model: nn.Module, accelerator: Accelerator) -> nn.Module:

@@ -18,9 +18,9 @@ def send(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
 
     PyTorch keeps the pinned memory until the copy is done, and then for the next one.
     """
-    if device.type in DEVICES_WITH_PINNED_COPIES:
-        tensor = tensor.pin_memory()
-    return tensor.to(device, non_blocking=True)
+    if device.type not in DEVICES_WITH_PINNED_COPIES:
+        return tensor.to(device)  # which waits: the memory may be freed or filled anew before the copy is made
+    return tensor.pin_memory().to(device, non_blocking=True)
 
 
 def send_batch(batch: Batch, device: torch.device) -> Batch:

@@ -13,14 +13,14 @@ import stat
 from collections.abc import Iterator
 from pathlib import Path
 
-PARTIAL_FILE = ".partial"  # ends the name of a file while it is written
+PARTIAL_FILE = ".partial-"  # begins the name of a file while it is written
 PARTIAL_FOLDER = "partial-"  # begins the name of a folder while it is written
 REPLACED_FOLDER = "replaced-"  # begins the name of a folder while another one takes its place
 REMOVED_FOLDER = "removed-"  # begins the name of a folder while its files are removed
 LEFTOVERS = (
     *(f"{prefix}{kind}-*" for prefix in (PARTIAL_FOLDER, REMOVED_FOLDER) for kind in ("checkpoint", "recovery")),
-    *("partial-files", f"*{PARTIAL_FILE}"),
-    ".tmp*",  # safetensors and tokenizers write to .tmpXXXXXX
+    *("partial-files", f"{PARTIAL_FILE}*"),
+    ".tmp??????",  # where safetensors and tokenizers write
 )
 
 # What fsync answers where a file system or a platform does not have it.
@@ -67,7 +67,7 @@ def write_durably(path: str | os.PathLike, content: str | bytes) -> None:
         WriteError: if the file cannot be written; the file that was there before stays as it is.
     """
     path = Path(path)
-    partial = path.with_name(path.name + PARTIAL_FILE)
+    partial = path.with_name(PARTIAL_FILE + path.name)
     with naming_failed_writes(path):
         try:
             with partial.open("wb") as file:
@@ -217,7 +217,7 @@ def _share_weights(folder: Path) -> None:
     weights = list(folder.rglob("*.safetensors"))
     if not weights:
         return
-    probe = folder / f"permissions{PARTIAL_FILE}"
+    probe = folder / f"{PARTIAL_FILE}permissions"
     probe.touch()  # to ask for the umask is to change it, for all threads
     permissions = stat.S_IMODE(probe.stat().st_mode)
     probe.unlink()

@@ -10,12 +10,11 @@ from papers_to_gpt.engine.output_folder import RunStart
 from papers_to_gpt.engine.reporting import LOG_FILE, RESULTS_FILE, RUN_FILE, read_results
 from papers_to_gpt.settings.expected import ExpectedNumber
 from papers_to_gpt.settings.presets import EXPECTED
+from papers_to_gpt.settings.training import is_lower_better
 
 AS_EXPECTED, BETTER, WORSE = "as expected", "better than expected", "not as expected"
 NOT_COMPARED = "not compared"
 
-# Words in the names of scores of which a lower one is better.
-LOWER_IS_BETTER = ("loss", "perplexity", "bits_per_byte")
 # The scores in percent; all others that have a best possible value have 1.
 IN_PERCENT = ("exact_match", "sacrebleu", "bleu_tokenized_lowercased", "chrf")
 
@@ -83,15 +82,11 @@ def say_expected(results: Mapping[str, Any], say: Callable[[str], None]) -> None
 def expected_range(number: ExpectedNumber) -> tuple[float, float]:
     """Returns the lowest and the highest score that are as expected, within those that are possible."""
     low, high = number.value - number.tolerance, number.value + number.tolerance
-    if _lower_is_better(number.metric):
+    if is_lower_better(number.metric):
         return max(low, 0.0), high
     if number.metric.endswith(IN_PERCENT):
         return max(low, 0.0), min(high, 100.0)
     return low, min(high, 1.0)
-
-
-def _lower_is_better(metric: str) -> bool:
-    return any(word in metric for word in LOWER_IS_BETTER)
 
 
 def _task(outcome: Outcome) -> dict[str, str]:
@@ -110,7 +105,7 @@ def _compare(
     # A score that is NaN is within no range and on no better side.
     if low <= score <= high:
         return {**found, "got": score, "verdict": AS_EXPECTED}
-    if score < low if _lower_is_better(number.metric) else score > high:
+    if score < low if is_lower_better(number.metric) else score > high:
         return {**found, "got": score, "verdict": BETTER}
     check = _things_to_check(number, start, outcome, starting_model)
     return {**found, "got": score, "verdict": WORSE, "check": check[:THINGS_TO_SHOW]}

@@ -5,6 +5,7 @@ from collections.abc import Callable
 
 import torch
 from torch import nn
+from torch.distributed.tensor import DTensor
 
 from papers_to_gpt.settings.training import OptimizationSettings
 
@@ -74,7 +75,9 @@ def make_optimizer(model: nn.Module, settings: OptimizationSettings) -> torch.op
         others = [group | {"params": [p for p in group["params"] if id(p) not in ids]} for group in groups]
         return Muon([{"params": chosen, "weight_decay": settings.weight_decay}], others, settings)
     if settings.optim == "sgd":
-        return torch.optim.SGD(groups, lr=learning_rate, fused=True)
+        # torch has no fused SGD of parameters that are split among processes.
+        split = any(isinstance(parameter, DTensor) for parameter in parameters)
+        return torch.optim.SGD(groups, lr=learning_rate, fused=not split)
     return torch.optim.Adadelta(
         groups, lr=learning_rate, rho=settings.adadelta_rho, eps=settings.adadelta_epsilon, foreach=True
     )

@@ -46,6 +46,9 @@ FILES = (
 )
 TARGET_TOKENIZER = "target_tokenizer"
 
+# The number of a job of SLURM, which it keeps when it is requeued.
+JOB = "SLURM_JOB_ID"
+
 
 @dataclasses.dataclass(frozen=True)
 class RunStart:
@@ -89,7 +92,8 @@ class RunStart:
     def record(self) -> dict[str, Any]:
         """The entries of `run.yaml` by which a later start recognises the run."""
         changes = {"changes": list(self.changes)} if self.changes else {}
-        return {"batches_per_update": self.batches_per_update, "data": self.data} | changes
+        job = {"job": os.environ[JOB]} if JOB in os.environ else {}
+        return {"batches_per_update": self.batches_per_update, "data": self.data} | changes | job
 
     def check_loaded(self, name: str, splits: Mapping[str, Any]) -> None:
         """Takes the fingerprint of data that has no local files, once it is loaded, and compares it.
@@ -226,7 +230,7 @@ def _plan(
                 "resume_from_checkpoint out: then the run starts, and the same command continues with it later."
             )
         return anew
-    if training.overwrite_output_dir and not asked and not _is_restarted():
+    if training.overwrite_output_dir and not asked and not _is_restarted(record or {}):
         return dataclasses.replace(anew, replaces=True)
     if record is None:
         notes = [f"Warning: {folder} holds checkpoints but no readable {RUN_FILE}: settings are not compared."]
@@ -337,9 +341,15 @@ def _nothing_left(
     return f"{count} in {epochs:g} epoch{'' if epochs == 1 else 's'}; raise num_train_epochs to continue"
 
 
-def _is_restarted() -> bool:
-    """Whether `torchrun --max-restarts` has started this command again, which is not to undo what it has done."""
-    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
+def _is_restarted(record: Mapping[str, Any]) -> bool:
+    """Whether this command, which is not to undo what it has done, was started again.
+
+    `torchrun --max-restarts` does so, and SLURM with a job that it requeues, as after a preemption. A job may have
+    several commands, so the run must be that of the job.
+    """
+    if int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0:
+        return True
+    return os.environ.get("SLURM_RESTART_COUNT", "0") != "0" and record.get("job", "") == os.environ.get(JOB)
 
 
 def _too_many(folder: Path, has: float, unit: str, setting: str, asked: float) -> str:

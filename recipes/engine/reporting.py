@@ -36,13 +36,20 @@ LIBRARIES = "torch transformers datasets tokenizers accelerate evaluate sacreble
 
 def describe_machine(accelerator: Accelerator) -> dict[str, Any]:
     """Returns the properties of the machine that a measured speed depends on."""
-    on_cpu = accelerator.device.type == "cpu"
     return {
-        "device": _processor_name() if on_cpu else torch.cuda.get_device_name(accelerator.device),
+        "device": _device_name(accelerator.device),
         "processes": accelerator.num_processes,
         "threads": torch.get_num_threads(),
         "mixed_precision": accelerator.mixed_precision,
     }
+
+
+def _device_name(device: torch.device) -> str:
+    if device.type == "cpu":
+        return _processor_name()
+    # Not every kind of accelerator says its name, such as that of Apple's processors.
+    name_of = getattr(torch.get_device_module(device), "get_device_name", None)
+    return f"{device.type} of {_processor_name()}" if name_of is None else name_of(device)
 
 
 def _processor_name() -> str:
@@ -78,8 +85,8 @@ def measure_matrix_peak(accelerator: Accelerator, size: int | None = None) -> fl
 
 
 def _synchronize(accelerator: Accelerator) -> None:
-    if accelerator.device.type == "cuda":
-        torch.cuda.synchronize(accelerator.device)
+    if accelerator.device.type != "cpu":
+        torch.accelerator.synchronize(accelerator.device)
 
 
 def write_run_record(output_dir: Path, accelerator: Accelerator, settings: tuple[Any, ...], **extra: Any) -> None:
@@ -329,7 +336,7 @@ class Reporter:
         self.started, self.first_update = time.perf_counter(), first_update
         if self.is_main:
             kept = [line for line in read_log(self.path) if line["update"] <= first_update] if first_update else []
-            write_durably(self.path, "".join(json.dumps(line) + "\n" for line in kept))
+            self._replace_log(kept)
         if accelerator.log_with:
             accelerator.init_trackers(
                 project,
@@ -360,6 +367,9 @@ class Reporter:
         if not self.is_main:
             return
         values = {name: float(f"{value:.6g}") if isinstance(value, float) else value for name, value in values.items()}
+        if update == self.first_update:  # an evaluation that is repeated after a resume
+            earlier = {"update": update, "kind": prefix}
+            self._replace_log([line for line in read_log(self.path) if line | earlier != line])
         append_line(self.path, json.dumps({"update": update, "kind": prefix, **values}))
         shown = "  ".join(
             f"{name} {self._short(value)}" for name, value in values.items() if not isinstance(value, str)
@@ -368,6 +378,9 @@ class Reporter:
         self.say(f"{prefix:>5} {update}{of_total}  {shown}" + (self._time_left(update) if prefix == "train" else ""))
         numbers = {f"{prefix}/{name}": value for name, value in values.items() if isinstance(value, int | float)}
         self.accelerator.log(numbers, step=update)
+
+    def _replace_log(self, lines: Sequence[dict[str, Any]]) -> None:
+        write_durably(self.path, "".join(json.dumps(line) + "\n" for line in lines))
 
     def flush(self) -> None:
         """Waits until the log is on the disk; call it before a checkpoint is written, which counts on its lines."""

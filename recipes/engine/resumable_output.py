@@ -28,9 +28,10 @@ from filelock import FileLock, Timeout
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from papers_to_gpt.engine.data_fingerprint import fingerprint_files
-from papers_to_gpt.engine.durable_files import PARTIAL_FILE, WriteError, flush_file, flush_folder, write_durably
+from papers_to_gpt.engine.durable_files import WriteError, flush_file, flush_folder, write_durably
 from papers_to_gpt.settings.wording import counted
 
+PARTIAL = ".partial"
 RECORD = ".resume"  # of JSON, but not called so: a folder of training data may hold it
 LOCK = ".resume.lock"
 
@@ -112,7 +113,7 @@ class _ResumableFile(LineOutput):
     def __init__(self, target: Path, made_with: Mapping[str, Any]):
         super().__init__(io.StringIO())
         self.target = target
-        self.partial = target.with_name(target.name + PARTIAL_FILE)
+        self.partial = target.with_name(target.name + PARTIAL)
         self.record = target.with_name(target.name + RECORD)
         self.made_with = json.loads(json.dumps(made_with))  # as they come out of the record
 
@@ -185,7 +186,7 @@ class _ResumableFile(LineOutput):
         self._write_record()
         complete = self.partial
         if convert is not None:
-            complete = self.target.with_name(f"{self.target.name}.converted{PARTIAL_FILE}")
+            complete = self.target.with_name(f"{self.target.name}.converted{PARTIAL}")
             convert(self.partial, complete)
             flush_file(complete)
         if self.target.exists():

@@ -21,6 +21,7 @@ from accelerate.utils import broadcast_object_list
 from filelock import BaseFileLock, FileLock, SoftFileLock, Timeout
 
 from papers_to_gpt.engine.durable_files import make_folder
+from papers_to_gpt.engine.process_watch import LIMIT_WHILE_PREPARING, limit_waiting
 from papers_to_gpt.settings.arguments import Terminated, raise_lost_interruption
 from papers_to_gpt.settings.training import TrainingSettings
 
@@ -79,6 +80,8 @@ def lock_output_dir(accelerator: Accelerator, training: TrainingSettings) -> Ite
                 _check_shared_disk(accelerator, folder, written)
             yield
             if accelerator.num_processes > 1:
+                # The main process may be sending the model to the Hub, over a slow connection.
+                limit_waiting(accelerator, LIMIT_WHILE_PREPARING)
                 # A process that is gone while others still talk to it makes them abort.
                 accelerator.wait_for_everyone()
                 torch.distributed.destroy_process_group()

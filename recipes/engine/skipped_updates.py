@@ -43,6 +43,10 @@ class SkippedUpdates:
         elif finite:
             optimizer.step()
 
+    def note(self, progress: Progress) -> None:
+        """Notes the counts in the progress of the run. It waits for the device."""
+        progress.skipped_updates, progress.skipped_in_a_row = int(self.total), int(self.in_a_row)
+
     def check(
         self,
         progress: Progress,
@@ -65,7 +69,7 @@ class SkippedUpdates:
         Raises:
             ValueError: if `limit` updates were skipped in a row.
         """
-        progress.skipped_updates, progress.skipped_in_a_row = int(self.total), int(self.in_a_row)
+        self.note(progress)
         if progress.skipped_in_a_row == 0:
             return
         named = [

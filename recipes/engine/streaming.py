@@ -19,16 +19,15 @@ from typing import Any
 import numpy as np
 import torch
 from datasets import IterableDataset
-from torch.utils.data import DataLoader, get_worker_info
+from torch.utils.data import get_worker_info
 from tqdm import tqdm
 
 from papers_to_gpt.engine.batching import (
-    WORKER_TIMEOUT_SECONDS,
     Batch,
     Collate,
     LocalBatch,
     cut_into_batches,
-    naming_lost_workers,
+    load_batches,
     order_by_length,
     share_of_update,
 )
@@ -331,15 +330,7 @@ class StreamBatches:
             return iter(batches)
         # A DataLoader of one process for each reader. One DataLoader of several would hand out their batches in an
         # order that depends on the moment when it learns that one of them has ended.
-        loader = DataLoader(
-            batches,
-            batch_size=None,
-            num_workers=1,
-            timeout=WORKER_TIMEOUT_SECONDS,
-            # An iterator of a DataLoader draws a seed. It must not come from the model's generator.
-            generator=torch.Generator().manual_seed(self.stream.seed),
-        )
-        return naming_lost_workers(loader)
+        return load_batches(batches, 1, self.stream.seed, batch_size=None)
 
     def _note_broken(self, broken: Sequence[tuple[int, str]]) -> None:
         for shard, what in broken:

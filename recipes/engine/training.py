@@ -17,7 +17,7 @@ import torch
 from accelerate import Accelerator
 from transformers import PreTrainedModel
 
-from papers_to_gpt.engine.batching import Batch, LocalBatch
+from papers_to_gpt.engine.batching import Batch, LocalBatch, naming_lost_workers
 from papers_to_gpt.engine.checkpoint_writer import CheckpointWriter
 from papers_to_gpt.engine.checkpointing import (
     Progress,
@@ -44,7 +44,7 @@ from papers_to_gpt.engine.sharding import Sharding, whole_tensor
 from papers_to_gpt.engine.skipped_updates import SkippedUpdates
 from papers_to_gpt.engine.stopping import StopRequested, StopSignals, interruptible
 from papers_to_gpt.engine.update_errors import naming_lack_of_memory
-from papers_to_gpt.settings.training import OptimizationSettings, TrainingSettings, check_metric
+from papers_to_gpt.settings.training import OptimizationSettings, TrainingSettings, check_metric, is_lower_better
 from papers_to_gpt.settings.wording import counted
 
 # Costs nothing that can be measured, and keeps a process from holding more than about twice what it uses.
@@ -163,11 +163,11 @@ class TrainingLoop:
         """
         settings = self.settings
         self.total_updates, self.eval_steps = settings.max_steps, settings.eval_steps
-        updates_per_epoch = self.batches.updates_per_epoch(self.progress.batches_per_update)
-        if updates_per_epoch is not None:
-            self.eval_steps = self.eval_steps or max(1, updates_per_epoch)
+        per_epoch = self.updates_per_epoch = self.batches.updates_per_epoch(self.progress.batches_per_update)
+        if per_epoch is not None:
+            self.eval_steps = self.eval_steps or max(1, per_epoch)
             if self.total_updates is None:
-                self.total_updates = max(1, round(settings.num_train_epochs * updates_per_epoch))
+                self.total_updates = max(1, round(settings.num_train_epochs * per_epoch))
         if self.total_updates is None:
             raise ValueError("The data's size is not known, so num_train_epochs cannot end the run. Set max_steps.")
         if self.eval_steps is None:
@@ -210,12 +210,12 @@ class TrainingLoop:
         self._find_best_checkpoint(reporter)
         self.earlier_seconds = self.progress.elapsed_seconds
         self._started, self._saved_at = time.perf_counter() - self.earlier_seconds, time.perf_counter()
-        with self.stopping:
+        with self.stopping, naming_lost_workers():
             try:
                 self._run(reporter)
                 self.writer.wait()
                 results = self._finish(reporter)
-                if self._must_stop():
+                if is_any_true(self.accelerator, self.stopping.received is not None):
                     raise StopRequested
                 return results
             except StopRequested:
@@ -386,11 +386,10 @@ class TrainingLoop:
         scores = self.scores(self.raw_model)
         metric = settings.metric_for_best_model
         check_metric(metric, [name for name, value in scores.items() if isinstance(value, int | float)])
-        better_when_lower = metric.startswith(("loss", "weighted_loss", "perplexity"))
         score, best = scores[metric], progress.best_score
         # A score that is NaN is worse than any other.
         is_first = best is None or (math.isnan(best) and not math.isnan(score))
-        if is_first or (score < best if better_when_lower else score > best):
+        if is_first or (score < best if is_lower_better(metric) else score > best):
             progress.best_score, progress.best_update = score, progress.update
             progress.evaluations_without_improvement = 0
         else:
@@ -415,6 +414,7 @@ class TrainingLoop:
         reporter.flush()
         progress.elapsed_seconds = time.perf_counter() - self._started
         progress.log_window = self.window.state_dict(self.accelerator)
+        self._skipped.note(progress)
         if self.accelerator.num_processes > 1:
             self._note_position_in_stream()
         self.writer.save(progress, scheduled)
@@ -485,7 +485,7 @@ class TrainingLoop:
             "train_updates": progress.update,
             "train_planned_updates": self.total_updates,
             **({"train_skipped_updates": progress.skipped_updates} if progress.skipped_updates else {}),
-            "train_epochs": progress.epoch,
+            "train_epochs": progress.epochs(self.updates_per_epoch),
             f"train_{self.counted}": progress.target_tokens,
             "train_seconds": round(progress.train_seconds, 1),
             f"train_{self.counted}_per_second": round(progress.target_tokens / max(progress.train_seconds, 1e-9), 1),

@@ -228,7 +228,8 @@ def _training(run: Run) -> str:
     results, machine = run.results, run.record["machine"]
     if "train_updates" in results:
         sentences.append(
-            f"{counted(results['train_updates'], 'update')}, {counted(results['train_epochs'], 'epoch')}."
+            f"{counted(results['train_updates'], 'update')}, {results['train_epochs']:g} "
+            f"epoch{'' if results['train_epochs'] == 1 else 's'}."
         )
     if averaged := results.get("averaged_checkpoints"):
         sentences.append(f"The weights are the average of {len(averaged)} checkpoints, the last ones of the run.")

@@ -387,7 +387,9 @@ def run_script(main: Callable[[], None]) -> None:
     the environment variable LOGLEVEL is DEBUG.
     """
     global _pending_signal
-    logging.basicConfig(level=os.environ.get("LOGLEVEL", "WARNING").upper(), format="%(levelname)s %(message)s")
+    # Other programs read LOGLEVEL too, and may have other levels.
+    level = logging.getLevelNamesMapping().get(os.environ.get("LOGLEVEL", "").upper(), logging.WARNING)
+    logging.basicConfig(level=level, format="%(levelname)s %(message)s")
     _pending_signal = None
     if sys.unraisablehook is sys.__unraisablehook__:
         sys.unraisablehook = _report_unraisable

@@ -30,6 +30,15 @@ SETTINGS_WITHOUT_EFFECT = frozenset(
 )
 
 
+# Words in the names of the scores of which a lower one is better.
+LOWER_IS_BETTER = ("loss", "perplexity", "bits_per_byte")
+
+
+def is_lower_better(metric: str) -> bool:
+    """Returns whether the lower of two scores of a name is the better one."""
+    return any(word in metric for word in LOWER_IS_BETTER)
+
+
 def check_metric(metric: str, reported: Sequence[str]) -> None:
     """Refuses a metric_for_best_model that the evaluation does not report.
 

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
+from papers_to_gpt.benchmarks import revisions
 from papers_to_gpt.benchmarks.compare import parse
 from papers_to_gpt.benchmarks.revisions import (
     Measurement,
@@ -181,3 +182,21 @@ def test_the_script_explains_itself_without_heavy_imports():
     result = subprocess.run(command, capture_output=True, text=True, env=environment)
     assert result.returncode == 0, result.stderr
     assert "Trains a preset from two revisions in turns" in result.stdout and "--warm_up_updates" in result.stdout
+
+
+@pytest.mark.parametrize("ended_by", [KeyboardInterrupt, ValueError])
+def test_checkouts_that_are_interrupted_leave_no_worktree(repository, monkeypatch, ended_by):
+    plain = revisions._git
+
+    def interrupted(repository, *arguments):
+        done = plain(repository, *arguments)
+        if arguments[:2] == ("worktree", "add") and arguments[3].endswith("B"):
+            raise ended_by("as it was added")
+        if arguments[:2] == ("worktree", "remove") and arguments[3].endswith("A"):
+            raise ValueError("git worktree failed")
+        return done
+
+    monkeypatch.setattr(revisions, "_git", interrupted)
+    with pytest.raises(ended_by, match="as it was added"):
+        run(*parse(["HEAD", "HEAD", "--repository", str(repository), "--preset", "tiny/gpt"]))
+    assert git(repository, "worktree", "list").count("\n") == 0

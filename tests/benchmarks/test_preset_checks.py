@@ -1,10 +1,12 @@
 """The script that runs presets within a budget, with presets of a few updates."""
 
 import json
+import subprocess
 
 import pytest
 
 from papers_to_gpt import finetune_gpt1
+from papers_to_gpt.benchmarks import preset_checks
 from papers_to_gpt.benchmarks.preset_checks import DATA, arguments_of, choose, current_commit, run
 from papers_to_gpt.settings.preset_checking import parse
 
@@ -145,6 +147,39 @@ def test_a_preset_gets_its_data_its_seeds_its_model_and_the_settings_of_its_numb
 def test_a_wrong_request_is_refused_before_anything_is_trained(arguments, message):
     with pytest.raises(ValueError, match=message):
         choose(*parse(arguments))
+
+
+def test_a_preset_whose_starting_model_lacks_its_data_is_not_run(tmp_path, capsys):
+    (tmp_path / "glue").mkdir()
+    with pytest.raises(ValueError, match="The preset glue/gpt1 needs novels/train.parquet, novels/validation.parquet"):
+        names("glue/gpt1", "--data_dir", str(tmp_path))
+    assert not any(name.startswith("glue") for name in names("--minutes", "100000", "--data_dir", str(tmp_path)))
+
+
+def test_code_that_has_changed_in_any_package_has_another_name(tmp_path, monkeypatch):
+    def git(*words):
+        author = ["-c", "user.name=a", "-c", "user.email=a@b"]
+        subprocess.run(["git", "-C", str(tmp_path), *author, *words], check=True, capture_output=True)
+
+    code = [tmp_path / name for name in ("recipes", "seq2seq_scratch")]
+    (code[0] / "presets").mkdir(parents=True)
+    code[1].mkdir()
+    for folder in code:
+        (folder / "a.py").touch()
+    monkeypatch.setattr(preset_checks, "PRESETS", code[0] / "presets")
+    monkeypatch.setattr(preset_checks, "_code", lambda: code)
+    git("init")
+    others = current_commit()  # the repository is of something else, such as the environment that this is installed in
+    assert others.startswith(("version-", "unknown-"))
+    git("add", ".")
+    git("commit", "-m", "first")
+    commits = [current_commit()]
+    for change in ("model = 1", "model = 2"):
+        (code[1] / "a.py").write_text(change)
+        commits.append(current_commit())
+    (code[1] / "new.py").touch()
+    commits.append(current_commit())
+    assert len({others, *commits}) == 5 and all(name.startswith(f"{commits[0]}-changed-") for name in commits[1:])
 
 
 def test_a_damaged_record_is_named(tmp_path):

@@ -209,6 +209,13 @@ def test_a_script_ends_with_one_line_and_its_status(body, status, message):
     assert result.returncode == status and "Traceback (most recent call last)" in result.stderr
 
 
+@pytest.mark.parametrize("level", ["", "trace", "2", "warn"])
+def test_a_level_of_the_log_that_is_meant_for_another_program_ends_nothing(level):
+    command = [sys.executable, "-c", SCRIPT.format(body="print('done')")]
+    result = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"LOGLEVEL": level})
+    assert (result.returncode, result.stdout, result.stderr) == (0, "done\n", "")
+
+
 @pytest.mark.parametrize(
     "body",
     [

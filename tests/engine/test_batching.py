@@ -1,7 +1,9 @@
 """Batches by tokens: complete, full, alike on every machine, and shared out without overlap."""
 
+import multiprocessing
 import os
 import signal
+import subprocess
 import time
 
 import numpy as np
@@ -157,6 +159,21 @@ def test_a_worker_that_stalls_is_named(tmp_path, monkeypatch):
     with pytest.raises(OSError, match=r"timed out after 3 seconds, waiting for worker .*\. The machine may") as error:
         list(batches.epoch(0))
     assert f"(pid {dataset.path.read_text()})" in str(error.value)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_to_all_processes_of_a_run_leaves_its_workers_until_the_run_ends_them(lengths, number):
+    batches = make(lengths, num_workers=1).epoch(0)
+    first = next(batches)
+    (worker,) = multiprocessing.active_children()
+    subprocess.run(["kill", f"-{number}", str(worker.pid)], check=True)  # by another process than the worker's own
+    assert len(sum(indices([first, *batches]), [])) == len(lengths)
+    batches = make(lengths, num_workers=1).epoch(0)
+    next(batches)
+    (worker,) = multiprocessing.active_children()
+    worker.terminate()
+    worker.join(20)
+    assert worker.exitcode == 0
 
 
 def test_evaluation_sees_every_example_once_over_all_processes(lengths):

@@ -12,6 +12,7 @@ import threading
 from pathlib import Path
 
 import pytest
+import torch
 from tiny_runs import Run, contents
 
 from papers_to_gpt.engine.checkpoint_writer import outdated_checkpoints
@@ -161,6 +162,16 @@ def test_the_background_writes_the_bytes_of_the_moment_of_the_save(tmp_path):
     for update in (1, 2):
         name = f"checkpoint-{update}"
         assert contents(tmp_path / "ahead" / name) == contents(tmp_path / "behind" / name)
+
+
+@pytest.mark.parametrize(("device", "waits"), [("cpu", 0), ("mps", 1), ("cuda", 1)])
+def test_a_copy_from_any_accelerator_is_complete_before_it_is_written(tmp_path, monkeypatch, device, waits):
+    run, waited = Run(tmp_path, background=True), []
+    monkeypatch.setattr(type(run.writer.accelerator), "device", torch.device(device))
+    monkeypatch.setattr(torch.accelerator, "synchronize", waited.append)
+    run.save(1)
+    run.writer.join()
+    assert len(waited) == waits
 
 
 def test_a_save_waits_while_another_is_written(tmp_path):

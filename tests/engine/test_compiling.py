@@ -2,8 +2,10 @@
 
 import copy
 import json
+import os
 import shutil
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -160,6 +162,22 @@ def test_steps_of_generation_have_one_code_for_prompts_and_texts_of_all_lengths(
             assert torch.equal(model.generate(ids, **settings, **steps.arguments()), expected)
         graphs.append(counters["stats"]["unique_graphs"])
     assert graphs == [1] * 4 and not counters["graph_break"]
+
+
+@pytest.mark.parametrize("home", ["a file", "none"])
+def test_without_a_home_that_can_be_written_to_compiled_code_stays_in_a_temporary_folder(home, monkeypatch, tmp_path):
+    def none():
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.delenv(CACHE_VARIABLE, raising=False)
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    (tmp_path / "file").touch()
+    monkeypatch.setattr(Path, "home", none if home == "none" else lambda: tmp_path / "file")
+    compiling.prepare_compiler("cpu")
+    assert CACHE_VARIABLE not in os.environ
+    monkeypatch.setattr(Path, "home", lambda: tmp_path)
+    compiling.prepare_compiler("cpu")
+    assert os.environ.pop(CACHE_VARIABLE) == str(tmp_path / ".cache" / "papers_to_gpt" / "compiled")
 
 
 @pytest.mark.long

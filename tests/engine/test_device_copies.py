@@ -9,7 +9,7 @@ from accelerate import Accelerator
 from torch import nn
 
 from papers_to_gpt.engine.batching import LengthBucketBatches
-from papers_to_gpt.engine.device_copies import send_batch
+from papers_to_gpt.engine.device_copies import send, send_batch
 from papers_to_gpt.engine.launching import make_accelerator
 from papers_to_gpt.engine.training import TrainingLoop
 from papers_to_gpt.settings.training import OptimizationSettings, TrainingSettings
@@ -80,3 +80,18 @@ def test_on_the_cpu_nothing_is_copied():
     batch = collate(EXAMPLES[:3])
     sent = send_batch(batch, torch.device("cpu"))
     assert sent.keys() == batch.keys() and all(sent[name] is batch[name] for name in batch)
+
+
+@pytest.mark.parametrize(("device", "expected"), [("cuda", (True, True)), ("mps", (False, False))])
+def test_only_a_copy_from_pinned_memory_is_not_waited_for(device, expected):
+    class Tensor:
+        pinned = False
+
+        def pin_memory(self):
+            self.pinned = True
+            return self
+
+        def to(self, device, non_blocking=False):
+            return self.pinned, non_blocking
+
+    assert send(Tensor(), torch.device(device)) == expected

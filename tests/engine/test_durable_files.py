@@ -67,8 +67,8 @@ def tree(folder):
 def test_a_file_is_flushed_before_it_is_renamed_and_its_folder_after(tmp_path, calls):
     write_durably(tmp_path / "run.yaml", "Füße\n")
     assert calls == [
-        ("flush", "run.yaml.partial"),
-        ("rename", "run.yaml.partial", "run.yaml"),
+        ("flush", ".partial-run.yaml"),
+        ("rename", ".partial-run.yaml", "run.yaml"),
         ("flush", tmp_path.name),
     ]
     assert (tmp_path / "run.yaml").read_bytes() == "Füße\n".encode()
@@ -273,20 +273,22 @@ def test_leftovers_are_removed_and_nothing_else(tmp_path):
         ".cache",
     ):
         (folder / name).mkdir(parents=True, exist_ok=True)
-    for name in ("run.yaml.partial", ".tmpAbc123", "run.yaml", "train_log.jsonl"):
+    # An interrupted translation may lie beside the model, and files of a user's own.
+    others = ("translated.txt.partial", "translated.txt.resume", ".tmp", ".tmpfiles_of_mine", "download.partial")
+    for name in (".partial-run.yaml", ".tmpAbc123", "run.yaml", "train_log.jsonl", *others):
         (folder / name).touch()
-    (folder / ".tmplink").symlink_to(outside)
+    (folder / ".tmp123456").symlink_to(outside)
     removed = [
+        ".partial-run.yaml",
+        ".tmp123456",
         ".tmpAbc123",
-        ".tmplink",
         "partial-checkpoint-4",
         "partial-files",
         "removed-checkpoint-1",
-        "run.yaml.partial",
     ]
     assert clean_leftovers(folder) == removed
     assert sorted(path.name for path in folder.iterdir()) == [
-        *(".cache", "checkpoint-2", "partial-results", "run.yaml", "train_log.jsonl")
+        *sorted([".cache", "checkpoint-2", "partial-results", "run.yaml", "train_log.jsonl", *others])
     ]
     assert (outside / "file").exists()
     assert clean_leftovers(folder) == clean_leftovers(tmp_path / "missing") == []

@@ -147,6 +147,25 @@ def test_a_run_that_was_killed_before_its_first_checkpoint_starts_anew(accelerat
     assert [path.name for path in folder.iterdir()] == ["notes.md"]
 
 
+def test_what_slurm_requeues_does_not_overwrite_its_own_work(accelerator, training, tmp_path, monkeypatch):
+    def overwrites():
+        return plan(accelerator, training, overwrite_output_dir=True).replaces
+
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
+    settings, folder = (training, OptimizationSettings()), tmp_path / "run"
+    folder.mkdir()
+    (folder / "model.safetensors").write_bytes(b"weights")
+    write_run_record(folder, accelerator, settings, **plan(accelerator, training).record())
+    finish_run(folder, Progress(update=4, epoch=1), 4)
+    assert overwrites()  # the same command twice in one job
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
+    assert not overwrites()
+    monkeypatch.setenv("SLURM_JOB_ID", "8")  # a run that the requeued job has not yet replaced
+    assert overwrites()
+    monkeypatch.delenv("SLURM_JOB_ID")
+    assert overwrites()
+
+
 def test_what_torchrun_restarts_does_not_overwrite_its_own_work(accelerator, training, finished_run, monkeypatch):
     assert plan(accelerator, training, overwrite_output_dir=True).replaces
     monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")

@@ -158,6 +158,15 @@ def check_sharding(rank, port, name, folder):
     take_step(reference, optimizer, batch)
     assert difference() < 1e-6
 
+    for optim in ("sgd", "adadelta"):
+        settings = OptimizationSettings(learning_rate=0.01, optim=optim)
+        plain, split = tiny_model(name).train(), Sharding(accelerator, tiny_model(name).train(), settings)
+        take_step(plain, make_optimizer(plain, settings), batch)
+        take_step(split.model, split.optimizer, batch)
+        split.gather_weights()
+        pairs = zip(plain.parameters(), split.whole.parameters(), strict=True)
+        assert max(float((a - b).abs().max().detach()) for a, b in pairs) < 1e-6
+
     # Process 1 cannot write its share.
     if rank == 1:
         limit = resource.getrlimit(resource.RLIMIT_FSIZE)

@@ -2,6 +2,7 @@
 
 import os
 import re
+import signal
 import socket
 import time
 from datetime import timedelta
@@ -21,6 +22,7 @@ from papers_to_gpt.engine.training import TrainingLoop
 from papers_to_gpt.settings.training import OptimizationSettings, TrainingSettings
 
 HANGS = ("reading batches", "in an evaluation")
+STOPPED = "stopped after the last evaluation"
 
 
 @stops_together
@@ -76,6 +78,8 @@ def train(rank, fault, folder):
 
     def save_model(folder, state_dict=None):
         model.save_pretrained(folder, state_dict=state_dict)
+        if fault == STOPPED and state_dict is None:  # the final model
+            os.kill(os.getpid(), signal.SIGTERM)
 
     optimization = OptimizationSettings()
     TrainingLoop(accelerator, model, batches, settings, optimization, evaluate=evaluate, save_model=save_model).train()
@@ -86,9 +90,9 @@ def run_process(rank, port, fault, folder):
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
     os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank)}
     try:
-        train(rank, fault, folder) if fault in HANGS else meet(rank, fault)
+        train(rank, fault, folder) if fault in (*HANGS, STOPPED) else meet(rank, fault)
         end = "met"
-    except (Exception, SystemExit) as error:
+    except (Exception, SystemExit, KeyboardInterrupt) as error:
         end = str(error)
     (folder / str(rank)).write_text(end)
     time.sleep(6 * (rank == 0 and fault not in HANGS))  # the main process has the store
@@ -129,3 +133,12 @@ def test_an_error_that_all_processes_meet_is_said_once(tmp_path):
     multiprocessing.spawn(run_process, (port, "the same error", tmp_path), nprocs=2)
     ends = sorted((tmp_path / str(rank)).read_text() for rank in range(2))
     assert ends == ["2", "max_steps is too small."]
+
+
+def test_a_signal_to_one_process_after_the_last_evaluation_stops_all(tmp_path):
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+    multiprocessing.spawn(run_process, (port, STOPPED, tmp_path), nprocs=2)
+    for rank in range(2):
+        end = (tmp_path / str(rank)).read_text()
+        assert end.startswith(f"Stopped after update 3. The newest checkpoint is {tmp_path / 'checkpoint-3'}: run the")

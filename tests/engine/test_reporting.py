@@ -5,8 +5,10 @@ import logging
 import os
 import resource
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+import torch
 import yaml
 from accelerate import Accelerator
 
@@ -14,6 +16,7 @@ from papers_to_gpt.engine.durable_files import WriteError
 from papers_to_gpt.engine.reporting import (
     Reporter,
     add_samples,
+    describe_machine,
     read_log,
     read_results,
     read_run_record,
@@ -48,6 +51,25 @@ def test_a_resumed_log_has_every_line_once_in_the_same_bytes(tmp_path, report):
     assert updates(tmp_path) == [1, 1, 2, 2, 3, 3, 4]
     report()
     assert updates(tmp_path) == []
+
+
+def test_an_evaluation_that_is_repeated_after_a_resume_has_one_line(tmp_path, report):
+    reporter = report()
+    for kind in ("train", "eval"):
+        reporter.log(3, {"loss": 1.0}, kind)
+    report(first_update=3).log(3, {"loss": 2.0}, "eval")
+    assert [(line["kind"], line["loss"]) for line in read_log(tmp_path / "train_log.jsonl")] == [
+        ("train", 1.0),
+        ("eval", 2.0),
+    ]
+
+
+@pytest.mark.parametrize("device", ["mps", "cuda"])
+def test_every_kind_of_device_has_a_name(device, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "a GPU")
+    accelerator = SimpleNamespace(device=torch.device(device), num_processes=1, mixed_precision="no")
+    name = describe_machine(accelerator)["device"]
+    assert name == "a GPU" if device == "cuda" else name.startswith("mps of ")
 
 
 @pytest.mark.parametrize("end", [b'{"update": 3, "ki', b"\0" * 40, b'{"update"', b"\xff\xfe", b'{"update": 3}\n\0\0'])

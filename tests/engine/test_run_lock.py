@@ -28,18 +28,23 @@ with lock_output_dir(Accelerator(cpu=True), TrainingSettings(output_dir=sys.argv
 
 # Each process in a folder of its own, as on machines that share no disk.
 APART = """
-import os, sys
+import os, sys, time
+from datetime import timedelta
 from accelerate import Accelerator
 from papers_to_gpt.engine import run_lock
+from papers_to_gpt.engine.process_watch import limit_waiting
 from papers_to_gpt.settings.training import TrainingSettings
 run_lock.SECONDS_TO_SEE_A_FILE = 1.0
 accelerator = Accelerator(cpu=True)
+limit_waiting(accelerator, timedelta(seconds=5))
 home = f"{sys.argv[1]}/{accelerator.process_index if sys.argv[2] == 'apart' else 'shared'}"
 os.makedirs(home, exist_ok=True)
 os.chdir(home)
 try:
     with run_lock.lock_output_dir(accelerator, TrainingSettings(output_dir="run", max_steps=1)):
         print("entered", flush=True)
+        if accelerator.is_main_process and sys.argv[2] == "late":  # as where it sends the model to the Hub
+            time.sleep(8)
 except ValueError as error:
     print(error, flush=True)
 accelerator.end_training()
@@ -147,7 +152,10 @@ def test_the_file_is_a_lock_for_other_programs_too(accelerator, tmp_path):
         filelock.FileLock(tmp_path / LOCK_FILE).acquire(timeout=0)
 
 
-@pytest.mark.parametrize(("where", "said"), [("apart", "is not one folder for all processes"), ("shared", "entered")])
+@pytest.mark.parametrize(
+    ("where", "said"),
+    [("apart", "is not one folder for all processes"), ("shared", "entered"), ("late", "entered")],
+)
 def test_processes_that_do_not_see_one_folder_are_told(tmp_path, where, said):
     script = tmp_path / "script.py"
     script.write_text(APART)

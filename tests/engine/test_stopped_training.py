@@ -1,7 +1,9 @@
 """A training loop that is stopped: what it leaves, and what a resumed run makes of it."""
 
 import json
+import multiprocessing
 import os
+import shutil
 import signal
 import time
 from pathlib import Path
@@ -57,6 +59,39 @@ def test_a_signal_ends_an_evaluation_which_is_repeated_after_the_resume(make_tra
     assert trainer.train()["best_update"] == 8
     assert evaluations == [4, 8, 8, 12]
     assert [line["update"] for line in log_of(trainer.output_dir) if line["kind"] == "eval"] == [4, 8, 12]
+
+
+def test_updates_that_were_skipped_since_the_last_look_at_the_device_are_in_the_checkpoint(make_trainer):
+    trainer = make_trainer()
+    trainer._check_skipped = lambda group: None  # an accelerator is asked at log lines and evaluations only
+    update = trainer._update
+
+    def spoil(group):
+        weight = trainer.raw_model.lm_head.weight
+        kept = weight.detach().clone()
+        if trainer.progress.update == 1:
+            weight.data.fill_(float("nan"))
+        wishes = update(group)
+        weight.data.copy_(kept if trainer.progress.update == 2 else weight)
+        return wishes
+
+    trainer._update = spoil
+    stop_after(trainer, 1, signal.SIGTERM)
+    with pytest.raises(Terminated, match="recovery-2"):
+        trainer.train()
+    progress = json.loads((trainer.output_dir / "recovery-2" / "training_state" / "progress.json").read_text())
+    assert (progress["skipped_updates"], progress["skipped_in_a_row"]) == (1, 1)
+
+
+def test_an_evaluation_for_want_of_the_best_checkpoint_has_one_line_in_the_log(make_trainer):
+    scores = iter([1.0, 2.0, 3.0, 4.0])
+    trainer = make_trainer(evaluate=lambda model: {"loss": next(scores)}, max_steps=8)
+    trainer.train()
+    shutil.rmtree(trainer.output_dir / "checkpoint-4")
+    trainer = make_trainer(evaluate=lambda model: {"loss": next(scores)}, resume_from_checkpoint="last")
+    assert trainer.train()["best_update"] == 8
+    lines = [(line["update"], line["loss"]) for line in log_of(trainer.output_dir) if line["kind"] == "eval"]
+    assert lines == [(4, 1.0), (8, 3.0), (12, 4.0)]
 
 
 def test_an_update_that_outlasts_the_time_of_grace_is_given_up(make_trainer):
@@ -172,3 +207,18 @@ def test_a_limit_between_two_evaluations_gives_the_last_update_a_chance_to_be_th
         trainer.train()
     resumed = make_trainer(resume_from_checkpoint="last", max_steps=6, evaluate=lambda model: {"loss": next(scores)})
     assert resumed.train()["best_update"] == 6
+
+
+def test_a_worker_that_is_lost_during_an_update_is_named(make_trainer, examples):
+    trainer = make_trainer()
+    trainer.batches = LengthBucketBatches(examples, LENGTHS, collate, max_tokens_per_batch=40, seed=3, num_workers=1)
+
+    def lose(module, inputs):
+        if trainer.progress.update == 2:
+            (worker,) = multiprocessing.active_children()
+            worker.kill()
+            time.sleep(10)
+
+    trainer.raw_model.register_forward_pre_hook(lose)
+    with pytest.raises(OSError, match=r"prepares batches .* killed by signal.* Lower dataloader_num_workers"):
+        trainer.train()

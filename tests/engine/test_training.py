@@ -130,6 +130,13 @@ def test_scores_other_than_losses_are_better_when_higher(make_trainer):
     assert trainer.train()["best_update"] == 8
 
 
+@pytest.mark.parametrize("metric", ["loss", "weighted_loss", "perplexity", "word_perplexity", "bits_per_byte"])
+def test_losses_perplexities_and_bits_are_better_when_lower(make_trainer, metric):
+    scores = iter([3.0, 1.0, 7.0])
+    trainer = make_trainer(evaluate=lambda model: {metric: next(scores)}, metric_for_best_model=metric)
+    assert trainer.train()["best_update"] == 8
+
+
 def test_a_score_that_is_not_a_number_is_worse_than_any_other(make_trainer):
     scores = iter([float("nan"), 3.0, float("nan")])
     assert make_trainer(evaluate=lambda model: {"loss": next(scores)}).train()["best_update"] == 8
@@ -138,7 +145,7 @@ def test_a_score_that_is_not_a_number_is_worse_than_any_other(make_trainer):
 def test_without_eval_steps_every_epoch_is_evaluated_at_its_end(make_trainer):
     trainer = make_trainer(max_steps=None, num_train_epochs=3, eval_steps=None, save_total_limit=0)
     updates = len(list(trainer.batches.epoch(0)))
-    trainer.train()
+    assert trainer.train()["train_epochs"] == 3
     assert [path.name for path in checkpoints_in(trainer.output_dir)] == [
         f"checkpoint-{epoch * updates}" for epoch in (1, 2, 3)
     ]
