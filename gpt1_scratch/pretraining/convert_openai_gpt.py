@@ -2,7 +2,7 @@
 
 The two models compute the same. They differ in the names of the weights and in the layout of the matrices, whose first
 dimension is the input in OpenAI's. Weights are read only from safetensors, because loading a pickle can run any code.
-The tokenizer's files of a checkpoint are copied.
+The tokenizer's files and the generation settings of a checkpoint are copied.
 """
 
 import json
@@ -14,7 +14,7 @@ import torch
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, RepositoryNotFoundError
 from safetensors import SafetensorError, safe_open
-from transformers import OpenAIGPTConfig, OpenAIGPTLMHeadModel
+from transformers import AutoTokenizer, OpenAIGPTConfig, OpenAIGPTLMHeadModel
 
 from ..configuration_gpt1 import GPT1Config
 from ..modeling_gpt1 import GPT1ForCausalLM
@@ -53,8 +53,9 @@ CONSTANTS = ("attn.bias", "position_ids")
 OTHER_HEADS = ("multiple_choice_head.", "score.")
 
 WEIGHTS, WEIGHTS_INDEX, PICKLE = "model.safetensors", "model.safetensors.index.json", "pytorch_model.bin"
-TOKENIZER_CONFIG = "tokenizer_config.json"
-TOKENIZER_FILES = ("tokenizer.json", TOKENIZER_CONFIG, "chat_template.jinja", "vocab.json", "merges.txt")
+TOKENIZER, TOKENIZER_CONFIG, GENERATION_CONFIG = "tokenizer.json", "tokenizer_config.json", "generation_config.json"
+VOCABULARY_FILES = ("vocab.json", "merges.txt")
+TOKENIZER_FILES = (TOKENIZER, TOKENIZER_CONFIG, "chat_template.jinja", *VOCABULARY_FILES)
 
 
 def _names(layers: int) -> dict[str, str]:
@@ -206,9 +207,10 @@ def read_weights(folder: Path) -> dict[str, torch.Tensor]:
 
 
 def convert(source: str | Path, target: str | Path) -> None:
-    """Converts an `openai-gpt` checkpoint to ours and writes it, with its tokenizer's files, to a folder.
+    """Converts an `openai-gpt` checkpoint to ours and writes it, with its tokenizer, to a folder.
 
-    The tokenizer's `model_max_length` becomes the model's number of positions.
+    The generation settings are copied. The tokenizer's `model_max_length` becomes the model's number of positions. A
+    tokenizer that has only the published `vocab.json` and `merges.txt` gets a `tokenizer.json`.
 
     Args:
         source: a checkpoint's folder, or its id on the Hub.
@@ -229,9 +231,14 @@ def convert(source: str | Path, target: str | Path) -> None:
         )
     converted = from_openai_gpt(OpenAIGPTConfig.from_pretrained(folder), read_weights(folder))
     converted.save_pretrained(target)
+    if (folder / GENERATION_CONFIG).is_file():
+        shutil.copyfile(folder / GENERATION_CONFIG, target / GENERATION_CONFIG)
     names = [name for name in TOKENIZER_FILES if (folder / name).is_file()]
-    for name in names:
-        shutil.copyfile(folder / name, target / name)
+    if TOKENIZER not in names and set(names).issuperset(VOCABULARY_FILES):
+        AutoTokenizer.from_pretrained(folder, trust_remote_code=False).save_pretrained(target)
+    else:
+        for name in names:
+            shutil.copyfile(folder / name, target / name)
     if names:
         path = target / TOKENIZER_CONFIG
         settings = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}

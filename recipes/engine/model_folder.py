@@ -109,7 +109,9 @@ def read_export(folder: Path) -> dict[str, Any]:
         ValueError: it is not what `export.py` writes.
     """
     record = read_json(folder / EXPORT_FILE)
-    if record.get("engine") not in ENGINES or record.get("kind") not in ("translator", "language_model"):
+    is_complete = record.keys() >= {"model_type", "source", "quantization", "positions", "compared"}
+    known = record.get("engine") in ENGINES and record.get("kind") in ("translator", "language_model")
+    if not (is_complete and known):
         raise ValueError(f"{folder / EXPORT_FILE} is not what export.py writes. Export the model again.")
     return record
 

@@ -22,7 +22,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from papers_to_gpt.engine.model_folder import EXPORT_FILE, is_export, read_json
+from papers_to_gpt.engine.model_folder import is_export, read_export
 from papers_to_gpt.settings.commands import command
 
 # Layers with fewer inputs or outputs stay as they are: they take no time, and the outputs of a task's head are few.
@@ -99,13 +99,12 @@ def check_quantization(quantization: str | None, names: Sequence[str]) -> None:
     if quantization is None:
         return
     for name in filter(is_export, names):
-        source = read_json(Path(name, EXPORT_FILE))["source"]
+        record = read_export(Path(name))
+        again = (record["source"], "--format", record["engine"], "--quantization", quantization)
         raise ValueError(
             f"quantization is {quantization}, but {name} is an export, whose numbers were chosen when it was written. "
             "Leave quantization out, or export the model in other numbers: "
-            + command(
-                "export", source, "--format", "ctranslate2", "--quantization", quantization, "--output_dir", "FOLDER"
-            )
+            + command("export", *again, "--output_dir", "FOLDER")
         )
     check_int8("cuda" if torch.cuda.is_available() else "cpu")
 

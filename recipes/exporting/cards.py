@@ -4,8 +4,12 @@ import json
 from pathlib import Path
 from typing import Any
 
+from transformers import AutoTokenizer, GenerationConfig
+
 from papers_to_gpt.engine.model_folder import ENGINES
+from papers_to_gpt.exporting.saved_generation import SavedGeneration, saved_sampling
 from papers_to_gpt.settings.commands import command
+from seq2seq_scratch.tokenization import load_tokenizers
 
 # The code of a card, by engine and kind of model. It needs neither this project's code nor PyTorch.
 CODE = {
@@ -18,7 +22,7 @@ source_tokenizer = AutoTokenizer.from_pretrained(folder)
 target_tokenizer = {target}
 translator = ctranslate2.Translator(folder)
 tokens = source_tokenizer.convert_ids_to_tokens(source_tokenizer("A sentence.").input_ids)
-result = translator.translate_batch([tokens], beam_size={beams}, max_input_length=0, min_decoding_length=0)[0]
+result = translator.translate_batch([tokens], max_input_length=0, {options})[0]
 ids = target_tokenizer.convert_tokens_to_ids(result.hypotheses[0])
 print(target_tokenizer.decode(ids, skip_special_tokens=True))
 """,
@@ -30,7 +34,7 @@ folder = {folder}
 tokenizer = AutoTokenizer.from_pretrained(folder)
 generator = ctranslate2.Generator(folder)
 tokens = tokenizer.convert_ids_to_tokens(tokenizer("Once upon a time").input_ids)
-result = generator.generate_batch([tokens], max_length=40, sampling_topk=10)[0]
+result = generator.generate_batch([tokens], sampling_topk=10, {options})[0]
 print(tokenizer.decode(result.sequences_ids[0], skip_special_tokens=True))
 """,
     ("onnx", "translator"): """\
@@ -48,7 +52,7 @@ state = {{each.name: array for each, array in zip(encoder.get_outputs(), arrays)
 for each in decoder.get_inputs()[1:]:  # what the encoder does not give holds no tokens at first
     state.setdefault(each.name, np.zeros([1, *(0 if isinstance(size, str) else size for size in each.shape[1:])], "f"))
 tokens = [GenerationConfig.from_pretrained(folder).decoder_start_token_id]
-while len(tokens) < {limit} and (len(tokens) == 1 or tokens[-1] != target_tokenizer.eos_token_id):
+while len(tokens) < {limit} and (len(tokens) == 1 or tokens[-1] not in {ends}):
     state["input_ids"] = np.array([tokens[-1:]])
     logits, *arrays = decoder.run(None, {{each.name: state[each.name] for each in decoder.get_inputs()}})
     state |= {{each.name.replace("present", "past"): array for each, array in zip(decoder.get_outputs()[1:], arrays)}}
@@ -67,7 +71,7 @@ tokens = new = tokenizer("Once upon a time").input_ids
 state = {{}}
 for each in model.get_inputs()[2:]:  # nothing was read before
     state[each.name] = np.zeros([1, *(0 if isinstance(size, str) else size for size in each.shape[1:])], np.float32)
-while len(tokens) < {limit}:
+while len(tokens) < {limit} and new[-1] not in {ends}:
     inputs = {{"input_ids": np.array([new]), "attention_mask": np.ones((1, len(tokens)), np.int64), **state}}
     logits, *arrays = model.run(None, inputs)
     state = dict(zip(state, arrays))
@@ -90,6 +94,9 @@ print(target_tokenizer.decode(ids, skip_special_tokens=True))
 
 PACKAGES = {"ctranslate2": "ctranslate2 transformers", "onnx": "onnxruntime transformers"}
 
+# Largest numbers of tokens of the cards' outputs: translations in CTranslate2, all in onnxruntime, and continuations.
+LONGEST_TRANSLATION, LONGEST_IN_ONNX, LONGEST_TEXT = 256, 50, 40
+
 
 def export_card(folder: Path, record: dict[str, Any], name: str, on_hub: bool = False) -> str:
     """Returns the README.md of an export.
@@ -102,14 +109,17 @@ def export_card(folder: Path, record: dict[str, Any], name: str, on_hub: bool = 
     """
     local = name.rpartition("/")[2] if on_hub else name
     engine, positions = record["engine"], record["positions"]
-    defaults = json.loads((folder / "generation_config.json").read_text(encoding="utf-8"))
-    code = with_tokenizers(
-        CODE[engine, record["kind"]],
-        folder,
-        f"snapshot_download({name!r})" if on_hub else repr(name),
-        beams=defaults.get("num_beams") or 1,
-        limit=min(50, positions or 50),
-    )
+    defaults = GenerationConfig.from_pretrained(folder)
+    ends = defaults.eos_token_id
+    values: dict[str, object] = {
+        "limit": min(LONGEST_IN_ONNX, positions or LONGEST_IN_ONNX),
+        "ends": [] if ends is None else [ends] if isinstance(ends, int) else list(ends),
+    }
+    if engine == "ctranslate2":
+        options = ctranslate2_options(folder, record["kind"], positions, defaults)
+        values["options"] = ", ".join(f"{each}={value!r}" for each, value in options.items())
+    location = f"snapshot_download({name!r})" if on_hub else repr(name)
+    code = with_tokenizers(CODE[engine, record["kind"]], folder, location, **values)
     if on_hub:
         code = code.replace(
             "from transformers import", "from huggingface_hub import snapshot_download\nfrom transformers import"
@@ -143,13 +153,48 @@ Without this project's code (`pip install {PACKAGES[engine]}`):
 """
 
 
-def openai_gpt_card(name: str, found: str = "") -> str:
+def ctranslate2_options(folder: Path, kind: str, positions: int, defaults: GenerationConfig) -> dict[str, Any]:
+    """Returns the arguments of CTranslate2 for a search as the model was saved, within its positions.
+
+    A continuation is sampled, because a search would show how a small model repeats itself.
+
+    Args:
+        folder: holds the export.
+        kind: "translator" or "language_model".
+        positions: largest number of tokens of a text.
+        defaults: the saved settings.
+    """
+    is_translator = kind == "translator"
+    tokenizer = load_tokenizers(folder)[1] if is_translator else AutoTokenizer.from_pretrained(folder)
+    saved = SavedGeneration.of(defaults, tokenizer)
+    options: dict[str, Any] = {}
+    if is_translator:
+        of_model = [defaults.max_new_tokens, defaults.max_length and defaults.max_length - 1]
+        limit = min([LONGEST_TRANSLATION, positions, *(value for value in of_model if value is not None)])
+        options = {"max_decoding_length": limit, "min_decoding_length": saved.shortest(1)}
+        if (defaults.num_beams or 1) > 1:
+            alpha = 1.0 if defaults.length_penalty is None else defaults.length_penalty
+            options |= {"beam_size": defaults.num_beams, "length_penalty": alpha}
+        elif defaults.do_sample:
+            options |= saved_sampling(defaults, len(tokenizer))
+        else:
+            options["beam_size"] = 1
+    else:
+        options["max_length"] = min(LONGEST_TEXT, positions - 1)  # the engine counts all tokens but the first one
+    if isinstance(defaults.eos_token_id, list):
+        options["end_token"] = defaults.eos_token_id
+    return options | saved.options
+
+
+def openai_gpt_card(folder: Path, name: str, found: str = "") -> str:
     """Returns the README.md of a GPT-1 in the form of `openai-gpt`.
 
     Args:
+        folder: holds the export.
         name: what the lines of the card call it: the name that the folder gets, or its id on the Hub.
         found: what the comparison with the model found.
     """
+    positions = json.loads((folder / "config.json").read_text(encoding="utf-8"))["n_positions"]
     return f"""\
 ---
 library_name: transformers
@@ -162,11 +207,14 @@ A GPT-1 in the form of transformers' own `openai-gpt`, which loads without furth
 
 {found}
 
+Texts have at most {positions} tokens, prompt included. The class counts padding as positions, so continue one text at
+a time: in a batch, the shorter ones would be continued wrongly.
+
 ```python
 from transformers import pipeline
 
 generator = pipeline("text-generation", model={name!r})
-print(generator("Once upon a time", max_new_tokens=40)[0]["generated_text"])
+print(generator("Once upon a time", max_new_tokens={min(LONGEST_TEXT, positions // 2)})[0]["generated_text"])
 ```
 """
 

@@ -66,8 +66,11 @@ class ExportedTranslator:
         def translate_lines(lines: list[str], first: int = 0, **arguments: Any) -> list[list[Hypothesis]]:
             import ctranslate2
 
-            if settings.seed is not None:  # as in our own search, a group of lines has a seed of its own
+            if settings.seed is not None:
+                # As in our own search, a group of lines has a seed of its own. A thread of the engine reads the seed
+                # only once, so every group gets new threads.
                 ctranslate2.set_random_seed((settings.seed + first) % 2**32)
+                self.engine = load_engine("Translator", self.folder)
             chosen = given | {name: value for name, value in arguments.items() if value is not None}
             return self.translate(
                 lines,

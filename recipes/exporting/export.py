@@ -141,10 +141,12 @@ def export_to_library(
         ValueError: the export computes something else.
     """
     texts = texts_to_compare(settings, tokenizers[0])
+    for tokenizer in tokenizers:
+        tokenizer.padding_side = "right"  # these classes count positions from the first column, padding or not
     if settings.format == "openai-gpt":
         write_openai_gpt(model, *tokenizers, folder)
         found = compare_openai_gpt(Comparison(model.float(), tokenizers, folder, texts))
-        card = openai_gpt_card(settings.output_dir, found)
+        card = openai_gpt_card(folder, settings.output_dir, found)
     else:
         write_library_class(model.float(), settings.format, folder)
         save_tokenizers(folder, *tokenizers)

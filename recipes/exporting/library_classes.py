@@ -139,12 +139,15 @@ def _reorder(name: str, tensor: torch.Tensor, order: torch.Tensor) -> torch.Tens
 def _generation_config(model: PreTrainedModel) -> GenerationConfig:
     """Returns the parameters of the search that the model was saved with, and a limit that its positions allow.
 
-    The library takes `max_length` 20 if nothing is set.
+    The library takes `max_length` 20 if nothing is set. Saved, it becomes `max_new_tokens`, which does not count the
+    start token; our search obeys both.
     """
-    saved = model.generation_config.to_diff_dict()
+    defaults = model.generation_config
+    of_model = [defaults.max_new_tokens, defaults.max_length and defaults.max_length - 1]
+    limit = min([model.config.max_position_embeddings - 1, *(value for value in of_model if value is not None)])
+    saved = defaults.to_diff_dict()
     saved = {each: value for each, value in saved.items() if each not in ("max_length", "transformers_version")}
-    limit = model.config.max_position_embeddings - 1
-    return GenerationConfig(**saved | {"max_new_tokens": min(saved.get("max_new_tokens") or limit, limit)})
+    return GenerationConfig(**saved | {"max_new_tokens": limit})
 
 
 def write_library_class(model: PreTrainedModel, name: str, folder: Path) -> None:

@@ -195,7 +195,7 @@ def compare_generators(
 def continue_greedily(model: PreTrainedModel, ids: Ids, new_tokens: int) -> Ids:
     """Returns the ids of a prompt and of its greedy continuation."""
     prompt = torch.tensor([ids])
-    search = {"max_new_tokens": new_tokens, "do_sample": False, "num_beams": 1}
+    search = {"max_new_tokens": new_tokens, "do_sample": False, "num_beams": 1, "num_return_sequences": 1}
     return model.generate(prompt, attention_mask=torch.ones_like(prompt), **search)[0].tolist()
 
 

@@ -59,17 +59,18 @@ def check_export_folder(folder: Path) -> CheckedExport:
 def outputs_of(folder: Path) -> list[str]:
     """Returns what an export makes of sample texts by greedy search: translations, or token ids of continuations."""
     model, tokenizer = open_export(folder)
-    texts, limit = random_texts(tokenizer, TEXTS), {"num_beams": 1, "max_new_tokens": NEW_TOKENS}
+    texts = random_texts(tokenizer, TEXTS)
+    search = {"num_beams": 1, "do_sample": False, "num_return_sequences": 1, "max_new_tokens": NEW_TOKENS}
     if isinstance(model, OnnxTranslator):
-        return [best.text for best, *_ in translate(model, *load_tokenizers(folder), texts, **limit)]
+        return [best.text for best, *_ in translate(model, *load_tokenizers(folder), texts, **search)]
     if isinstance(model, ExportedTranslator):
-        return [best.text for best, *_ in model.translate(texts, **limit)]
+        return [best.text for best, *_ in model.translate(texts, **search)]
     outputs = []
     for text in texts:
         ids = tokenizer(text).input_ids[: max(1, model.positions - NEW_TOKENS)]
         if isinstance(model, OnnxGPT1):
             prompt = torch.tensor([ids])
-            rows = model.generate(prompt, attention_mask=torch.ones_like(prompt), do_sample=False, **limit).tolist()
+            rows = model.generate(prompt, attention_mask=torch.ones_like(prompt), **search).tolist()
         else:
             rows = model.generate(ids, NEW_TOKENS)
         outputs.append(" ".join(map(str, rows[0])))

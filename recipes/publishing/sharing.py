@@ -83,7 +83,7 @@ def share_folder(repository: HubRepository, checked: CheckedFolder) -> None:
     if checked.model.config.model_type in LIBRARY_CLASSES:
         rewrite_code(folder, library_card(folder, repository.repo_id))
     elif checked.model.config.model_type in LIBRARY_MODELS:
-        rewrite_code(folder, openai_gpt_card(repository.repo_id))
+        rewrite_code(folder, openai_gpt_card(folder, repository.repo_id))
     elif (folder / CARD_FILE).is_file():
         name_on_hub(folder, repository.repo_id)
     commit = repository.push(folder, f"{type(checked.model).__name__} and its tokenizer")

@@ -1,5 +1,6 @@
 """`--quantization int8`: the product itself, every model, the commands, and what is refused."""
 
+import json
 import os
 import subprocess
 import sys
@@ -13,7 +14,7 @@ from torch import nn
 from gpt1_scratch import plain_forms as plain_gpt1
 from gpt1_scratch.finetuning.tasks import Task, config_of_task
 from papers_to_gpt import back_translate, classify, generate_text, score_text, score_translation, translate
-from papers_to_gpt.engine.model_folder import EXPORT_FILE
+from papers_to_gpt.engine.model_folder import ENGINES, EXPORT_FILE
 from papers_to_gpt.engine.quantization import Int8Linear, check_int8, quantize_int8
 from seq2seq_scratch import plain_forms as plain_translators
 from seq2seq_scratch.tokenization import save_tokenizers
@@ -198,9 +199,12 @@ def test_what_cannot_be_quantized_is_refused(int8, folders, monkeypatch, capsys)
     arguments = [*commands(folders)[generate_text], "--quantization", "int8"]
     assert run(generate_text, monkeypatch, *arguments, "--bf16", "true") == 2
     assert "Leave one of them out" in capsys.readouterr().err
-    (folders / "causal_lm" / EXPORT_FILE).write_text('{"source": "runs/mine", "kind": "language_model"}')
-    assert run(generate_text, monkeypatch, *arguments) == 2
-    assert "export.py runs/mine --format ctranslate2 --quantization int8" in capsys.readouterr().err
+    record = {"kind": "language_model", "model_type": "gpt1", "source": "runs/mine", "quantization": "float32"}
+    for engine in ENGINES:  # the advice is for the engine of the export, which runs the model
+        record |= {"engine": engine, "positions": 64, "compared": ""}
+        (folders / "causal_lm" / EXPORT_FILE).write_text(json.dumps(record))
+        assert run(generate_text, monkeypatch, *arguments) == 2
+        assert f"export.py runs/mine --format {engine} --quantization int8" in capsys.readouterr().err
     with pytest.raises(ValueError, match="no linear layer with 32 inputs"):
         quantize_int8(tiny_model("causal_lm"))
     with pytest.raises(ValueError, match="the model runs on meta"):

@@ -82,6 +82,35 @@ def test_the_card_says_that_the_converter_of_ctranslate2_is_not_for_it(tmp_path,
         ctranslate2.Translator(str(tmp_path / "converted"))
 
 
+@pytest.mark.parametrize(
+    ("saved", "limit"),
+    [({}, 9), ({"max_new_tokens": None}, 63), ({"max_length": 6}, 5), ({"max_new_tokens": None, "max_length": 6}, 5)],
+)
+def test_the_limit_of_the_search_is_the_lowest_that_was_saved_or_that_the_positions_allow(saved, limit):
+    model = tiny_model("transformer")
+    model.generation_config.update(**{"num_beams": 2, "max_new_tokens": 9, **saved})
+    found = library_classes.to_library_class(model, "marian").generation_config
+    assert (found.num_beams, found.max_new_tokens, found.max_length) == (2, limit, None)
+
+
+def test_a_tokenizer_that_pads_on_the_left_pads_on_the_right_in_the_export(tmp_path, monkeypatch):
+    from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
+
+    model, tokenizer = save(tmp_path / "model"), ending_tokenizer()
+    tokenizer.padding_side = "left"
+    save_tokenizers(tmp_path / "model", tokenizer, tokenizer)
+    arguments = [tmp_path / "model", "--format", "marian", "--output_dir", tmp_path / "out"]
+    assert run(export, monkeypatch, *arguments) in (0, None)
+    loaded = AutoModelForSeq2SeqLM.from_pretrained(tmp_path / "out")
+    logits = []
+    for name, each in (("model", model), ("out", loaded)):
+        tokenizer = AutoTokenizer.from_pretrained(tmp_path / name)
+        inputs = tokenizer(["word4 word9 word7", "word11"], padding=True, return_tensors="pt")
+        with torch.no_grad():
+            logits.append(each(**inputs, decoder_input_ids=torch.tensor([[2, 5], [2, 8]])).logits)
+    torch.testing.assert_close(logits[1], logits[0], atol=1e-5, rtol=1e-4)
+
+
 def test_a_class_that_computes_something_else_is_an_error_and_leaves_nothing(tmp_path, monkeypatch, capsys):
     save(tmp_path / "model")
     kept = [name for name in library_classes.SAME_SETTINGS if name != "activation_function"]

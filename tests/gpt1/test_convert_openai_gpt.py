@@ -9,6 +9,7 @@ from safetensors.torch import load_file, save_file
 from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
+    GenerationConfig,
     OpenAIGPTConfig,
     OpenAIGPTDoubleHeadsModel,
     OpenAIGPTLMHeadModel,
@@ -102,7 +103,9 @@ def test_checkpoint_folders_of_every_layout_convert(layout, tmp_path):
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_one_command_converts_and_another_exports_the_same_weights(dtype, tmp_path, monkeypatch, capsys):
-    published_model().to(dtype).save_pretrained(tmp_path / "published")
+    published = published_model().to(dtype)
+    published.generation_config.update(num_beams=3, max_new_tokens=9, eos_token_id=[4, 5], repetition_penalty=1.5)
+    published.save_pretrained(tmp_path / "published")
     train_tokenizer(["a b c"] * 3, merges=4).save_pretrained(tmp_path / "published")
     assert run(convert_openai_gpt, monkeypatch, tmp_path / "published", tmp_path / "ours") in (0, None)
     assert capsys.readouterr().out == f"Wrote {tmp_path / 'ours'}.\n"
@@ -111,6 +114,10 @@ def test_one_command_converts_and_another_exports_the_same_weights(dtype, tmp_pa
     one, other = (load_file(tmp_path / name / "model.safetensors") for name in ("published", "back"))
     assert one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
     assert {tensor.dtype for tensor in other.values()} == {dtype}
+    for name in ("ours", "back"):
+        found = GenerationConfig.from_pretrained(tmp_path / name)
+        assert (found.num_beams, found.max_new_tokens, found.repetition_penalty) == (3, 9, 1.5)
+        assert found.eos_token_id == [4, 5]
     assert run(convert_openai_gpt, monkeypatch, tmp_path / "ours", tmp_path / "new") == 2
     assert "model_type 'gpt1'" in capsys.readouterr().err
     assert run(convert_openai_gpt, monkeypatch, tmp_path / "ours", tmp_path / "new", "--to", "openai-gpt") == 2
@@ -118,7 +125,7 @@ def test_one_command_converts_and_another_exports_the_same_weights(dtype, tmp_pa
     assert not (tmp_path / "new").exists()
 
 
-@pytest.mark.parametrize("saved", ["ours", "the library's", "without settings"])
+@pytest.mark.parametrize("saved", ["ours", "the library's", "without settings", "the published files"])
 def test_a_converted_tokenizer_cuts_to_the_models_positions(saved, tmp_path, monkeypatch):
     vocabulary = ["<unk>", *"abc", *(f"{letter}</w>" for letter in "abc")]
     vocabulary, merges = {token: number for number, token in enumerate(vocabulary)}, []
@@ -127,8 +134,12 @@ def test_a_converted_tokenizer_cuts_to_the_models_positions(saved, tmp_path, mon
         train_tokenizer(["a b c"] * 3, merges=4).save_pretrained(tmp_path / "source")
     else:
         OpenAIGPTTokenizer(vocab=vocabulary, merges=merges).save_pretrained(tmp_path / "source")
-    if saved == "without settings":
+    if saved in ("without settings", "the published files"):
         (tmp_path / "source" / "tokenizer_config.json").unlink()
+    if saved == "the published files":
+        (tmp_path / "source" / "tokenizer.json").unlink()
+        (tmp_path / "source" / "vocab.json").write_text(json.dumps(vocabulary))
+        (tmp_path / "source" / "merges.txt").write_text("#version: 0.2\n")
     before = AutoTokenizer.from_pretrained(tmp_path / "source")
     convert(tmp_path / "source", tmp_path / "ours")
     arguments = [tmp_path / "ours", "--format", "openai-gpt", "--output_dir", tmp_path / "back"]

@@ -11,7 +11,7 @@ import pytest
 import torch
 from exported_models import SOURCES, run, save_gpt1, save_translator, scored_translations
 from tiny_models import VOCABULARY
-from transformers import OpenAIGPTLMHeadModel
+from transformers import GenerationConfig, OpenAIGPTLMHeadModel
 
 from papers_to_gpt import export, generate_text, translate
 from papers_to_gpt.engine.model_folder import EXPORT_FILE
@@ -151,15 +151,38 @@ def test_generate_text_prints_what_it_prints_with_the_model(tmp_path, monkeypatc
     assert sampled[0] == sampled[1] != ""
 
 
-@pytest.mark.parametrize("kind", ["translator", "language_model"])
-def test_the_python_code_of_a_card_runs_as_it_stands(tmp_path, monkeypatch, ctranslate2, capsys, kind):
-    model = save_translator(tmp_path / "model") if kind == "translator" else save_gpt1(tmp_path / "model")[1]
-    run(export, monkeypatch, model, *TO_CTRANSLATE2, tmp_path / "exported")
+@pytest.mark.parametrize(
+    ("kind", "options", "saved"),
+    [
+        ("translator", {}, {}),
+        ("translator", {"pre_norm": True, "position_embedding_type": "learned"}, {}),  # fewer than it may write
+        ("translator", {}, {"max_new_tokens": 7, "min_new_tokens": 3, "num_beams": 2, "length_penalty": 0.0}),
+        ("translator", {}, {"max_length": 9, "eos_token_id": [3, 15], "min_new_tokens": 4, "suppress_tokens": [9]}),
+        ("translator", {}, {"max_length": 9, "do_sample": True, "top_k": 1}),
+        ("language_model", {}, {"no_repeat_ngram_size": 2, "eos_token_id": [3, 9]}),
+        ("language_model", {"max_position_embeddings": 24, "eos_token_id": None}, {}),
+    ],
+)
+def test_the_python_code_of_a_card_runs_as_it_stands(
+    tmp_path, monkeypatch, ctranslate2, capsys, kind, options, saved
+):
+    save = save_translator if kind == "translator" else save_gpt1
+    save(tmp_path / "model", **options)
+    defaults = GenerationConfig.from_pretrained(tmp_path / "model")
+    defaults.update(**saved)
+    defaults.save_pretrained(tmp_path / "model")
+    run(export, monkeypatch, tmp_path / "model", *TO_CTRANSLATE2, tmp_path / "exported")
     card = (tmp_path / "exported" / "README.md").read_text()
     assert "differ by" in card and json.loads((tmp_path / "exported" / EXPORT_FILE).read_text())["kind"] == kind
     capsys.readouterr()
     exec(re.search(r"```python\n(.*?)```", card, re.S)[1], {})
-    assert capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert shown
+    if kind == "translator" and saved:  # what translate.py writes, by the same search
+        (tmp_path / "in.txt").write_text("A sentence.\n")
+        arguments = ["--model_name_or_path", tmp_path / "exported", "--input_file", tmp_path / "in.txt"]
+        assert run(translate, monkeypatch, *arguments) in (0, None)
+        assert capsys.readouterr().out == shown != "\n"
 
 
 def test_an_export_that_differs_is_an_error_and_leaves_nothing(tmp_path, monkeypatch, ctranslate2, capsys):
@@ -206,6 +229,23 @@ def test_openai_gpt_is_a_format_too(tmp_path, monkeypatch, capsys):
     assert exported.generate(prompt).tolist() == model.generate(prompt).tolist()  # by the saved search
     assert run(export, monkeypatch, *arguments) == 2
     assert "exists and is not empty" in capsys.readouterr().err
+
+
+def test_the_card_of_openai_gpt_runs_within_the_positions_and_warns_of_batches(tmp_path, monkeypatch, capsys):
+    sizes = {"intermediate_size": 32, "max_position_embeddings": 24, "eos_token_id": None}
+    model, folder = save_gpt1(tmp_path / "model", **sizes)
+    assert run(export, monkeypatch, folder, "--format", "openai-gpt", "--output_dir", tmp_path / "out") in (0, None)
+    card = (tmp_path / "out" / "README.md").read_text()
+    capsys.readouterr()
+    exec(re.search(r"```python\n(.*?)```", card, re.S)[1], {})
+    assert capsys.readouterr().out
+    assert "at most 24 tokens" in card and "continue one text at a time" in " ".join(card.split())
+    padded = {"input_ids": torch.tensor([[1, 1, 4, 9]]), "attention_mask": torch.tensor([[0, 0, 1, 1]])}
+    ours, theirs = model, OpenAIGPTLMHeadModel.from_pretrained(tmp_path / "out")
+    with torch.no_grad():
+        expected = ours(torch.tensor([[4, 9]])).logits[0, -1]
+        assert torch.allclose(ours(**padded).logits[0, -1], expected, atol=1e-5)
+        assert not torch.allclose(theirs(**padded).logits[0, -1], expected, atol=1e-2)
 
 
 def test_lines_without_visible_text_are_no_samples(tmp_path, monkeypatch, capsys):

@@ -10,7 +10,7 @@ import pytest
 import torch
 from exported_models import SOURCES, run, save_gpt1, save_translator, scored_translations
 from tiny_models import PAD, TRANSLATORS, tiny_batch
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from papers_to_gpt import classify, export, generate_text, score_text, translate
 from papers_to_gpt.engine.model_folder import EXPORT_FILE
@@ -186,13 +186,34 @@ def test_the_python_code_of_cards_runs_where_our_packages_are_not(export_to_onnx
     (tmp_path / "codes.json").write_text(json.dumps(codes))
     program = (
         "import sys, json; packages = ('seq2seq_scratch', 'gpt1_scratch', 'papers_to_gpt', 'torch');"
-        "sys.modules.update(dict.fromkeys(packages[:3]));"
+        "sys.modules.update(dict.fromkeys(packages));"
         "[exec(code, {}) for code in json.load(open('codes.json'))]"
     )
     result = subprocess.run([sys.executable, "-P", "-c", program], capture_output=True, text=True, cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     printed = result.stdout.splitlines()
     assert len(printed) == len(names) and all(printed)
+
+
+@pytest.mark.parametrize(("kind", "ends"), [("causal_lm", 9), ("transformer", [3, 15])])
+def test_the_python_code_of_cards_ends_where_the_model_does(tmp_path, monkeypatch, capsys, export_to_onnx, kind, ends):
+    if kind in TRANSLATORS:
+        save_translator(tmp_path / "model", **ONE_LAYER)
+        model, tokenizer, _ = load_translator(str(tmp_path / "model"))
+    else:
+        model, _ = save_gpt1(tmp_path / "model", scale=2.0)
+        tokenizer = AutoTokenizer.from_pretrained(tmp_path / "model")
+    model.generation_config.update(eos_token_id=ends)
+    model.generation_config.save_pretrained(tmp_path / "model")
+    arguments = [tmp_path / "model", "--format", "onnx", "--output_dir", tmp_path / "out"]
+    assert run(export, monkeypatch, *arguments) in (0, None)
+    text = "word4 word9 word7 word15"
+    code = re.search(r"```python\n(.*?)```", (tmp_path / "out" / "README.md").read_text(), re.S)[1]
+    capsys.readouterr()
+    exec(re.sub("A sentence.|Once upon a time", text, code), {})
+    ids = model.generate(**tokenizer(text, return_tensors="pt"), max_length=50, do_sample=False)[0]
+    assert 1 < len(ids) < 30
+    assert capsys.readouterr().out.strip() == tokenizer.decode(ids, skip_special_tokens=True).strip()
 
 
 def test_no_path_of_the_machine_is_in_an_export(export_to_onnx):
@@ -266,6 +287,9 @@ def test_a_spoilt_export_is_named(export_to_onnx, tmp_path, monkeypatch, capsys)
         "has no model.onnx": lambda folder: (folder / "model.onnx").unlink(),
         "onnxruntime cannot load": lambda folder: (folder / "model.onnx").write_bytes(b"no graph"),
         "is not what export.py writes": lambda folder: (folder / EXPORT_FILE).write_text("{}"),
+        f"{EXPORT_FILE} is not what": lambda folder: (folder / EXPORT_FILE).write_text(
+            '{"engine": "onnx", "kind": "language_model"}'
+        ),
     }
     for number, (message, spoil) in enumerate(faults.items()):
         folder = tmp_path / str(number)

@@ -10,9 +10,10 @@ import sys
 import pyarrow
 import pytest
 import torch
+from exported_models import run as run_script
 from tiny_models import tiny_model, tiny_tokenizer
 
-from papers_to_gpt import classify, score_text, translate
+from papers_to_gpt import classify, export, score_text, translate
 from papers_to_gpt.engine import resumable_output
 from papers_to_gpt.gpt1 import classification, text_scoring
 from papers_to_gpt.translation import decoding
@@ -88,6 +89,7 @@ SCRIPTS = {
     "translations": (translate, "translator", ()),
     "n-best lists": (translate, "translator", ("--num_beams", 2, "--num_return_sequences", 2)),
     "drawn": (translate, "translator", ("--do_sample", "true", "--seed", 3)),
+    "drawn by an export": (translate, "ctranslate2", ("--do_sample", "true", "--seed", 3)),
     "alignments": (translate, "translator", ("--with_alignments", "true")),
     "predictions": (classify, "classifier", ()),
     "scores": (score_text, "gpt1", ("--with_tokens", "true")),
@@ -95,8 +97,16 @@ SCRIPTS = {
 
 
 @pytest.mark.parametrize("name", SCRIPTS)
-def test_a_command_that_is_killed_twice_leaves_the_file_of_one_run(name, run, tmp_path, capsys):
+def test_a_command_that_is_killed_twice_leaves_the_file_of_one_run(
+    name, run, models, tmp_path, monkeypatch, capsys
+):
     script, model, arguments = SCRIPTS[name]
+    if model == "ctranslate2":
+        pytest.importorskip("ctranslate2", reason="ctranslate2 is not installed; the extra `ctranslate2` has it")
+        if not (models / model).exists():
+            main = ["--format", model, "--output_dir", models / model]
+            assert run_script(export, monkeypatch, models / "translator", *main) in (0, None)
+        capsys.readouterr()
     settings = {"script": script, "model": model}
     expected = run(*arguments, **settings, output_file=tmp_path / "whole.txt")
     summary = capsys.readouterr().err

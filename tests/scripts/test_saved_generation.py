@@ -13,6 +13,7 @@ from papers_to_gpt.exporting import onnx_export
 from papers_to_gpt.exporting.loading import open_export
 from papers_to_gpt.exporting.onnx_export import export_graph
 from papers_to_gpt.exporting.saved_generation import LACKING, PASSED
+from papers_to_gpt.publishing.shared_exports import outputs_of
 from seq2seq_scratch.translation import load_translator
 from seq2seq_scratch.translation import translate as translate_here
 
@@ -134,6 +135,20 @@ def test_sampling_saved_with_a_translator_acts_in_its_export(tmp_path, monkeypat
         else:
             found = exported.translate(SOURCES, max_new_tokens=12)
         assert (found == greedy) is (name == "cold")
+
+
+def test_a_saved_number_of_sequences_is_no_difference(tmp_path, monkeypatch, engine):
+    model, folder = save_gpt1(tmp_path / "model", scale=2.0, eos_token_id=5)
+    save_generation(model, folder, num_beams=2, num_return_sequences=2)
+    assert run(export, monkeypatch, folder, "--format", engine, "--output_dir", tmp_path / "out") in (0, None)
+    assert len(outputs_of(tmp_path / "out")) == len(set(outputs_of(tmp_path / "out"))) > 1
+
+
+def test_what_is_compared_after_sharing_is_a_search_whatever_was_saved(tmp_path, monkeypatch, engine):
+    model, *_ = load_translator(folder := save_translator(tmp_path / "model"))
+    save_generation(model, folder, do_sample=True, temperature=100.0)
+    assert run(export, monkeypatch, folder, "--format", engine, "--output_dir", tmp_path / "out") in (0, None)
+    assert outputs_of(tmp_path / "out") == outputs_of(tmp_path / "out")
 
 
 def test_a_setting_that_an_engine_lacks_is_refused_at_export_and_when_the_export_runs(tmp_path, monkeypatch, capsys):
