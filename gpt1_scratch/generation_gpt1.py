@@ -1,13 +1,13 @@
-"""What GPT-1 adds to the library's `generate()`: fast forms on CPU, and the limit of learned positions.
+"""What GPT-1 adds to the library's `generate()`: fast forms on CPU, the limit of learned positions and stop strings.
 
-Skip this file on first reading. It extends methods of `GenerationMixin`, two of which are private; a test fails if
+Skip this file on first reading. It extends methods of `GenerationMixin`, three of which are private; a test fails if
 their signatures change in the library.
 """
 
 import functools
 from typing import Any
 
-from transformers import GenerationConfig
+from transformers import GenerationConfig, PreTrainedTokenizerBase, StoppingCriteriaList
 from transformers.generation import GenerationMixin
 from transformers.utils import logging
 
@@ -16,6 +16,7 @@ from .library_arguments import CACHE_NAME, name_cache_for_library, name_cache_fo
 from .library_version import check_generation
 from .packed_linear import packed_weights
 from .plain_forms import plain_forms_are_on
+from .stop_strings import StopStrings
 
 logger = logging.get_logger(__name__)
 
@@ -84,3 +85,21 @@ class GPT1GenerationMixin(GenerationMixin):
             )
             generation_config.max_length = limit
         return generation_config
+
+    def _get_stopping_criteria(
+        self,
+        generation_config: GenerationConfig,
+        stopping_criteria: StoppingCriteriaList | None,
+        tokenizer: PreTrainedTokenizerBase | None = None,
+    ) -> StoppingCriteriaList:
+        """Extends `GenerationMixin._get_stopping_criteria`: finds stop strings in the decoded text."""
+        strings = generation_config.stop_strings
+        if not strings or tokenizer is None:  # without a tokenizer, the library raises an error that says so
+            return super()._get_stopping_criteria(generation_config, stopping_criteria, tokenizer)
+        generation_config.stop_strings = None
+        try:
+            criteria = super()._get_stopping_criteria(generation_config, stopping_criteria, tokenizer)
+        finally:
+            generation_config.stop_strings = strings
+        criteria.append(StopStrings(tokenizer, strings))
+        return criteria

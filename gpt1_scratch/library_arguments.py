@@ -53,7 +53,8 @@ def understand_arguments(*cache_classes: type, also: tuple[str, ...] = ()) -> Ca
         A decorator that keeps the signature. The decorated `forward` raises a ValueError if `cache` and
         `past_key_values` are both given. It raises a TypeError for a cache of another class or under an unknown name,
         and for an unknown argument, unless its value is None or False. It ignores `token_type_ids` with one warning,
-        and warns about `past_key_values` if the installed version calls it `cache`.
+        and warns about `past_key_values` if the installed version calls it `cache`. It drops the `tokenizer` that
+        `generate()` passes on to every step if it is given one, for stop strings.
     """
 
     def decorate(forward: Callable) -> Callable:
@@ -63,6 +64,7 @@ def understand_arguments(*cache_classes: type, also: tuple[str, ...] = ()) -> Ca
 
         @functools.wraps(forward)
         def wrapper(self: torch.nn.Module, *args: Any, **kwargs: Any) -> Any:
+            kwargs.pop("tokenizer", None)
             if "past_key_values" in kwargs:
                 old = kwargs.pop("past_key_values")
                 if old is not None:

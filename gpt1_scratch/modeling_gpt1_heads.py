@@ -248,9 +248,10 @@ class GPT1ForSequenceClassification(GPT1TaskModel):
                 can apply; (B,) or (B, L) numbers for regression. `config.problem_type` says which. If it is `None`,
                 the first labels determine it.
             use_cache: unused, because a head reads whole sequences; trainers for all kinds of models pass it.
-            num_items_in_batch: the number of examples in the whole update. The summed loss is divided by it, so that
-                gradients over accumulated batches and several processes add up to those of one large batch. By
-                default, the loss is the mean over the examples of the batch that count.
+            num_items_in_batch: the number of labels in the whole update, as the library's Trainer counts them: of
+                (B, L) labels, each example has L. The summed loss is divided by it, so that gradients over
+                accumulated batches and several processes add up to those of one large batch. By default, the loss is
+                the mean over the examples of the batch that count.
             class_weights: (L,) weights of the classes, as `weight` of `torch.nn.CrossEntropyLoss`: the loss of the
                 task is the weighted mean over the examples, and that of the language model stays a plain mean. If
                 several labels can apply, they are the `pos_weight` of `torch.nn.BCEWithLogitsLoss`.
@@ -278,6 +279,8 @@ class GPT1ForSequenceClassification(GPT1TaskModel):
         loss = None
         if labels is not None:
             task_losses, counted = self._task_losses(logits.float(), labels, class_weights)
+            if num_items_in_batch is not None:
+                num_items_in_batch = num_items_in_batch / (labels.shape[1] if labels.ndim == 2 else 1)
             if class_weights is not None and self.config.problem_type == "single_label_classification":
                 if (num_items_in_batch is None) != (class_weight_in_batch is None):
                     raise ValueError(

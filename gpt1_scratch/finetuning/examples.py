@@ -73,7 +73,8 @@ def tokenize_task(task: Task, split: TaskSplit, tokenizer: PreTrainedTokenizerFa
         task: decides which texts form a sequence.
         split: the texts and labels.
         tokenizer: a tokenizer with the template of `add_task_template`.
-        max_length: maximum number of tokens, including special tokens. The tokenizer cuts longer sequences.
+        max_length: maximum number of tokens, including special tokens. Of longer sequences the longer text loses its
+            end; in multiple choice its beginning, because a context ends with the question.
     """
     if task.kind == "multiple_choice":
         sequences = [(context, choice) for context, *choices in split.texts for choice in choices]
@@ -87,7 +88,9 @@ def tokenize_task(task: Task, split: TaskSplit, tokenizer: PreTrainedTokenizerFa
         long = [index for index, tokens in enumerate(encoded) if len(tokens) > max_length]
         if long:
             part = [[column[index] for index in long] for column in texts]
+            side, tokenizer.truncation_side = tokenizer.truncation_side, "left" if choices else "right"
             shortened = _encode(tokenizer, part, truncation=True, max_length=max_length)
+            tokenizer.truncation_side = side
             for index, tokens in zip(long, shortened, strict=True):
                 encoded[index] = tokens
                 cut.add((start + index) // (choices or 1))

@@ -39,7 +39,7 @@ class TextScore:
 
     @property
     def bits_per_byte(self) -> float | None:
-        """It compares models with any vocabulary. None if no token was scored."""
+        """It compares models with any vocabulary. None if no token was scored, or all belong to one character."""
         return -self.log_probability / math.log(2) / self.bytes if self.bytes else None
 
 

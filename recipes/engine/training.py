@@ -98,6 +98,7 @@ class TrainingLoop:
         counted: name of what the loss is a sum over and `TokenCounts.target_tokens` counts.
         loss_arguments: passed to the model's forward in training. With `class_weights`, `count_tokens` also sums the
             weights of a batch, and forward gets their sum over the update as `class_weight_in_batch`.
+        labels_per_target: labels of each target, by whose number in the update the model divides its loss.
         rates: function from what is counted per second to further values for the log line.
         draw_targets: function from a batch to the batch with targets that it draws at random; the generators are
             seeded by the update and the batch's index. Default: the batches have their targets.
@@ -118,6 +119,7 @@ class TrainingLoop:
         count_tokens: Callable[[Batch], TokenCounts] = count_tokens,
         counted: str = "target_tokens",
         loss_arguments: dict[str, Any] | None = None,
+        labels_per_target: int = 1,
         rates: Callable[[float], dict[str, float]] = lambda tokens_per_second: {},
         draw_targets: Callable[[Batch], Batch] | None = None,
         after_save: Callable[[Path], None] | None = None,
@@ -126,6 +128,7 @@ class TrainingLoop:
         self.evaluate, self.save_model, self.count_tokens = evaluate, save_model, count_tokens
         self.max_grad_norm, self.loss_arguments = optimization.max_grad_norm, loss_arguments or {}
         self.counted, self.rates, self.draw_targets = counted, rates, draw_targets
+        self.labels_per_target = labels_per_target
         self.output_dir = Path(settings.output_dir)
         self.raw_model, self.optimization = model, optimization
         self.sharding = Sharding(accelerator, model, optimization) if is_sharded(accelerator) else None
@@ -334,7 +337,9 @@ class TrainingLoop:
         weight = [float(sum(count.class_weight for count in counts))] if "class_weights" in self.loss_arguments else []
         own = [target_tokens, *self._own_wishes(), *weight]
         sums = accelerator.reduce(send(torch.tensor(own), accelerator.device), "sum")
-        items = {"num_items_in_batch": sums[0]} | ({"class_weight_in_batch": sums[-1]} if weight else {})
+        items = {"num_items_in_batch": sums[0] * self.labels_per_target} | (
+            {"class_weight_in_batch": sums[-1]} if weight else {}
+        )
         # A single process knows them, and does not wait for the device. Several read them now: read after the backward
         # pass, they would wait for that.
         agreed = sums.tolist() if accelerator.num_processes > 1 else own

@@ -315,6 +315,7 @@ def finetune(
         count_tokens=partial(count_examples, class_weights=weights),
         counted="examples",
         loss_arguments=weights and {"class_weights": torch.tensor(weights, device=accelerator.device)},
+        labels_per_target=len(task.labels) if task.is_multi_label else 1,
     )
     accelerator.print(describe_length(loop.total_updates, loop.eval_steps, training, optimization))
     rehearse_evaluation(model, partial(run_evaluation, limit=REHEARSED_EXAMPLES), metric)

@@ -11,8 +11,8 @@ from transformers import (
     AutoTokenizer,
     PreTrainedModel,
     PreTrainedTokenizerBase,
-    TextStreamer,
 )
+from transformers.generation.streamers import BaseStreamer
 from transformers.utils import logging as transformers_logging
 
 import gpt1_scratch  # noqa: F401  registers the model
@@ -84,6 +84,40 @@ def prompts(settings: GenerationSettings) -> Iterator[str]:
         yield "".join(line for _, line in numbered_lines(None))
 
 
+class WordStreamer(BaseStreamer):
+    """Prints text word by word while it is generated.
+
+    A word is printed when the next one has begun, and the space behind it with that one. The library's `TextStreamer`
+    prints the space at once. GPT-1's tokenizer removes it if the next tokens turn out to belong to the word: "they",
+    "'" and "ll" are "they'll", of which the library would print "they ll".
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase):
+        self.tokenizer = tokenizer
+        self.ids: list[int] = []
+        self.printed = 0
+
+    def put(self, value: torch.Tensor) -> None:
+        """Adds tokens, of any shape."""
+        self.ids += value.flatten().tolist()
+        text = self._text()
+        self._print(text, max(text.rfind(" "), text.rfind("\n")))
+
+    def end(self) -> None:
+        """Prints the last word and ends the line."""
+        text = self._text()
+        self._print(text, len(text))
+        print(flush=True)
+
+    def _text(self) -> str:
+        return self.tokenizer.decode(self.ids, skip_special_tokens=True)
+
+    def _print(self, text: str, end: int) -> None:
+        if end > self.printed:
+            print(text[self.printed : end], end="", flush=True)
+            self.printed = end
+
+
 @torch.inference_mode()
 def continue_text(
     model: PreTrainedModel | ExportedGenerator,
@@ -117,7 +151,7 @@ def continue_text(
         logger.warning("max_new_tokens is %d; the model's positions end after %d.", settings.max_new_tokens, room)
     is_line = settings.prompt_file is not None
     single = settings.num_return_sequences == 1 and settings.num_beams == 1 and not is_line
-    streamer = TextStreamer(tokenizer, skip_special_tokens=True) if single else None
+    streamer = WordStreamer(tokenizer) if single else None
     output = generate(model, ids, min(settings.max_new_tokens, room), settings, streamer)
     if not single:
         for sequence in output:
@@ -130,7 +164,7 @@ def generate_here(
     ids: torch.Tensor,
     max_new_tokens: int,
     settings: GenerationSettings,
-    streamer: TextStreamer | None,
+    streamer: BaseStreamer | None,
     compiled: CompiledSteps | None = None,
 ) -> torch.Tensor:
     """Continues a prompt, (1, T), in PyTorch: returns (num_return_sequences, T + new tokens)."""
@@ -154,7 +188,7 @@ def generate_exported(
     ids: torch.Tensor,
     max_new_tokens: int,
     settings: GenerationSettings,
-    streamer: TextStreamer | None,
+    streamer: BaseStreamer | None,
 ) -> list[list[int]]:
     """Continues a prompt, (1, T), in CTranslate2, which samples without beams."""
     if settings.do_sample and settings.num_beams > 1:

@@ -55,9 +55,10 @@ def print_summary(lines: int, totals: dict[str, float]) -> None:
     without = f" Without a score, as they have fewer than two tokens: {empty:,}." if empty else ""
     print(f"{counted(lines, 'line')}.{without}", file=sys.stderr)
     if tokens:
+        bits = f"bits_per_byte {-total / math.log(2) / size:.4f}  " if size else ""
         print(
             f"log_probability {total:.4f}  tokens {tokens:,}  bytes {size:,}  "
-            f"bits_per_byte {-total / math.log(2) / size:.4f}  perplexity {math.exp(min(-total / tokens, 700)):.4f}",
+            f"{bits}perplexity {math.exp(min(-total / tokens, 700)):.4f}",
             file=sys.stderr,
         )
 
@@ -85,7 +86,8 @@ def describe(index: int, score: TextScore, with_tokens: bool) -> dict[str, Any]:
         "log_probability": round(score.log_probability, 5) if score.tokens else None,
         "tokens": len(score.tokens),
         "bytes": score.bytes,
-        "bits_per_byte": round(score.bits_per_byte, 5) if score.tokens else None,
+        # Tokens may stand behind the first one, but no bytes: "…" is read as three full stops.
+        "bits_per_byte": round(score.bits_per_byte, 5) if score.bytes else None,
         "perplexity": round(score.perplexity, 5) if score.tokens else None,
     }
     if with_tokens:

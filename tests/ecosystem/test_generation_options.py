@@ -121,3 +121,11 @@ def test_a_streamer_gets_the_text_that_greedy_search_gives(name):
     assert streamed.tolist() == sequences.tolist()
     (tokens,) = sequences[:, 3 if name == "causal_lm" else 1 :].tolist()
     assert "".join(streamer) == tokenizer.decode(tokens)
+
+
+@pytest.mark.parametrize("beams", [1, 3])
+@pytest.mark.parametrize("name", GENERATORS)
+def test_a_tokenizer_which_stop_strings_need_changes_nothing_else(name, beams):
+    model, settings = tiny_model(name), {"max_new_tokens": 6, "do_sample": False, "num_beams": beams}
+    expected = model.generate(**prompts(name), **settings)
+    assert model.generate(**prompts(name), **settings, tokenizer=tiny_tokenizer()).tolist() == expected.tolist()

@@ -98,6 +98,30 @@ def test_a_step_is_that_of_the_loss_written_out_in_one_batch_or_four(name, make_
         assert_parameters(model, expected)
 
 
+@pytest.mark.parametrize(
+    ("problem_type", "loss_of"),
+    [
+        ("multi_label_classification", functional.binary_cross_entropy_with_logits),
+        ("regression", functional.mse_loss),
+    ],
+)
+def test_a_step_with_several_labels_an_example_is_that_of_their_mean_loss(problem_type, loss_of, make_trainer):
+    settings = {"problem_type": problem_type, "auxiliary_loss_weight": 0.0}
+    labels = [[float(row % 3 == label) for label in range(3)] for row in range(8)]
+    model, batch = tiny_model("classification", **settings).train(), tiny_batch("classification")
+    logits = model(batch["input_ids"], attention_mask=batch["attention_mask"]).logits
+    loss_of(logits, torch.tensor(labels)).backward()
+    expected = {key: parameter.detach() - parameter.grad for key, parameter in model.named_parameters()}
+    for accumulation in ({}, ACCUMULATED):
+        model = tiny_model("classification", **settings)
+        trainer = make_trainer("classification", model, **accumulation)
+        trainer.train_dataset = [
+            {**example, "label": row} for example, row in zip(tiny_examples("classification"), labels, strict=True)
+        ]
+        trainer.train()
+        assert_parameters(model, expected)
+
+
 @pytest.mark.parametrize("name", MODELS)
 def test_evaluation_gives_the_loss_over_tokens_and_the_logits(name, make_trainer):
     model, batch = tiny_model(name), tiny_batch(name)

@@ -280,7 +280,9 @@ def test_regression_is_the_mean_squared_error(numbers):
     torch.testing.assert_close(outputs.loss, ((outputs.logits - labels) ** 2).mean())
     halves = [
         model(
-            **{name: tensor[part] for name, tensor in inputs.items()}, labels=labels[part], num_items_in_batch=3
+            **{name: tensor[part] for name, tensor in inputs.items()},
+            labels=labels[part],
+            num_items_in_batch=3 * numbers,
         ).loss
         for part in (slice(0, 2), slice(2, 3))
     ]

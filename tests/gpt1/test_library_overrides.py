@@ -43,6 +43,12 @@ EXTENDED = [
         "self generation_config has_default_max_length has_default_min_length model_input_name input_ids_length "
         "inputs_tensor",
     ),
+    (
+        GPT1GenerationMixin,
+        GenerationMixin,
+        "_get_stopping_criteria",
+        "self generation_config stopping_criteria tokenizer",
+    ),
     (PreallocatedLayer, DynamicLayer, "update", "self key_states value_states *args **kwargs"),
     (PreallocatedLayer, DynamicLayer, "lazy_initialization", "self key_states value_states"),
     (

@@ -56,6 +56,16 @@ def test_long_texts_are_cut_and_counted_and_keep_their_frame(tokenizer):
         TASKS["stories_cloze"], TaskSplit([("a", "b", "a b c d e f g h"), ("a", "b", "c")], [0, 1]), tokenizer, 9
     )
     assert choices.cut == 1 and choices.lengths.tolist() == [[9], [5]]
+    # The question stands at the end of a context, so that a long one loses its beginning.
+    split = TaskSplit([(" ".join("abcdefghij") + " the mill", "a", "b", "c", "d")], [0])
+    examples = tokenize_task(TASKS["race"], split, tokenizer, max_length=9)
+    question = tokenizer.tokenize("the mill")
+    for tokens, answer in zip(examples[0]["input_ids"], "abcd", strict=True):
+        tokens = tokenizer.convert_ids_to_tokens(tokens)
+        assert [*tokens[:1], *tokens[-3 - len(question) :]] == [
+            "<start>", *question, "<delimiter>", f"{answer}</w>", "<extract>"
+        ]  # fmt: skip
+    assert tokenizer.truncation_side == "right"
     # A fine-tuned model's folder would keep it, and programs that read tokenizer.json would cut every text.
     assert tokenizer.backend_tokenizer.truncation is None
 

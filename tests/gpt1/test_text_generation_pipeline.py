@@ -160,6 +160,53 @@ def test_streamers_print_what_decoding_the_whole_gives(generator, tokenizer, cap
     thread.join()
 
 
+DICTATION = "a big cake, who wasted (two) friends; she didn't know"
+
+
+@pytest.mark.parametrize(
+    "stop",
+    ["wasted", "cake, who", "rien", "two) f", "didn't", "Cake", ["no such text", "wasted "], "anna", "nothing here"],
+)
+def test_generation_stops_at_a_text_however_it_is_cut_into_tokens(generator, tokenizer, stop):
+    assert len(tokenizer.tokenize("wasted")) > 1
+    prompt, ids = tokenizer("anna was", return_tensors="pt"), tokenizer(DICTATION).input_ids
+    start = prompt.input_ids[0].tolist()
+    texts = [tokenizer.decode(start + ids[:count])[len("anna was") :] for count in range(1, len(ids) + 1)]
+    # The vocabulary has no capitals, and "anna" stands in the prompt alone.
+    stops = [stop.lower()] if isinstance(stop, str) else stop
+    wanted = next((text for text in texts if any(each in text for each in stops)), texts[-1])
+    assert (wanted == texts[-1]) == (stop in ("anna", "nothing here"))
+    arguments = dictated(tokenizer, DICTATION)
+    (output,) = generator.model.generate(**prompt, **arguments, stop_strings=stop, tokenizer=tokenizer)
+    assert tokenizer.decode(output) == f"anna was{wanted}"
+    arguments = dictated(tokenizer, DICTATION)
+    (result,) = generator("anna was", **arguments, stop_sequence=stop)
+    assert result["generated_text"] == f"anna was{wanted}"
+
+
+def test_every_row_stops_by_itself(generator, tokenizer):
+    rows = tokenizer(["anna was", "anna"], return_tensors="pt", padding=True, padding_side="left")
+    dictations = [tokenizer(text).input_ids for text in ("a cat, a dog, a cake", "a big cake, a cat")]
+    start = rows.input_ids.shape[1]
+
+    def dictate(input_ids, scores):
+        forced = torch.full_like(scores, float("-inf"))
+        for row, ids in enumerate(dictations):
+            forced[row, ids[min(input_ids.shape[1] - start, len(ids) - 1)]] = 0
+        return forced
+
+    output = generator.model.generate(
+        **rows,
+        max_new_tokens=max(map(len, dictations)),
+        do_sample=False,
+        logits_processor=[dictate],
+        eos_token_id=tokenizer.eos_token_id,
+        stop_strings=["cat", "cake"],
+        tokenizer=tokenizer,
+    )
+    assert tokenizer.batch_decode(output[:, start:], skip_special_tokens=True) == ["a cat", "a big cake"]
+
+
 def test_a_saved_pipeline_is_the_same_again(generator, tmp_path):
     generator.save_pretrained(tmp_path)
     again = pipeline("text-generation", model=str(tmp_path), trust_remote_code=False)

@@ -324,12 +324,27 @@ def test_wrong_rows_end_the_script_with_their_numbers(finetune, tmp_path, capsys
 
 
 def test_texts_longer_than_the_context_are_counted(finetune, tmp_path, capsys):
-    rows = [(" ".join(NOUNS * (10 if index == 7 else 1)), "xy"[index % 2]) for index in range(20)]
+    rows = [
+        (" ".join([*NOUNS[: 1 + index // 4], *NOUNS * (10 if index == 7 else 1)]), "xy"[index % 2])
+        for index in range(20)
+    ]
     finetune("--train_file", write_csv(tmp_path / "long.csv", rows), "--max_steps", 1)
     assert re.search(
         r"train: 1\d examples;.*1 longer than 24 tokens and cut|validation: .*1 longer",
         capsys.readouterr().out,
     )
+
+
+def test_predictions_cut_texts_where_training_does(finetune, predict, files):
+    folder = finetune(*files, "--max_steps", 1, "--max_length", 7)
+    long = "the kite shone and the lamp broke"
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokens = tokenizer(long, truncation=True).input_ids
+    assert len(tokens) == 7 < len(tokenizer(long).input_ids)
+    short = tokenizer.decode(tokens[1:-1])
+    assert tokenizer(short).input_ids == tokens
+    long_answer, short_answer = predict(folder, lines=[long, short])[1:]
+    assert long_answer[1:] == short_answer[1:]
 
 
 def test_prediction_from_files_and_lines_is_checked(finetune, predict, files, pretrained, tmp_path):

@@ -8,7 +8,9 @@ import sys
 import pytest
 from tiny_models import tiny_model, tiny_tokenizer
 
+from gpt1_scratch import GPT1Config, GPT1ForCausalLM
 from gpt1_scratch.pretraining.scoring import score_texts
+from gpt1_scratch.tokenization import train_tokenizer
 from papers_to_gpt import score_text
 from papers_to_gpt.gpt1 import text_scoring
 
@@ -75,3 +77,15 @@ def test_what_cannot_be_scored_is_named(score, tmp_path, folder):
     tiny_tokenizer().save_pretrained(tmp_path / "translator")
     with pytest.raises(ValueError, match="a translator. This script needs a GPT-1 that continues text.*translate.py"):
         score("--input_file", tmp_path / "lines.txt", model=tmp_path / "translator")
+
+
+def test_a_line_whose_tokens_are_those_of_one_character_has_no_bits_per_byte(tmp_path, score):
+    tokenizer = train_tokenizer(["ab ab ab ab ab .. ..."] * 3, merges=1)
+    assert len(tokenizer.tokenize("…")) > 1
+    config = GPT1Config(vocab_size=len(tokenizer), hidden_size=8, num_hidden_layers=1, num_attention_heads=2)
+    GPT1ForCausalLM(config).save_pretrained(tmp_path / "dots")
+    tokenizer.save_pretrained(tmp_path / "dots")
+    (tmp_path / "lines.txt").write_text("…\n", encoding="utf-8")
+    (row,), summary = score("--input_file", tmp_path / "lines.txt", model=tmp_path / "dots")
+    assert row["tokens"] > 0 and row["perplexity"] > 0 and row["bits_per_byte"] is None
+    assert "bytes 0  perplexity" in summary
