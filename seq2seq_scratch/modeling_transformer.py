@@ -718,7 +718,12 @@ class TransformerModel(TransformerPreTrainedModel):
         Returns:
             The decoder's last states, (B, T, D), the cache and the encoder's last states, (B, S, D); on request the
             states and attention weights of every layer of both.
+
+        Raises:
+            ValueError: there are no `decoder_input_ids`.
         """
+        if decoder_input_ids is None:
+            raise ValueError("There is no target. Give decoder_input_ids or labels; to translate, call generate().")
         if encoder_outputs is None:
             encoder_outputs = self.encoder(input_ids, attention_mask, **kwargs)
         if attention_mask is None:

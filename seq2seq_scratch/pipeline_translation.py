@@ -90,7 +90,8 @@ class TranslationPipeline(Pipeline):
         if not isinstance(texts, list | tuple):
             return super().__call__(texts, **kwargs)
         results = super().__call__(list(texts), **kwargs) if texts else []
-        return [result[0] if len(result) == 1 else result for result in results]
+        asked = kwargs.get("num_return_sequences", self._forward_params.get("num_return_sequences", 1))
+        return [result if asked > 1 else result[0] for result in results]
 
     def save_pretrained(self, save_directory: str | os.PathLike, **kwargs: Any) -> None:
         """Saves the model, its code and both tokenizers."""

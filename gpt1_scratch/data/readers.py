@@ -22,6 +22,7 @@ import csv
 import itertools
 import json
 import os
+import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -182,7 +183,7 @@ def _json_rows(path: str | Path, place: FilePlace) -> Iterator[tuple[str, Row]]:
                 yield where, row
             return
         where = f"{path}, line {number}"
-        row = _parse_json(line.rstrip(), where, number)
+        row = parse_json(line.rstrip(), where)
         if not isinstance(row, dict):
             raise ValueError(f"{where}: holds {type(row).__name__}. {_JSON_KINDS}")
         if (
@@ -201,7 +202,7 @@ _JSON_KINDS = "Each line must be one JSON object, or the file one list of JSON o
 
 
 def _json_list_rows(path: str | Path, begin: int, lines: Iterable[str]) -> Iterator[tuple[str, Row]]:
-    rows = _parse_json("".join(lines), str(path), begin)
+    rows = parse_json("".join(lines), str(path), begin)
     wrong = next((row for row in rows if not isinstance(row, dict)), None) if isinstance(rows, list) else rows
     if wrong is not None or None in rows:
         raise ValueError(f"{path}, line {begin}: holds list with {type(wrong).__name__}. {_JSON_KINDS}")
@@ -209,8 +210,19 @@ def _json_list_rows(path: str | Path, begin: int, lines: Iterable[str]) -> Itera
         yield f"{path}, item {number} of the list", row
 
 
-def _parse_json(text: str, where: str, begin: int) -> Any:
-    """Parses JSON that begins at a line; refuses repeated keys and text that cannot be stored as UTF-8."""
+def parse_json(text: str, where: str, begin: int | None = None, kinds: str = _JSON_KINDS) -> Any:
+    """Parses JSON.
+
+    Args:
+        text: the JSON.
+        where: its file, and its line if it is within one.
+        begin: the number of its first line otherwise.
+        kinds: what it should be, for the message.
+
+    Raises:
+        ValueError: if it is no JSON, repeats a key, is nested too deep, has an integer that Python does not read, or
+            text that cannot be stored as UTF-8.
+    """
 
     def object_of(items: list[tuple[str, Any]]) -> Row:
         row = dict(items)
@@ -221,17 +233,22 @@ def _parse_json(text: str, where: str, begin: int) -> Any:
     try:
         value = json.loads(text, object_pairs_hook=object_of)
     except json.JSONDecodeError as error:
-        line = f", line {begin + error.lineno - 1}" if ", line " not in where else ""
-        raise ValueError(
-            f"{where}{line}: not valid JSON at column {error.colno} ({error.msg}). {_JSON_KINDS}"
-        ) from error
+        line = "" if begin is None else f", line {begin + error.lineno - 1}"
+        raise ValueError(f"{where}{line}: not valid JSON at column {error.colno} ({error.msg}). {kinds}") from error
+    except RecursionError:
+        raise ValueError(f"{where}: the JSON has too many lists or objects inside each other. {kinds}") from None
+    except ValueError as error:
+        if "integer string conversion" not in str(error):
+            raise
+        digits = sys.get_int_max_str_digits()
+        raise ValueError(f"{where}: the JSON has an integer of more than {digits:,} digits. {kinds}") from None
     if "\\ud" in text or "\\uD" in text:
         for number, line in enumerate(text.split("\n")):
             for part in _strings_in(line):
                 try:
                     part.encode()
                 except UnicodeEncodeError as error:
-                    line = f", line {begin + number}" if ", line " not in where else ""
+                    line = "" if begin is None else f", line {begin + number}"
                     raise ValueError(
                         f"{where}{line}: \\u{ord(part[error.start]):04x} is half of a surrogate pair and no "
                         "character. Write both halves, or leave it out."

@@ -123,7 +123,12 @@ def train(accelerator: Accelerator, settings: tuple[Any, ...], start: RunStart) 
         source_tokenizer, target_tokenizer = load_tokenizers(checkpoint or output_dir)
         labels = ["train"] if len(corpora) == 1 else [f"train, {name}" for name in names]
         training_pairs = dict(zip(labels, corpora, strict=True))
-        tokenized, reports = tokenize_splits(training_pairs, pairs, source_tokenizer, target_tokenizer, data)
+        # An evaluation translates every pair, but a model with learned positions cannot predict further tokens.
+        is_learned = getattr(model_settings, "position_embedding_type", None) == "learned"
+        positions = model_settings.max_position_embeddings if is_learned else None
+        tokenized, reports = tokenize_splits(
+            training_pairs, pairs, source_tokenizer, target_tokenizer, data, positions
+        )
     seen = count_training_pairs(pairs, corpora) if accelerator.is_main_process else {}
     for split, report in reports.items():
         say(f"{split}: {report}" + (f"; {seen[split]:,} are training pairs too" if seen.get(split) else ""))
@@ -151,7 +156,7 @@ def train(accelerator: Accelerator, settings: tuple[Any, ...], start: RunStart) 
         decode=partial(decode, num_beams=decoding.eval_num_beams),
         texts=pairs["validation"],
         metric=metric,
-        collate_batch=partial(collate, pad_token_id=source_tokenizer.pad_token_id),
+        collate_batch=partial(collate, pad_token_id=source_tokenizer.pad_token_id, max_positions=positions),
         max_tokens_per_batch=data.max_tokens_per_batch,
         track=lambda *translated: tracker.track(model, loop.progress.update, *translated),
     )

@@ -62,10 +62,12 @@ def tokenize_splits(
     source_tokenizer: PreTrainedTokenizerFast,
     target_tokenizer: PreTrainedTokenizerFast,
     data: DataSettings,
+    max_positions: int | None,
 ) -> tuple[dict[str, Dataset], dict[str, FilterReport]]:
     """Returns the token ids of all pairs by their labels, and what became of long pairs; training leaves them out.
 
-    Streams are not among them, because they are tokenised as they are read.
+    Streams are not among them, because they are tokenised as they are read. Targets to evaluate on that are longer
+    than `max_positions` are counted.
 
     Raises:
         ValueError: if no training pair is left, or no pair to evaluate has text; the message begins with the label.
@@ -82,6 +84,7 @@ def tokenize_splits(
                 max_source_length=data.max_source_length,
                 max_target_length=data.max_target_length,
                 drop_long=label in training_pairs,
+                max_positions=max_positions,
             )
         except ValueError as error:
             raise ValueError(f"{label}: {error}") from error

@@ -47,11 +47,13 @@ class FilterReport:
     max_source_length: int
     max_target_length: int
     drop_long: bool
+    max_positions: int | None = None
     read: int = 0
     empty: int = 0
     source_too_long: int = 0
     target_too_long: int = 0
     truncated: int = 0
+    target_cut: int = 0
 
     @property
     def kept(self) -> int:
@@ -69,6 +71,8 @@ class FilterReport:
         self.truncated += int(truncated.sum())
         self.empty += int(empty.sum())
         if not self.drop_long:
+            if self.max_positions is not None:
+                self.target_cut += int((np.asarray(pairs["target_length"]) > self.max_positions).sum())
             return np.ones(len(empty), dtype=bool)
         source_too_long = ~empty & (np.asarray(pairs["source_length"]) > self.max_source_length)
         keep = ~(empty | source_too_long)
@@ -81,6 +85,7 @@ class FilterReport:
         if not self.drop_long:
             notes = (
                 (self.truncated, f"sources cut to {self.max_source_length} tokens"),
+                (self.target_cut, f"targets cut to {self.max_positions} tokens for the loss (learned positions)"),
                 (self.empty, "with a side without text"),
             )
             return ", ".join([counted(self.read, "pair"), *(f"{count:,} {note}" for count, note in notes if count)])
@@ -161,6 +166,7 @@ def tokenize_parallel(
     max_source_length: int,
     max_target_length: int,
     drop_long: bool = True,
+    max_positions: int | None = None,
     num_proc: int | None = None,
 ) -> tuple[Dataset | IterableDataset, FilterReport]:
     """Turns sentence pairs into token ids.
@@ -176,6 +182,8 @@ def tokenize_parallel(
         max_target_length: maximum number of target tokens, including the end token.
         drop_long: True for training: pairs with a side without visible text and pairs beyond a limit are left out.
             False for evaluation: every pair is kept, sources are cut to `max_source_length`, and targets are not cut.
+        max_positions: number of positions that the model has learned; the report then counts the targets to evaluate
+            on that `collate` has to cut. None for a model without a limit.
         num_proc: number of processes. Default: one, or as many as this process may use cores if the data set is large.
 
     Returns:
@@ -185,7 +193,7 @@ def tokenize_parallel(
     Raises:
         ValueError: if no training pair is left, or no pair to evaluate has text.
     """
-    report = FilterReport(max_source_length, max_target_length, drop_long)
+    report = FilterReport(max_source_length, max_target_length, drop_long, max_positions)
     truncate_to = None if drop_long else max_source_length
     if isinstance(dataset, IterableDataset):
         tokenize = PairTokenizer(source_tokenizer, target_tokenizer, report)
@@ -226,19 +234,22 @@ def tokenize_parallel(
     return tokenized, report
 
 
-def collate(examples: Sequence[Mapping[str, Any]], pad_token_id: int, copies: int = 1) -> dict[str, torch.Tensor]:
+def collate(
+    examples: Sequence[Mapping[str, Any]], pad_token_id: int, copies: int = 1, max_positions: int | None = None
+) -> dict[str, torch.Tensor]:
     """Pads examples on the right to the longest of each side.
 
     Args:
         examples: the examples, each with the lists `input_ids` and `labels`.
         pad_token_id: the id that pads `input_ids`; labels are padded with `-100`.
         copies: number of times that the batch is repeated, for a loss that compares predictions of the same example.
+        max_positions: labels are cut to this number of tokens. None cuts nothing.
 
     Returns:
         `input_ids` (B, S), `attention_mask` (B, S) with 1 for tokens and 0 for padding, and `labels` (B, T), in int64;
         B is the number of examples times `copies`.
     """
     input_ids, attention_mask = pad_right([example["input_ids"] for example in examples], pad_token_id)
-    labels, _ = pad_right([example["labels"] for example in examples], IGNORE_INDEX)
+    labels, _ = pad_right([example["labels"][:max_positions] for example in examples], IGNORE_INDEX)
     batch = {"input_ids": input_ids, "attention_mask": attention_mask.astype(np.int64), "labels": labels}
     return {name: torch.from_numpy(rows).repeat(copies, 1) for name, rows in batch.items()}

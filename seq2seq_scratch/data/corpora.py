@@ -4,7 +4,6 @@ The result always has two columns of text, `source` and `target`. Missing text i
 """
 
 import itertools
-import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -23,6 +22,7 @@ from .readers import (
     dataset_of_files,
     open_parquet,
     parquet_tables,
+    parse_json,
     table_rows,
     tables_of_rows,
     text_of,
@@ -104,12 +104,8 @@ def _pair_of_row(row: Mapping[str, Any], wanted: Wanted, where: str) -> Pair:
     translation = row.get("translation")
     if isinstance(translation, str) and not (wanted.source_column or wanted.target_column):
         # In CSV and TSV the column is a field of text.
-        try:
-            translation = json.loads(translation)
-        except json.JSONDecodeError as error:
-            raise ValueError(
-                f"{where}: translation holds {translation!r}, not a JSON object from language to text."
-            ) from error
+        kinds = "translation must be a JSON object from language to text."
+        translation = parse_json(translation, f"{where}, translation {translation[:60]!r}", kinds=kinds)
         row = {**row, "translation": translation}
     if translation is None:
         keys = (wanted.source_language, wanted.target_language)  # null: a pair without text

@@ -69,11 +69,13 @@ def _streams_of(references: References) -> Streams:
     """Returns references as streams; a further reference that is empty counts as missing.
 
     Raises:
-        ValueError: if sentences have different numbers of references.
+        ValueError: if there are no references, or sentences have different numbers of them.
     """
     rows = [[row] if isinstance(row, str) else row for row in references]
     if len({len(row) for row in rows}) > 1:
         raise ValueError("Sentences have different numbers of references. Fill up with empty ones.")
+    if not any(rows):
+        raise ValueError("There are no references. Each sentence needs one.")
     first, *others = map(list, zip(*rows, strict=True))
     return [first, *([text or None for text in stream] for stream in others)]
 

@@ -67,7 +67,7 @@ def read_nbest_list(path: str | Path, sources: Sequence[str]) -> list[Candidate]
             continue  # translate.py writes a line for a source without text
         if not (name.isascii() and name.isdigit()):
             raise ValueError(f"{where}: the id is {name!r}; it must be the number of the source, counted from 0.")
-        if int(name) >= len(sources):
+        if len(name.lstrip("0")) > len(str(len(sources))) or int(name) >= len(sources):
             raise ValueError(
                 f"{where}: the id is {name}, but the sources have the ids 0 to {len(sources) - 1}. "
                 "Give the sources that the n-best list was made from."

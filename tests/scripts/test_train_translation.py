@@ -301,19 +301,26 @@ def test_a_stream_trains(train, tmp_path):
 
 
 @pytest.mark.parametrize("positions", ["learned", "sinusoidal"])
-def test_tokenizers_promise_no_more_positions_than_are_learned(parallel_text, tmp_path, monkeypatch, positions):
+def test_a_run_promises_and_evaluates_no_more_positions_than_are_learned(
+    parallel_text, tmp_path, monkeypatch, capsys, positions
+):
+    for language in ("en", "de"):
+        pairs = ["word1", "word1 " * 60, "word2"]
+        (tmp_path / f"long.{language}").write_text("\n".join(pairs) + "\n")
     settings = {"model_type": "transformer_seq2seq", "d_model": 8, "encoder_layers": 1, "decoder_layers": 1}
     settings |= dict.fromkeys(("encoder_attention_heads", "decoder_attention_heads"), 2)
     settings |= {"position_embedding_type": positions, "max_position_embeddings": 40, "vocab_size": 300}
     settings |= {"share_vocabulary": False, "share_encoder_decoder_embeddings": False, "max_steps": 1}
     settings |= {"max_new_tokens": 8, "bf16": False, "source_language": "en", "target_language": "de"}
     settings |= {f"{split}_file": parallel_text / split for split in ("train", "validation", "test")}
-    settings["output_dir"] = tmp_path
+    settings |= {"output_dir": tmp_path / "run", "validation_file": tmp_path / "long"}
     monkeypatch.setattr(
         sys, "argv", ["train_translation.py", *(f"--{name}={value}" for name, value in settings.items())]
     )
     train_translation.main()
-    model, *tokenizers = load_translator(str(tmp_path))
+    noted = "1 targets cut to 40 tokens for the loss (learned positions)" in capsys.readouterr().out
+    assert noted == (positions == "learned")
+    model, *tokenizers = load_translator(str(tmp_path / "run"))
     ids = [
         tokenizer("word1 " * 60, truncation=positions == "learned", return_tensors="pt").input_ids
         for tokenizer in tokenizers

@@ -162,6 +162,15 @@ BAD = {
         b'[{"text": "a", "label": "x"},\n{"text": "\\uD83D", "label": "x"}]',
         r"half.json, line 2: \\ud83d is half",
     ),
+    "deep.jsonl": (
+        b'{"text": "a", "label": "x"}\n{"text": ' + b"[" * 100_000 + b"]" * 100_000 + b"}\n",
+        "deep.jsonl, line 2: the JSON has too many lists or objects inside each other. Each line",
+    ),
+    "deep.json": (b"[" * 100_000 + b"]" * 100_000, "deep.json: the JSON has too many lists"),
+    "digits.jsonl": (
+        b'{"text": "a", "label": "x"}\n{"text": "b", "label": ' + b"9" * 5000 + b"}\n",
+        "digits.jsonl, line 2: the JSON has an integer of more than 4,300 digits",
+    ),
     "semicolons.csv": (
         b"text;label\na;x\n",
         "names one column, 'text;label'. Fields .* by commas, not by ';'",
@@ -263,7 +272,9 @@ def test_a_blank_line_of_the_only_column_is_an_empty_text(tmp_path, name, conten
 @pytest.mark.parametrize("extension", ["csv", "tsv"])
 def test_a_blank_line_where_a_translation_must_be_is_named(tmp_path, extension):
     (tmp_path / f"a.{extension}").write_text("translation\n\n")
-    with pytest.raises(ValueError, match=rf"a.{extension}, line 2: translation holds '', not a JSON object"):
+    with pytest.raises(
+        ValueError, match=rf"a.{extension}, line 2, translation '': not valid JSON .* must be a JSON object"
+    ):
         load_parallel_data(train_file=str(tmp_path / f"a.{extension}"), source_language="en", target_language="de")
 
 

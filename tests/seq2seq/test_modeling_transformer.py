@@ -335,6 +335,13 @@ def test_without_positions_the_encoder_sees_a_set_of_tokens():
     assert (states["sinusoidal"][1] - states["sinusoidal"][0][:, order]).abs().max() > 0.01
 
 
+def test_a_call_without_a_target_says_so():
+    model = tiny_model()
+    for part in (model, model.model):
+        with pytest.raises(ValueError, match="There is no target. Give decoder_input_ids"):
+            part(input_ids=torch.full((1, 6), 5))
+
+
 def test_learned_positions_refuse_sequences_beyond_their_limit():
     model = tiny_model(position_embedding_type="learned", max_position_embeddings=6)
     fits, too_long = torch.full((1, 6), 5), torch.full((1, 7), 5)

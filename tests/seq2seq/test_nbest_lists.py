@@ -69,6 +69,7 @@ def test_the_lists_of_our_own_script_are_read_as_it_writes_them(tmp_path):
         ("0\t1\ta\n0 ||| a ||| 1\n", 'line 2: the line is no candidate .* Write it as "id", "score" and "candid'),
         ("0\tmuch\ta\n", 'line 1: the score is \'much\'; it must be a finite number. A line is "id", "score"'),
         ("0\t1\ta\n4\t1\ta\n", "line 2: the id is 4, but the sources have the ids 0 to 3"),
+        ("0\t1\ta\n" + "4" * 5000 + "\t1\ta\n", "line 2: the id is 44444.*, but the sources have the ids 0 to 3"),
         ("0\t1\ta\n1\t1\ta\n2\t\t\n3\t\t\n", "list has no candidate for source 3 \\(counted from 0\\)"),
         ("0 ||| a ||| 1\n1 ||| a ||| much\n", "line 2: the score is 'much'; it must be a finite number"),
         ("0 ||| a ||| LM= 1 ||| nan\n", "line 1: the score is 'nan'"),

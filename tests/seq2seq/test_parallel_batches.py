@@ -87,6 +87,18 @@ def test_evaluation_pairs_all_stay_and_long_sources_are_cut(pairs, tokenizers):
     assert str(report) == f"5 pairs, {cut} sources cut to 6 tokens, 1 with a side without text"
 
 
+def test_targets_beyond_the_learned_positions_are_counted_and_cut_in_batches(pairs, tokenizers):
+    tokenized, report = tokenize_parallel(
+        pairs, *tokenizers, max_source_length=100, max_target_length=4, drop_long=False, max_positions=4
+    )
+    full = tokenizers[1](ENGLISH)["input_ids"]
+    long = sum(len(ids) > 4 for ids in full)
+    assert tokenized["labels"][:] == full and long > 0
+    assert str(report).startswith(f"5 pairs, {long} targets cut to 4 tokens for the loss (learned positions), 1 with")
+    labels = collate(list(tokenized), pad_token_id=1, max_positions=4)["labels"]
+    assert labels.shape == (5, 4) and [row[row != -100].tolist() for row in labels] == [ids[:4] for ids in full]
+
+
 def test_a_training_set_of_which_nothing_is_left_is_an_error(pairs, tokenizers):
     with pytest.raises(ValueError, match=r"No training pair is left: 5 pairs, 0 kept; .*4 longer than max_source"):
         tokenize_parallel(pairs, *tokenizers, max_source_length=1, max_target_length=100)

@@ -190,6 +190,7 @@ def test_only_the_first_pairs_are_kept_on_request(tmp_path, streaming):
     assert len(sides(splits["train"])[0]) == 200
 
 
+DEEP = b'{"de": ' + b"[" * 100_000 + b"]" * 100_000 + b"}"
 LATIN_1 = "eins\nzwei\nschön\n".encode("latin-1")
 
 
@@ -226,7 +227,26 @@ LATIN_1 = "eins\nzwei\nschön\n".encode("latin-1")
             r"line 2: .*translation has no 'en' \(target_language\); it has de, fr",
         ),
         ({"data.jsonl": b'{"translation": ["a", "b"]}'}, "data.jsonl", r"line 1: translation holds \['a', 'b'\]"),
-        ({"data.csv": b"translation\n{'de': 'a'}\n"}, "data.csv", r"line 2: translation holds .*not a JSON object"),
+        (
+            {"data.csv": b"translation\n{'de': 'a'}\n"},
+            "data.csv",
+            r"line 2, translation .*not valid JSON.*must be a JSON obj",
+        ),
+        (
+            {"data.tsv": b'translation\n{"de": "a", "en": "b"}\n{"de": "\\ud83d", "en": "b"}\n'},
+            "data.tsv",
+            r"data\.tsv, line 3, translation .*ud83d is half",
+        ),
+        (
+            {"data.tsv": b"translation\n" + DEEP + b"\n"},
+            "data.tsv",
+            r"line 2, .*too many lists .*must be a JSON object",
+        ),
+        (
+            {"data.tsv": b'translation\n{"de": "a", "en": "b", "de": "c"}\n'},
+            "data.tsv",
+            r"line 2, .*names the column 'de' twice",
+        ),
         ({"data.csv": b"de,fr\na,b\n"}, "data.csv", r"no column 'en'; it has de, fr.*target_column"),
         (
             {"data.csv": b"de,en\na,b\nc\n"},

@@ -192,6 +192,8 @@ def test_every_sentence_is_in_one_length_class():
 def test_nothing_to_score_and_unequal_lists_are_named():
     with pytest.raises(ValueError, match="no translations to score"):
         compute([], [])
+    with pytest.raises(ValueError, match="There are no references"):
+        compute(["a", "b"], [[], []])
     with pytest.raises(ValueError, match="predictions.*5.*references.*4"):
         compute(references=REFERENCES[:4])
     with pytest.raises(TypeError, match=r"references\[1\] is None, of type NoneType"):

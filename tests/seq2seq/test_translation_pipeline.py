@@ -73,6 +73,9 @@ def test_n_best_lists_carry_scores_when_asked(translator):
     (best, second) = translator(SENTENCES[0], num_return_sequences=2, with_scores=True)
     assert best["score"] >= second["score"] and best["translation_text"] == texts_of(translator(SENTENCES[0]))[0]
     assert [len(each) for each in translator(SENTENCES[:2], num_return_sequences=2)] == [2, 2]
+    others = [index for index in range(translator.model.config.decoder_vocab_size) if index != 3]
+    ends = {"suppress_tokens": others, "num_return_sequences": 3}  # there is no second hypothesis
+    assert translator(SENTENCES[:2], **ends) == [[{"translation_text": ""}]] * 2
 
 
 def test_mistakes_are_refused(folder, translator):
