@@ -163,9 +163,7 @@ def test_generate_text_prints_what_it_prints_with_the_model(tmp_path, monkeypatc
         ("language_model", {"max_position_embeddings": 24, "eos_token_id": None}, {}),
     ],
 )
-def test_the_python_code_of_a_card_runs_as_it_stands(
-    tmp_path, monkeypatch, ctranslate2, capsys, kind, options, saved
-):
+def test_the_python_code_of_a_card_runs_as_it_stands(tmp_path, monkeypatch, ctranslate2, capsys, kind, options, saved):
     save = save_translator if kind == "translator" else save_gpt1
     save(tmp_path / "model", **options)
     defaults = GenerationConfig.from_pretrained(tmp_path / "model")

@@ -97,9 +97,7 @@ SCRIPTS = {
 
 
 @pytest.mark.parametrize("name", SCRIPTS)
-def test_a_command_that_is_killed_twice_leaves_the_file_of_one_run(
-    name, run, models, tmp_path, monkeypatch, capsys
-):
+def test_a_command_that_is_killed_twice_leaves_the_file_of_one_run(name, run, models, tmp_path, monkeypatch, capsys):
     script, model, arguments = SCRIPTS[name]
     if model == "ctranslate2":
         pytest.importorskip("ctranslate2", reason="ctranslate2 is not installed; the extra `ctranslate2` has it")
