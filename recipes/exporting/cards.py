@@ -171,14 +171,12 @@ def ctranslate2_options(folder: Path, kind: str, positions: int, defaults: Gener
     if is_translator:
         of_model = [defaults.max_new_tokens, defaults.max_length and defaults.max_length - 1]
         limit = min([LONGEST_TRANSLATION, positions, *(value for value in of_model if value is not None)])
-        options = {"max_decoding_length": limit, "min_decoding_length": saved.shortest(1)}
-        if (defaults.num_beams or 1) > 1:
-            alpha = 1.0 if defaults.length_penalty is None else defaults.length_penalty
-            options |= {"beam_size": defaults.num_beams, "length_penalty": alpha}
+        beams = defaults.num_beams or 1
+        options = {"beam_size": beams, "max_decoding_length": limit, "min_decoding_length": saved.shortest(1)}
+        if beams > 1:
+            options["length_penalty"] = 1.0 if defaults.length_penalty is None else defaults.length_penalty
         elif defaults.do_sample:
             options |= saved_sampling(defaults, len(tokenizer))
-        else:
-            options["beam_size"] = 1
     else:
         options["max_length"] = min(LONGEST_TEXT, positions - 1)  # the engine counts all tokens but the first one
     if isinstance(defaults.eos_token_id, list):
