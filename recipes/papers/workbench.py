@@ -129,7 +129,8 @@ class Workbench:
             ValueError: a run failed; the message has its last line and its log file.
         """
         unique = {run.name: run for run in map(self.as_made, runs)}
-        self.runs += [run for run in unique.values() if run not in self.runs]
+        used = {run.name for run in self.runs}
+        self.runs += [run for name, run in unique.items() if name not in used]
         missing = [run for run in unique.values() if not (self._record(run).exists() and self.path(run).is_dir())]
         if missing:
             self._runs_folder.mkdir(parents=True, exist_ok=True)

@@ -124,13 +124,13 @@ def record(command, log, env):
     return subprocess.Popen([sys.executable, "-c", code, folder])
 
 
-def test_a_run_whose_folder_is_gone_is_made_again(tmp_path, monkeypatch):
+def test_a_run_is_made_and_listed_once_and_made_again_if_its_folder_is_gone(tmp_path, monkeypatch):
     monkeypatch.setattr(workbench, "start_logged", record)
     bench = bench_of(tmp_path)
     run = Run("pretrain_gpt1", "stories/gpt1_mini", {"seed": 1})
     (folder,) = bench.make(run)
-    bench.make(run)
-    assert len((tmp_path / "runs" / f"{run.name}.log").read_text().split()) == 1
+    bench.make(Run(run.script, run.preset, {"seed": 1, "weight_decay": 0.01}))  # as the preset has it
+    assert len((tmp_path / "runs" / f"{run.name}.log").read_text().split()) == 1 and bench.runs == [run]
     folder.rmdir()
     bench.make(run)
     assert folder.is_dir() and len((tmp_path / "runs" / f"{run.name}.log").read_text().split()) == 2
@@ -151,7 +151,7 @@ def test_a_run_has_the_same_threads_whether_others_are_made_beside_it_or_not(
 
 
 def measured(monkeypatch, tmp_path, *arguments):
-    """Runs the experiment heads, which finds nothing here, and returns whether it was measured."""
+    """Runs an experiment that finds nothing, and returns whether it was measured."""
     calls = []
 
     def measure(bench):

@@ -121,3 +121,15 @@ def test_masked_tokens_are_compared_at_equal_tokens_and_at_equal_time(as_long, s
 def test_a_masked_model_that_is_as_fast_is_trained_once(tmp_path):
     bench = bench_of("both_directions", tmp_path)
     assert pretrained(bench, MASKED, max_steps=planned_updates(bench, MASKED)).name == pretrained(bench, MASKED).name
+
+
+@pytest.mark.parametrize("arguments", [[], NOVELS])
+def test_the_masked_model_of_an_equal_time_differs_in_its_updates_alone(arguments, tmp_path):
+    bench = bench_of("both_directions", tmp_path, *arguments)
+    found = []
+    for changes in ({}, {"max_steps": 1750}):
+        parsed = parse_pretraining([*pretrained(bench, MASKED, **changes).arguments(), "--output_dir", "unused"])
+        (training,) = (part for part in parsed if isinstance(part, TrainingSettings))
+        found.append(vars(training).copy())
+    assert [each["objective"] for each in found] == ["masked", "masked"] and found[1]["max_steps"] == 1750
+    assert {name for name in found[0] if found[0][name] != found[1][name]} <= {"max_steps", "expected"}
