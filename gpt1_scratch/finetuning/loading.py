@@ -12,13 +12,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
-from random import Random
 from typing import Any
 
 from ..data.hub_data import explain_loading_errors
 from ..data.visible_text import has_visible_text
 from ..data.wording import counted
 from ..renamed.hook import warn
+from .held_out import count_rows, hold_out
 from .inference import (
     HOW_TO_DIVIDE,
     ColumnOverrides,
@@ -28,7 +28,7 @@ from .inference import (
     parse_number,
     read_labels_of_table,
 )
-from .label_sets import rarest_labels, read_label_sets
+from .label_sets import read_label_sets
 from .tables import Table, name_rows, read_table
 from .tasks import LABEL_SEPARATOR, OWN, TASKS, Task, find_task, name_classes
 
@@ -219,84 +219,6 @@ def _label_types(task: Task, table: Table) -> list[str]:
     return [f"labels are of several types: {', '.join(names)}"] if len(names) > 1 and names != ["float", "int"] else []
 
 
-def hold_out(
-    split: TaskSplit,
-    share: float,
-    seed: int,
-    *,
-    keep_classes: bool = False,
-    purpose: str = "for validation",
-    setting: str = "validation_share",
-    instead: str = "set validation_file",
-) -> tuple[TaskSplit, TaskSplit]:
-    """Splits off a share of the rows, at least one, at random; returns the remaining and the held-out rows.
-
-    Args:
-        split: the split to divide.
-        share: fraction of the rows that is held out.
-        seed: determines which rows are held out.
-        keep_classes: True if labels are classes. The share is then taken from each class, which keeps at least one
-            row. A row with several labels counts as one of the class that is the rarest of them.
-        purpose: what the rows are held out for, as the note on them says.
-        setting: the setting that gives the share, for messages.
-        instead: what a message names as the alternative to it.
-
-    Raises:
-        ValueError: if no row would be left to train on, or every class has a single row.
-    """
-    count = max(1, round(share * len(split)))
-    if count >= len(split):
-        raise ValueError(
-            f"{setting} {share} leaves no row of {len(split):,} to train on. Choose a smaller share, or {instead}."
-        )
-    random = Random(seed)
-    if keep_classes:
-        has_sets = isinstance(split.labels[0], tuple)
-        classes = rarest_labels(split.labels) if has_sets else split.labels
-        held_out = set(_rows_of_each_class(classes, count, random))
-        if has_sets:
-            held_out -= _last_rows(split.labels, held_out)
-        if not held_out:
-            raise ValueError(
-                f"Each of the {len(split):,} classes has a single row, so that none can be held out {purpose}. "
-                f"Add rows, or {instead}."
-            )
-    else:
-        held_out = set(random.sample(range(len(split)), count))
-    note = f"{_count_rows(len(held_out))} held out {purpose}"
-    parts = []
-    for inside in (False, True):
-        rows = [index for index in range(len(split)) if (index in held_out) == inside]
-        notes = () if inside else (*split.notes, note)
-        parts.append(TaskSplit([split.texts[i] for i in rows], [split.labels[i] for i in rows], notes))
-    return parts[0], parts[1]
-
-
-def _rows_of_each_class(labels: Sequence[int], count: int, random: Random) -> list[int]:
-    """Draws at most `count` rows, in proportion to the classes. Each class keeps at least one row."""
-    rows_of: dict[int, list[int]] = {}
-    for index, label in enumerate(labels):
-        rows_of.setdefault(label, []).append(index)
-    ranked = []
-    for label in sorted(rows_of):
-        rows = rows_of[label]
-        random.shuffle(rows)
-        # Row i of n rows of a class gets a random rank between i / n and (i + 1) / n, which keeps the proportions.
-        ranked += [((place + random.random()) / len(rows), row) for place, row in enumerate(rows[:-1])]
-    return [row for _, row in sorted(ranked)[:count]]
-
-
-def _last_rows(labels: Sequence[tuple[int, ...]], held_out: set[int]) -> set[int]:
-    """Returns one of the rows held out for each label that no other row has. Rare labels can occur together only."""
-    kept = set(chain.from_iterable(row for index, row in enumerate(labels) if index not in held_out))
-    returned = set()
-    for index in sorted(held_out):
-        if not kept.issuperset(labels[index]):
-            returned.add(index)
-            kept.update(labels[index])
-    return returned
-
-
 def _tables_in_folder(task: Task, folder: Path) -> dict[str, Table]:
     place = folder / task.name
     if not place.is_dir():
@@ -352,7 +274,7 @@ def _read_split(task: Task, table: Table, split: str, strict: bool) -> TaskSplit
     notes = [f"no text in the column {name!r} in {name_rows(rows)}" for name, rows in empty.items()]
     dropped = set().union(*empty.values()) if strict and not is_test else set()
     if dropped:
-        notes = [f"{_count_rows(len(dropped))} left out: {', '.join(notes)}"]
+        notes = [f"{count_rows(len(dropped))} left out: {', '.join(notes)}"]
     labels = None
     if has_labels:
         if task.is_multi_label:
@@ -362,7 +284,7 @@ def _read_split(task: Task, table: Table, split: str, strict: bool) -> TaskSplit
         if values is not None:
             labelled = [index for index, value in enumerate(values) if value is not None]
             if len(labelled) < len(values):
-                notes.append(f"{_count_rows(len(values) - len(labelled))} left out for lack of a label")
+                notes.append(f"{count_rows(len(values) - len(labelled))} left out for lack of a label")
             kept = [index for index in labelled if index not in dropped]
             if not kept:
                 raise ValueError(f"{table.where}: no row is left. {'; '.join(notes).capitalize()}.")
@@ -372,10 +294,6 @@ def _read_split(task: Task, table: Table, split: str, strict: bool) -> TaskSplit
         where = "columns" if task.label_columns else "column"
         raise ValueError(f"{table.where}: there is no label in the {where} {', '.join(map(repr, label_columns))}.")
     return TaskSplit(texts, labels, tuple(notes))
-
-
-def _count_rows(count: int) -> str:
-    return "1 row is" if count == 1 else f"{count:,} rows are"
 
 
 def read_texts(task: Task, table: Table) -> list[tuple[str, ...]]:

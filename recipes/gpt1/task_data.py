@@ -11,8 +11,9 @@ from gpt1_scratch import GPT1Model
 from gpt1_scratch.finetuning.class_weights import find_class_weights
 from gpt1_scratch.finetuning.constant_answers import constant_score
 from gpt1_scratch.finetuning.examples import TaskExamples, tokenize_task
+from gpt1_scratch.finetuning.held_out import hold_out
 from gpt1_scratch.finetuning.inference import ColumnOverrides
-from gpt1_scratch.finetuning.loading import hold_out, load_task
+from gpt1_scratch.finetuning.loading import load_task
 from gpt1_scratch.finetuning.reports import HOLDOUT
 from gpt1_scratch.finetuning.tasks import Task, name_classes
 from papers_to_gpt.settings.finetuning import TRAIN_HOLDOUT, VALIDATION, TaskSettings

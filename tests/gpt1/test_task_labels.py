@@ -9,7 +9,8 @@ from sklearn.utils.class_weight import compute_class_weight
 from task_files import write
 
 from gpt1_scratch.finetuning.class_weights import find_class_weights
-from gpt1_scratch.finetuning.loading import TaskSplit, hold_out, load_task
+from gpt1_scratch.finetuning.held_out import hold_out
+from gpt1_scratch.finetuning.loading import TaskSplit, load_task
 from gpt1_scratch.finetuning.tasks import TASKS, Task
 
 GOOD = [("a", "x"), ("b", "y")]
@@ -302,7 +303,7 @@ def test_no_class_loses_its_only_row_to_validation_and_all_give_their_share(own)
     assert counts[0][3] == 1 and sum(counts[1]) == 10
     assert counts[1][0] == 5 and counts[1][1] == 3 and counts[1][2] == 2
     assert sorted(splits["train"].texts + splits["validation"].texts) == sorted((text,) for text, _ in rows)
-    with pytest.raises(ValueError, match="Each of the 2 classes has a single row.*set validation_file"):
+    with pytest.raises(ValueError, match="Each class has a single text.*set validation_file"):
         own(GOOD)
 
 

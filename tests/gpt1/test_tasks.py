@@ -8,6 +8,7 @@ from datasets import ClassLabel, Dataset, Features, Value
 from pyarrow import parquet
 from task_files import write
 
+from gpt1_scratch.finetuning.held_out import hold_out
 from gpt1_scratch.finetuning.inference import ColumnOverrides
 from gpt1_scratch.finetuning.loading import TaskSplit, load_task, read_texts
 from gpt1_scratch.finetuning.metrics import TaskMetric
@@ -174,6 +175,20 @@ def test_without_a_validation_file_a_tenth_is_held_out(own):
         for (text,), label in zip(kept.texts, kept.labels, strict=True)
     )
     assert "5 rows are held out for validation" in kept.notes and held_out.notes == ()
+
+
+@pytest.mark.parametrize("kind", ["classes", "numbers", "sets"])
+def test_rows_with_the_same_texts_are_held_out_together(kind):
+    labels = {"classes": [0, 1, 2], "numbers": [0.5, 1.5, 2.5], "sets": [(0,), (1, 2), ()]}[kind]
+    # Ten different pairs; each stands twice more, once in the other order, and some with another label.
+    pairs = [(f"left {index}", f"right {index}") for index in range(10)]
+    texts = [*pairs, *(pair[::-1] for pair in pairs), *pairs]
+    split = TaskSplit(texts, [labels[(row + row // 25) % 3] for row in range(30)])
+    for seed in range(20):
+        train, held_out = hold_out(split, 0.3, seed, keep_classes=kind != "numbers")
+        known = set(map(frozenset, train.texts))
+        assert len(held_out) in (3, 6, 9) and known.isdisjoint(map(frozenset, held_out.texts))
+        assert len(train) + len(held_out) == 30 and set(train.labels) == set(labels)
 
 
 def test_rows_with_the_text_of_a_training_row_are_counted(own):

@@ -324,7 +324,10 @@ def test_wrong_rows_end_the_script_with_their_numbers(finetune, tmp_path, capsys
 
 
 def test_texts_longer_than_the_context_are_counted(finetune, tmp_path, capsys):
-    rows = [(" ".join(NOUNS * (10 if index == 7 else 1)), "xy"[index % 2]) for index in range(20)]
+    rows = [
+        (" ".join([*NOUNS[: 1 + index // 4], *NOUNS * (10 if index == 7 else 1)]), "xy"[index % 2])
+        for index in range(20)
+    ]
     finetune("--train_file", write_csv(tmp_path / "long.csv", rows), "--max_steps", 1)
     assert re.search(
         r"train: 1\d examples;.*1 longer than 24 tokens and cut|validation: .*1 longer",

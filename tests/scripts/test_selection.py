@@ -92,9 +92,7 @@ def test_no_seed_trains_on_the_rows_that_are_held_out(finetune, pretrained, tmp_
     assert len(places) == 6
 
     def series(name, replaced):
-        texts = [
-            ("the kite", label) if place in replaced else (text, label) for place, (text, label) in enumerate(rows)
-        ]
+        texts = [(f"kite {text}" if place in replaced else text, label) for place, (text, label) in enumerate(rows)]
         file = write_csv(tmp_path / f"{name}.csv", texts)
         return finetune("--train_file", file, "--validation_file", validation, "--seeds", 1, 2, name=name)
 
