@@ -52,7 +52,7 @@ def classify(store: ModelStore, name: str, texts: Sequence[str], max_input_token
         ValueError: if a text is empty, or the texts are longer than allowed or than the model can read.
     """
     with store.borrow(name) as classifier:
-        task, positions = classifier.task, classifier.model.config.max_position_embeddings
+        task, longest = classifier.task, classifier.max_length
         names = names_of_texts(store.found[name].config)
         given = list(texts)[: len(names)]
         lengths = [
@@ -60,8 +60,8 @@ def classify(store: ModelStore, name: str, texts: Sequence[str], max_input_token
             for column, text in zip(names, given, strict=True)
         ]
         read = lengths[0] + max(lengths[1:], default=0) + TEMPLATE_TOKENS
-        if read > positions:
-            raise ValueError(f"The texts have {read} tokens together. The model reads {positions}; shorten them.")
+        if read > longest:
+            raise ValueError(f"The texts have {read} tokens together. The model reads {longest}; shorten them.")
         logits = classifier.logits_of([tuple(given)])
     if task.is_regression:
         return Prediction(f"{logits[0, 0]:.3f}", {})

@@ -74,7 +74,7 @@ def run(settings: ClassificationSettings) -> None:
             file=sys.stderr,
         )
     if totals["cut"]:
-        longest = classifier.model.config.max_position_embeddings
+        longest = classifier.max_length
         print(f"Texts longer than the model's {longest} tokens, which were cut: {totals['cut']:,}.", file=sys.stderr)
 
 
@@ -96,16 +96,21 @@ class Classifier:
     batch_size: int
     totals: dict[str, float] = field(default_factory=lambda: {"without_text": 0, "cut": 0})
 
+    @property
+    def max_length(self) -> int:
+        """Returns the number of tokens beyond which texts are cut, as in the model's fine-tuning."""
+        return min(self.tokenizer.model_max_length, self.model.config.max_position_embeddings)
+
     def logits_of(self, texts: list[tuple[str, ...]]) -> np.ndarray:
         """Returns the logits of examples (see `predict`); NaN where a text is missing."""
-        task, config = self.task, self.model.config
+        task = self.task
         complete = np.array([all(map(has_visible_text, row)) for row in texts])
         logits = np.full((len(texts), len(task.labels or [None])), np.nan, dtype=np.float32)
         self.totals["without_text"] += int(np.sum(~complete))
         if not complete.any():
             return logits
         split = TaskSplit([row for row, there in zip(texts, complete, strict=True) if there], None)
-        examples = tokenize_task(task, split, self.tokenizer, config.max_position_embeddings)
+        examples = tokenize_task(task, split, self.tokenizer, self.max_length)
         self.totals["cut"] += examples.cut
         predicted = predict(self.model, examples, self.tokenizer.pad_token_id, self.batch_size)
         if not np.isfinite(predicted).all():

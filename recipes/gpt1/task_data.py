@@ -74,6 +74,8 @@ def load_data(
     # A pair needs three special tokens and at least one token of each text.
     if not 5 <= max_length <= positions:
         raise ValueError(f"max_length is {max_length}; it must be from 5 to max_position_embeddings, {positions}.")
+    # The model's folder keeps it: predictions cut texts as training does.
+    tokenizer.model_max_length = max_length
     names = [field.name for field in dataclasses.fields(ColumnOverrides)]
     task, splits = load_task(
         name,

@@ -335,6 +335,18 @@ def test_texts_longer_than_the_context_are_counted(finetune, tmp_path, capsys):
     )
 
 
+def test_predictions_cut_texts_where_training_does(finetune, predict, files):
+    folder = finetune(*files, "--max_steps", 1, "--max_length", 7)
+    long = "the kite shone and the lamp broke"
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokens = tokenizer(long, truncation=True).input_ids
+    assert len(tokens) == 7 < len(tokenizer(long).input_ids)
+    short = tokenizer.decode(tokens[1:-1])
+    assert tokenizer(short).input_ids == tokens
+    long_answer, short_answer = predict(folder, lines=[long, short])[1:]
+    assert long_answer[1:] == short_answer[1:]
+
+
 def test_prediction_from_files_and_lines_is_checked(finetune, predict, files, pretrained, tmp_path):
     folder = finetune(*files, "--max_steps", 2)
     file = write_csv(tmp_path / "texts.csv", [(text, 0) for text, _ in sentences(9)], ("text", "other"))
