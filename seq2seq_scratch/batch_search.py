@@ -9,13 +9,14 @@ from typing import Any
 
 import torch
 from transformers import (
+    LogitsProcessor,
     LogitsProcessorList,
     PreTrainedModel,
     PreTrainedTokenizerBase,
     StoppingCriteriaList,
 )
 
-from .beam_search import SentenceLengthLimits, length_normalization
+from .beam_search import NO_LOG_PROBABILITY, SentenceLengthLimits, length_normalization
 from .constraints import BatchConstraints, Constraints, Prefix, Term
 from .encoding import learned_positions, pad_right
 
@@ -156,6 +157,8 @@ class BatchSearch:
         processors = LogitsProcessorList(self.arguments.get("logits_processor") or ())
         if constraints:
             processors += constraints.processors
+            if self.do_sample:
+                processors.append(DrawableEnds(self.constraints.spelling.end_ids))
         rows = len(sources) * self.num_return_sequences
         real = [True] * rows
         arguments = self.arguments | limit_argument | {"stopping_criteria": criteria, "logits_processor": processors}
@@ -199,6 +202,26 @@ class BatchSearch:
         eos_token_id = self.arguments.get("eos_token_id", self.model.generation_config.eos_token_id)
         steps = output.logits if self.arguments.get("output_logits") else output.scores
         return _sampled_log_probabilities(output.sequences, steps, eos_token_id, row_limits).tolist()
+
+
+class DrawableEnds(LogitsProcessor):
+    """Ends a hypothesis that no token may follow, because there is nothing to draw from scores of -inf alone.
+
+    In a search with beams it leaves by itself. Where tokens are drawn, `BatchConstraints.hold` finds it.
+
+    Args:
+        end_ids: the tokens that end a sentence.
+    """
+
+    def __init__(self, end_ids: Sequence[int]):
+        self.end_ids = list(end_ids)
+
+    def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor) -> torch.FloatTensor:
+        """Returns the scores (B * n, V) with a finite one for an end token in rows that have none."""
+        scores = scores.clone()
+        rows = (scores == -torch.inf).all(dim=1).nonzero()[:, 0]
+        scores[rows, self.end_ids[0]] = NO_LOG_PROBABILITY
+        return scores
 
 
 def _settings_of_search(generate_kwargs: dict[str, Any], num_return_sequences: int) -> dict[str, Any]:
