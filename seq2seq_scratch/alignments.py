@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-from .encoding import encode_sources, pad_right
+from .encoding import check_targets, check_texts, encode_sources, pad_right, source_limit
 from .tokenization import WORD_START
 from .visible_text import has_visible_text
 
@@ -62,6 +62,20 @@ def words_of(tokens: Sequence[str]) -> list[int]:
     return (np.cumsum(starts) - 1).tolist()
 
 
+def _pieces(tokenizer: PreTrainedTokenizerBase, text: str, ids: Sequence[int]) -> tuple[str, ...]:
+    """Returns the first tokens of a text, with the mark of a word's start on unknown ones that begin a word.
+
+    A word vocabulary has one token for all unknown words, and it has no mark.
+    """
+    pieces, unknown = tokenizer.convert_ids_to_tokens(ids), tokenizer.unk_token_id
+    if unknown in ids and tokenizer.is_fast:
+        offsets = tokenizer(text, return_offsets_mapping=True, verbose=False)["offset_mapping"]
+        for place, (token, (start, _)) in enumerate(zip(ids, offsets, strict=False)):
+            if token == unknown and (start == 0 or text[start].isspace() or text[start - 1].isspace()):
+                pieces[place] = WORD_START + pieces[place]
+    return tuple(pieces)
+
+
 @torch.inference_mode()
 def align(
     model: PreTrainedModel,
@@ -87,8 +101,11 @@ def align(
         N alignments. None for a pair of which one side has no visible text.
 
     Raises:
-        ValueError: if the model has no attention.
+        ValueError: if the model has no attention, a text cannot be read (see `check_texts`), or a translation is
+            longer than the model's learned positions.
     """
+    sources, translations = check_texts(sources, "sources"), check_texts(translations, "translations")
+    max_source_length = source_limit(model, max_source_length)
     pairs = list(zip(sources, translations, strict=True))
     kept = [index for index, pair in enumerate(pairs) if all(map(has_visible_text, pair))]
     alignments: list[Alignment | None] = [None] * len(pairs)
@@ -96,6 +113,7 @@ def align(
         return alignments
     source_ids, _ = encode_sources(source_tokenizer, [pairs[index][0] for index in kept], max_source_length)
     target_ids, _ = encode_sources(target_tokenizer, [pairs[index][1] for index in kept], None)
+    check_targets(model, [pairs[index][1] for index in kept], target_ids)
     lengths = np.maximum([len(ids) for ids in source_ids], [len(ids) for ids in target_ids])
     order = np.argsort(-lengths, kind="stable").tolist()
     implementation = model.config._attn_implementation
@@ -110,8 +128,8 @@ def align(
             for row, index in zip(weights, batch, strict=True):
                 source, target = source_ids[index], target_ids[index][:-1]
                 alignments[kept[index]] = Alignment(
-                    tuple(source_tokenizer.convert_ids_to_tokens(source)),
-                    tuple(target_tokenizer.convert_ids_to_tokens(target)),
+                    _pieces(source_tokenizer, pairs[kept[index]][0], source),
+                    _pieces(target_tokenizer, pairs[kept[index]][1], target),
                     row[: len(target), : len(source)],
                 )
     finally:

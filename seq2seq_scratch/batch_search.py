@@ -9,15 +9,16 @@ from typing import Any
 
 import torch
 from transformers import (
+    LogitsProcessor,
     LogitsProcessorList,
     PreTrainedModel,
     PreTrainedTokenizerBase,
     StoppingCriteriaList,
 )
 
-from .beam_search import SentenceLengthLimits, length_normalization
+from .beam_search import NO_LOG_PROBABILITY, SentenceLengthLimits, length_normalization
 from .constraints import BatchConstraints, Constraints, Prefix, Term
-from .encoding import pad_right
+from .encoding import learned_positions, pad_right
 
 # "We set the maximum output length during inference to input length + 50, but terminate early when possible."
 # (Vaswani et al. 2017, section 6.1)
@@ -43,7 +44,7 @@ def length_limits(
     model: PreTrainedModel, max_new_tokens: int | None, source_lengths: Sequence[int]
 ) -> tuple[dict[str, int], list[int]]:
     """Returns the argument of `generate()` that limits all hypotheses, and the limit of each sentence."""
-    saved, positions = model.generation_config, _learned_positions(model)
+    saved, positions = model.generation_config, learned_positions(model)
     if max_new_tokens is not None:
         limits = [min([max_new_tokens, *positions])] * len(source_lengths)
     else:
@@ -54,13 +55,6 @@ def length_limits(
         # The library warns of max_new_tokens if the model was saved with max_length, which counts the start token.
         return {"max_length": max(limits) + 1}, limits
     return {"max_new_tokens": max(limits)}, limits
-
-
-def _learned_positions(model: PreTrainedModel) -> list[int]:
-    """Returns how many target tokens a model, or each of an ensemble, can read if its positions are learned."""
-    configs = [each.config for each in getattr(model, "models", [model])]
-    learned = [each for each in configs if getattr(each, "position_embedding_type", None) == "learned"]
-    return [each.max_position_embeddings for each in learned]
 
 
 @dataclass(frozen=True)
@@ -100,7 +94,7 @@ class BatchSearch:
             ValueError: settings of the search contradict each other.
         """
         saved = model.generation_config
-        arguments = dict(generate_kwargs)
+        arguments = _settings_of_search(generate_kwargs, num_return_sequences)
         num_beams = arguments.setdefault("num_beams", saved.num_beams or 1)
         do_sample = bool(arguments.get("do_sample", saved.do_sample))
         _check_search(generate_kwargs, num_beams, do_sample, num_return_sequences)
@@ -163,6 +157,8 @@ class BatchSearch:
         processors = LogitsProcessorList(self.arguments.get("logits_processor") or ())
         if constraints:
             processors += constraints.processors
+            if self.do_sample:
+                processors.append(DrawableEnds(self.constraints.spelling.end_ids))
         rows = len(sources) * self.num_return_sequences
         real = [True] * rows
         arguments = self.arguments | limit_argument | {"stopping_criteria": criteria, "logits_processor": processors}
@@ -206,6 +202,49 @@ class BatchSearch:
         eos_token_id = self.arguments.get("eos_token_id", self.model.generation_config.eos_token_id)
         steps = output.logits if self.arguments.get("output_logits") else output.scores
         return _sampled_log_probabilities(output.sequences, steps, eos_token_id, row_limits).tolist()
+
+
+class DrawableEnds(LogitsProcessor):
+    """Ends a hypothesis that no token may follow, because there is nothing to draw from scores of -inf alone.
+
+    In a search with beams it leaves by itself. Where tokens are drawn, `BatchConstraints.hold` finds it.
+
+    Args:
+        end_ids: the tokens that end a sentence.
+    """
+
+    def __init__(self, end_ids: Sequence[int]):
+        self.end_ids = list(end_ids)
+
+    def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor) -> torch.FloatTensor:
+        """Returns the scores (B * n, V) with a finite one for an end token in rows that have none."""
+        scores = scores.clone()
+        rows = (scores == -torch.inf).all(dim=1).nonzero()[:, 0]
+        scores[rows, self.end_ids[0]] = NO_LOG_PROBABILITY
+        return scores
+
+
+def _settings_of_search(generate_kwargs: dict[str, Any], num_return_sequences: int) -> dict[str, Any]:
+    """Returns the arguments of `generate()` with the settings of a `generation_config` one by one.
+
+    As in the library, an argument of its own goes before the setting of a configuration.
+    """
+    own = dict(generate_kwargs)
+    given = own.pop("generation_config", None)
+    settings = {} if given is None else given.to_diff_dict()
+    settings = {name: value for name, value in settings.items() if value is not None and not name.startswith("_")}
+    settings.pop("transformers_version", None)
+    if settings.pop("num_return_sequences", num_return_sequences) != num_return_sequences:
+        raise ValueError(
+            f"num_return_sequences is {num_return_sequences}, but that of generation_config is "
+            f"{given.num_return_sequences}. Pass it as an argument."
+        )
+    limits = ("max_new_tokens", "max_length")  # one takes the place of the other
+    if "max_new_tokens" in settings or any(own.get(name) is not None for name in limits):
+        settings.pop("max_length", None)
+    if any(own.get(name) is not None for name in limits):
+        settings.pop("max_new_tokens", None)
+    return settings | own
 
 
 def _check_search(arguments: dict[str, Any], num_beams: int, do_sample: bool, num_return_sequences: int) -> None:

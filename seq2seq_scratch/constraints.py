@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from transformers import LogitsProcessor, PreTrainedTokenizerBase
 
-from .phrases import PhraseMatcher, Spelling, TextIndex, any_casing, words_of
+from .phrases import PhraseMatcher, Spelling, TextIndex, any_casing, fold_case, words_of
 from .visible_text import has_visible_text
 
 # On numbers, see `recipes/RESULTS.md`.
@@ -28,11 +28,13 @@ class Prefix:
         tokens: those of all words but the last, or of all words if the last one is complete.
         rest: what the last word spells. Any tokens may spell it, and the last of them may go on.
         is_complete: whether the beginning ended with a space, so that its last word may not go on.
+        steps: the smallest number of tokens that write `rest` from each of its places, see `TextIndex.steps_to_write`.
     """
 
     tokens: tuple[int, ...]
     rest: str
     is_complete: bool
+    steps: tuple[float, ...]
 
 
 @dataclass(frozen=True)
@@ -55,18 +57,25 @@ class Term:
         """Returns True if a translation has the target term, in any casing if the term has no capital."""
         words, wanted = words_of(translation), self.words
         if any_casing("".join(wanted)):
-            words = tuple(word.lower() for word in words)
+            words, wanted = (tuple(map(fold_case, each)) for each in (words, wanted))
         return any(words[first : first + len(wanted)] == wanted for first in range(len(words) - len(wanted) + 1))
 
 
 class RequiredPrefixes(LogitsProcessor):
-    """Makes the hypotheses of each sentence begin with its prefix, or freely where that is None."""
+    """Makes the hypotheses of each sentence begin with its prefix, or freely where that is None.
 
-    def __init__(self, spelling: Spelling, index: TextIndex, prefixes: Sequence[Prefix | None]):
-        self.spelling, self.index, self.prefixes = spelling, index, list(prefixes)
+    A token may follow only if those after it can write what is left of the prefix before the limit. Otherwise a search
+    without beams would end within the prefix.
+
+    Args:
+        limits: the largest number of tokens of each sentence's hypotheses after the start token, (B,).
+    """
+
+    def __init__(self, spelling: Spelling, index: TextIndex, prefixes: Sequence[Prefix | None], limits: Sequence[int]):
+        self.spelling, self.index, self.prefixes, self.limits = spelling, index, list(prefixes), list(limits)
         self.begins_with_space = [token for token, text in enumerate(spelling.texts) if text.startswith(" ")]
 
-    def allowed(self, prefix: Prefix, written: Sequence[int]) -> list[int] | None:
+    def allowed(self, prefix: Prefix, written: Sequence[int], limit: int) -> list[int] | None:
         """Returns the tokens that may follow those that are written; None for all."""
         if len(written) < len(prefix.tokens):
             return [prefix.tokens[len(written)]]
@@ -75,10 +84,12 @@ class RequiredPrefixes(LogitsProcessor):
         if prefix.is_complete:
             at_end = len(written) == len(prefix.tokens)
             return self.begins_with_space + self.spelling.end_ids if at_end else None
-        rest = prefix.rest[len(self.spelling.text(written[len(prefix.tokens) :])) :]
+        place = len(self.spelling.text(written[len(prefix.tokens) :]))
+        rest, left = prefix.rest[place:], limit - len(written) - 1
         if not rest:
             return None
-        shorter = (token for length in range(1, len(rest)) for token in self.index.equal_to(rest[:length]))
+        lengths = (length for length in range(1, len(rest)) if prefix.steps[place + length] <= left)
+        shorter = (token for length in lengths for token in self.index.equal_to(rest[:length]))
         return [token for token, _ in self.index.starting_with(rest)] + list(shorter)
 
     def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor) -> torch.FloatTensor:
@@ -86,8 +97,9 @@ class RequiredPrefixes(LogitsProcessor):
         rows_each = len(input_ids) // len(self.prefixes)
         scores = scores.clone()
         for row, (_, *written) in enumerate(input_ids.tolist()):
-            prefix = self.prefixes[row // rows_each]
-            tokens = None if prefix is None else self.allowed(prefix, written)
+            sentence = row // rows_each
+            prefix = self.prefixes[sentence]
+            tokens = None if prefix is None else self.allowed(prefix, written, self.limits[sentence])
             if tokens is not None:
                 kept = torch.full_like(scores[row], -torch.inf)
                 kept[tokens] = scores[row, tokens]
@@ -96,7 +108,8 @@ class RequiredPrefixes(LogitsProcessor):
 
     def keep_sentences(self, sentences: torch.LongTensor) -> "RequiredPrefixes":
         """Returns the processor of a batch that has the given sentences only."""
-        return RequiredPrefixes(self.spelling, self.index, [self.prefixes[i] for i in sentences.tolist()])
+        prefixes, limits = ([each[i] for i in sentences.tolist()] for each in (self.prefixes, self.limits))
+        return RequiredPrefixes(self.spelling, self.index, prefixes, limits)
 
 
 class Forbidden:
@@ -109,9 +122,9 @@ class Forbidden:
     """
 
     def __init__(self, spelling: Spelling, phrases: Sequence[str]):
-        folded = [phrase for phrase in phrases if any_casing(phrase)]
+        folded = [fold_case(phrase) for phrase in phrases if any_casing(phrase)]
         exact = [phrase for phrase in phrases if not any_casing(phrase)]
-        lower = [text.lower() for text in spelling.texts] if folded else spelling.texts
+        lower = [fold_case(text) for text in spelling.texts] if folded else spelling.texts
         self.spelling = spelling
         self.folded, self.exact = (
             PhraseMatcher(some, texts, spelling.starts_word, spelling.whole_words)
@@ -123,11 +136,11 @@ class Forbidden:
         """Returns the tokens that would complete a forbidden phrase after those that are written."""
         # Every token but the special ones spells a character at least.
         text = self.spelling.text(written[-self.longest - 1 :])
-        return self.folded.completing(text.lower(), is_last) + self.exact.completing(text, is_last)
+        return self.folded.completing(fold_case(text), is_last) + self.exact.completing(text, is_last)
 
     def find(self, text: str, is_closed: bool = True) -> str | None:
         """Returns a forbidden phrase that stands in a text that tokens spell; see `PhraseMatcher.find`."""
-        return self.folded.find(text.lower(), is_closed) or self.exact.find(text, is_closed)
+        return self.folded.find(fold_case(text), is_closed) or self.exact.find(text, is_closed)
 
 
 class ForbiddenWords(LogitsProcessor):
@@ -308,7 +321,9 @@ class Constraints:
                     f"{self._place('terminology', first[term.source])}. Remove one."
                 )
             words = words_of(term.source)
-            self._terms_by_word.setdefault(words[0].lower(), []).append((words, term))
+            if any_casing(term.source):
+                words = tuple(map(fold_case, words))
+            self._terms_by_word.setdefault(fold_case(words[0]), []).append((words, term))
         for entries in self._terms_by_word.values():
             entries.sort(key=lambda entry: -len(entry[0]))
 
@@ -362,12 +377,12 @@ class Constraints:
     def terms_in(self, sentence: str) -> list[Term]:
         """Returns the terms of which a sentence has the source, each once, in their order in the sentence."""
         words = words_of(sentence)
-        lower = tuple(word.lower() for word in words)
+        folded = tuple(map(fold_case, words))
         found: dict[Term, None] = {}
         place = 0
         while place < len(words):
-            for wanted, term in self._terms_by_word.get(lower[place], ()):
-                text = lower if any_casing(term.source) else words
+            for wanted, term in self._terms_by_word.get(folded[place], ()):
+                text = folded if any_casing(term.source) else words
                 if text[place : place + len(wanted)] == wanted:
                     found[term] = None
                     place += len(wanted) - 1
@@ -408,7 +423,8 @@ class Constraints:
             raise ValueError(f"{place}: the prefix {shown!r} has the forbidden word {found!r}. Change one of them.")
         starts = [place for place, token in enumerate(tokens) if self.spelling.texts[token].startswith(" ")]
         last = len(tokens) if is_complete else max(starts, default=0)
-        return Prefix(tuple(tokens[:last]), self.spelling.text(tokens[last:]), is_complete)
+        rest = self.spelling.text(tokens[last:])
+        return Prefix(tuple(tokens[:last]), rest, is_complete, self._index.steps_to_write(rest))
 
     def for_batch(
         self, terms: Sequence[Sequence[Term]], prefixes: Sequence[Prefix | None], limits: Sequence[int]
@@ -425,7 +441,7 @@ class Constraints:
         bias = TermBias(self.spelling, once, self.term_bias)
         processors: list[LogitsProcessor] = [bias] if any(bias.terms) else []
         if any(prefix is not None for prefix in prefixes):
-            processors.append(RequiredPrefixes(self.spelling, self._index, prefixes))
+            processors.append(RequiredPrefixes(self.spelling, self._index, prefixes, limits))
         if self.forbidden:
             processors.append(ForbiddenWords(self.forbidden, limits))
         return BatchConstraints(self, bias, list(prefixes), processors)

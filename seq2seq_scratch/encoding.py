@@ -5,10 +5,60 @@ library.
 """
 
 import itertools
-from collections.abc import Sequence
+import re
+from collections.abc import Iterable, Sequence
 
 import numpy as np
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+
+def check_texts(texts: Iterable[str], name: str) -> list[str]:
+    """Returns a list of texts.
+
+    Args:
+        texts: a list, a column of a data set, and so on.
+        name: that of the argument, for messages.
+
+    Raises:
+        ValueError: the argument is one text, whose characters would count as texts; or one of the texts is no text, or
+            has half of a surrogate pair, which no tokenizer reads.
+    """
+    if isinstance(texts, str):
+        raise ValueError(f"{name} is the text {texts[:60]!r}. Pass a list.")
+    texts = list(texts)
+    for index, text in enumerate(texts):
+        if not isinstance(text, str):
+            raise ValueError(f"{name}[{index}] is {text!r}, of type {type(text).__name__}; it must be text.")
+        if not text.isascii() and (half := re.search("[\ud800-\udfff]", text)):
+            raise ValueError(
+                f"{name}[{index}] is {text[:60]!r}, where U+{ord(half[0]):04X} is half of a surrogate pair and no "
+                "character. Decode the text again, or leave it out."
+            )
+    return texts
+
+
+def learned_positions(model: PreTrainedModel) -> list[int]:
+    """Returns how many tokens a model, or each of an ensemble, can read on each side if its positions are learned."""
+    configs = [each.config for each in getattr(model, "models", [model])]
+    learned = [each for each in configs if getattr(each, "position_embedding_type", None) == "learned"]
+    return [each.max_position_embeddings for each in learned]
+
+
+def source_limit(model: PreTrainedModel, max_length: int | None) -> int | None:
+    """Returns `max_length`, the largest number of a source's tokens, or fewer where a model's positions end."""
+    given = [] if max_length is None else [max_length]
+    return min([*given, *learned_positions(model)], default=None)
+
+
+def check_targets(model: PreTrainedModel, translations: Sequence[str], ids: Sequence[Sequence[int]]) -> None:
+    """Raises ValueError if a translation, given with its token ids, is longer than a model's learned positions."""
+    limit = min(learned_positions(model), default=None)
+    for text, row in zip(translations, ids, strict=True):
+        if limit is not None and len(row) > limit:
+            raise ValueError(
+                f"The translation {text[:60]!r} has {len(row)} tokens, but the model has learned {limit} positions. "
+                "Shorten it, or leave it out."
+            )
 
 
 def encode_sources(

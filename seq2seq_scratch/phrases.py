@@ -7,6 +7,7 @@ found in the text that the tokens spell, where a boundary of words comes before 
 
 import bisect
 import functools
+import math
 import re
 import unicodedata
 from collections.abc import Iterable, Sequence
@@ -66,6 +67,14 @@ def words_of(text: str) -> tuple[str, ...]:
 def any_casing(text: str) -> bool:
     """Returns True if a phrase is found in every casing, which is so if it has no capital letter."""
     return text == text.lower()
+
+
+def fold_case(text: str) -> str:
+    """Returns a text for comparison in any casing: a letter is the same in a token and a word, alone and at its end.
+
+    In lower case a Greek sigma depends on the letters around it, and a Turkish dotted I becomes two characters.
+    """
+    return text.replace("\u0130", "i").lower().replace("\u03c2", "\u03c3")
 
 
 class Spelling:
@@ -130,6 +139,20 @@ class TextIndex:
         """Returns the tokens that spell exactly a text."""
         first, last = bisect.bisect_left(self._texts, text), bisect.bisect_right(self._texts, text)
         return self._order[first:last]
+
+    def steps_to_write(self, text: str) -> tuple[float, ...]:
+        """Returns the smallest number of tokens that write a text from each of its places; the last one may go on.
+
+        It is infinity where no tokens write the rest of the text, and 0 at its end.
+        """
+        steps: list[float] = [math.inf] * len(text) + [0]
+        for place in reversed(range(len(text))):
+            if self.starting_with(text[place:]):
+                steps[place] = 1
+                continue
+            ends = (end for end in range(place + 1, len(text)) if self.equal_to(text[place:end]))
+            steps[place] = 1 + min((steps[end] for end in ends), default=math.inf)
+        return tuple(steps)
 
 
 class PhraseMatcher:

@@ -9,7 +9,7 @@ from transformers import AutoModelForSeq2SeqLM, PreTrainedModel, PreTrainedToken
 
 from .batch_search import BatchSearch, Hypothesis, length_limits
 from .constraints import Constraints, Prefix, Term
-from .encoding import encode_sources
+from .encoding import check_texts, encode_sources, source_limit
 from .tokenization import load_tokenizers
 from .visible_text import has_visible_text
 
@@ -173,7 +173,8 @@ def translate(
         target_tokenizer: decodes the hypotheses; the same object if the model has one tokenizer for both.
         sentences: plain text.
         max_source_length: largest number of tokens of a source, the end token included. Longer sources are truncated,
-            and one warning counts them. By default there is no limit.
+            and one warning counts them. By default, and at most, the number of positions that the model has learned;
+            other models have no limit.
         max_tokens_per_batch: largest product of a batch's sentences, the hypotheses of each (beams, or samples) and
             the length of its longest source.
         num_return_sequences: number of translations of each sentence.
@@ -186,9 +187,10 @@ def translate(
             if the best one has more of the sentence's terms. Samples are drawn with the bias of all terms.
         progress: is called after each batch with the number of sentences that it finished.
         generate_kwargs: arguments of `generate()`: `num_beams`, `length_penalty`, `do_sample`, `temperature`,
-            `max_new_tokens`, `max_length` (one more, because it counts the start token) and so on. By default,
-            hypotheses have at most 50 tokens more than their source (Vaswani et al. 2017, section 6.1), and no more
-            than `generation_config` allows; never more than the model has learned positions.
+            `max_new_tokens`, `max_length` (one more, because it counts the start token) and so on, or a
+            `generation_config` with them. By default, hypotheses have at most 50 tokens more than their source
+            (Vaswani et al. 2017, section 6.1), and no more than the model's `generation_config` allows; never more
+            than the model has learned positions.
 
     Returns:
         The translations of each sentence: those of a search with the best first, samples in the order drawn. There
@@ -196,11 +198,13 @@ def translate(
         orders them by their scores with its bias.
 
     Raises:
-        ValueError: settings of the search contradict each other, or allow no translation of a sentence; a prefix
-            cannot be met (see `check_prefixes`).
+        ValueError: settings of the search contradict each other, or allow no translation of a sentence; a sentence
+            cannot be read (see `check_texts`); a prefix cannot be met (see `check_prefixes`).
     """
-    sentences = list(sentences)  # a column of a data set would be read again at every use
+    sentences = check_texts(sentences, "sentences")  # a column of a data set would be read again at every use
+    max_source_length = source_limit(model, max_source_length)
     if prefixes is not None:
+        prefixes = check_texts(prefixes, "prefixes")
         constraints = constraints or make_constraints(model, target_tokenizer)
     search = BatchSearch.from_arguments(
         model, target_tokenizer, constraints, num_return_sequences, with_scores, generate_kwargs
@@ -214,7 +218,7 @@ def translate(
     ids, truncated = encode_sources(source_tokenizer, [sentences[index] for index in with_text], max_source_length)
     if any(truncated) and favoured_terms is None:
         logger.warning(
-            "%d of %d sources have more than %d tokens (max_source_length) and were truncated.",
+            "%d of %d sources have more than %d tokens (max_source_length, or learned positions) and were truncated.",
             sum(truncated),
             len(sentences),
             max_source_length,
@@ -222,9 +226,7 @@ def translate(
     read_prefixes: list[Prefix | None] = [None] * len(sentences)
     if prefixes is not None and constraints:
         search_limits = {"max_source_length": max_source_length, "max_new_tokens": search.max_new_tokens}
-        read_prefixes = check_prefixes(
-            model, source_tokenizer, constraints, sentences, list(prefixes), **search_limits
-        )
+        read_prefixes = check_prefixes(model, source_tokenizer, constraints, sentences, prefixes, **search_limits)
     terms: Sequence[Sequence[Term]] = favoured_terms or [[] for _ in sentences]
     if constraints and favoured_terms is None and search.do_sample:
         terms = [constraints.terms_in(sentence) for sentence in sentences]

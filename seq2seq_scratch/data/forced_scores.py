@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from ..encoding import encode_sources, pad_right
+from ..encoding import check_targets, check_texts, encode_sources, pad_right, source_limit
 from ..visible_text import has_visible_text
 
 # Of the logits, a batch holds tokens times vocabulary numbers.
@@ -51,7 +51,13 @@ def score_translations(
 
     Returns:
         N scores. None for a pair of which one side has no visible text.
+
+    Raises:
+        ValueError: a text cannot be read (see `check_texts`), or a translation is longer than the model's learned
+            positions.
     """
+    sources, translations = check_texts(sources, "sources"), check_texts(translations, "translations")
+    max_source_length = source_limit(model, max_source_length)
     kept = [
         index for index, pair in enumerate(zip(sources, translations, strict=True)) if all(map(has_visible_text, pair))
     ]
@@ -62,6 +68,7 @@ def score_translations(
     target_ids = target_tokenizer(
         text_target=[translations[index] for index in kept], return_attention_mask=False, verbose=False
     )["input_ids"]
+    check_targets(model, [translations[index] for index in kept], target_ids)
     lengths = np.maximum([len(ids) for ids in source_ids], [len(ids) for ids in target_ids])
     order = np.argsort(-lengths, kind="stable").tolist()
     while order:

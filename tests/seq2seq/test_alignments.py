@@ -10,7 +10,7 @@ from tiny_models import tiny_model
 from transformers import pipeline
 
 from papers_to_gpt import translate
-from seq2seq_scratch.alignments import Alignment, align, pharaoh
+from seq2seq_scratch.alignments import Alignment, align, pharaoh, words_of
 from seq2seq_scratch.pipeline_translation import TranslationPipeline
 from seq2seq_scratch.tokenization import save_tokenizers, train_tokenizer
 
@@ -55,6 +55,15 @@ def test_pairs_of_tokens_and_words_of_a_matrix_made_by_hand():
     assert pharaoh(alignment.token_pairs()) == "0-0 1-1 3-2 4-3"
     assert pharaoh(alignment.word_pairs()) == "0-0 1-1 2-2"
     assert pharaoh([]) == ""
+
+
+def test_an_unknown_word_is_a_word_and_one_within_a_word_is_not():
+    words = train_tokenizer(["a man walks (along) the street."] * 3, kind="word", vocab_size=30)
+    model = make_model("bahdanau", words)
+    (found,) = align(model, words, words, ["the  Zug (Bus) walks\tTaxi."], ["man Zug walks"], max_source_length=8)
+    marked = ("\u2581the", "\u2581<unk>", "\u2581", "(", "<unk>", ")", "\u2581walks", "</s>")
+    assert found.source_tokens == marked and words_of(found.source_tokens[:-1]) == [0, 1, 2, 2, 2, 2, 3]
+    assert words_of(found.target_tokens) == [0, 1, 2]
 
 
 @pytest.mark.parametrize("implementation", ["eager", "sdpa"])

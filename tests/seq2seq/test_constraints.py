@@ -201,3 +201,47 @@ def test_forbidden_words_are_found_in_bytes_and_within_tokens(model):
     assert not may_be_written("Bla\u015f.") and may_be_written("bla\u015fe") and may_be_written("bla")
     assert not may_be_written("\u6771\u4eac\u90fd") and may_be_written("\u4eac\u6771")
     assert not may_be_written("das HAUS steht") and may_be_written("Hausmeister steht das Haus")
+
+
+@pytest.mark.parametrize("search", [{}, {"do_sample": True}, {"do_sample": True, "num_beams": 3}], ids=str)
+def test_no_search_stops_within_a_prefix_that_can_be_written(search):
+    words = train_tokenizer(["a also so", "al als alsooo"], kind="word", vocab_size=20, min_frequency=1)
+    pieces = train_tokenizer(["also as", "al"] * 5, kind="bpe", vocab_size=275)
+    for tokenizer, prefix, limit in ((words, "also", 3), (pieces, "also", None)):
+        limit = limit or len(tokenizer(prefix, add_special_tokens=False).input_ids)
+        for seed in range(8):
+            small = tiny_model("bahdanau", vocab_size=len(tokenizer), decoder_vocab_size=len(tokenizer))
+            torch.manual_seed(seed)
+            torch.nn.init.normal_(small.lm_head.weight, std=2.0)
+            arguments = {"num_beams": 1, "top_k": 0, "max_new_tokens": limit} | search
+            results = translate(small, tokenizer, tokenizer, ["a", "als"], prefixes=[prefix, ""], **arguments)
+            assert all(found.text.startswith(prefix) for found in results[0]) and results[0]
+
+
+@pytest.mark.parametrize("search", [{}, {"num_beams": 3}, {"do_sample": True}, {"do_sample": True, "num_beams": 3}])
+def test_constraints_that_leave_nothing_to_draw_are_said(model, tokenizer, search):
+    constraints = make_constraints(model, tokenizer, forbidden_words=["Ha"])
+    arguments = {"num_beams": 1, "max_new_tokens": 1, "constraints": constraints} | search
+    with pytest.raises(ValueError, match="leave no translation for sentence 1"):
+        translate(model, tokenizer, tokenizer, ["a", "Ha"], prefixes=["", "Ha"], **arguments)
+
+
+def test_greek_and_turkish_words_are_found_in_every_casing(model):
+    letters = ["\u039f\u03b4\u03cc\u03c2 \u03bf\u03b4\u03cc\u03a3", "\u0130stanbul is"]
+    tokenizer = train_tokenizer(letters, kind="bpe", vocab_size=320, min_frequency=9)  # no token has two letters
+    tiny = type("Sizes", (), {"config": model.config, "generation_config": model.generation_config})
+    tiny.config = type(model.config)(vocab_size=len(tokenizer), decoder_vocab_size=len(tokenizer))
+    street, city = "\u03bf\u03b4\u03cc\u03c2", "istanbul"
+    constraints = make_constraints(
+        tiny, tokenizer, forbidden_words=[street, city], terminology={street: "is", city: "is"}
+    )
+    for text in ("\u039f\u03b4\u03cc\u03a3", "\u0130stanbul"):
+        ids = [*tokenizer(text, add_special_tokens=False).input_ids, END]
+        found = [
+            ids[place] in each
+            for place in range(len(ids))
+            for each in constraints.forbidden.completing(ids[:place], False)
+        ]
+        assert any(found) and len(constraints.terms_in(text)) == 1
+    is_met = make_constraints(tiny, tokenizer, terminology={"is": city}).terms[0].is_met
+    assert is_met("is \u0130stanbul.") and is_met("ISTANBUL") and not is_met("\u0130stanbullu")
