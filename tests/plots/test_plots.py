@@ -185,6 +185,11 @@ def test_the_font_that_is_missing_is_named_with_the_package_that_has_it(monkeypa
     (message,) = caplog.messages
     assert "日本" in message and "שלום" not in message
     assert "Noto Sans CJK SC" in message and "apt install fonts-noto-cjk" in message
+    # A font that has been named is not named again with further characters.
+    fonts.families_for(["中"])
+    assert len(caplog.messages) == 1
+    fonts.families_for(["中한"])
+    assert "한" in caplog.messages[1] and "中" not in caplog.messages[1]
     fonts._families_for.cache_clear()
 
 
