@@ -40,7 +40,7 @@ def boxes_of(texts):
 
 
 def overlap(boxes):
-    """Returns whether two boxes that follow each other from left to right overlap by more than the space between lines."""
+    """Returns whether two neighbours from left to right overlap by more than the space between lines."""
     boxes = sorted(boxes, key=lambda box: box.x0)
     return any(
         left.x1 - right.x0 > 3 and min(left.y1, right.y1) - max(left.y0, right.y0) > 1
