@@ -8,6 +8,8 @@ from typing import Any
 
 import gpt1_scratch  # noqa: F401  registers the models
 import seq2seq_scratch  # noqa: F401  registers the models
+from papers_to_gpt.demonstration import sources
+from papers_to_gpt.demonstration.classifying import names_of_texts
 from papers_to_gpt.engine.checkpointing import checkpoints_in
 from papers_to_gpt.engine.model_folder import (
     CLASSIFIER,
@@ -75,7 +77,7 @@ def find_models(names: Sequence[str], models_dir: str) -> list[FoundModel]:
         place = folder.relative_to(root).as_posix()
         try:
             found.append(_read(root.resolve().name if place == "." else place, folder))
-        except ValueError as error:
+        except (OSError, ValueError) as error:
             logger.warning("%s is left out: %s", folder, error)
     if not found:
         raise ValueError(
@@ -106,19 +108,52 @@ def _folder_of(path: Path) -> Path:
 
 
 def _model_folders(folder: Path, depth: int) -> Iterator[Path]:
-    """Yields the folders with a model, but no checkpoint of a run that has a model itself."""
-    if (folder / "config.json").is_file():
-        yield folder
+    """Yields the folders with a model, but no checkpoint of a run that has a model itself.
+
+    A folder that may not be read is left out with a warning.
+    """
+    try:
+        found, below = _look_into(folder)
+    except OSError as error:
+        logger.warning("%s is left out: %s", folder, error)
         return
+    if found is not None:
+        yield found
+    elif depth:
+        for path in below:
+            yield from _model_folders(path, depth - 1)
+
+
+def _look_into(folder: Path) -> tuple[Path | None, list[Path]]:
+    """Returns the folder with the model of a run, None if it has none, and the folders in which models may be."""
+    if (folder / "config.json").is_file():
+        return folder, []
     checkpoints = [path for path in checkpoints_in(folder) if (path / "config.json").is_file()]
     if checkpoints:
-        yield checkpoints[-1]
-    elif depth:
-        for below in sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith(".")):
-            yield from _model_folders(below, depth - 1)
+        return checkpoints[-1], []
+    return None, sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
 
 
 def _read(name: str, folder: Path) -> FoundModel:
+    """Returns the model of a folder, of which everything is known that the page says about it.
+
+    Raises:
+        ValueError: if it cannot be loaded, the page cannot use it, or its files are damaged.
+    """
+    try:
+        found = _read_files(name, folder)
+        sources.describe(found)
+        if found.kind is CLASSIFIER:
+            names_of_texts(found.config)
+    except (AttributeError, KeyError, TypeError) as error:  # an entry is missing or of another kind
+        raise ValueError(
+            f"{folder}: config.json, or a record of the run beside it, is not as this project writes it "
+            f"({type(error).__name__}: {error}). Copy the folder again from where the model was trained."
+        ) from error
+    return found
+
+
+def _read_files(name: str, folder: Path) -> FoundModel:
     check_folder(str(folder), kinds=KINDS)
     config = read_json(folder / "config.json")
     kind = next((kind for kind in KINDS if kind.holds(config)), None)

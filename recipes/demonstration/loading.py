@@ -4,13 +4,16 @@ import threading
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
-from papers_to_gpt.demonstration.finding import FoundModel
 from papers_to_gpt.engine.model_folder import CLASSIFIER, Kind
 from papers_to_gpt.gpt1.classification import Classifier, load_classifier
 from papers_to_gpt.settings.classification import ClassificationSettings
 from papers_to_gpt.visualization import models
 from papers_to_gpt.visualization.models import LoadedModel
+
+if TYPE_CHECKING:
+    from papers_to_gpt.demonstration.finding import FoundModel
 
 
 class ModelStore:
@@ -24,7 +27,7 @@ class ModelStore:
         largest: the number of models that stay in memory.
     """
 
-    def __init__(self, found: Sequence[FoundModel], largest: int = 8):
+    def __init__(self, found: "Sequence[FoundModel]", largest: int = 8):
         self.found = {model.name: model for model in found}
         self.largest = largest
         self._locks = {model.name: threading.Lock() for model in found}
@@ -61,7 +64,7 @@ class ModelStore:
             yield loaded
 
 
-def load(found: FoundModel) -> LoadedModel | Classifier:
+def load(found: "FoundModel") -> LoadedModel | Classifier:
     """Loads a model with its tokenizers, in float32.
 
     Raises:

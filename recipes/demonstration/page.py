@@ -6,7 +6,6 @@ Gradio is imported in the functions, because the other modules, and the scripts,
 import functools
 import html
 import inspect
-import logging
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +13,7 @@ from papers_to_gpt.demonstration import sources
 from papers_to_gpt.demonstration.classifying import classify, names_of_texts
 from papers_to_gpt.demonstration.continuing import CANDIDATES, continue_text, draw_probabilities
 from papers_to_gpt.demonstration.loading import ModelStore
+from papers_to_gpt.demonstration.problems import describe_problem
 from papers_to_gpt.demonstration.tables import comparison_table
 from papers_to_gpt.demonstration.translating import compare, translate
 from papers_to_gpt.engine.model_folder import CLASSIFIER, LANGUAGE_MODEL, TRANSLATOR
@@ -24,8 +24,6 @@ from seq2seq_scratch.visible_text import has_visible_text
 if TYPE_CHECKING:
     import fastapi
     import gradio
-
-logger = logging.getLogger(__name__)
 
 TITLE = "Papers to GPT: try the trained models"
 # The events of a page wait for each other beyond these numbers.
@@ -127,12 +125,7 @@ def answering(handler: Callable) -> Callable:
     import gradio as gr
 
     def show(error: Exception) -> None:
-        if isinstance(error, ValueError | OSError):
-            message = str(error)
-        else:
-            logger.error("%s: %s", type(error).__name__, error, exc_info=logger.isEnabledFor(logging.DEBUG))
-            message = f"The model gave no answer ({type(error).__name__}). The terminal of the page says more."
-        gr.Warning(html.escape(message))  # Gradio reads it as HTML
+        gr.Warning(html.escape(describe_problem(error)))  # Gradio reads it as HTML
 
     @functools.wraps(handler)
     def answer(*inputs: Any) -> Any:
@@ -200,8 +193,8 @@ def _translation_tab(page: "gradio.Blocks", store: ModelStore, settings: Demonst
             return "", note(), None
         try:
             return answer(name, sentence)
-        except ValueError as error:  # beside the text, because a message for every key would be in the way
-            return "", note(str(error)), None
+        except Exception as error:  # beside the text, because a message for every key would be in the way
+            return "", note(describe_problem(error)), None
 
     inputs, outputs = [model, sentence], [translation, said, picture]
     gr.on([button.click, sentence.submit], answering(answer), inputs, outputs, show_progress="minimal", **PRIVATE)

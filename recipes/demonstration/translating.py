@@ -9,6 +9,7 @@ from sacrebleu.metrics import CHRF
 
 from papers_to_gpt.demonstration.inputs import check_text
 from papers_to_gpt.demonstration.loading import ModelStore
+from papers_to_gpt.demonstration.problems import describe_problem
 from papers_to_gpt.settings.decoding import TranslationSettings
 from papers_to_gpt.translation.decoding import make_translator
 from papers_to_gpt.visualization import figures
@@ -88,7 +89,8 @@ def compare(
 ) -> Iterator[ComparedTranslation]:
     """Yields the translation of each model, one after the other.
 
-    A model that cannot translate the sentence, such as one that splits it into too many tokens, yields the problem.
+    A model that cannot translate the sentence, such as one that splits it into too many tokens or cannot be loaded,
+    yields the problem, and the others their translations.
 
     Args:
         store: the models.
@@ -106,23 +108,27 @@ def compare(
         raise ValueError("The sentence is empty. Type at least a word.")
     source = " ".join(sentence.split())
     for name in names:
-        with store.borrow(name) as loaded:
-            try:
-                text, seconds = _translate(loaded, sentence, max_input_tokens)
-            except ValueError as error:
-                yield ComparedTranslation(name, problem=str(error))
-                continue
-            tokenizers = loaded.tokenizer, loaded.target_tokenizer
-            (score,) = score_translations(loaded.model, *tokenizers, [source], [text])
-        yield ComparedTranslation(
-            name,
-            text,
-            seconds,
-            log_probability=None if score is None else sum(score.log_probabilities),
-            tokens=None if score is None else len(score.tokens),
-            chrf=CHRF().sentence_score(text, [reference]).score if has_visible_text(reference or "") else None,
-            problem="" if score else NOTHING,
-        )
+        try:
+            row = _compared(store, name, source, reference, max_input_tokens)
+        except Exception as error:
+            row = ComparedTranslation(name, problem=describe_problem(error))
+        yield row
+
+
+def _compared(store: ModelStore, name: str, source: str, reference: str, max_input_tokens: int) -> ComparedTranslation:
+    with store.borrow(name) as loaded:
+        text, seconds = _translate(loaded, source, max_input_tokens)
+        tokenizers = loaded.tokenizer, loaded.target_tokenizer
+        (score,) = score_translations(loaded.model, *tokenizers, [source], [text])
+    return ComparedTranslation(
+        name,
+        text,
+        seconds,
+        log_probability=None if score is None else sum(score.log_probabilities),
+        tokens=None if score is None else len(score.tokens),
+        chrf=CHRF().sentence_score(text, [reference]).score if has_visible_text(reference or "") else None,
+        problem="" if score else NOTHING,
+    )
 
 
 def _translate(loaded: LoadedModel, sentence: str, max_input_tokens: int) -> tuple[str, float]:

@@ -13,6 +13,7 @@ from papers_to_gpt.plots.style import (
     cut_note,
     label_of,
     new_figure,
+    numbers_note,
     text_width,
     title_lines,
 )
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 LARGEST_CELL = 0.42  # inches
+HIGHEST = 8.0  # inches, of the matrix
 BAR = 0.75  # inches, for the scale with its labels
 SHORTEST_BAR = 1.2  # inches
 
@@ -61,6 +63,7 @@ def plot_alignment(
     notes = [
         cut_note(max_tokens, len(source_tokens), "source tokens"),
         cut_note(max_tokens, len(target_tokens), "target tokens"),
+        numbers_note(weights),
     ]
     source, target = source_tokens[:max_tokens], target_tokens[:max_tokens]
     shown = weights[:max_tokens, :max_tokens]
@@ -69,7 +72,8 @@ def plot_alignment(
     left = text_width([label_of(token) for token in target]) + TITLE_LINE + 0.15
     top = text_width([label_of(token) for token in source]) + TITLE_LINE + 0.15 + TITLE_LINE * len(lines)
     cell = min(LARGEST_CELL, (WIDTH - left - BAR) / len(source))
-    width, height = cell * len(source), cell * len(target)
+    # Not higher than wide: forty rows for a few columns would fill two screens.
+    width, height = cell * len(source), min(cell, HIGHEST / len(target)) * len(target)
     title_width = max((text_width([line]) for line in lines), default=0.0)
     figure = new_figure(
         min(WIDTH, max(left + width + BAR, title_width + 0.3, 3.0)), top + max(height, SHORTEST_BAR) + 0.1, layout=None

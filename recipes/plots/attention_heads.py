@@ -15,6 +15,7 @@ from papers_to_gpt.plots.style import (
     cut_note,
     label_of,
     new_figure,
+    numbers_note,
     text_width,
     title_lines,
 )
@@ -66,6 +67,7 @@ def plot_heads(
     notes = [
         cut_note(max_tokens, len(query_tokens), "rows"),
         cut_note(max_tokens, len(key_tokens), "columns"),
+        numbers_note(weights),
     ]
     lines = title_lines(title, notes)
     queries = [label_of(token, LONGEST_LABEL) for token in query_tokens[:max_tokens]]
@@ -90,7 +92,7 @@ def plot_heads(
     figure = new_figure(
         min(WIDTH, max(across, title_width, left + BAR[0] + 0.5)), head + rows * (above + height + GAP), layout=None
     )
-    largest = float(shown.max()) or 1.0
+    largest = float(np.nan_to_num(shown).max()) or 1.0
     for place, (number, matrix) in enumerate(zip(numbers, shown, strict=True)):
         row, column = divmod(place, columns)
         axes = place_axes(

@@ -4,7 +4,16 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from papers_to_gpt.plots.line_plots import MOST_MARKERS
-from papers_to_gpt.plots.style import COLOURS, FONT_SIZE, MARKERS, new_figure, soften, text_style
+from papers_to_gpt.plots.style import (
+    COLOURS,
+    FONT_SIZE,
+    MARKERS,
+    add_legend_above,
+    new_figure,
+    say_if_empty,
+    soften,
+    whole_numbers,
+)
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -16,7 +25,7 @@ COURSE = ("learning_rate", "gradient_norm")
 # Values of evaluations that only say the loss in other words.
 LIKE_LOSS = ("perplexity", "word_perplexity", "weighted_loss", "lm_loss")
 HEIGHT = 2.7  # inches, of a panel
-LINE = 0.19  # inches, of the legend
+MARKERS_OF_A_LINE = 8  # of training, where there are more runs than colours
 
 Log = Sequence[Mapping[str, Any]]
 
@@ -74,30 +83,35 @@ def plot_curves(
     if unknown:
         raise ValueError(f"No log has the value {unknown[0]!r}. The values are {', '.join(there)}.")
     chosen = list(values or default_values(logs))
-    from matplotlib.ticker import MaxNLocator
-
+    if not chosen:
+        raise ValueError(f"No log has a loss or a score. The values to choose are {', '.join(there) or 'none'}.")
     columns = min(2, len(chosen))
     rows = -(-len(chosen) // columns)
     figure = new_figure(columns * panel_width, rows * HEIGHT)
     panels = figure.subplots(rows, columns, squeeze=False, sharex=True).flatten()
     for panel, name in zip(panels, chosen, strict=False):
         for number, log in enumerate(logs.values()):
-            _draw_run(panel, log, name, number)
+            _draw_run(panel, log, name, number, has_markers=len(logs) > len(COLOURS))
+        say_if_empty(panel, (y for line in panel.lines for y in line.get_ydata()))
         panel.set_title(name.replace("_", " "), loc="left", fontsize=FONT_SIZE)
         panel.set_xlabel("update", fontsize=FONT_SIZE)
-        panel.xaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 2.5, 5, 10], integer=True))
+        panel.xaxis.set_major_locator(whole_numbers())
         panel.tick_params(labelbottom=True)
         soften(panel)
     for panel in panels[len(chosen) :]:
         panel.set_axis_off()
     has_evaluations = any(line.get("kind") == "eval" for log in logs.values() for line in log)
-    lines = _add_legend(figure, list(logs), title, has_evaluations)
-    figure.set_figheight(figure.get_figheight() + LINE * lines)
+    _add_legend(figure, list(logs), title, has_evaluations)
     return figure
 
 
-def _draw_run(panel: "Axes", log: Log, name: str, number: int) -> None:
-    colour, marker = COLOURS[number % len(COLOURS)], MARKERS[number % len(MARKERS)]
+def _look(number: int) -> tuple[str, str]:
+    """Returns the colour and the marker of the run with this number; no two of 49 runs have both in common."""
+    return COLOURS[number % len(COLOURS)], MARKERS[(number + number // len(COLOURS)) % len(MARKERS)]
+
+
+def _draw_run(panel: "Axes", log: Log, name: str, number: int, has_markers: bool) -> None:
+    colour, marker = _look(number)
     for kind in ("train", "eval"):
         points = [
             (line["update"], line[name])
@@ -108,42 +122,23 @@ def _draw_run(panel: "Axes", log: Log, name: str, number: int) -> None:
             continue
         updates, values = zip(*points, strict=True)
         evaluated = {"linestyle": "--", "marker": marker if len(points) <= MOST_MARKERS else None, "markersize": 4}
-        # A single point is no line, so it needs a marker to be seen.
-        alone = {"marker": marker, "markersize": 4} if len(points) == 1 else {}
-        panel.plot(updates, values, color=colour, linewidth=1.5, **(evaluated if kind == "eval" else alone))
+        # A single point is no line, so it needs a marker to be seen; runs of one colour differ by theirs.
+        trained = {"marker": marker, "markersize": 4} if len(points) == 1 or has_markers else {}
+        trained["markevery"] = max(1, len(points) // MARKERS_OF_A_LINE)
+        panel.plot(updates, values, color=colour, linewidth=1.5, **(evaluated if kind == "eval" else trained))
 
 
-def _add_legend(figure: "Figure", names: Sequence[str], title: str | None, has_evaluations: bool) -> int:
-    """Says above the panels which colour is which run, and which line is training or validation.
-
-    Returns:
-        The number of lines that the legend takes.
-    """
+def _add_legend(figure: "Figure", names: Sequence[str], title: str | None, has_evaluations: bool) -> None:
+    """Says above the panels which colour is which run, and which line is training or validation."""
     from matplotlib.lines import Line2D
 
-    runs = list(names) if len(names) > 1 else []
-    handles = [
-        Line2D([], [], color=COLOURS[number % len(COLOURS)], marker=MARKERS[number % len(MARKERS)], markersize=4)
-        for number, _ in enumerate(runs)
-    ]
-    texts = list(runs)
+    texts = list(names) if len(names) > 1 else []
+    columns = 1 if texts else 2
+    looks = [_look(number) for number, _ in enumerate(texts)]
+    handles = [Line2D([], [], color=colour, marker=marker, markersize=4) for colour, marker in looks]
     if has_evaluations:
         grey = {"color": "#555555", "linewidth": 1.5}
         handles += [Line2D([], [], **grey), Line2D([], [], linestyle="--", marker="o", markersize=4, **grey)]
         texts += ["training", "validation"]
-    columns = 1 if runs else 2
-    # Names that begin with an underscore would be left out, so they are set afterwards.
-    legend = figure.legend(
-        handles,
-        [str(number) for number in range(len(texts))],
-        loc="outside upper left",
-        ncols=columns,
-        frameon=False,
-        alignment="left",
-    )
-    for text, name in zip(legend.get_texts(), texts, strict=True):
-        text.set(text=name, **text_style([name]))
-    if title:
-        legend.set_title(title)
-        legend.get_title().set(**text_style([title], FONT_SIZE + 1))
-    return -(-len(texts) // columns) + bool(title)
+    if texts or title:
+        add_legend_above(figure, handles, texts, columns=columns, title=title)

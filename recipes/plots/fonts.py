@@ -62,11 +62,11 @@ def _families_for(characters: frozenset[str]) -> tuple[str, ...]:
         more, missing = _choose(missing)
         chosen += more
     if missing:
-        message = describe_missing(sorted(missing))
-        what = message.partition(" Install ")[2]
-        if what not in _warned_of:
-            _warned_of.add(what)
-            logger.warning("%s", message)
+        fonts = {character: font_for(character)[0] for character in sorted(missing)}
+        unnamed = [character for character, font in fonts.items() if font not in _warned_of]
+        if unnamed:
+            _warned_of.update(fonts.values())
+            logger.warning("%s", describe_missing(unnamed))
     return (DEFAULT_FAMILY, *chosen)
 
 

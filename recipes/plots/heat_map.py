@@ -5,10 +5,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from papers_to_gpt.plots.style import FONT_SIZE, SEQUENTIAL, TITLE_LINE, set_token_labels, text_style
+from papers_to_gpt.plots.style import FONT_SIZE, NO_NUMBER, SEQUENTIAL, TITLE_LINE, set_token_labels, text_style
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.colors import Colormap
     from matplotlib.figure import Figure
     from matplotlib.image import AxesImage
 
@@ -30,6 +31,8 @@ def draw_matrix(
 ) -> "AxesImage":
     """Draws a matrix from white (0) to the darkest colour, with one label for each column and row.
 
+    A cell that holds no number is grey.
+
     Args:
         axes: where to draw.
         matrix: (rows, columns).
@@ -41,7 +44,8 @@ def draw_matrix(
     Returns:
         The image, whose array is the matrix.
     """
-    image = axes.imshow(matrix, cmap=SEQUENTIAL, vmin=0.0, vmax=largest, aspect="auto", interpolation="nearest")
+    style = {"cmap": colour_map(SEQUENTIAL), "aspect": "auto", "interpolation": "nearest"}
+    image = axes.imshow(matrix, vmin=0.0, vmax=largest, **style)
     set_token_labels(axes, "x", column_tokens, size)
     if row_tokens is None:
         axes.set_yticks([])
@@ -50,6 +54,13 @@ def draw_matrix(
     for spine in axes.spines.values():
         spine.set(linewidth=0.6, color="#666666")
     return image
+
+
+def colour_map(name: str) -> "Colormap":
+    """Returns a colour map in which cells that hold no number are grey, and not white as the number 0."""
+    from matplotlib import colormaps
+
+    return colormaps[name].with_extremes(bad=NO_NUMBER)
 
 
 def add_colour_bar(

@@ -10,12 +10,19 @@ import numpy as np
 from papers_to_gpt.plots.style import (
     COLOURS,
     FONT_SIZE,
+    POINTS_PER_INCH,
+    SMALL_FONT_SIZE,
     WIDTH,
     add_legend,
+    add_legend_above,
+    fit,
+    label_of,
     line_style,
     new_figure,
+    say_if_empty,
     soften,
     text_style,
+    text_width,
 )
 
 if TYPE_CHECKING:
@@ -24,6 +31,14 @@ if TYPE_CHECKING:
 
 MOST_MARKERS = 30  # points of a line; above that, markers would hide it
 TOTAL_WIDTH_OF_BARS = 0.8  # of the distance between two groups
+MOST_LINES_WITH_LEGEND_INSIDE = 4  # more of them leave no room that the legend would not cover
+LONGEST_GROUP = 30  # characters
+MOST_TIMES_WITH_PLAIN_TICKS = 3000  # the highest end of an axis, of its lowest
+LINE_HEIGHT = 1.15  # of the size of letters
+GAP_OF_TICKS = 0.05  # inches
+SIDES = 0.9  # inches beside the axes, for the ticks of the y axis and their name
+NARROWEST_TURNED = 0.3  # inches between two names that are turned by 30 degrees; nearer ones are upright
+HATCHES = ("", "//", "..")  # of bars beyond seven colours
 
 
 @dataclass(frozen=True)
@@ -77,6 +92,7 @@ def draw_lines(axes: "Axes", series: Sequence[Series]) -> None:
         )
         if each.reference is not None:
             axes.axhline(each.reference, color=style["color"], linestyle=":", linewidth=1.2)
+    say_if_empty(axes, (y for each in series for y in each.y))
     soften(axes)
 
 
@@ -95,10 +111,11 @@ def plot_lines(
     """Draws lines over numbers, with error bars and a legend if there are several.
 
     Args:
-        series: the lines; seven can be told apart by colour and marker.
+        series: the lines; 21 can be told apart by colour, marker and dashes.
         x_label, y_label: the axes' names with their units.
         title: above the lines.
-        log_x, log_y: logarithmic axes; the x axis then has a tick at every place that a line has, if they are few.
+        log_x, log_y: logarithmic axes, as far as there are numbers above 0; the x axis then has a tick at every place
+            that a line has, if they are few and far enough from each other.
         integer_x: ticks at whole numbers only.
         y_limits: the lowest and highest value of the axis; None chooses it.
         size: width and height in inches.
@@ -111,27 +128,62 @@ def plot_lines(
     """
     figure, axes = _start(series, x_label, y_label, title, size)
     draw_lines(axes, series)
-    if log_x:
+    if log_x and all(x > 0 for each in series for x in each.x):
         axes.set_xscale("log")
         places = sorted({x for each in series for x in each.x})
         if len(places) <= 10:
-            from matplotlib.ticker import EngFormatter, NullLocator
-
-            axes.xaxis.set_minor_locator(NullLocator())
-            # Counts of tokens, parameters and operations are rounded, such as 30.2k; lengths are not.
-            rounded = EngFormatter(sep="")
-            axes.set_xticks(places, [f"{x:g}" if x < 1e4 else rounded(float(f"{x:.3g}")) for x in places])
-    if log_y:
+            _set_ticks_at(axes, places, figure.get_figwidth() - SIDES)
+    if log_y and any(y > 0 for each in series for y in each.y):
         axes.set_yscale("log")
+        _set_plain_ticks(axes)
     if integer_x:
         from matplotlib.ticker import MaxNLocator
 
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     if y_limits is not None:
         axes.set_ylim(*y_limits)
-    if len(series) > 1:
-        add_legend(axes, [each.name for each in series], frameon=False)
+    names = [each.name for each in series]
+    if len(series) > MOST_LINES_WITH_LEGEND_INSIDE:
+        add_legend_above(figure, axes.get_legend_handles_labels()[0], names)
+    elif len(series) > 1:
+        add_legend(axes, names, frameon=False)
     return figure
+
+
+def _rounded(value: float) -> str:
+    """Returns a number as on an axis: a count of tokens as 30.2k, and a number below 10 000 as it is."""
+    from matplotlib.ticker import EngFormatter
+
+    return f"{value:g}" if value < 1e4 else EngFormatter(sep="")(float(f"{value:.3g}"))
+
+
+def _set_ticks_at(axes: "Axes", places: Sequence[float], width: float) -> None:
+    """Sets the ticks of a logarithmic x axis that is so many inches wide, but for those that others would cover."""
+    from matplotlib.ticker import NullLocator
+
+    start, end = np.log(axes.get_xlim())
+    kept, taken = [], -np.inf
+    for place in places:
+        centre, half = width * (np.log(place) - start) / (end - start), text_width([_rounded(place)]) / 2
+        if centre - half > taken:
+            kept.append(place)
+            taken = centre + half + GAP_OF_TICKS
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.set_xticks(kept, [_rounded(place) for place in kept])
+
+
+def _set_plain_ticks(axes: "Axes") -> None:
+    """Sets plain numbers as ticks of a logarithmic y axis that reaches over few powers of ten."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
+
+    low, high = axes.get_ylim()
+    if high > MOST_TIMES_WITH_PLAIN_TICKS * low:
+        return
+    locator = LogLocator(subs=(1, 2, 5))
+    inside = [tick for tick in locator.tick_values(low, high) if low <= tick <= high]
+    axes.yaxis.set_major_locator(locator if len(inside) > 2 else MaxNLocator(5))
+    axes.yaxis.set_minor_locator(NullLocator())
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: _rounded(value)))
 
 
 def plot_bars(
@@ -154,7 +206,7 @@ def plot_bars(
         y_limits, size: as in `plot_lines`.
 
     Returns:
-        The figure. Names of groups that are too long to stand side by side are turned.
+        The figure. Names of groups, and values, that are too long to stand side by side are turned.
 
     Raises:
         ValueError: if there is no series, their groups differ, or matplotlib is missing.
@@ -164,6 +216,12 @@ def plot_bars(
     if any([str(group) for group in each.x] != groups for each in series):
         raise ValueError("The series of a bar chart must have the same groups in the same order.")
     width = TOTAL_WIDTH_OF_BARS / len(series)
+    room = (figure.get_figwidth() - SIDES) / len(groups)  # inches
+    values = [number_format.format(value) for each in series for value in each.y if np.isfinite(value)]
+    apart = room * (width if len(series) > 1 else 1.0)  # inches from one value to the next
+    letters = min(FONT_SIZE - 1, apart * POINTS_PER_INCH / LINE_HEIGHT)
+    upright = text_width(values, FONT_SIZE - 1) > apart
+    look = {"fontsize": letters, "rotation": 90} if upright else {"fontsize": FONT_SIZE - 1}
     for number, each in enumerate(series):
         places = np.arange(len(groups)) + (number - (len(series) - 1) / 2) * width
         axes.bar(
@@ -173,26 +231,35 @@ def plot_bars(
             yerr=each.errors(),
             label=str(number),
             color=COLOURS[number % len(COLOURS)],
+            hatch=HATCHES[number // len(COLOURS) % len(HATCHES)],
+            edgecolor="white",
+            linewidth=0,
             error_kw={"elinewidth": 1, "capsize": 2.5},
         )
         tops = np.asarray(each.y if each.high is None else each.high, dtype=float)
         for place, top, value in zip(places, tops, each.y, strict=True):
-            if np.isfinite(value):
+            if np.isfinite(value) and letters >= SMALL_FONT_SIZE:
                 text = number_format.format(value)
                 offset = {"textcoords": "offset points", "xytext": (0, 2), "ha": "center", "va": "bottom"}
-                axes.annotate(text, (place, max(top, 0.0)), fontsize=FONT_SIZE - 1, **offset)
+                axes.annotate(text, (place, max(top, 0.0)), **offset, **look)
         if each.reference is not None:
             axes.axhline(each.reference, color=COLOURS[number % len(COLOURS)], linestyle=":", linewidth=1.2)
+    say_if_empty(axes, (y for each in series for y in each.y))
     soften(axes)
-    letters_of_two = max((len(left) + len(right) for left, right in pairwise(groups)), default=0)
-    too_long = letters_of_two / 2 > 11 * size[0] / len(groups)
-    turned = {"rotation": 30, "ha": "right", "rotation_mode": "anchor"} if too_long else {}
-    axes.set_xticks(range(len(groups)), groups, **text_style(groups), **turned)
-    axes.margins(y=0.12)
+    names = [label_of(group, LONGEST_GROUP) for group in groups]
+    wide = [text_width([name]) for name in names]
+    turned: dict[str, Any] = {}
+    if max((left + right for left, right in pairwise(wide)), default=0.0) / 2 > room - GAP_OF_TICKS:
+        turned = {"rotation": 30, "ha": "right", "rotation_mode": "anchor"}
+    if turned and room < NARROWEST_TURNED:
+        turned = {"rotation": 90}
+    small = max(SMALL_FONT_SIZE, min(FONT_SIZE, room * POINTS_PER_INCH * 0.9))
+    axes.set_xticks(range(len(groups)), names, **text_style(names, small), **turned)
+    axes.margins(y=0.12 + (text_width(values, letters) / figure.get_figheight() if upright else 0.0))
     if y_limits is not None:
         axes.set_ylim(*y_limits)
     if len(series) > 1:
-        add_legend(axes, [each.name for each in series], frameon=False)
+        add_legend_above(figure, axes.get_legend_handles_labels()[0], [each.name for each in series])
     return figure
 
 
@@ -206,5 +273,6 @@ def _start(
     axes.set_xlabel(x_label, **text_style([x_label]))
     axes.set_ylabel(y_label, **text_style([y_label]))
     if title:
+        title = fit(title, figure.get_figwidth() - SIDES)
         axes.set_title(title, loc="left", **text_style([title]))
     return figure, axes

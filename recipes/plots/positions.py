@@ -4,7 +4,18 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from papers_to_gpt.plots.style import DIVERGING, FONT_SIZE, WIDTH, cut_note, new_figure, text_style, title_lines
+from papers_to_gpt.plots.heat_map import colour_map
+from papers_to_gpt.plots.style import (
+    DIVERGING,
+    FONT_SIZE,
+    WIDTH,
+    cut_note,
+    new_figure,
+    numbers_note,
+    text_style,
+    title_lines,
+    whole_numbers,
+)
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -19,7 +30,7 @@ def similarities(table: np.ndarray) -> np.ndarray:
     """
     table = np.asarray(table, dtype=np.float64)
     lengths = np.linalg.norm(table, axis=1, keepdims=True)
-    unit = np.divide(table, lengths, out=np.zeros_like(table), where=lengths > 0)
+    unit = np.divide(table, lengths, out=np.zeros_like(table), where=lengths != 0)
     return unit @ unit.T
 
 
@@ -40,12 +51,12 @@ def plot_positions(table: np.ndarray, *, title: str | None = None, max_positions
     table = np.asarray(table)
     if table.ndim != 2 or not table.size:
         raise ValueError(f"The table of positions has the shape {table.shape}; it must be (positions, width).")
-    lines = title_lines(title, [cut_note(max_positions, len(table), "positions")])
+    lines = title_lines(title, [cut_note(max_positions, len(table), "positions"), numbers_note(table)])
     table = table[:max_positions]
     figure = new_figure(WIDTH, 3.9 + 0.22 * len(lines))
     left, right = figure.subplots(1, 2)
-    limit = float(np.abs(table).max()) or 1.0
-    style = {"cmap": DIVERGING, "aspect": "auto", "interpolation": "nearest"}
+    limit = float(np.abs(np.nan_to_num(table)).max()) or 1.0
+    style = {"cmap": colour_map(DIVERGING), "aspect": "auto", "interpolation": "nearest"}
     images = [
         left.imshow(table, vmin=-limit, vmax=limit, **style),
         right.imshow(similarities(table), vmin=-1, vmax=1, **style),
@@ -56,6 +67,8 @@ def plot_positions(table: np.ndarray, *, title: str | None = None, max_positions
         axes.set_xlabel(across, fontsize=FONT_SIZE)
         axes.set_ylabel("position", fontsize=FONT_SIZE)
         axes.tick_params(labelsize=FONT_SIZE - 1)
+        for axis in (axes.xaxis, axes.yaxis):
+            axis.set_major_locator(whole_numbers())
         bar = figure.colorbar(image, ax=axes)
         bar.set_label(scale, fontsize=FONT_SIZE)
         bar.ax.tick_params(labelsize=FONT_SIZE - 1)

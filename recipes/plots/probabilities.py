@@ -12,8 +12,11 @@ from papers_to_gpt.plots.style import (
     TITLE_LINE,
     WIDTH,
     cut_note,
+    fit,
     label_of,
     new_figure,
+    numbers_note,
+    say_if_empty,
     soften,
     text_style,
     text_width,
@@ -65,7 +68,8 @@ def plot_token_probabilities(
             f"There are {len(tokens)} tokens, {len(probabilities)} probabilities, {len(candidates)} rows of "
             f"candidates and probabilities of them of shape {best.shape}: give one row for each token."
         )
-    lines = title_lines(title, [cut_note(max_tokens, len(tokens), "tokens")])
+    notes = [cut_note(max_tokens, len(tokens), "tokens"), numbers_note(np.append(probabilities, best))]
+    lines = title_lines(title, notes)
     tokens, candidates = tokens[:max_tokens], candidates[:max_tokens]
     matrix = np.concatenate([probabilities[:, None], best], axis=1)[:max_tokens]  # T 1+C
     header = ["token", *(f"candidate {number}" for number in range(1, shape[1] + 1))]
@@ -109,7 +113,7 @@ def plot_next_tokens(tokens: Sequence[str], probabilities: Sequence[float], *, t
     Args:
         tokens: C tokens, the most probable ones first.
         probabilities: C probabilities.
-        title: above the bars, such as the end of the text that they continue.
+        title: above the bars, such as the text that they continue, of which the end is shown.
 
     Returns:
         The figure, 5 inches wide. Beside each bar stands the probability.
@@ -131,8 +135,10 @@ def plot_next_tokens(tokens: Sequence[str], probabilities: Sequence[float], *, t
     axes.grid(False)
     axes.set_yticks(range(len(labels)), labels, **text_style(labels))
     axes.invert_yaxis()
-    axes.set_xlim(0, 1.15 * max(max(probabilities), 1e-3))
+    say_if_empty(axes, probabilities)
+    axes.set_xlim(0, 1.15 * max(np.nan_to_num(probabilities).max(), 1e-3))
     axes.set_xlabel("probability of the next token", fontsize=FONT_SIZE)
     if title:
+        title = fit(title, figure.get_figwidth() - 0.2, keep_end=True)
         figure.suptitle(title, x=0.01, ha="left", **text_style([title]))
     return figure

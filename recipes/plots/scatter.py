@@ -1,19 +1,34 @@
 """Points with their names, such as sentences by two principal components of their vectors."""
 
 from collections.abc import Sequence
+from itertools import product
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from papers_to_gpt.plots.style import COLOURS, FONT_SIZE, label_of, new_figure, soften, text_style
+from papers_to_gpt.plots.style import (
+    COLOURS,
+    FONT_SIZE,
+    POINTS_PER_INCH,
+    fit,
+    label_of,
+    new_figure,
+    say_if_empty,
+    soften,
+    text_style,
+    without_glyph_warnings,
+)
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
-    from matplotlib.transforms import Bbox
 
 LONGEST_NAME = 40  # characters
-HEIGHTS = (3, -13, 19, -29, 3)  # points above its place at which a name may stand; the last one if all are taken
+STEP = 12  # points, from one height at which a name may stand to the next
+HEIGHTS = [3, -13, *(sign * STEP * step for step in range(2, 9) for sign in (1, -1))]  # points above its place
+NEAR = 14  # points; a line leads to a name that is farther from its point
+SIDE = 6  # points from a point to its name
+POINT = 5  # points, the width of a point
 
 
 def plot_points(
@@ -40,7 +55,7 @@ def plot_points(
     Raises:
         ValueError: if the shapes do not agree, or matplotlib is missing.
     """
-    points = np.asarray(points)
+    points = np.asarray(points, dtype=float)
     if points.shape != (len(names), 2) or not points.size:
         raise ValueError(
             f"The points have the shape {points.shape}; they must be ({len(names)}, 2), one for each name."
@@ -52,26 +67,47 @@ def plot_points(
     axes.set_xlabel(x_label, **text_style([x_label]))
     axes.set_ylabel(y_label, **text_style([y_label]))
     if title:
+        title = fit(title, size[0] - 1)
         axes.set_title(title, loc="left", **text_style([title]))
     soften(axes)
-    _name_points(axes, points, names)
+    say_if_empty(axes, points.sum(axis=1))
+    with without_glyph_warnings():
+        _name_points(axes, points, names)
     return figure
 
 
 def _name_points(axes: "Axes", points: np.ndarray, names: Sequence[str]) -> None:
-    """Writes names beside points, each at the first height at which it covers no other name."""
+    """Writes names beside points, each at the first place at which it covers no other name and no point.
+
+    If there is none, the name stands where it covers the fewest.
+    """
+    from matplotlib.transforms import Bbox
+
     axes.figure.draw_without_rendering()  # places depend on the size of the axes
-    middle = (points[:, 0].min() + points[:, 0].max()) / 2
-    taken: list[Bbox] = []
-    for (x, y), name in zip(points, names, strict=True):
+    labels = [label_of(name, LONGEST_NAME) for name in names]
+    style = text_style(labels, FONT_SIZE)
+    half = POINT * axes.figure.dpi / POINTS_PER_INCH / 2
+    taken = [Bbox.from_extents(*(place - half), *(place + half)) for place in axes.transData.transform(points)]
+    middle = (np.nanmin(points[:, 0]) + np.nanmax(points[:, 0])) / 2
+    for (x, y), label in zip(points, labels, strict=True):
+        if not (np.isfinite(x) and np.isfinite(y)):
+            continue
         # Names stand towards the middle, where there is room.
-        side, align = (6, "left") if x <= middle else (-6, "right")
-        label = label_of(name, LONGEST_NAME)
-        style = {"ha": align, **text_style([label], FONT_SIZE)}
-        text = axes.annotate(label, (x, y), xytext=(side, 0), textcoords="offset points", **style)
-        for height in HEIGHTS:
-            text.set_position((side, height))
+        sides = [(SIDE, "left"), (-SIDE, "right")][:: 1 if x <= middle else -1]
+        text = axes.annotate(label, (x, y), xytext=(0, 0), textcoords="offset points", **style)
+        covered: dict[tuple[float, str, float], int] = {}
+        for height, (side, align) in product(HEIGHTS, sides):
+            text.set(position=(side, height), ha=align)
             extent = text.get_window_extent()
-            if not any(extent.overlaps(other) for other in taken):
+            covered[side, align, height] = sum(extent.overlaps(other) for other in taken)
+            is_inside = axes.bbox.x0 <= extent.x0 <= extent.x1 <= axes.bbox.x1
+            is_inside &= axes.bbox.y0 <= extent.y0 <= extent.y1 <= axes.bbox.y1
+            covered[side, align, height] += not is_inside
+            if not covered[side, align, height]:
                 break
-        taken.append(extent)
+        side, align, height = min(covered, key=covered.get)
+        text.set(position=(side, height), ha=align)
+        taken.append(text.get_window_extent())
+        if abs(height) > NEAR:
+            line = {"arrowstyle": "-", "color": "#888888", "linewidth": 0.6, "shrinkA": 0, "shrinkB": 0}
+            axes.annotate("", (x, y), xytext=(side, height + 3), textcoords="offset points", arrowprops=line)

@@ -35,8 +35,6 @@ from seq2seq_scratch.alignments import align, has_attention
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-LONGEST_OPENING = 50  # characters of a text above the bars of its next tokens
-
 # What the rows and columns of each kind of attention are.
 ROWS = {
     "encoder": "source tokens over source tokens",
@@ -213,8 +211,7 @@ def probabilities(
             max_tokens=max_tokens,
         )
     if found.next_tokens:
-        end = sentence if len(sentence) <= LONGEST_OPENING else f"…{sentence[1 - LONGEST_OPENING :]}"
-        figures["next_token"] = plot_next_tokens(found.next_tokens, found.next_probabilities.tolist(), title=end)
+        figures["next_token"] = plot_next_tokens(found.next_tokens, found.next_probabilities.tolist(), title=sentence)
     return figures
 
 

@@ -160,9 +160,9 @@ def test_lines_and_bars_have_error_bars_from_the_lowest_to_the_highest_value():
 
 def test_places_of_a_logarithmic_axis_are_rounded_where_they_are_counts():
     axes = plot_lines(
-        [Series("a", [512, 9600, 30211, 2.1e12], [1, 2, 3, 4])], x_label="x", y_label="y", log_x=True
+        [Series("a", [512, 9600, 302110, 2.1e12], [1, 2, 3, 4])], x_label="x", y_label="y", log_x=True
     ).axes[0]
-    assert [text.get_text() for text in axes.get_xticklabels()] == ["512", "9600", "30.2k", "2.1T"]
+    assert [text.get_text() for text in axes.get_xticklabels()] == ["512", "9600", "302k", "2.1T"]
 
 
 def test_names_of_bars_do_not_stand_in_each_other():
@@ -185,6 +185,11 @@ def test_the_font_that_is_missing_is_named_with_the_package_that_has_it(monkeypa
     (message,) = caplog.messages
     assert "日本" in message and "שלום" not in message
     assert "Noto Sans CJK SC" in message and "apt install fonts-noto-cjk" in message
+    # A font that has been named is not named again with further characters.
+    fonts.families_for(["中"])
+    assert len(caplog.messages) == 1
+    fonts.families_for(["中한"])
+    assert "한" in caplog.messages[1] and "中" not in caplog.messages[1]
     fonts._families_for.cache_clear()
 
 

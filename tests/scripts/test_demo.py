@@ -5,21 +5,24 @@ import shutil
 import socket
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from demo_models import OWN, PROMPT, SOURCE, write_models
 from tiny_models import tiny_tokenizer
 
 pytest.importorskip("matplotlib")
 
 from papers_to_gpt import demo  # noqa: E402
-from papers_to_gpt.demonstration import serving, sources  # noqa: E402
+from papers_to_gpt.demonstration import loading, serving, sources  # noqa: E402
 from papers_to_gpt.demonstration.classifying import classify, names_of_texts  # noqa: E402
 from papers_to_gpt.demonstration.continuing import continue_text, draw_probabilities  # noqa: E402
 from papers_to_gpt.demonstration.finding import find_models  # noqa: E402
 from papers_to_gpt.demonstration.inputs import check_text  # noqa: E402
 from papers_to_gpt.demonstration.loading import ModelStore  # noqa: E402
+from papers_to_gpt.demonstration.problems import describe_problem  # noqa: E402
 from papers_to_gpt.demonstration.tables import comparison_table  # noqa: E402
 from papers_to_gpt.demonstration.translating import ComparedTranslation, compare, translate  # noqa: E402
 from papers_to_gpt.settings.demonstration import parse  # noqa: E402
@@ -83,6 +86,78 @@ def test_without_models_the_message_says_how_to_train_one(tmp_path, exists, mess
         (tmp_path / "runs").mkdir()
     with pytest.raises(ValueError, match=f"{message}.*train_translation.py numbers/bahdanau"):
         find_models([], str(tmp_path / "runs"))
+
+
+@pytest.mark.parametrize(
+    ("copied", "file", "content"),
+    [
+        ("task", "config.json", {"finetuning_task": {}}),
+        ("task", "config.json", {"finetuning_task": {"kind": "classification", "name": "own", "columns": 3}}),
+        ("task", "config.json", {"id2label": None}),
+        ("bahdanau", "config.json", {"architectures": 5}),
+        ("bahdanau", "config.json", {"architectures": {}, "model_type": ["bahdanau"]}),
+        ("gpt1", "run.yaml", {"settings": {"train_file": 3, "dataset_name": []}}),
+        ("gpt1", "run.yaml", {"settings": 3}),
+        ("gpt1", "all_results.json", {"eval_perplexity": "many"}),
+        ("gpt1", "tokenizer.json", []),
+    ],
+)
+def test_a_damaged_folder_is_left_out_and_the_good_ones_beside_it_are_offered(
+    models_dir, tmp_path, caplog, copied, file, content
+):
+    shutil.copytree(models_dir / "gpt1", tmp_path / "good")
+    damaged = shutil.copytree(models_dir / copied, tmp_path / "damaged", ignore=shutil.ignore_patterns("checkpoint-*"))
+    if not (damaged / "run.yaml").is_file():
+        (damaged / "run.yaml").write_text('{"settings": {"dataset_name": "stories"}}')
+    if (damaged / file).is_file() and isinstance(content, dict):
+        content = yaml.safe_load((damaged / file).read_text()) | content
+    (damaged / file).write_text(json.dumps(content))
+    assert [model.name for model in find_models([], str(tmp_path))] == ["good"]
+    assert f"{damaged} is left out" in caplog.text
+    with pytest.raises(ValueError, match="damaged"):
+        find_models([str(damaged)], "nowhere")
+
+
+def test_a_folder_that_may_not_be_read_is_left_out(models_dir, tmp_path, monkeypatch, caplog):
+    for name in ("closed", "good"):
+        shutil.copytree(models_dir / "gpt1", tmp_path / name)
+    is_file = Path.is_file
+
+    def refuse(path):
+        if path.parent.name == "closed":
+            raise PermissionError(13, "Permission denied", str(path))
+        return is_file(path)
+
+    monkeypatch.setattr(Path, "is_file", refuse)
+    assert [model.name for model in find_models([], str(tmp_path))] == ["good"]
+    assert "closed is left out" in caplog.text and "Permission denied" in caplog.text
+
+
+def test_damaged_records_of_the_model_that_a_training_started_from_do_not_hide_the_model(models_dir, tmp_path):
+    folder, start = (shutil.copytree(models_dir / "gpt1", tmp_path / name) for name in ("further", "start"))
+    (start / "run.yaml").write_text("settings: 3")
+    (folder / "run.yaml").write_text(json.dumps({"settings": {"dataset_name": "stories", "init_from": str(start)}}))
+    (found,) = find_models([str(folder)], "nowhere")
+    assert "started from `start`, whose training data are not known" in sources.describe(found)
+
+
+@pytest.mark.parametrize("error", [RuntimeError("out of memory"), OSError("gone"), ValueError("not today")])
+def test_a_model_that_fails_leaves_the_others_of_a_comparison_their_translations(models_dir, monkeypatch, error):
+    store = ModelStore(find_models([], str(models_dir)))
+    load = loading.load
+
+    def fail(found):
+        if found.name == "rnn_seq2seq":
+            raise error
+        return load(found)
+
+    monkeypatch.setattr(loading, "load", fail)
+    first, failed, last = compare(store, ["bahdanau", "rnn_seq2seq", "transformer"], SOURCE, "", 10)
+    assert first.text and last.text and not first.problem and not last.problem
+    known = not isinstance(error, RuntimeError)
+    assert failed.problem == (str(error) if known else describe_problem(error)) and not failed.text
+    assert known or ("RuntimeError" in failed.problem and "memory" not in failed.problem)
+    assert not any(lock.locked() for lock in store._locks.values())
 
 
 @pytest.mark.parametrize("kind", ["bahdanau", "transformer"])
