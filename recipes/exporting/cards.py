@@ -110,11 +110,8 @@ def export_card(folder: Path, record: dict[str, Any], name: str, on_hub: bool = 
     local = name.rpartition("/")[2] if on_hub else name
     engine, positions = record["engine"], record["positions"]
     defaults = GenerationConfig.from_pretrained(folder)
-    ends = defaults.eos_token_id
-    values: dict[str, object] = {
-        "limit": min(LONGEST_IN_ONNX, positions or LONGEST_IN_ONNX),
-        "ends": [] if ends is None else [ends] if isinstance(ends, int) else list(ends),
-    }
+    limit = min(LONGEST_IN_ONNX, positions or LONGEST_IN_ONNX)
+    values: dict[str, object] = {"limit": limit, "ends": ends_of(defaults)}
     if engine == "ctranslate2":
         options = ctranslate2_options(folder, record["kind"], positions, defaults)
         values["options"] = ", ".join(f"{each}={value!r}" for each, value in options.items())
@@ -153,6 +150,12 @@ Without this project's code (`pip install {PACKAGES[engine]}`):
 """
 
 
+def ends_of(defaults: GenerationConfig) -> list[int]:
+    """Returns the ids of the tokens that end a text, by the saved settings."""
+    ends = defaults.eos_token_id
+    return [] if ends is None else [ends] if isinstance(ends, int) else list(ends)
+
+
 def ctranslate2_options(folder: Path, kind: str, positions: int, defaults: GenerationConfig) -> dict[str, Any]:
     """Returns the arguments of CTranslate2 for a search as the model was saved, within its positions.
 
@@ -179,8 +182,8 @@ def ctranslate2_options(folder: Path, kind: str, positions: int, defaults: Gener
             options |= saved_sampling(defaults, len(tokenizer))
     else:
         options["max_length"] = min(LONGEST_TEXT, positions - 1)  # the engine counts all tokens but the first one
-    if isinstance(defaults.eos_token_id, list):
-        options["end_token"] = defaults.eos_token_id
+    if defaults.eos_token_id not in (None, tokenizer.eos_token_id):  # a word of the text may be an end
+        options |= {"end_token": ends_of(defaults), "return_end_token": True}
     return options | saved.options
 
 
