@@ -243,5 +243,6 @@ def test_greek_and_turkish_words_are_found_in_every_casing(model):
             for each in constraints.forbidden.completing(ids[:place], False)
         ]
         assert any(found) and len(constraints.terms_in(text)) == 1
+        assert any(ids[-2] in each for each in constraints.forbidden.completing(ids[:-2], True))
     is_met = make_constraints(tiny, tokenizer, terminology={"is": city}).terms[0].is_met
     assert is_met("is \u0130stanbul.") and is_met("ISTANBUL") and not is_met("\u0130stanbullu")
