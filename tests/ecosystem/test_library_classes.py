@@ -1,5 +1,6 @@
 """Transformers exported as classes of transformers, which load and translate without this project's code."""
 
+import json
 import re
 import subprocess
 import sys
@@ -96,9 +97,9 @@ def test_the_limit_of_the_search_is_the_lowest_that_was_saved_or_that_the_positi
 def test_a_tokenizer_that_pads_on_the_left_pads_on_the_right_in_the_export(tmp_path, monkeypatch):
     from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
 
-    model, tokenizer = save(tmp_path / "model"), ending_tokenizer()
-    tokenizer.padding_side = "left"
-    save_tokenizers(tmp_path / "model", tokenizer, tokenizer)
+    model, path = save(tmp_path / "model"), tmp_path / "model" / "tokenizer_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"padding_side": "left"}))
+    assert AutoTokenizer.from_pretrained(tmp_path / "model").padding_side == "left"
     arguments = [tmp_path / "model", "--format", "marian", "--output_dir", tmp_path / "out"]
     assert run(export, monkeypatch, *arguments) in (0, None)
     loaded = AutoModelForSeq2SeqLM.from_pretrained(tmp_path / "out")
