@@ -75,7 +75,7 @@ def test_numbers_in_a_csv_become_classes_or_a_regression(finetune, predict, tmp_
     assert AutoModelForSequenceClassification.from_pretrained(folder).config.id2label == {0: "3", 1: "4"}
     assert sum(map(sum, results_of(folder)["eval_confusion_matrix"])) == 4  # a tenth held out
 
-    rows = [(text, "the lamp broke", 1.5 + 2 * (label == "good")) for text, label in sentences(64)]
+    rows = [(text, "the lamp broke", 1.5 + 2 * (label == "good")) for text, label in sentences(120)]
     file = write_csv(tmp_path / "pairs.csv", rows, ("sentence1", "sentence2", "score"))
     folder = finetune("--train_file", file, "--num_train_epochs", 12, name="regression")
     results = results_of(folder)

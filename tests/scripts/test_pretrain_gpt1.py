@@ -150,7 +150,8 @@ def test_a_masked_model_reports_its_masked_tokens_is_refused_for_text_and_is_fin
         with pytest.raises(ValueError, match="holds a GPT1ForMaskedLM, a GPT-1 that predicts masked tokens"):
             script.main()
     rows = tmp_path / "rows.csv"
-    rows.write_text("text,label\n" + "a cat met a dog,good\na dog lost a hat,bad\n" * 20)
+    texts = (f"a cat met {count} dogs,good\na dog lost {count} hats,bad\n" for count in range(20))
+    rows.write_text("text,label\n" + "".join(texts))
     arguments = f"--model_name_or_path {folder} --train_file {rows} --output_dir {tmp_path / 'tuned'} --max_steps 2"
     monkeypatch.setattr(sys, "argv", ["finetune_gpt1.py", *arguments.split(), "--bf16", "false"])
     capsys.readouterr()
