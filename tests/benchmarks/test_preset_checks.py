@@ -169,6 +169,7 @@ def test_code_that_has_changed_in_any_package_has_another_name(tmp_path, monkeyp
     monkeypatch.setattr(preset_checks, "PRESETS", code[0] / "presets")
     monkeypatch.setattr(preset_checks, "_code", lambda: code)
     git("init")
+    git("commit", "--allow-empty", "-m", "something else")
     others = current_commit()  # the repository is of something else, such as the environment that this is installed in
     assert others.startswith(("version-", "unknown-"))
     git("add", ".")
