@@ -122,7 +122,7 @@ EXPERIMENTS = [
         "A model that sees both directions is better to fine-tune than one that reads from left to right.",
         "It holds if the masked model has the higher average score after equally many tokens.",
         both_directions,
-        minutes=26,
+        minutes=15,
         unless=dict.fromkeys(
             ("small", "novels"),
             "With equal updates, predicting 15 % of the tokens learns from a seventh of the targets; BERT was trained "
