@@ -145,7 +145,7 @@ def translator_utilization(work: Workload, watch: Stopwatch, model: nn.Module) -
 
 
 def translator_flops(model: PreTrainedModel, source_tokens: int, target_tokens: int) -> float:
-    """Returns the operations of training on so many tokens, by the weights that each side is multiplied by."""
+    """Returns the operations of a forward and a backward pass: 6 for each multiplied weight and token of its side."""
     source, target = count_multiplied_weights(model)
     return 6 * (source * source_tokens + target * target_tokens)
 

@@ -158,7 +158,7 @@ def _rounded(value: float) -> str:
 
 
 def _set_ticks_at(axes: "Axes", places: Sequence[float], width: float) -> None:
-    """Sets the ticks of a logarithmic x axis that is so many inches wide, but for those that others would cover."""
+    """Sets the ticks of a logarithmic x axis, and leaves out those whose labels would cover other labels."""
     from matplotlib.ticker import NullLocator
 
     start, end = np.log(axes.get_xlim())
