@@ -1,7 +1,8 @@
-"""Makes training pairs of sentences in the target language, with a reverse model's translations as their sources.
+"""Makes training pairs of sentences and their translations: a reverse model's as sources, or a model's own as targets.
 
 python recipes/back_translate.py runs/reverse --input_file mono.de --output_file pairs.parquet --do_sample true
 python recipes/back_translate.py runs/reverse --input_file mono.de --output_file pairs.tsv --num_beams 5 --tag "<BT>"
+python recipes/back_translate.py runs/mine --direction forward --input_file train.parquet --output_file own.parquet
 """
 
 from papers_to_gpt.settings.arguments import run_script

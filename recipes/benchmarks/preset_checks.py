@@ -21,7 +21,7 @@ from papers_to_gpt.engine.child_processes import child_processes, last_line, sta
 from papers_to_gpt.engine.durable_files import make_folder, write_durably
 from papers_to_gpt.engine.expectations import AS_EXPECTED, BETTER, describe, expected_range
 from papers_to_gpt.engine.reporting import read_results
-from papers_to_gpt.settings.arguments import read_settings
+from papers_to_gpt.settings.arguments import Setting, read_settings, value_of
 from papers_to_gpt.settings.commands import command
 from papers_to_gpt.settings.expected import ExpectedNumber, read_numbers
 from papers_to_gpt.settings.preset_checking import PresetCheckSettings
@@ -56,12 +56,14 @@ class Check:
     Attributes:
         name: the name in the table: the preset's, with the task if it has several, and with the number's arguments.
         path: the preset's file.
+        settings: those of the preset.
         script: the recipe, such as `train_translation`.
         number: the number.
     """
 
     name: str
     path: str
+    settings: tuple[Setting, ...]
     script: str
     number: ExpectedNumber
 
@@ -92,6 +94,7 @@ def checks_of(name: str) -> list[Check]:
         Check(
             " ".join(filter(None, [base, len(tasks) > 1 and each.task, each.arguments])),
             path,
+            tuple(settings),
             recipe_of(settings),
             each,
         )
@@ -182,7 +185,10 @@ def _before(check: Check) -> list[Check]:
     if check.number.starts_from is None:
         return []
     beside = Path(check.path).parent / check.number.starts_from
-    return checks_of(str(beside) if beside.is_file() else check.number.starts_from)[:1]
+    runs = checks_of(str(beside) if beside.is_file() else check.number.starts_from)
+    ours = check.number.given_with().items()
+    # The one with the same languages, if the preset has several.
+    return [max(runs, key=lambda run: len(run.number.given_with().items() & ours))]
 
 
 def _file(settings: PresetCheckSettings, file: str) -> Path | None:
@@ -197,13 +203,33 @@ def arguments_of(check: Check, settings: PresetCheckSettings, commit: str) -> li
         words += [f"--{name}", *values] if values else []
     for name, file in check.files().items():
         words += [f"--{name}", str(_file(settings, file))]
+        if name == "train_file" and number.own_translations:
+            words.append(str(translations_of(check, settings, commit)))
     if number.task is not None:
         words += ["--task", number.task]
     if number.statistic == "median":
         words += ["--seeds", *map(str, range(1, number.seeds + 1))]
     for before in _before(check):
-        words += ["--model_name_or_path", str(folder_of(before, settings, commit))]
+        setting = "model_name_or_path" if check.script == "finetune_gpt1" else "init_from"
+        words += [f"--{setting}", str(folder_of(before, settings, commit))]
     return [*words, "--output_dir", str(folder_of(check, settings, commit))]
+
+
+def translation_arguments_of(check: Check, settings: PresetCheckSettings, commit: str) -> list[str]:
+    """Returns the arguments of `back_translate` for the translations that a check reads besides its data."""
+    (before,), measured = _before(check), check.number.given_with()
+    words = [str(folder_of(before, settings, commit)), "--direction", "forward", "--resume", "true"]
+    for name in ("source_language", "target_language"):
+        (language,) = measured.get(name) or (value_of(check.settings, name),)
+        words += [f"--{name}", language]
+    words += ["--input_file", str(_file(settings, check.files()["train_file"]))]
+    return [*words, "--output_file", str(translations_of(check, settings, commit))]
+
+
+def translations_of(check: Check, settings: PresetCheckSettings, commit: str) -> Path:
+    """Returns the file with the translations that a check reads besides its data."""
+    folder = folder_of(check, settings, commit)
+    return folder.with_name(f"{folder.name}_translations.parquet")
 
 
 def folder_of(check: Check, settings: PresetCheckSettings, commit: str) -> Path:
@@ -221,20 +247,25 @@ def perform(check: Check, settings: PresetCheckSettings, commit: str) -> dict[st
     folder, number = folder_of(check, settings, commit), check.number
     folder.parent.mkdir(parents=True, exist_ok=True)
     log = folder.with_name(f"{folder.name}.log")
-    arguments = arguments_of(check, settings, commit)
-    words = [sys.executable, "-m", "papers_to_gpt", check.script.replace("_", "-"), *arguments]
-    with child_processes() as active:
-        process = start_logged(words, log)
-        active[process] = check
-        status = process.wait()
-        del active[process]
+    steps = [(check.script, arguments_of(check, settings, commit))]
+    if number.own_translations:
+        steps.insert(0, ("back_translate", translation_arguments_of(check, settings, commit)))
+    for script, arguments in steps:
+        words = [sys.executable, "-m", "papers_to_gpt", script.replace("_", "-"), *arguments]
+        with child_processes() as active:
+            process = start_logged(words, log)
+            active[process] = check
+            status = process.wait()
+            del active[process]
+        if status:
+            break
     low, high = expected_range(number)
     row = {
         "preset": check.name,
         **({} if number.task is None else {"task": number.task}),
         **{"metric": number.metric, "lowest": round(low, 6), "highest": round(high, 6), "got": None, "minutes": None},
         **{"commit": commit, "date": date.today().isoformat(), "folder": str(folder)},
-        "command": command(check.script, *arguments),
+        "command": " && ".join(command(script, *arguments) for script, arguments in steps),
     }
     if status:
         return {

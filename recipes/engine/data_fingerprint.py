@@ -76,6 +76,11 @@ def fingerprint_rows(splits: Mapping[str, Any]) -> Fingerprint:
     return f"{sum(map(len, held.values())):,} rows, hash {digest.hexdigest()}"
 
 
+def rows_of_fingerprint(fingerprint: Fingerprint | None) -> str | None:
+    """Returns the number of rows of a fingerprint from `fingerprint_rows`, such as "31,014 rows"."""
+    return None if fingerprint is None else fingerprint.partition(", hash")[0]
+
+
 def compare_fingerprints(was: Mapping[str, Fingerprint], now: Mapping[str, Fingerprint]) -> list[str]:
     """Says for each name in both what differs, in the words of an error message."""
     changed = [name for name in now if name in was and was[name] != now[name]]

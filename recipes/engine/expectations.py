@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from papers_to_gpt.engine.data_fingerprint import Fingerprint
+from papers_to_gpt.engine.data_fingerprint import Fingerprint, rows_of_fingerprint
 from papers_to_gpt.engine.output_folder import RunStart
 from papers_to_gpt.engine.reporting import LOG_FILE, RESULTS_FILE, RUN_FILE, read_results
 from papers_to_gpt.settings.expected import ExpectedNumber
@@ -46,7 +46,7 @@ def compare_with_expected(
     Args:
         start: the start of the run, with its settings.
         outcomes: what came of it, one for each task.
-        starting_model: the folder of the pre-trained model of a fine-tuning.
+        starting_model: the folder of the model that the run started from; None if it started from nothing.
 
     Returns:
         The entry `expected` for `all_results.json`: the name of the preset, and for each number that concerns the run
@@ -129,7 +129,7 @@ def _why_not(
         if run["train_updates"] < run.get("train_planned_updates", 0):
             return f"the run ended after {run['train_updates']:,} of {run['train_planned_updates']:,} updates"
     data = outcome.data() if outcome.data is not None else None
-    if number.data is not None and data != number.data:
+    if number.data not in (None, data, rows_of_fingerprint(data)):
         return f"the number is for other data: {number.data}, not {data}"
     if number.starts_from is not None and not _is_of_preset(starting_model, number.starts_from):
         return (

@@ -213,7 +213,8 @@ def train(accelerator: Accelerator, settings: tuple[Any, ...], start: RunStart) 
     results |= {f"eval_{name}": value for name, value in final.items()}
     results["wall_seconds"] = round(time.perf_counter() - started + loop.earlier_seconds, 1)
     texts = {f"train {number}": part for number, part in enumerate(corpora)} | {"validation": validation_texts}
-    results |= compare_with_expected(start, [Outcome(results, [results], partial(fingerprint_rows, texts))])
+    outcome = Outcome(results, [results], partial(fingerprint_rows, texts))
+    results |= compare_with_expected(start, [outcome], starting.init_from)
 
     # Sharing
     if accelerator.is_main_process:

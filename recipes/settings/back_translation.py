@@ -1,8 +1,9 @@
-"""Settings of the script that makes training pairs from sentences of the target language."""
+"""Settings of the script that makes training pairs from the sentences of one language."""
 
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from papers_to_gpt.settings.arguments import option, parse_settings, read_settings
 from papers_to_gpt.settings.decoding import SearchSettings
@@ -14,10 +15,19 @@ COMPRESSIONS = (".gz", ".xz", ".zst")
 
 @dataclass
 class BackTranslationSettings(SearchSettings):
-    """The reverse model, the sentences, the parameters of its search, and the pairs."""
+    """The model, the sentences, the parameters of its search, and the pairs."""
 
     input_file: str | None = option(
-        None, "UTF-8 file (also .gz, .xz, .zst) with a sentence of the target language on each line.", "data"
+        None,
+        "UTF-8 file (also .gz, .xz, .zst) with a sentence on each line; or pairs (.parquet, .jsonl, .csv, .tsv), of "
+        "which the side that is translated is read.",
+        "data",
+    )
+    direction: Literal["backward", "forward"] = option(
+        "backward",
+        "`backward`: the sentences are targets, which a reverse model translates into the source language; `forward`: "
+        "they are sources, and the translations are the targets.",
+        "data",
     )
     output_file: str | None = option(
         None,
@@ -25,9 +35,11 @@ class BackTranslationSettings(SearchSettings):
         "output",
     )
     source_language: str = option(
-        "en", "Language code of the source of the pairs, into which the model translates.", "output"
+        "en", "Language code of the source of the pairs; backward, the model translates into it.", "output"
     )
-    target_language: str = option("de", "Language code of the target of the pairs, that of the sentences.", "output")
+    target_language: str = option(
+        "de", "Language code of the target of the pairs; forward, the model translates into it.", "output"
+    )
     tag: str | None = option(
         None, "Word in front of each source, such as <BT>, which tells it from a source that a person wrote.", "output"
     )

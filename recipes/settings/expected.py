@@ -34,14 +34,22 @@ class ExpectedNumber(CheckedSettings):
         "run", "What is compared: `run`, any single run; `median`, only a series, as one seed may fail to learn."
     )
     task: str | None = option(None, "Task that the number is for, where a preset has several.")
-    data: str | None = option(None, "Fingerprint of the data that the number is for; left out, that of the settings.")
-    starts_from: str | None = option(None, "Preset of the pre-trained model that the number is for.")
+    data: str | None = option(
+        None,
+        "Fingerprint of the data that the number is for, or its rows alone; left out, that of the settings.",
+    )
+    starts_from: str | None = option(None, "Preset of the trained model that the number is for.")
+    own_translations: bool = option(
+        False, "Whether a second training file has that model's translations of the sources of the first."
+    )
     arguments: str | None = option(
         None, "Settings that the number was measured with besides the preset's; one without a value may have any."
     )
 
     def __post_init__(self):
         super().__post_init__()
+        if self.own_translations and self.starts_from is None:
+            raise ValueError("own_translations is true, but starts_from does not say which model makes them. Set it.")
         missing = [name for name in ("metric", "value", "tolerance", "hardware") if not self._has(name)]
         if missing:
             raise ValueError(f"{', '.join(missing)} {'is' if len(missing) == 1 else 'are'} missing.")

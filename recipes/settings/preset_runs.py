@@ -19,7 +19,7 @@ FREE = SETTINGS_WITHOUT_EFFECT | {"seed", "seeds", "bf16", "max_train_minutes"}
 FREE_BY_KEY = {
     "data": {"data_dir", "train_file", "validation_file", "test_file"},
     "task": {"task"},
-    "starts_from": {"model_name_or_path"},
+    "starts_from": {"model_name_or_path", "init_from"},
 }
 
 

@@ -3,7 +3,7 @@
 import json
 import logging
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -107,6 +107,17 @@ def translate_groups(
         totals = answer(lines, first)
         first += len(lines)
         output.end_group(first, vars(place), totals)
+
+
+def translate_sentences(
+    sentences: Sequence[str], output: LineOutput, answer: Callable[[list[str], int], Mapping[str, float] | None]
+) -> None:
+    """Does the same as `translate_groups` for sentences that are in memory or in a column of a data set."""
+    if output.progress.is_finished:
+        return
+    for first in range(output.progress.lines, len(sentences), LINES_AT_A_TIME):
+        lines = list(sentences[first : first + LINES_AT_A_TIME])
+        output.end_group(first + len(lines), totals=answer(lines, first))
 
 
 def describe_translation(

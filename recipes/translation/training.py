@@ -218,7 +218,7 @@ def train(accelerator: Accelerator, settings: tuple[Any, ...], start: RunStart) 
     results |= score_test_sets(accelerator, partial(decode, model, **search), pairs, metric, output_dir)
     results["wall_seconds"] = round(time.perf_counter() - started + loop.earlier_seconds, 1)
     data_read = partial(fingerprint_rows, training_pairs | pairs)
-    results |= compare_with_expected(start, [Outcome(results, [results], data_read)])
+    results |= compare_with_expected(start, [Outcome(results, [results], data_read)], starting.init_from)
 
     # Sharing
     if accelerator.is_main_process:

@@ -4,6 +4,7 @@ import json
 import subprocess
 
 import pytest
+from pyarrow import parquet
 
 from papers_to_gpt import finetune_gpt1
 from papers_to_gpt.benchmarks import preset_checks
@@ -47,6 +48,55 @@ expected:
   starts_from: pretraining.yaml
 """
 
+TRANSLATION = """
+output_dir: unused
+source_language: de
+target_language: en
+model_type: transformer_seq2seq
+max_steps: 60
+eval_steps: 60
+learning_rate: 0.02
+num_beams: 2
+max_new_tokens: 4
+bf16: false
+"""
+FIRST_STAGE = """
+d_model: 8
+encoder_layers: 1
+decoder_layers: 1
+encoder_attention_heads: 2
+decoder_attention_heads: 2
+encoder_ffn_dim: 8
+decoder_ffn_dim: 8
+vocab_size: 300
+expected:
+  - metric: test_sacrebleu
+    value: 0
+    tolerance: 0.1
+    hardware: 1 core
+    minutes: 2
+    data: 30 rows
+  - metric: test_sacrebleu
+    value: 50
+    tolerance: 50
+    hardware: 1 core
+    minutes: 3
+    data: 30 rows
+    arguments: --source_language en --target_language de
+"""
+SECOND_STAGE = """
+expected:
+  metric: test_sacrebleu
+  value: 50
+  tolerance: 50
+  hardware: 1 core
+  minutes: 1
+  data: 50 rows
+  starts_from: first.yaml
+  own_translations: true
+  arguments: --source_language en --target_language de
+"""
+
 
 @pytest.fixture
 def presets(tmp_path):
@@ -59,8 +109,8 @@ def presets(tmp_path):
     return tmp_path
 
 
-def check(folder, *names, status, capsys):
-    settings = parse([*(str(folder / name) for name in names), "--output_dir", str(folder / "checks")])
+def check(folder, name, *arguments, status, capsys):
+    settings = parse([str(folder / name), *arguments, "--output_dir", str(folder / "checks")])
     if status:
         with pytest.raises(SystemExit) as stop:
             run(*settings)
@@ -93,6 +143,28 @@ def test_presets_run_after_the_one_that_they_start_from_once_and_fail_the_comman
     said, rows = check(presets, "pretraining.yaml", status=1, capsys=capsys)
     assert rows["pretraining"]["verdict"] == "failed" and rows["pretraining"]["got"] is None
     assert "Failed with status 2: gpt1: " in said and "Its output is in " in said
+
+
+def test_a_second_stage_reads_the_translations_of_the_first_between_the_same_languages(tmp_path, monkeypatch, capsys):
+    for split, count in (("train", 20), ("validation", 5), ("test", 5)):
+        pairs = [{"en": f"word{index} and word", "de": f"Wort{index} und Wort"} for index in range(count)]
+        lines = [json.dumps({"translation": pair}) for pair in pairs]
+        (tmp_path / f"{split}.jsonl").write_text("\n".join(lines) + "\n")
+    files = {f"{split}_file": f"{split}.jsonl" for split in ("train", "validation", "test")}
+    monkeypatch.setitem(DATA, tmp_path.name, files)
+    (tmp_path / "first.yaml").write_text(TRANSLATION + FIRST_STAGE)
+    (tmp_path / "second.yaml").write_text(TRANSLATION + SECOND_STAGE)
+    data = ("--data_dir", str(tmp_path))
+    said, rows = check(tmp_path, "second.yaml", *data, status=0, capsys=capsys)
+    languages = "--source_language en --target_language de"
+    assert set(rows) == {f"first {languages}", f"second {languages}"}
+    second = rows[f"second {languages}"]
+    assert second["verdict"] == "as expected" and second["got"] is not None
+    translating, training = second["command"].split(" && ")
+    assert f"--direction forward --resume true {languages}" in translating
+    assert "/first_source_language_en" in translating and "/first_source_language_en" in training
+    assert f"--train_file {tmp_path / 'train.jsonl'} {second['folder']}_translations.parquet" in training
+    assert parquet.read_metadata(f"{second['folder']}_translations.parquet").num_rows == 20
 
 
 def names(*arguments):

@@ -148,6 +148,22 @@ def test_of_several_numbers_the_one_for_the_settings_of_the_run_counts(tmp_path)
 
 
 @pytest.mark.parametrize(
+    ("data", "verdict"),
+    [
+        ("60 rows, hash 0a", "as expected"),
+        ("60 rows", "as expected"),
+        ("60 rows, hash 0b", "not compared"),
+        ("6 rows", "not compared"),
+    ],
+)
+def test_a_number_may_be_for_any_data_with_so_many_rows(tmp_path, data, verdict):
+    number = dataclasses.replace(NUMBER, data=data)
+    came = dataclasses.replace(outcome({"test_exact_match": 99.9}), data=lambda: "60 rows, hash 0a")
+    (found,) = compare(start(tmp_path, number), came)
+    assert found["verdict"] == verdict
+
+
+@pytest.mark.parametrize(
     ("entry", "verdict"),
     [
         ({"preset": "stories/mini", "comparisons": [{"verdict": "not as expected"}]}, "as expected"),

@@ -1,5 +1,6 @@
-"""Pairs of given targets and translated sources, in files that training reads."""
+"""Pairs of given sentences and their translations, in files that training reads."""
 
+import json
 import os
 import sys
 
@@ -56,6 +57,28 @@ def test_training_reads_the_pairs(name, run, model, capsys):
     assert len(expected) > 2 and counts in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("name", ["own.tsv", "own.jsonl", "own.parquet"])
+@pytest.mark.parametrize(("direction", "side"), [("forward", 0), ("backward", 1)])
+def test_the_side_of_pairs_that_the_direction_names_is_translated(direction, side, name, run, tmp_path, model, capsys):
+    rows = [("word4\nword5", "word6 word7"), ("word8", "word9 word10 word11"), ("", "word5"), ("word9 word9", "word8")]
+    lines = [json.dumps({"translation": {"en": en, "de": de}}) for en, de in rows]
+    (tmp_path / "train.jsonl").write_text("\n".join(lines) + "\n")
+    arguments = ("--input_file", str(tmp_path / "train.jsonl"), "--direction", direction)
+    found = pairs_of(run(name, *arguments))
+    sentences = [row[side] for row in rows if row[side]]
+    translated = [best.text for (best, *_) in translate(*load_translator(str(model)), sentences, num_beams=1)]
+    pairs = [(each, text) if side == 0 else (text, each) for each, text in zip(sentences, translated, strict=True)]
+    assert all(translated) and len(found) == len(sentences)
+    assert found == [tuple(each.replace("\n", " ") if ".tsv" in name else each for each in pair) for pair in pairs]
+    assert f"4 lines: {len(found)} pairs" in capsys.readouterr().err
+
+
+def test_pairs_without_the_side_that_is_translated_are_named(run, tmp_path):
+    (tmp_path / "train.tsv").write_text("en\tfr\nword4\tword5\n")
+    with pytest.raises(ValueError, match="train.tsv, line 2: there is no column 'de'; it has en, fr"):
+        run("pairs.jsonl", "--input_file", str(tmp_path / "train.tsv"))
+
+
 def test_empty_translations_and_copies_are_left_out_and_counted(run, monkeypatch, capsys):
     hypothesis = decoding.Hypothesis
     texts = {"word6": "", "word4 word5": "Word4  word5"}
@@ -74,14 +97,17 @@ def test_a_file_of_blank_lines_makes_no_pair_and_nobody_is_told_to_train_on_it(r
     assert f"No pair was made, so {path} has nothing to train on." in said and "To train on them" not in said
 
 
+@pytest.mark.parametrize("source", ["mono.txt", "pairs.tsv"])
 @pytest.mark.parametrize("name", ["pairs.jsonl.xz", "pairs.parquet"])
-def test_what_is_drawn_is_continued_after_a_kill(name, run, monkeypatch, capsys):
-    arguments = ("--do_sample", "true", "--seed", "4", "--temperature", "1.5")
+def test_what_is_drawn_is_continued_after_a_kill(name, source, run, tmp_path, monkeypatch, capsys):
+    table = ["en\tde", *("a\t" + line.replace("\t", " ") for line in LINES)]
+    (tmp_path / "pairs.tsv").write_text("\n".join(table) + "\n")
+    arguments = ("--input_file", str(tmp_path / source), "--do_sample", "true", "--seed", "4", "--temperature", "1.5")
     expected = run(f"whole_{name}", *arguments).read_bytes()
     summary = capsys.readouterr().err.splitlines()[0]
     with monkeypatch.context() as patch:
         answer = back_translation.is_copy
-        patch.setattr(back_translation, "is_copy", lambda a, b: answer(a, b) if b != LINES[4] else 1 / 0)
+        patch.setattr(back_translation, "is_copy", lambda a, b: answer(a, b) if "word9" not in b else 1 / 0)
         with pytest.raises(ZeroDivisionError):
             run(name, *arguments)
     assert run(name, *arguments, "--resume", "true").read_bytes() == expected

@@ -56,6 +56,13 @@ def test_numbers_of_tasks_name_scores_that_the_tasks_have():
             assert number.metric.partition("_")[2] in TASKS[number.task].metrics, number
 
 
+def test_the_number_of_self_training_is_that_of_the_three_scores_in_its_table():
+    (number,) = numbers_of(PRESETS / "multi30k" / "transformer_self_training.yaml")
+    scores = (42.68, 42.55, 42.32)
+    assert number.value == pytest.approx(statistics.median(scores), abs=0.051)
+    assert number.standard_deviation == pytest.approx(statistics.stdev(scores), abs=5e-3)
+
+
 @pytest.mark.parametrize("parts", ["glue/gpt1_small", "stories/similarity"])
 def test_the_standard_deviation_of_a_preset_is_that_of_the_three_scores_in_its_table(parts):
     table = {"sst2": (81.2, 81.9, 82.2), "cola": (10.3, 14.0, 15.3), "mrpc": (81.1, 81.8, 82.0)}
@@ -87,6 +94,7 @@ def test_the_standard_deviation_of_a_preset_is_that_of_the_three_scores_in_its_t
             [*NUMBER, "metric: eval_loss"],
             r"mine.yaml:11: the setting 'metric' is written twice, first at .*mine.yaml:6",
         ),
+        ([*NUMBER, "own_translations: true"], "own_translations is true, but starts_from does not say which model"),
         ([*NUMBER, "statistic: mean"], "mine.yaml:11: statistic: .*'mean'.*'run', 'median'"),
         ([*NUMBER, "arguments: max_steps 3"], "arguments is 'max_steps 3'; it must be a list of --setting value"),
         ([*NUMBER, "arguments: {max_steps: 3}"], "mine.yaml:11: the value of 'arguments' must be one value"),
