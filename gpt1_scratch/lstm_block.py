@@ -16,7 +16,26 @@ from .dropout import dropout
 from .plain_forms import has_fast_form
 
 
-@has_fast_form(nn.LSTM.__call__)
+def call_lstm(
+    lstm: nn.LSTM, inputs: torch.Tensor, state: tuple[torch.Tensor, torch.Tensor] | None
+) -> tuple[torch.Tensor, tuple[torch.Tensor, torch.Tensor]]:
+    """Computes `run_lstm` by `nn.LSTM`, on an accelerator outside of autocast.
+
+    On a GPU, autocast gives cuDNN's LSTM float16 even if its own type is bf16 (aten/src/ATen/cudnn/AutocastRNN.cpp).
+    Most gradients of a loss that is not scaled are below float16's smallest normal number, 6e-5, and lose bits. In
+    fp32, cuDNN rounds the factors of its products to TF32, which has the range of bf16 and three bits more.
+
+    The translators' package has the same function; the packages do not import each other.
+    """
+    device_type = inputs.device.type
+    if device_type == "cpu" or not torch.amp.is_autocast_available(device_type):
+        return lstm(inputs, state)
+    dtype = lstm.weight_ih_l0.dtype
+    with torch.autocast(device_type, enabled=False):
+        return lstm(inputs.to(dtype), None if state is None else tuple(part.to(dtype) for part in state))
+
+
+@has_fast_form(call_lstm)
 def run_lstm(
     lstm: nn.LSTM, inputs: torch.Tensor, state: tuple[torch.Tensor, torch.Tensor] | None
 ) -> tuple[torch.Tensor, tuple[torch.Tensor, torch.Tensor]]:

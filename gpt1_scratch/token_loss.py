@@ -92,7 +92,7 @@ def target_loss(
     if _has_plain_weight(lm_head):
         loss = linear_cross_entropy(hidden_states.flatten(0, 1), lm_head.weight, targets.flatten())
     else:
-        counted = targets != IGNORE_INDEX
+        counted = (targets != IGNORE_INDEX).nonzero(as_tuple=True)  # searched once, as an accelerator waits for it
         logits = lm_head(hidden_states[counted]).float()  # B T D -> N D -> N V
         loss = nn.functional.cross_entropy(logits, targets[counted], reduction="sum")
     return divide_by_items(loss, targets != IGNORE_INDEX, num_items_in_batch)

@@ -138,7 +138,8 @@ class SentenceLengthLimits(generation.StoppingCriteria):
 
     def __call__(self, input_ids: torch.LongTensor, scores: Any, **kwargs: Any) -> torch.BoolTensor:
         """Returns for each of (B * n, T) hypotheses whether it ends; those of a sentence are adjacent."""
-        ended = (input_ids.shape[1] - 1 >= self.limits).to(input_ids.device)
+        self.limits = self.limits.to(input_ids.device)  # once: an accelerator waits for each copy
+        ended = input_ids.shape[1] - 1 >= self.limits
         return ended.repeat_interleave(len(input_ids) // len(ended))
 
     def keep_sentences(self, sentences: torch.LongTensor) -> "SentenceLengthLimits":

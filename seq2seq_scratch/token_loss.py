@@ -82,7 +82,8 @@ def target_token_loss(
             f"r_drop_weight is {r_drop_weight}, but the batch has {len(labels)} rows. R-Drop needs an even number, "
             "because the second half must repeat the first. Repeat the batch, or set r_drop_weight to 0."
         )
-    counted = labels != IGNORE_INDEX
+    # Places and not a mask, which would be searched at each use, and an accelerator is waited for in each search.
+    counted = (labels != IGNORE_INDEX).nonzero(as_tuple=True)  # N rows and N columns
     hidden, targets = hidden_states[counted], labels[counted]  # B T D -> N D, B T -> N
     if r_drop_weight:
         # The two predictions of a token move to adjacent rows.

@@ -17,6 +17,7 @@ import tempfile
 from pathlib import Path
 
 import torch
+import yaml
 from accelerate.state import AcceleratorState, GradientState
 from killed_runs import forget_the_end
 from safetensors.torch import load_file
@@ -100,6 +101,11 @@ def losses(folder: Path) -> torch.Tensor:
     """Returns the losses of training and evaluation, in the order of the log."""
     lines = map(json.loads, (folder / "train_log.jsonl").read_text().splitlines())
     return torch.tensor([line["loss"] for line in lines if line["kind"] in ("train", "eval")])
+
+
+def device_of(folder: Path) -> str:
+    """Returns the device that a run was trained on, by its record."""
+    return yaml.safe_load((folder / "run.yaml").read_text())["machine"]["device"]
 
 
 def weights(folder: Path) -> torch.Tensor:
@@ -206,6 +212,7 @@ def main() -> int:
         return 0
     device = torch.device(asked or torch.accelerator.current_accelerator())
     transformers_logging.disable_progress_bar()
+    torch.backends.cudnn.allow_tf32 = False  # cuDNN's LSTM would keep ten bits of the factors of its products
     sys.path.insert(0, str(RECIPES))
     checks = Checks()
     with tempfile.TemporaryDirectory() as scratch:
@@ -219,6 +226,9 @@ def main() -> int:
                 known = ("--tokenizer_name", str(on_cpu))
                 train(name, precision, device.type == "cpu", texts, there, *known)
                 what, tolerance = f"{name}, {precision}", TOLERANCE[precision]
+                trained_on = device_of(there)
+                on_another = trained_on != device_of(on_cpu)
+                checks.hold(f"{what}: trained on {trained_on}", on_another == (device.type != "cpu"))
                 checks.compare(f"{what}: losses of training and evaluation", losses(there), losses(on_cpu), tolerance)
                 again = resume(there)
                 train(name, precision, device.type == "cpu", texts, again, *known, "--resume_from_checkpoint", "last")

@@ -5,6 +5,7 @@ import math
 import random
 import warnings
 from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager
 from typing import Any, TypeVar
 
 import numpy as np
@@ -117,6 +118,16 @@ def is_any_true(accelerator: Accelerator, condition: bool) -> bool:
     return bool(accelerator.reduce(torch.tensor(int(condition), device=accelerator.device), "sum"))
 
 
+def _kept_generators(device: torch.device) -> AbstractContextManager[None]:
+    """Restores the generators of the CPU and of a device at the end of a block.
+
+    Without the name of a device, torch would keep those of all GPUs of the machine, and set up each GPU for that.
+    """
+    if device.type == "cpu":
+        return torch.random.fork_rng([])
+    return torch.random.fork_rng([device], device_type=device.type)
+
+
 def rehearse_evaluation(
     model: PreTrainedModel, evaluate: Callable[[PreTrainedModel], dict[str, Any]], metric: str | None = None
 ) -> None:
@@ -137,7 +148,7 @@ def rehearse_evaluation(
     model.eval()
     logging.disable(logging.WARNING)
     try:
-        with torch.no_grad(), torch.random.fork_rng(), warnings.catch_warnings():
+        with torch.no_grad(), _kept_generators(model.device), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             scores = evaluate(model)
     finally:

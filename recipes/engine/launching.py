@@ -7,7 +7,7 @@ import os
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import DistributedType
+from accelerate.utils import DistributedDataParallelKwargs, DistributedType
 from torch import distributed
 
 from papers_to_gpt.engine.hardware import processor_has_bf16
@@ -165,6 +165,8 @@ def make_accelerator(settings: TrainingSettings) -> Accelerator:
         mixed_precision=None if chosen_at_launch else "bf16" if bf16 else "no",
         log_with=settings.report_to or None,
         project_dir=settings.output_dir,
+        # The gradients lie in the memory that travels between processes, and are not there a second time.
+        kwargs_handlers=[DistributedDataParallelKwargs(gradient_as_bucket_view=True)],
     )
     check_processes(accelerator)
     ProcessWatch.start(accelerator)

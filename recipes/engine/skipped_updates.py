@@ -36,8 +36,9 @@ class SkippedUpdates:
         self.total = self.total + ~finite
         self.in_a_row = (self.in_a_row + 1) * ~finite
         inner = optimizer.optimizer
-        if norm.device.type != "cpu" and getattr(inner, "_step_supports_amp_scaling", False):
-            # Fused kernels skip the step on the device, so that training need not wait for the norm.
+        # Fused kernels skip the step on the device, so that training need not wait for the norm. Those of MPS take
+        # `found_inf` and do not read it.
+        if norm.device.type not in ("cpu", "mps") and getattr(inner, "_step_supports_amp_scaling", False):
             inner.found_inf = (~finite).float()
             optimizer.step()
         elif finite:

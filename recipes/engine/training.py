@@ -348,7 +348,7 @@ class TrainingLoop:
         with self._abandonable(), naming_lack_of_memory(group, update):
             for position, (batch, tensors) in enumerate(zip(group, sent, strict=True)):
                 seed_generators(self.settings.seed, update, batch.index)
-                # Gradients travel between processes once an update, with its last batch.
+                # DistributedDataParallel sends gradients once an update, with its last batch; FSDP2 with every batch.
                 with nullcontext() if position == len(group) - 1 else accelerator.no_sync(self.model):
                     loss = self.called_model(**tensors, **items, **self.loss_arguments).loss * batch.weight
                     # Distributed training averages gradients over processes; the gradient here is their sum. The last

@@ -38,6 +38,19 @@ def test_a_rehearsal_draws_nothing_and_says_nothing(caplog, recwarn):
     assert caplog.messages == ["heard again"]
 
 
+@pytest.mark.parametrize(("device", "expected"), [("cpu", []), ("cuda:2", [torch.device("cuda:2")])])
+def test_a_rehearsal_touches_the_generator_of_no_other_gpu_of_the_machine(device, expected, monkeypatch, recwarn):
+    """torch by itself would keep those of all, which sets up each of them in every process, and warn of it."""
+    kept, restored = [], []
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
+    monkeypatch.setattr(torch.cuda, "get_rng_state", kept.append)
+    monkeypatch.setattr(torch.cuda, "set_rng_state", lambda state, device: restored.append(device))
+    model = tiny_model("bahdanau")
+    monkeypatch.setattr(type(model), "device", torch.device(device))
+    rehearse_evaluation(model, lambda model: {"loss": 1.0})
+    assert kept == restored == expected and not recwarn.list
+
+
 def test_what_is_wrong_with_an_evaluation_is_raised_and_training_is_as_before():
     model, before = tiny_model("bahdanau").train(), states()
 

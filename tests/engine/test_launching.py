@@ -15,9 +15,11 @@ import torch
 import yaml
 from accelerate.commands.config.config_args import load_config_from_file
 from accelerate.utils import DistributedType
+from torch import distributed, nn
 
 from papers_to_gpt import pretrain_gpt1, train_translation
-from papers_to_gpt.engine.launching import check_launch, must_use_cpu
+from papers_to_gpt.engine.launching import check_launch, make_accelerator, must_use_cpu
+from papers_to_gpt.settings.training import TrainingSettings
 
 ROOT = Path(__file__).parents[2]
 CONFIGS = {path.stem: path for path in (ROOT / "recipes" / "accelerate_configs").glob("*.yaml")}
@@ -148,6 +150,22 @@ def test_more_processes_than_accelerators_are_refused(monkeypatch):
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
     with pytest.raises(ValueError, match="4 processes were started on a machine with 2 accelerators"):
         must_use_cpu(False)
+
+
+def test_processes_that_share_gradients_hold_them_once(tmp_path):
+    settings = TrainingSettings(output_dir=str(tmp_path), max_steps=1, bf16=False, use_cpu=True)
+    options = make_accelerator(settings).ddp_handler.to_kwargs()
+    distributed.init_process_group("gloo", store=distributed.HashStore(), rank=0, world_size=1)
+    try:
+        model = nn.parallel.DistributedDataParallel(nn.Linear(3, 4), **options)
+        for _ in range(2):  # after the first, they are put into buckets again
+            model.zero_grad()
+            model(torch.ones(1, 3)).sum().backward()
+        weight, bias = (parameter.grad.untyped_storage() for parameter in model.parameters())
+        assert weight.data_ptr() == bias.data_ptr() and weight.nbytes() >= 4 * (12 + 4)
+        torch.testing.assert_close(model.module.weight.grad, torch.ones(4, 3))
+    finally:
+        distributed.destroy_process_group()
 
 
 def processes_of(run):

@@ -4,6 +4,7 @@ import json
 import shutil
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -13,6 +14,7 @@ from tiny_training import assert_same_weights, collate, log_of, tiny_model, weig
 from papers_to_gpt.engine.batching import LocalBatch
 from papers_to_gpt.engine.checkpointing import average_weights, checkpoints_in, load_weights
 from papers_to_gpt.engine.log_window import TokenCounts
+from papers_to_gpt.engine.skipped_updates import SkippedUpdates
 from seq2seq_scratch import RNNSeq2SeqForConditionalGeneration
 
 
@@ -261,6 +263,16 @@ def test_fused_optimizers_skip_a_step_on_the_device(make_trainer):
     optimizer.found_inf = torch.tensor(1.0)
     trainer._update(next(groups))
     assert_same_weights(before, trainer.raw_model.state_dict())
+
+
+@pytest.mark.parametrize(("device", "skipped_by"), [("cuda", "the kernels"), ("mps", "the loop")])
+def test_a_step_is_left_to_kernels_only_where_they_read_that_the_gradient_is_not_finite(device, skipped_by):
+    """Those of MPS take `found_inf` and compute with the gradient all the same."""
+    fused, steps = SimpleNamespace(_step_supports_amp_scaling=True), []
+    optimizer = SimpleNamespace(optimizer=fused, step=lambda: steps.append(fused.found_inf.item()))
+    norm = SimpleNamespace(device=torch.device(device), isfinite=lambda: torch.tensor(False))
+    SkippedUpdates(torch.device("cpu"), limit=1).step(optimizer, norm)
+    assert steps == ([1.0] if skipped_by == "the kernels" else [])
 
 
 def test_a_run_stops_after_too_many_skipped_updates_and_keeps_its_checkpoints(make_trainer):
