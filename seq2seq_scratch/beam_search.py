@@ -84,6 +84,11 @@ def take(hypotheses: torch.Tensor, indices: torch.Tensor) -> torch.Tensor:
     return hypotheses[torch.arange(len(indices), device=indices.device)[:, None], indices]
 
 
+def rows_of(sentences: torch.Tensor, beams: int) -> torch.Tensor:
+    """Returns the rows, (k * beams,), of the hypotheses of k sentences, which are adjacent."""
+    return (sentences[:, None] * beams + torch.arange(beams, device=sentences.device)).flatten()
+
+
 def keep_rows(rows: torch.Tensor, encoder_outputs: Any, attention_mask: torch.Tensor | None) -> dict[str, Any]:
     """Returns model arguments with the given rows of the encoder's output and of the source's mask."""
     kept = {name: None if tensor is None else tensor[rows] for name, tensor in encoder_outputs.items()}
@@ -287,7 +292,7 @@ class BeamSearchGenerationMixin(GenerationMixin):
                 open_sentences, running = open_sentences[still_open], running[still_open]
                 logits_processor = keep_sentences(logits_processor, still_open)
                 stopping_criteria = keep_sentences(stopping_criteria, still_open)
-                model_kwargs |= self._keep_sentences(still_open, 1, **model_kwargs)
+                model_kwargs |= self._keep_arguments(still_open, 1, model_kwargs)
                 if model_kwargs.get(CACHE_NAME) is not None:
                     self._reorder_cache(model_kwargs[CACHE_NAME], still_open)
             outputs = self(**self._next_inputs(running, model_kwargs), return_dict=True)
@@ -412,7 +417,7 @@ class BeamSearchGenerationMixin(GenerationMixin):
                 )
                 logits_processor = keep_sentences(logits_processor, still_open)
                 stopping_criteria = keep_sentences(stopping_criteria, still_open)
-                model_kwargs |= self._keep_sentences(still_open, beams, **model_kwargs)
+                model_kwargs |= self._keep_arguments(still_open, beams, model_kwargs)
             if model_kwargs.get(CACHE_NAME) is not None:
                 self._reorder_cache(model_kwargs[CACHE_NAME], rows.flatten())
             outputs = self(**self._next_inputs(running[:, :, :length].flatten(0, 1), model_kwargs), return_dict=True)
@@ -437,6 +442,14 @@ class BeamSearchGenerationMixin(GenerationMixin):
         cache.reorder_cache(rows)
         return cache
 
+    def _keep_arguments(self, sentences: torch.Tensor, beams: int, model_kwargs: dict[str, Any]) -> dict[str, Any]:
+        """Returns the model arguments that belong to some sentences: those of their sources and the target's mask."""
+        kept = self._keep_sentences(sentences, beams, **model_kwargs)
+        if model_kwargs.get("decoder_attention_mask") is not None:
+            # A sentence's hypotheses have equal masks, because all begin with the same prefix.
+            kept["decoder_attention_mask"] = model_kwargs["decoder_attention_mask"][rows_of(sentences, beams)]
+        return kept
+
     def _keep_sentences(
         self,
         sentences: torch.Tensor,
@@ -446,8 +459,7 @@ class BeamSearchGenerationMixin(GenerationMixin):
         **model_kwargs: Any,
     ) -> dict[str, Any]:
         """Returns the model arguments that belong to the sources of some sentences; each has `beams` rows."""
-        rows = (sentences[:, None] * beams + torch.arange(beams, device=sentences.device)).flatten()
-        return keep_rows(rows, encoder_outputs, attention_mask)
+        return keep_rows(rows_of(sentences, beams), encoder_outputs, attention_mask)
 
     # The library's search calls the next two methods with keyword arguments only. They normalise scores before its own
     # code, which then gets a length_penalty of 0 and divides by 1.

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch.autograd.function import once_differentiable
 
-from .seq2seq_common import product_dtype
+from .seq2seq_common import describe_wrong_ids, product_dtype
 
 # Number of rows whose logits exist at the same time: enough to keep the matrix products at full speed, few enough that
 # the passes over them partly run in a CPU's cache. Even, so that a chunk holds both rows of every pair of R-Drop.
@@ -134,7 +134,18 @@ def fast_linear_cross_entropy(
 
     Returns:
         The sum over the N tokens, a scalar in fp32.
+
+    Raises:
+        ValueError: a target is outside the vocabulary. An accelerator reports it in its own way.
     """
     dtype = product_dtype(hidden_states)
-    with torch.autocast(hidden_states.device.type, enabled=False):
-        return _LinearCrossEntropy.apply(hidden_states, weight, bias, targets, label_smoothing, r_drop_weight, dtype)
+    try:
+        with torch.autocast(hidden_states.device.type, enabled=False):
+            return _LinearCrossEntropy.apply(
+                hidden_states, weight, bias, targets, label_smoothing, r_drop_weight, dtype
+            )
+    except RuntimeError as error:
+        vocabulary = weight.shape[0]
+        if targets.device.type == "cpu" and ((targets < 0) | (targets >= vocabulary)).any():
+            raise ValueError(describe_wrong_ids("Labels", targets, "softmax layer", vocabulary)) from error
+        raise

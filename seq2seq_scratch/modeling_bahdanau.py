@@ -31,7 +31,7 @@ from .configuration_bahdanau import BahdanauConfig
 from .dropout import Dropout
 from .plain_forms import plain_forms_are_on
 from .recurrent_common import RecurrentDecoderOutput, RecurrentTranslationModel
-from .seq2seq_common import has_plain_weight, product_dtype
+from .seq2seq_common import TokenEmbedding, has_plain_weight, product_dtype, source_mask
 
 
 def gated_recurrent_step(
@@ -157,7 +157,7 @@ class BahdanauEncoder(nn.Module):
         super().__init__()
         self.pad_token_id = config.pad_token_id
         self.use_attention = config.use_attention
-        self.embed_tokens = nn.Embedding(config.vocab_size, config.embedding_size)
+        self.embed_tokens = TokenEmbedding(config.vocab_size, config.embedding_size)
         self.embedding_dropout = Dropout(config.embedding_dropout)
         self.bidirectional_gru = BidirectionalGRU(config)
         self.state_dropout = Dropout(config.encoder_dropout)
@@ -165,7 +165,7 @@ class BahdanauEncoder(nn.Module):
         self.gate_value = nn.Linear(2 * config.hidden_size, 3 * config.hidden_size, bias=False)  # C_z, C_r, C
 
     def forward(
-        self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None = None, **kwargs: Any
+        self, input_ids: torch.Tensor | None = None, attention_mask: torch.Tensor | None = None, **kwargs: Any
     ) -> BahdanauEncoderOutput:
         """Encodes the source.
 
@@ -173,13 +173,16 @@ class BahdanauEncoder(nn.Module):
             input_ids: (B, S) source token ids.
             attention_mask: (B, S) with 1 at real tokens; by default all tokens but `pad_token_id` are real.
             kwargs: ignored; `generate()` passes the arguments of the whole model.
+
+        Raises:
+            ValueError: there is no source, or the mask does not fit it (see `source_mask`).
         """
-        source_mask = input_ids != self.pad_token_id if attention_mask is None else attention_mask.bool()
+        mask = source_mask(input_ids, attention_mask, self.pad_token_id)
         embedded = self.embedding_dropout(self.embed_tokens(input_ids))  # B S -> B S E
-        annotations, first_backward_state = self.bidirectional_gru(embedded, source_mask)  # B S E -> B S 2D, B D
+        annotations, first_backward_state = self.bidirectional_gru(embedded, mask)  # B S E -> B S 2D, B D
         if not self.use_attention:
-            annotations = _fixed_vector(annotations, first_backward_state, source_mask)  # B S 2D -> B 1 2D
-            source_mask = source_mask.new_ones(len(source_mask), 1)  # B S -> B 1
+            annotations = _fixed_vector(annotations, first_backward_state, mask)  # B S 2D -> B 1 2D
+            mask = mask.new_ones(len(mask), 1)  # B S -> B 1
         annotations = self.state_dropout(annotations)
         keys = self.attention_key(annotations)  # B S 2D -> B S A
         return BahdanauEncoderOutput(
@@ -188,7 +191,7 @@ class BahdanauEncoder(nn.Module):
             # On CPU, tanh takes five times as long in bf16 as in fp32.
             attention_keys=keys.to(torch.promote_types(keys.dtype, torch.float32)),
             gate_values=self.gate_value(annotations),  # B S 2D -> B S 3D
-            source_mask=source_mask,
+            source_mask=mask,
         )
 
 
@@ -288,7 +291,7 @@ class BahdanauDecoder(nn.Module):
         super().__init__()
         size = config.hidden_size
         self.use_attention = config.use_attention
-        self.embed_tokens = nn.Embedding(config.decoder_vocab_size, config.embedding_size)
+        self.embed_tokens = TokenEmbedding(config.decoder_vocab_size, config.embedding_size)
         self.embedding_dropout = Dropout(config.embedding_dropout)
         self.initial_state = nn.Linear(size, size)  # W_s
         self.input_gates = nn.Linear(config.embedding_size, 3 * size)  # W_z, W_r, W

@@ -25,7 +25,7 @@ from .dropout import Dropout, dropout
 from .lstm_runs import fast_run_lstm
 from .plain_forms import plain_forms_are_on
 from .recurrent_common import RecurrentDecoderOutput, RecurrentTranslationModel, align_left
-from .seq2seq_common import inverse_permutation
+from .seq2seq_common import TokenEmbedding, inverse_permutation, source_mask
 
 
 def lstm_step(
@@ -135,12 +135,12 @@ class LSTMEncoder(nn.Module):
         super().__init__()
         self.pad_token_id = config.pad_token_id
         self.reverse_source = config.reverse_source
-        self.embed_tokens = nn.Embedding(config.vocab_size, config.embedding_size)
+        self.embed_tokens = TokenEmbedding(config.vocab_size, config.embedding_size)
         self.dropout = Dropout(config.dropout)
         self.lstm = _build_lstm(config)
 
     def forward(
-        self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None = None, **kwargs: Any
+        self, input_ids: torch.Tensor | None = None, attention_mask: torch.Tensor | None = None, **kwargs: Any
     ) -> LSTMEncoderOutput:
         """Encodes the source.
 
@@ -148,10 +148,12 @@ class LSTMEncoder(nn.Module):
             input_ids: (B, S) source token ids.
             attention_mask: (B, S) with 1 at real tokens; by default all tokens but `pad_token_id` are real.
             kwargs: ignored; `generate()` passes the arguments of the whole model.
+
+        Raises:
+            ValueError: there is no source, or the mask does not fit it (see `source_mask`).
         """
-        if attention_mask is None:
-            attention_mask = input_ids != self.pad_token_id
-        reading_order, lengths = align_left(attention_mask, reverse=self.reverse_source)
+        mask = source_mask(input_ids, attention_mask, self.pad_token_id)
+        reading_order, lengths = align_left(mask, reverse=self.reverse_source)
         embedded = self.dropout(self.embed_tokens(input_ids.gather(1, reading_order)))  # B S -> B S E
         outputs, final_state = run_lstm(self.lstm, embedded, lengths)  # B S E -> B S D, B L 2 D
         step_of_position = inverse_permutation(reading_order)
@@ -166,7 +168,7 @@ class LSTMDecoder(nn.Module):
 
     def __init__(self, config: RNNSeq2SeqConfig):
         super().__init__()
-        self.embed_tokens = nn.Embedding(config.decoder_vocab_size, config.embedding_size)
+        self.embed_tokens = TokenEmbedding(config.decoder_vocab_size, config.embedding_size)
         self.dropout = Dropout(config.dropout)
         self.lstm = _build_lstm(config)
 

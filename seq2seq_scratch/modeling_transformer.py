@@ -41,7 +41,13 @@ from .dropout import Dropout
 from .file_modes import SavedWithUmask
 from .library_arguments import CACHE_NAME, understand_arguments
 from .plain_forms import plain_forms_are_on
-from .seq2seq_common import shift_tokens_right
+from .seq2seq_common import (
+    TokenEmbedding,
+    check_encoder_outputs,
+    check_rows,
+    shift_tokens_right,
+    source_mask,
+)
 from .token_loss import target_token_loss
 
 # Weights of one head and sentence, which grow with the square of its length: those of a text of many pages would fill
@@ -209,7 +215,7 @@ class PositionWiseFeedForward(nn.Module):
         return self.outer(self.dropout(self.activation(self.inner(hidden_states))))  # B Q D -> B Q F -> B Q D
 
 
-class ScaledEmbedding(nn.Embedding):
+class ScaledEmbedding(TokenEmbedding):
     """Section 3.4: a vector for every token, times sqrt(d_model).
 
     The same weights are the matrix of the softmax layer, where rows of norm about 1 give the first logits a variance
@@ -218,13 +224,7 @@ class ScaledEmbedding(nn.Embedding):
 
     def forward(self, input_ids: torch.Tensor) -> torch.Tensor:
         """Looks up (B, T) token ids: returns (B, T, D). Raises ValueError for an id outside the table."""
-        try:
-            return super().forward(input_ids) * math.sqrt(self.embedding_dim)
-        except IndexError as error:
-            raise ValueError(
-                f"Token ids run from {int(input_ids.min())} to {int(input_ids.max())}, but the embedding holds "
-                f"{self.num_embeddings}; the model's vocab_size or decoder_vocab_size must be the tokenizer's."
-            ) from error
+        return super().forward(input_ids) * math.sqrt(self.embedding_dim)
 
 
 def sinusoids(positions: int, width: int) -> torch.Tensor:
@@ -572,7 +572,7 @@ class TransformerEncoder(TransformerPreTrainedModel):
 
     @capture_outputs
     def forward(
-        self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None = None, **kwargs: Any
+        self, input_ids: torch.Tensor | None = None, attention_mask: torch.Tensor | None = None, **kwargs: Any
     ) -> TransformerEncoderOutput:
         """Encodes source sentences.
 
@@ -583,9 +583,11 @@ class TransformerEncoder(TransformerPreTrainedModel):
         Returns:
             The last layer's states, (B, S, D), and the mask; on request the states, (B, S, D), and attention weights,
             (B, H, S, S), of every layer.
+
+        Raises:
+            ValueError: there is no source, or the mask does not fit it (see `source_mask`).
         """
-        if attention_mask is None:
-            attention_mask = (input_ids != self.config.pad_token_id).long()
+        attention_mask = source_mask(input_ids, attention_mask, self.config.pad_token_id).long()
         # Positions count tokens, so that a sentence is the same whichever side its padding is on.
         position_ids = (attention_mask.cumsum(dim=1) - 1).clamp(min=0)
         positions = self.embed_positions(position_ids, input_ids.shape[1])
@@ -720,12 +722,15 @@ class TransformerModel(TransformerPreTrainedModel):
             states and attention weights of every layer of both.
 
         Raises:
-            ValueError: there are no `decoder_input_ids`.
+            ValueError: there is no source or no target, or one does not fit the other.
+            TypeError: `encoder_outputs` is a tuple, which does not say where the mask is.
         """
         if decoder_input_ids is None:
             raise ValueError("There is no target. Give decoder_input_ids or labels; to translate, call generate().")
         if encoder_outputs is None:
             encoder_outputs = self.encoder(input_ids, attention_mask, **kwargs)
+            check_rows(input_ids, decoder_input_ids)
+        check_encoder_outputs(encoder_outputs)
         if attention_mask is None:
             attention_mask = encoder_outputs.get("attention_mask")
         decoder_outputs = self.decoder(

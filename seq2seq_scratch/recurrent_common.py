@@ -18,7 +18,7 @@ from .beam_search import BeamSearchGenerationMixin
 from .file_modes import SavedWithUmask
 from .library_arguments import CACHE_NAME, understand_arguments
 from .old_keys import LoadsOldKeys
-from .seq2seq_common import inverse_permutation, shift_tokens_right
+from .seq2seq_common import check_encoder_outputs, check_rows, inverse_permutation, shift_tokens_right
 from .token_loss import target_token_loss
 
 
@@ -239,7 +239,9 @@ class RecurrentTranslationModel(LoadsOldKeys, SavedWithUmask, PreTrainedModel, B
             `None`, because the loss never holds them all.
 
         Raises:
-            ValueError: neither `decoder_input_ids` nor `labels` are given, or target padding comes before tokens.
+            ValueError: there is no source or no target, one does not fit the other, or target padding comes before
+                tokens.
+            TypeError: `encoder_outputs` is a tuple.
         """
         output_attentions = self.config.output_attentions if output_attentions is None else output_attentions
         output_hidden_states = (
@@ -260,6 +262,8 @@ class RecurrentTranslationModel(LoadsOldKeys, SavedWithUmask, PreTrainedModel, B
             )
         if encoder_outputs is None:
             encoder_outputs = self.encoder(input_ids, attention_mask)
+            check_rows(input_ids, decoder_input_ids)
+        check_encoder_outputs(encoder_outputs)
 
         decoded = self.decoder(decoder_input_ids, encoder_outputs, None if cache is None else cache["state"])
         if cache is not None:

@@ -75,7 +75,7 @@ def target_token_loss(
         The loss, a scalar in fp32.
 
     Raises:
-        ValueError: R-Drop on an odd number of rows.
+        ValueError: R-Drop on an odd number of rows, or a label outside the vocabulary.
     """
     if r_drop_weight and len(labels) % 2:
         raise ValueError(

@@ -2,8 +2,10 @@
 
 import pytest
 import torch
-from tiny_models import END, TRANSLATORS, VOCABULARY, tiny_batch, tiny_model, tiny_tokenizer
+from tiny_models import END, PAD, TRANSLATORS, VOCABULARY, tiny_batch, tiny_model, tiny_tokenizer
 from transformers import LogitsProcessor, StoppingCriteria, TextIteratorStreamer
+
+from seq2seq_scratch.beam_search import SentenceLengthLimits
 
 GENERATORS = [*TRANSLATORS, "causal_lm"]
 SENTENCES = 6
@@ -129,3 +131,26 @@ def test_a_tokenizer_which_stop_strings_need_changes_nothing_else(name, beams):
     model, settings = tiny_model(name), {"max_new_tokens": 6, "do_sample": False, "num_beams": beams}
     expected = model.generate(**prompts(name), **settings)
     assert model.generate(**prompts(name), **settings, tokenizer=tiny_tokenizer()).tolist() == expected.tolist()
+
+
+@pytest.mark.parametrize("beams", [1, 3])
+def test_padding_before_the_beginning_of_a_translation_follows_its_sentence(beams):
+    """Only the Transformer masks the target; some sentences end and leave the batch before the others."""
+    model, settings = tiny_model("transformer"), {"num_beams": beams, "max_new_tokens": 8, "do_sample": False}
+    prefixes = [[2, *range(5, 5 + sentence % 3)] for sentence in range(SENTENCES)]
+    ids = torch.tensor([[PAD] * (3 - len(prefix)) + prefix for prefix in prefixes])
+    limits = torch.arange(SENTENCES) + 5
+    padded = {"decoder_input_ids": ids, "decoder_attention_mask": (ids != PAD).long()}
+    together = model.generate(
+        **prompts("transformer"), **padded, **settings, stopping_criteria=[SentenceLengthLimits(limits)]
+    )
+    for sentence, prefix in enumerate(prefixes):
+        alone = model.generate(
+            **prompts("transformer", [sentence]),
+            decoder_input_ids=torch.tensor([prefix]),
+            num_beams=beams,
+            do_sample=False,
+            max_new_tokens=int(limits[sentence]) + 1 - 3,
+        )
+        found = together[sentence, 3 - len(prefix) : int(limits[sentence]) + 1]
+        assert found.tolist()[: alone.shape[1]] == alone[0].tolist()
