@@ -50,13 +50,14 @@ class _LinearCrossEntropy(torch.autograd.Function):
         for chunk in rows.split(rows_per_chunk):
             states = hidden_states[chunk].to(dtype)
             weighted = counted[chunk, None]
-            target = targets[chunk].clamp(min=0)
+            target = targets[chunk].masked_fill(targets[chunk] == IGNORE_INDEX, 0)
             row = torch.arange(target.shape[0], device=target.device)
             # The softmax is in the logits' own precision: rounding a probability changes its logarithm by less than
             # rounding the logits did. Only the exponents of float16 are too few.
             logits = states @ weight_cast.T
             probabilities = torch.softmax(logits, dim=1, dtype=torch.promote_types(dtype, torch.bfloat16))
-            likelihood = probabilities[row, target].float()
+            # gather, because an index would take a target of -1 for the last token of the vocabulary.
+            likelihood = probabilities.gather(1, target[:, None])[:, 0].float()
             loss = loss - (likelihood.clamp(min=SMALLEST_LIKELIHOOD).log() * counted[chunk]).sum()
             if needs_gradient:
                 probabilities[row, target] -= 1

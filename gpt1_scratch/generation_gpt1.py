@@ -7,6 +7,7 @@ their signatures change in the library.
 import functools
 from typing import Any
 
+import torch
 from transformers import GenerationConfig, PreTrainedTokenizerBase, StoppingCriteriaList
 from transformers.generation import GenerationMixin
 from transformers.utils import logging
@@ -70,18 +71,35 @@ class GPT1GenerationMixin(GenerationMixin):
             preallocate_cache(cache)
 
     def _prepare_generated_length(
-        self, generation_config: GenerationConfig, *args: Any, **kwargs: Any
+        self,
+        generation_config: GenerationConfig,
+        *,
+        model_input_name: str,
+        input_ids_length: int,
+        inputs_tensor: torch.Tensor,
+        **kwargs: Any,
     ) -> GenerationConfig:
         """Extends `GenerationMixin._prepare_generated_length`: limits the length to the number of positions.
 
         Positions are learned, so `generate()` would end in an IndexError beyond the last one.
         """
-        generation_config = super()._prepare_generated_length(generation_config, *args, **kwargs)
-        limit = self.config.max_position_embeddings
+        names = {"model_input_name": model_input_name, "input_ids_length": input_ids_length}
+        generation_config = super()._prepare_generated_length(
+            generation_config, **names, inputs_tensor=inputs_tensor, **kwargs
+        )
+        positions = self.config.max_position_embeddings
+        # The library does not count embeddings that are given in place of tokens.
+        uncounted = inputs_tensor.shape[1] - input_ids_length if model_input_name == "inputs_embeds" else 0
+        limit = positions - uncounted
+        if input_ids_length >= limit:
+            raise ValueError(
+                f"The prompt has {input_ids_length + uncounted} tokens, padding included, and max_position_embeddings "
+                f"is {positions}: no position is left for a new token. Shorten the prompt."
+            )
         if generation_config.max_length > limit:
             logger.warning(
-                f"Generation of up to {generation_config.max_length} tokens is requested; it will stop at {limit}, "
-                "the model's max_position_embeddings, prompt included."
+                f"Generation of up to {generation_config.max_length + uncounted} tokens is requested; it will stop at "
+                f"{positions}, the model's max_position_embeddings, prompt included."
             )
             generation_config.max_length = limit
         return generation_config

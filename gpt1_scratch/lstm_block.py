@@ -132,10 +132,12 @@ def _describe_wrong_cache(cache: Any) -> str:
     return f"A model with lstm_size cannot continue from a {type(cache).__name__}. Use a DynamicCache."
 
 
-def refuse_left_padding(attention_mask: torch.Tensor | None) -> None:
-    """Raises a ValueError if a (B, S) mask has padding on the left, which an LSTM would read as text."""
-    if attention_mask is not None and attention_mask.ndim == 2 and not attention_mask[:, 0].all():
-        raise ValueError(
-            "attention_mask has padding on the left, which a model with lstm_size would read as text. Pad on the "
-            "right, or use texts of the same length."
-        )
+def refuse_padding_before_tokens(attention_mask: torch.Tensor | None) -> None:
+    """Raises a ValueError if a (B, S) mask has padding on the left or in between, which an LSTM would read as text."""
+    if attention_mask is not None and attention_mask.ndim == 2:
+        real = attention_mask != 0
+        if (real[:, 1:] & ~real[:, :-1]).any():
+            raise ValueError(
+                "attention_mask has padding on the left or between tokens, which a model with lstm_size would read as "
+                "text. Pad on the right, or use texts of the same length."
+            )

@@ -53,7 +53,7 @@ from .dropout import dropout
 from .file_modes import SavedWithUmask
 from .generation_gpt1 import GPT1GenerationMixin
 from .library_arguments import CACHE_NAME, understand_arguments
-from .lstm_block import LSTMBlock, refuse_left_padding
+from .lstm_block import LSTMBlock, refuse_padding_before_tokens
 from .old_keys import LoadsOldKeys
 from .plain_forms import has_fast_form, plain_forms_are_on
 from .token_loss import next_token_loss, refuse_external_loss
@@ -363,13 +363,13 @@ class GPT1Model(GPT1PreTrainedModel):
         Raises:
             ValueError: both or neither of `input_ids` and `inputs_embeds` are given, the sequence is longer than
                 `max_position_embeddings`, a (B, S) mask is too short for the cached tokens and the input's, an LSTM
-                gets padding on the left, or a bidirectional model gets a cache.
+                gets padding before tokens, or a bidirectional model gets a cache.
             TypeError: an argument is unknown, or the cache is of a class that the model cannot use.
         """
         if only_one(input_ids, inputs_embeds) is input_ids:
             inputs_embeds = self.tokens_embed(input_ids)
         if self.config.lstm_size is not None:
-            refuse_left_padding(attention_mask)
+            refuse_padding_before_tokens(attention_mask)
         # This comes before a cache is created, because the library detects packed documents only without a cache. The
         # arguments are positional, because versions of the library name the cache differently. A paged cache comes
         # with a mask.
@@ -487,7 +487,7 @@ class GPT1ForCausalLM(GPT1PreTrainedModel, GPT1GenerationMixin):
             (B, H, T, S) each, if requested.
 
         Raises:
-            ValueError: as `GPT1Model.forward`; or `num_items_in_batch` is given without labels.
+            ValueError: as `GPT1Model.forward`; `num_items_in_batch` is given without labels; or labels are not (B, T).
             TypeError: as `GPT1Model.forward`.
         """
         # Not in the signature: the library's Trainer takes every argument with "label" in its name for a data column.

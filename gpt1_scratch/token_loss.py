@@ -88,7 +88,15 @@ def target_loss(
 
     Returns:
         The loss, a scalar in fp32.
+
+    Raises:
+        ValueError: the targets are not of the shape (B, T).
     """
+    if targets.shape != hidden_states.shape[:2]:
+        raise ValueError(
+            f"The labels have the shape {tuple(targets.shape)}, but the tokens {tuple(hidden_states.shape[:2])}. Give "
+            f"a label for each token, {IGNORE_INDEX} where it does not count."
+        )
     if _has_plain_weight(lm_head):
         loss = linear_cross_entropy(hidden_states.flatten(0, 1), lm_head.weight, targets.flatten())
     else:

@@ -60,6 +60,11 @@ class TaskExamples(Dataset):
             self, tokens=self.tokens[: self.bounds[places]], bounds=self.bounds[: places + 1], labels=labels
         )
 
+    def count_with(self, token: int) -> int:
+        """Returns the number of examples that have a token."""
+        sequences = np.searchsorted(self.bounds, np.flatnonzero(self.tokens == token), side="right") - 1
+        return len(np.unique(sequences // (self.choices or 1)))
+
     @property
     def lengths(self) -> np.ndarray:
         """Returns (N, 1) numbers of tokens of the longest sequence of each example."""

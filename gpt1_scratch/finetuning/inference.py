@@ -5,6 +5,7 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any, Literal
 
 from ..data.visible_text import has_visible_text
@@ -187,8 +188,14 @@ def _text_columns(table: Table, columns: ColumnOverrides, *label_columns: str) -
         raise ValueError("text_pair_column is set, but text_column is not.")
     found = [name for name in table.names if name not in label_columns and _looks_like_text(table.values(name))]
     if len(found) > 1:
-        # If another column holds text, columns of ids and dates are not text.
-        found = [name for name in found if not _look_like_ids(table.values(name))] or found
+        # If another column holds text, columns of ids and dates are not text, and of one value only by their name.
+        paired = set(chain.from_iterable(PAIRS_OF_COLUMNS))
+        found = [
+            name
+            for name in found
+            if not _look_like_ids(table.values(name))
+            and (name.lower() in paired or not _is_constant(table.values(name)))
+        ] or found
     if len(found) > 2:
         lowered = {name.lower(): name for name in found}
         for known in (*PAIRS_OF_COLUMNS, *((name,) for name in SINGLE_COLUMNS)):
@@ -231,6 +238,10 @@ def _look_like_ids(values: Sequence[str | None]) -> bool:
     return len(set(values)) == len(values) and all(
         not re.search(r"\s", value) and re.search(r"\d", value) for value in values
     )
+
+
+def _is_constant(values: Sequence[str | None]) -> bool:
+    return len(values) > 1 and len(set(values)) == 1
 
 
 def _is_missing(value: Any) -> bool:

@@ -30,8 +30,8 @@ def read_label_sets(table: Table, column: str, label_columns: Sequence[str] = ()
         label_columns: columns of 0 and 1, to be read in its place; the labels are their names.
 
     Raises:
-        ValueError: if a row has no list and another does, a list holds something that is no label, or a label column
-            holds something other than 0 and 1.
+        ValueError: if a row has no list and another does, a list holds something that is no label or 0 and 1 for every
+            label, or a label column holds something other than 0 and 1.
     """
     rows = _read_columns(table, label_columns) if label_columns else _read_lists(table, column)
     return rows if rows is not None and any(rows) else None
@@ -82,7 +82,21 @@ def _read_lists(table: Table, column: str) -> list[tuple[Any, ...]] | None:
             f"{where} holds {next(label for label in values[wrong[0]] if not _is_label(label))!r} in "
             f"{name_rows(wrong)}; every label must be text or a number, and not empty."
         )
+    if _are_marks(values):
+        raise ValueError(
+            f"{where} is {len(values[0])} numbers 0 and 1 in every row, which do not name the labels. Put the labels "
+            "that apply into the lists, or give each label a column of 0 and 1 and set label_columns."
+        )
     return [tuple(row) for row in values]
+
+
+def _are_marks(rows: Sequence[list[Any]]) -> bool:
+    """Returns True if each row says of each label whether it applies. A row of labels would not repeat one."""
+    return (
+        len(set(map(len, rows))) == 1
+        and all(str(label).strip().lower() in MARKS for row in rows for label in row)
+        and any(len(set(row)) < len(row) for row in rows)
+    )
 
 
 def _split(value: Any) -> list[Any]:

@@ -1,5 +1,6 @@
 """Predicts with a fine-tuned model."""
 
+import itertools
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -50,13 +51,13 @@ def run(settings: ClassificationSettings) -> None:
     if settings.input_file is None and is_terminal(sys.stdin):
         with open_output(settings.output_file) as stream:
             output = LineOutput(stream)
-            while True:
+            for number in itertools.count():
                 try:
                     texts = texts_of_lines(task, [input("> ")], "The input")
                 except EOFError:
                     return
-                write(task, classifier.logits_of(texts), output)
-                output.end_group(1)
+                write(task, classifier.logits_of(texts), output, number)
+                output.end_group(number + 1)
     files = settings.input_file, settings.output_file
     with open_line_output(*files, settings.resume, classifier.describe, open_output) as output:
         totals |= output.progress.totals

@@ -111,6 +111,8 @@ def load_data(
         notes = part.notes
         if cut := examples[split].cut:
             notes += (f"{cut:,} longer than {max_length} tokens and cut",)
+        if unknown := examples[split].count_with(tokenizer.unk_token_id):
+            notes += (f"{unknown:,} with characters that the vocabulary lacks, all read as {tokenizer.unk_token}",)
         say(f"{split}: " + "; ".join([counted(len(part), "example"), *notes]))
     return TaskData(task, examples, tokenizer, backbone, weights)
 

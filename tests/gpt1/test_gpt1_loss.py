@@ -77,6 +77,23 @@ def test_loss_never_holds_all_logits_and_ignored_labels_cost_nothing(small_block
     assert record.largest == max(7 * 300, head.weight.numel())
 
 
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("label", [-1, -99, 61])
+def test_a_label_that_is_no_token_is_an_error_and_not_another_token(label, training):
+    model, input_ids = tiny_model().train(training), tokens(2, 6)
+    labels = input_ids.clone()
+    labels[1, 3] = label
+    with pytest.raises((IndexError, RuntimeError), match="out of bounds"):
+        model(input_ids, labels=labels)
+
+
+@pytest.mark.parametrize("shape", [(2, 5), (2, 7), (1, 6), (12,)])
+def test_labels_of_another_shape_are_refused(shape):
+    model = tiny_model().train()
+    with pytest.raises(ValueError, match=r"labels have the shape .*, but the tokens \(2, 6\)"):
+        model(tokens(2, 6), shift_labels=torch.ones(shape, dtype=torch.long))
+
+
 def test_labels_that_are_shifted_already_are_taken_as_they_are():
     """The library passes shifted labels when it splits sequences between devices."""
     model, input_ids = tiny_model().train(), tokens(2, 6)

@@ -82,10 +82,11 @@ def test_gradient_checkpointing_changes_nothing(model, tokens):
     torch.testing.assert_close(gradients[1], gradients[0])
 
 
-def test_padding_before_the_text_is_refused(model, tokens):
+@pytest.mark.parametrize("places", [slice(0, 2), slice(2, 3), slice(-2, None)])
+def test_padding_before_tokens_is_refused(model, tokens, places):
     mask = torch.ones_like(tokens)
-    mask[1, :2] = 0
-    with pytest.raises(ValueError, match="padding on the left.*read as text"):
+    mask[1, places] = 0
+    with pytest.raises(ValueError, match="padding on the left or between tokens.*read as text"):
         model.generate(tokens, attention_mask=mask, max_new_tokens=2)
 
 

@@ -294,6 +294,23 @@ def test_generation_stops_at_the_last_position_and_says_so(caplog):
     assert "stop at 40, the model's max_position_embeddings" in caplog.text
 
 
+def test_generation_from_embeddings_stops_at_the_last_position_too():
+    model, prompt = tiny_model(), tokens(1, 30)
+    expected = model.generate(prompt, max_new_tokens=100, do_sample=False)[:, 30:]
+    embeddings = model.model.tokens_embed(prompt)
+    for given in ({}, {"input_ids": prompt}):
+        generated = model.generate(inputs_embeds=embeddings, max_new_tokens=100, do_sample=False, **given)
+        assert torch.equal(generated[:, -10:], expected)
+
+
+@pytest.mark.parametrize("length", [40, 41])
+def test_a_prompt_that_fills_all_positions_is_refused(length):
+    model, prompt = tiny_model(), tokens(1, length)
+    for inputs in ({"inputs": prompt}, {"inputs_embeds": model.model.tokens_embed(prompt)}):
+        with pytest.raises(ValueError, match=f"prompt has {length} tokens.* is 40: no position is left"):
+            model.generate(max_new_tokens=1, **inputs)
+
+
 def test_sequence_beyond_the_last_position_is_refused():
     with pytest.raises(ValueError, match="41 tokens.*max_position_embeddings is 40"):
         tiny_model()(tokens(1, 41))

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from gpt1_scratch import GPT1Config, GPT1ForMultipleChoice, GPT1ForSequenceClassification
-from gpt1_scratch.finetuning.examples import collate_examples, predict, tokenize_task
+from gpt1_scratch.finetuning.examples import TaskExamples, collate_examples, predict, tokenize_task
 from gpt1_scratch.finetuning.loading import TaskSplit
 from gpt1_scratch.finetuning.tasks import TASKS
 from gpt1_scratch.tokenization import add_task_template, train_tokenizer
@@ -152,3 +152,11 @@ def test_predictions_come_in_order_and_do_not_depend_on_the_batch_size(tokenizer
         distribute=lambda function, items: function(items[:1]) + function(items[1:]),
     )
     np.testing.assert_array_equal(shares, predict(model, examples, tokenizer.pad_token_id, 4))
+
+
+@pytest.mark.parametrize(("choices", "counts"), [(None, {0: 2, 5: 3, 7: 0}), (2, {0: 2, 5: 2, 7: 0})])
+def test_examples_with_a_token_are_counted_once(choices, counts):
+    sequences = [[5, 0], [5], [5], [0, 0]]
+    bounds = np.cumsum([0, *map(len, sequences)])
+    examples = TaskExamples(np.concatenate(sequences), bounds, choices, labels=None, cut=0)
+    assert {token: examples.count_with(token) for token in counts} == counts

@@ -108,6 +108,13 @@ def test_lists_of_numbered_classes_have_the_names_that_parquet_gives(tmp_path):
     assert task.labels == ("joy", "fear", "none") and splits["train"].labels == [(1,), (0, 1), (2,)]
 
 
+@pytest.mark.parametrize("sets", [[[0], [1], [0, 1]], [[0, 1], [1, 2], [2, 0]], [[0, 0, 1], [1], [0]]])
+def test_lists_of_numbers_are_labels_unless_they_are_of_0_and_1_for_each_label(own, sets):
+    rows = [(f"text {index}", numbers) for index, numbers in enumerate(sets)]
+    _, splits = own(rows, rows, extension=".jsonl")
+    assert splits["train"].labels == [tuple(sorted(set(numbers))) for numbers in sets]
+
+
 @pytest.mark.parametrize(
     ("train", "settings", "expected"),
     [
@@ -118,6 +125,9 @@ def test_lists_of_numbered_classes_have_the_names_that_parquet_gives(tmp_path):
         ([("a b", []), ("c d", [])], {}, "there is no label in the column 'label'"),
         ([("a b", ["x", "y"]), ("c d", ["y", "x"])], {}, r"every row has the label \['x', 'y'\]"),
         ([("a b", ["x"]), ("c d", [])], {}, "there is one label, x.*set label_column"),
+        ([("a b", [1, 0, 0]), ("c d", [0, 1, 1])], {}, "is 3 numbers 0 and 1 in every row.*set label_columns"),
+        ([("a b", [True, False]), ("c d", [True, True])], {}, "is 2 numbers 0 and 1 in every row"),
+        ([("a b", [0.0, 0.0]), ("c d", [0.0, 1.0])], {}, "is 2 numbers 0 and 1 in every row"),
         ([("a b", 1), ("c d", 0)], {"label_columns": ("label",)}, "there is one label, label.*set label_column"),
         (
             [("a b", "['x', 'y']"), ("c d", "['x']")],

@@ -164,6 +164,15 @@ def test_columns_are_found_among_others_or_named(own):
     assert (task.columns, task.label_column) == (("comment",), "Sentence1")
 
 
+def test_a_column_of_one_value_is_no_text_beside_others_unless_its_name_says_so(own):
+    rows = [("a b", "en", "x"), ("c d", "en", "y")]
+    for header, found in ((("comment", "lang", "label"), ("comment",)), (("question", "sentence", "label"), None)):
+        task, _ = own(rows, rows, header=header)
+        assert task.columns == (found or header[:2])
+    task, _ = own([("a b", "x"), ("a b", "y")], [("a b", "x")])
+    assert task.columns == ("text",)
+
+
 def test_without_a_validation_file_a_tenth_is_held_out(own):
     rows = [(f"text {index}", "ab"[index % 2]) for index in range(50)]
     _, splits = own(rows)

@@ -335,6 +335,18 @@ def test_texts_longer_than_the_context_are_counted(finetune, tmp_path, capsys):
     )
 
 
+def test_texts_of_characters_outside_of_the_vocabulary_are_counted(finetune, tmp_path, capsys):
+    train = [(f"the {noun} {verb}", "xy"[index]) for index, verb in enumerate(("shone", "broke")) for noun in NOUNS]
+    train[3] = ("\U0001f600 \U0001f389", "x")
+    files = ("--train_file", write_csv(tmp_path / "train.csv", train))
+    files += ("--validation_file", write_csv(tmp_path / "validation.csv", [("the kite", "x"), ("the mill", "y")]))
+    finetune(*files, "--max_steps", 1)
+    lines = capsys.readouterr().out.splitlines()
+    (shown,) = (line for line in lines if line.startswith("train: 12 examples"))
+    assert shown.endswith("; 1 with characters that the vocabulary lacks, all read as <unk>")
+    assert "validation: 2 examples" in lines
+
+
 def test_predictions_cut_texts_where_training_does(finetune, predict, files):
     folder = finetune(*files, "--max_steps", 1, "--max_length", 7)
     long = "the kite shone and the lamp broke"

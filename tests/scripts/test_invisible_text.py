@@ -127,6 +127,22 @@ def test_predictions_of_a_pipe_are_those_of_a_file(run, classifier, monkeypatch,
         classify.main()
 
 
+def test_predictions_of_typed_lines_have_one_head_and_are_numbered(classifier, monkeypatch, capsys):
+    typed = iter(TEXTS)
+
+    def type_line(prompt):
+        for line in typed:
+            return line
+        raise EOFError
+
+    monkeypatch.setattr(classification, "is_terminal", lambda stream: True)
+    monkeypatch.setattr("builtins.input", type_line)
+    monkeypatch.setattr(sys, "argv", ["classify.py", "--model_name_or_path", str(classifier)])
+    classify.main()
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split("\t")[0] for line in lines] == ["index", "0", "1", "2"]
+
+
 def test_continuations(run, language_model):
     arguments = ("--model_name_or_path", language_model, "--max_new_tokens", 2, "--seed", 1)
     for extra, copies in ((), 1), (("--num_return_sequences", 2), 2):
