@@ -4,7 +4,6 @@ onnxruntime needs nothing of this: there, the library's own `generate()` applies
 """
 
 from dataclasses import dataclass, field
-from types import SimpleNamespace
 from typing import Any
 
 from transformers import GenerationConfig, PreTrainedTokenizerBase
@@ -103,8 +102,7 @@ class SavedGeneration:
 def saved_sampling(config: GenerationConfig, vocabulary: int) -> dict[str, Any]:
     """Returns CTranslate2's options for sampling as a model was saved; see `sampling_options`."""
     top_k = TOP_K_OF_THE_LIBRARY if config.top_k is None else config.top_k
-    saved = SimpleNamespace(temperature=config.temperature, top_k=top_k, top_p=config.top_p)
-    return sampling_options(saved, vocabulary)
+    return sampling_options(vocabulary, config.temperature, top_k, config.top_p)
 
 
 def describe_differences(config: GenerationConfig, has_prompts: bool) -> str:
