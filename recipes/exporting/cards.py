@@ -7,7 +7,7 @@ from typing import Any
 from transformers import AutoTokenizer, GenerationConfig
 
 from papers_to_gpt.engine.model_folder import ENGINES
-from papers_to_gpt.exporting.saved_generation import SavedGeneration, saved_sampling
+from papers_to_gpt.exporting.saved_generation import SavedGeneration, describe_greedy_search, saved_sampling
 from papers_to_gpt.settings.commands import command
 from seq2seq_scratch.tokenization import load_tokenizers
 
@@ -145,7 +145,7 @@ An export of `{record["source"]}` ({record["model_type"]}) for {ENGINES[engine]}
 
 Without this project's code (`pip install {PACKAGES[engine]}`):
 
-```python
+{describe_greedy_search(defaults) if engine == "onnx" else ""}```python
 {code}```
 """
 
