@@ -1,6 +1,7 @@
 """Pictures of models hold the models' own numbers; what cannot be drawn is said in a sentence."""
 
 import json
+import shutil
 import sys
 
 import numpy as np
@@ -143,6 +144,18 @@ def test_a_model_is_drawn_with_all_that_it_has_in_both_formats(draw):
     names = ["curves", "decoder_layer_0", "decoder_layer_1", "next_token", "positions", "probabilities"]
     written = sorted(path.name for path in draw.plots.iterdir())
     assert written == sorted(f"gpt1_{name}{suffix}" for name in names for suffix in (".png", ".svg"))
+
+
+def test_a_picture_is_named_for_the_folder_and_a_checkpoint_also_for_its_run(draw, folder, monkeypatch):
+    shutil.copytree(folder / "gpt1", draw.plots.parent / "mine" / "checkpoint-20")
+    monkeypatch.chdir(draw.plots.parent / "mine" / "checkpoint-20")
+    for name in (".", "../checkpoint-20"):
+        draw(name, "word5 word6", "--pictures", "positions")
+        assert {path.name for path in draw.plots.iterdir()} == {
+            f"mine_checkpoint-20_positions.{kind}" for kind in ("png", "svg")
+        }
+        shutil.rmtree(draw.plots)
+    assert models.short_name("user/name") == "name" and models.short_name(str(folder / "gpt1")) == "gpt1"
 
 
 def test_a_long_sentence_is_read_as_a_whole_and_cut_in_the_picture_with_a_warning(draw, folder, caplog):
