@@ -1,7 +1,6 @@
 """Checks a model's folder before it is shared: its files are complete, load on their own, and hold nothing private."""
 
 import re
-import shutil
 import tempfile
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from safetensors import SafetensorError, safe_open
 from transformers import CONFIG_MAPPING, AutoConfig, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.dynamic_module_utils import custom_object_save, get_relative_import_files
 
+from papers_to_gpt.engine.durable_files import write_durably
 from papers_to_gpt.engine.model_folder import (
     EXPORT_FILE,
     OPENAI_GPT,
@@ -146,7 +146,7 @@ def refresh_code(folder: Path) -> None:
         config.save_pretrained(fresh)
         # config.json is copied last, because it may name files that the folder did not have before.
         for path in sorted(Path(fresh).iterdir(), key=lambda path: path.name == "config.json"):
-            shutil.copyfile(path, folder / path.name)
+            write_durably(folder / path.name, path.read_bytes(), then="refresh the code again")
 
 
 def _check_config(folder: Path) -> dict[str, Any]:
