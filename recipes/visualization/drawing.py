@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from transformers.utils import logging as transformers_logging
 
-from papers_to_gpt.engine.durable_files import make_folder
+from papers_to_gpt.engine.durable_files import make_folder, naming_failed_writes
 from papers_to_gpt.engine.reporting import LOG_FILE
 from papers_to_gpt.plots.style import check_matplotlib, save_figure
 from papers_to_gpt.settings.visualization import PICTURES, VisualizationSettings
@@ -44,7 +44,8 @@ def run(settings: VisualizationSettings) -> None:
         raise ValueError(f"pictures has {' and '.join(without)}, but sentence is not set. Give a sentence.")
     prefix = "" if name is None else short_name(name) + "_"
     for picture, figure in draw(settings, loaded, pictures):
-        paths = save_figure(figure, output_dir / f"{prefix}{picture}.png")
+        with naming_failed_writes(output_dir, then="draw the pictures again"):
+            paths = save_figure(figure, output_dir / f"{prefix}{picture}.png")
         print(*paths, sep="  ", flush=True)
 
 

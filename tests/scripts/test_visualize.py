@@ -1,6 +1,7 @@
 """Pictures of models hold the models' own numbers; what cannot be drawn is said in a sentence."""
 
 import json
+import resource
 import shutil
 import sys
 
@@ -218,6 +219,16 @@ def test_without_matplotlib_the_message_says_how_to_install_it(draw, monkeypatch
     monkeypatch.setattr(style, "find_spec", lambda name: None)
     with pytest.raises(ValueError, match=r"pip install matplotlib \(or the extra `plots`"):
         draw("gpt1", "word5")
+
+
+def test_a_picture_that_does_not_fit_on_the_disk_is_named(draw):
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))
+    try:
+        with pytest.raises(ValueError, match="plots.* could not be written: .*; then draw the pictures again"):
+            draw("gpt1", "--pictures", "positions")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 def test_a_folder_that_cannot_be_written_is_named(draw, tmp_path, capsys, monkeypatch):
