@@ -212,11 +212,18 @@ Texts have at most {positions} tokens, prompt included. The class counts padding
 a time: in a batch, the shorter ones would be continued wrongly.
 
 ```python
-from transformers import pipeline
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
-generator = pipeline("text-generation", model={name!r})
-print(generator("Once upon a time", max_new_tokens={min(LONGEST_TEXT, positions // 2)})[0]["generated_text"])
+folder = {name!r}
+tokenizer = AutoTokenizer.from_pretrained(folder)
+model = AutoModelForCausalLM.from_pretrained(folder)
+prompt = tokenizer("Once upon a time", return_tensors="pt")
+ids = model.generate(**prompt, do_sample=True, top_k=10, max_new_tokens={min(LONGEST_TEXT, positions // 2)})
+print(tokenizer.decode(ids[0], skip_special_tokens=True))
 ```
+
+The library's pipeline for text generation works too, but leaves out the space between the prompt and the new text,
+because a token of GPT-1 marks the end of a word.
 """
 
 
