@@ -9,10 +9,17 @@ from papers_to_gpt.settings.conversion import parse
 
 def main() -> None:
     (settings,) = parse(description=__doc__.splitlines()[0])
-    # After parsing: this import takes seconds.
-    from gpt1_scratch.pretraining.convert_openai_gpt import convert
+    # After parsing: these imports take seconds.
+    from transformers.utils import logging as transformers_logging
 
-    convert(settings.source, settings.target)
+    from gpt1_scratch.pretraining.convert_openai_gpt import check_target, convert, find_checkpoint
+    from papers_to_gpt.engine.durable_files import durable_folder
+
+    transformers_logging.disable_progress_bar()
+    check_target(settings.target)
+    source = find_checkpoint(settings.source)
+    with durable_folder(settings.target, "convert the checkpoint again") as folder:
+        convert(source, folder)
     print(f"Wrote {settings.target}.")
 
 

@@ -206,6 +206,13 @@ def read_weights(folder: Path) -> dict[str, torch.Tensor]:
     return weights
 
 
+def check_target(target: str | Path) -> None:
+    """Raises ValueError if a folder to write has files, or is a file."""
+    target = Path(target)
+    if target.exists() and (not target.is_dir() or any(target.iterdir())):
+        raise ValueError(f"{target} already has files. Name a new folder, so that no checkpoint is overwritten.")
+
+
 def convert(source: str | Path, target: str | Path) -> None:
     """Converts an `openai-gpt` checkpoint to ours and writes it, with its tokenizer, to a folder.
 
@@ -220,8 +227,7 @@ def convert(source: str | Path, target: str | Path) -> None:
         ValueError: if the target has files, or the source is not an `openai-gpt` checkpoint or cannot be converted.
     """
     target = Path(target)
-    if target.exists() and (not target.is_dir() or any(target.iterdir())):
-        raise ValueError(f"{target} already has files. Name a new folder, so that no checkpoint is overwritten.")
+    check_target(target)
     folder = find_checkpoint(source)
     found = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("model_type")
     if found != OpenAIGPTConfig.model_type:

@@ -60,15 +60,20 @@ def make_folder(folder: str | os.PathLike, setting: str = "output_dir") -> Path:
     return folder
 
 
-def write_durably(path: str | os.PathLike, content: str | bytes) -> None:
+def write_durably(path: str | os.PathLike, content: str | bytes, then: str = RESUME) -> None:
     """Writes a file that is on the disk, whole, when this function returns. Text is written as UTF-8.
+
+    Args:
+        path: the file.
+        content: what it holds afterwards.
+        then: see `naming_failed_writes`.
 
     Raises:
         WriteError: if the file cannot be written; the file that was there before stays as it is.
     """
     path = Path(path)
     partial = path.with_name(PARTIAL_FILE + path.name)
-    with naming_failed_writes(path):
+    with naming_failed_writes(path, then=then):
         try:
             with partial.open("wb") as file:
                 file.write(content.encode("utf-8") if isinstance(content, str) else content)

@@ -7,7 +7,7 @@ from typing import Any
 from transformers import AutoTokenizer, GenerationConfig
 
 from papers_to_gpt.engine.model_folder import ENGINES
-from papers_to_gpt.exporting.saved_generation import SavedGeneration, saved_sampling
+from papers_to_gpt.exporting.saved_generation import SavedGeneration, describe_greedy_search, saved_sampling
 from papers_to_gpt.settings.commands import command
 from seq2seq_scratch.tokenization import load_tokenizers
 
@@ -145,7 +145,7 @@ An export of `{record["source"]}` ({record["model_type"]}) for {ENGINES[engine]}
 
 Without this project's code (`pip install {PACKAGES[engine]}`):
 
-```python
+{describe_greedy_search(defaults) if engine == "onnx" else ""}```python
 {code}```
 """
 
@@ -212,11 +212,18 @@ Texts have at most {positions} tokens, prompt included. The class counts padding
 a time: in a batch, the shorter ones would be continued wrongly.
 
 ```python
-from transformers import pipeline
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
-generator = pipeline("text-generation", model={name!r})
-print(generator("Once upon a time", max_new_tokens={min(LONGEST_TEXT, positions // 2)})[0]["generated_text"])
+folder = {name!r}
+tokenizer = AutoTokenizer.from_pretrained(folder)
+model = AutoModelForCausalLM.from_pretrained(folder)
+prompt = tokenizer("Once upon a time", return_tensors="pt")
+ids = model.generate(**prompt, do_sample=True, top_k=10, max_new_tokens={min(LONGEST_TEXT, positions // 2)})
+print(tokenizer.decode(ids[0], skip_special_tokens=True))
 ```
+
+The library's pipeline for text generation works too, but leaves out the space between the prompt and the new text,
+because a token of GPT-1 marks the end of a word.
 """
 
 

@@ -55,16 +55,18 @@ def load_engine(kind: str, folder: Path) -> Any:
         raise ValueError(f"CTranslate2 cannot load {folder}: {error}. Export the model again.") from error
 
 
-def sampling_options(settings: Any, vocabulary: int) -> dict[str, Any]:
-    """Returns CTranslate2's names of temperature, top_k and top_p; those left out do not limit the distribution.
+def sampling_options(
+    vocabulary: int, temperature: float | None, top_k: int | None, top_p: float | None
+) -> dict[str, Any]:
+    """Returns CTranslate2's names of temperature, top_k and top_p; those that are None do not limit the distribution.
 
     Args:
-        settings: has these settings.
         vocabulary: number of tokens. CTranslate2 refuses a larger top_k, which does not limit the distribution.
+        temperature, top_k, top_p: as in transformers' `generate()`.
     """
-    top_k = settings.top_k or 0
+    top_k = top_k or 0
     return {
-        "sampling_temperature": settings.temperature or 1.0,
+        "sampling_temperature": temperature or 1.0,
         "sampling_topk": top_k if top_k < vocabulary else 0,
-        "sampling_topp": settings.top_p or 1.0,
+        "sampling_topp": top_p or 1.0,
     }

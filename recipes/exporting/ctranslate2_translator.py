@@ -61,7 +61,8 @@ class ExportedTranslator:
         refuse_settings(settings, REFUSED, self.folder)
         given = {name: getattr(settings, name) for name in ("num_beams", "length_penalty", "max_new_tokens")}
         if settings.do_sample:
-            given |= {"num_beams": 1, "sampling": sampling_options(settings, len(self.target_tokenizer))}
+            limits = (settings.temperature, settings.top_k, settings.top_p)
+            given |= {"num_beams": 1, "sampling": sampling_options(len(self.target_tokenizer), *limits)}
 
         def translate_lines(lines: list[str], first: int = 0, **arguments: Any) -> list[list[Hypothesis]]:
             import ctranslate2

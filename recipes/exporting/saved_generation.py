@@ -4,7 +4,6 @@ onnxruntime needs nothing of this: there, the library's own `generate()` applies
 """
 
 from dataclasses import dataclass, field
-from types import SimpleNamespace
 from typing import Any
 
 from transformers import GenerationConfig, PreTrainedTokenizerBase
@@ -47,6 +46,9 @@ PASSED: dict[str, tuple[Any, ...]] = {
     "repetition_penalty": (1.0,),
     "suppress_tokens": ([],),
 }
+
+# Settings of the search itself.
+OF_THE_SEARCH: dict[str, tuple[Any, ...]] = {"num_beams": (1,), "do_sample": (False,)}
 
 # The library samples from this many tokens if the model was saved with do_sample but without top_k.
 TOP_K_OF_THE_LIBRARY = 50
@@ -103,8 +105,23 @@ class SavedGeneration:
 def saved_sampling(config: GenerationConfig, vocabulary: int) -> dict[str, Any]:
     """Returns CTranslate2's options for sampling as a model was saved; see `sampling_options`."""
     top_k = TOP_K_OF_THE_LIBRARY if config.top_k is None else config.top_k
-    saved = SimpleNamespace(temperature=config.temperature, top_k=top_k, top_p=config.top_p)
-    return sampling_options(saved, vocabulary)
+    return sampling_options(vocabulary, config.temperature, top_k, config.top_p)
+
+
+def describe_greedy_search(config: GenerationConfig) -> str:
+    """Returns a paragraph that says which saved settings code without them leaves out; empty if there are none.
+
+    Args:
+        config: the saved settings.
+    """
+    left_out = _set_in(config, OF_THE_SEARCH | PASSED | LACKING)
+    if not left_out:
+        return ""
+    return (
+        "This code takes the most probable token at every step. It leaves out settings that the model was saved with, "
+        f"in `generation_config.json`: {', '.join(f'`{name}`' for name in left_out)}. So its output may differ from "
+        "that of the model, and of the command above.\n\n"
+    )
 
 
 def describe_differences(config: GenerationConfig, has_prompts: bool) -> str:

@@ -168,7 +168,6 @@ def generate_here(
     compiled: CompiledSteps | None = None,
 ) -> torch.Tensor:
     """Continues a prompt, (1, T), in PyTorch: returns (num_return_sequences, T + new tokens)."""
-    sampling = {"temperature": settings.temperature, "top_k": settings.top_k, "top_p": settings.top_p}
     ids = ids.to(model.device)
     return model.generate(
         ids,
@@ -178,7 +177,7 @@ def generate_here(
         num_return_sequences=settings.num_return_sequences,
         do_sample=settings.do_sample,
         streamer=streamer,
-        **(sampling if settings.do_sample else {}),
+        **(settings.sampling if settings.do_sample else {}),
         **(compiled.arguments() if compiled else {}),
     )
 
@@ -198,12 +197,13 @@ def generate_exported(
         )
     if streamer is not None:
         streamer.put(ids)
+    sampling = sampling_options(len(model.tokenizer), **settings.sampling) if settings.do_sample else None
     output = model.generate(
         ids[0].tolist(),
         max_new_tokens,
         num_beams=settings.num_beams,
         num_return_sequences=settings.num_return_sequences,
-        sampling=sampling_options(settings, len(model.tokenizer)) if settings.do_sample else None,
+        sampling=sampling,
         on_token=None if streamer is None else lambda token: streamer.put(torch.tensor([token])),
     )
     if streamer is not None:

@@ -1,7 +1,6 @@
 """Checks a model's folder before it is shared: its files are complete, load on their own, and hold nothing private."""
 
 import re
-import shutil
 import tempfile
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from safetensors import SafetensorError, safe_open
 from transformers import CONFIG_MAPPING, AutoConfig, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.dynamic_module_utils import custom_object_save, get_relative_import_files
 
+from papers_to_gpt.engine.durable_files import write_durably
 from papers_to_gpt.engine.model_folder import (
     EXPORT_FILE,
     OPENAI_GPT,
@@ -52,6 +52,9 @@ TOKENIZER_NAMES = frozenset(
 
 PICKLE_SUFFIXES = frozenset((".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle"))
 TOKEN = re.compile(rb"\bhf_[A-Za-z0-9]{20,}")
+
+# Numbers of embeddings are often padded to a multiple of one of these, which GPUs compute faster; 1 is no padding.
+PADDED_TO = (1, 8, 16, 32, 64, 128, 256)
 
 # Model types of exports that are transformers' own, whose folders need no code.
 LIBRARY_MODELS = frozenset((*OPENAI_GPT.model_types, *LIBRARY_CLASSES))
@@ -143,7 +146,7 @@ def refresh_code(folder: Path) -> None:
         config.save_pretrained(fresh)
         # config.json is copied last, because it may name files that the folder did not have before.
         for path in sorted(Path(fresh).iterdir(), key=lambda path: path.name == "config.json"):
-            shutil.copyfile(path, folder / path.name)
+            write_durably(folder / path.name, path.read_bytes(), then="refresh the code again")
 
 
 def _check_config(folder: Path) -> dict[str, Any]:
@@ -228,7 +231,7 @@ def _check_tokenizers(
     """Loads the source tokenizer and, if the folder has one, the target tokenizer, and compares them with the model.
 
     Raises:
-        ValueError: if a tokenizer is missing, or has another size or other special tokens than the model.
+        ValueError: if a tokenizer is missing, or has another size than the (padded) model or other special tokens.
     """
     config, loaded = model.config, []
     folders = [("vocab_size", folder), ("decoder_vocab_size", folder / TARGET_TOKENIZER)]
@@ -241,7 +244,7 @@ def _check_tokenizers(
             raise ValueError(f"{path} holds no tokenizer: {' and '.join(missing)} not there. Copy the model's there.")
         tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
         size = getattr(config, field)
-        if len(tokenizer) != size:
+        if not is_padded(len(tokenizer), size):
             raise ValueError(
                 f"{path}: the tokenizer has {len(tokenizer)} entries, but {field} in config.json is {size}. It "
                 "belongs to another model. Put this model's own tokenizer there."
@@ -256,6 +259,15 @@ def _check_tokenizers(
         loaded.append(tokenizer)
     source, target = loaded
     return source, target
+
+
+def is_padded(tokens: int, embeddings: int) -> bool:
+    """Returns True if a model has as many embeddings as tokens, or the next multiple of a number in `PADDED_TO`.
+
+    `resize_token_embeddings(pad_to_multiple_of=64)` makes such models. With other numbers the tokenizer is likely
+    another model's.
+    """
+    return any(embeddings == -(-tokens // multiple) * multiple for multiple in PADDED_TO)
 
 
 def refuse_private(folder: Path, files: dict[str, Path]) -> None:

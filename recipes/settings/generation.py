@@ -28,13 +28,25 @@ class GenerationSettings(QuantizationSettings):
     max_new_tokens: int = option(200, "Maximum number of tokens to add.", at_least=1)
     num_return_sequences: int = option(1, "Continuations of each prompt.", at_least=1)
     do_sample: bool = option(True, "Sample tokens; false takes the most probable ones, by beams if num_beams is set.")
-    temperature: float = option(1.0, "Temperature of sampling.", at_least=LOWEST_TEMPERATURE)
-    top_k: int = option(50, "Sample from this many most probable tokens; 0 samples from all.", at_least=0)
-    top_p: float = option(
-        1.0, "Sample from the most probable tokens whose probabilities add up to this number.", above=0, at_most=1
+    temperature: float | None = option(
+        None, "Temperature of sampling, 1 if left out; needs do_sample.", at_least=LOWEST_TEMPERATURE
+    )
+    top_k: int | None = option(
+        None,
+        "Sample from this many most probable tokens, 50 if left out; 0 samples from all. Needs do_sample.",
+        at_least=0,
+    )
+    top_p: float | None = option(
+        None,
+        "Sample from the most probable tokens whose probabilities add up to this number, from all if left out; needs "
+        "do_sample.",
+        above=0,
+        at_most=1,
     )
     num_beams: int = option(1, "Beams of the search.", at_least=1)
-    seed: int | None = option(None, "Seed of sampling; left out, every call generates another text.", **SEEDS)
+    seed: int | None = option(
+        None, "Seed of sampling; left out, every call generates another text. Needs do_sample.", **SEEDS
+    )
     bf16: bool | None = option(
         None, "Compute in bfloat16; left out, it is on where the processor has bfloat16 instructions."
     )
@@ -63,6 +75,24 @@ class GenerationSettings(QuantizationSettings):
                 f"num_return_sequences is {self.num_return_sequences}, but without do_sample there are only "
                 f"{self.num_beams} (num_beams)."
             )
+        if self.num_return_sequences > self.num_beams > 1:
+            raise ValueError(
+                f"num_return_sequences is {self.num_return_sequences}, but num_beams is {self.num_beams}: a search "
+                "finds one text for each beam, sampled or not. Raise num_beams, or leave it out."
+            )
+        given = [name for name in ("temperature", "top_k", "top_p", "seed") if getattr(self, name) is not None]
+        if given and not self.do_sample:
+            raise ValueError(
+                f"{' and '.join(given)} {'are' if given[1:] else 'is'} set, but do_sample is false: a search draws no "
+                f"tokens. Leave {'them' if given[1:] else 'it'} out, or do_sample."
+            )
+
+    @property
+    def sampling(self) -> dict[str, float]:
+        """The parameters of sampling, those that are left out at their defaults."""
+        defaults = {"temperature": 1.0, "top_k": 50, "top_p": 1.0}
+        given = {name: getattr(self, name) for name in defaults}
+        return defaults | {name: value for name, value in given.items() if value is not None}
 
 
 def parse(arguments: list[str] | None = None, description: str = "") -> tuple[GenerationSettings]:

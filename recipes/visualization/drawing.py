@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING
 
 from transformers.utils import logging as transformers_logging
 
-from papers_to_gpt.engine.durable_files import make_folder
+from papers_to_gpt.engine.durable_files import make_folder, naming_failed_writes
 from papers_to_gpt.engine.reporting import LOG_FILE
 from papers_to_gpt.plots.style import check_matplotlib, save_figure
 from papers_to_gpt.settings.visualization import PICTURES, VisualizationSettings
 from papers_to_gpt.visualization import figures
-from papers_to_gpt.visualization.models import MAX_SOURCE_LENGTH, LoadedModel, load, translation_of
+from papers_to_gpt.visualization.models import MAX_SOURCE_LENGTH, LoadedModel, load, short_name, translation_of
 from seq2seq_scratch.alignments import has_attention
 from seq2seq_scratch.visible_text import has_visible_text
 
@@ -42,9 +42,10 @@ def run(settings: VisualizationSettings) -> None:
     without = [picture for picture in pictures if picture in OF_A_SENTENCE and settings.sentence is None]
     if without:
         raise ValueError(f"pictures has {' and '.join(without)}, but sentence is not set. Give a sentence.")
-    prefix = "" if name is None else "_".join(Path(name).parts[-1:]) + "_"
+    prefix = "" if name is None else short_name(name) + "_"
     for picture, figure in draw(settings, loaded, pictures):
-        paths = save_figure(figure, output_dir / f"{prefix}{picture}.png")
+        with naming_failed_writes(output_dir, then="draw the pictures again"):
+            paths = save_figure(figure, output_dir / f"{prefix}{picture}.png")
         print(*paths, sep="  ", flush=True)
 
 

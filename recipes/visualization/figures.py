@@ -73,7 +73,7 @@ def alignment(
         loaded.names(found.source_tokens),
         loaded.names(found.target_tokens, target=True),
         found.weights,
-        title=Path(loaded.name).name + (f", mean of the heads of layer {of_mean(loaded)}" if loaded.has_heads else ""),
+        title=loaded.short_name + (f", mean of the heads of layer {of_mean(loaded)}" if loaded.has_heads else ""),
         max_tokens=max_tokens,
     )
 
@@ -124,7 +124,7 @@ def heads(
                 attention.query_tokens,
                 attention.key_tokens,
                 heads=numbers,
-                title=f"{Path(loaded.name).name}, {kind} attention, layer {layer}: {ROWS[kind]}",
+                title=f"{loaded.short_name}, {kind} attention, layer {layer}: {ROWS[kind]}",
                 max_tokens=max_tokens,
             )
     return figures
@@ -166,7 +166,7 @@ def positions(loaded: LoadedModel, max_positions: int = MAX_POSITIONS) -> dict[s
         ValueError: if the model has no positions.
     """
     tables = positions_of(loaded, max_positions)
-    title = f"{Path(loaded.name).name}, {{}} positions"
+    title = f"{loaded.short_name}, {{}} positions"
     return {
         f"{kind}_positions" if len(tables) > 1 else "positions": plot_positions(
             table,
@@ -207,7 +207,7 @@ def probabilities(
             found.probabilities,
             found.candidates,
             found.candidate_probabilities,
-            title=f"{Path(loaded.name).name}, each token given those before it",
+            title=f"{loaded.short_name}, each token given those before it",
             max_tokens=max_tokens,
         )
     if found.next_tokens:

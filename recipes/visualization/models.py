@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ import torch
 from transformers import AutoConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from gpt1_scratch.tokenization import WORD_END
+from papers_to_gpt.engine.checkpointing import CHECKPOINT_PREFIX
 from papers_to_gpt.engine.model_folder import LANGUAGE_MODEL, TRANSLATOR, check_folder
 from papers_to_gpt.gpt1 import text_scoring
 from papers_to_gpt.plots.tokens import name_of, readable
@@ -24,6 +26,17 @@ from seq2seq_scratch.visible_text import has_visible_text
 
 # Source tokens that a translator reads, as in translate.py.
 MAX_SOURCE_LENGTH = 256
+
+
+def short_name(name: str) -> str:
+    """Returns the last part of a model's folder or Hub id, for a checkpoint after the name of its run.
+
+    Args:
+        name: a folder, which may be written as ".", or a Hub id.
+    """
+    folder = Path(name).resolve() if Path(name).is_dir() else Path(name)
+    is_checkpoint = folder.name.startswith(CHECKPOINT_PREFIX) and folder.parent.name
+    return f"{folder.parent.name}_{folder.name}" if is_checkpoint else folder.name
 
 
 @dataclass(frozen=True)
@@ -41,6 +54,11 @@ class LoadedModel:
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
     target_tokenizer: PreTrainedTokenizerBase | None = None
+
+    @property
+    def short_name(self) -> str:
+        """What pictures call the model; see `short_name`."""
+        return short_name(self.name)
 
     @property
     def model_type(self) -> str:

@@ -1,6 +1,8 @@
 """Conversion of weights in both directions agrees with transformers' OpenAIGPTLMHeadModel."""
 
 import json
+import re
+import resource
 
 import pytest
 import torch
@@ -107,8 +109,9 @@ def test_one_command_converts_and_another_exports_the_same_weights(dtype, tmp_pa
     published.generation_config.update(num_beams=3, max_new_tokens=9, eos_token_id=[4, 5], repetition_penalty=1.5)
     published.save_pretrained(tmp_path / "published")
     train_tokenizer(["a b c"] * 3, merges=4).save_pretrained(tmp_path / "published")
+    capsys.readouterr()
     assert run(convert_openai_gpt, monkeypatch, tmp_path / "published", tmp_path / "ours") in (0, None)
-    assert capsys.readouterr().out == f"Wrote {tmp_path / 'ours'}.\n"
+    assert capsys.readouterr() == (f"Wrote {tmp_path / 'ours'}.\n", "")
     way_back = ["--format", "openai-gpt", "--output_dir"]
     assert run(export, monkeypatch, tmp_path / "ours", *way_back, tmp_path / "back") in (0, None)
     one, other = (load_file(tmp_path / name / "model.safetensors") for name in ("published", "back"))
@@ -158,6 +161,22 @@ def test_pickled_weights_are_refused(tmp_path):
     torch.save(published.state_dict(), tmp_path / "source" / "pytorch_model.bin")
     with pytest.raises(ValueError, match="no model.safetensors. Its pytorch_model.bin is a pickle"):
         convert(tmp_path / "source", tmp_path / "target")
+
+
+def test_a_conversion_that_does_not_fit_on_the_disk_leaves_no_folder(tmp_path, monkeypatch, capsys):
+    published_model().save_pretrained(tmp_path / "published")
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2000, hard))
+    try:
+        assert run(convert_openai_gpt, monkeypatch, tmp_path / "published", tmp_path / "ours") == 2
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert re.search(r"ours/\S+ could not be written: .*; then convert the checkpoint again", capsys.readouterr().err)
+    assert [path.name for path in tmp_path.iterdir()] == ["published"]
+    (tmp_path / "ours").mkdir()
+    (tmp_path / "ours" / "mine.txt").touch()
+    assert run(convert_openai_gpt, monkeypatch, tmp_path / "published", tmp_path / "ours") == 2
+    assert "already has files" in capsys.readouterr().err and (tmp_path / "ours" / "mine.txt").is_file()
 
 
 def test_what_is_no_checkpoint_is_refused(tmp_path, monkeypatch):

@@ -1,5 +1,6 @@
 """Sharing with the real client over HTTP, with a local Hub: pushing, verifying, loading, and who may."""
 
+import errno
 import json
 import os
 import shutil
@@ -92,6 +93,19 @@ def test_stale_code_is_refreshed_and_the_folder_loads_with_nothing_else_changed(
     found = probe_in_clean_process(folders, ["seq2seq_scratch", "gpt1_scratch"], offline=True)
     for each, (_, expected) in zip(found, originals.values(), strict=True):
         torch.testing.assert_close(each, expected, atol=1e-5, rtol=1e-5)
+
+
+def test_new_code_that_does_not_fit_on_the_disk_leaves_the_old_one_whole(folder, monkeypatch):
+    make_code_stale(folder)
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+    def fail(descriptor):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", fail)
+    with pytest.raises(ValueError, match="could not be written: No space left.*; then refresh the code again"):
+        refresh_code(folder)
+    assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
 
 
 def test_the_code_of_a_repository_is_refreshed_in_one_commit(hub, folder, monkeypatch, capsys):

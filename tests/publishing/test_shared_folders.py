@@ -6,7 +6,7 @@ import pytest
 import torch
 from hub_server import OTHER_TOKEN, WRITE_TOKEN
 from safetensors.torch import load_file, save_file
-from shared_models import CARD, REPOSITORY, run_share, spoil
+from shared_models import CARD, REPOSITORY, run_share, spoil, tiny_model
 
 from gpt1_scratch import tokenization as gpt1_tokenization
 from papers_to_gpt.publishing.hub import HubRepository
@@ -67,6 +67,19 @@ def test_a_folder_with_a_fault_is_refused_before_anything_is_sent(fault, hub, fo
     change(folder)
     with pytest.raises(ValueError, match=message):
         check_shared_folder(folder)
+
+
+@pytest.mark.parametrize(("family", "multiple"), [("gpt1", 64), ("transformer_seq2seq", 128)])
+def test_embeddings_may_be_padded_beyond_the_tokenizer(family, multiple, hub, tmp_path):
+    model, tokenizer, _ = tiny_model(family, tmp_path / "padded")
+    model.resize_token_embeddings(pad_to_multiple_of=multiple)
+    model.save_pretrained(tmp_path / "padded")
+    assert model.config.vocab_size == -(-len(tokenizer) // multiple) * multiple > len(tokenizer)
+    assert check_shared_folder(tmp_path / "padded").model.config.vocab_size == model.config.vocab_size
+    model.resize_token_embeddings(model.config.vocab_size + 1)  # no padding, but the size of another tokenizer
+    model.save_pretrained(tmp_path / "padded")
+    with pytest.raises(ValueError, match="It belongs to another model"):
+        check_shared_folder(tmp_path / "padded")
 
 
 def test_a_link_and_a_lock_are_not_shared(hub, folder, tmp_path):

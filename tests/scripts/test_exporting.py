@@ -235,8 +235,8 @@ def test_the_card_of_openai_gpt_runs_within_the_positions_and_warns_of_batches(t
     assert run(export, monkeypatch, folder, "--format", "openai-gpt", "--output_dir", tmp_path / "out") in (0, None)
     card = (tmp_path / "out" / "README.md").read_text()
     capsys.readouterr()
-    exec(re.search(r"```python\n(.*?)```", card, re.S)[1], {})
-    assert capsys.readouterr().out
+    exec(re.search(r"```python\n(.*?)```", card, re.S)[1].replace("Once upon a time", "word4 word9"), {})
+    assert re.match(r"word4 word9 \S+( \S+)*\n$", capsys.readouterr().out)  # with a space before the new text
     assert "at most 24 tokens" in card and "continue one text at a time" in " ".join(card.split())
     padded = {"input_ids": torch.tensor([[1, 1, 4, 9]]), "attention_mask": torch.tensor([[0, 0, 1, 1]])}
     ours, theirs = model, OpenAIGPTLMHeadModel.from_pretrained(tmp_path / "out")

@@ -10,10 +10,11 @@ import pytest
 import torch
 from exported_models import SOURCES, run, save_gpt1, save_translator, scored_translations
 from tiny_models import PAD, TRANSLATORS, tiny_batch
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
 from papers_to_gpt import classify, export, generate_text, score_text, translate
 from papers_to_gpt.engine.model_folder import EXPORT_FILE
+from papers_to_gpt.exporting.cards import export_card
 from seq2seq_scratch.data.forced_scores import score_translations
 from seq2seq_scratch.translation import load_translator
 from seq2seq_scratch.translation import translate as translate_here
@@ -217,6 +218,22 @@ def test_the_python_code_of_cards_ends_where_the_model_does(tmp_path, monkeypatc
     ids = model.generate(**tokenizer(text, return_tensors="pt"), max_length=50, do_sample=False)[0]
     assert 1 < len(ids) < 30
     assert capsys.readouterr().out.strip() == tokenizer.decode(ids, skip_special_tokens=True).strip()
+
+
+@pytest.mark.parametrize(
+    ("saved", "named"),
+    [
+        ({"num_beams": 5, "length_penalty": 1.4}, ["`num_beams`"]),
+        ({"do_sample": True, "repetition_penalty": 1.3, "num_beams": 1}, ["`do_sample`", "`repetition_penalty`"]),
+        ({"num_beams": 1, "max_new_tokens": 30}, []),
+    ],
+)
+def test_a_card_names_the_saved_settings_that_its_python_code_leaves_out(tmp_path, saved, named):
+    GenerationConfig(**saved).save_pretrained(tmp_path)
+    record = {"engine": "onnx", "kind": "translator", "positions": None, "compared": "", "source": "m"}
+    card = export_card(tmp_path, record | {"model_type": "bahdanau", "quantization": "float32"}, "out")
+    found = re.search(r"It leaves out settings .*?: (.*?)\. So its output may differ", card)
+    assert (found[1].split(", ") if found else []) == named
 
 
 def test_no_path_of_the_machine_is_in_an_export(export_to_onnx):

@@ -1,6 +1,8 @@
 """Pictures of models hold the models' own numbers; what cannot be drawn is said in a sentence."""
 
 import json
+import resource
+import shutil
 import sys
 
 import numpy as np
@@ -145,6 +147,18 @@ def test_a_model_is_drawn_with_all_that_it_has_in_both_formats(draw):
     assert written == sorted(f"gpt1_{name}{suffix}" for name in names for suffix in (".png", ".svg"))
 
 
+def test_a_picture_is_named_for_the_folder_and_a_checkpoint_also_for_its_run(draw, folder, monkeypatch):
+    shutil.copytree(folder / "gpt1", draw.plots.parent / "mine" / "checkpoint-20")
+    monkeypatch.chdir(draw.plots.parent / "mine" / "checkpoint-20")
+    for name in (".", "../checkpoint-20"):
+        draw(name, "word5 word6", "--pictures", "positions")
+        assert {path.name for path in draw.plots.iterdir()} == {
+            f"mine_checkpoint-20_positions.{kind}" for kind in ("png", "svg")
+        }
+        shutil.rmtree(draw.plots)
+    assert models.short_name("user/name") == "name" and models.short_name(str(folder / "gpt1")) == "gpt1"
+
+
 def test_a_long_sentence_is_read_as_a_whole_and_cut_in_the_picture_with_a_warning(draw, folder, caplog):
     sentence = " ".join(["two dogs"] * 30)
     draw("bahdanau", sentence, "--translation", TARGET, "--pictures", "alignment")
@@ -205,6 +219,16 @@ def test_without_matplotlib_the_message_says_how_to_install_it(draw, monkeypatch
     monkeypatch.setattr(style, "find_spec", lambda name: None)
     with pytest.raises(ValueError, match=r"pip install matplotlib \(or the extra `plots`"):
         draw("gpt1", "word5")
+
+
+def test_a_picture_that_does_not_fit_on_the_disk_is_named(draw):
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))
+    try:
+        with pytest.raises(ValueError, match="plots.* could not be written: .*; then draw the pictures again"):
+            draw("gpt1", "--pictures", "positions")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 def test_a_folder_that_cannot_be_written_is_named(draw, tmp_path, capsys, monkeypatch):
