@@ -172,6 +172,14 @@ def test_values_of_narrow_bars_and_names_of_many_groups_do_not_overlap(groups, c
     assert max(box.y1 for box in boxes_of(axes.texts)) <= axes.bbox.y1 + 1
 
 
+def test_long_values_above_bars_have_room_below_the_frame():
+    names, values = [str(number) for number in range(24)], [12345.5] * 24
+    figure = plot_bars([Series("a", names, values)], y_label="y", number_format="{:.3f}")
+    figure.canvas.draw()
+    (axes,) = figure.axes
+    assert max(box.y1 for box in boxes_of(axes.texts)) <= axes.bbox.y1 + 1
+
+
 def test_values_of_bars_that_have_no_room_are_left_out():
     series = [Series(f"s{number}", range(12), [1.0] * 12) for number in range(12)]
     assert not plot_bars(series, y_label="y").axes[0].texts
@@ -187,6 +195,10 @@ def test_ticks_of_logarithmic_axes_are_plain_numbers_that_do_not_overlap():
     assert len(plain) > 2 and all(float(text) > 1000 for text in plain)
     between = [*axes.get_xticklabels(minor=True), *axes.get_yticklabels(minor=True)]
     assert not [label.get_text() for label in between if label.get_text()]
+    # 1, 2 and 5 times a power of ten would be two ticks here.
+    (axes,) = plot_lines([Series("a", [1, 2], [1000, 2000])], x_label="x", y_label="y", log_y=True).axes
+    low, high = axes.get_ylim()
+    assert sum(low <= tick <= high for tick in axes.get_yticks()) > 2
     # Over many powers of ten, plain numbers would be too long and too many.
     (axes,) = plot_lines([Series("a", [1, 2], [1, 1e8])], x_label="x", y_label="y", log_y=True).axes
     assert all("10^" in label.get_text() for label in axes.get_yticklabels())
@@ -243,3 +255,12 @@ def test_names_of_one_place_are_spread_and_lines_lead_to_those_that_are_far():
 def test_a_point_without_a_place_is_left_out_with_its_name():
     (axes,) = plot_points(np.array([[0.0, np.nan], [np.inf, 1.0], [0.0, 0.0], [1.0, 1.0]]), list("abcd")).axes
     assert [text.get_text() for text in axes.texts] == ["c", "d"]
+
+
+def test_a_name_covers_no_point_beside_its_own_and_stands_towards_the_middle():
+    points = np.array([[0.0, 0.0], [0.1, 0.036], [0.8, 0.5], [1.0, 1.0]])
+    (axes,) = plot_points(points, [f"sentence {number}" for number in range(4)]).axes
+    names = [text for text in axes.texts if text.get_text()]
+    places = axes.transData.transform(points)
+    assert not any(box.contains(*place) for box in boxes_of(names) for place in places)
+    assert [text.get_ha() for text in names] == ["left", "left", "right", "right"]
