@@ -4,10 +4,10 @@ import errno
 import logging
 import os
 import socket
-from collections.abc import Iterable
 from importlib.util import find_spec
 
 from papers_to_gpt.settings.demonstration import LOOPBACK, DemonstrationSettings
+from papers_to_gpt.settings.wording import counted
 
 logger = logging.getLogger(__name__)
 
@@ -49,15 +49,14 @@ def run(settings: DemonstrationSettings) -> None:
                 settings.host,
             )
         host = f"[{settings.host}]" if ":" in settings.host else settings.host
-        count = f"{len(found)} model{'s' if len(found) > 1 else ''}"
-        print(f"{count} at http://{host}:{settings.port} (Ctrl-C stops)", flush=True)
+        print(f"{counted(len(found), 'model')} at http://{host}:{settings.port} (Ctrl-C stops)", flush=True)
         config = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=SECONDS_TO_END)
         uvicorn.Server(config).run(sockets=[listener])
 
 
-def check_libraries(names: Iterable[str] = ("gradio", "matplotlib")) -> None:
+def check_libraries() -> None:
     """Raises ValueError if a library that the page needs is not installed; the message says how to install it."""
-    missing = [name for name in names if find_spec(name) is None]
+    missing = [name for name in ("gradio", "matplotlib") if find_spec(name) is None]
     if missing:
         raise ValueError(
             f"The page needs the package{'s' if missing[1:] else ''} {' and '.join(missing)}: pip install "

@@ -15,6 +15,7 @@ from papers_to_gpt.engine.memory import keep_freed_memory
 from papers_to_gpt.engine.process_watch import ProcessWatch
 from papers_to_gpt.engine.reporting import check_trackers
 from papers_to_gpt.settings.training import TrainingSettings
+from papers_to_gpt.settings.wording import counted
 
 # Set in place of ACCELERATE_USE_FSDP.
 SHARDED = "PAPERS_TO_GPT_SHARDED"
@@ -99,9 +100,9 @@ def must_use_cpu(use_cpu: bool) -> bool:
     processes, devices = int(os.environ.get("LOCAL_WORLD_SIZE", "1")), torch.accelerator.device_count()
     if processes > devices:
         raise ValueError(
-            f"{processes} processes were started on a machine with {devices} accelerator"
-            f"{'s' if devices > 1 else ''}. Start one for each (--nproc_per_node {devices}, or --num_processes of "
-            "accelerate launch), or train on the CPU (--use_cpu true)."
+            f"{processes} processes were started on a machine with {counted(devices, 'accelerator')}. "
+            f"Start one for each (--nproc_per_node {devices}, or --num_processes of accelerate launch), or train on "
+            "the CPU (--use_cpu true)."
         )
     return False
 

@@ -277,7 +277,7 @@ def _resume(
     folder = start.folder
     if asked and asked != "last":
         if not Path(asked).is_dir():
-            raise ValueError(f"resume_from_checkpoint is {asked!r}, which is not a folder.")
+            raise ValueError(f"resume_from_checkpoint is {asked!r}, which is not a folder. Name one, or last.")
         checkpoint = Path(asked)
     elif asked and not checkpoints:
         raise ValueError(
@@ -387,7 +387,7 @@ def checkpoint_to_resume(settings: TrainingSettings, model: PreTrainedModel) -> 
         return None
     if name != "last":
         if not Path(name).is_dir():
-            raise ValueError(f"resume_from_checkpoint is {name!r}, which is not a folder.")
+            raise ValueError(f"resume_from_checkpoint is {name!r}, which is not a folder. Name one, or last.")
         check_checkpoint(Path(name), model)
         return Path(name)
     checkpoint, skipped = find_good_checkpoint(settings.output_dir, model)

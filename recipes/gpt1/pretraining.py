@@ -300,7 +300,10 @@ def choose_block_size(config: GPT1Config, text: TextSettings, sampling: SampleSe
     positions = config.max_position_embeddings
     block_size = text.block_size or positions
     if block_size > positions:
-        raise ValueError(f"block_size is {block_size}, but max_position_embeddings is {positions}.")
+        raise ValueError(
+            f"block_size is {block_size}, but max_position_embeddings is {positions}. Lower the first, or raise the "
+            "second."
+        )
     if sampling.num_samples and sampling.sample_prompt_tokens >= positions:
         raise ValueError(
             f"sample_prompt_tokens is {sampling.sample_prompt_tokens}; it must be below max_position_embeddings, "

@@ -11,6 +11,7 @@ from gpt1_scratch.pretraining.corpora import load_texts
 from papers_to_gpt.plots.diagrams import BLUE, GREEN, WHITE, draw_tokens, new_diagram, token_widths, write
 from papers_to_gpt.plots.line_plots import Series, draw_lines
 from papers_to_gpt.plots.style import FONT_SIZE, add_legend, new_figure
+from papers_to_gpt.settings.wording import counted
 from seq2seq_scratch import tokenization
 from seq2seq_scratch.data.numbers import load_numbers
 
@@ -114,5 +115,5 @@ def _draw_rows(labels: list[str], rows: list[list[str]], fills: Iterable[list[st
         colours = [BLUE if colour == WHITE else colour for colour in colours]
         draw_tokens(axes, left, height, row, fills=colours, size=size)
         end = left + sum(token_widths(row, size)) + 0.04 * len(row) + 0.08
-        write(axes, (end, height), f"{len(row)} token{'s' if len(row) > 1 else ''}", ha="left", color="#555555")
+        write(axes, (end, height), counted(len(row), "token"), ha="left", color="#555555")
     return figure

@@ -193,7 +193,9 @@ def is_above(values: Sequence[float], limit: float) -> bool | None:
 
     Returns:
         None (undecided) if a value is not a number, as the loss of a run that diverged, or if there are several seeds
-        and the mean is at most twice its standard error from the limit. One seed decides by its value alone.
+        and the mean is at most twice its standard error from the limit. By chance alone, a mean is that far above its
+        limit in 15 % of cases with two seeds, 9 % with three and 6 % with five (Student's t), and as often below. One
+        seed decides by its value alone.
     """
     mean = statistics.mean(values)
     if math.isnan(mean):

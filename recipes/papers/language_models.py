@@ -233,8 +233,8 @@ def table_of_tasks(first: str, rows: Mapping[Any, Mapping[str, Sequence[float]]]
 
 
 def what_is_scored(bench: Workbench, *runs: Run) -> str:
-    """Returns sentences that name the score of each task of runs that have been made, its split, and what chose the
-    checkpoints."""
+    """Returns sentences that name the score of each task of runs that have been made, its split, what chose the
+    checkpoints, and what the seeds are of."""
     splits: dict[str, list[str]] = {}
     for run in runs:
         for name, (first, *_) in _results_of_tasks(bench, run).items():
@@ -242,4 +242,7 @@ def what_is_scored(bench: Workbench, *runs: Run) -> str:
             split = {"test": "test", "eval": "validation"}[kind]
             splits.setdefault(split, []).append(f"{metric.replace('_', ' ')} ({short_name(name or OWN)})")
     named = " and ".join(f"those of the {split} split, {', '.join(scores)}" for split, scores in splits.items())
-    return f"Scores are {named}; all are times 100. Training rows that were held out chose the checkpoints."
+    return (
+        f"Scores are {named}; all are times 100. Training rows that were held out chose the checkpoints. "
+        "Seeds and standard errors are those of the fine-tuning: each pre-trained model is one run."
+    )

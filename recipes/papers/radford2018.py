@@ -61,7 +61,7 @@ def transferred_layers(bench: Workbench) -> Finding:
     blocks = config_of(model, "model_name_or_path").num_hidden_layers
     layers = sorted({*(range(blocks) if bench.settings.layers is None else bench.settings.layers), blocks})
     if layers[-1] > blocks:
-        raise ValueError(f"layers is {layers[-1]}; the model has {blocks} blocks.")
+        raise ValueError(f"layers is {layers[-1]}; the model has {blocks} blocks. Name numbers below that.")
     if len(layers) == 1:
         raise ValueError(
             f"layers is {blocks}, all blocks of the model, which is always measured. Name a smaller number to compare "
@@ -164,7 +164,7 @@ def zero_shot(bench: Workbench) -> Finding:
                 ],
             ),
         ],
-        notes=[note],
+        notes=[note, "There is one pre-training of each model, with seed 42, whatever `--seeds` says."],
     )
 
 
@@ -321,7 +321,7 @@ def auxiliary_loss(bench: Workbench) -> Finding:
                 # Scores of different tasks are no line.
                 [over_seeds(kind, sizes, scores[kind]) for kind in scores]
                 if bench.scale == "small"
-                else [Series("gain", sizes, gains)],
+                else [over_seeds("gain", sizes, by_seed)],
                 options={"log_x": True},
             )
         ],

@@ -39,6 +39,7 @@ from papers_to_gpt.plots.attention_heads import plot_heads
 from papers_to_gpt.plots.line_plots import Series
 from papers_to_gpt.plots.positions import plot_positions
 from papers_to_gpt.plots.tokens import readable
+from papers_to_gpt.settings.wording import counted
 from seq2seq_scratch import TransformerConfig
 from seq2seq_scratch.modeling_transformer import MultiHeadAttention, sinusoids
 from seq2seq_scratch.tokenization import WORD_START
@@ -157,7 +158,7 @@ def score_by_flops(bench: Workbench) -> Finding:
     )
     return Finding(
         method="All three translators are trained by their presets. The floating-point operations of training are "
-        "estimated as 6 for each weight of a matrix and token that it multiplies.",
+        "estimated as 6 for each weight of a matrix and token that it multiplies; sources count as long as targets.",
         table=Table(("model", "training FLOPs", "test BLEU", "seconds"), rows),
         paper=Table(
             ("model", "training FLOPs", "BLEU, En-De"),
@@ -197,7 +198,7 @@ def table_3(scale: str) -> dict[str, dict[str, Any]]:
         "A: 1 head": {"encoder_attention_heads": 1, "decoder_attention_heads": 1},
         "A: 16 heads": {"encoder_attention_heads": 16, "decoder_attention_heads": 16},
         "B: d_k 8": {"d_k": 8},
-        f"C: {few} layer{'s' if few > 1 else ''}": {"encoder_layers": few, "decoder_layers": few},
+        f"C: {counted(few, 'layer')}": {"encoder_layers": few, "decoder_layers": few},
         f"C: {many} layers": {"encoder_layers": many, "decoder_layers": many},
         f"C: d_model {width}": {"d_model": width},
         f"C: d_ff {inner}": {"encoder_ffn_dim": inner, "decoder_ffn_dim": inner},
@@ -321,7 +322,7 @@ def schedule(bench: Workbench) -> Finding:
     logs = {name: bench.log(each[0]) for name, each in runs.items()}
     return Finding(
         method="The Transformer is trained with and without warm-up of the learning rate, and with normalization "
-        "after each sub-layer, as in the paper, and before it.",
+        "after each sub-layer, as in the paper, and before it. The curves show the first seed.",
         table=Table(
             ("variant", "validation loss"),
             [(name, statistics.mean(each)) for name, each in losses.items()],
@@ -377,11 +378,11 @@ def heads(bench: Workbench) -> Finding:
         ),
         verdict=Verdict(
             all_hold([is_above(most, ON_ONE_POSITION), is_above(spread, SPREAD)]),
-            f"{len(fixed)} of {len(rows)} heads put more than {100 * ON_ONE_POSITION:.0f} % of their attention on one "
-            f"relative position{' (' + ', '.join(fixed) + ')' if fixed else ''}, and their mean distances reach from "
-            f"{min(far[0]):.1f} to {max(far[0]):.1f} tokens. The largest attention on one relative position is "
-            f"{mean_and_error([100 * each for each in most], 0)} %, and the largest mean distance "
-            f"{mean_and_error(spread)} times the smallest.",
+            f"With the first seed, {len(fixed)} of {len(rows)} heads put more than {100 * ON_ONE_POSITION:.0f} % of "
+            f"their attention on one relative position{' (' + ', '.join(fixed) + ')' if fixed else ''}, and their "
+            f"mean distances reach from {min(far[0]):.1f} to {max(far[0]):.1f} tokens. Over all seeds, the largest "
+            f"attention on one relative position is {mean_and_error([100 * each for each in most], 0)} %, and the "
+            f"largest mean distance {mean_and_error(spread)} times the smallest.",
         ),
         charts=[
             Chart(

@@ -8,7 +8,7 @@ import shlex
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -103,12 +103,11 @@ class Workbench:
         runs: the runs that the experiment has used, in their order.
     """
 
-    def __init__(self, settings: ReproductionSettings, name: str, say: Callable[[str], None] = print):
+    def __init__(self, settings: ReproductionSettings, name: str):
         self.settings = settings
         self.seeds, self.scale, self.is_trial = settings.seeds, settings.scale, settings.trial
         self.folder = Path(settings.output_dir) / name
         self.runs: list[Run] = []
-        self._say = say
         self.data_folder = Path(settings.output_dir) / ("trial_data" if self.is_trial else "data")
         self._runs_folder = Path(settings.output_dir) / "runs"
 
@@ -150,7 +149,7 @@ class Workbench:
         while waiting or active:
             while waiting and len(active) < jobs:
                 run = waiting.pop(0)
-                self._say(f"Run {total - len(waiting)} of {total}: {self.command(run)}")
+                print(f"Run {total - len(waiting)} of {total}: {self.command(run)}")
                 active[self._start(run, threads)] = (run, time.monotonic())
             time.sleep(POLLING_SECONDS)
             for process in [process for process in active if process.poll() is not None]:
@@ -191,7 +190,3 @@ class Workbench:
             return {}
         names = ("train_file", "validation_file", "test_file", "source_language", "target_language")
         return {name: getattr(self.settings, name) for name in names}
-
-    def say(self, text: str) -> None:
-        """Prints a line for the user."""
-        self._say(text)

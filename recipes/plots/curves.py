@@ -24,7 +24,7 @@ LOSS = "loss"
 COURSE = ("learning_rate", "gradient_norm")
 # Values of evaluations that only say the loss in other words.
 LIKE_LOSS = ("perplexity", "word_perplexity", "weighted_loss", "lm_loss")
-HEIGHT = 2.7  # inches, of a panel
+PANEL = (4.0, 2.7)  # inches, its width and height; two stand side by side
 MARKERS_OF_A_LINE = 8  # of training, where there are more runs than colours
 
 Log = Sequence[Mapping[str, Any]]
@@ -56,9 +56,7 @@ def default_values(logs: Mapping[str, Log]) -> list[str]:
     return [name for name in (LOSS, *scores[:1], *COURSE) if name in there]
 
 
-def plot_curves(
-    logs: Mapping[str, Log], values: Sequence[str] | None = None, *, title: str | None = None, panel_width: float = 4.0
-) -> "Figure":
+def plot_curves(logs: Mapping[str, Log], values: Sequence[str] | None = None) -> "Figure":
     """Draws values of runs over their updates, a panel for each value and a colour for each run.
 
     Values of training are lines; those of evaluations on the validation data are dashed and have a marker each.
@@ -66,8 +64,6 @@ def plot_curves(
     Args:
         logs: the lines of the log of each run, by the run's name, as `read_log` of the engine returns them.
         values: names of the values. Default: those of `default_values`.
-        title: above the panels.
-        panel_width: width of a panel in inches; two stand side by side.
 
     Returns:
         The figure, 8 inches wide, or 4 if there is one panel.
@@ -87,7 +83,7 @@ def plot_curves(
         raise ValueError(f"No log has a loss or a score. The values to choose are {', '.join(there) or 'none'}.")
     columns = min(2, len(chosen))
     rows = -(-len(chosen) // columns)
-    figure = new_figure(columns * panel_width, rows * HEIGHT)
+    figure = new_figure(columns * PANEL[0], rows * PANEL[1])
     panels = figure.subplots(rows, columns, squeeze=False, sharex=True).flatten()
     for panel, name in zip(panels, chosen, strict=False):
         for number, log in enumerate(logs.values()):
@@ -101,7 +97,7 @@ def plot_curves(
     for panel in panels[len(chosen) :]:
         panel.set_axis_off()
     has_evaluations = any(line.get("kind") == "eval" for log in logs.values() for line in log)
-    _add_legend(figure, list(logs), title, has_evaluations)
+    _add_legend(figure, list(logs), has_evaluations)
     return figure
 
 
@@ -128,7 +124,7 @@ def _draw_run(panel: "Axes", log: Log, name: str, number: int, has_markers: bool
         panel.plot(updates, values, color=colour, linewidth=1.5, **(evaluated if kind == "eval" else trained))
 
 
-def _add_legend(figure: "Figure", names: Sequence[str], title: str | None, has_evaluations: bool) -> None:
+def _add_legend(figure: "Figure", names: Sequence[str], has_evaluations: bool) -> None:
     """Says above the panels which colour is which run, and which line is training or validation."""
     from matplotlib.lines import Line2D
 
@@ -140,5 +136,5 @@ def _add_legend(figure: "Figure", names: Sequence[str], title: str | None, has_e
         grey = {"color": "#555555", "linewidth": 1.5}
         handles += [Line2D([], [], **grey), Line2D([], [], linestyle="--", marker="o", markersize=4, **grey)]
         texts += ["training", "validation"]
-    if texts or title:
-        add_legend_above(figure, handles, texts, columns=columns, title=title)
+    if texts:
+        add_legend_above(figure, handles, texts, columns=columns)

@@ -41,7 +41,6 @@ def draw_box(
     width: float = 0.8,
     height: float = BOX_HEIGHT,
     fill: str = WHITE,
-    round_corners: bool = True,
     math: bool = False,
     **style: Any,
 ) -> None:
@@ -53,17 +52,14 @@ def draw_box(
         text: in the box.
         width, height: of the box.
         fill: its colour.
-        round_corners: True for layers and tokens, False for a frame around several of them.
         math: whether formulas between dollars are read.
         style: of the text.
     """
     from matplotlib.patches import FancyBboxPatch
 
     corner = (centre[0] - width / 2, centre[1] - height / 2)
-    shape = "round,pad=0,rounding_size=0.05" if round_corners else "square,pad=0"
-    axes.add_patch(
-        FancyBboxPatch(corner, width, height, boxstyle=shape, facecolor=fill, edgecolor=LINE, linewidth=0.8)
-    )
+    look = {"boxstyle": "round,pad=0,rounding_size=0.05", "facecolor": fill, "edgecolor": LINE, "linewidth": 0.8}
+    axes.add_patch(FancyBboxPatch(corner, width, height, **look))
     if text:
         write(axes, centre, text, math=math, **style)
 
@@ -74,18 +70,17 @@ def draw_arrow(
     end: Place,
     *,
     bend: float = 0.0,
-    head: bool = True,
     colour: str = LINE,
     linewidth: float = 1.0,
 ) -> None:
-    """Draws an arrow. `bend` makes it an arc, as high as this share of its length; without `head` it is a line."""
+    """Draws an arrow. `bend` makes it an arc, as high as this share of its length."""
     from matplotlib.patches import FancyArrowPatch
 
     axes.add_patch(
         FancyArrowPatch(
             start,
             end,
-            arrowstyle="-|>" if head else "-",
+            arrowstyle="-|>",
             mutation_scale=8,
             connectionstyle=f"arc3,rad={bend}",
             shrinkA=0,
@@ -96,11 +91,11 @@ def draw_arrow(
     )
 
 
-def draw_path(axes: "Axes", places: Sequence[Place], colour: str = LINE) -> None:
+def draw_path(axes: "Axes", places: Sequence[Place]) -> None:
     """Draws straight lines through the places, with an arrow at the end."""
     across, up = zip(*places[:-1], strict=True)
-    axes.plot(across, up, color=colour, linewidth=1.0, solid_capstyle="butt")
-    draw_arrow(axes, places[-2], places[-1], colour=colour)
+    axes.plot(across, up, color=LINE, linewidth=1.0, solid_capstyle="butt")
+    draw_arrow(axes, places[-2], places[-1])
 
 
 def token_widths(tokens: Sequence[str], size: float = FONT_SIZE) -> list[float]:

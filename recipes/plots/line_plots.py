@@ -206,7 +206,8 @@ def plot_bars(
         y_limits, size: as in `plot_lines`.
 
     Returns:
-        The figure. Names of groups, and values, that are too long to stand side by side are turned.
+        The figure. Names of groups, and values, that are too long to stand side by side are turned. Values that
+        would be smaller than 6 points are left out.
 
     Raises:
         ValueError: if there is no series, their groups differ, or matplotlib is missing.

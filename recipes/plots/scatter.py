@@ -1,7 +1,7 @@
 """Points with their names, such as sentences by two principal components of their vectors."""
 
 from collections.abc import Sequence
-from itertools import product
+from itertools import compress, product
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -40,7 +40,7 @@ def plot_points(
     title: str | None = None,
     size: tuple[float, float] = (7.0, 4.5),
 ) -> "Figure":
-    """Draws points with their names beside them.
+    """Draws points with their names beside them; a point whose place is not a finite number is left out.
 
     Args:
         points: (N, 2) places.
@@ -71,8 +71,10 @@ def plot_points(
         axes.set_title(title, loc="left", **text_style([title]))
     soften(axes)
     say_if_empty(axes, points.sum(axis=1))
-    with without_glyph_warnings():
-        _name_points(axes, points, names)
+    drawn = np.isfinite(points).all(axis=1)
+    if drawn.any():
+        with without_glyph_warnings():
+            _name_points(axes, points[drawn], list(compress(names, drawn)))
     return figure
 
 
@@ -88,10 +90,8 @@ def _name_points(axes: "Axes", points: np.ndarray, names: Sequence[str]) -> None
     style = text_style(labels, FONT_SIZE)
     half = POINT * axes.figure.dpi / POINTS_PER_INCH / 2
     taken = [Bbox.from_extents(*(place - half), *(place + half)) for place in axes.transData.transform(points)]
-    middle = (np.nanmin(points[:, 0]) + np.nanmax(points[:, 0])) / 2
+    middle = (points[:, 0].min() + points[:, 0].max()) / 2
     for (x, y), label in zip(points, labels, strict=True):
-        if not (np.isfinite(x) and np.isfinite(y)):
-            continue
         # Names stand towards the middle, where there is room.
         sides = [(SIDE, "left"), (-SIDE, "right")][:: 1 if x <= middle else -1]
         text = axes.annotate(label, (x, y), xytext=(0, 0), textcoords="offset points", **style)

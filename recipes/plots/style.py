@@ -225,12 +225,7 @@ def add_legend(axes: "Axes", names: Sequence[str], **arguments: Any) -> None:
 
 
 def add_legend_above(
-    figure: "Figure",
-    handles: Sequence[Any],
-    names: Sequence[str],
-    *,
-    columns: int | None = None,
-    title: str | None = None,
+    figure: "Figure", handles: Sequence[Any], names: Sequence[str], *, columns: int | None = None
 ) -> None:
     """Adds a legend above everything, where it covers no line and no bar, and makes the figure higher by it.
 
@@ -239,7 +234,6 @@ def add_legend_above(
         handles: a line or bar for each name.
         names: the names, whatever characters they have; those that are too long lose their start.
         columns: of the legend. Default: as many as stand side by side.
-        title: above the legend.
     """
     room = figure.get_figwidth() - 0.3
     names = [fit(name, room - LEGEND_HANDLE, keep_end=True) for name in names]
@@ -255,12 +249,7 @@ def add_legend_above(
     )
     for text, name in zip(legend.get_texts(), names, strict=True):
         text.set(text=name, **text_style([name]))
-    if title:
-        title = fit(title, room, FONT_SIZE + 1)
-        legend.set_title(title)
-        legend.get_title().set(**text_style([title], FONT_SIZE + 1))
-    lines = -(-len(names) // columns) + bool(title)
-    figure.set_figheight(figure.get_figheight() + LEGEND_LINE * lines)
+    figure.set_figheight(figure.get_figheight() + LEGEND_LINE * -(-len(names) // columns))
 
 
 def whole_numbers() -> "Locator":

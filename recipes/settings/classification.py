@@ -36,7 +36,7 @@ class ClassificationSettings(ResumableSettings, QuantizationSettings):
         if not self.model_name_or_path:
             raise ValueError("model_name_or_path is not set. Name the folder or Hub id of a fine-tuned model.")
         if self.text_pair_column is not None and self.text_column is None:
-            raise ValueError("text_pair_column is set, but text_column is not.")
+            raise ValueError("text_pair_column is set, but text_column is not. Set both, or neither.")
 
 
 def parse(arguments: list[str] | None = None, description: str = "") -> tuple[ClassificationSettings]:

@@ -166,7 +166,10 @@ class TaskSettings(CheckedSettings):
         in_data_dir = tuple(name for name in known if self.data_dir and (Path(self.data_dir) / name).is_dir())
         groups = {**groups_of_tasks(), "all": in_data_dir if self.data_dir else glue_tasks()}
         if "all" in self.task and not groups["all"]:
-            raise ValueError(f"task is all, but data_dir {self.data_dir} holds no folder of a known task.")
+            raise ValueError(
+                f"task is all, but data_dir {self.data_dir} holds no folder of a known task. Name the folder that has "
+                "TASK/train.parquet, or leave data_dir out."
+            )
         names: list[str | None] = []
         for name in self.task:
             if name not in groups and name not in known:
@@ -248,7 +251,8 @@ def parse(arguments: list[str] | None = None, description: str = "") -> Settings
         )
     if hub.hub_strategy == "every_save" and len(data.seeds) > 1:
         raise ValueError(
-            "hub_strategy is every_save, but there are several seeds: their median run is pushed at the end."
+            "hub_strategy is every_save, but there are several seeds: their median run is pushed at the end. Set "
+            "hub_strategy to end, or name one seed."
         )
     return parsed
 

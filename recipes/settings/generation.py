@@ -73,7 +73,7 @@ class GenerationSettings(QuantizationSettings):
         if self.num_return_sequences > self.num_beams and not self.do_sample:
             raise ValueError(
                 f"num_return_sequences is {self.num_return_sequences}, but without do_sample there are only "
-                f"{self.num_beams} (num_beams)."
+                f"{self.num_beams} (num_beams). Raise num_beams, or set do_sample true."
             )
         if self.num_return_sequences > self.num_beams > 1:
             raise ValueError(

@@ -136,7 +136,10 @@ class TextSettings(CheckedSettings):
         if self.train_file and self.validation_file is None:
             raise ValueError("train_file is set, but validation_file is not. Name the text to validate on.")
         if self.skip_broken_shards and not self.streaming:
-            raise ValueError("skip_broken_shards is true, but streaming is false: only a stream is read by shards.")
+            raise ValueError(
+                "skip_broken_shards is true, but streaming is false: only a stream is read by shards. Set streaming "
+                "true, or leave skip_broken_shards out."
+            )
         if self.short_block_size is not None and (self.streaming or self.separate_documents):
             other = "streaming" if self.streaming else "separate_documents"
             raise ValueError(f"short_block_size and {other} are both set. Set one, or choose a smaller block_size.")

@@ -228,5 +228,6 @@ class TrainingSettings(CheckedSettings):
         if self.average_last_checkpoints > written:
             raise ValueError(
                 f"average_last_checkpoints is {self.average_last_checkpoints}, but a run of {self.max_steps} updates "
-                f"with a checkpoint every {min(intervals)} writes {written}."
+                f"with a checkpoint every {min(intervals)} writes {written}. Average fewer, or lower eval_steps or "
+                "save_steps."
             )

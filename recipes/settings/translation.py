@@ -348,7 +348,10 @@ def parse(arguments: list[str] | None = None, description: str = "") -> tuple[An
             f"in between do not report. Set it to {' or '.join(SCORES_WITHOUT_DECODING)}, or leave decode_every out."
         )
     if data.skip_broken_shards and not data.streaming:
-        raise ValueError("skip_broken_shards is true, but streaming is false: only a stream is read by shards.")
+        raise ValueError(
+            "skip_broken_shards is true, but streaming is false: only a stream is read by shards. Set streaming true, "
+            "or leave skip_broken_shards out."
+        )
     if tokenizer.bpe_dropout and data.streaming:
         raise ValueError(
             f"bpe_dropout is {tokenizer.bpe_dropout}, but streaming is true: it needs examples that can be read by "

@@ -83,7 +83,9 @@ def draw(
         if "heads" in pictures:
             figures.check_heads(loaded, settings.layers, settings.heads, settings.attention)
         if loaded.target_tokenizer is None and translation is not None:
-            raise ValueError(f"translation is set, but {loaded.name} is a {loaded.model_type} and does not translate.")
+            raise ValueError(
+                f"translation is set, but {loaded.name} is a {loaded.model_type} and does not translate. Leave it out."
+            )
         if "alignment" in pictures and (loaded.target_tokenizer is None or not has_attention(loaded.model.config)):
             figures.alignment(loaded, sentence)  # refuses the model
         if loaded.target_tokenizer is not None and set(pictures) & set(OF_A_SENTENCE) and translation is None:

@@ -10,7 +10,7 @@ from datasets import Dataset
 
 from papers_to_gpt.engine.checkpointing import Progress
 from papers_to_gpt.engine.data_fingerprint import fingerprint_files, fingerprint_rows
-from papers_to_gpt.engine.output_folder import finish_run, is_finished, plan_run, remove_run
+from papers_to_gpt.engine.output_folder import checkpoint_to_resume, finish_run, is_finished, plan_run, remove_run
 from papers_to_gpt.engine.reporting import write_run_record
 from papers_to_gpt.settings.training import OptimizationSettings, TrainingSettings
 from papers_to_gpt.settings.translation import BahdanauSettings
@@ -50,6 +50,14 @@ def test_a_folder_without_a_run_is_started_in_and_keeps_its_files(accelerator, t
     assert start.finished is None and start.training.resume_from_checkpoint is None
     start.begin()
     assert (tmp_path / "run" / "notes.md").read_text() == "mine"
+
+
+def test_a_checkpoint_that_is_no_folder_is_refused_at_the_start_and_by_the_loop(accelerator, training, finished_run):
+    named = {"resume_from_checkpoint": "nowhere"}
+    with pytest.raises(ValueError, match="from_checkpoint is 'nowhere', which is not a folder. Name one, or last"):
+        plan(accelerator, training, max_steps=8, **named)
+    with pytest.raises(ValueError, match="from_checkpoint is 'nowhere', which is not a folder. Name one, or last"):
+        checkpoint_to_resume(replace(training, **named), None)
 
 
 @pytest.mark.parametrize(

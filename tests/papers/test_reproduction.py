@@ -433,6 +433,7 @@ def test_scores_are_those_of_the_test_split_where_a_task_has_one(tmp_path):
     assert train_rows(bench, run) == {"stories_sentiment": 3600, "cola": 7696}
     said = what_is_scored(bench, run)
     assert "those of the test split, accuracy (sentiment) and those of the validation split, matthews" in said
+    assert "standard errors are those of the fine-tuning: each pre-trained model is one run." in said
 
 
 def test_the_rows_that_choose_and_those_that_are_reported_are_in_no_training_file(tmp_path):
@@ -453,7 +454,12 @@ def test_the_rows_that_choose_and_those_that_are_reported_are_in_no_training_fil
 @pytest.mark.parametrize(
     ("experiment", "models", "arguments", "expected"),
     [
-        ("transferred_layers", ("model", None), ["--layers", "3"], "layers is 3; the model has 2 blocks"),
+        (
+            "transferred_layers",
+            ("model", None),
+            ["--layers", "3"],
+            "layers is 3; the model has 2 blocks. Name numbers",
+        ),
         ("transferred_layers", ("model", None), ["--layers", "2"], "layers is 2, all blocks of the model, .* smaller"),
         (
             "table_5",

@@ -59,7 +59,7 @@ def overlap(boxes):
         lambda name: plot_points(np.eye(2), ["a", "b"], title=name),
         lambda name: plot_lines([Series("a", [1], [1])], x_label="x", y_label="y", title=name),
         lambda name: plot_bars([Series("a", [1], [1])], y_label="y", title=name),
-        lambda name: plot_curves({"a": LOG, name: LOG}, title=name),
+        lambda name: plot_curves({"a": LOG, name: LOG}),
         lambda name: plot_bars([Series(each, [name, "b"], [1, 2]) for each in (name, "c")], y_label="y"),
     ],
 )
@@ -81,12 +81,17 @@ def test_a_line_is_cut_to_its_width_at_the_end_that_says_less():
     assert start.startswith("runs/runs") and start.endswith("…")
     assert end.endswith("runs/runs/") and end.startswith("…")
     assert all(1.8 < text_width([text]) <= 2.0 for text in (start, end))
+    # Of the text that is continued, the end is shown.
+    title = plot_next_tokens(["a"], [0.5], title=f"{'start ' * 50}end").get_suptitle()
+    assert title.startswith("…") and title.endswith("start end")
 
 
 def test_letters_keep_their_accents_and_words_the_joiners_within_them():
     persian = "می\u200cخواهم"
     assert label_of(persian) == persian and label_of("\u200c") == "\\u200c"
     assert label_of("abe\u0301fg", 4) == "ab…" and label_of("abe\u0301", 4) == "abe\u0301"
+    assert label_of("abc\u200cdef", 4) == "ab…"
+    assert fit("e\u0301" * 99, 1.0, keep_end=True)[:2] == "…e" and fit("e\u0301" * 99, 1.0)[-2:] == "\u0301…"
 
 
 def test_cells_without_a_number_are_grey_and_a_note_says_so():
@@ -95,9 +100,11 @@ def test_cells_without_a_number_are_grey_and_a_note_says_so():
         plot_alignment(["a", "b"], ["c", "d"], weights),
         plot_heads(weights[None], ["a", "b"], ["c", "d"]),
         plot_positions(weights),
+        plot_token_probabilities(["a", "b"], weights[:, 0], [["c"], ["d"]], weights[:, 1:]),
     ]
     for figure in figures:
         (image,) = figure.axes[0].images
+        assert image.cmap.get_bad()[3] == 1  # through a transparent colour, the white of 0 is seen
         assert "grey cells: not a number" in [text.get_text() for text in texts_of(figure)]
         assert np.abs(image.cmap.get_bad()[:3] - np.array(image.cmap(image.norm(0.0)))[:3]).max() > 0.1
         assert image.norm.vmax == 1  # the scale is that of the numbers
@@ -111,10 +118,12 @@ def test_where_no_number_is_finite_the_picture_says_so():
         plot_bars([Series("a", [1, 2], none)], y_label="y"),
         plot_curves({"a": [{"update": 1, "kind": "train", "loss": np.nan}]}),
         plot_next_tokens(["a", "b"], none),
+        plot_points(np.array([none]), ["a"]),
     ]
     for figure in figures:
         figure.canvas.draw()
         assert "no finite number" in [text.get_text() for text in texts_of(figure)]
+    assert "nan" not in [text.get_text() for text in texts_of(figures[1])]
     assert "no finite number" not in [text.get_text() for text in texts_of(plot_curves({"a": LOG}))]
 
 
@@ -128,6 +137,15 @@ def test_runs_of_one_colour_differ_by_their_markers():
     lines = [line for line in figure.axes[0].lines if line.get_linestyle() == "-"]
     assert len({(line.get_color(), line.get_marker()) for line in lines}) == len(lines) == 12
     assert plot_curves({"a": LOG}).axes[0].lines[0].get_marker() == "None"
+    assert plot_curves({"a": LOG[:1]}).axes[0].lines[0].get_marker() != "None"  # one point is no line
+    # Of long lines few points have a marker, which would hide the line.
+    long = [{"update": update, "kind": "train", "loss": 1.0} for update in range(1, 101)]
+    lines = plot_curves({f"run {number}": long for number in range(8)}).axes[0].lines
+    assert all(len(line.get_xdata()[:: line.get_markevery()]) <= 10 for line in lines)
+
+
+def test_one_run_without_an_evaluation_needs_no_legend():
+    assert plot_curves({"a": LOG}).legends and not plot_curves({"a": LOG[:2]}).legends
 
 
 @pytest.mark.parametrize("kind", ["lines", "bars"])
@@ -154,6 +172,19 @@ def test_values_of_narrow_bars_and_names_of_many_groups_do_not_overlap(groups, c
     assert max(box.y1 for box in boxes_of(axes.texts)) <= axes.bbox.y1 + 1
 
 
+def test_long_values_above_bars_have_room_below_the_frame():
+    names, values = [str(number) for number in range(24)], [12345.5] * 24
+    figure = plot_bars([Series("a", names, values)], y_label="y", number_format="{:.3f}")
+    figure.canvas.draw()
+    (axes,) = figure.axes
+    assert max(box.y1 for box in boxes_of(axes.texts)) <= axes.bbox.y1 + 1
+
+
+def test_values_of_bars_that_have_no_room_are_left_out():
+    series = [Series(f"s{number}", range(12), [1.0] * 12) for number in range(12)]
+    assert not plot_bars(series, y_label="y").axes[0].texts
+
+
 def test_ticks_of_logarithmic_axes_are_plain_numbers_that_do_not_overlap():
     series = [Series("a", [1000, 1010, 1020, 5000, 5001], [2800, 2900, 3300, 3500, 3600])]
     figure = plot_lines(series, x_label="x", y_label="y", log_x=True, log_y=True)
@@ -162,6 +193,15 @@ def test_ticks_of_logarithmic_axes_are_plain_numbers_that_do_not_overlap():
     assert [label.get_text() for label in axes.get_xticklabels()] == ["1000", "5000"]
     plain = [label.get_text() for label in axes.get_yticklabels()]
     assert len(plain) > 2 and all(float(text) > 1000 for text in plain)
+    between = [*axes.get_xticklabels(minor=True), *axes.get_yticklabels(minor=True)]
+    assert not [label.get_text() for label in between if label.get_text()]
+    # 1, 2 and 5 times a power of ten would be two ticks here.
+    (axes,) = plot_lines([Series("a", [1, 2], [1000, 2000])], x_label="x", y_label="y", log_y=True).axes
+    low, high = axes.get_ylim()
+    assert sum(low <= tick <= high for tick in axes.get_yticks()) > 2
+    # Over many powers of ten, plain numbers would be too long and too many.
+    (axes,) = plot_lines([Series("a", [1, 2], [1, 1e8])], x_label="x", y_label="y", log_y=True).axes
+    assert all("10^" in label.get_text() for label in axes.get_yticklabels())
     # 0 has no logarithm, so the axis stays as it is.
     assert (
         plot_lines([Series("a", [0, 8], [1, 2])], x_label="x", y_label="y", log_x=True).axes[0].get_xscale() != "log"
@@ -193,3 +233,34 @@ def test_names_of_points_cover_no_point_and_stay_in_the_frame():
         assert not any(box.contains(*place) for place in axes.transData.transform(points))
         assert not any(box.overlaps(other) for other in boxes[:number])
         assert axes.bbox.x0 <= box.x0 and box.x1 <= axes.bbox.x1
+        assert axes.bbox.y0 <= box.y0 and box.y1 <= axes.bbox.y1
+
+
+def test_names_of_points_near_the_edge_stay_in_the_frame():
+    points = np.array([[x, y - step / 100] for x in (0, 1) for y in (0.04, 1) for step in range(5)])
+    (axes,) = plot_points(points, [f"sentence {number}, a long name" for number in range(len(points))]).axes
+    for box in boxes_of(text for text in axes.texts if text.get_text()):
+        assert axes.bbox.x0 <= box.x0 and box.x1 <= axes.bbox.x1
+        assert axes.bbox.y0 <= box.y0 and box.y1 <= axes.bbox.y1
+
+
+def test_names_of_one_place_are_spread_and_lines_lead_to_those_that_are_far():
+    (axes,) = plot_points(np.zeros((40, 2)), [f"sentence {number}" for number in range(40)]).axes
+    places = [text.get_position() for text in axes.texts if text.get_text()]
+    assert len(places) == 40 and max(map(places.count, places)) <= 3
+    lines = [text for text in axes.texts if text.arrow_patch is not None]
+    assert len(lines) == sum(abs(height) > 14 for _, height in places) > 0
+
+
+def test_a_point_without_a_place_is_left_out_with_its_name():
+    (axes,) = plot_points(np.array([[0.0, np.nan], [np.inf, 1.0], [0.0, 0.0], [1.0, 1.0]]), list("abcd")).axes
+    assert [text.get_text() for text in axes.texts] == ["c", "d"]
+
+
+def test_a_name_covers_no_point_beside_its_own_and_stands_towards_the_middle():
+    points = np.array([[0.0, 0.0], [0.1, 0.036], [0.8, 0.5], [1.0, 1.0]])
+    (axes,) = plot_points(points, [f"sentence {number}" for number in range(4)]).axes
+    names = [text for text in axes.texts if text.get_text()]
+    places = axes.transData.transform(points)
+    assert not any(box.contains(*place) for box in boxes_of(names) for place in places)
+    assert [text.get_ha() for text in names] == ["left", "left", "right", "right"]

@@ -275,7 +275,7 @@ def failure(start, *arguments):
         (["--task", "cola", "sst2", "--train_file", "x.csv"], "train_file is one task's data, but task names 2"),
         (["--train_file", "nowhere.csv"], "There is no file nowhere.csv"),
         (["--task", "cola", "--data_dir", "nowhere"], "data_dir nowhere has no folder 'cola'"),
-        (["--task", "all", "--data_dir", "nowhere"], "holds no folder of a known task"),
+        (["--task", "all", "--data_dir", "nowhere"], "holds no folder of a known task. Name the folder"),
         (["FILES", "--label_column", "lable"], "no column 'lable' (label_column); it has text, label"),
         (["FILES", "--max_length", "100"], "max_length is 100; it must be from 5 to max_position_embeddings, 24"),
         (["FILES", "--seeds", "1", "1"], "seeds is [1, 1], which has a seed twice"),

@@ -250,7 +250,7 @@ def test_separate_documents_reach_the_model(pretrain, tmp_path):
     [
         (["--objective", "masked", "--lstm_size", "8"], "objective is masked, but lstm_size is 8"),
         (["--hidden_size", "15"], "hidden_size .15. must be a multiple of num_attention_heads"),
-        (["--block_size", "64"], "block_size is 64, but max_position_embeddings is 32"),
+        (["--block_size", "64"], "but max_position_embeddings is 32. Lower the first, or"),
         (["--dataset_name", "stories"], "one of dataset_name and train_file"),
         (
             ["--dataset_revision", "v1"],

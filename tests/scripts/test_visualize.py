@@ -184,6 +184,7 @@ def test_a_long_sentence_is_read_as_a_whole_and_cut_in_the_picture_with_a_warnin
         (["gpt1", "word5", "--pictures", "heads", "--layers", "2"], "layers has 2, but .* has 2 layers.*from 0 to 1"),
         (["gpt1", "word5", "--pictures", "heads", "--heads", "0", "5"], "heads has 5, but .* 2 heads.*from 0 to 1"),
         (["gpt1", "word5", "--pictures", "heads", "--attention", "cross"], "has only the kinds decoder"),
+        (["gpt1", "word5", "--translation", TARGET], "gpt1.* and does not translate. Leave it out"),
         (["gpt1", "word5", "--pictures", "picture"], "pictures names picture; there are alignment, heads"),
         (["gpt1", "--pictures", "probabilities"], "pictures has probabilities, but sentence is not set"),
         (["gpt1", " "], "sentence is empty"),

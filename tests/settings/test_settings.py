@@ -318,3 +318,27 @@ def test_more_translations_than_beams_are_refused_before_the_model_is_read():
 def test_a_folder_that_is_called_like_no_value_can_be_shared():
     (settings,) = hub.parse_sharing(["none"])
     assert settings.folder == "./none"
+
+
+@pytest.mark.parametrize(
+    ("script", "arguments", "expected"),
+    [
+        ("translation", "--skip_broken_shards", "only a stream is read by shards. Set streaming true, or leave"),
+        ("pretraining", "--skip_broken_shards", "only a stream is read by shards. Set streaming true, or leave"),
+        (
+            "generation",
+            "--num_return_sequences 3 --do_sample false",
+            "there are only 1 .num_beams.. Raise num_beams, or set do_sample",
+        ),
+        ("classification", "--text_pair_column b", "but text_column is not. Set both, or neither"),
+        (
+            "finetuning",
+            "--push_to_hub --hub_strategy every_save --seeds 1 2",
+            "pushed at the end. Set hub_strategy to end, or name",
+        ),
+    ],
+)
+def test_settings_that_contradict_each_other_are_refused_with_what_to_do(script, arguments, expected):
+    parse, needed = PARSERS[script]
+    with pytest.raises(ValueError, match=expected):
+        parse([*needed.split(), *arguments.split()])
