@@ -25,8 +25,8 @@ class BackTranslationSettings(SearchSettings):
     )
     direction: Literal["backward", "forward"] = option(
         "backward",
-        "`backward`: the sentences are targets, which a reverse model translates into the source language; `forward`: "
-        "they are sources, and the translations are the targets.",
+        "What is translated: `backward`, targets, by a reverse model, which makes their sources; `forward`, sources, "
+        "whose translations become the targets.",
         "data",
     )
     output_file: str | None = option(
