@@ -1,7 +1,8 @@
 """The data of a translator's training: vocabulary, tokenised corpora and batches."""
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -56,24 +57,55 @@ def names_of_corpora(data: DataSettings) -> list[str]:
     return names_of_files(data.train_file) or [data.dataset_name]
 
 
-def tokenize_splits(
-    training_pairs: Mapping[str, Dataset | IterableDataset],
-    other_pairs: Mapping[str, Dataset],
+@dataclass(frozen=True)
+class TranslationData:
+    """What a run reads.
+
+    Attributes:
+        corpora: the training pairs as text, by label: `train`, or `train, NAME` for each of several corpora.
+        others: the validation pairs and the test sets as text, by split.
+        tokenized: the token ids of both, by label and by split. Streams are not among them, because they are
+            tokenised as they are read.
+        reports: what became of long pairs, by label and by split; training leaves them out.
+        source_tokenizer, target_tokenizer: the same object if the vocabulary is shared.
+        max_positions: the number of target tokens that a model with learned positions can predict; None if they are
+            not learned.
+    """
+
+    corpora: dict[str, Dataset | IterableDataset]
+    others: dict[str, Dataset]
+    tokenized: dict[str, Dataset]
+    reports: dict[str, FilterReport]
+    source_tokenizer: PreTrainedTokenizerFast
+    target_tokenizer: PreTrainedTokenizerFast
+    max_positions: int | None
+
+    def describe(self) -> Iterator[str]:
+        """Returns a line for each part of the data that is not a stream."""
+        seen = count_training_pairs(self.others, [*self.corpora.values()])
+        for label, report in self.reports.items():
+            yield f"{label}: {report}" + (f"; {seen[label]:,} are training pairs too" if seen.get(label) else "")
+
+
+def tokenize_data(
+    corpora: Sequence[Dataset | IterableDataset],
+    others: dict[str, Dataset],
     source_tokenizer: PreTrainedTokenizerFast,
     target_tokenizer: PreTrainedTokenizerFast,
     data: DataSettings,
     max_positions: int | None,
-) -> tuple[dict[str, Dataset], dict[str, FilterReport]]:
-    """Returns the token ids of all pairs by their labels, and what became of long pairs; training leaves them out.
+) -> TranslationData:
+    """Tokenises the training corpora, the validation pairs and the test sets.
 
-    Streams are not among them, because they are tokenised as they are read. Targets to evaluate on that are longer
-    than `max_positions` are counted.
+    Targets to evaluate on that are longer than `max_positions` are counted.
 
     Raises:
         ValueError: if no training pair is left, or no pair to evaluate has text; the message begins with the label.
     """
+    labels = ["train"] if len(corpora) == 1 else [f"train, {name}" for name in names_of_corpora(data)]
+    training_pairs = dict(zip(labels, corpora, strict=True))
     tokenized, reports = {}, {}
-    for label, pairs in (*training_pairs.items(), *other_pairs.items()):
+    for label, pairs in (training_pairs | others).items():
         if isinstance(pairs, IterableDataset):
             continue
         try:
@@ -88,7 +120,9 @@ def tokenize_splits(
             )
         except ValueError as error:
             raise ValueError(f"{label}: {error}") from error
-    return tokenized, reports
+    return TranslationData(
+        training_pairs, others, tokenized, reports, source_tokenizer, target_tokenizer, max_positions
+    )
 
 
 def make_tokenizers(
@@ -161,6 +195,29 @@ def prepare_pairs(tokenize: PairTokenizer, pairs: dict[str, list[str]], left_ove
     """Examples of some pairs of a stream; nothing is left over for the next ones."""
     columns = tokenize(pairs)
     return [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)], None
+
+
+def make_batches(
+    accelerator: Accelerator,
+    data: TranslationData,
+    settings: DataSettings,
+    tokenizer_settings: TokenizerSettings,
+    training: TranslationTraining,
+) -> tuple[LengthBucketBatches | StreamBatches, Callable[[], dict[str, Any]]]:
+    """Returns the training batches of this process, and a function that returns what `all_results.json` records of
+    several or weighted corpora after training."""
+    mixture = None
+    corpora = [*data.corpora.values()]
+    if not settings.streaming:
+        corpora = [data.tokenized[label] for label in data.corpora]
+        sizes = [len(corpus) for corpus in corpora]
+        mixture = Mixture(names_of_corpora(settings), sizes, weights_of(settings), training.seed, "pairs")
+        if mixture.results():
+            accelerator.print(f"train: {mixture}")
+    tokenizers = data.source_tokenizer, data.target_tokenizer
+    dropout = tokenizer_settings.bpe_dropout
+    batches = training_batches(corpora, mixture, tokenizers, dropout, settings, training, accelerator)
+    return batches, batches.results if mixture is None else mixture.results
 
 
 def training_batches(

@@ -32,7 +32,7 @@ from papers_to_gpt.papers.workbench import Run, Workbench
 from papers_to_gpt.reproduce import parse
 from papers_to_gpt.settings.finetuning import parse as parse_finetuning
 from papers_to_gpt.settings.translation import parse as parse_translation
-from papers_to_gpt.translation.training import make_config
+from papers_to_gpt.translation.model_to_train import make_config
 from seq2seq_scratch.translation import Hypothesis
 
 GLUE = ["--scale", "glue", "--model_name_or_path", "m"]
