@@ -323,16 +323,7 @@ def finetune(
 
     # Evaluation
     model.eval()
-    for kind in KINDS:
-        for split in data.splits_of(kind):
-            logits, labels, suffix = logits_of(model, examples[split]), examples[split].labels, data.suffix(split)
-            if labels is not None:
-                results |= {f"{kind}_{name}{suffix}": value for name, value in scores_of(logits, labels).items()}
-                if kind != HOLDOUT and not task.is_regression:
-                    wrong = mistakes(task, logits, labels)
-                    results |= {f"{kind}_{name}{suffix}": value for name, value in wrong.items()}
-            if kind == "test" and accelerator.is_main_process:
-                write_predictions(output_dir / task.predictions_file(split), task, logits)
+    results |= score_splits(accelerator, model, data, logits_of, scores_of, output_dir)
     results |= {"labels": task.labels, "train_rows": len(examples["train"])} | describe_selection(data, results)
     results["wall_seconds"] = round(time.perf_counter() - started + loop.earlier_seconds, 1)
 
@@ -342,6 +333,31 @@ def finetune(
         write_card(output_dir)
         finish_run(output_dir, loop.progress, loop.total_updates)
     accelerator.free_memory()
+    return results
+
+
+def score_splits(
+    accelerator: Accelerator,
+    model: PreTrainedModel,
+    data: TaskData,
+    logits_of: Callable[..., Any],
+    scores_of: Callable[..., dict[str, float]],
+    output_dir: Path,
+) -> dict[str, Any]:
+    """Returns the scores and the most frequent mistakes on every split that is not trained on. Writes the predictions
+    of test sets to the output folder."""
+    results = {}
+    for kind in KINDS:
+        for split in data.splits_of(kind):
+            suffix, labels = data.suffix(split), data.examples[split].labels
+            logits = logits_of(model, data.examples[split])
+            if labels is not None:
+                values = scores_of(logits, labels)
+                if kind != HOLDOUT and not data.task.is_regression:
+                    values = values | mistakes(data.task, logits, labels)
+                results |= {f"{kind}_{name}{suffix}": value for name, value in values.items()}
+            if kind == "test" and accelerator.is_main_process:
+                write_predictions(output_dir / data.task.predictions_file(split), data.task, logits)
     return results
 
 

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from accelerate import Accelerator
 from accelerate.utils import set_seed
-from datasets import concatenate_datasets, disable_progress_bars
+from datasets import disable_progress_bars
 from huggingface_hub.errors import StrictDataclassError
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerFast
 from transformers.utils import logging as transformers_logging
@@ -22,7 +22,7 @@ from transformers.utils import logging as transformers_logging
 from gpt1_scratch.configuration_gpt1 import GPT1Config
 from gpt1_scratch.data.text_lines import numbered_lines
 from gpt1_scratch.finetuning.models import load_with_tokenizer
-from gpt1_scratch.pretraining.packing import PackedTexts, StreamPacker
+from gpt1_scratch.pretraining.packing import PackedTexts
 from papers_to_gpt.engine.batching import batches_for_evaluation
 from papers_to_gpt.engine.data_fingerprint import Fingerprint, fingerprint_files, fingerprint_rows
 from papers_to_gpt.engine.evaluation import evaluate_loss, rehearse_evaluation
@@ -54,14 +54,12 @@ from papers_to_gpt.engine.starting_model import (
 from papers_to_gpt.engine.training import TrainingLoop
 from papers_to_gpt.gpt1.objectives import OBJECTIVES, NextToken
 from papers_to_gpt.gpt1.pretraining_data import (
+    PretrainingData,
     collate_blocks,
     load_corpora,
+    make_batches,
     make_tokenizer,
-    pack_corpora,
-    pack_texts,
-    report_corpus,
-    streamed_batches,
-    training_batches,
+    pack_data,
 )
 from papers_to_gpt.publishing.cards import write_card
 from papers_to_gpt.publishing.sharing import open_repository, push_at_end, push_of_checkpoints
@@ -98,9 +96,8 @@ def train(accelerator: Accelerator, settings: tuple[Any, ...], start: RunStart) 
         settings: the settings that `run` takes.
         start: the state of the output folder.
     """
-    model_settings, starting, vocabulary, text, sampling, optimization, _, hub = settings
+    _, starting, _, text, sampling, optimization, _, hub = settings
     training, output_dir = start.training, start.folder
-    kind = OBJECTIVES[training.objective]
     repository = open_repository(accelerator, hub, training)
     started = time.perf_counter()
     disable_progress_bars()
@@ -109,70 +106,20 @@ def train(accelerator: Accelerator, settings: tuple[Any, ...], start: RunStart) 
         logging.getLogger("gpt1_scratch").setLevel(logging.INFO)
     set_seed(training.seed)
 
-    # Data
-    checkpoint, model = start.checkpoint, None
-    with accelerator.main_process_first():
-        if starting.init_from is not None and checkpoint is None:
-            model, tokenizer = load_starting_model(starting, model_settings, kind)
-        corpora, validation_texts = load_corpora(text)
-        weights = weights_of(text)
-        if text.dataset_name is not None:
-            start.check_loaded("dataset_name", {"train": corpora[0], "validation": validation_texts})
-        # Training a tokenizer is not deterministic (ties are broken at random): one process trains it, all load it.
-        if checkpoint is None and accelerator.is_main_process:
-            if model is None:
-                tokenizer = make_tokenizer(corpora, vocabulary, weights, text.skip_broken_shards)
-                tokenizer = kind.prepare_tokenizer(tokenizer)
-            start.begin()
-            tokenizer.save_pretrained(output_dir)
-        tokenizer = AutoTokenizer.from_pretrained(checkpoint or output_dir, trust_remote_code=False)
-        if model is not None:
-            config = model.config
-        elif starting.init_from is not None:
-            config = configuration_of_resumed(checkpoint, model_settings)
-        else:
-            config = make_config(model_settings, kind, tokenizer)
-        tokenizer.model_max_length = config.max_position_embeddings
-        block_size = choose_block_size(config, text, sampling)
-        packed = pack_texts(
-            text.validation_file or f"{text.dataset_name}, validation", [validation_texts], tokenizer, block_size, text
-        )
-        mixture = None
-        if not text.streaming:
-            packed_corpora, mixture = pack_corpora(corpora, weights, tokenizer, block_size, text, training.seed)
-            for name, part in zip(mixture.names, packed_corpora, strict=False):
-                report_corpus(accelerator, "train" if len(packed_corpora) == 1 else f"train, {name}", part)
-            if mixture.results():
-                accelerator.print(f"train: {mixture}")
-        report_corpus(accelerator, "validation", packed)
-    if mixture is None:
-        packer = StreamPacker(tokenizer, block_size, text.separate_documents)
-        batches = streamed_batches(corpora, packer, text, training, accelerator)
-    else:
-        blocks = [part.blocks for part in packed_corpora]
-        blocks = blocks[0] if len(blocks) == 1 else concatenate_datasets(blocks)
-        batches = training_batches(blocks, mixture, block_size, text, training, accelerator)
-
-    # Model
-    if model is None:
-        model = kind.model_class(config)
-    freeze(model, starting.freeze or [])
-    size = f"{model.num_parameters():,} parameters{describe_frozen(model, starting.freeze)}"
-    accelerator.print(f"GPT-1 with {size}, vocabulary {len(tokenizer):,}")
-    if accelerator.is_main_process:
-        entries = start.record() | base_model_entry(output_dir, starting)
-        write_run_record(output_dir, accelerator, settings, parameters=model.num_parameters(), **entries)
+    model, data = load_model_and_data(accelerator, settings, start)
+    batches, count_corpora = make_batches(accelerator, data, text, training)
+    record_model(accelerator, settings, start, model, data)
 
     # Training
     def save_model(folder: Path, state_dict: dict[str, Any] | None = None) -> None:
         model.save_pretrained(folder, state_dict=state_dict)
-        tokenizer.save_pretrained(folder)
+        data.tokenizer.save_pretrained(folder)
 
-    trained, objective = False, kind(tokenizer)
-    run_evaluation = partial(evaluate, accelerator=accelerator, objective=objective, packed=packed, text=text)
-    make_samples = partial(objective.samples, texts=validation_texts)
+    trained, objective = False, OBJECTIVES[training.objective](data.tokenizer)
+    run_evaluation = partial(evaluate, accelerator=accelerator, objective=objective, packed=data.validation, text=text)
+    make_samples = partial(objective.samples, texts=data.validation_texts)
     peak = measure_matrix_peak(accelerator) * accelerator.num_processes
-    flops_per_target = objective.flops_per_target(model, block_size)
+    flops_per_target = objective.flops_per_target(model, data.block_size)
     loop = TrainingLoop(
         accelerator,
         model,
@@ -204,16 +151,14 @@ def train(accelerator: Accelerator, settings: tuple[Any, ...], start: RunStart) 
         partial(run_evaluation, write_samples=partial(make_samples, sampling=few), limit=1),
         training.metric_for_best_model,
     )
-    results = loop.train()
+    results = loop.train() | count_corpora()
     trained = True
-    results |= batches.results() if mixture is None else mixture.results()
 
     # Evaluation
     final = loop.scores(model)
     results |= {f"eval_{name}": value for name, value in final.items()}
     results["wall_seconds"] = round(time.perf_counter() - started + loop.earlier_seconds, 1)
-    texts = {f"train {number}": part for number, part in enumerate(corpora)} | {"validation": validation_texts}
-    outcome = Outcome(results, [results], partial(fingerprint_rows, texts))
+    outcome = Outcome(results, [results], partial(fingerprint_rows, data.texts()))
     results |= compare_with_expected(start, [outcome], starting.init_from)
 
     # Sharing
@@ -232,6 +177,64 @@ def train(accelerator: Accelerator, settings: tuple[Any, ...], start: RunStart) 
         )
     )
     push_at_end(repository, output_dir)
+
+
+def load_model_and_data(
+    accelerator: Accelerator, settings: tuple[Any, ...], start: RunStart
+) -> tuple[PreTrainedModel, PretrainingData]:
+    """Loads the data and makes the model. A new run writes its tokenizer to the output folder.
+
+    Raises:
+        ValueError: if the text cannot be read or is too short, or the settings make no model.
+    """
+    model_settings, starting, vocabulary, text, sampling, *_ = settings
+    kind = OBJECTIVES[start.training.objective]
+    model, tokenizer = None, None
+    with accelerator.main_process_first():
+        if starting.init_from is not None and start.checkpoint is None:
+            model, tokenizer = load_starting_model(starting, model_settings, kind)
+        corpora, validation_texts = load_corpora(text)
+        if text.dataset_name is not None:
+            start.check_loaded("dataset_name", {"train": corpora[0], "validation": validation_texts})
+        # Training a tokenizer is not deterministic (ties are broken at random): one process trains it, all load it.
+        if start.checkpoint is None and accelerator.is_main_process:
+            if tokenizer is None:
+                tokenizer = make_tokenizer(corpora, vocabulary, weights_of(text), text.skip_broken_shards)
+                tokenizer = kind.prepare_tokenizer(tokenizer)
+            start.begin()
+            tokenizer.save_pretrained(start.folder)
+        tokenizer = AutoTokenizer.from_pretrained(start.checkpoint or start.folder, trust_remote_code=False)
+        if model is not None:
+            config = model.config
+        elif starting.init_from is not None:
+            config = configuration_of_resumed(start.checkpoint, model_settings)
+        else:
+            config = make_config(model_settings, kind, tokenizer)
+        tokenizer.model_max_length = config.max_position_embeddings
+        block_size = choose_block_size(config, text, sampling)
+        data = pack_data(corpora, validation_texts, tokenizer, block_size, text, start.training.seed)
+        for line in data.describe():
+            accelerator.print(line)
+    if model is None:
+        model = kind.model_class(config)
+    freeze(model, starting.freeze or [])
+    return model, data
+
+
+def record_model(
+    accelerator: Accelerator,
+    settings: tuple[Any, ...],
+    start: RunStart,
+    model: PreTrainedModel,
+    data: PretrainingData,
+) -> None:
+    """Prints what the model is, and writes the record of the run."""
+    _, starting, *_ = settings
+    size = f"{model.num_parameters():,} parameters{describe_frozen(model, starting.freeze)}"
+    accelerator.print(f"GPT-1 with {size}, vocabulary {len(data.tokenizer):,}")
+    if accelerator.is_main_process:
+        entries = start.record() | base_model_entry(start.folder, starting)
+        write_run_record(start.folder, accelerator, settings, parameters=model.num_parameters(), **entries)
 
 
 HOW_TO_USE = """

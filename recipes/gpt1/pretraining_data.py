@@ -1,7 +1,8 @@
 """The data of pre-training: corpora, vocabulary, blocks and batches."""
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -110,10 +111,70 @@ def pack_corpora(
     return packed, Mixture(names, [len(part.blocks) for part in packed], weights, seed, "blocks")
 
 
-def report_corpus(accelerator: Accelerator, split: str, packed: PackedTexts) -> None:
-    """Prints the size of a packed split."""
+@dataclass(frozen=True)
+class PretrainingData:
+    """What a run reads.
+
+    Attributes:
+        corpora: the training corpora as text.
+        validation_texts: the validation split as text.
+        validation: the same in blocks.
+        packed: the training text in blocks, of all corpora together or of each by itself; empty for streams, which are
+            packed as they are read.
+        mixture: how the corpora are mixed; None for streams.
+        tokenizer: the tokenizer.
+        block_size: tokens of a block.
+    """
+
+    corpora: Sequence[Dataset | IterableDataset]
+    validation_texts: Dataset
+    validation: PackedTexts
+    packed: Sequence[PackedTexts]
+    mixture: Mixture | None
+    tokenizer: PreTrainedTokenizerFast
+    block_size: int
+
+    def texts(self) -> dict[str, Dataset | IterableDataset]:
+        """Returns the text by split, for its fingerprint."""
+        return {f"train {number}": corpus for number, corpus in enumerate(self.corpora)} | {
+            "validation": self.validation_texts
+        }
+
+    def describe(self) -> Iterator[str]:
+        """Returns lines with the sizes of the splits and of the corpora in an epoch."""
+        if self.mixture is not None:
+            for name, part in zip(self.mixture.names, self.packed, strict=False):
+                yield describe_packed("train" if len(self.packed) == 1 else f"train, {name}", part)
+            if self.mixture.results():
+                yield f"train: {self.mixture}"
+        yield describe_packed("validation", self.validation)
+
+
+def pack_data(
+    corpora: Sequence[Dataset | IterableDataset],
+    validation_texts: Dataset,
+    tokenizer: PreTrainedTokenizerFast,
+    block_size: int,
+    text: TextSettings,
+    seed: int,
+) -> PretrainingData:
+    """Packs the validation split, and the training corpora unless they are streams, into blocks.
+
+    Raises:
+        ValueError: if a split has not enough text for one block, or a weight leaves no block of its corpus.
+    """
+    where = text.validation_file or f"{text.dataset_name}, validation"
+    validation = pack_texts(where, [validation_texts], tokenizer, block_size, text)
+    packed, mixture = [], None
+    if not text.streaming:
+        packed, mixture = pack_corpora(corpora, weights_of(text), tokenizer, block_size, text, seed)
+    return PretrainingData(corpora, validation_texts, validation, packed, mixture, tokenizer, block_size)
+
+
+def describe_packed(split: str, packed: PackedTexts) -> str:
+    """Returns a line with the size of a packed split."""
     without_text = f" ({packed.empty_rows:,} without text)" if packed.empty_rows else ""
-    accelerator.print(
+    return (
         f"{split}: {counted(packed.rows, 'row')}{without_text}, {packed.words:,} words, {packed.tokens:,} tokens in "
         f"{counted(len(packed.blocks), 'block')}; tokens dropped at the end, as they fill no block: "
         f"{packed.dropped_tokens:,}"
@@ -150,6 +211,21 @@ class PartlyCutMixture(torch.utils.data.Dataset):
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         return self.of_epoch[index]
+
+
+def make_batches(
+    accelerator: Accelerator, data: PretrainingData, text: TextSettings, training: TrainingSettings
+) -> tuple[LengthBucketBatches | StreamBatches, Callable[[], dict[str, Any]]]:
+    """Returns the training batches of this process, and a function that returns what `all_results.json` records of
+    several or weighted corpora after training."""
+    if data.mixture is None:
+        packer = StreamPacker(data.tokenizer, data.block_size, text.separate_documents)
+        batches = streamed_batches(data.corpora, packer, text, training, accelerator)
+        return batches, batches.results
+    blocks = [part.blocks for part in data.packed]
+    blocks = blocks[0] if len(blocks) == 1 else concatenate_datasets(blocks)
+    batches = training_batches(blocks, data.mixture, data.block_size, text, training, accelerator)
+    return batches, data.mixture.results
 
 
 def training_batches(
