@@ -83,6 +83,7 @@ def attention_by_length(bench: Workbench) -> Finding:
             verdict.holds,
             f"{verdict.reason} In the longer half of the lengths BLEU is {statistics.mean(long[SEARCH]):.1f} with "
             f"attention and {statistics.mean(long[ENCDEC]):.1f} with a fixed vector.",
+            verdict.seeds,
         ),
         charts=[
             Chart(

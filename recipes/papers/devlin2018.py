@@ -84,6 +84,7 @@ def both_directions(bench: Workbench) -> Finding:
             equal_tokens.holds,
             f"At equal tokens: {equal_tokens.reason} At equal time ({as_long:,} updates of masked tokens), the claim "
             f"{'is ' if equal_time.holds is None else ''}{equal_time.word}: {equal_time.reason}",
+            equal_tokens.seeds,
         ),
         charts=[
             Chart(

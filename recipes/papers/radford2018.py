@@ -2,6 +2,7 @@
 
 import statistics
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -234,7 +235,7 @@ def table_5(bench: Workbench) -> Finding:
         )
     )
     if lstm is None:
-        verdict = Verdict(verdict.holds, f"{verdict.reason} No LSTM was named (--lstm_model_name_or_path).")
+        verdict = replace(verdict, reason=f"{verdict.reason} No LSTM was named (--lstm_model_name_or_path).")
     models = {
         "small": "The small GPT-1 and an LSTM are pre-trained on the embedded stories and fine-tuned on two of their "
         "tasks.",

@@ -227,8 +227,8 @@ def best_candidates(candidates: Sequence[Candidate], references: Sequence[str]) 
 def depth(bench: Workbench) -> Finding:
     """Section 3.4: perplexity against the number of layers."""
     runs = {layers: runs_of(bench, LSTM, num_hidden_layers=layers) for layers in LAYERS}
-    bench.make(*(run for each in runs.values() for run in each))
-    perplexities = [[bench.results(run)["eval_perplexity"] for run in runs[layers]] for layers in LAYERS]
+    make_groups(bench, runs, may_diverge=True)
+    perplexities = [bench.losses(runs[layers], "eval_perplexity") for layers in LAYERS]
     means = [statistics.mean(each) for each in perplexities]
     verdict = combine(
         *(
@@ -339,7 +339,7 @@ def sentence_vectors(bench: Workbench) -> Finding:
             ("sentence", "component 1", "component 2"),
             [(sentence, *map(float, point)) for sentence, point in zip(sentences, points, strict=True)],
         ),
-        verdict=Verdict(holds, reason),
+        verdict=Verdict(holds, reason, len(runs)),
         pictures={"sentence_vectors": lambda: plot_points(points, sentences, title="Vectors of sentences")},
     )
 
@@ -388,6 +388,7 @@ def length_and_rarity(bench: Workbench) -> Finding:
             is_above([-each for each in lost], -LOST_BLEU),
             f"BLEU is {mean_and_error(short)} on average in the shorter half of the lengths, {mean_and_error(long)} "
             f"in the longer half, and {mean_and_error(lost)} are lost.",
+            len(runs),
         ),
         charts=[
             Chart("length", "source words", "test BLEU", [over_seeds("LSTM", *columns_of(lengths))]),

@@ -102,9 +102,25 @@ def runs_of(bench: Workbench, model: str, **changes: Any) -> list[Run]:
     return [run_of(bench, model, seed, **changes) for seed in bench.seeds]
 
 
-def make_groups(bench: Workbench, groups: Mapping[str, Sequence[Run]]) -> None:
+def scaled_widths(bench: Workbench, model: str, factor: float) -> dict[str, Any]:
+    """Returns the widths of the preset of the scale, times a factor."""
+    multi30k = {
+        LSTM: {"embedding_size": 512, "hidden_size": 512},
+        ATTENTION: {"embedding_size": 256, "hidden_size": 512, "attention_size": 512, "maxout_size": 256},
+        TRANSFORMER: {"d_model": 256, "encoder_ffn_dim": 512, "decoder_ffn_dim": 512},
+    }
+    numbers = {
+        LSTM: {"embedding_size": 64, "hidden_size": 256},
+        ATTENTION: {"embedding_size": 64, "hidden_size": 192, "attention_size": 128, "maxout_size": 96},
+        TRANSFORMER: {"d_model": 128, "encoder_ffn_dim": 256, "decoder_ffn_dim": 256},
+    }
+    widths = numbers if bench.scale == "small" else multi30k
+    return {name: int(value * factor) for name, value in widths[model].items()}
+
+
+def make_groups(bench: Workbench, groups: Mapping[Any, Sequence[Run]], *, may_diverge: bool = False) -> None:
     """Makes the runs of all groups together, so that several are trained at the same time."""
-    bench.make(*(run for runs in groups.values() for run in runs))
+    bench.make(*(run for runs in groups.values() for run in runs), may_diverge=may_diverge)
 
 
 @dataclass(frozen=True)

@@ -173,6 +173,7 @@ def score_by_flops(bench: Workbench) -> Finding:
             all_hold([least == TRANSFORMER, verdict.holds]),
             f"{verdict.reason} Their training takes {points[TRANSFORMER][0]:.1e} and {points[rival][0]:.1e} FLOPs; "
             f"the least is that of the {MODELS[least]} model.",
+            verdict.seeds,
         ),
         charts=[
             Chart(
@@ -212,9 +213,10 @@ def table_3(scale: str) -> dict[str, dict[str, Any]]:
 def variations(bench: Workbench) -> Finding:
     """Table 3: what changes of the architecture do to perplexity and score."""
     runs = {name: runs_of(bench, TRANSFORMER, **changes) for name, changes in table_3(bench.scale).items()}
-    make_groups(bench, runs)
-    perplexities = {name: [bench.results(run)["eval_perplexity"] for run in each] for name, each in runs.items()}
-    scores = {name: [bench.results(run)["test_sacrebleu"] for run in each] for name, each in runs.items()}
+    make_groups(bench, runs, may_diverge=True)
+    perplexities = {name: bench.losses(each, "eval_perplexity") for name, each in runs.items()}
+    # A run that diverged has no model that translates.
+    scores = {name: [bench.results(run).get("test_sacrebleu", 0.0) for run in each] for name, each in runs.items()}
     return Finding(
         method="Each row changes one setting of the same Transformer. All are trained with the same updates.",
         table=Table(
@@ -296,6 +298,7 @@ def positions(bench: Workbench) -> Finding:
             verdict.holds,
             f"{verdict.reason} Products of sinusoids at one distance differ by at most {spread:.0e}, wherever the two "
             "positions are.",
+            verdict.seeds,
         ),
         pictures={"positions": lambda: plot_positions(table)},
         notes=[
@@ -317,9 +320,10 @@ def schedule(bench: Workbench) -> Finding:
         for warmup in (updates, 0)
     }
     runs = {name: runs_of(bench, TRANSFORMER, **changes) for name, changes in variants.items()}
-    make_groups(bench, runs)
-    losses = {name: [bench.results(run)["eval_loss"] for run in each] for name, each in runs.items()}
+    make_groups(bench, runs, may_diverge=True)
+    losses = {name: bench.losses(each) for name, each in runs.items()}
     logs = {name: bench.log(each[0]) for name, each in runs.items()}
+    logs = {name: log for name, log in logs.items() if log}  # a run may diverge before its first line
     return Finding(
         method="The Transformer is trained with and without warm-up of the learning rate, and with normalization "
         "after each sub-layer, as in the paper, and before it. The curves show the first seed.",
@@ -336,7 +340,7 @@ def schedule(bench: Workbench) -> Finding:
             lower_is_better=True,
             digits=3,
         ),
-        pictures={"training_curves": lambda: training_curves(logs)},
+        pictures={"training_curves": lambda: training_curves(logs)} if logs else {},
     )
 
 
@@ -353,7 +357,7 @@ def heads(bench: Workbench) -> Finding:
     by_seed = [describe_heads(each) for each in attention]
     most = [max(share for _, _, share, _ in found.values()) for found in by_seed]
     far = [[distance for distance, *_ in found.values()] for found in by_seed]
-    spread = [max(each) / min(each) for each in far]
+    spread = [max(each) / max(min(each), 1e-12) for each in far]
     # The paper draws one sentence; this one fits a picture.
     shown = min(range(len(long)), key=lambda index: abs(len(long[index].split()) - WORDS_OF_PICTURE))
     tokenizer = translators[0].source_tokenizer
@@ -383,6 +387,7 @@ def heads(bench: Workbench) -> Finding:
             f"mean distances reach from {min(far[0]):.1f} to {max(far[0]):.1f} tokens. Over all seeds, the largest "
             f"attention on one relative position is {mean_and_error([100 * each for each in most], 0)} %, and the "
             f"largest mean distance {mean_and_error(spread)} times the smallest.",
+            len(translators),
         ),
         charts=[
             Chart(

@@ -18,6 +18,7 @@ from papers_to_gpt.papers.experiment import (
     Verdict,
     all_hold,
     is_above,
+    loss_falls,
     mean_and_error,
     over_seeds,
 )
@@ -42,6 +43,7 @@ from papers_to_gpt.papers.translators import (
     make_groups,
     run_of,
     runs_of,
+    scaled_widths,
     test_hypotheses,
     test_pairs,
 )
@@ -113,6 +115,7 @@ def long_range(bench: Workbench) -> Finding:
             + f" of the letters are right, and with {DISTANCES[0]} "
             + ", ".join(f"{near[model]:.1f} %" for model in MODELS)
             + f"; by chance it is {chance:.1f} %.",
+            len(bench.seeds),
         ),
         charts=[
             Chart(
@@ -221,7 +224,8 @@ def gradients(bench: Workbench) -> Finding:
     means = {key: 100 * statistics.mean(each) for key, each in first.items()}
     starts = (first[model, PAPER_START] for model in (ATTENTION, TRANSFORMER, LSTM))
     times = [
-        min(attention, transformer) / max(lstm, 1e-12) for attention, transformer, lstm in zip(*starts, strict=True)
+        float(np.minimum(attention, transformer)) / max(lstm, 1e-12)
+        for attention, transformer, lstm in zip(*starts, strict=True)
     ]
     return Finding(
         method="The log-probability of the last target token is differentiated with respect to the embedding of each "
@@ -240,6 +244,7 @@ def gradients(bench: Workbench) -> Finding:
                 for state in (PAPER_START, PRESET_START, TRAINED)
             )
             + f". At the start, that of attention is {mean_and_error(times)} times that of the LSTM.",
+            len(bench.seeds),
         ),
         charts=[
             Chart(
@@ -344,16 +349,14 @@ def scaling(bench: Workbench) -> Finding:
     rows, by_size, by_tokens, fits, falls = [], [], [], {}, {}
     for name, each in runs.items():
         sizes = [count_weights(bench.path(group[0])) for group in each]
-        losses = [[bench.results(run)["eval_loss"] for run in group] for group in each]
+        losses = [bench.losses(group) for group in each]
         means = [statistics.mean(group) for group in losses]
         curves = [loss_by_tokens(f"{size:,} weights", bench, group) for size, group in zip(sizes, each, strict=True)]
         over_tokens = [power_law(curve.x, curve.y)[0] for curve in curves]
         rows += zip([name] * len(sizes), sizes, means, [curve.x[-1] for curve in curves], over_tokens, strict=True)
         exponents = [power_law(sizes, group)[0] for group in zip(*losses, strict=True)]
         fits[name] = mean_and_error(exponents, 3), power_law(sizes, means)[1]
-        steps = [
-            is_above([a - b for a, b in zip(*pair, strict=True)], 0) for pair in zip(losses, losses[1:], strict=False)
-        ]
+        steps = [is_above(loss_falls(*pair), 0) for pair in zip(losses, losses[1:], strict=False)]
         falls[name] = all_hold(steps)
         by_size.append(over_seeds(name, sizes, losses))
         by_tokens.append(
@@ -378,6 +381,7 @@ def scaling(bench: Workbench) -> Finding:
             + ", ".join(f"{exponent} and {explained:.2f} ({name})" for name, (exponent, explained) in fits.items())
             + f". The loss falls with each size for {', '.join(name for name in falls if falls[name]) or 'no model'}"
             + (f", and it is undecided for {', '.join(undecided)}." if undecided else "."),
+            len(bench.seeds),
         ),
         charts=[
             Chart("by_size", "weights", "validation loss", by_size, options={"log_x": True, "log_y": True}),
@@ -401,28 +405,15 @@ def loss_by_tokens(name: str, bench: Workbench, runs: Sequence[Run]) -> Series:
     return over_seeds(name, places, list(zip(*([line["loss"] for line in log] for log in logs), strict=True)))
 
 
-def scaled_widths(bench: Workbench, model: str, factor: float) -> dict[str, Any]:
-    """Returns the widths of the preset of the scale, times a factor."""
-    multi30k = {
-        LSTM: {"embedding_size": 512, "hidden_size": 512},
-        ATTENTION: {"embedding_size": 256, "hidden_size": 512, "attention_size": 512, "maxout_size": 256},
-        TRANSFORMER: {"d_model": 256, "encoder_ffn_dim": 512, "decoder_ffn_dim": 512},
-    }
-    numbers = {
-        LSTM: {"embedding_size": 64, "hidden_size": 256},
-        ATTENTION: {"embedding_size": 64, "hidden_size": 192, "attention_size": 128, "maxout_size": 96},
-        TRANSFORMER: {"d_model": 128, "encoder_ffn_dim": 256, "decoder_ffn_dim": 256},
-    }
-    widths = numbers if bench.scale == "small" else multi30k
-    return {name: int(value * factor) for name, value in widths[model].items()}
-
-
 def power_law(sizes: Sequence[float], losses: Sequence[float]) -> tuple[float, float]:
     """Fits loss = a N^-b by least squares of the logarithms.
 
     Returns:
-        b, and the share of the variance of the logarithms of the losses that the fit explains.
+        b, and the share of the variance of the logarithms of the losses that the fit explains; both are NaN if a loss
+        is not finite.
     """
+    if not np.isfinite(losses).all():
+        return math.nan, math.nan
     x, y = np.log(sizes), np.log(losses)
     slope, _ = np.polyfit(x, y, 1)
     return -float(slope), float(np.corrcoef(x, y)[0, 1] ** 2)

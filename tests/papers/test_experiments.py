@@ -7,6 +7,8 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from scipy.stats import t as student
+from scipy.stats import ttest_1samp
 
 from papers_to_gpt.engine.operations import count_multiplied_weights
 from papers_to_gpt.papers import number_lists, sutskever2014, translators, why_transformers
@@ -20,6 +22,7 @@ from papers_to_gpt.papers.experiment import (
     Verdict,
     combine,
     compare,
+    critical_t,
     is_above,
     mean_and_error,
 )
@@ -59,11 +62,45 @@ def test_a_mean_over_seeds_is_above_a_limit_by_a_margin():
     assert is_above([1.1], 1.0) is True and is_above([0.9], 1.0) is False
     assert is_above([1.3, 1.4, 1.5], 1.0) is True and is_above([0.5, 0.6, 0.7], 1.0) is False
     assert is_above([0.0, 3.0], 1.0) is None and is_above([1.2, 1.2], 1.2) is None
-    # The loss of a run that diverged says nothing against the other one.
     assert is_above([math.nan], 1.0) is None and is_above([1.0, math.nan], 0.0) is None
-    assert compare([1.0], [math.nan], ("a", "b"), score="loss", lower_is_better=True).holds is None
     # Deviations of 1 from 2: a standard deviation of 1, divided by the root of 3.
     assert mean_and_error([1.0, 2.0, 3.0], 2) == "2.00 (standard error 0.58)" and mean_and_error([4.56]) == "4.6"
+
+
+def test_several_seeds_are_tested_at_the_level_of_five_percent_whatever_their_number():
+    # The two-sided 95 % quantiles as tables of Student's t print them.
+    assert [round(critical_t(number), 3) for number in (2, 3, 5, 10, 31)] == [12.706, 4.303, 2.776, 2.262, 2.042]
+    assert critical_t(4) == pytest.approx(student.ppf(0.975, 3))
+    # Values whose mean is 1 and whose p-value crosses 5 %.
+    for values in ([0.55, 1.0, 1.45], [0.65, 1.0, 1.35], [0.9, 1.1], [0.95, 1.05], [0.0, 0.5, 1.0, 1.5, 2.0, 1.0]):
+        assert (is_above(values, 0) is True) == (ttest_1samp(values, 0).pvalue < 0.05)
+    # Three standard errors: too few for three seeds.
+    verdict = compare([2.0, 3.0, 4.0], [1.5, 1.0, 1.5], ("a", "b"), score="BLEU")
+    assert (verdict.holds, verdict.seeds) == (None, 3)
+    assert "over 3 seeds, two-sided, at the 5 % level, with 2 degrees of freedom." in verdict.test
+    assert "more than 4.30 standard errors from its limit" in verdict.test
+    assert compare([2.0], [1.0], ("a", "b"), score="BLEU").test is None
+    one = Verdict(True, "1 > 0.")
+    assert combine(one, verdict).test == verdict.test and combine(one, one).test is None
+
+
+def test_a_run_that_diverged_is_worse_than_any_loss_and_as_bad_as_another():
+    def holds(with_it, without):
+        return compare(with_it, without, ("it", "none"), score="Loss", lower_is_better=True).holds
+
+    for diverged in (math.nan, math.inf):
+        assert holds([1.0], [diverged]) is True and holds([diverged], [1e20]) is False
+        assert holds([1.0, 1.1, 1.2], [diverged] * 3) is True and holds([diverged] * 3, [1.0, 1.1, 1.2]) is False
+        assert holds([diverged] * 3, [diverged] * 3) is None
+        # One of three that diverged is one deviation, and decides as little as one very large loss.
+        assert holds([1.0, 1.0, 1.0], [1.0, 1.0, diverged]) is holds([1.0, 1.0, 1.0], [1.0, 1.0, 1e9]) is None
+    verdict = compare([1.0, 1.0], [math.inf, 2.0], ("it", "none"), score="Loss", lower_is_better=True)
+    assert verdict.reason == (
+        "Loss: 1.00 with it, inf with none, over 2 seeds. Runs that diverged, which counts as worse than any finite "
+        "value: 1 of 2 with none."
+    )
+    # A score that is not a number, such as a correlation with a constant, is no loss.
+    assert compare([1.0], [math.nan], ("a", "b"), score="Pearson").holds is None
 
 
 def test_a_claim_of_several_parts_holds_only_as_a_whole():
@@ -254,6 +291,8 @@ def test_a_power_law_is_found_again():
     assert power_law(sizes, [3 * size**-0.25 for size in sizes]) == pytest.approx((0.25, 1.0))
     exponent, explained = power_law([1, 10, 100], [1.0, 10.0, 1.0])
     assert (exponent, explained) == (pytest.approx(0.0, abs=1e-9), pytest.approx(0.0, abs=1e-9))
+    # A size that diverged follows no law.
+    assert np.isnan(power_law([1, 10, 100], [3.0, 2.0, math.inf])).all()
 
 
 def test_the_loss_of_a_run_stands_over_the_tokens_that_it_had_read():
@@ -316,7 +355,7 @@ def test_a_recall_that_depends_on_the_seed_leaves_the_long_range_undecided(seeds
             runs.append(folder)
         return [letters[model][runs.index(folder)]] * len(DISTANCES)
 
-    monkeypatch.setattr(Workbench, "make", lambda bench, *runs: [bench.path(run) for run in runs])
+    monkeypatch.setattr(Workbench, "make", lambda bench, *runs, **options: [bench.path(run) for run in runs])
     monkeypatch.setattr(why_transformers, "test_hypotheses", lambda folder: folder)
     monkeypatch.setattr(why_transformers, "recalled", percentages)
     words = ["run", "long_range", "--seeds", *map(str, seeds), "--output_dir", str(tmp_path)]
@@ -376,7 +415,7 @@ def test_sentences_of_one_meaning_are_to_be_nearer_to_each_other_than_to_the_oth
         return np.array(vectors)
 
     translator = SimpleNamespace(model=None, source_tokenizer=None)
-    monkeypatch.setattr(Workbench, "make", lambda bench, *runs: [bench.path(run) for run in runs])
+    monkeypatch.setattr(Workbench, "make", lambda bench, *runs, **options: [bench.path(run) for run in runs])
     monkeypatch.setattr(sutskever2014, "load", lambda folder: translator)
     monkeypatch.setattr(sutskever2014, "encode_sentences", encode)
     files = [f"--{split}_file={split}.tsv" for split in ("train", "validation", "test")]

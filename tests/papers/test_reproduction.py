@@ -26,8 +26,8 @@ from papers_to_gpt.papers.registry import EXPERIMENTS
 from papers_to_gpt.papers.reports import write_summary
 from papers_to_gpt.papers.reproduction import run as reproduce
 from papers_to_gpt.papers.translators import MODELS as TRANSLATORS
-from papers_to_gpt.papers.translators import run_of
-from papers_to_gpt.papers.why_transformers import SCALES, scaled_widths
+from papers_to_gpt.papers.translators import run_of, scaled_widths
+from papers_to_gpt.papers.why_transformers import SCALES
 from papers_to_gpt.papers.workbench import Run, Workbench
 from papers_to_gpt.reproduce import parse
 from papers_to_gpt.settings.finetuning import parse as parse_finetuning
@@ -74,7 +74,7 @@ SEEDED = """depth sentence_vectors length_and_rarity sentence_limits attention_b
 
 @pytest.mark.parametrize("name", SEEDED)
 def test_experiments_train_every_setting_with_every_seed(name, tmp_path, monkeypatch):
-    def make(bench, *runs):
+    def make(bench, *runs, **options):
         raise Asked(runs)
 
     monkeypatch.setattr(Workbench, "make", make)
@@ -92,7 +92,7 @@ def test_experiments_train_every_setting_with_every_seed(name, tmp_path, monkeyp
 @pytest.mark.parametrize("name", ["sentence_limits", "variations"])
 def test_tables_of_settings_are_drawn_with_a_bar_for_each_setting(name, tmp_path, monkeypatch):
     scores = {"test_sacrebleu": 20.0, "eval_perplexity": 2.5}
-    monkeypatch.setattr(Workbench, "make", lambda bench, *runs: [bench.path(run) for run in runs])
+    monkeypatch.setattr(Workbench, "make", lambda bench, *runs, **options: [bench.path(run) for run in runs])
     monkeypatch.setattr(Workbench, "results", lambda bench, run: scores)
     (settings,) = parse(["run", name, "--trial", "true", "--output_dir", str(tmp_path)])
     finding = EXPERIMENTS[name].measure(Workbench(settings, name))
@@ -113,7 +113,7 @@ def test_rescoring_is_drawn_with_a_bar_for_each_system(tmp_path, monkeypatch):
         "bleu": lambda bench, hypotheses, references: 25.0,
     }.items():
         monkeypatch.setattr(sutskever2014, name, stub)
-    monkeypatch.setattr(Workbench, "make", lambda bench, *runs: [bench.path(run) for run in runs])
+    monkeypatch.setattr(Workbench, "make", lambda bench, *runs, **options: [bench.path(run) for run in runs])
     (settings,) = parse(["run", "rescoring", "--trial", "true", "--output_dir", str(tmp_path)])
     finding = EXPERIMENTS["rescoring"].measure(Workbench(settings, "rescoring"))
     (chart,) = finding.charts
@@ -157,7 +157,7 @@ def test_sequences_are_timed_in_batches_of_several_sizes_too(tmp_path, monkeypat
         asked.append(work.args[1:])
         return 1.0
 
-    monkeypatch.setattr(Workbench, "make", lambda bench, *runs: [bench.path(run) for run in runs])
+    monkeypatch.setattr(Workbench, "make", lambda bench, *runs, **options: [bench.path(run) for run in runs])
     monkeypatch.setattr(why_transformers, "load", lambda folder: SimpleNamespace(model=torch.nn.Identity()))
     monkeypatch.setattr(why_transformers, "median_seconds", seconds)
     (settings,) = parse(["run", "parallel_training", "--output_dir", str(tmp_path)])
@@ -180,7 +180,7 @@ def test_by_default_no_more_trainings_run_at_once_than_this_process_may_use_core
     monkeypatch.setattr(os, "cpu_count", lambda: 64)
     monkeypatch.setattr(os, "sched_getaffinity", lambda process: {0, 1, 2}, raising=False)
     asked = []
-    monkeypatch.setattr(Workbench, "_make", lambda self, waiting, jobs, active: asked.append(jobs))
+    monkeypatch.setattr(Workbench, "_make", lambda self, waiting, jobs, active, may_diverge: asked.append(jobs))
     (settings,) = parse(["run", "heads", "--output_dir", str(tmp_path)])
     Workbench(settings, "heads").make(*(Run("pretrain_gpt1", "stories/gpt1_mini", {"seed": n}) for n in range(8)))
     (jobs,) = asked

@@ -1,5 +1,6 @@
 """Every claim is decided by all seeds, by the numbers that its criterion names."""
 
+import math
 from types import SimpleNamespace
 
 import numpy as np
@@ -19,7 +20,7 @@ def decide(tmp_path, monkeypatch):
     def find(name, seeds, results_of=lambda run: {}, module=None, **stubs):
         made = {}
 
-        def make(bench, *runs):
+        def make(bench, *runs, **options):
             made.update((bench.path(run), run) for run in runs)
             return [bench.path(run) for run in runs]
 
@@ -70,7 +71,7 @@ def test_the_best_score_is_to_come_with_the_fewest_operations(scores, flops, hol
 
 @pytest.mark.parametrize(
     ("learned", "absent", "holds"),
-    [([30.5, 30.6], [5, 6], True), ([40, 41], [5, 6], False), ([30, 31], [40, 41], False), ([30, 34], [5, 6], None)],
+    [([30.2, 31.1], [5, 6], True), ([40, 41], [5, 6], False), ([30, 31], [40, 41], False), ([30, 34], [5, 6], None)],
 )
 def test_sinusoids_are_to_beat_no_positions_and_to_be_as_good_as_learned_ones(learned, absent, holds, decide):
     scores = {"learned": learned, "absent": absent, None: [30, 31]}
@@ -82,7 +83,7 @@ def test_sinusoids_are_to_beat_no_positions_and_to_be_as_good_as_learned_ones(le
     assert decide("positions", [1, 2], results_of).verdict.holds is holds
 
 
-@pytest.mark.parametrize(("lost", "holds"), [([4.0, 4.5], True), ([8.0, 9.0], False), ([3.0, 8.0], None)])
+@pytest.mark.parametrize(("lost", "holds"), [([4.0, 4.02], True), ([8.0, 8.1], False), ([3.0, 8.0], None)])
 def test_few_points_are_to_be_lost_by_long_sentences(lost, holds, decide):
     stubs = {
         "length_of": lambda bench: None,
@@ -113,10 +114,10 @@ def test_attention_is_to_be_on_the_right_word_with_every_seed_and_more_often_tha
 @pytest.mark.parametrize(
     ("most", "far", "holds"),
     [
-        ([0.9, 0.8], [6.0, 6.5], True),
-        ([0.9, 0.2], [6, 6.5], None),
-        ([0.9, 0.8], [6, 2], None),
-        ([0.4, 0.3], [6, 6.5], False),
+        ([0.9, 0.89], [6.0, 6.1], True),
+        ([0.9, 0.2], [6, 6.1], None),
+        ([0.9, 0.89], [6, 2], None),
+        ([0.4, 0.39], [6, 6.1], False),
     ],
 )
 def test_the_heads_of_every_seed_decide_whether_they_specialise(most, far, holds, decide):
@@ -145,7 +146,7 @@ def test_the_heads_of_every_seed_decide_whether_they_specialise(most, far, holds
     )
 
 
-@pytest.mark.parametrize(("lstm", "holds"), [([0.01, 0.012], True), ([0.01, 0.5], None), ([0.5, 0.6], False)])
+@pytest.mark.parametrize(("lstm", "holds"), [([0.01, 0.0101], True), ([0.01, 0.5], None), ([0.5, 0.6], False)])
 def test_the_gradients_of_every_seed_decide_and_with_the_papers_initial_weights(lstm, holds, decide):
     def gradients(translator, sources, references):
         model, state, seed = translator.model.config
@@ -225,4 +226,19 @@ def test_gains_on_tasks_of_several_sizes_are_drawn_from_the_lowest_seed_to_the_h
     finding = EXPERIMENTS["auxiliary_loss"].measure(Workbench(settings, "auxiliary_loss"))
     (series,) = finding.charts[0].series
     assert (list(series.x), series.y, series.low, series.high) == ([10, 90], [3.0, 7.5], [1.0, 7.0], [5.0, 8.0])
-    assert finding.verdict.holds is True  # 6 and 3 more: 4.5, with a standard error of 1.5
+    assert finding.verdict.holds is None  # 6 and 3 more: 4.5, with a standard error of 1.5, of which 12.7 decide
+
+
+def test_a_model_that_diverges_without_warm_up_needs_it(decide, monkeypatch, tmp_path):
+    monkeypatch.setattr(Workbench, "has_diverged", lambda bench, run: run.settings.get("warmup_steps") == 0)
+    monkeypatch.setattr(Workbench, "log", lambda bench, run: [])  # it ended before its first line
+    finding = decide("schedule", [1, 2], lambda run: {"eval_loss": 2.0})
+    assert finding.verdict.holds is True and not finding.pictures
+    assert finding.verdict.reason.endswith(
+        "Runs that diverged, which counts as worse than any finite value: 2 of 2 with the full rate from the start."
+    )
+    assert [row[1] for row in finding.table.rows] == [2.0, math.inf, 2.0, math.inf]
+    depth = decide("depth", [1], lambda run: {"eval_perplexity": math.nan})  # of a model that is not finite
+    assert depth.verdict.holds is False and [row[1] for row in depth.table.rows] == [math.inf] * 4
+    variations = decide("variations", [1], lambda run: {"eval_perplexity": 2.0, "test_sacrebleu": 9.0})
+    assert variations.table.rows[0][1:] == (2.0, 9.0)
