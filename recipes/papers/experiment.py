@@ -72,11 +72,14 @@ class Verdict:
         reason: one or two sentences with the deciding numbers. `Experiment.unless` has the likely cause of a claim
             that does not hold.
         seeds: number of seeds over which `is_above` decided; 1 if it tested nothing.
+        numbers: what the reason says, not rounded, as `results.json` keeps it. Numbers of the table and of charts need
+            not be repeated.
     """
 
     holds: bool | None
     reason: str
     seeds: int = 1
+    numbers: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def word(self) -> str:
@@ -204,7 +207,15 @@ def compare(
             f"{number} of {len(gains)} with {name}" for number, name in zip(diverged, names, strict=True) if number
         )
         reason += f" Runs that diverged, which counts as worse than any finite value: {runs}."
-    return Verdict(is_above(gains, 0), reason, len(gains))
+    numbers = {names[0]: better, names[1]: worse, "gain": gains}
+    found = {f"{score}, {names[0]} against {names[1]}": {name: by_seed(each) for name, each in numbers.items()}}
+    return Verdict(is_above(gains, 0), reason, len(gains), found)
+
+
+def by_seed(values: Sequence[float]) -> dict[str, Any]:
+    """Returns the values of all seeds with their mean and, if there are several, its standard error."""
+    found = {"by seed": list(values), "mean": statistics.mean(values)}
+    return found if len(values) == 1 else found | {"standard error": standard_error(values)}
 
 
 DIVERGED = 1e30  # stands for the loss of a run that diverged: beyond all others, and that of two such runs is equal
@@ -261,6 +272,7 @@ def combine(*verdicts: Verdict) -> Verdict:
         all_hold([each.holds for each in verdicts]),
         " ".join(each.reason for each in verdicts),
         max(each.seeds for each in verdicts),
+        {name: numbers for each in verdicts for name, numbers in each.numbers.items()},
     )
 
 

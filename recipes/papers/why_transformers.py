@@ -17,6 +17,7 @@ from papers_to_gpt.papers.experiment import (
     Table,
     Verdict,
     all_hold,
+    by_seed,
     is_above,
     loss_falls,
     mean_and_error,
@@ -116,6 +117,7 @@ def long_range(bench: Workbench) -> Finding:
             + ", ".join(f"{near[model]:.1f} %" for model in MODELS)
             + f"; by chance it is {chance:.1f} %.",
             len(bench.seeds),
+            {"ahead": by_seed(ahead), "kept": by_seed(kept), "chance, %": chance},
         ),
         charts=[
             Chart(
@@ -169,6 +171,7 @@ def parallel_training(bench: Workbench) -> Finding:
             f"With sequences of {TRAINING_LENGTHS[-1]} tokens, tokens per second are "
             + ", ".join(f"{ratio[model]:.2f} ({MODELS[model]})" for model in MODELS)
             + f" of those with {TRAINING_LENGTHS[0]}.",
+            numbers={MODELS[model]: ratio[model] for model in MODELS},
         ),
         charts=[
             Chart(
@@ -245,6 +248,11 @@ def gradients(bench: Workbench) -> Finding:
             )
             + f". At the start, that of attention is {mean_and_error(times)} times that of the LSTM.",
             len(bench.seeds),
+            {
+                f"{MODELS[model]} {state}, %": by_seed([100 * each for each in first[model, state]])
+                for model, state in first
+            }
+            | {"attention, times the LSTM": by_seed(times)},
         ),
         charts=[
             Chart(
@@ -346,7 +354,7 @@ def scaling(bench: Workbench) -> Finding:
             for factor in SCALES
         ]
     bench.make(*(run for each in runs.values() for group in each for run in group))
-    rows, by_size, by_tokens, fits, falls = [], [], [], {}, {}
+    rows, by_size, by_tokens, fits, falls, numbers = [], [], [], {}, {}, {}
     for name, each in runs.items():
         sizes = [count_weights(bench.path(group[0])) for group in each]
         losses = [bench.losses(group) for group in each]
@@ -356,6 +364,7 @@ def scaling(bench: Workbench) -> Finding:
         rows += zip([name] * len(sizes), sizes, means, [curve.x[-1] for curve in curves], over_tokens, strict=True)
         exponents = [power_law(sizes, group)[0] for group in zip(*losses, strict=True)]
         fits[name] = mean_and_error(exponents, 3), power_law(sizes, means)[1]
+        numbers[name] = {"exponent": by_seed(exponents), "explained": fits[name][1]}
         steps = [is_above(loss_falls(*pair), 0) for pair in zip(losses, losses[1:], strict=False)]
         falls[name] = all_hold(steps)
         by_size.append(over_seeds(name, sizes, losses))
@@ -382,6 +391,7 @@ def scaling(bench: Workbench) -> Finding:
             + f". The loss falls with each size for {', '.join(name for name in falls if falls[name]) or 'no model'}"
             + (f", and it is undecided for {', '.join(undecided)}." if undecided else "."),
             len(bench.seeds),
+            numbers,
         ),
         charts=[
             Chart("by_size", "weights", "validation loss", by_size, options={"log_x": True, "log_y": True}),

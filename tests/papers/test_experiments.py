@@ -30,8 +30,8 @@ from papers_to_gpt.papers.number_lists import write_number_lists
 from papers_to_gpt.papers.recall_lists import DISTANCES, letters_of, recalled, write_recall
 from papers_to_gpt.papers.registry import EXPERIMENTS, list_experiments, select
 from papers_to_gpt.papers.reports import write_report, write_summary
-from papers_to_gpt.papers.sutskever2014 import best_candidates, principal_components
-from papers_to_gpt.papers.translators import means_over, short_and_long, words_are_known
+from papers_to_gpt.papers.sutskever2014 import principal_components
+from papers_to_gpt.papers.translators import best_candidates, means_over, short_and_long, words_are_known
 from papers_to_gpt.papers.why_transformers import loss_by_tokens, power_law
 from papers_to_gpt.papers.word_alignment import WordTranslations
 from papers_to_gpt.papers.workbench import Run, Workbench
@@ -154,7 +154,7 @@ def test_a_report_has_table_paper_verdict_csv_and_json_and_pictures(tmp_path, mo
         method="Ones are counted.",
         table=Table(("what", "count"), [("one | two", 1.0), ("none", None)], digits=1),
         paper=Table(("what", "count"), [("one", 2)]),
-        verdict=Verdict(False, "They are not."),
+        verdict=Verdict(False, "They are not.", 3, {"counts": {"by seed": [math.nan, math.inf, 1.5]}}),
         charts=[Chart("counts", "x", "y", [Series("a", [1, 2], [3.0, 4.0], [2.0, 3.0], [4.0, 5.0])])],
     )
     write_report(experiment, finding, bench, 0.5, {"experiment": "one", "scale": "novels"})
@@ -169,6 +169,9 @@ def test_a_report_has_table_paper_verdict_csv_and_json_and_pictures(tmp_path, mo
     assert {"counts.png", "counts.svg"} <= {path.name for path in (tmp_path / "one").iterdir()}
     results = json.loads((tmp_path / "one" / "results.json").read_text())
     assert (results["verdict"], results["rows"]) == ("does not hold", [["one | two", 1.0], ["none", None]])
+    assert results["paper"] == {"columns": ["what", "count"], "rows": [["one", 2]]}
+    assert results["numbers"] == {"counts": {"by seed": ["nan", "inf", 1.5]}}  # JSON has no such numbers
+    assert results["test"] == finding.verdict.test and f"**Test.** {finding.verdict.test}\n" in report
     summary = write_summary(tmp_path, [experiment])
     assert (
         "| [one](one/report.md) | Table 1 | Ones are ones. | does not hold | They are not. | 0.5 | novels |" in summary

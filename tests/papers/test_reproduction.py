@@ -19,7 +19,7 @@ import yaml
 
 from gpt1_scratch import GPT1Config, GPT1ForCausalLM, GPT1ForMaskedLM
 from gpt1_scratch.tokenization import train_tokenizer
-from papers_to_gpt.papers import sutskever2014, vaswani2017, why_transformers
+from papers_to_gpt.papers import sutskever2014, timing, why_transformers
 from papers_to_gpt.papers.language_models import finetuned, task_scores, train_rows, what_is_scored
 from papers_to_gpt.papers.radford2018 import runs_by_size
 from papers_to_gpt.papers.registry import EXPERIMENTS
@@ -122,7 +122,7 @@ def test_rescoring_is_drawn_with_a_bar_for_each_system(tmp_path, monkeypatch):
 
 
 def test_the_cost_of_a_layer_stands_beside_its_steps_and_its_longest_path(tmp_path, monkeypatch):
-    monkeypatch.setattr(vaswani2017, "median_seconds", lambda work: 0.001)
+    monkeypatch.setattr(timing, "median_seconds", lambda work: 0.001)
     (settings,) = parse(["run", "layer_cost", "--output_dir", str(tmp_path)])
     table = EXPERIMENTS["layer_cost"].measure(Workbench(settings, "layer_cost")).table
     assert table.columns[-2:] == ("sequential operations of the two", "longest path of the two")
