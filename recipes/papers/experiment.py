@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from papers_to_gpt.papers.workbench import Workbench
 
 Cell = str | float | int | None
+VALIDATION_LOSS = "validation loss, nats per token"
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from typing import Any
 
 from papers_to_gpt.engine.durable_files import write_durably
 from papers_to_gpt.papers.experiment import Cell, Experiment, Finding, Table
+from papers_to_gpt.papers.registry import PAPERS
 from papers_to_gpt.papers.workbench import Run, Workbench
 from papers_to_gpt.plots.style import save_figure
 
@@ -80,9 +81,10 @@ def _strict(value: Any) -> Any:
 def _report(
     experiment: Experiment, finding: Finding, bench: Workbench, minutes: float, pictures: Sequence[str]
 ) -> str:
-    seeds = seeds_of(bench.runs)
+    seeds, title = seeds_of(bench.runs), PAPERS.get(experiment.paper)
     parts = [
-        f"# {experiment.item}",
+        f"# {experiment.name}: {experiment.item}",
+        f"{title[0] if title else experiment.paper}.",
         f"**Claim:** {experiment.claim} {experiment.criterion}",
         f"**Verdict.** {finding.verdict.sentence} {finding.verdict.reason}",
         *([] if finding.verdict.test is None else [f"**Test.** {finding.verdict.test}"]),
@@ -145,7 +147,7 @@ def write_summary(output_dir: Path, experiments: Sequence[Experiment]) -> str:
         if found is not None:
             link = f"[{each.name}]({each.name}/{REPORT_FILE})"
             verdict = found["verdict"], found["reason"], found["minutes"]
-            rows.append((link, each.item, each.claim, *verdict, found.get("scale")))
+            rows.append((link, f"{each.paper}, {each.item}", each.claim, *verdict, found.get("scale")))
         elif path.exists():
             print(f"{path} is damaged, so the summary does not have {each.name}. Run it again.")
     columns = ("experiment", "where", "claim", "verdict", "numbers", "minutes", "scale")

@@ -11,6 +11,7 @@ from torch import nn
 
 from papers_to_gpt.papers.encoder_heads import FARTHEST, describe_heads, encoder_attention
 from papers_to_gpt.papers.experiment import (
+    VALIDATION_LOSS,
     Chart,
     Experiment,
     Finding,
@@ -152,10 +153,11 @@ def score_by_flops(bench: Workbench) -> Finding:
         digits=1,
     )
     return Finding(
-        method="All three translators are trained by their presets. The floating-point operations of training are "
-        "estimated as 6 for each weight of a matrix and token that it multiplies (Kaplan et al. 2020); sources count "
-        "as long as targets. The paper multiplies the time of training with what its GPUs sustain.",
-        table=Table(("model", "training FLOPs", "test BLEU", "seconds"), rows),
+        method="All three translators are trained by their presets with the changes of the scale, which the commands "
+        "show. The floating-point operations of training are estimated as 6 for each weight of a matrix and token "
+        "that it multiplies (Kaplan et al. 2020); sources count as long as targets. The paper multiplies the time of "
+        "training with what its GPUs sustain.",
+        table=Table(("model", "training FLOPs", "test BLEU", "seconds of training"), rows),
         paper=Table(
             ("model", "training FLOPs", "BLEU, En-De"),
             [
@@ -285,7 +287,7 @@ def positions(bench: Workbench) -> Finding:
     )
     return Finding(
         method="The same Transformer is trained with sinusoids, with learned positions and with none. The similarity "
-        "of two positions is the product of their sinusoids.",
+        "of two positions is the product of their sinusoids, in the picture divided by their lengths.",
         table=Table(
             ("positions", "validation perplexity", "test BLEU"),
             [(kind, perplexities[kind], statistics.mean(scores[kind])) for kind in kinds],
@@ -323,9 +325,10 @@ def schedule(bench: Workbench) -> Finding:
     logs = {name: log for name, each in runs.items() if (log := bench.log(each[0]))}
     return Finding(
         method="The Transformer is trained with and without warm-up of the learning rate, and with normalization "
-        "after each sub-layer, as in the paper, and before it. The curves show the first seed.",
+        "after each sub-layer, as in the paper, and before it. The curves show the first seed; the loss of training "
+        "has label smoothing, that of validation does not.",
         table=Table(
-            ("variant", "validation loss"),
+            ("variant", VALIDATION_LOSS),
             [(name, statistics.mean(each)) for name, each in losses.items()],
             digits=3,
         ),
@@ -368,13 +371,7 @@ def heads(bench: Workbench) -> Finding:
         f"{FARTHEST} tokens away, the attention there, and the entropy of its weights. Table and pictures show the "
         "first seed.",
         table=Table(
-            (
-                "layer.head",
-                "mean distance, tokens",
-                "relative position",
-                "attention there",
-                "entropy, bits",
-            ),
+            ("layer.head", "mean distance, tokens", "relative position", "attention there", "entropy, bits"),
             rows,
         ),
         verdict=Verdict(

@@ -11,6 +11,7 @@ import torch
 from transformers import AutoModelForSeq2SeqLM, PreTrainedConfig, PreTrainedModel
 
 from papers_to_gpt.papers.experiment import (
+    VALIDATION_LOSS,
     Chart,
     Experiment,
     Finding,
@@ -372,7 +373,7 @@ def scaling(bench: Workbench) -> Finding:
             Chart(
                 f"by_tokens_{name.lower().replace('-', '')}",
                 "target tokens of the training",
-                "validation loss",
+                VALIDATION_LOSS,
                 curves,
                 options={"log_x": True, "log_y": True, "title": name},
             )
@@ -383,7 +384,7 @@ def scaling(bench: Workbench) -> Finding:
         method="Each model is trained in four widths with the same updates and data. A power law, loss = a N^-b, is "
         "fitted to the validation loss and the number of weights N, and one in the number of tokens to the losses on "
         "the way of each size.",
-        table=Table(("model", "weights", "validation loss", "target tokens", "exponent over tokens"), rows, digits=3),
+        table=Table(("model", "weights", VALIDATION_LOSS, "target tokens", "exponent over tokens"), rows, digits=3),
         verdict=Verdict(
             all_hold([*falls.values(), *is_fitted]),
             "Exponents b, and the share of the variance that the fit explains: "
@@ -394,7 +395,7 @@ def scaling(bench: Workbench) -> Finding:
             numbers,
         ),
         charts=[
-            Chart("by_size", "weights", "validation loss", by_size, options={"log_x": True, "log_y": True}),
+            Chart("by_size", "weights", VALIDATION_LOSS, by_size, options={"log_x": True, "log_y": True}),
             *by_tokens,
         ],
         notes=[

@@ -149,7 +149,7 @@ def test_a_report_has_table_paper_verdict_csv_and_json_and_pictures(tmp_path, mo
     runs = [Run("pretrain_gpt1", None, {"seed": 42}), Run("finetune_gpt1", None, {"seeds": [1, 2]})]
     bench = SimpleNamespace(folder=tmp_path / "one", seeds=[1, 2, 3], scale="small", runs=runs, command=str)
     claim = "Ones are ones.", "It holds if all are."
-    experiment = Experiment("one", "paper", "Table 1", *claim, lambda bench: None, minutes=1, unless={})
+    experiment = Experiment("one", "sutskever2014", "Table 1", *claim, lambda bench: None, minutes=1, unless={})
     finding = Finding(
         method="Ones are counted.",
         table=Table(("what", "count"), [("one | two", 1.0), ("none", None)], digits=1),
@@ -159,7 +159,8 @@ def test_a_report_has_table_paper_verdict_csv_and_json_and_pictures(tmp_path, mo
     )
     write_report(experiment, finding, bench, 0.5, {"experiment": "one", "scale": "novels"})
     report = (tmp_path / "one" / "report.md").read_text()
-    assert "**Claim:** Ones are ones. It holds if all are.\n" in report
+    title = "Sutskever et al. 2014: Sequence to Sequence Learning with Neural Networks"
+    assert report.startswith(f"# one: Table 1\n\n{title}.\n\n**Claim:** Ones are ones. It holds if all are.\n")
     assert "Scale `small`, seeds of the runs 1, 2, 42, 0.5 minutes." in report
     assert "Values are means over the seeds; error bars reach from the lowest seed to the highest." in report
     for part in ("| one \\| two | 1.0 |", "| none |  |", "The claim does not hold here. They are not.", "![counts]"):
@@ -173,9 +174,8 @@ def test_a_report_has_table_paper_verdict_csv_and_json_and_pictures(tmp_path, mo
     assert results["numbers"] == {"counts": {"by seed": ["nan", "inf", 1.5]}}  # JSON has no such numbers
     assert results["test"] == finding.verdict.test and f"**Test.** {finding.verdict.test}\n" in report
     summary = write_summary(tmp_path, [experiment])
-    assert (
-        "| [one](one/report.md) | Table 1 | Ones are ones. | does not hold | They are not. | 0.5 | novels |" in summary
-    )
+    row = "sutskever2014, Table 1 | Ones are ones. | does not hold | They are not. | 0.5 | novels"
+    assert f"| [one](one/report.md) | {row} |" in summary
 
 
 def test_lists_of_numbers_have_one_word_a_number_and_held_out_lists_are_in_no_other_file(tmp_path, monkeypatch):
