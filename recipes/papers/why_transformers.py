@@ -160,7 +160,7 @@ def parallel_training(bench: Workbench) -> Finding:
         f"sequences of different lengths, and one of up to {BATCHES[-1]} sequences of {LENGTH_OF_BATCHES} tokens, on "
         "the CPU in fp32. The models are those of the other experiments.",
         table=Table(
-            ("length", "sequences", *(f"{name}, tokens/s" for name in MODELS.values())),
+            ("tokens in a sequence", "sequences", *(f"{name}, tokens/s" for name in MODELS.values())),
             [
                 (length, batch, *(measured[model][batch, length] for model in MODELS))
                 for length, batch in sorted((length, batch) for batch, length in shapes)
@@ -177,7 +177,7 @@ def parallel_training(bench: Workbench) -> Finding:
         charts=[
             Chart(
                 "tokens_per_second",
-                "length of a sequence",
+                "tokens in a sequence",
                 "tokens per second",
                 [Series(MODELS[model], TRAINING_LENGTHS, speeds[model]) for model in MODELS],
                 options={"log_x": True, "log_y": True},
@@ -247,7 +247,7 @@ def gradients(bench: Workbench) -> Finding:
                 f"{state} " + ", ".join(f"{means[model, state]:.2g} % ({MODELS[model]})" for model in MODELS)
                 for state in (PAPER_START, PRESET_START, TRAINED)
             )
-            + f". At the start, that of attention is {mean_and_error(times)} times that of the LSTM.",
+            + f". At the start, the smaller with attention is {mean_and_error(times)} times that of the LSTM.",
             len(bench.seeds),
             {
                 f"{MODELS[model]} {state}, %": by_seed([100 * each for each in first[model, state]])
