@@ -26,6 +26,7 @@ from papers_to_gpt.papers.experiment import (
     critical_t,
     is_above,
     mean_and_error,
+    over_seeds,
 )
 from papers_to_gpt.papers.number_lists import write_number_lists
 from papers_to_gpt.papers.recall_lists import DISTANCES, letters_of, recalled, write_recall
@@ -431,3 +432,14 @@ def test_sentences_of_one_meaning_are_to_be_nearer_to_each_other_than_to_the_oth
     assert verdict.reason.startswith("The distance is ") and "orders" not in verdict.reason
     # As captions are written, which the model has learned from.
     assert all(text[0].isupper() and text.endswith(".") and " ." not in text for text in read)
+
+
+@pytest.mark.parametrize("kind", ["lines", "bars"])
+def test_the_loss_of_a_run_that_diverged_is_left_out_of_a_chart_and_kept_in_its_data(kind):
+    pytest.importorskip("matplotlib")
+    series = over_seeds("a", [1, 2, 3], [[1.0, 1.2], [math.inf, 1.1], [2.0, 2.0]])
+    chart = Chart("losses", "x", "y", [series], kind)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        (axes,) = chart.draw().axes
+    assert axes.get_ylim()[1] < 3 and chart.rows()[1] == ("a", 2, math.inf, 1.1, math.inf)

@@ -322,7 +322,7 @@ def test_the_scale_multi30k_compares_alignments_with_counted_word_translations(t
     ]
     reproduce(parse(["run", "alignments", *arguments]))
     results = json.loads((tmp_path / "out" / "alignments" / "results.json").read_text())
-    assert results["columns"][1] == "attention on the right word" and results["rows"][0][0] == 1
+    assert results["columns"][1] == "attention on the right word, %" and results["rows"][0][0] == 1
     assert "multi30k/bahdanau" in results["runs"][0] and str(tmp_path / "train.tsv") in results["runs"][0]
 
 
