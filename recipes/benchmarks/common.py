@@ -23,11 +23,10 @@ from pathlib import Path
 from typing import Any
 
 from torch import nn
-from transformers import PreTrainedModel
 
 from papers_to_gpt.benchmarks.gpts import MatrixPeak
 from papers_to_gpt.benchmarks.workload import Stopwatch
-from papers_to_gpt.engine.operations import count_multiplied_weights
+from papers_to_gpt.engine.operations import training_flops
 from papers_to_gpt.settings.benchmarking import Workload
 
 # Number of test sentences that Marian and JoeyNMT translate together, in the order of the file; JoeyNMT's default.
@@ -141,13 +140,7 @@ def translator_utilization(work: Workload, watch: Stopwatch, model: nn.Module) -
         return {}
     peak = MatrixPeak(device=work.device)
     peak.measure()
-    return peak.utilization(translator_flops(model, watch.tokens - watch.items, watch.items), watch.clocked)
-
-
-def translator_flops(model: PreTrainedModel, source_tokens: int, target_tokens: int) -> float:
-    """Returns the operations of a forward and a backward pass: 6 for each multiplied weight and token of its side."""
-    source, target = count_multiplied_weights(model)
-    return 6 * (source * source_tokens + target * target_tokens)
+    return peak.utilization(training_flops(model, watch.tokens - watch.items, watch.items), watch.clocked)
 
 
 def forced_length(work: Workload) -> dict[str, int]:

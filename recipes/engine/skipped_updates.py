@@ -11,6 +11,8 @@ from papers_to_gpt.engine.batching import LocalBatch
 from papers_to_gpt.engine.checkpointing import Progress
 from papers_to_gpt.engine.update_errors import name_batch
 
+TOO_MANY = "updates in a row were skipped"  # in the error that ends a run that diverged
+
 
 class SkippedUpdates:
     """Steps the optimizer where the gradient is finite, and counts the updates where it is not.
@@ -83,7 +85,7 @@ class SkippedUpdates:
             tqdm.write(f"Update {progress.update} is skipped: {what} is not finite.", file=sys.stderr)
         if progress.skipped_in_a_row >= max(1, self.limit):
             raise ValueError(
-                f"{progress.skipped_in_a_row} updates in a row were skipped, the last is update {progress.update}: "
+                f"{progress.skipped_in_a_row} {TOO_MANY}, the last is update {progress.update}: "
                 f"{what} is not finite (max_skipped_updates is {self.limit}). Lower learning_rate, raise "
                 f"warmup_steps, or lower max_grad_norm. {newest_checkpoint()}"
             )

@@ -4,11 +4,12 @@
 import statistics
 import string
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
-from papers_to_gpt.papers.experiment import Chart, Experiment, Finding, Table, Verdict, compare, over_seeds
+from papers_to_gpt.papers.experiment import Chart, Experiment, Finding, Table, Verdict, by_seed, compare, over_seeds
 from papers_to_gpt.papers.translators import (
     ATTENTION,
     LONGEST_IN_TRAINING,
@@ -79,10 +80,11 @@ def attention_by_length(bench: Workbench) -> Finding:
                 ("RNNencdec-50", "50", "below 10"),
             ],
         ),
-        verdict=Verdict(
-            verdict.holds,
-            f"{verdict.reason} In the longer half of the lengths BLEU is {statistics.mean(long[SEARCH]):.1f} with "
-            f"attention and {statistics.mean(long[ENCDEC]):.1f} with a fixed vector.",
+        verdict=replace(
+            verdict,
+            reason=f"{verdict.reason} In the longer half of the lengths BLEU is {statistics.mean(long[SEARCH]):.1f} "
+            f"with attention and {statistics.mean(long[ENCDEC]):.1f} with a fixed vector.",
+            numbers={**verdict.numbers, **{f"BLEU of {name}, longer half": by_seed(long[name]) for name in runs}},
         ),
         charts=[
             Chart(
@@ -182,20 +184,22 @@ def alignments(bench: Workbench) -> Finding:
         table=Table(
             (
                 "seed",
-                f"attention on the right {word}",
-                f"largest weight on the right {word}",
-                "largest weight on it or a neighbour",
+                f"attention on the right {word}, %",
+                f"largest weight on the right {word}, %",
+                "largest weight on it or a neighbour, %",
             ),
             [
-                (seed, *(f"{100 * part:.1f} %" for part in parts))
+                (seed, *(100.0 * part for part in parts))
                 for seed, *parts in zip(bench.seeds, shares, hits, near, strict=True)
             ],
+            digits=1,
         ),
         verdict=Verdict(
             min(hits) > max(0.5, *guesses),
             f"The largest weight is on the right {word} for {100 * min(hits):.1f} % of the target tokens"
             f"{' of the worst seed' if len(hits) > 1 else ''}, and on it or a neighbour for {100 * min(near):.1f} %; "
             f"{guess} {100 * max(guesses):.0f} %.",
+            numbers={"guess, %": 100 * max(guesses)},
         ),
         pictures={
             f"alignment_{index}": lambda each=each: plot_alignment(

@@ -1,8 +1,9 @@
 """Devlin et al. 2018: BERT (arXiv 1810.04805), for comparison: what it does otherwise than GPT-1."""
 
 import statistics
+from dataclasses import replace
 
-from papers_to_gpt.papers.experiment import Chart, Experiment, Finding, Table, Verdict, compare, over_seeds
+from papers_to_gpt.papers.experiment import Chart, Experiment, Finding, Table, compare, over_seeds
 from papers_to_gpt.papers.language_models import (
     MASKED,
     TRANSFORMER,
@@ -80,10 +81,11 @@ def both_directions(bench: Workbench) -> Finding:
             ],
             digits=1,
         ),
-        verdict=Verdict(
-            equal_tokens.holds,
-            f"At equal tokens: {equal_tokens.reason} At equal time ({as_long:,} updates of masked tokens), the claim "
-            f"{'is ' if equal_time.holds is None else ''}{equal_time.word}: {equal_time.reason}",
+        verdict=replace(
+            equal_tokens,
+            reason=f"At equal tokens: {equal_tokens.reason} At equal time ({as_long:,} updates of masked tokens), the "
+            f"claim {'is ' if equal_time.holds is None else ''}{equal_time.word}: {equal_time.reason}",
+            numbers={"at equal tokens": equal_tokens.numbers, "at equal time": equal_time.numbers},
         ),
         charts=[
             Chart(

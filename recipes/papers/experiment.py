@@ -7,7 +7,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 
+from scipy.special import stdtrit
+
 from papers_to_gpt.plots.line_plots import Series, plot_bars, plot_lines
+from papers_to_gpt.settings.wording import counted
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -15,6 +18,7 @@ if TYPE_CHECKING:
     from papers_to_gpt.papers.workbench import Workbench
 
 Cell = str | float | int | None
+VALIDATION_LOSS = "validation loss, nats per token"
 
 
 @dataclass(frozen=True)
@@ -68,10 +72,15 @@ class Verdict:
         holds: None if the measurement cannot tell.
         reason: one or two sentences with the deciding numbers. `Experiment.unless` has the likely cause of a claim
             that does not hold.
+        seeds: number of seeds over which `is_above` decided; 1 if it tested nothing.
+        numbers: what the reason says, not rounded, as `results.json` keeps it. Numbers of the table and of charts need
+            not be repeated.
     """
 
     holds: bool | None
     reason: str
+    seeds: int = 1
+    numbers: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def word(self) -> str:
@@ -80,6 +89,18 @@ class Verdict:
     @property
     def sentence(self) -> str:
         return "It is undecided whether the claim holds." if self.holds is None else f"The claim {self.word} here."
+
+    @property
+    def test(self) -> str | None:
+        """The test by which several seeds decided; None if there was none."""
+        if self.seeds == 1:
+            return None
+        return (
+            f"Student's t-test of the mean over {self.seeds} seeds, two-sided, at the {100 * LEVEL:.0f} % level, with "
+            f"{counted(self.seeds - 1, 'degree')} of freedom. Where two settings are compared, it is the mean of the "
+            f"differences seed by seed. It decides if it is more than {critical_t(self.seeds):.2f} standard errors "
+            "from its limit. Each part of a claim is tested by itself."
+        )
 
 
 @dataclass(frozen=True)
@@ -156,8 +177,7 @@ def compare(
 ) -> Verdict:
     """Decides whether one setting beats another, seed by seed.
 
-    One seed gives a direction. With several, a mean difference of more than twice its standard error decides, and a
-    smaller one leaves it undecided.
+    One seed gives a direction. With several, `is_above` tests the differences.
 
     Args:
         better: scores of the setting that the paper claims to be better, one for each seed.
@@ -170,18 +190,42 @@ def compare(
     Raises:
         ValueError: the numbers of scores differ, or there are none.
     """
-    gains = [(b - a) if lower_is_better else (a - b) for a, b in zip(better, worse, strict=True)]
+    gains = loss_falls(worse, better) if lower_is_better else [a - b for a, b in zip(better, worse, strict=True)]
     if not gains:
         raise ValueError("There are no scores to compare.")
     means = [statistics.mean(scores) for scores in (better, worse)]
-    gain = statistics.mean(gains)
     reason = f"{score}: {means[0]:.{digits}f} with {names[0]}, {means[1]:.{digits}f} with {names[1]}"
+    diverged = [sum(not math.isfinite(each) for each in scores) for scores in (better, worse)]
     if len(gains) == 1:
         reason += " (one seed: the direction alone)."
+    elif any(diverged):
+        reason += f", over {len(gains)} seeds."
     else:
-        error = standard_error(gains)
+        gain, error = statistics.mean(gains), standard_error(gains)
         reason += f", a gain of {gain:.{digits}f} with a standard error of {error:.{digits}f} over {len(gains)} seeds."
-    return Verdict(is_above(gains, 0), reason)
+    if lower_is_better and any(diverged):
+        runs = " and ".join(
+            f"{number} of {len(gains)} with {name}" for number, name in zip(diverged, names, strict=True) if number
+        )
+        reason += f" Runs that diverged, which counts as worse than any finite value: {runs}."
+    numbers = {names[0]: better, names[1]: worse, "gain": gains}
+    found = {f"{score}, {names[0]} against {names[1]}": {name: by_seed(each) for name, each in numbers.items()}}
+    return Verdict(is_above(gains, 0), reason, len(gains), found)
+
+
+def by_seed(values: Sequence[float]) -> dict[str, Any]:
+    """Returns the values of all seeds with their mean and, if there are several, its standard error."""
+    found = {"by seed": list(values), "mean": statistics.mean(values)}
+    return found if len(values) == 1 else found | {"standard error": standard_error(values)}
+
+
+DIVERGED = 1e30  # stands for the loss of a run that diverged: beyond all others, and that of two such runs is equal
+
+
+def loss_falls(before: Sequence[float], after: Sequence[float]) -> list[float]:
+    """Returns by how much losses fall, seed by seed. A loss that is not finite is larger than all that are."""
+    finite = ([each if math.isfinite(each) else DIVERGED for each in losses] for losses in (before, after))
+    return [a - b for a, b in zip(*finite, strict=True)]
 
 
 def is_above(values: Sequence[float], limit: float) -> bool | None:
@@ -192,22 +236,29 @@ def is_above(values: Sequence[float], limit: float) -> bool | None:
         limit: the limit.
 
     Returns:
-        None (undecided) if a value is not a number, as the loss of a run that diverged, or if there are several seeds
-        and the mean is at most twice its standard error from the limit. By chance alone, a mean is that far above its
-        limit in 15 % of cases with two seeds, 9 % with three and 6 % with five (Student's t), and as often below. One
-        seed decides by its value alone.
+        None (undecided) if a value is not finite, or if there are several seeds and Student's t-test does not tell
+        the mean from the limit. One seed decides by its value alone.
     """
-    mean = statistics.mean(values)
-    if math.isnan(mean):
+    if not all(map(math.isfinite, values)):
         return None
-    if len(values) > 1 and abs(mean - limit) <= 2 * standard_error(values):
+    mean = statistics.mean(values)
+    if len(values) > 1 and abs(mean - limit) <= critical_t(len(values)) * standard_error(values):
         return None
     return mean > limit
 
 
+LEVEL = 0.05  # how often chance alone decides a claim, in either direction
+
+
+def critical_t(number: int) -> float:
+    """Returns how many standard errors the mean of some values must be from a limit: the two-sided quantile of
+    Student's t with one degree of freedom less than there are values."""
+    return float(stdtrit(number - 1, 1 - LEVEL / 2))
+
+
 def standard_error(values: Sequence[float]) -> float:
-    """Returns the standard error of the mean of at least two values."""
-    return statistics.stdev(values) / math.sqrt(len(values))
+    """Returns the standard error of the mean of at least two values; NaN if one is not finite."""
+    return statistics.stdev(values) / math.sqrt(len(values)) if all(map(math.isfinite, values)) else math.nan
 
 
 def mean_and_error(values: Sequence[float], digits: int = 1) -> str:
@@ -218,7 +269,12 @@ def mean_and_error(values: Sequence[float], digits: int = 1) -> str:
 
 def combine(*verdicts: Verdict) -> Verdict:
     """Returns the verdict on a claim of several parts: it holds if all of them do, and does not if one does not."""
-    return Verdict(all_hold([each.holds for each in verdicts]), " ".join(each.reason for each in verdicts))
+    return Verdict(
+        all_hold([each.holds for each in verdicts]),
+        " ".join(each.reason for each in verdicts),
+        max(each.seeds for each in verdicts),
+        {name: numbers for each in verdicts for name, numbers in each.numbers.items()},
+    )
 
 
 def all_hold(parts: Sequence[bool | None]) -> bool | None:

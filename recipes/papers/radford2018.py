@@ -2,6 +2,7 @@
 
 import statistics
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from papers_to_gpt.papers.experiment import (
     Table,
     Verdict,
     all_hold,
+    by_seed,
     combine,
     compare,
     is_above,
@@ -94,6 +96,8 @@ def transferred_layers(bench: Workbench) -> Finding:
             Verdict(
                 all_hold(steps),
                 f"With {', '.join(map(str, layers))} blocks: {', '.join(f'{mean:.1f}' for mean in means)}.",
+                len(bench.seeds),
+                {f"{number} blocks": by_seed(each) for number, each in zip(layers, averages, strict=True)},
             ),
         ),
         charts=[
@@ -221,10 +225,7 @@ def table_5(bench: Workbench) -> Finding:
     scores = scores_of(bench, runs)
     tasks = list(scores[FULL])
     averages = {name: mean_by_seed(each.values()) for name, each in scores.items()}
-    gains = [
-        f"{short_name(task)} {mean_and_error(gain_by_auxiliary_loss(scores[FULL][task], scores[NO_AUXILIARY][task]))}"
-        for task in tasks
-    ]
+    gains = {task: gain_by_auxiliary_loss(scores[FULL][task], scores[NO_AUXILIARY][task]) for task in tasks}
     pairs = {SCRATCH: ("pre-training", "no pre-training"), LSTM: ("the Transformer", "the LSTM")}
     verdict = combine(
         *(
@@ -233,8 +234,10 @@ def table_5(bench: Workbench) -> Finding:
             if other in averages
         )
     )
+    found = {f"Gain by the auxiliary loss, {short_name(task)}": by_seed(each) for task, each in gains.items()}
+    verdict = replace(verdict, numbers={**verdict.numbers, **found})
     if lstm is None:
-        verdict = Verdict(verdict.holds, f"{verdict.reason} No LSTM was named (--lstm_model_name_or_path).")
+        verdict = replace(verdict, reason=f"{verdict.reason} No LSTM was named (--lstm_model_name_or_path).")
     models = {
         "small": "The small GPT-1 and an LSTM are pre-trained on the embedded stories and fine-tuned on two of their "
         "tasks.",
@@ -268,7 +271,9 @@ def table_5(bench: Workbench) -> Finding:
             )
         ],
         notes=[
-            f"Gain by the auxiliary loss, the score with it minus that without: {', '.join(gains)}.",
+            "Gain by the auxiliary loss, the score with it minus that without: "
+            + ", ".join(f"{short_name(task)} {mean_and_error(each)}" for task, each in gains.items())
+            + ".",
             what_is_scored(bench, runs[FULL]),
         ],
     )
@@ -296,11 +301,11 @@ def auxiliary_loss(bench: Workbench) -> Finding:
     sizes = [found[name][0] for name in names]
     scores = {kind: [found[name][1][kind] for name in names] for kind in (WITH, WITHOUT)}
     means = {kind: [statistics.mean(each) for each in scores[kind]] for kind in scores}
-    by_seed = [gain_by_auxiliary_loss(*pair) for pair in zip(scores[WITH], scores[WITHOUT], strict=True)]
-    gains = [statistics.mean(each) for each in by_seed]
+    gains_by_seed = [gain_by_auxiliary_loss(*pair) for pair in zip(scores[WITH], scores[WITHOUT], strict=True)]
+    gains = [statistics.mean(each) for each in gains_by_seed]
     if len(names) > 1:
         wording = (f"{sizes[-1]} examples", f"{sizes[0]} examples")
-        verdict = compare(by_seed[-1], by_seed[0], wording, score="Gain by the auxiliary loss", digits=1)
+        verdict = compare(gains_by_seed[-1], gains_by_seed[0], wording, score="Gain by the auxiliary loss", digits=1)
     else:
         verdict = Verdict(None, f"The gain is {gains[0]:+.1f}, and there is no task of another size.")
     return Finding(
@@ -321,7 +326,7 @@ def auxiliary_loss(bench: Workbench) -> Finding:
                 # Scores of different tasks are no line.
                 [over_seeds(kind, sizes, scores[kind]) for kind in scores]
                 if bench.scale == "small"
-                else [over_seeds("gain", sizes, by_seed)],
+                else [over_seeds("gain", sizes, gains_by_seed)],
                 options={"log_x": True},
             )
         ],

@@ -3,7 +3,8 @@
 import csv
 import io
 import json
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 
 from papers_to_gpt.engine.durable_files import write_durably
 from papers_to_gpt.papers.experiment import Cell, Experiment, Finding, Table
+from papers_to_gpt.papers.registry import PAPERS
 from papers_to_gpt.papers.workbench import Run, Workbench
 from papers_to_gpt.plots.style import save_figure
 
@@ -55,23 +57,37 @@ def write_report(
         "criterion": experiment.criterion,
         "verdict": finding.verdict.word,
         "reason": finding.verdict.reason,
+        "test": finding.verdict.test,
+        "numbers": finding.verdict.numbers,
         "columns": list(finding.table.columns),
         "rows": [list(row) for row in finding.table.rows],
+        "paper": None if finding.paper is None else {"columns": finding.paper.columns, "rows": finding.paper.rows},
         "minutes": round(minutes, 1),
         "versions": {name: version(name) for name in VERSIONS_OF},
         "runs": [bench.command(run) for run in bench.runs],
     }
-    write_durably(folder / RESULTS_FILE, json.dumps(results, indent=2, ensure_ascii=False) + "\n")
+    write_durably(folder / RESULTS_FILE, json.dumps(_strict(results), indent=2, ensure_ascii=False) + "\n")
+
+
+def _strict(value: Any) -> Any:
+    """Returns a value with text for numbers that are not finite, which JSON does not have."""
+    if isinstance(value, Mapping):
+        return {name: _strict(each) for name, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_strict(each) for each in value]
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _report(
     experiment: Experiment, finding: Finding, bench: Workbench, minutes: float, pictures: Sequence[str]
 ) -> str:
-    seeds = seeds_of(bench.runs)
+    seeds, title = seeds_of(bench.runs), PAPERS.get(experiment.paper)
     parts = [
-        f"# {experiment.item}",
+        f"# {experiment.name}: {experiment.item}",
+        f"{title[0] if title else experiment.paper}.",
         f"**Claim:** {experiment.claim} {experiment.criterion}",
         f"**Verdict.** {finding.verdict.sentence} {finding.verdict.reason}",
+        *([] if finding.verdict.test is None else [f"**Test.** {finding.verdict.test}"]),
         f"**Method.** {finding.method}",
         "## Measured here",
         format_table(finding.table),
@@ -82,6 +98,8 @@ def _report(
     parts += finding.notes
     if any(series.low is not None for chart in finding.charts for series in chart.series):
         parts.append("Values are means over the seeds; error bars reach from the lowest seed to the highest.")
+    if any(not math.isfinite(y) for chart in finding.charts for series in chart.series for y in series.y):
+        parts.append("Values that are not finite, as the losses of runs that diverged, are not drawn.")
     words = [f"Scale `{bench.scale}`", *([f"seeds of the runs {', '.join(map(str, seeds))}"] if seeds else [])]
     parts.append(f"{', '.join(words)}, {minutes:.1f} minutes.")
     if bench.runs:
@@ -129,7 +147,7 @@ def write_summary(output_dir: Path, experiments: Sequence[Experiment]) -> str:
         if found is not None:
             link = f"[{each.name}]({each.name}/{REPORT_FILE})"
             verdict = found["verdict"], found["reason"], found["minutes"]
-            rows.append((link, each.item, each.claim, *verdict, found.get("scale")))
+            rows.append((link, f"{each.paper}, {each.item}", each.claim, *verdict, found.get("scale")))
         elif path.exists():
             print(f"{path} is damaged, so the summary does not have {each.name}. Run it again.")
     columns = ("experiment", "where", "claim", "verdict", "numbers", "minutes", "scale")

@@ -89,7 +89,7 @@ def measure(experiment: Experiment, settings: ReproductionSettings) -> None:
     started = time.monotonic()
     finding = experiment.measure(bench)
     if bench.is_trial:
-        verdict = Verdict(None, "A trial of two updates decides nothing.")
+        verdict = Verdict(None, "A trial of two updates decides nothing.", numbers=finding.verdict.numbers)
     else:
         verdict = experiment.judge(finding.verdict, bench.scale)
     finding = replace(finding, verdict=verdict)

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-from sacrebleu.metrics import BLEU
 
 from papers_to_gpt.papers.experiment import (
     Chart,
@@ -14,6 +13,7 @@ from papers_to_gpt.papers.experiment import (
     Finding,
     Table,
     Verdict,
+    by_seed,
     combine,
     compare,
     is_above,
@@ -22,6 +22,7 @@ from papers_to_gpt.papers.experiment import (
 )
 from papers_to_gpt.papers.translators import (
     LSTM,
+    best_candidates,
     bleu,
     columns_of,
     length_of,
@@ -133,6 +134,7 @@ def ensembles(bench: Workbench) -> Finding:
             five[-1] > best,
             f"BLEU with beam {BEAMS[-1]}: {five[-1]:.2f} with {MEMBERS} models, {best:.2f} with the best and "
             f"{statistics.mean(single):.2f} with the average one of them.",
+            numbers={"mean of the models": statistics.mean(single)},
         ),
         charts=[
             Chart(
@@ -214,21 +216,11 @@ def rescoring(bench: Workbench) -> Finding:
     )
 
 
-def best_candidates(candidates: Sequence[Candidate], references: Sequence[str]) -> list[str]:
-    """Returns for each reference the candidate with the highest BLEU of its own, which no system can know."""
-    measure = BLEU(effective_order=True)  # of sentences, which may be shorter than four words
-    best = [(-1.0, "")] * len(references)
-    for each in candidates:
-        score = measure.sentence_score(each.text, [references[each.source]]).score
-        best[each.source] = max(best[each.source], (score, each.text), key=lambda scored: scored[0])
-    return [text for _, text in best]
-
-
 def depth(bench: Workbench) -> Finding:
     """Section 3.4: perplexity against the number of layers."""
     runs = {layers: runs_of(bench, LSTM, num_hidden_layers=layers) for layers in LAYERS}
-    bench.make(*(run for each in runs.values() for run in each))
-    perplexities = [[bench.results(run)["eval_perplexity"] for run in runs[layers]] for layers in LAYERS]
+    make_groups(bench, runs, may_diverge=True)
+    perplexities = [bench.losses(runs[layers], "eval_perplexity") for layers in LAYERS]
     means = [statistics.mean(each) for each in perplexities]
     verdict = combine(
         *(
@@ -311,11 +303,11 @@ def sentence_vectors(bench: Workbench) -> Finding:
         sentences, alike = list(SENTENCES[language]), [0, 0, 1, 1]
         what = "two sentences of the same words in another order, and the passive of each"
     translators = [load(bench.path(run)) for run in runs]
-    by_seed = [encode_sentences(each.model, each.source_tokenizer, sentences) for each in translators]
-    points = principal_components(by_seed[0])
+    vectors_by_seed = [encode_sentences(each.model, each.source_tokenizer, sentences) for each in translators]
+    points = principal_components(vectors_by_seed[0])
     pairs = [(a, b) for a in range(len(sentences)) for b in range(a)]
     apart, near, far = [], [], []
-    for vectors in by_seed:
+    for vectors in vectors_by_seed:
         distances = np.linalg.norm(vectors[:, None] - vectors[None], axis=-1)
         apart.append(float(np.mean([distances[pair] for pair in pairs]) / np.linalg.norm(vectors, axis=1).mean()))
         for means, same in ((near, True), (far, False)):
@@ -339,7 +331,16 @@ def sentence_vectors(bench: Workbench) -> Finding:
             ("sentence", "component 1", "component 2"),
             [(sentence, *map(float, point)) for sentence, point in zip(sentences, points, strict=True)],
         ),
-        verdict=Verdict(holds, reason),
+        verdict=Verdict(
+            holds,
+            reason,
+            len(runs),
+            {
+                "percent of a vector's length": by_seed([100 * each for each in apart]),
+                "distance of those alike": by_seed(near),
+                "distance of others": by_seed(far),
+            },
+        ),
         pictures={"sentence_vectors": lambda: plot_points(points, sentences, title="Vectors of sentences")},
     )
 
@@ -388,6 +389,8 @@ def length_and_rarity(bench: Workbench) -> Finding:
             is_above([-each for each in lost], -LOST_BLEU),
             f"BLEU is {mean_and_error(short)} on average in the shorter half of the lengths, {mean_and_error(long)} "
             f"in the longer half, and {mean_and_error(lost)} are lost.",
+            len(runs),
+            {name: by_seed(each) for name, each in (("shorter", short), ("longer", long), ("lost", lost))},
         ),
         charts=[
             Chart("length", "source words", "test BLEU", [over_seeds("LSTM", *columns_of(lengths))]),

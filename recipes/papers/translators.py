@@ -12,16 +12,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sacrebleu.metrics import BLEU
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from papers_to_gpt.engine.durable_files import write_durably
-from papers_to_gpt.engine.operations import count_multiplied_weights
+from papers_to_gpt.engine.operations import training_flops
 from papers_to_gpt.papers.number_lists import write_number_lists
 from papers_to_gpt.papers.workbench import Run, Workbench
 from papers_to_gpt.plots.curves import plot_curves
 from papers_to_gpt.settings.wording import counted
 from seq2seq_scratch.data.corpora import load_parallel_data
 from seq2seq_scratch.data.metrics import TranslationMetric
+from seq2seq_scratch.data.nbest_lists import Candidate
 from seq2seq_scratch.ensemble import load_ensemble
 from seq2seq_scratch.tokenization import load_tokenizers
 from seq2seq_scratch.translation import Hypothesis, load_translator, translate
@@ -102,9 +104,25 @@ def runs_of(bench: Workbench, model: str, **changes: Any) -> list[Run]:
     return [run_of(bench, model, seed, **changes) for seed in bench.seeds]
 
 
-def make_groups(bench: Workbench, groups: Mapping[str, Sequence[Run]]) -> None:
+def scaled_widths(bench: Workbench, model: str, factor: float) -> dict[str, Any]:
+    """Returns the widths of the preset of the scale, times a factor."""
+    multi30k = {
+        LSTM: {"embedding_size": 512, "hidden_size": 512},
+        ATTENTION: {"embedding_size": 256, "hidden_size": 512, "attention_size": 512, "maxout_size": 256},
+        TRANSFORMER: {"d_model": 256, "encoder_ffn_dim": 512, "decoder_ffn_dim": 512},
+    }
+    numbers = {
+        LSTM: {"embedding_size": 64, "hidden_size": 256},
+        ATTENTION: {"embedding_size": 64, "hidden_size": 192, "attention_size": 128, "maxout_size": 96},
+        TRANSFORMER: {"d_model": 128, "encoder_ffn_dim": 256, "decoder_ffn_dim": 256},
+    }
+    widths = numbers if bench.scale == "small" else multi30k
+    return {name: int(value * factor) for name, value in widths[model].items()}
+
+
+def make_groups(bench: Workbench, groups: Mapping[Any, Sequence[Run]], *, may_diverge: bool = False) -> None:
     """Makes the runs of all groups together, so that several are trained at the same time."""
-    bench.make(*(run for runs in groups.values() for run in runs))
+    bench.make(*(run for runs in groups.values() for run in runs), may_diverge=may_diverge)
 
 
 @dataclass(frozen=True)
@@ -157,6 +175,16 @@ def metric_of(bench: Workbench) -> TranslationMetric:
 def bleu(bench: Workbench, hypotheses: Sequence[str], references: Sequence[str]) -> float:
     """Returns the BLEU of sacrebleu."""
     return metric_of(bench).compute(predictions=hypotheses, references=references)["sacrebleu"]
+
+
+def best_candidates(candidates: Sequence[Candidate], references: Sequence[str]) -> list[str]:
+    """Returns for each reference the candidate with the highest BLEU of its own, which no system can know."""
+    measure = BLEU(effective_order=True)  # of sentences, which may be shorter than four words
+    best = [(-1.0, "")] * len(references)
+    for each in candidates:
+        score = measure.sentence_score(each.text, [references[each.source]]).score
+        best[each.source] = max(best[each.source], (score, each.text), key=lambda scored: scored[0])
+    return [text for _, text in best]
 
 
 def length_of(bench: Workbench) -> Callable[[str, str], int]:
@@ -271,11 +299,13 @@ def words_are_known(bench: Workbench, runs: Sequence[Run]) -> Callable[[str, str
     return are_known
 
 
-def training_flops(bench: Workbench, run: Run) -> float:
-    """Returns 6 operations for each weight of a matrix of one side and token of that side (Kaplan et al. 2020)."""
-    # Sources are about as long as targets, and each side has its own stack: together as if one read all of it.
-    weights = sum(count_multiplied_weights(load(bench.path(run)).model))
-    return 6 * weights * bench.results(run)["train_target_tokens"]
+def flops_of(bench: Workbench, run: Run) -> float:
+    """Returns the floating-point operations of a run's training, by `training_flops`.
+
+    A run counts the tokens of its targets, and its sources are about as long.
+    """
+    tokens = bench.results(run)["train_target_tokens"]
+    return training_flops(load(bench.path(run)).model, tokens, tokens)
 
 
 def name_seed(bench: Workbench, index: int) -> str:

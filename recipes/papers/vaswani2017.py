@@ -2,7 +2,7 @@
 
 import math
 import statistics
-from functools import partial
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -11,28 +11,30 @@ from torch import nn
 
 from papers_to_gpt.papers.encoder_heads import FARTHEST, describe_heads, encoder_attention
 from papers_to_gpt.papers.experiment import (
+    VALIDATION_LOSS,
     Chart,
     Experiment,
     Finding,
     Table,
     Verdict,
     all_hold,
+    by_seed,
     combine,
     compare,
     is_above,
     mean_and_error,
     over_seeds,
 )
-from papers_to_gpt.papers.timing import median_seconds
+from papers_to_gpt.papers.timing import layer_seconds
 from papers_to_gpt.papers.translators import (
     MODELS,
     TRANSFORMER,
+    flops_of,
     load,
     make_groups,
     runs_of,
     test_pairs,
     training_curves,
-    training_flops,
 )
 from papers_to_gpt.papers.workbench import Workbench
 from papers_to_gpt.plots.attention_heads import plot_heads
@@ -61,8 +63,7 @@ def layer_cost(bench: Workbench) -> Finding:
         }
         for length in LENGTHS:
             for name, layer in layers.items():
-                states = torch.randn(4, length, width, requires_grad=True)
-                times[name, width, length] = 1000 * median_seconds(partial(_forward_and_backward, layer, states))
+                times[name, width, length] = 1000 * layer_seconds(layer, torch.randn(4, length, width))
     rows = [
         (
             *(width, length, times[ATTENTION_LAYER, width, length], times[RECURRENT_LAYER, width, length]),
@@ -101,6 +102,7 @@ def layer_cost(bench: Workbench) -> Finding:
             f"Self-attention is faster in {faster} of the {len(shorter)} cases in which n is below d. From n = "
             f"{LENGTHS[-2]} to {LENGTHS[-1]} at d = {WIDTHS[0]} its time grows like n^{growth[ATTENTION_LAYER]:.1f}, "
             f"that of the recurrent layer like n^{growth[RECURRENT_LAYER]:.1f}.",
+            numbers={"faster": faster, "cases": len(shorter), "exponents": growth},
         ),
         charts=[
             Chart(
@@ -122,12 +124,6 @@ def layer_cost(bench: Workbench) -> Finding:
     )
 
 
-def _forward_and_backward(layer: nn.Module, states: torch.Tensor) -> None:
-    states.grad = None
-    layer.zero_grad()
-    layer(states)[0].sum().backward()
-
-
 def score_by_flops(bench: Workbench) -> Finding:
     """Table 2: the score of each translator against the floating-point operations of its training."""
     runs = {model: runs_of(bench, model) for model in MODELS}
@@ -135,7 +131,7 @@ def score_by_flops(bench: Workbench) -> Finding:
     rows, points = [], {}
     for model, each in runs.items():
         scores = [bench.results(run)["test_sacrebleu"] for run in each]
-        flops = [training_flops(bench, run) for run in each]
+        flops = [flops_of(bench, run) for run in each]
         points[model] = statistics.mean(flops), scores
         rows.append(
             (
@@ -157,9 +153,11 @@ def score_by_flops(bench: Workbench) -> Finding:
         digits=1,
     )
     return Finding(
-        method="All three translators are trained by their presets. The floating-point operations of training are "
-        "estimated as 6 for each weight of a matrix and token that it multiplies; sources count as long as targets.",
-        table=Table(("model", "training FLOPs", "test BLEU", "seconds"), rows),
+        method="All three translators are trained by their presets with the changes of the scale, which the commands "
+        "show. The floating-point operations of training are estimated as 6 for each weight of a matrix and token "
+        "that it multiplies (Kaplan et al. 2020); sources count as long as targets. The paper multiplies the time of "
+        "training with what its GPUs sustain.",
+        table=Table(("model", "training FLOPs", "test BLEU", "seconds of training"), rows),
         paper=Table(
             ("model", "training FLOPs", "BLEU, En-De"),
             [
@@ -169,10 +167,11 @@ def score_by_flops(bench: Workbench) -> Finding:
             ],
             digits=1,
         ),
-        verdict=Verdict(
-            all_hold([least == TRANSFORMER, verdict.holds]),
-            f"{verdict.reason} Their training takes {points[TRANSFORMER][0]:.1e} and {points[rival][0]:.1e} FLOPs; "
-            f"the least is that of the {MODELS[least]} model.",
+        verdict=replace(
+            verdict,
+            holds=all_hold([least == TRANSFORMER, verdict.holds]),
+            reason=f"{verdict.reason} Their training takes {points[TRANSFORMER][0]:.1e} and {points[rival][0]:.1e} "
+            f"FLOPs; the least is that of the {MODELS[least]} model.",
         ),
         charts=[
             Chart(
@@ -212,9 +211,10 @@ def table_3(scale: str) -> dict[str, dict[str, Any]]:
 def variations(bench: Workbench) -> Finding:
     """Table 3: what changes of the architecture do to perplexity and score."""
     runs = {name: runs_of(bench, TRANSFORMER, **changes) for name, changes in table_3(bench.scale).items()}
-    make_groups(bench, runs)
-    perplexities = {name: [bench.results(run)["eval_perplexity"] for run in each] for name, each in runs.items()}
-    scores = {name: [bench.results(run)["test_sacrebleu"] for run in each] for name, each in runs.items()}
+    make_groups(bench, runs, may_diverge=True)
+    perplexities = {name: bench.losses(each, "eval_perplexity") for name, each in runs.items()}
+    # A run that diverged has no translations.
+    scores = {name: [bench.results(run).get("test_sacrebleu", 0.0) for run in each] for name, each in runs.items()}
     return Finding(
         method="Each row changes one setting of the same Transformer. All are trained with the same updates.",
         table=Table(
@@ -275,27 +275,29 @@ def positions(bench: Workbench) -> Finding:
     }
     table = sinusoids(64, 128).numpy()
     similarity = table @ table.T
-    # A rotation keeps the product of two positions, so it depends on their distance alone.
     spread = max(float(np.ptp(np.diagonal(similarity, offset))) for offset in range(0, 32))
     verdict = combine(
         compare(scores["sinusoidal"], scores["absent"], ("sinusoids", "no positions"), score="BLEU", digits=1),
         Verdict(
             is_above([a - b for a, b in zip(scores["sinusoidal"], scores["learned"], strict=True)], -EQUAL_BLEU),
             f"With learned positions it is {mean_and_error(scores['learned'])}.",
+            len(bench.seeds),
+            {"BLEU, learned positions": by_seed(scores["learned"])},
         ),
     )
     return Finding(
         method="The same Transformer is trained with sinusoids, with learned positions and with none. The similarity "
-        "of two positions is the product of their sinusoids.",
+        "of two positions is the product of their sinusoids, in the picture divided by their lengths.",
         table=Table(
             ("positions", "validation perplexity", "test BLEU"),
             [(kind, perplexities[kind], statistics.mean(scores[kind])) for kind in kinds],
         ),
         paper=Table(("positions", "perplexity", "BLEU"), [("sinusoidal", 4.92, 25.8), ("learned", 4.92, 25.7)]),
-        verdict=Verdict(
-            verdict.holds,
-            f"{verdict.reason} Products of sinusoids at one distance differ by at most {spread:.0e}, wherever the two "
-            "positions are.",
+        verdict=replace(
+            verdict,
+            reason=f"{verdict.reason} Products of sinusoids at one distance differ by at most {spread:.0e}, wherever "
+            "the two positions are.",
+            numbers={**verdict.numbers, "largest difference of products": spread},
         ),
         pictures={"positions": lambda: plot_positions(table)},
         notes=[
@@ -317,14 +319,16 @@ def schedule(bench: Workbench) -> Finding:
         for warmup in (updates, 0)
     }
     runs = {name: runs_of(bench, TRANSFORMER, **changes) for name, changes in variants.items()}
-    make_groups(bench, runs)
-    losses = {name: [bench.results(run)["eval_loss"] for run in each] for name, each in runs.items()}
-    logs = {name: bench.log(each[0]) for name, each in runs.items()}
+    make_groups(bench, runs, may_diverge=True)
+    losses = {name: bench.losses(each) for name, each in runs.items()}
+    # A run may diverge before the first line of its log.
+    logs = {name: log for name, each in runs.items() if (log := bench.log(each[0]))}
     return Finding(
         method="The Transformer is trained with and without warm-up of the learning rate, and with normalization "
-        "after each sub-layer, as in the paper, and before it. The curves show the first seed.",
+        "after each sub-layer, as in the paper, and before it. The curves show the first seed; the loss of training "
+        "has label smoothing, that of validation does not.",
         table=Table(
-            ("variant", "validation loss"),
+            ("variant", VALIDATION_LOSS),
             [(name, statistics.mean(each)) for name, each in losses.items()],
             digits=3,
         ),
@@ -336,7 +340,7 @@ def schedule(bench: Workbench) -> Finding:
             lower_is_better=True,
             digits=3,
         ),
-        pictures={"training_curves": lambda: training_curves(logs)},
+        pictures={"training_curves": lambda: training_curves(logs)} if logs else {},
     )
 
 
@@ -350,16 +354,16 @@ def heads(bench: Workbench) -> Finding:
     sources, _ = test_pairs(bench)
     long = sorted(sources, key=lambda source: (-len(source.split()), source))[:: max(1, len(sources) // 100)][:50]
     attention = [encoder_attention(each, long) for each in translators]
-    by_seed = [describe_heads(each) for each in attention]
-    most = [max(share for _, _, share, _ in found.values()) for found in by_seed]
-    far = [[distance for distance, *_ in found.values()] for found in by_seed]
-    spread = [max(each) / min(each) for each in far]
+    described = [describe_heads(each) for each in attention]
+    most = [max(share for _, _, share, _ in found.values()) for found in described]
+    far = [[distance for distance, *_ in found.values()] for found in described]
+    spread = [max(each) / max(min(each), 1e-12) for each in far]
     # The paper draws one sentence; this one fits a picture.
     shown = min(range(len(long)), key=lambda index: abs(len(long[index].split()) - WORDS_OF_PICTURE))
     tokenizer = translators[0].source_tokenizer
     tokens = tokenizer.convert_ids_to_tokens(tokenizer(long[shown]).input_ids)
     tokens = readable(tokens, tokenizer.all_special_tokens, word_start=WORD_START)
-    rows = [(f"{layer}.{head}", *values) for (layer, head), values in sorted(by_seed[0].items())]
+    rows = [(f"{layer}.{head}", *values) for (layer, head), values in sorted(described[0].items())]
     fixed = [name for name, *_, share, _ in rows if share > ON_ONE_POSITION]
     return Finding(
         method=f"The attention of every head of the encoder is read off for {len(long)} test sentences of the longer "
@@ -367,13 +371,7 @@ def heads(bench: Workbench) -> Finding:
         f"{FARTHEST} tokens away, the attention there, and the entropy of its weights. Table and pictures show the "
         "first seed.",
         table=Table(
-            (
-                "layer.head",
-                "mean distance, tokens",
-                "relative position",
-                "attention there",
-                "entropy, bits",
-            ),
+            ("layer.head", "mean distance, tokens", "relative position", "attention there", "entropy, bits"),
             rows,
         ),
         verdict=Verdict(
@@ -383,6 +381,12 @@ def heads(bench: Workbench) -> Finding:
             f"mean distances reach from {min(far[0]):.1f} to {max(far[0]):.1f} tokens. Over all seeds, the largest "
             f"attention on one relative position is {mean_and_error([100 * each for each in most], 0)} %, and the "
             f"largest mean distance {mean_and_error(spread)} times the smallest.",
+            len(translators),
+            {
+                "heads on one position": len(fixed),
+                "attention on one position, %": by_seed([100 * each for each in most]),
+                "largest distance, times the smallest": by_seed(spread),
+            },
         ),
         charts=[
             Chart(

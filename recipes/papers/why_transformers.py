@@ -11,13 +11,16 @@ import torch
 from transformers import AutoModelForSeq2SeqLM, PreTrainedConfig, PreTrainedModel
 
 from papers_to_gpt.papers.experiment import (
+    VALIDATION_LOSS,
     Chart,
     Experiment,
     Finding,
     Table,
     Verdict,
     all_hold,
+    by_seed,
     is_above,
+    loss_falls,
     mean_and_error,
     over_seeds,
 )
@@ -42,6 +45,7 @@ from papers_to_gpt.papers.translators import (
     make_groups,
     run_of,
     runs_of,
+    scaled_widths,
     test_hypotheses,
     test_pairs,
 )
@@ -113,6 +117,8 @@ def long_range(bench: Workbench) -> Finding:
             + f" of the letters are right, and with {DISTANCES[0]} "
             + ", ".join(f"{near[model]:.1f} %" for model in MODELS)
             + f"; by chance it is {chance:.1f} %.",
+            len(bench.seeds),
+            {"ahead": by_seed(ahead), "kept": by_seed(kept), "chance, %": chance},
         ),
         charts=[
             Chart(
@@ -154,7 +160,7 @@ def parallel_training(bench: Workbench) -> Finding:
         f"sequences of different lengths, and one of up to {BATCHES[-1]} sequences of {LENGTH_OF_BATCHES} tokens, on "
         "the CPU in fp32. The models are those of the other experiments.",
         table=Table(
-            ("length", "sequences", *(f"{name}, tokens/s" for name in MODELS.values())),
+            ("tokens in a sequence", "sequences", *(f"{name}, tokens/s" for name in MODELS.values())),
             [
                 (length, batch, *(measured[model][batch, length] for model in MODELS))
                 for length, batch in sorted((length, batch) for batch, length in shapes)
@@ -166,11 +172,12 @@ def parallel_training(bench: Workbench) -> Finding:
             f"With sequences of {TRAINING_LENGTHS[-1]} tokens, tokens per second are "
             + ", ".join(f"{ratio[model]:.2f} ({MODELS[model]})" for model in MODELS)
             + f" of those with {TRAINING_LENGTHS[0]}.",
+            numbers={MODELS[model]: ratio[model] for model in MODELS},
         ),
         charts=[
             Chart(
                 "tokens_per_second",
-                "length of a sequence",
+                "tokens in a sequence",
                 "tokens per second",
                 [Series(MODELS[model], TRAINING_LENGTHS, speeds[model]) for model in MODELS],
                 options={"log_x": True, "log_y": True},
@@ -221,7 +228,8 @@ def gradients(bench: Workbench) -> Finding:
     means = {key: 100 * statistics.mean(each) for key, each in first.items()}
     starts = (first[model, PAPER_START] for model in (ATTENTION, TRANSFORMER, LSTM))
     times = [
-        min(attention, transformer) / max(lstm, 1e-12) for attention, transformer, lstm in zip(*starts, strict=True)
+        float(np.minimum(attention, transformer)) / max(lstm, 1e-12)
+        for attention, transformer, lstm in zip(*starts, strict=True)
     ]
     return Finding(
         method="The log-probability of the last target token is differentiated with respect to the embedding of each "
@@ -239,7 +247,13 @@ def gradients(bench: Workbench) -> Finding:
                 f"{state} " + ", ".join(f"{means[model, state]:.2g} % ({MODELS[model]})" for model in MODELS)
                 for state in (PAPER_START, PRESET_START, TRAINED)
             )
-            + f". At the start, that of attention is {mean_and_error(times)} times that of the LSTM.",
+            + f". At the start, the smaller with attention is {mean_and_error(times)} times that of the LSTM.",
+            len(bench.seeds),
+            {
+                f"{MODELS[model]} {state}, %": by_seed([100 * each for each in first[model, state]])
+                for model, state in first
+            }
+            | {"attention, times the LSTM": by_seed(times)},
         ),
         charts=[
             Chart(
@@ -341,26 +355,25 @@ def scaling(bench: Workbench) -> Finding:
             for factor in SCALES
         ]
     bench.make(*(run for each in runs.values() for group in each for run in group))
-    rows, by_size, by_tokens, fits, falls = [], [], [], {}, {}
+    rows, by_size, by_tokens, fits, falls, numbers = [], [], [], {}, {}, {}
     for name, each in runs.items():
         sizes = [count_weights(bench.path(group[0])) for group in each]
-        losses = [[bench.results(run)["eval_loss"] for run in group] for group in each]
+        losses = [bench.losses(group) for group in each]
         means = [statistics.mean(group) for group in losses]
         curves = [loss_by_tokens(f"{size:,} weights", bench, group) for size, group in zip(sizes, each, strict=True)]
         over_tokens = [power_law(curve.x, curve.y)[0] for curve in curves]
         rows += zip([name] * len(sizes), sizes, means, [curve.x[-1] for curve in curves], over_tokens, strict=True)
         exponents = [power_law(sizes, group)[0] for group in zip(*losses, strict=True)]
         fits[name] = mean_and_error(exponents, 3), power_law(sizes, means)[1]
-        steps = [
-            is_above([a - b for a, b in zip(*pair, strict=True)], 0) for pair in zip(losses, losses[1:], strict=False)
-        ]
+        numbers[name] = {"exponent": by_seed(exponents), "explained": fits[name][1]}
+        steps = [is_above(loss_falls(*pair), 0) for pair in zip(losses, losses[1:], strict=False)]
         falls[name] = all_hold(steps)
         by_size.append(over_seeds(name, sizes, losses))
         by_tokens.append(
             Chart(
                 f"by_tokens_{name.lower().replace('-', '')}",
                 "target tokens of the training",
-                "validation loss",
+                VALIDATION_LOSS,
                 curves,
                 options={"log_x": True, "log_y": True, "title": name},
             )
@@ -371,16 +384,18 @@ def scaling(bench: Workbench) -> Finding:
         method="Each model is trained in four widths with the same updates and data. A power law, loss = a N^-b, is "
         "fitted to the validation loss and the number of weights N, and one in the number of tokens to the losses on "
         "the way of each size.",
-        table=Table(("model", "weights", "validation loss", "target tokens", "exponent over tokens"), rows, digits=3),
+        table=Table(("model", "weights", VALIDATION_LOSS, "target tokens", "exponent over tokens"), rows, digits=3),
         verdict=Verdict(
             all_hold([*falls.values(), *is_fitted]),
             "Exponents b, and the share of the variance that the fit explains: "
             + ", ".join(f"{exponent} and {explained:.2f} ({name})" for name, (exponent, explained) in fits.items())
             + f". The loss falls with each size for {', '.join(name for name in falls if falls[name]) or 'no model'}"
             + (f", and it is undecided for {', '.join(undecided)}." if undecided else "."),
+            len(bench.seeds),
+            numbers,
         ),
         charts=[
-            Chart("by_size", "weights", "validation loss", by_size, options={"log_x": True, "log_y": True}),
+            Chart("by_size", "weights", VALIDATION_LOSS, by_size, options={"log_x": True, "log_y": True}),
             *by_tokens,
         ],
         notes=[
@@ -401,28 +416,15 @@ def loss_by_tokens(name: str, bench: Workbench, runs: Sequence[Run]) -> Series:
     return over_seeds(name, places, list(zip(*([line["loss"] for line in log] for log in logs), strict=True)))
 
 
-def scaled_widths(bench: Workbench, model: str, factor: float) -> dict[str, Any]:
-    """Returns the widths of the preset of the scale, times a factor."""
-    multi30k = {
-        LSTM: {"embedding_size": 512, "hidden_size": 512},
-        ATTENTION: {"embedding_size": 256, "hidden_size": 512, "attention_size": 512, "maxout_size": 256},
-        TRANSFORMER: {"d_model": 256, "encoder_ffn_dim": 512, "decoder_ffn_dim": 512},
-    }
-    numbers = {
-        LSTM: {"embedding_size": 64, "hidden_size": 256},
-        ATTENTION: {"embedding_size": 64, "hidden_size": 192, "attention_size": 128, "maxout_size": 96},
-        TRANSFORMER: {"d_model": 128, "encoder_ffn_dim": 256, "decoder_ffn_dim": 256},
-    }
-    widths = numbers if bench.scale == "small" else multi30k
-    return {name: int(value * factor) for name, value in widths[model].items()}
-
-
 def power_law(sizes: Sequence[float], losses: Sequence[float]) -> tuple[float, float]:
     """Fits loss = a N^-b by least squares of the logarithms.
 
     Returns:
-        b, and the share of the variance of the logarithms of the losses that the fit explains.
+        b, and the share of the variance of the logarithms of the losses that the fit explains; both are NaN if a loss
+        is not finite.
     """
+    if not np.isfinite(losses).all():
+        return math.nan, math.nan
     x, y = np.log(sizes), np.log(losses)
     slope, _ = np.polyfit(x, y, 1)
     return -float(slope), float(np.corrcoef(x, y)[0, 1] ** 2)

@@ -8,7 +8,7 @@ import shlex
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -20,6 +20,7 @@ from safetensors import safe_open
 from papers_to_gpt.engine.child_processes import child_processes, last_line, start_logged
 from papers_to_gpt.engine.durable_files import write_durably
 from papers_to_gpt.engine.reporting import LOG_FILE, read_log, read_results
+from papers_to_gpt.engine.skipped_updates import TOO_MANY
 from papers_to_gpt.settings.commands import command
 from papers_to_gpt.settings.presets import EXPECTED, read_preset
 from papers_to_gpt.settings.reproduction import ReproductionSettings
@@ -119,10 +120,15 @@ class Workbench:
         """Returns the run itself, or what a trial makes of it."""
         return replace(run, settings={**run.settings, **TRIAL[run.script]}) if self.is_trial else run
 
-    def make(self, *runs: Run) -> list[Path]:
+    def make(self, *runs: Run, may_diverge: bool = False) -> list[Path]:
         """Makes those runs that no experiment has made yet, several at a time, and returns all output folders.
 
         A run that was interrupted continues.
+
+        Args:
+            runs: the runs.
+            may_diverge: whether a run that ends because its updates are not finite is a result, which `losses` and
+                `has_diverged` tell. It has no model.
 
         Raises:
             ValueError: a run failed; the message has its last line and its log file.
@@ -130,19 +136,34 @@ class Workbench:
         unique = {run.name: run for run in map(self.as_made, runs)}
         used = {run.name for run in self.runs}
         self.runs += [run for name, run in unique.items() if name not in used]
-        missing = [run for run in unique.values() if not (self._record(run).exists() and self.path(run).is_dir())]
+        missing = [
+            run
+            for run in unique.values()
+            if not (self._record(run).exists() and self.path(run).is_dir())
+            or (self.has_diverged(run) and not may_diverge)
+        ]
         if missing:
             self._runs_folder.mkdir(parents=True, exist_ok=True)
             jobs = min(self.settings.jobs or cpu_count(), len(missing))
             with child_processes() as active:
-                self._make(missing, jobs, active)
+                self._make(missing, jobs, active, may_diverge)
         return [self.path(run) for run in runs]
 
     def _record(self, run: Run) -> Path:
         """The file that says that a run has ended well."""
         return self._runs_folder / f"{self.as_made(run).name}.json"
 
-    def _make(self, waiting: list[Run], jobs: int, active: dict[subprocess.Popen, tuple[Run, float]]) -> None:
+    def has_diverged(self, run: Run) -> bool:
+        """Returns whether a run that has been made ended because its updates were not finite."""
+        return self._record(run).exists() and json.loads(self._record(run).read_text("utf-8")).get("diverged", False)
+
+    def _make(
+        self,
+        waiting: list[Run],
+        jobs: int,
+        active: dict[subprocess.Popen, tuple[Run, float]],
+        may_diverge: bool,
+    ) -> None:
         total, waiting = len(waiting), list(waiting)
         # Few runs get no more threads than many, because the times of runs are compared.
         threads = max(1, cpu_count() // (self.settings.jobs or cpu_count()))
@@ -154,9 +175,11 @@ class Workbench:
             time.sleep(POLLING_SECONDS)
             for process in [process for process in active if process.poll() is not None]:
                 run, started = active.pop(process)
-                if process.returncode != 0:
-                    raise ValueError(self._failure(run, process.returncode))
                 record = {"command": self.command(run), "seconds": round(time.monotonic() - started, 1)}
+                if process.returncode != 0:
+                    if not (may_diverge and TOO_MANY in last_line(self._log(run))):
+                        raise ValueError(self._failure(run, process.returncode))
+                    record["diverged"] = True
                 write_durably(self._record(run), json.dumps(record, indent=2) + "\n")
 
     def _start(self, run: Run, threads: int) -> subprocess.Popen:
@@ -179,6 +202,11 @@ class Workbench:
     def results(self, run: Run) -> dict[str, Any]:
         """Returns the final scores of a run that has been made, from its `all_results.json`."""
         return read_results(self.path(run))
+
+    def losses(self, runs: Sequence[Run], name: str = "eval_loss") -> list[float]:
+        """Returns the final loss, or perplexity, of runs that have been made; it is infinite for one that diverged."""
+        found = [math.inf if self.has_diverged(run) else self.results(run)[name] for run in runs]
+        return [math.inf if math.isnan(each) else each for each in found]
 
     def log(self, run: Run) -> list[dict[str, Any]]:
         """Returns the lines of the log of a run that has been made."""

@@ -48,7 +48,7 @@ class Series:
     Attributes:
         name: for the legend.
         x: N places; for bars, N names of groups.
-        y: N values; NaN for a value that does not exist.
+        y: N values; those that are not finite are not drawn.
         low, high: N ends of the error bars, such as the least and largest value of several seeds; None without any.
         reference: a dotted horizontal line in the same colour, such as the score without what the line varies.
     """
@@ -69,8 +69,14 @@ class Series:
         """Returns the lengths of the error bars below and above each value, (2, N)."""
         if self.low is None or self.high is None:
             return None
-        y = np.asarray(self.y, dtype=float)
-        return np.stack([y - np.asarray(self.low, dtype=float), np.asarray(self.high, dtype=float) - y])
+        y = _finite(self.y)
+        return np.stack([y - _finite(self.low), _finite(self.high) - y])
+
+
+def _finite(values: Sequence[float]) -> np.ndarray:
+    """Returns values with NaN, which matplotlib leaves out, for those that are not finite."""
+    array = np.asarray(values, dtype=float)
+    return np.where(np.isfinite(array), array, np.nan)
 
 
 def draw_lines(axes: "Axes", series: Sequence[Series]) -> None:
@@ -81,7 +87,7 @@ def draw_lines(axes: "Axes", series: Sequence[Series]) -> None:
             style["marker"] = None
         axes.errorbar(
             each.x,
-            each.y,
+            _finite(each.y),
             yerr=each.errors(),
             label=str(number),
             markersize=4,
@@ -227,7 +233,7 @@ def plot_bars(
         places = np.arange(len(groups)) + (number - (len(series) - 1) / 2) * width
         axes.bar(
             places,
-            each.y,
+            _finite(each.y),
             width * 0.95,
             yerr=each.errors(),
             label=str(number),
@@ -237,7 +243,7 @@ def plot_bars(
             linewidth=0,
             error_kw={"elinewidth": 1, "capsize": 2.5},
         )
-        tops = np.asarray(each.y if each.high is None else each.high, dtype=float)
+        tops = _finite(each.y if each.high is None else each.high)
         for place, top, value in zip(places, tops, each.y, strict=True):
             if np.isfinite(value) and letters >= SMALL_FONT_SIZE:
                 text = number_format.format(value)

@@ -59,7 +59,7 @@ def test_the_operations_of_a_translator_are_those_of_its_matrices(tied):
     models = [TransformerForConditionalGeneration(config), *([marian.marian_of_size(config)] if tied else [])]
     per_source, per_target = 2 * (4 * 16**2 + 2 * 16 * 24), 8 * 16**2 + 2 * 16 * 32 + 16 * 40
     for model in models:
-        assert common.translator_flops(model, 3, 5) == 6 * (3 * per_source + 5 * per_target)
+        assert common.training_flops(model, 3, 5) == 6 * (3 * per_source + 5 * per_target)
 
 
 def test_only_measurements_on_the_cpu_hide_the_gpu(monkeypatch, tmp_path):

@@ -2,11 +2,14 @@
 
 import json
 import math
+import warnings
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+from scipy.stats import t as student
+from scipy.stats import ttest_1samp
 
 from papers_to_gpt.engine.operations import count_multiplied_weights
 from papers_to_gpt.papers import number_lists, sutskever2014, translators, why_transformers
@@ -20,15 +23,17 @@ from papers_to_gpt.papers.experiment import (
     Verdict,
     combine,
     compare,
+    critical_t,
     is_above,
     mean_and_error,
+    over_seeds,
 )
 from papers_to_gpt.papers.number_lists import write_number_lists
 from papers_to_gpt.papers.recall_lists import DISTANCES, letters_of, recalled, write_recall
 from papers_to_gpt.papers.registry import EXPERIMENTS, list_experiments, select
 from papers_to_gpt.papers.reports import write_report, write_summary
-from papers_to_gpt.papers.sutskever2014 import best_candidates, principal_components
-from papers_to_gpt.papers.translators import means_over, short_and_long, words_are_known
+from papers_to_gpt.papers.sutskever2014 import principal_components
+from papers_to_gpt.papers.translators import best_candidates, means_over, short_and_long, words_are_known
 from papers_to_gpt.papers.why_transformers import loss_by_tokens, power_law
 from papers_to_gpt.papers.word_alignment import WordTranslations
 from papers_to_gpt.papers.workbench import Run, Workbench
@@ -59,11 +64,45 @@ def test_a_mean_over_seeds_is_above_a_limit_by_a_margin():
     assert is_above([1.1], 1.0) is True and is_above([0.9], 1.0) is False
     assert is_above([1.3, 1.4, 1.5], 1.0) is True and is_above([0.5, 0.6, 0.7], 1.0) is False
     assert is_above([0.0, 3.0], 1.0) is None and is_above([1.2, 1.2], 1.2) is None
-    # The loss of a run that diverged says nothing against the other one.
     assert is_above([math.nan], 1.0) is None and is_above([1.0, math.nan], 0.0) is None
-    assert compare([1.0], [math.nan], ("a", "b"), score="loss", lower_is_better=True).holds is None
     # Deviations of 1 from 2: a standard deviation of 1, divided by the root of 3.
     assert mean_and_error([1.0, 2.0, 3.0], 2) == "2.00 (standard error 0.58)" and mean_and_error([4.56]) == "4.6"
+
+
+def test_several_seeds_are_tested_at_the_level_of_five_percent_whatever_their_number():
+    # The two-sided 95 % quantiles as tables of Student's t print them.
+    assert [round(critical_t(number), 3) for number in (2, 3, 5, 10, 31)] == [12.706, 4.303, 2.776, 2.262, 2.042]
+    assert critical_t(4) == pytest.approx(student.ppf(0.975, 3))
+    # Values whose mean is 1 and whose p-value crosses 5 %.
+    for values in ([0.55, 1.0, 1.45], [0.65, 1.0, 1.35], [0.9, 1.1], [0.95, 1.05], [0.0, 0.5, 1.0, 1.5, 2.0, 1.0]):
+        assert (is_above(values, 0) is True) == (ttest_1samp(values, 0).pvalue < 0.05)
+    # Three standard errors: too few for three seeds.
+    verdict = compare([2.0, 3.0, 4.0], [1.5, 1.0, 1.5], ("a", "b"), score="BLEU")
+    assert (verdict.holds, verdict.seeds) == (None, 3)
+    assert "over 3 seeds, two-sided, at the 5 % level, with 2 degrees of freedom." in verdict.test
+    assert "more than 4.30 standard errors from its limit" in verdict.test
+    assert compare([2.0], [1.0], ("a", "b"), score="BLEU").test is None
+    one = Verdict(True, "1 > 0.")
+    assert combine(one, verdict).test == verdict.test and combine(one, one).test is None
+
+
+def test_a_run_that_diverged_is_worse_than_any_loss_and_as_bad_as_another():
+    def holds(with_it, without):
+        return compare(with_it, without, ("it", "none"), score="Loss", lower_is_better=True).holds
+
+    for diverged in (math.nan, math.inf):
+        assert holds([1.0], [diverged]) is True and holds([diverged], [1e20]) is False
+        assert holds([1.0, 1.1, 1.2], [diverged] * 3) is True and holds([diverged] * 3, [1.0, 1.1, 1.2]) is False
+        assert holds([diverged] * 3, [diverged] * 3) is None
+        # One of three that diverged is one deviation, and decides as little as one very large loss.
+        assert holds([1.0, 1.0, 1.0], [1.0, 1.0, diverged]) is holds([1.0, 1.0, 1.0], [1.0, 1.0, 1e9]) is None
+    verdict = compare([1.0, 1.0], [math.inf, 2.0], ("it", "none"), score="Loss", lower_is_better=True)
+    assert verdict.reason == (
+        "Loss: 1.00 with it, inf with none, over 2 seeds. Runs that diverged, which counts as worse than any finite "
+        "value: 1 of 2 with none."
+    )
+    # A score that is not a number, such as a correlation with a constant, is no loss.
+    assert compare([1.0], [math.nan], ("a", "b"), score="Pearson").holds is None
 
 
 def test_a_claim_of_several_parts_holds_only_as_a_whole():
@@ -112,17 +151,18 @@ def test_a_report_has_table_paper_verdict_csv_and_json_and_pictures(tmp_path, mo
     runs = [Run("pretrain_gpt1", None, {"seed": 42}), Run("finetune_gpt1", None, {"seeds": [1, 2]})]
     bench = SimpleNamespace(folder=tmp_path / "one", seeds=[1, 2, 3], scale="small", runs=runs, command=str)
     claim = "Ones are ones.", "It holds if all are."
-    experiment = Experiment("one", "paper", "Table 1", *claim, lambda bench: None, minutes=1, unless={})
+    experiment = Experiment("one", "sutskever2014", "Table 1", *claim, lambda bench: None, minutes=1, unless={})
     finding = Finding(
         method="Ones are counted.",
         table=Table(("what", "count"), [("one | two", 1.0), ("none", None)], digits=1),
         paper=Table(("what", "count"), [("one", 2)]),
-        verdict=Verdict(False, "They are not."),
+        verdict=Verdict(False, "They are not.", 3, {"counts": {"by seed": [math.nan, math.inf, 1.5]}}),
         charts=[Chart("counts", "x", "y", [Series("a", [1, 2], [3.0, 4.0], [2.0, 3.0], [4.0, 5.0])])],
     )
     write_report(experiment, finding, bench, 0.5, {"experiment": "one", "scale": "novels"})
     report = (tmp_path / "one" / "report.md").read_text()
-    assert "**Claim:** Ones are ones. It holds if all are.\n" in report
+    title = "Sutskever et al. 2014: Sequence to Sequence Learning with Neural Networks"
+    assert report.startswith(f"# one: Table 1\n\n{title}.\n\n**Claim:** Ones are ones. It holds if all are.\n")
     assert "Scale `small`, seeds of the runs 1, 2, 42, 0.5 minutes." in report
     assert "Values are means over the seeds; error bars reach from the lowest seed to the highest." in report
     for part in ("| one \\| two | 1.0 |", "| none |  |", "The claim does not hold here. They are not.", "![counts]"):
@@ -132,10 +172,12 @@ def test_a_report_has_table_paper_verdict_csv_and_json_and_pictures(tmp_path, mo
     assert {"counts.png", "counts.svg"} <= {path.name for path in (tmp_path / "one").iterdir()}
     results = json.loads((tmp_path / "one" / "results.json").read_text())
     assert (results["verdict"], results["rows"]) == ("does not hold", [["one | two", 1.0], ["none", None]])
+    assert results["paper"] == {"columns": ["what", "count"], "rows": [["one", 2]]}
+    assert results["numbers"] == {"counts": {"by seed": ["nan", "inf", 1.5]}}  # JSON has no such numbers
+    assert results["test"] == finding.verdict.test and f"**Test.** {finding.verdict.test}\n" in report
     summary = write_summary(tmp_path, [experiment])
-    assert (
-        "| [one](one/report.md) | Table 1 | Ones are ones. | does not hold | They are not. | 0.5 | novels |" in summary
-    )
+    row = "sutskever2014, Table 1 | Ones are ones. | does not hold | They are not. | 0.5 | novels"
+    assert f"| [one](one/report.md) | {row} |" in summary
 
 
 def test_lists_of_numbers_have_one_word_a_number_and_held_out_lists_are_in_no_other_file(tmp_path, monkeypatch):
@@ -254,6 +296,10 @@ def test_a_power_law_is_found_again():
     assert power_law(sizes, [3 * size**-0.25 for size in sizes]) == pytest.approx((0.25, 1.0))
     exponent, explained = power_law([1, 10, 100], [1.0, 10.0, 1.0])
     assert (exponent, explained) == (pytest.approx(0.0, abs=1e-9), pytest.approx(0.0, abs=1e-9))
+    # A size that diverged follows no law.
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert np.isnan(power_law([1, 10, 100], [3.0, 2.0, math.inf])).all()
 
 
 def test_the_loss_of_a_run_stands_over_the_tokens_that_it_had_read():
@@ -316,7 +362,7 @@ def test_a_recall_that_depends_on_the_seed_leaves_the_long_range_undecided(seeds
             runs.append(folder)
         return [letters[model][runs.index(folder)]] * len(DISTANCES)
 
-    monkeypatch.setattr(Workbench, "make", lambda bench, *runs: [bench.path(run) for run in runs])
+    monkeypatch.setattr(Workbench, "make", lambda bench, *runs, **options: [bench.path(run) for run in runs])
     monkeypatch.setattr(why_transformers, "test_hypotheses", lambda folder: folder)
     monkeypatch.setattr(why_transformers, "recalled", percentages)
     words = ["run", "long_range", "--seeds", *map(str, seeds), "--output_dir", str(tmp_path)]
@@ -376,7 +422,7 @@ def test_sentences_of_one_meaning_are_to_be_nearer_to_each_other_than_to_the_oth
         return np.array(vectors)
 
     translator = SimpleNamespace(model=None, source_tokenizer=None)
-    monkeypatch.setattr(Workbench, "make", lambda bench, *runs: [bench.path(run) for run in runs])
+    monkeypatch.setattr(Workbench, "make", lambda bench, *runs, **options: [bench.path(run) for run in runs])
     monkeypatch.setattr(sutskever2014, "load", lambda folder: translator)
     monkeypatch.setattr(sutskever2014, "encode_sentences", encode)
     files = [f"--{split}_file={split}.tsv" for split in ("train", "validation", "test")]
@@ -386,3 +432,14 @@ def test_sentences_of_one_meaning_are_to_be_nearer_to_each_other_than_to_the_oth
     assert verdict.reason.startswith("The distance is ") and "orders" not in verdict.reason
     # As captions are written, which the model has learned from.
     assert all(text[0].isupper() and text.endswith(".") and " ." not in text for text in read)
+
+
+@pytest.mark.parametrize("kind", ["lines", "bars"])
+def test_the_loss_of_a_run_that_diverged_is_left_out_of_a_chart_and_kept_in_its_data(kind):
+    pytest.importorskip("matplotlib")
+    series = over_seeds("a", [1, 2, 3], [[1.0, 1.2], [math.inf, 1.1], [2.0, 2.0]])
+    chart = Chart("losses", "x", "y", [series], kind)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        (axes,) = chart.draw().axes
+    assert axes.get_ylim()[1] < 3 and chart.rows()[1] == ("a", 2, math.inf, 1.1, math.inf)

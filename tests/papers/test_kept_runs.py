@@ -1,6 +1,7 @@
 """Which runs and reports of experiments are kept, and which are made again."""
 
 import json
+import math
 import re
 import subprocess
 import sys
@@ -18,10 +19,10 @@ from papers_to_gpt.papers.translators import (
     MODELS,
     TRANSFORMER,
     run_of,
+    scaled_widths,
     short_sentences,
 )
 from papers_to_gpt.papers.vaswani2017 import table_3
-from papers_to_gpt.papers.why_transformers import scaled_widths
 from papers_to_gpt.papers.workbench import Run, Workbench
 from papers_to_gpt.reproduce import parse
 
@@ -35,7 +36,7 @@ def runs_asked_for(name, folder, monkeypatch):
     """Returns the runs that an experiment asks for first."""
     asked = []
 
-    def make(bench, *runs):
+    def make(bench, *runs, **options):
         asked.extend(runs)
         raise InterruptedError
 
@@ -183,3 +184,20 @@ def test_a_preset_of_fine_tuning_that_has_changed_is_measured_again(tmp_path, mo
     assert not measured(monkeypatch, tmp_path, *arguments)
     preset.write_text("learning_rate: 0.02\n")
     assert measured(monkeypatch, tmp_path, *arguments)
+
+
+def test_a_run_that_diverges_is_a_result_where_that_is_asked_for_and_a_failure_elsewhere(tmp_path, capsys):
+    bench = bench_of(tmp_path, "--trial", "true", "--jobs", "1")
+    # Updates that leave no finite loss, and more of them than may be skipped in a row.
+    monstrous = {"learning_rate": 1e30, "max_skipped_updates": 1, "bf16": False}
+    run = run_of(bench, TRANSFORMER, 1, **monstrous)
+    assert not bench.has_diverged(run)
+    for _ in range(2):  # the second time it is kept
+        bench.make(run, may_diverge=True)
+    assert bench.has_diverged(run) and bench.losses([run]) == [math.inf]
+    assert capsys.readouterr().out.count("Run 1 of 1") == 1
+    with pytest.raises(ValueError, match="ended with status 2: 1 updates in a row were skipped"):
+        bench.make(run)
+    broken = run_of(bench, TRANSFORMER, 1, d_model=-1)
+    with pytest.raises(ValueError, match="ended with status 2: .*d_model"):
+        bench.make(broken, may_diverge=True)

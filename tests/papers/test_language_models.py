@@ -35,9 +35,9 @@ def test_a_pretraining_keeps_six_checkpoints_of_which_the_last_is_that_of_the_la
 
 def tell_scores(monkeypatch, module, scores_of):
     """Replaces the runs of an experiment: they are not made, and have the scores that a function of them says."""
-    monkeypatch.setattr(Workbench, "make", lambda bench, *runs: [bench.path(run) for run in runs])
+    monkeypatch.setattr(Workbench, "make", lambda bench, *runs, **options: [bench.path(run) for run in runs])
     monkeypatch.setattr(module, "task_scores", lambda bench, run: scores_of(run))
-    monkeypatch.setattr(module, "what_is_scored", lambda bench, *runs: "")
+    monkeypatch.setattr(module, "what_is_scored", lambda bench, *runs, **options: "")
 
 
 def test_the_gain_by_the_auxiliary_loss_has_one_sign_in_both_experiments(tmp_path, monkeypatch):

@@ -19,15 +19,15 @@ import yaml
 
 from gpt1_scratch import GPT1Config, GPT1ForCausalLM, GPT1ForMaskedLM
 from gpt1_scratch.tokenization import train_tokenizer
-from papers_to_gpt.papers import sutskever2014, vaswani2017, why_transformers
+from papers_to_gpt.papers import sutskever2014, timing, why_transformers
 from papers_to_gpt.papers.language_models import finetuned, task_scores, train_rows, what_is_scored
 from papers_to_gpt.papers.radford2018 import runs_by_size
 from papers_to_gpt.papers.registry import EXPERIMENTS
 from papers_to_gpt.papers.reports import write_summary
 from papers_to_gpt.papers.reproduction import run as reproduce
 from papers_to_gpt.papers.translators import MODELS as TRANSLATORS
-from papers_to_gpt.papers.translators import run_of
-from papers_to_gpt.papers.why_transformers import SCALES, scaled_widths
+from papers_to_gpt.papers.translators import run_of, scaled_widths
+from papers_to_gpt.papers.why_transformers import SCALES
 from papers_to_gpt.papers.workbench import Run, Workbench
 from papers_to_gpt.reproduce import parse
 from papers_to_gpt.settings.finetuning import parse as parse_finetuning
@@ -74,7 +74,7 @@ SEEDED = """depth sentence_vectors length_and_rarity sentence_limits attention_b
 
 @pytest.mark.parametrize("name", SEEDED)
 def test_experiments_train_every_setting_with_every_seed(name, tmp_path, monkeypatch):
-    def make(bench, *runs):
+    def make(bench, *runs, **options):
         raise Asked(runs)
 
     monkeypatch.setattr(Workbench, "make", make)
@@ -92,7 +92,7 @@ def test_experiments_train_every_setting_with_every_seed(name, tmp_path, monkeyp
 @pytest.mark.parametrize("name", ["sentence_limits", "variations"])
 def test_tables_of_settings_are_drawn_with_a_bar_for_each_setting(name, tmp_path, monkeypatch):
     scores = {"test_sacrebleu": 20.0, "eval_perplexity": 2.5}
-    monkeypatch.setattr(Workbench, "make", lambda bench, *runs: [bench.path(run) for run in runs])
+    monkeypatch.setattr(Workbench, "make", lambda bench, *runs, **options: [bench.path(run) for run in runs])
     monkeypatch.setattr(Workbench, "results", lambda bench, run: scores)
     (settings,) = parse(["run", name, "--trial", "true", "--output_dir", str(tmp_path)])
     finding = EXPERIMENTS[name].measure(Workbench(settings, name))
@@ -113,7 +113,7 @@ def test_rescoring_is_drawn_with_a_bar_for_each_system(tmp_path, monkeypatch):
         "bleu": lambda bench, hypotheses, references: 25.0,
     }.items():
         monkeypatch.setattr(sutskever2014, name, stub)
-    monkeypatch.setattr(Workbench, "make", lambda bench, *runs: [bench.path(run) for run in runs])
+    monkeypatch.setattr(Workbench, "make", lambda bench, *runs, **options: [bench.path(run) for run in runs])
     (settings,) = parse(["run", "rescoring", "--trial", "true", "--output_dir", str(tmp_path)])
     finding = EXPERIMENTS["rescoring"].measure(Workbench(settings, "rescoring"))
     (chart,) = finding.charts
@@ -122,7 +122,7 @@ def test_rescoring_is_drawn_with_a_bar_for_each_system(tmp_path, monkeypatch):
 
 
 def test_the_cost_of_a_layer_stands_beside_its_steps_and_its_longest_path(tmp_path, monkeypatch):
-    monkeypatch.setattr(vaswani2017, "median_seconds", lambda work: 0.001)
+    monkeypatch.setattr(timing, "median_seconds", lambda work: 0.001)
     (settings,) = parse(["run", "layer_cost", "--output_dir", str(tmp_path)])
     table = EXPERIMENTS["layer_cost"].measure(Workbench(settings, "layer_cost")).table
     assert table.columns[-2:] == ("sequential operations of the two", "longest path of the two")
@@ -157,7 +157,7 @@ def test_sequences_are_timed_in_batches_of_several_sizes_too(tmp_path, monkeypat
         asked.append(work.args[1:])
         return 1.0
 
-    monkeypatch.setattr(Workbench, "make", lambda bench, *runs: [bench.path(run) for run in runs])
+    monkeypatch.setattr(Workbench, "make", lambda bench, *runs, **options: [bench.path(run) for run in runs])
     monkeypatch.setattr(why_transformers, "load", lambda folder: SimpleNamespace(model=torch.nn.Identity()))
     monkeypatch.setattr(why_transformers, "median_seconds", seconds)
     (settings,) = parse(["run", "parallel_training", "--output_dir", str(tmp_path)])
@@ -180,7 +180,7 @@ def test_by_default_no_more_trainings_run_at_once_than_this_process_may_use_core
     monkeypatch.setattr(os, "cpu_count", lambda: 64)
     monkeypatch.setattr(os, "sched_getaffinity", lambda process: {0, 1, 2}, raising=False)
     asked = []
-    monkeypatch.setattr(Workbench, "_make", lambda self, waiting, jobs, active: asked.append(jobs))
+    monkeypatch.setattr(Workbench, "_make", lambda self, waiting, jobs, active, may_diverge: asked.append(jobs))
     (settings,) = parse(["run", "heads", "--output_dir", str(tmp_path)])
     Workbench(settings, "heads").make(*(Run("pretrain_gpt1", "stories/gpt1_mini", {"seed": n}) for n in range(8)))
     (jobs,) = asked
@@ -322,7 +322,7 @@ def test_the_scale_multi30k_compares_alignments_with_counted_word_translations(t
     ]
     reproduce(parse(["run", "alignments", *arguments]))
     results = json.loads((tmp_path / "out" / "alignments" / "results.json").read_text())
-    assert results["columns"][1] == "attention on the right word" and results["rows"][0][0] == 1
+    assert results["columns"][1] == "attention on the right word, %" and results["rows"][0][0] == 1
     assert "multi30k/bahdanau" in results["runs"][0] and str(tmp_path / "train.tsv") in results["runs"][0]
 
 

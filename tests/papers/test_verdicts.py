@@ -1,11 +1,17 @@
 """Every claim is decided by all seeds, by the numbers that its criterion names."""
 
+import importlib
+import itertools
+import math
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from said_numbers import said_but_not_kept
 
-from papers_to_gpt.papers import bahdanau2014, radford2018, sutskever2014, vaswani2017, why_transformers
+from papers_to_gpt.papers import bahdanau2014, radford2018, sutskever2014, timing, vaswani2017, why_transformers
+from papers_to_gpt.papers.experiment import Chart, Finding, Table, Verdict
 from papers_to_gpt.papers.registry import EXPERIMENTS
 from papers_to_gpt.papers.workbench import Workbench
 from papers_to_gpt.plots.line_plots import Series
@@ -19,7 +25,7 @@ def decide(tmp_path, monkeypatch):
     def find(name, seeds, results_of=lambda run: {}, module=None, **stubs):
         made = {}
 
-        def make(bench, *runs):
+        def make(bench, *runs, **options):
             made.update((bench.path(run), run) for run in runs)
             return [bench.path(run) for run in runs]
 
@@ -64,13 +70,13 @@ def test_the_best_score_is_to_come_with_the_fewest_operations(scores, flops, hol
         found = scores.get(run.preset.split("/")[1], [10, 11])
         return {"test_sacrebleu": found[run.settings["seed"] - 1], "train_seconds": 1.0}
 
-    stubs = {"training_flops": lambda bench, run: float(flops.get(run.preset.split("/")[1], 2))}
+    stubs = {"flops_of": lambda bench, run: float(flops.get(run.preset.split("/")[1], 2))}
     assert decide("score_by_flops", [1, 2], results_of, vaswani2017, **stubs).verdict.holds is holds
 
 
 @pytest.mark.parametrize(
     ("learned", "absent", "holds"),
-    [([30.5, 30.6], [5, 6], True), ([40, 41], [5, 6], False), ([30, 31], [40, 41], False), ([30, 34], [5, 6], None)],
+    [([30.2, 31.1], [5, 6], True), ([40, 41], [5, 6], False), ([30, 31], [40, 41], False), ([30, 34], [5, 6], None)],
 )
 def test_sinusoids_are_to_beat_no_positions_and_to_be_as_good_as_learned_ones(learned, absent, holds, decide):
     scores = {"learned": learned, "absent": absent, None: [30, 31]}
@@ -82,7 +88,7 @@ def test_sinusoids_are_to_beat_no_positions_and_to_be_as_good_as_learned_ones(le
     assert decide("positions", [1, 2], results_of).verdict.holds is holds
 
 
-@pytest.mark.parametrize(("lost", "holds"), [([4.0, 4.5], True), ([8.0, 9.0], False), ([3.0, 8.0], None)])
+@pytest.mark.parametrize(("lost", "holds"), [([4.0, 4.02], True), ([8.0, 8.1], False), ([3.0, 8.0], None)])
 def test_few_points_are_to_be_lost_by_long_sentences(lost, holds, decide):
     stubs = {
         "length_of": lambda bench: None,
@@ -113,10 +119,10 @@ def test_attention_is_to_be_on_the_right_word_with_every_seed_and_more_often_tha
 @pytest.mark.parametrize(
     ("most", "far", "holds"),
     [
-        ([0.9, 0.8], [6.0, 6.5], True),
-        ([0.9, 0.2], [6, 6.5], None),
-        ([0.9, 0.8], [6, 2], None),
-        ([0.4, 0.3], [6, 6.5], False),
+        ([0.9, 0.89], [6.0, 6.1], True),
+        ([0.9, 0.2], [6, 6.1], None),
+        ([0.9, 0.89], [6, 2], None),
+        ([0.4, 0.39], [6, 6.1], False),
     ],
 )
 def test_the_heads_of_every_seed_decide_whether_they_specialise(most, far, holds, decide):
@@ -145,7 +151,7 @@ def test_the_heads_of_every_seed_decide_whether_they_specialise(most, far, holds
     )
 
 
-@pytest.mark.parametrize(("lstm", "holds"), [([0.01, 0.012], True), ([0.01, 0.5], None), ([0.5, 0.6], False)])
+@pytest.mark.parametrize(("lstm", "holds"), [([0.01, 0.0101], True), ([0.01, 0.5], None), ([0.5, 0.6], False)])
 def test_the_gradients_of_every_seed_decide_and_with_the_papers_initial_weights(lstm, holds, decide):
     def gradients(translator, sources, references):
         model, state, seed = translator.model.config
@@ -225,4 +231,77 @@ def test_gains_on_tasks_of_several_sizes_are_drawn_from_the_lowest_seed_to_the_h
     finding = EXPERIMENTS["auxiliary_loss"].measure(Workbench(settings, "auxiliary_loss"))
     (series,) = finding.charts[0].series
     assert (list(series.x), series.y, series.low, series.high) == ([10, 90], [3.0, 7.5], [1.0, 7.0], [5.0, 8.0])
-    assert finding.verdict.holds is True  # 6 and 3 more: 4.5, with a standard error of 1.5
+    assert finding.verdict.holds is None  # 6 and 3 more: 4.5, with a standard error of 1.5, of which 12.7 decide
+
+
+def test_a_model_that_diverges_without_warm_up_needs_it(decide, monkeypatch, tmp_path):
+    monkeypatch.setattr(Workbench, "has_diverged", lambda bench, run: run.settings.get("warmup_steps") == 0)
+    monkeypatch.setattr(Workbench, "log", lambda bench, run: [])  # it ended before its first line
+    finding = decide("schedule", [1, 2], lambda run: {"eval_loss": 2.0})
+    assert finding.verdict.holds is True and not finding.pictures
+    assert finding.verdict.reason.endswith(
+        "Runs that diverged, which counts as worse than any finite value: 2 of 2 with the full rate from the start."
+    )
+    assert [row[1] for row in finding.table.rows] == [2.0, math.inf, 2.0, math.inf]
+    depth = decide("depth", [1], lambda run: {"eval_perplexity": math.nan})  # of a model that is not finite
+    assert depth.verdict.holds is False and [row[1] for row in depth.table.rows] == [math.inf] * 4
+    variations = decide("variations", [1], lambda run: {"eval_perplexity": 2.0, "test_sacrebleu": 9.0})
+    assert variations.table.rows[0][1:] == (2.0, 9.0)
+
+
+def test_a_number_that_is_said_and_in_no_file_is_found():
+    table = Table(("what", "BLEU"), [("a", 20.04), ("b", "2.10e+12")])
+    chart = Chart("curve", "x", "y", [Series("a", [512], [0.97])])
+    reason = "BLEU 20.0 over 2 seeds, 2.1e+12 FLOPs, a share of 0.97 at 512, -1.5 behind and 1,400 updates, not 20.1."
+    verdict = Verdict(True, reason, 2, {"gain": {"by seed": [-1, -2], "mean": -1.5}})
+    # `Finding` itself is checked in this folder.
+    found = SimpleNamespace(verdict=verdict, table=table, charts=[chart], method="", notes=["Seeds 1 to 5: 0.31."])
+    assert said_but_not_kept(found) == ["1,400", "20.1", "0.31"]
+    with pytest.raises(AssertionError, match="1,400 updates"):
+        Finding("", table, verdict, charts=[chart])
+
+
+@pytest.mark.parametrize(
+    "name", ["reversed_source", "ensembles", "attention_by_length", "sentence_limits", "layer_cost"]
+)
+def test_the_numbers_of_further_reports_are_in_their_files(name, decide, monkeypatch):
+    scores = itertools.count(10.123, 1.37)
+
+    def results_of(run):
+        return {key: next(scores) for key in ("test_sacrebleu", "eval_perplexity")}
+
+    monkeypatch.setattr(timing, "median_seconds", lambda work: next(scores))
+    stubs = {
+        "sutskever2014": {
+            "load": lambda *folders: SimpleNamespace(translate=lambda sources, beams: sources),
+            "bleu": lambda bench, translations, references: next(scores),
+        },
+        "bahdanau2014": {
+            "scores_by": lambda bench, runs, group_of: {
+                length: [next(scores) for _ in runs] for length in range(1, 31)
+            }
+        },
+    }
+    module = importlib.import_module(f"papers_to_gpt.papers.{EXPERIMENTS[name].paper}")
+    finding = decide(name, [1, 2], results_of, module, **stubs.get(EXPERIMENTS[name].paper, {}))
+    assert any(character.isdigit() for character in finding.verdict.reason)
+
+
+@pytest.mark.parametrize("name", ["transferred_layers", "transfer_by_updates", "table_5", "both_directions"])
+def test_the_numbers_of_reports_on_fine_tuning_are_in_their_files(name, decide, monkeypatch):
+    scores = itertools.count(50.123, 1.37)
+    module = importlib.import_module(f"papers_to_gpt.papers.{EXPERIMENTS[name].paper}")
+
+    def of_tasks(bench, run):
+        return {task: [next(scores) for _ in bench.seeds] for task in ("stories_acceptability", "stories_entailment")}
+
+    stubs = {"task_scores": of_tasks, "what_is_scored": lambda bench, *runs: ""}
+    if module is radford2018:
+        stubs["config_of"] = lambda model, setting: SimpleNamespace(num_hidden_layers=4)
+        stubs["_checkpoints"] = lambda folder: [Path(f"checkpoint-{update}") for update in (250, 500, 750, 1000)]
+    else:
+        stubs["count_weights"] = lambda folder: 1000
+        stubs["tasks_of"] = lambda run: ["stories_acceptability"]
+        stubs["short_name"] = lambda task: "acceptability"
+    finding = decide(name, [1, 2], lambda run: {"train_seconds": 100.0, "train_updates": 1500}, module, **stubs)
+    assert finding.verdict.numbers and finding.verdict.seeds == 2
