@@ -166,7 +166,8 @@ def resume_with_dropout(checks: Checks, name: str, precision: str, texts: Path, 
         checks.hold(f"{name}, {precision}: dropout changes the {kind}, by {changed:.1e}", changed > 0)
         for what, other in (("repeated", again), ("resumed", resumed)):
             share = (read(other) - whole).abs().mean().item() / max(changed, 1e-12)
-            checks.hold(f"{name}, {precision}, dropout: {what} {kind}: {share:.1e} of that, allowed 1e-01", share < 0.1)
+            sentence = f"{name}, {precision}, dropout: {what} {kind}: {share:.1e} of that, allowed 1e-01"
+            checks.hold(sentence, share < 0.1)
 
 
 def decode(checks: Checks, name: str, precision: str, folder: Path, device: torch.device) -> None:

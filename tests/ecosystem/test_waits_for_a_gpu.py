@@ -101,7 +101,8 @@ def test_the_waits_of_a_batch_in_training(name):
     assert waits_of(train) == UPDATES[name]
 
 
-# Every step looks whether a sentence has ended, and on a CPU the Transformer's whether the source's mask hides anything.
+# Every step looks whether a sentence has ended, and on a CPU the Transformer's looks whether the source's mask hides
+# anything.
 STEPS = {
     "rnn_seq2seq": ["aten._local_scalar_dense"],
     "bahdanau": ["aten._local_scalar_dense"],
