@@ -363,7 +363,12 @@ def hide_padding(
             return None
         visible = attention_mask.bool()[:, None, None].expand(-1, 1, queries.shape[1], -1)  # B K -> B 1 Q K
         return additive_mask(visible, queries.dtype)
-    return create_bidirectional_mask(config, queries, attention_mask, encoder_hidden_states)
+    # Without its mask, a batch in which nothing is padding is computed a little faster, but to find that out, the
+    # library reads the mask, for which the host waits until a GPU has done all that it was given.
+    skip = attention_mask is None or attention_mask.device.type == "cpu"
+    return create_bidirectional_mask(
+        config, queries, attention_mask, encoder_hidden_states, allow_is_bidirectional_skip=skip
+    )
 
 
 def hide_later_positions(

@@ -45,6 +45,13 @@ SIZES = {
     "gpt1": "--hidden_size 32 --num_hidden_layers 2 --max_position_embeddings 32 --num_merges 100"
     " --per_device_train_batch_size 8 --max_eval_blocks 8 --sample_new_tokens 4",
 }
+# For runs that are compared with runs on the same device: the CPU's generators and the accelerator's both matter.
+DROPOUT = {
+    "rnn_seq2seq": ["--dropout=0.3"],
+    "bahdanau": ["--readout_dropout=0.3"],
+    "transformer": ["--dropout=0.3"],
+    "gpt1": ["--residual_dropout=0.3", "--attention_dropout=0.3", "--embedding_dropout=0.3"],
+}
 TRANSLATION = "--vocab_size 300 --num_beams 2 --max_new_tokens 8 --max_tokens_per_batch 256"
 UPDATES = """--max_steps 4 --eval_steps 2 --logging_steps 1 --warmup_steps 0 --lr_scheduler_type constant
     --learning_rate 1e-3 --save_total_limit 0"""
@@ -136,6 +143,31 @@ def log_probability(model, inputs: dict[str, torch.Tensor], sequences: torch.Ten
         targets == model.generation_config.eos_token_id
     ).long()
     return chosen.masked_fill(ended > 0, 0.0).sum(dim=1)
+
+
+def resume_with_dropout(checks: Checks, name: str, precision: str, texts: Path, on_cpu: bool, *known: str) -> None:
+    """Compares a run with dropout with its repetition, and with itself when it is resumed.
+
+    The generators of the accelerator are moved on before the run resumes, as they are in another process: what they
+    give must follow from the checkpoint and the seed. Four updates move the weights by little, so what differs is
+    compared with what dropout changes, on average, because Adam makes a whole step of a gradient that is rounding.
+    """
+    folder, again = (texts / f"{name}_{precision}_dropout{ending}" for ending in ("", "_again"))
+    for each in (folder, again):
+        train(name, precision, on_cpu, texts, each, *known, *DROPOUT[name])
+    resumed = resume(folder)
+    set_seed(1)  # every generator, that of the accelerator too
+    torch.rand(7, device="cpu" if on_cpu else torch.accelerator.current_accelerator())
+    train(name, precision, on_cpu, texts, resumed, *known, *DROPOUT[name], "--resume_from_checkpoint", "last")
+    plain = texts / f"{name}_{precision}_accelerator"
+    for kind, read in (("weights", weights), ("losses", losses)):
+        whole = read(folder).double()
+        changed = (read(plain) - whole).abs().mean().item()
+        checks.hold(f"{name}, {precision}: dropout changes the {kind}, by {changed:.1e}", changed > 0)
+        for what, other in (("repeated", again), ("resumed", resumed)):
+            share = (read(other) - whole).abs().mean().item() / max(changed, 1e-12)
+            sentence = f"{name}, {precision}, dropout: {what} {kind}: {share:.1e} of that, allowed 1e-01"
+            checks.hold(sentence, share < 0.1)
 
 
 def decode(checks: Checks, name: str, precision: str, folder: Path, device: torch.device) -> None:
@@ -233,6 +265,7 @@ def main() -> int:
                 again = resume(there)
                 train(name, precision, device.type == "cpu", texts, again, *known, "--resume_from_checkpoint", "last")
                 checks.compare(f"{what}: resumed weights", weights(again), weights(there), RESUME_TOLERANCE[precision])
+                resume_with_dropout(checks, name, precision, texts, device.type == "cpu", *known)
                 decode(checks, name, precision, on_cpu, device)
                 if arguments.torch_compile:
                     compiled = texts / f"{name}_{precision}_compiled"

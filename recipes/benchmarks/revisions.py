@@ -3,7 +3,9 @@
 import contextlib
 import hashlib
 import json
+import math
 import os
+import re
 import shlex
 import statistics
 import subprocess
@@ -24,11 +26,11 @@ from papers_to_gpt.settings.preset_runs import recipe_of
 WEIGHTS_FILE = "model.safetensors"
 ROWS_OF_CURVE = 20
 
-# What keeps the evaluation at the end of each run short.
-SHORT_EVALUATION = {
-    "train_translation": {"max_eval_samples": 20, "max_new_tokens": 4},
-    "pretrain_gpt1": {"max_eval_blocks": 2, "num_samples": 0},
-    "finetune_gpt1": {"max_eval_samples": 20},
+# What keeps the end of each run short: its evaluation, and the model that it leaves. An older revision may lack some.
+SHORT_END = {
+    "train_translation": {"average_last_checkpoints": 0, "max_eval_samples": 20, "max_new_tokens": 4},
+    "pretrain_gpt1": {"average_last_checkpoints": 0, "max_eval_blocks": 2, "num_samples": 0},
+    "finetune_gpt1": {"average_last_checkpoints": 0, "max_eval_samples": 20},
 }
 # Settings that name a vocabulary; without one, the runs share the vocabulary that the first one trains.
 VOCABULARIES = ("tokenizer_name", "vocabulary_file", "init_from", "model_name_or_path")
@@ -57,6 +59,10 @@ class Checkout:
     @property
     def name(self) -> str:
         return f"{self.label} ({self.revision}, {self.commit})"
+
+    @property
+    def recipe(self) -> Path:
+        return self.folder / "recipes" / f"{self.script}.py"
 
 
 @dataclass(frozen=True)
@@ -172,7 +178,7 @@ def _preset_in(checkout: Path, name: str, revision: str) -> tuple[Path, str]:
 def _run_rounds(
     settings: ComparisonSettings, checkouts: Sequence[Checkout], folder: Path
 ) -> dict[str, list[Measurement]]:
-    further = shlex.split(settings.arguments or "")
+    further = [*_short_end(checkouts), *shlex.split(settings.arguments or "")]
     given = {each.key for checkout in checkouts for each in read_settings([str(checkout.preset), *further])}
     if not given.intersection(VOCABULARIES):
         # The training of a vocabulary breaks ties at random, so two would differ.
@@ -192,21 +198,43 @@ def _run_rounds(
     return measured
 
 
+def _short_end(checkouts: Sequence[Checkout]) -> list[str]:
+    """Returns the arguments of `SHORT_END` that both revisions know, and names those that one of them lacks.
+
+    Raises:
+        ValueError: if the recipe of a revision cannot list its settings.
+    """
+    wanted = {name: value for checkout in checkouts for name, value in SHORT_END[checkout.script].items()}
+    for checkout in checkouts:
+        command = [sys.executable, str(checkout.recipe), "--help"]
+        process = subprocess.run(command, capture_output=True, text=True, env=_environment(checkout))
+        if process.returncode:
+            last = process.stderr.strip().rpartition("\n")[2]
+            raise ValueError(f"recipes/{checkout.script}.py --help of {checkout.name} failed: {last}")
+        lacking = sorted(wanted.keys() - set(re.findall(r"--(\w+)", process.stdout)))
+        if lacking:
+            print(f"Note: {checkout.name} has no setting {', '.join(lacking)}. Both run without it.")
+        wanted = {name: value for name, value in wanted.items() if name not in lacking}
+    return [word for name, value in wanted.items() for word in (f"--{name}", str(value))]
+
+
+def _environment(checkout: Checkout) -> dict[str, str]:
+    """Returns the environment in which a checkout's recipes import the checkout's packages."""
+    packages = checkout.folder / ".packages"
+    if not packages.exists():
+        packages.mkdir()
+        (packages / "papers_to_gpt").symlink_to(checkout.folder / "recipes", target_is_directory=True)
+    return os.environ | {"PYTHONPATH": os.pathsep.join([str(packages), str(checkout.folder)])}
+
+
 def _train(settings: ComparisonSettings, checkout: Checkout, further: Sequence[str], output_dir: Path) -> float:
     """Runs a recipe of a checkout, and returns its largest memory in GB.
 
     Raises:
         ValueError: if it fails; the message has its last line.
     """
-    packages = checkout.folder / ".packages"
-    if not packages.exists():
-        packages.mkdir()
-        (packages / "papers_to_gpt").symlink_to(checkout.folder / "recipes", target_is_directory=True)
-    words = [sys.executable, str(checkout.folder / "recipes" / f"{checkout.script}.py"), str(checkout.preset)]
-    words += ["--logging_steps", "1", "--average_last_checkpoints", "0"]
-    for name, value in SHORT_EVALUATION[checkout.script].items():
-        words += [f"--{name}", str(value)]
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(packages), str(checkout.folder)])}
+    words = [sys.executable, str(checkout.recipe), str(checkout.preset), "--logging_steps", "1"]
+    environment = _environment(checkout)
     if settings.threads is not None:
         environment["OMP_NUM_THREADS"] = str(settings.threads)
     log = output_dir.with_name(f"{output_dir.name}.log")
@@ -244,10 +272,15 @@ def hash_weights(path: Path) -> dict[str, str]:
     }
 
 
-def first_difference(one: Sequence[Any], other: Sequence[Any]) -> int | None:
+def is_same(one: float, other: float) -> bool:
+    """Returns whether two numbers are equal, or both are NaN."""
+    return one == other or (math.isnan(one) and math.isnan(other))
+
+
+def first_difference(one: Sequence[tuple[float, float]], other: Sequence[tuple[float, float]]) -> int | None:
     """Returns the first update, counted from 1, in which two curves differ; None if they are equal."""
     for place, (left, right) in enumerate(zip(one, other, strict=True), start=1):
-        if left != right:
+        if not all(map(is_same, left, right)):
             return place
     return None
 
@@ -261,7 +294,7 @@ def format_curves(
     lines = [f"{'update':>6}  {'loss of A':>12}  {'loss of B':>12}  {'difference':>12}"]
     for update in sorted(shown):
         a, b = first[update - 1][0], second[update - 1][0]
-        lines.append(f"{update:>6}  {a:>12g}  {b:>12g}  {f'{b - a:.3g}' if a != b else '':>12}".rstrip())
+        lines.append(f"{update:>6}  {a:>12g}  {b:>12g}  {'' if is_same(a, b) else f'{b - a:.3g}':>12}".rstrip())
     return "\n".join([*(f"{name}" for name in names), *lines])
 
 
@@ -279,8 +312,8 @@ def compare_bits(names: Sequence[str], first: Sequence[Measurement], second: Seq
     a, b = first[0], second[0]
     place = first_difference(a.curve, b.curve)
     if place is not None:
-        kind = "loss" if a.curve[place - 1][0] != b.curve[place - 1][0] else "norm of the gradient"
-        at = 0 if kind == "loss" else 1
+        at = int(is_same(a.curve[place - 1][0], b.curve[place - 1][0]))
+        kind = ("loss", "norm of the gradient")[at]
         values = f"{a.curve[place - 1][at]:g} and {b.curve[place - 1][at]:g}"
         return f"The first update that differs is update {place}: its {kind} is {values}."
     updates = f"losses and norms of the gradient of all {len(a.curve)} updates"

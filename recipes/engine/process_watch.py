@@ -53,6 +53,17 @@ def limit_waiting(accelerator: Accelerator, limit: timedelta) -> None:
         distributed.distributed_c10d._set_pg_timeout(limit)
 
 
+def leave_together(accelerator: Accelerator) -> None:
+    """Takes the group of processes down, so that none goes while others still talk to it, which makes them abort.
+
+    Every process must call this. After an error that one process alone meets, none may: taking the group down waits
+    for the operations that the others have begun.
+    """
+    if accelerator.num_processes > 1:
+        accelerator.wait_for_everyone()
+        distributed.destroy_process_group()
+
+
 @dataclass(frozen=True)
 class Position:
     """What a process has noted last.

@@ -21,7 +21,7 @@ from accelerate.utils import broadcast_object_list
 from filelock import BaseFileLock, FileLock, SoftFileLock, Timeout
 
 from papers_to_gpt.engine.durable_files import make_folder
-from papers_to_gpt.engine.process_watch import LIMIT_WHILE_PREPARING, limit_waiting
+from papers_to_gpt.engine.process_watch import LIMIT_WHILE_PREPARING, leave_together, limit_waiting
 from papers_to_gpt.settings.arguments import Terminated, raise_lost_interruption
 from papers_to_gpt.settings.training import TrainingSettings
 
@@ -41,7 +41,7 @@ Answer = TypeVar("Answer")
 
 
 def on_main_process(accelerator: Accelerator, function: Callable[[], Answer]) -> Answer:
-    """Calls a function on the main process and returns its answer on every process.
+    """Calls a function on the main process and returns its answer on every process; an error ends the run.
 
     Raises:
         ValueError: on every process, if the function raises ValueError or OSError on the main process.
@@ -55,6 +55,7 @@ def on_main_process(accelerator: Accelerator, function: Callable[[], Answer]) ->
     broadcast_object_list(answer)
     value, problem = answer[0]
     if problem is not None:
+        leave_together(accelerator)
         raise ValueError(problem)
     return value
 
@@ -82,9 +83,7 @@ def lock_output_dir(accelerator: Accelerator, training: TrainingSettings) -> Ite
             if accelerator.num_processes > 1:
                 # The main process may be sending the model to the Hub, over a slow connection.
                 limit_waiting(accelerator, LIMIT_WHILE_PREPARING)
-                # A process that is gone while others still talk to it makes them abort.
-                accelerator.wait_for_everyone()
-                torch.distributed.destroy_process_group()
+                leave_together(accelerator)
     except KeyboardInterrupt as interrupt:
         if interrupt.args:
             raise
@@ -195,6 +194,7 @@ def _check_shared_disk(accelerator: Accelerator, folder: Path, written: tuple[st
             time.sleep(0.1)
     all_see = accelerator.gather(torch.tensor([seen], device=accelerator.device)).all()
     if not all_see:
+        leave_together(accelerator)
         where = "" if seen else f" {socket.gethostname()} does not see what the main process writes there."
         raise ValueError(
             f"output_dir {folder} is not one folder for all processes.{where} With several machines, output_dir must "

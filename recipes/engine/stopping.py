@@ -32,7 +32,7 @@ class StopSignals:
     def __init__(self, grace_seconds: float | None = None):
         self.grace_seconds = grace_seconds
         self.received: int | None = None
-        self._leave_at_once = self._leave_after_grace = self._grace_is_over = False
+        self._leave_at_once = self._leave_after_grace = self.grace_is_over = False
         self._earlier: dict[int, Any] = {}
 
     def __enter__(self) -> "StopSignals":
@@ -63,7 +63,7 @@ class StopSignals:
             raise StopRequested
 
     def _end_grace(self, number: int, frame: FrameType | None) -> None:
-        self._grace_is_over = True
+        self.grace_is_over = True
         if self._leave_after_grace:
             raise StopRequested
 
@@ -83,7 +83,7 @@ class StopSignals:
         """Ends the block by `StopRequested` once the time of grace after a signal is over."""
         self._leave_after_grace = True
         try:
-            if self._grace_is_over:
+            if self.grace_is_over:
                 raise StopRequested
             yield
         finally:

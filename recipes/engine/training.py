@@ -22,30 +22,27 @@ from papers_to_gpt.engine.checkpoint_writer import CheckpointWriter
 from papers_to_gpt.engine.checkpointing import (
     Progress,
     all_checkpoints_in,
-    average_weights,
-    checkpoints_in,
     load_checkpoint,
-    load_weights,
-    update_of,
 )
 from papers_to_gpt.engine.compiling import compile_model
 from papers_to_gpt.engine.device_copies import send, send_batch
 from papers_to_gpt.engine.durable_files import clean_leftovers, files_written_aside
 from papers_to_gpt.engine.evaluation import is_any_true
+from papers_to_gpt.engine.final_model import load_final_weights
 from papers_to_gpt.engine.launching import is_sharded
 from papers_to_gpt.engine.log_window import LogWindow, TokenCounts, count_tokens
 from papers_to_gpt.engine.memory import return_freed_memory
 from papers_to_gpt.engine.optimization import make_optimizer, make_schedule
 from papers_to_gpt.engine.output_folder import checkpoint_to_resume
-from papers_to_gpt.engine.process_watch import LIMIT_WHILE_TRAINING, limit_waiting, note_progress
+from papers_to_gpt.engine.process_watch import LIMIT_WHILE_TRAINING, leave_together, limit_waiting, note_progress
 from papers_to_gpt.engine.random_streams import seed_generators
 from papers_to_gpt.engine.reporting import Reporter
+from papers_to_gpt.engine.run_lock import on_main_process
 from papers_to_gpt.engine.sharding import Sharding, whole_tensor
 from papers_to_gpt.engine.skipped_updates import SkippedUpdates
 from papers_to_gpt.engine.stopping import StopRequested, StopSignals, interruptible
 from papers_to_gpt.engine.update_errors import naming_lack_of_memory
 from papers_to_gpt.settings.training import OptimizationSettings, TrainingSettings, check_metric, is_lower_better
-from papers_to_gpt.settings.wording import counted
 
 # Costs nothing that can be measured, and keeps a process from holding more than about twice what it uses.
 UPDATES_BETWEEN_TRIMS = 10
@@ -223,6 +220,7 @@ class TrainingLoop:
                 return results
             except StopRequested:
                 self._save_at_stop(reporter)
+                leave_together(self.accelerator)
                 raise self.stopping.interruption(self._how_to_resume()) from None
             except KeyboardInterrupt:  # the second Ctrl-C
                 self.writer.join()
@@ -247,7 +245,8 @@ class TrainingLoop:
         if self.settings.average_last_checkpoints or progress.best_update is None:
             return
         best = self.output_dir / f"checkpoint-{progress.best_update}"
-        if not best.is_dir():
+        # A file system that machines share may show a file to one of them before the others.
+        if not on_main_process(self.accelerator, best.is_dir):
             reporter.say(
                 f"{best}, the best checkpoint so far, is missing. The best one is chosen among update "
                 f"{progress.update} and the later ones."
@@ -347,6 +346,7 @@ class TrainingLoop:
         losses = []
         with self._abandonable(), naming_lack_of_memory(group, update):
             for position, (batch, tensors) in enumerate(zip(group, sent, strict=True)):
+                self._give_up_together()
                 seed_generators(self.settings.seed, update, batch.index)
                 # DistributedDataParallel sends gradients once an update, with its last batch; FSDP2 with every batch.
                 with nullcontext() if position == len(group) - 1 else accelerator.no_sync(self.model):
@@ -433,6 +433,19 @@ class TrainingLoop:
         """Marks a part that `stop_within_seconds` may end. Among several processes, the others would wait in it."""
         return self.stopping.abandonable() if self.accelerator.num_processes == 1 else nullcontext()
 
+    def _give_up_together(self) -> None:
+        """Ends an update of several processes before one of its batches, once a process's time of grace is over.
+
+        Not where they stream: the position in the stream is behind the update that was read.
+
+        Raises:
+            StopRequested: on every process.
+        """
+        if self.accelerator.num_processes == 1 or self.updates_per_epoch is None:
+            return
+        if self.settings.stop_within_seconds and is_any_true(self.accelerator, self.stopping.grace_is_over):
+            raise StopRequested
+
     def _must_stop(self) -> bool:
         """Returns whether a signal has arrived that this process need not agree about with others."""
         return self.accelerator.num_processes == 1 and self.stopping.received is not None
@@ -463,25 +476,8 @@ class TrainingLoop:
 
     def _finish(self, reporter: Reporter) -> dict[str, Any]:
         """Puts the final weights into the model and its folder."""
-        progress, results = self.progress, {}
-        if self.settings.average_last_checkpoints:
-            asked = self.settings.average_last_checkpoints
-            # Later ones, which a run that was resumed from an earlier checkpoint replaces, may still be there.
-            earlier = [path for path in checkpoints_in(self.output_dir) if update_of(path) <= progress.update]
-            checkpoints = earlier[-asked:]
-            if len(checkpoints) < asked:
-                reporter.say(
-                    f"average_last_checkpoints is {asked}, but the run has only "
-                    f"{counted(len(checkpoints), 'checkpoint')}. The model is the mean of all that it has."
-                )
-            if self.accelerator.is_main_process:
-                rename_old_keys = getattr(self.raw_model, "rename_old_keys", dict)  # a model of any kind trains here
-                average_weights(checkpoints, self.output_dir, rename_old_keys)
-            self.accelerator.wait_for_everyone()
-            load_weights(self.raw_model, self.output_dir)
-            results["averaged_checkpoints"] = [checkpoint.name for checkpoint in checkpoints]
-        else:
-            load_weights(self.raw_model, self.output_dir / f"checkpoint-{progress.best_update}")
+        progress = self.progress
+        results = load_final_weights(self.accelerator, self.raw_model, self.settings, progress, reporter)
         if self.accelerator.is_main_process:
             with files_written_aside(self.output_dir) as folder:
                 self.save_model(folder)

@@ -146,7 +146,8 @@ class TrainingSettings(CheckedSettings):
     stop_within_seconds: float | None = option(
         None,
         "Seconds that an update may take to end after SIGTERM or Ctrl-C, before it is given up and the last finished "
-        "one is saved; left out, as long as it takes.",
+        "one is saved; left out, as long as it takes. Several processes give it up before its next batch, and where "
+        "they stream their data they finish it.",
         above=0,
     )
     gradient_accumulation_steps: int = option(

@@ -1,6 +1,7 @@
 """The script that compares two revisions: two commits of a small repository, and what is said of their runs."""
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -40,6 +41,11 @@ max_steps: 100
 NAMES = ["A (main, c0ffee)", "B (HEAD, decade)"]
 CURVE = [(3.0, 1.0), (2.0, 0.5), (1.5, 0.5)]
 MEASURED = Measurement(CURVE, {"weight": "00", "bias": "11"}, 100.0, 0.5)
+
+
+def nan_after(loss):
+    """A measurement whose last loss is NaN, by a float of its own as in a log that was read."""
+    return replace(MEASURED, curve=[(3.0, 1.0), (loss, 0.5), (float("nan"), float("nan"))])
 
 
 def git(folder, *arguments):
@@ -148,6 +154,20 @@ def test_what_is_said_of_bits(other, says):
     assert compare_bits(NAMES, [MEASURED, MEASURED], [other, other]).endswith(says)
 
 
+@pytest.mark.parametrize(
+    ("loss", "says"),
+    [
+        (2.0, "Equal bits: losses and norms of the gradient of all 3 updates, and the weights after them."),
+        (2.5, "The first update that differs is update 2: its loss is 2 and 2.5."),
+        (float("nan"), "The first update that differs is update 2: its loss is 2 and nan."),
+    ],
+)
+def test_losses_that_are_nan_in_both_are_equal(loss, says):
+    assert compare_bits(NAMES, [nan_after(2.0), nan_after(2.0)], [nan_after(loss), nan_after(loss)]).endswith(says)
+    table = format_curves(NAMES, nan_after(2.0).curve, nan_after(loss).curve)
+    assert table.splitlines()[-1].split() == ["3", "nan", "nan"]
+
+
 def test_runs_that_differ_from_themselves_are_not_compared():
     other = replace(MEASURED, curve=[CURVE[0], CURVE[1], (9.0, 0.5)])
     text = compare_bits(NAMES, [MEASURED, MEASURED], [MEASURED, other])
@@ -182,6 +202,19 @@ def test_the_script_explains_itself_without_heavy_imports():
     result = subprocess.run(command, capture_output=True, text=True, env=environment)
     assert result.returncode == 0, result.stderr
     assert "Trains a preset from two revisions in turns" in result.stdout and "--warm_up_updates" in result.stdout
+
+
+def test_a_setting_that_an_older_revision_lacks_is_left_out_of_both_and_named(repository, capsys):
+    git(repository, "checkout", "-b", "older")
+    for path in (repository / "recipes").rglob("*.py"):
+        path.write_text(path.read_text(encoding="utf-8").replace("max_eval_blocks", "eval_blocks"), encoding="utf-8")
+    git(repository, "commit", "-a", "-m", "a revision without max_eval_blocks")
+    git(repository, "checkout", "main")
+    arguments = ["older", "main", "--repository", str(repository), "--preset", "tiny/gpt", "--rounds", "1"]
+    run(*parse([*arguments, "--updates", "2", "--warm_up_updates", "0"]))
+    said = capsys.readouterr().out
+    assert re.search(r"Note: A \(older, \w+\) has no setting max_eval_blocks\. Both run without it\.", said)
+    assert "Equal bits: losses" in said or "The first update that differs" in said
 
 
 @pytest.mark.parametrize("ended_by", [KeyboardInterrupt, ValueError])

@@ -15,6 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from gpt1_scratch import lstm_block
 from seq2seq_scratch import lstm_runs
 from seq2seq_scratch.beam_search import SentenceLengthLimits
+from seq2seq_scratch.modeling_transformer import hide_padding
 
 aten = torch.ops.aten
 # They read a number, or their result has as many elements as the numbers say.
@@ -76,7 +77,7 @@ def on_a_gpu(name, **settings):
     return model
 
 
-# The library looks whether a mask hides anything, once for each of encoder and decoder.
+# On a CPU the library looks whether a mask hides anything, once for each of encoder and decoder.
 MASKS = ["aten._local_scalar_dense"] * 2
 # The loss finds the labels that count; the LSTM's encoder copies the lengths of the sentences.
 UPDATES = {
@@ -100,7 +101,8 @@ def test_the_waits_of_a_batch_in_training(name):
     assert waits_of(train) == UPDATES[name]
 
 
-# Every step looks whether a sentence has ended, and the Transformer's whether the source's mask hides anything.
+# Every step looks whether a sentence has ended, and on a CPU the Transformer's looks whether the source's mask hides
+# anything.
 STEPS = {
     "rnn_seq2seq": ["aten._local_scalar_dense"],
     "bahdanau": ["aten._local_scalar_dense"],
@@ -124,6 +126,15 @@ def test_the_waits_of_a_step_of_decoding(name):
     for wait in few:
         many.remove(wait)
     assert many == sorted(STEPS[name] * 3)
+
+
+def test_the_mask_of_a_source_on_a_gpu_is_made_without_a_look_at_it():
+    config = on_a_gpu("transformer").config
+    with torch.device("meta"):  # tensors without numbers, so whatever reads one fails
+        queries, keys = torch.zeros(2, 3, 16), torch.zeros(2, 5, 16)
+        hidden = hide_padding(config, queries, torch.ones(2, 5, dtype=torch.long), keys)
+    assert hidden.shape == (2, 1, 3, 5) and hidden.dtype == torch.bool
+    assert hide_padding(config, torch.zeros(2, 3, 16), None) is None
 
 
 def test_the_limits_of_sentences_are_copied_once():
