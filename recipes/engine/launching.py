@@ -4,6 +4,11 @@
 """
 
 import os
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 from accelerate import Accelerator
@@ -21,6 +26,10 @@ from papers_to_gpt.settings.wording import counted
 SHARDED = "PAPERS_TO_GPT_SHARDED"
 
 CONFIGS = "recipes/accelerate_configs"
+
+# Seconds until a process that waits for the others says so. Processes that start together need less, but for their
+# imports on a slow disk.
+SILENT_WAIT = 10
 
 # What `accelerate launch` sets to "true" for an engine, and the engine's name.
 OTHER_ENGINES = {
@@ -107,6 +116,39 @@ def must_use_cpu(use_cpu: bool) -> bool:
     return False
 
 
+@contextmanager
+def ended_by_signals_while_connecting() -> Iterator[None]:
+    """Says what a process waits for that finds no others, and lets SIGTERM and Ctrl-C end it at once.
+
+    PyTorch waits for the others for up to half an hour, without a word, and Python handles no signal meanwhile. The
+    variables that ask for several processes may be left over from another job.
+    """
+    count = int(os.environ.get("WORLD_SIZE", "1"))
+    if count < 2 or distributed.is_initialized() or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    place = ":".join(os.environ.get(name, "?") for name in ("MASTER_ADDR", "MASTER_PORT"))
+    notice = threading.Timer(
+        SILENT_WAIT,
+        print,
+        (
+            f"Process {os.environ.get('RANK', '?')} waits for the others of {count} (WORLD_SIZE) at {place}. If this "
+            "is no run of several processes, end it and unset RANK, LOCAL_RANK, WORLD_SIZE, MASTER_ADDR and "
+            "MASTER_PORT.",
+        ),
+        {"file": sys.stderr, "flush": True},
+    )
+    notice.daemon = True
+    handlers = {number: signal.signal(number, signal.SIG_DFL) for number in (signal.SIGTERM, signal.SIGINT)}
+    notice.start()
+    try:
+        yield
+    finally:
+        notice.cancel()
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+
+
 def connect_after_restart(use_cpu: bool) -> None:
     """Connects the processes of a run that torchrun has restarted (`--max-restarts`), before accelerate would.
 
@@ -160,15 +202,16 @@ def make_accelerator(settings: TrainingSettings) -> Accelerator:
     bf16 = processor_has_bf16(settings.use_cpu) if settings.bf16 is None else settings.bf16
     chosen_at_launch = settings.bf16 is None and "ACCELERATE_MIXED_PRECISION" in os.environ
     use_cpu = must_use_cpu(settings.use_cpu)
-    connect_after_restart(use_cpu)
-    accelerator = Accelerator(
-        cpu=use_cpu,
-        mixed_precision=None if chosen_at_launch else "bf16" if bf16 else "no",
-        log_with=settings.report_to or None,
-        project_dir=settings.output_dir,
-        # The gradients lie in the memory that travels between processes, and are not there a second time.
-        kwargs_handlers=[DistributedDataParallelKwargs(gradient_as_bucket_view=True)],
-    )
+    with ended_by_signals_while_connecting():
+        connect_after_restart(use_cpu)
+        accelerator = Accelerator(
+            cpu=use_cpu,
+            mixed_precision=None if chosen_at_launch else "bf16" if bf16 else "no",
+            log_with=settings.report_to or None,
+            project_dir=settings.output_dir,
+            # The gradients lie in the memory that travels between processes, and are not there a second time.
+            kwargs_handlers=[DistributedDataParallelKwargs(gradient_as_bucket_view=True)],
+        )
     check_processes(accelerator)
     ProcessWatch.start(accelerator)
     return accelerator

@@ -5,6 +5,7 @@ import os
 import re
 import shlex
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -140,6 +141,21 @@ def test_what_every_launcher_sets_is_allowed(monkeypatch):
     for name, value in (("ACCELERATE_MIXED_PRECISION", "bf16"), ("ACCELERATE_USE_FSDP", "false")):
         monkeypatch.setenv(name, value)
     check_launch()
+
+
+def test_a_process_that_waits_for_others_says_so_and_ends_by_a_signal(tmp_path):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    left_over = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    process = start((), tmp_path / "run", **left_over)
+    said = next(line for line in process.stdout if "waits for" in line)
+    process.terminate()
+    process.communicate(timeout=60)
+    assert said.startswith(f"Process 0 waits for the others of 2 (WORLD_SIZE) at 127.0.0.1:{port}.")
+    assert "unset RANK, LOCAL_RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT" in said
+    assert process.returncode == -signal.SIGTERM
+    assert not (tmp_path / "run").exists()
 
 
 def test_more_processes_than_accelerators_are_refused(monkeypatch):
