@@ -6,6 +6,7 @@ from itertools import chain
 from random import Random
 from typing import TYPE_CHECKING
 
+from ..data.wording import counted
 from .label_sets import rarest_labels
 
 if TYPE_CHECKING:
@@ -38,14 +39,19 @@ def hold_out(
         instead: what a message names as the alternative to it.
 
     Raises:
-        ValueError: if no row would be left to train on, or every class has a single text.
+        ValueError: if there is only one text, no row would be left to train on, or every class has a single text.
     """
     rows_of: dict[tuple[str, ...], list[int]] = {}
     for index, texts in enumerate(split.texts):
         rows_of.setdefault(tuple(sorted(texts)), []).append(index)
     groups = list(rows_of.values())
+    if len(groups) == 1:
+        raise ValueError(
+            f"There is only one text, in {counted(len(split), 'row')}, so that none can be held out {purpose}. Add "
+            f"texts, or {instead}."
+        )
     count = max(1, round(share * len(split)))
-    if count >= len(split) or len(groups) == 1:
+    if count >= len(split):
         raise ValueError(
             f"{setting} {share} leaves no row of {len(split):,} to train on. Choose a smaller share, or {instead}."
         )

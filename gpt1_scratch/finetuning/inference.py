@@ -188,12 +188,14 @@ def _text_columns(table: Table, columns: ColumnOverrides, *label_columns: str) -
         raise ValueError("text_pair_column is set, but text_column is not.")
     found = [name for name in table.names if name not in label_columns and _looks_like_text(table.values(name))]
     if len(found) > 1:
-        # If another column holds text, columns of ids and dates are not text, and of one value only by their name.
+        # If another column holds text, columns of row names, ids and dates are not text, and of one value only by
+        # their name.
         paired = set(chain.from_iterable(PAIRS_OF_COLUMNS))
         found = [
             name
             for name in found
-            if not _look_like_ids(table.values(name))
+            if not table.is_index(name)
+            and not _look_like_ids(table.values(name))
             and (name.lower() in paired or not _is_constant(table.values(name)))
         ] or found
     if len(found) > 2:

@@ -1,6 +1,7 @@
 """Reads labelled text from files into columns, with errors that name the file and the line."""
 
 import itertools
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,9 @@ if TYPE_CHECKING:
 
 ROWS_NAMED = 5
 
+# The names that programs give to a column of row names: R, and pandas in CSV, pandas when it reads this, in parquet.
+NAMES_OF_INDEXES = re.compile(r"|Unnamed: \d+|__index_level_\d+__")
+
 
 @dataclass(frozen=True)
 class Table:
@@ -23,11 +27,13 @@ class Table:
         where: the file or data set that they come from, for error messages.
         columns: the columns by name; a `Dataset` reads a column when it is used.
         first: number of rows of the file before these.
+        indexes: the columns that pandas has stored as the index of the rows.
     """
 
     where: str
     columns: "dict[str, list[Any]] | Dataset"
     first: int = 0
+    indexes: tuple[str, ...] = ()
 
     @property
     def names(self) -> list[str]:
@@ -45,6 +51,10 @@ class Table:
             return None if value is None or value < 0 else names[value]
 
         return list(map(name_of, values))
+
+    def is_index(self, name: str) -> bool:
+        """Returns True if a column holds the names of the rows."""
+        return name in self.indexes or NAMES_OF_INDEXES.fullmatch(name) is not None
 
     def class_names(self, name: str) -> list[str] | None:
         """Returns the names of the classes of a column, or of its lists; None if the data set has none."""
@@ -81,7 +91,11 @@ def read_table(path: str | Path) -> Table:
     from ..data.readers import parquet_tables, table_rows
 
     if file_extension(path) == ".parquet":
-        return Table(str(path), _as_dataset(pyarrow.concat_tables(parquet_tables(path))))
+        table = pyarrow.concat_tables(parquet_tables(path))
+        indexes = (table.schema.pandas_metadata or {}).get("index_columns", [])
+        # An index of numbers from 0 is no column, but an object that describes it.
+        names = tuple(name for name in indexes if isinstance(name, str))
+        return Table(str(path), _as_dataset(table), indexes=names)
     rows = [row for _, row in table_rows(path)]
     names = dict.fromkeys(name for row in rows for name in row)
     return Table(str(path), {name: [row.get(name) for row in rows] for name in names})

@@ -26,6 +26,7 @@ LEFTOVERS = (
 # What fsync answers where a file system or a platform does not have it.
 NO_FSYNC = {errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EBADF, errno.EACCES, errno.EPERM}
 
+# What helps if a file cannot be written.
 REMEDIES = {
     errno.ENOSPC: "Free space on the disk",
     errno.EDQUOT: "Free space in the quota",

@@ -28,7 +28,7 @@ from filelock import FileLock, Timeout
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from papers_to_gpt.engine.data_fingerprint import fingerprint_files
-from papers_to_gpt.engine.durable_files import WriteError, flush_file, flush_folder, write_durably
+from papers_to_gpt.engine.durable_files import REMEDIES, WriteError, flush_file, flush_folder, write_durably
 from papers_to_gpt.settings.wording import counted
 
 PARTIAL = ".partial"
@@ -320,8 +320,10 @@ def open_line_output(
         if not ours and error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO):
             raise
         reason = getattr(cause, "strerror", None) or cause
+        number = getattr(cause, "errno", None)
+        remedy = f"{REMEDIES[number]}, or name" if number in REMEDIES else "Name"
         raise ValueError(
-            f"The output file {output_file} cannot be written: {reason}. Free space, or name another file."
+            f"The output file {output_file} cannot be written: {reason}. {remedy} another file."
         ) from error
 
 

@@ -106,11 +106,10 @@ def sentences_of_pairs(settings: BackTranslationSettings) -> Sequence[str] | Non
     # A second to import, which lines of text do not need.
     from datasets import disable_progress_bars
 
-    from seq2seq_scratch.data.corpora import load_parallel_data
+    from seq2seq_scratch.data.corpora import load_pairs
 
     disable_progress_bars()
-    languages = {"source_language": settings.source_language, "target_language": settings.target_language}
-    pairs = load_parallel_data(train_file=settings.input_file, validation_size=0, **languages)["train"]
+    pairs = load_pairs("input_file", settings.input_file, settings.source_language, settings.target_language)
     return pairs["source" if settings.direction == "forward" else "target"]
 
 

@@ -50,12 +50,13 @@ class PairColumns:
 
 @dataclass(frozen=True)
 class Wanted:
-    """The languages and columns that the user has set."""
+    """The languages and columns that the user has set, and whether there are settings for the columns."""
 
     source_language: str
     target_language: str
     source_column: str | None
     target_column: str | None
+    has_column_settings: bool = True
 
     def for_reference(self, column: str) -> "Wanted":
         """Returns what is wanted if another column, key or ending of a text file takes the place of the target's."""
@@ -88,10 +89,12 @@ class Wanted:
         found = PairColumns(self.source_column or self.source_language, self.target_column or self.target_language)
         for side, column in (("source", found.source), ("target", found.target)):
             if column not in columns:
-                raise ValueError(
-                    f"{where}: there is no column {column!r}; it has {', '.join(columns)}. "
+                remedy = (
                     f"Set {side}_column, or {side}_language where a column is named after the language."
+                    if self.has_column_settings
+                    else f"Columns are named after the languages: rename one, or set {side}_language."
                 )
+                raise ValueError(f"{where}: there is no column {column!r}; it has {', '.join(columns)}. {remedy}")
         if found.source == found.target and None in (self.source_column, self.target_column):
             raise ValueError(
                 f"{where}: source and target are both the column {found.source!r}. Set both source_column and "
@@ -192,6 +195,20 @@ def _load_file(setting: str, name: str, wanted: Wanted, streaming: bool = False)
     files = [(part,) for part in parts]
     generate = _tables_of_parquet if file_extension(parts[0]) == ".parquet" else _tables_of_table
     return dataset_of_files(generate, files, PAIR_FEATURES, streaming=streaming, wanted=wanted)
+
+
+def load_pairs(setting: str, name: str, source_language: str, target_language: str) -> Dataset:
+    """Loads the pairs that one setting names, for a command that has no settings for columns.
+
+    Args:
+        setting: the setting, for messages.
+        name: its value: a file, the common prefix of two text files, or a folder (see `load_parallel_data`).
+        source_language, target_language: as of `load_parallel_data`.
+
+    Raises:
+        ValueError: as of `load_parallel_data`.
+    """
+    return _load_file(setting, name, Wanted(source_language, target_language, None, None, has_column_settings=False))
 
 
 def _parts_of_folder(setting: str, folder: Path, wanted: Wanted) -> list[str]:

@@ -22,6 +22,7 @@ import csv
 import itertools
 import json
 import os
+import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -97,6 +98,11 @@ def _delimited_rows(path: str | Path, extension: str, place: FilePlace) -> Itera
     first = next((line for line in (read(path, FilePlace()) if place.offset else rows) if line[1]), None)
     if first is None:
         return
+    if any(re.search(r"\r(?!\n)", name) for name in first[1]):
+        raise ValueError(
+            f"{path}: the first line has carriage returns within it, so its lines end in carriage returns alone. "
+            "Convert the line ends to line feeds."
+        )
     header = [name.strip() for name in first[1]]
     _check_separator(path, header, extension)
     _check_header(path, header)

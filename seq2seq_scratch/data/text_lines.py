@@ -31,6 +31,16 @@ ERRORS_OF_READING = (EOFError, OSError, lzma.LZMAError, zlib.error)
 # Errors while a file is written, which do not name it: no space, quota or size limit exceeded, broken disk.
 ERRORS_OF_WRITING = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 
+# What helps if a file cannot be written. The recipes' own table has the same; a test compares them.
+REMEDIES = {
+    errno.ENOSPC: "Free space on the disk",
+    errno.EDQUOT: "Free space in the quota",
+    errno.EFBIG: "Raise the limit on the size of files (ulimit -f)",
+    errno.EROFS: "Make the file system writable",
+    errno.EACCES: "Make the folder writable",
+    errno.EPERM: "Make the folder writable",
+}
+
 # The tables that `readers.py` reads. They are named here, because importing that file takes longer.
 JSON_EXTENSIONS = (".jsonl", ".ndjson", ".json")
 TABLE_EXTENSIONS = (".csv", ".tsv", *JSON_EXTENSIONS, ".parquet")
@@ -290,8 +300,9 @@ def open_output(path: str | Path | None) -> Iterator[TextIO]:
     except OSError as error:
         if error.filename not in (str(target), str(partial)) and error.errno not in ERRORS_OF_WRITING:
             raise
+        remedy = f"{REMEDIES[error.errno]}, or name" if error.errno in REMEDIES else "Name"
         raise ValueError(
-            f"The output file {path} cannot be written: {error.strerror or error}. Free space, or name another file."
+            f"The output file {path} cannot be written: {error.strerror or error}. {remedy} another file."
         ) from error
     finally:
         partial.unlink(missing_ok=True)

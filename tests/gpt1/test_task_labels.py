@@ -1,15 +1,19 @@
 """Labels of a user's own task: classes, numbers, sets of labels, weights, and what is held out by them."""
 
+import json
 from dataclasses import replace
 
 import numpy as np
+import pyarrow
 import pytest
 from datasets import ClassLabel, Dataset, Features, List, Value
+from pyarrow import parquet
 from sklearn.utils.class_weight import compute_class_weight
 from task_files import write
 
 from gpt1_scratch.finetuning.class_weights import find_class_weights
 from gpt1_scratch.finetuning.held_out import hold_out
+from gpt1_scratch.finetuning.inference import ColumnOverrides
 from gpt1_scratch.finetuning.loading import TaskSplit, load_task
 from gpt1_scratch.finetuning.tasks import TASKS, Task
 
@@ -322,6 +326,32 @@ def test_a_share_that_leaves_no_row_to_train_on_is_refused(tmp_path, share):
     file = write(tmp_path / "rows.csv", [(f"text {index}", "xy"[index % 2]) for index in range(30)])
     with pytest.raises(ValueError, match=f"validation_share {share} leaves no row of 30 to train on"):
         load_task(train_file=file, validation_share=share)
+
+
+def test_rows_of_one_text_are_not_blamed_on_the_share(tmp_path):
+    file = write(tmp_path / "rows.csv", [("same", "xy"[index % 2]) for index in range(30)])
+    with pytest.raises(ValueError, match=r"There is only one text, in 30 rows, .* Add texts, or set validation_file"):
+        load_task(train_file=file)
+
+
+@pytest.mark.parametrize("name", ["own_name", "__index_level_0__", "Unnamed: 0", ""])
+@pytest.mark.parametrize("extension", ["csv", "parquet"])
+def test_row_names_are_no_text(tmp_path, name, extension):
+    rows = [(f"row {'abcd'[index]}", f"text {'wxyz'[index]}", "xy"[index % 2]) for index in range(4)]
+    columns = dict(zip((name, "text", "label"), zip(*rows, strict=True), strict=True))
+    file = tmp_path / f"rows.{extension}"
+    if extension == "csv":
+        file.write_text("\n".join(map(",".join, [tuple(columns), *rows])) + "\n")
+    else:
+        pandas = {"index_columns": [name], "columns": []}
+        table = pyarrow.table(columns).replace_schema_metadata({"pandas": json.dumps(pandas)})
+        parquet.write_table(table, file)
+    is_index = extension == "parquet" or name != "own_name"
+    task, _ = load_task(train_file=str(file), validation_file=str(file))
+    assert task.columns == (("text",) if is_index else (name, "text"))
+    # A user may still name it.
+    task, _ = load_task(train_file=str(file), validation_file=str(file), own_columns=ColumnOverrides(text_column=name))
+    assert task.columns == (name,)
 
 
 def test_declared_classes_keep_their_order(tmp_path):

@@ -75,8 +75,11 @@ def test_the_side_of_pairs_that_the_direction_names_is_translated(direction, sid
 
 def test_pairs_without_the_side_that_is_translated_are_named(run, tmp_path):
     (tmp_path / "train.tsv").write_text("en\tfr\nword4\tword5\n")
-    with pytest.raises(ValueError, match="train.tsv, line 2: there is no column 'de'; it has en, fr"):
+    message = "line 2: there is no column 'de'; it has en, fr. Columns are named .* or set target_language.$"
+    with pytest.raises(ValueError, match=message):
         run("pairs.jsonl", "--input_file", str(tmp_path / "train.tsv"))
+    with pytest.raises(ValueError, match="^input_file: there is no file .*missing.tsv"):
+        run("pairs.jsonl", "--input_file", str(tmp_path / "missing.tsv"))
 
 
 def test_empty_translations_and_copies_are_left_out_and_counted(run, monkeypatch, capsys):

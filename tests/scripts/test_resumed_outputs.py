@@ -1,9 +1,11 @@
 """Commands that are killed between or within groups of lines continue, and their file equals that of one run."""
 
+import errno
 import gzip
 import json
 import lzma
 import os
+import re
 import subprocess
 import sys
 
@@ -17,7 +19,7 @@ from papers_to_gpt import classify, export, score_text, translate
 from papers_to_gpt.engine import resumable_output
 from papers_to_gpt.gpt1 import classification, text_scoring
 from papers_to_gpt.translation import decoding
-from seq2seq_scratch.data.text_lines import read_lines
+from seq2seq_scratch.data.text_lines import open_output, read_lines
 from seq2seq_scratch.tokenization import save_tokenizers
 
 LINES = [f"word{4 + number % 9} word{5 + number % 4} word{4 + number % 11}" for number in range(9)]
@@ -274,3 +276,25 @@ def test_a_hash_of_a_model_changes_with_its_weights_configuration_and_tokenizer(
     tokenizer.add_tokens(["new"])
     after = resumable_output.fingerprint_model(model, tokenizer)
     assert len(after) == 3 and all(after[name] != before[name] for name in after)
+
+
+@pytest.mark.parametrize(
+    ("number", "remedy"),
+    [
+        (errno.EACCES, "Make the folder writable, or name another file"),
+        (errno.EROFS, "Make the file system writable, or name another file"),
+        (errno.ENOSPC, "Free space on the disk, or name another file"),
+        (errno.ENAMETOOLONG, "Name another file"),
+    ],
+)
+def test_the_remedy_for_an_output_file_fits_the_reason(number, remedy, tmp_path, monkeypatch):
+    def refuse(lock, timeout):
+        raise OSError(number, os.strerror(number), lock.lock_file)
+
+    monkeypatch.setattr(resumable_output.FileLock, "acquire", refuse)
+    (tmp_path / "lines.txt").write_text("a\n")
+    files = str(tmp_path / "lines.txt"), str(tmp_path / "out.txt")
+    message = re.escape(f"out.txt cannot be written: {os.strerror(number)}. {remedy}.")
+    with pytest.raises(ValueError, match=message):
+        with resumable_output.open_line_output(*files, None, dict, open_output):
+            pass

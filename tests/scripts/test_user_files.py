@@ -1,9 +1,11 @@
 """The same file gives the same rows, or the same error, in every recipe: one table of files, for all loaders."""
 
+import errno
 import gzip
 import io
 import lzma
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -18,6 +20,7 @@ from gpt1_scratch.data.text_lines import FilePlace
 from gpt1_scratch.finetuning.tables import read_table
 from gpt1_scratch.finetuning.tasks import Task
 from gpt1_scratch.pretraining.corpora import load_texts
+from papers_to_gpt.engine import durable_files
 from papers_to_gpt.gpt1 import generation
 from papers_to_gpt.gpt1.classification import groups_of_texts
 from papers_to_gpt.settings.generation import GenerationSettings
@@ -183,6 +186,8 @@ BAD = {
         b'{"data": [{"text": "a", "label": "x"}]}',
         "inside.json, line 1: an object holds the rows as the list 'data'",
     ),
+    "carriage.csv": (b"text,label\ra,x\rb,y\r", "carriage.csv: the first line has carriage returns within it"),
+    "carriage.tsv": (b"text\tlabel\ra\tx\rb\ty", "carriage.tsv: .* Convert the line ends to line feeds"),
     "wide.csv": (
         (",".join(f"c{number}" for number in range(500)) + "\na,b\n").encode(),
         "has 2 fields, but the first line names 500 columns .*c9 and 490 more",
@@ -380,6 +385,28 @@ class TestPlaces:
         with pytest.raises(ValueError, match="The output file /dev/full cannot be written: No space left"):
             with module.open_output("/dev/full") as output:
                 print("text", file=output)
+
+    @pytest.mark.parametrize(
+        ("number", "remedy"),
+        [
+            (errno.EACCES, "Make the folder writable, or name another file"),
+            (errno.EROFS, "Make the file system writable, or name another file"),
+            (errno.ENOSPC, "Free space on the disk, or name another file"),
+            (errno.EDQUOT, "Free space in the quota, or name another file"),
+            (errno.ENAMETOOLONG, "Name another file"),
+        ],
+    )
+    def test_the_remedy_fits_the_reason(self, module, number, remedy, tmp_path, monkeypatch):
+        def refuse(path, compression):
+            raise OSError(number, os.strerror(number), str(path))
+
+        monkeypatch.setattr(module, "_open_to_write", refuse)
+        message = re.escape(f"a.txt cannot be written: {os.strerror(number)}. {remedy}.")
+        with pytest.raises(ValueError, match=message), module.open_output(tmp_path / "a.txt"):
+            pass
+
+    def test_the_recipes_know_the_same_remedies(self, module):
+        assert durable_files.REMEDIES.items() >= module.REMEDIES.items()
 
     def test_closed_streams_are_said(self, module, monkeypatch):
         monkeypatch.setattr(sys, "stdin", None)
