@@ -266,14 +266,17 @@ def _check_search(arguments: dict[str, Any], num_beams: int, do_sample: bool, nu
 
 
 def _sampled_log_probabilities(
-    sequences: torch.Tensor, scores: Sequence[torch.Tensor], eos_token_id: int | list[int], limits: Sequence[int]
+    sequences: torch.Tensor,
+    scores: Sequence[torch.Tensor],
+    eos_token_id: int | list[int] | None,
+    limits: Sequence[int],
 ) -> torch.Tensor:
     """Sums the log-probabilities of the tokens up to the end token, which counts, or to the limit.
 
     Args:
         sequences: (B, 1 + T) the start token and T generated ids.
         scores: T tensors (B, V), the scores of each step.
-        eos_token_id: the id or ids that end a sequence.
+        eos_token_id: the id or ids that end a sequence; None if no token does.
         limits: the largest number of generated tokens of each sequence, (B,).
 
     Returns:
@@ -281,7 +284,7 @@ def _sampled_log_probabilities(
     """
     total = torch.zeros(len(sequences), device=sequences.device)
     running = torch.ones(len(sequences), dtype=torch.bool, device=sequences.device)
-    ends = torch.tensor(eos_token_id, device=sequences.device)
+    ends = torch.tensor([] if eos_token_id is None else eos_token_id, dtype=torch.long, device=sequences.device)
     limit = torch.tensor(limits, device=sequences.device)
     for step, (step_scores, tokens) in enumerate(zip(scores, sequences[:, -len(scores) :].T, strict=True)):
         log_probabilities = torch.log_softmax(step_scores.float(), dim=-1).gather(1, tokens[:, None])[:, 0]

@@ -16,7 +16,8 @@ would take a search as a function, but drops a `streamer` and an assistant model
 could no longer be given. Each override names the method that it mirrors, and a test compares the signatures of these
 methods with those that the code was written for.
 
-Dimensions: B batch, T target length, V target vocabulary, n hypotheses of a sentence, k chosen ones.
+Dimensions: B batch, b sentences whose search goes on, T target length, V target vocabulary, n hypotheses of a
+sentence, k candidates that continue them.
 """
 
 import contextvars
@@ -30,12 +31,10 @@ from transformers import GenerationConfig, GenerationMixin, generation
 from transformers.generation import GenerateBeamEncoderDecoderOutput
 
 from .beam_continuations import best_continuations, top_k_by_blocks
+from .beams import Beams, length_normalization
 from .library_arguments import CACHE_NAME, name_cache_for_library, name_cache_for_peft
 from .library_version import check_generation
 from .plain_forms import plain_forms_are_on
-
-# Fills the positions after an unfinished hypothesis during the search; no token has this id.
-UNWRITTEN = -1
 
 # The library gives this or less to hypotheses that only fill up the number of beams.
 NO_LOG_PROBABILITY = -1e8
@@ -63,25 +62,6 @@ ROW_INDEPENDENT_PROCESSORS = {
     generation.SuppressTokensAtBeginLogitsProcessor,
     generation.SuppressTokensLogitsProcessor,
 }
-
-
-def length_normalization(length: int, length_penalty: float) -> float:
-    """Computes equation 14 of Wu et al. 2016: lp(Y) = ((5 + |Y|) / (5 + 1))^alpha.
-
-    Args:
-        length: |Y|, the number of tokens whose probabilities make up P(Y|X). The end of the sentence counts and the
-            start, the paper's y_0, does not. So lp is 1 for the shortest sentence, the end token alone.
-        length_penalty: alpha; 0 turns the normalisation off, higher values favour longer sentences.
-
-    Returns:
-        The divisor of log P(Y|X).
-    """
-    return ((5 + length) / 6) ** length_penalty
-
-
-def take(hypotheses: torch.Tensor, indices: torch.Tensor) -> torch.Tensor:
-    """Selects hypotheses: from (B, n, ...) those at the indices (B, k), which gives (B, k, ...)."""
-    return hypotheses[torch.arange(len(indices), device=indices.device)[:, None], indices]
 
 
 def rows_of(sentences: torch.Tensor, beams: int) -> torch.Tensor:
@@ -318,8 +298,8 @@ class BeamSearchGenerationMixin(GenerationMixin):
             logits_processor, stopping_criteria, generation_config, synced_gpus, model_kwargs: from `generate()`.
 
         Returns:
-            (B * num_return_sequences, T') token ids, the best of each sentence first, with their scores if
-            `return_dict_in_generate` is set.
+            (B * num_return_sequences, T') token ids, the best of each sentence first, with their scores and beam
+            indices if `return_dict_in_generate` is set.
 
         Raises:
             TooFewHypotheses: the constraints leave fewer than num_return_sequences for some sentence.
@@ -331,106 +311,86 @@ class BeamSearchGenerationMixin(GenerationMixin):
         needs_library = returns_steps or config.do_sample or synced_gpus
         needs_library = needs_library or not can_drop_finished_rows(logits_processor, stopping_criteria)
         if needs_library or plain_forms_are_on():
-            # The library returns the scores of hypotheses only with those of every step.
-            asked, config = config, copy.copy(config)
-            config.output_scores = config.return_dict_in_generate
-            real: list[torch.Tensor] = []
-            token = _real_hypotheses.set(real)
-            try:
-                output = super()._beam_search(
-                    input_ids, logits_processor, stopping_criteria, config, synced_gpus, **model_kwargs
-                )
-            finally:
-                _real_hypotheses.reset(token)
-            sequences, scores = output, None
-            if config.return_dict_in_generate:
-                sequences, scores = output.sequences, output.sequences_scores
-            check_hypotheses(sequences, scores, real[0][:, : config.num_return_sequences])
-            if asked.return_dict_in_generate and not asked.output_scores:
-                output.scores = None
-            return output
-        beams, alpha, device = config.num_beams, config.length_penalty, input_ids.device
-        start = length = input_ids.shape[1]
-        limit = config.max_length - start
-        # Enough candidates that `beams` of them stay open even if the best continuations of every beam are end tokens.
-        candidates = beams * (1 if config._eos_token_tensor is None else 1 + len(config._eos_token_tensor))
-
-        open_sentences = torch.arange(len(input_ids) // beams, device=device)
-        running = input_ids.new_full((len(open_sentences), beams, config.max_length), UNWRITTEN)
-        running[:, :, :start] = input_ids.unflatten(0, (-1, beams))
-        finished = running.clone()
-        # All beams of a sentence start equal, so only one of them counts at first.
-        running_scores = torch.full(running.shape[:2], -torch.inf, device=device)
-        running_scores[:, 0] = 0.0
-        finished_scores = torch.full_like(running_scores, -torch.inf)
-        sequences, scores = finished.clone(), finished_scores.clone()
-
+            return self._library_beam_search(
+                input_ids, logits_processor, stopping_criteria, config, synced_gpus, **model_kwargs
+            )
+        beams = Beams(input_ids, config)
         outputs = self._prefill(input_ids, config, model_kwargs)
         while True:
             model_kwargs = self._update_model_kwargs_for_generation(outputs, model_kwargs, is_encoder_decoder=True)
-            logits = outputs.logits[:, -1].unflatten(0, (-1, beams))  # (b, beams, V)
+            logits = outputs.logits[:, -1].unflatten(0, (-1, config.num_beams))  # b n V
             del outputs
             if logits_processor:
-                log_probabilities = logits.flatten(0, 1).float()
-                if not self.logits_are_log_probabilities:
-                    log_probabilities = torch.log_softmax(log_probabilities, dim=-1)
-                log_probabilities = logits_processor(running[:, :, :length].flatten(0, 1), log_probabilities)
-                totals = log_probabilities.unflatten(0, (-1, beams)) + running_scores[:, :, None]
-                totals, places = top_k_by_blocks(totals.flatten(1), candidates)  # (b, candidates)
+                logits = self._processed(logits, beams.prefixes(), logits_processor)
+                totals = (logits + beams.running.scores[:, :, None]).flatten(1)  # b n V -> b nV
+                totals, places = top_k_by_blocks(totals, beams.candidates)
             else:
                 totals, places = best_continuations(
-                    logits, running_scores, candidates, are_log_probabilities=self.logits_are_log_probabilities
+                    *(logits, beams.running.scores, beams.candidates),
+                    are_log_probabilities=self.logits_are_log_probabilities,
                 )
-            vocabulary = logits.shape[2]
-            origins = places // vocabulary
-            extended = take(running, origins)
-            extended[:, :, length] = places % vocabulary
-            length += 1
-            ended = stopping_criteria(extended[:, :, :length].flatten(0, 1), None).unflatten(0, (-1, candidates))
-
-            new_scores = totals / length_normalization(length - start, alpha)
-            new_scores = new_scores.masked_fill(~ended, -torch.inf)
-            new_scores[:, beams:] = -torch.inf
-            finished_scores, order = torch.cat([finished_scores, new_scores], dim=1).topk(beams)
-            finished = take(torch.cat([finished, extended], dim=1), order)
-            running_scores, order = totals.masked_fill(ended, -torch.inf).topk(beams)
-            running = take(extended, order)
-            rows = origins.gather(1, order) + beams * torch.arange(len(order), device=device)[:, None]
-
-            if config.early_stopping is True:
-                done = finished_scores[:, -1] > -torch.inf
-            else:
-                canonical = config.early_stopping == "never"
-                # If alpha is positive, lp grows with the length, and a larger divisor raises a log-probability.
-                longest = limit if canonical and alpha > 0 else length - start
-                to_beat = finished_scores[:, config.num_return_sequences - 1 if canonical else -1]
-                done = running_scores[:, 0] / length_normalization(longest, alpha) <= to_beat
-            done |= running_scores[:, 0] == -torch.inf
+            extended, origins = beams.extend(totals, places, vocabulary=logits.shape[2])  # from b k each
+            written = extended.tokens[:, :, : beams.length]
+            ended = stopping_criteria(written.flatten(0, 1), None).unflatten(0, (-1, beams.candidates))  # b k
+            origins = origins.gather(1, beams.keep_best(extended, ended))  # b n
+            rows = origins + config.num_beams * torch.arange(len(origins), device=origins.device)[:, None]
+            done = beams.searches_end()
             if done.any():
-                sequences[open_sentences[done]], scores[open_sentences[done]] = finished[done], finished_scores[done]
-                still_open = (~done).nonzero()[:, 0]
+                still_open = beams.close(done)
                 if not len(still_open):
                     break
-                open_sentences, running, finished, running_scores, finished_scores, rows = (
-                    tensor[still_open]
-                    for tensor in (open_sentences, running, finished, running_scores, finished_scores, rows)
-                )
+                rows = rows[still_open]
                 logits_processor = keep_sentences(logits_processor, still_open)
                 stopping_criteria = keep_sentences(stopping_criteria, still_open)
-                model_kwargs |= self._keep_arguments(still_open, beams, model_kwargs)
+                model_kwargs |= self._keep_arguments(still_open, config.num_beams, model_kwargs)
             if model_kwargs.get(CACHE_NAME) is not None:
                 self._reorder_cache(model_kwargs[CACHE_NAME], rows.flatten())
-            outputs = self(**self._next_inputs(running[:, :, :length].flatten(0, 1), model_kwargs), return_dict=True)
+            outputs = self(**self._next_inputs(beams.prefixes(), model_kwargs), return_dict=True)
 
-        sequences = sequences[:, : config.num_return_sequences].flatten(0, 1)
-        sequences = sequences[:, : int((sequences != UNWRITTEN).sum(dim=1).max())]
-        sequences = torch.where(sequences == UNWRITTEN, config._pad_token_tensor, sequences)
-        scores = scores[:, : config.num_return_sequences]
-        check_hypotheses(sequences, scores.flatten(), scores != -torch.inf)
+        best = beams.best()
+        real = (best.scores != -torch.inf).unflatten(0, (-1, config.num_return_sequences))
+        check_hypotheses(best.tokens, best.scores, real)
         if not config.return_dict_in_generate:
-            return sequences
-        scores = scores.flatten()
-        return GenerateBeamEncoderDecoderOutput(sequences=sequences, sequences_scores=scores)
+            return best.tokens
+        return GenerateBeamEncoderDecoderOutput(
+            sequences=best.tokens, sequences_scores=best.scores, beam_indices=best.origins
+        )
+
+    def _processed(self, logits: torch.Tensor, prefixes: torch.Tensor, logits_processor: Any) -> torch.Tensor:
+        """Returns log-probabilities from logits, (b, n, V), as the processors change them after (b * n, T) tokens."""
+        log_probabilities = logits.flatten(0, 1).float()
+        if not self.logits_are_log_probabilities:
+            log_probabilities = torch.log_softmax(log_probabilities, dim=-1)
+        return logits_processor(prefixes, log_probabilities).unflatten(0, logits.shape[:2])
+
+    def _library_beam_search(
+        self,
+        input_ids: torch.Tensor,
+        logits_processor: Any,
+        stopping_criteria: Any,
+        generation_config: Any,
+        synced_gpus: bool,
+        **model_kwargs: Any,
+    ) -> torch.Tensor | GenerateBeamEncoderDecoderOutput:
+        """Runs the library's `_beam_search`; arguments, result and errors as in the method here."""
+        asked, config = generation_config, copy.copy(generation_config)
+        # The library returns the scores of hypotheses only with those of every step.
+        config.output_scores = config.return_dict_in_generate
+        real: list[torch.Tensor] = []
+        token = _real_hypotheses.set(real)
+        try:
+            output = super()._beam_search(
+                input_ids, logits_processor, stopping_criteria, config, synced_gpus, **model_kwargs
+            )
+        finally:
+            _real_hypotheses.reset(token)
+        sequences, scores = output, None
+        if config.return_dict_in_generate:
+            sequences, scores = output.sequences, output.sequences_scores
+        check_hypotheses(sequences, scores, real[0][:, : config.num_return_sequences])
+        if asked.return_dict_in_generate and not asked.output_scores:
+            output.scores = None
+        return output
 
     def _next_inputs(self, hypotheses: torch.Tensor, model_kwargs: dict[str, Any]) -> dict[str, Any]:
         """Returns the model's inputs for the next step of (rows, T) hypotheses."""

@@ -178,6 +178,20 @@ def test_sentences_that_are_done_leave_the_batch_and_nothing_else_changes(beams,
     assert ours.tolist() == model.generate(sources, **settings, use_cache=False).tolist()
 
 
+@pytest.mark.parametrize("processed", [False, True])
+def test_beam_indices_are_those_of_the_librarys_search(processed):
+    model = tiny_model(vocabulary=9, seed=4)
+    torch.manual_seed(3)
+    sources = torch.cat([torch.randint(4, 9, (12, 6)), torch.full((12, 1), END)], dim=1)
+    settings = {"num_beams": 3, "num_return_sequences": 2, "max_new_tokens": 12, "return_dict_in_generate": True}
+    settings |= {"bad_words_ids": [[5, 6]]} if processed else {}
+    ours = model.generate(sources, **settings)
+    library = model.generate(sources, **settings, output_scores=True)
+    assert ours.scores is None and library.scores is not None  # the library's own loop ran
+    assert ours.beam_indices.dtype == library.beam_indices.dtype
+    assert ours.beam_indices.tolist() == library.beam_indices.tolist()
+
+
 @pytest.mark.parametrize("width", [640, 641, 703, 384, 383, 40])
 def test_the_best_of_blocks_are_the_best(width):
     torch.manual_seed(0)

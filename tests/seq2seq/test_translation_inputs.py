@@ -38,6 +38,14 @@ def test_a_generation_config_counts_as_its_settings_do(translator, settings):
     assert found[0] == found[1] != translate(*translator, SENTENCES, with_scores=True)
 
 
+def test_samples_without_an_end_token_have_scores():
+    model, tokenizer = tiny_model("transformer"), tiny_tokenizer()
+    settings = {"max_new_tokens": 4, "suppress_tokens": [0, 1, 2, 3], "with_scores": True}
+    wanted = translate(model, tokenizer, tokenizer, SENTENCES, **settings)
+    model.generation_config.eos_token_id = None
+    assert translate(model, tokenizer, tokenizer, SENTENCES, **settings) == wanted
+
+
 def test_arguments_go_before_those_of_a_generation_config(translator):
     config = GenerationConfig(num_beams=3, length_penalty=0.6, max_new_tokens=5, num_return_sequences=2)
     with pytest.raises(ValueError, match="num_return_sequences is 1, but that of generation_config is 2"):
