@@ -321,9 +321,9 @@ class BeamSearchGenerationMixin(GenerationMixin):
             logits = outputs.logits[:, -1].unflatten(0, (-1, config.num_beams))  # b n V
             del outputs
             if logits_processor:
-                logits = self._processed(logits, beams.prefixes(), logits_processor)
-                totals = (logits + beams.running.scores[:, :, None]).flatten(1)  # b n V -> b nV
-                totals, places = top_k_by_blocks(totals, beams.candidates)
+                log_probabilities = self._processed(logits, beams.prefixes(), logits_processor)
+                totals = log_probabilities + beams.running.scores[:, :, None]
+                totals, places = top_k_by_blocks(totals.flatten(1), beams.candidates)  # b nV -> b k
             else:
                 totals, places = best_continuations(
                     *(logits, beams.running.scores, beams.candidates),
