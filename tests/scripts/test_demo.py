@@ -51,8 +51,10 @@ def test_every_model_of_a_folder_is_found_and_an_unfinished_run_by_its_last_chec
 
 
 def test_named_models_are_called_by_their_folders_as_far_as_these_differ(models_dir):
-    names = [str(models_dir / "gpt1"), str(models_dir / "group" / "unfinished")]
-    assert [model.name for model in find_models(names, "nowhere")] == ["gpt1", "unfinished"]
+    unfinished = models_dir / "group" / "unfinished"
+    names = [str(models_dir / "gpt1"), str(unfinished), str(unfinished / "checkpoint-10")]
+    shown = ["gpt1", "unfinished", "unfinished/checkpoint-10"]
+    assert [model.name for model in find_models(names, "nowhere")] == shown
     same = [str(models_dir / "bahdanau"), str(models_dir / "group" / ".." / "bahdanau")]
     assert [model.name for model in find_models(same, "nowhere")] == same
 
