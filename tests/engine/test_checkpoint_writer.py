@@ -217,6 +217,7 @@ from pathlib import Path
 from tiny_runs import Run
 
 from papers_to_gpt.engine.durable_files import WriteError
+from papers_to_gpt.engine.process_watch import leave_together
 
 def full(folder, state_dict):
     raise OSError(28, "No space left on device", str(folder / "config.json"))
@@ -234,6 +235,7 @@ for background in (False, True):
         run.writer.wait()
     except WriteError as error:
         Path(sys.argv[1], f"{background}-{process}").write_text(str(error))
+leave_together(run.writer.accelerator)
 """
 
 
