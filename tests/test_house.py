@@ -197,6 +197,11 @@ def test_an_installation_has_every_package():
     assert set(settings["options"]["packages"].split()) == expected
 
 
+def test_a_source_archive_has_every_folder():
+    lines = (ROOT / "MANIFEST.in").read_text(encoding="utf-8").splitlines()
+    assert {line.split()[1] for line in lines if line.startswith("graft ")} == {*PACKAGES, "recipes", "tests"}
+
+
 def test_style():
     ruff = shutil.which("ruff", path=str(Path(sys.executable).parent)) or shutil.which("ruff")
     if ruff is None:

@@ -10,7 +10,7 @@ import gpt1_scratch  # noqa: F401  registers the models
 import seq2seq_scratch  # noqa: F401  registers the models
 from papers_to_gpt.demonstration import sources
 from papers_to_gpt.demonstration.classifying import names_of_texts
-from papers_to_gpt.engine.checkpointing import CHECKPOINT_PREFIX, checkpoints_in
+from papers_to_gpt.engine.checkpointing import checkpoints_in, name_with_run
 from papers_to_gpt.engine.model_folder import (
     CLASSIFIER,
     LANGUAGE_MODEL,
@@ -76,7 +76,7 @@ def find_models(names: Sequence[str], models_dir: str) -> list[FoundModel]:
     for folder in _model_folders(root, DEPTH):
         place = folder.relative_to(root).as_posix()
         try:
-            found.append(_read(root.resolve().name if place == "." else place, folder))
+            found.append(_read(place if "/" in place else name_with_run(folder), folder))
         except (OSError, ValueError) as error:
             logger.warning("%s is left out: %s", folder, error)
     if not found:
@@ -88,10 +88,9 @@ def find_models(names: Sequence[str], models_dir: str) -> list[FoundModel]:
 
 
 def _short_names(names: Sequence[str]) -> list[str]:
-    """Returns the last part of each path, with the run before a checkpoint, or the whole path if two have the same."""
-    paths = [Path(name).resolve() for name in names]
-    short = ["/".join(path.parts[-1 - path.name.startswith(CHECKPOINT_PREFIX) :]) for path in paths]
-    return [each if short.count(each) == 1 else name for each, name in zip(short, names, strict=True)]
+    """Returns the last part of each path, with the run of a checkpoint, or the whole path if two have the same."""
+    last = [name_with_run(name) for name in names]
+    return [short if last.count(short) == 1 else name for short, name in zip(last, names, strict=True)]
 
 
 def _folder_of(path: Path) -> Path:

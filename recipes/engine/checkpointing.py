@@ -149,6 +149,17 @@ def _has_type(value: Any, hint: Any) -> bool:
     return isinstance(value, (int, float) if kind is float else kind)
 
 
+def name_with_run(name: str | Path) -> str:
+    """Returns the last part of a model's folder or Hub id, for a checkpoint after the name of its run.
+
+    Args:
+        name: a folder, which may be written as ".", or a Hub id.
+    """
+    folder = Path(name).resolve() if Path(name).is_dir() else Path(name)
+    is_checkpoint = folder.name.startswith(CHECKPOINT_PREFIX) and folder.parent.name
+    return f"{folder.parent.name}/{folder.name}" if is_checkpoint else folder.name
+
+
 def checkpoints_in(output_dir: str | Path, prefix: str = CHECKPOINT_PREFIX) -> list[Path]:
     """Returns the scheduled checkpoints of a run in the order of their updates."""
     found = [path for path in Path(output_dir).glob(f"{prefix}*") if path.name[len(prefix) :].isdigit()]

@@ -21,11 +21,7 @@ from seq2seq_scratch.seq2seq_common import shift_tokens_right
 
 
 class OnnxGraph:
-    """One graph in onnxruntime, on the CPU, with as many threads as PyTorch has.
-
-    Raises:
-        ValueError: the package or the file is missing, or the file cannot be read.
-    """
+    """One graph in onnxruntime, on the CPU, with as many threads as PyTorch has."""
 
     def __init__(self, path: Path):
         check_installed("onnx", "onnxruntime")
@@ -54,30 +50,13 @@ class OnnxGraph:
             raise ValueError(f"A text has {length} tokens, and {self.folder} {self.positions} positions. Shorten it.")
 
     def start(self, rows: int, known: dict[str, Tensor]) -> RecurrentState:
-        """Returns the state before the first token.
-
-        Args:
-            rows: B.
-            known: parts of the state that the encoder gives, by name. The others are zeros, or hold no tokens.
-        """
+        """Returns the state of B rows before the first token: `known` by name, all else zeros or without tokens."""
         shapes = {name: shape[1:] for name, shape in self.inputs.items() if name.startswith("past.")}
         sizes = {name: [0 if isinstance(size, str) else size for size in shape] for name, shape in shapes.items()}
         return RecurrentState({name: known.get(name, torch.zeros(rows, *each)) for name, each in sizes.items()})
 
     def advance(self, cache: RecurrentState, input_ids: Tensor, others: dict[str, Tensor]) -> Tensor:
-        """Reads further tokens and updates the cache.
-
-        Args:
-            cache: the state after the tokens before.
-            input_ids: (B, T).
-            others: what the step reads besides, by name: a source or a mask.
-
-        Returns:
-            Logits, (B, T, V).
-
-        Raises:
-            ValueError: the text has more tokens than the model has positions.
-        """
+        """Returns logits, (B, T, V), of ids, (B, T), and updates the cache; others: a source or a mask, by name."""
         self.check_length(cache.seen_tokens + input_ids.shape[1])
         logits = []
         # The graph of a recurrent decoder with attention takes one token at a time.

@@ -3,7 +3,6 @@
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,7 +10,7 @@ import torch
 from transformers import AutoConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from gpt1_scratch.tokenization import WORD_END
-from papers_to_gpt.engine.checkpointing import CHECKPOINT_PREFIX
+from papers_to_gpt.engine.checkpointing import name_with_run
 from papers_to_gpt.engine.model_folder import LANGUAGE_MODEL, TRANSLATOR, check_folder
 from papers_to_gpt.gpt1 import text_scoring
 from papers_to_gpt.plots.tokens import name_of, readable
@@ -29,14 +28,8 @@ MAX_SOURCE_LENGTH = 256
 
 
 def short_name(name: str) -> str:
-    """Returns the last part of a model's folder or Hub id, for a checkpoint after the name of its run.
-
-    Args:
-        name: a folder, which may be written as ".", or a Hub id.
-    """
-    folder = Path(name).resolve() if Path(name).is_dir() else Path(name)
-    is_checkpoint = folder.name.startswith(CHECKPOINT_PREFIX) and folder.parent.name
-    return f"{folder.parent.name}_{folder.name}" if is_checkpoint else folder.name
+    """Returns the name of a model, see `name_with_run`, as a part of a file's name."""
+    return name_with_run(name).replace("/", "_")
 
 
 @dataclass(frozen=True)

@@ -50,6 +50,14 @@ def test_every_model_of_a_folder_is_found_and_an_unfinished_run_by_its_last_chec
     assert "damaged is left out" in caplog.text and "is cut off or no safetensors file" in caplog.text
 
 
+def test_a_checkpoint_is_called_by_its_run_too(models_dir):
+    unfinished = models_dir / "group" / "unfinished"
+    checkpoint = "unfinished/checkpoint-10"
+    assert [model.name for model in find_models([], str(unfinished))] == [checkpoint]
+    assert [model.name for model in find_models([], str(unfinished / "checkpoint-10"))] == [checkpoint]
+    assert [model.name for model in find_models([str(unfinished / "checkpoint-10")], "nowhere")] == [checkpoint]
+
+
 def test_named_models_are_called_by_their_folders_as_far_as_these_differ(models_dir):
     unfinished = models_dir / "group" / "unfinished"
     names = [str(models_dir / "gpt1"), str(unfinished), str(unfinished / "checkpoint-10")]
