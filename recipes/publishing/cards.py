@@ -12,7 +12,7 @@ from gpt1_scratch.finetuning.tasks import MULTI_LABEL, TASKS, THRESHOLD
 from gpt1_scratch.library_version import requirement
 from gpt1_scratch.pretraining.embedded import EMBEDDED_TEXTS
 from gpt1_scratch.tokenization import MASK
-from papers_to_gpt.engine.model_folder import describe_missing_config
+from papers_to_gpt.engine.model_folder import CLASSIFIER, describe_missing_config
 from papers_to_gpt.publishing import model_card
 from papers_to_gpt.publishing.card_pictures import Translator
 from papers_to_gpt.publishing.data_sources import DataSource, describe_training_data, files_in
@@ -110,6 +110,11 @@ TASK_SCORES = {
     "spearmanr": ("spearmanr", "Spearman correlation"),
 }
 
+TASK_LIMITS = (
+    "On texts that do not resemble its training data it is often wrong, with the same confidence.",
+    "Its probabilities are not calibrated.",
+)
+
 OPEN_LICENCE = "apache-2.0"
 UNKNOWN_LICENCE = "unknown"
 
@@ -163,6 +168,8 @@ def describe_model(config: dict[str, Any], run: Run, path: Path) -> Description:
         )
     if isinstance(config.get("finetuning_task"), dict):
         return describe_task_model(config, run)
+    if CLASSIFIER.holds(config):
+        return describe_task_head(config)
     return describe_language_model(run, is_masked=config.get("attention") == "bidirectional")
 
 
@@ -189,7 +196,7 @@ def describe_translator(model_type: str, run: Run) -> Description:
     data = describe_training_data(settings)
     return Description(
         title=f"{name}, {direction}" if direction else name,
-        summary=f"{what} {origin_of(run)}" + (f" to translate {direction}." if direction else "."),
+        summary=f"{what} {origin_of(run, f'translate {direction}'.rstrip())}",
         papers=[paper],
         usage=(
             "from transformers import pipeline\n\n"
@@ -219,14 +226,16 @@ def starts_from_model(run: Run) -> bool:
     return run.settings.get("init_from") is not None
 
 
-def origin_of(run: Run) -> str:
-    """Returns the beginning of a sentence that says what a model was trained from."""
+def origin_of(run: Run, purpose: str) -> str:
+    """Returns a sentence that says what a model was trained from and for, as far as its folder records it."""
+    if not run.record:
+        return "This folder does not record how the model was trained."
     if not starts_from_model(run):
-        return "Trained from scratch"
+        return f"Trained from scratch to {purpose}."
     settings = run.settings
     more = ", with further words in its vocabulary" if settings.get("add_tokens") else ""
     frozen = f", with frozen {', '.join(settings['freeze'])}" if settings.get("freeze") else ""
-    return f"Trained further from `{without_folders(settings['init_from'])}`{more}{frozen}"
+    return f"Trained further from `{without_folders(settings['init_from'])}`{more}{frozen} to {purpose}."
 
 
 def has_one_translation(settings: dict[str, Any]) -> bool:
@@ -291,7 +300,7 @@ def describe_language_model(run: Run, is_masked: bool = False) -> Description:
     data = describe_training_data(run.settings)
     return Description(
         title=title,
-        summary=f"{summary} {origin_of(run)} to predict {'masked tokens' if is_masked else 'the next token'}.",
+        summary=f"{summary} {origin_of(run, 'predict ' + ('masked tokens' if is_masked else 'the next token'))}",
         papers=[GPT_PAPER, BERT_PAPER] if is_masked else [GPT_PAPER],
         usage=f"from transformers import pipeline\n\n{use}",
         data=data.text,
@@ -348,8 +357,7 @@ def describe_task_model(config: dict[str, Any], run: Run) -> Description:
         scores=scores,
         curve=[key for key in TASK_SCORES if any(key in line for line in run.log)],
         limits=[
-            "On texts that do not resemble its training data it is often wrong, with the same confidence.",
-            "Its probabilities are not calibrated.",
+            *TASK_LIMITS,
             *(["Its loss weighted the classes, so probabilities of rare classes are too high."] if weighted else []),
             *([f"A label applies if its probability is above {THRESHOLD}; possibly none does."] if several else []),
         ],
@@ -361,6 +369,26 @@ def describe_task_model(config: dict[str, Any], run: Run) -> Description:
             "tags": [tag, GPT1Config.model_type],
             "datasets": data.hub_ids,
         },
+    )
+
+
+def describe_task_head(config: dict[str, Any]) -> Description:
+    """Describes a GPT-1 with the head of a task that its folder does not record, such as one that Trainer trained."""
+    chooses = config["architectures"][0].endswith("ForMultipleChoice")
+    tag, name = ("multiple-choice", "multiple choice") if chooses else ("text-classification", "text classification")
+    run = Run()
+    data = describe_training_data(run.settings)
+    return Description(
+        title=f"GPT-1 for {name}",
+        summary=f"GPT-1 with a head for {name}. {origin_of(run, name)}",
+        papers=[GPT_PAPER],
+        usage=usage_of_task("multiple_choice" if chooses else "classification", pair=False),
+        data=data.text,
+        scores=(),
+        curve=(),
+        limits=TASK_LIMITS,
+        licence=describe_licence(data.source),
+        metadata={"pipeline_tag": tag, "license": UNKNOWN_LICENCE, "tags": [tag, GPT1Config.model_type]},
     )
 
 

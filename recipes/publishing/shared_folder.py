@@ -51,6 +51,8 @@ TOKENIZER_NAMES = frozenset(
 )
 
 PICKLE_SUFFIXES = frozenset((".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle"))
+# What transformers' Trainer writes beside a model, or into a checkpoint. It is the state of training, never shared.
+TRAINER_FILES = re.compile(r"(training_args|optimizer|scheduler|scaler|rng_state(_\d+)?)\.(bin|pt|pth)")
 TOKEN = re.compile(rb"\bhf_[A-Za-z0-9]{20,}")
 
 # Numbers of embeddings are often padded to a multiple of one of these, which GPUs compute faster; 1 is no padding.
@@ -168,7 +170,8 @@ def _check_config(folder: Path) -> dict[str, Any]:
 
 
 def _check_weights(folder: Path) -> None:
-    pickles = sorted(path.name for path in folder.iterdir() if path.suffix in PICKLE_SUFFIXES)
+    files = [path.name for path in folder.iterdir() if path.suffix in PICKLE_SUFFIXES]
+    pickles = sorted(name for name in files if not TRAINER_FILES.fullmatch(name))
     if pickles:
         raise ValueError(
             f"{folder} holds {', '.join(pickles)}: loading a pickle runs the code in it. Save the weights as "

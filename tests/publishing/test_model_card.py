@@ -198,6 +198,37 @@ def test_a_card_names_the_model_that_a_run_started_from(tmp_path):
     assert "The licence of the model that this one was fine-tuned from applies too." in card.text
 
 
+@pytest.mark.parametrize(
+    ("config", "wanted", "tag"),
+    [
+        (
+            {"model_type": "bahdanau", "architectures": ["BahdanauForConditionalGeneration"]},
+            "# RNNsearch",
+            "translation",
+        ),
+        ({"model_type": "gpt1", "architectures": ["GPT1ForCausalLM"]}, "# GPT-1\n", "text-generation"),
+        (
+            {"model_type": "gpt1", "architectures": ["GPT1ForSequenceClassification"]},
+            'pipeline("text-classification", model="mine"',
+            "text-classification",
+        ),
+        (
+            {"model_type": "gpt1", "architectures": ["GPT1ForMultipleChoice"]},
+            'AutoModelForMultipleChoice.from_pretrained("mine"',
+            "multiple-choice",
+        ),
+    ],
+)
+def test_a_card_without_records_of_a_run_says_so_and_is_that_of_the_class(config, wanted, tag, tmp_path):
+    """As of a model that the library's Trainer trained."""
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "config.json").write_text(json.dumps(config))
+    card = ModelCard.load(write_card(tmp_path / "mine"))
+    assert wanted in card.text and card.data.pipeline_tag == tag and card.data.license == "unknown"
+    assert "does not record how the model was trained" in card.text and "from scratch" not in card.text
+    assert "text-generation" not in card.text or tag == "text-generation"
+
+
 def test_folders_without_a_model_of_ours_are_refused(tmp_path):
     with pytest.raises(ValueError, match="holds no model: config.json is not there"):
         write_card(tmp_path)

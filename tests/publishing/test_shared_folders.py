@@ -69,6 +69,14 @@ def test_a_folder_with_a_fault_is_refused_before_anything_is_sent(fault, hub, fo
         check_shared_folder(folder)
 
 
+def test_what_trainer_writes_beside_a_model_is_neither_refused_nor_shared(hub, folder):
+    before = set(shared_files(folder))
+    for name in ("training_args.bin", "optimizer.pt", "scheduler.pt", "scaler.pt", "rng_state.pth", "rng_state_1.pth"):
+        torch.save({}, folder / name)
+    check_shared_folder(folder)
+    assert set(shared_files(folder)) == before
+
+
 @pytest.mark.parametrize(("family", "multiple"), [("gpt1", 64), ("transformer_seq2seq", 128)])
 def test_embeddings_may_be_padded_beyond_the_tokenizer(family, multiple, hub, tmp_path):
     model, tokenizer, _ = tiny_model(family, tmp_path / "padded")
