@@ -33,6 +33,7 @@ from papers_to_gpt.exporting.library_classes import compare_library_class, write
 from papers_to_gpt.exporting.onnx_export import write_graphs
 from papers_to_gpt.exporting.onnx_verification import compare_onnx_generators, compare_onnx_translators
 from papers_to_gpt.exporting.openai_gpt import compare_openai_gpt, write_openai_gpt
+from papers_to_gpt.exporting.source_cards import add_source
 from papers_to_gpt.exporting.verification import Comparison, random_texts
 from papers_to_gpt.settings.exporting import ExportSettings
 from seq2seq_scratch.data.text_lines import read_lines
@@ -152,7 +153,7 @@ def export_to_library(
         save_tokenizers(folder, *tokenizers)
         found = compare_library_class(Comparison(model, tokenizers, folder, texts))
         card = library_card(folder, settings.output_dir, name_of_source(settings.model_name_or_path), found)
-    (folder / CARD_FILE).write_text(card, encoding="utf-8")
+    (folder / CARD_FILE).write_text(add_source(card, settings.model_name_or_path), encoding="utf-8")
     return found
 
 
@@ -197,7 +198,8 @@ def export_to_engine(
     compare = COMPARISONS[settings.format, record["kind"]]
     record["compared"] = compare(Comparison(model, tokenizers, folder, texts, quantization))
     write_record(folder, record)
-    (folder / CARD_FILE).write_text(export_card(folder, record, settings.output_dir), encoding="utf-8")
+    card = add_source(export_card(folder, record, settings.output_dir), settings.model_name_or_path)
+    (folder / CARD_FILE).write_text(card, encoding="utf-8")
     return record["compared"]
 
 
