@@ -235,7 +235,9 @@ def origin_of(run: Run, purpose: str) -> str:
     settings = run.settings
     more = ", with further words in its vocabulary" if settings.get("add_tokens") else ""
     frozen = f", with frozen {', '.join(settings['freeze'])}" if settings.get("freeze") else ""
-    return f"Trained further from `{without_folders(settings['init_from'])}`{more}{frozen} to {purpose}."
+    # A folder such as runs/first would read as an id on the Hub.
+    start = run.record.get("base_model") or without_folders("./" + settings["init_from"])
+    return f"Trained further from `{start}`{more}{frozen} to {purpose}."
 
 
 def has_one_translation(settings: dict[str, Any]) -> bool:

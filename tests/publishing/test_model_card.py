@@ -190,6 +190,8 @@ def test_a_fine_tuned_models_licence_depends_on_the_model_it_started_from(tmp_pa
 def test_a_card_names_the_model_that_a_run_started_from(tmp_path):
     settings = {"source_language": "en", "target_language": "de", "dataset_name": "numbers", "init_from": "user/first"}
     folder = folder_of_run(tmp_path / "model", {"model_type": "bahdanau"}, settings, {})
+    card = ModelCard.load(write_card(folder))  # the run started from a folder
+    assert card.data.base_model is None and "Trained further from `first` to translate" in card.text
     record = yaml.safe_load((folder / "run.yaml").read_text())
     (folder / "run.yaml").write_text(yaml.safe_dump(record | {"base_model": "user/first"}))
     card = ModelCard.load(write_card(folder))
