@@ -16,8 +16,8 @@ would take a search as a function, but drops a `streamer` and an assistant model
 could no longer be given. Each override names the method that it mirrors, and a test compares the signatures of these
 methods with those that the code was written for.
 
-Dimensions: B batch, b sentences whose search goes on, T target length, V target vocabulary, n hypotheses of a
-sentence, k candidates that continue them.
+Dimensions: B sentences in the batch, b of them unfinished, T target length, V target vocabulary, n beams of a sentence,
+k candidates for its next beams.
 """
 
 import contextvars

@@ -2,7 +2,8 @@
 
 `_beam_search` in `beam_search.py` is the loop that asks the model for the next tokens.
 
-Dimensions: B batch, b sentences whose search goes on, n beams, L largest length of a hypothesis, k candidates.
+Dimensions: B sentences in the batch, b of them unfinished, n beams of a sentence, k candidates for its next beams, T
+target length so far, L largest target length.
 """
 
 from collections.abc import Callable
@@ -94,7 +95,7 @@ class Beams:
 
     @property
     def candidates(self) -> int:
-        """k: so many that n stay open even if the best continuations of every beam are end tokens."""
+        """The number of candidates k. At most n times the number of end tokens can end, so at least n do not."""
         ends = self.config._eos_token_tensor
         return self.config.num_beams * (1 if ends is None else 1 + len(ends))
 
@@ -124,16 +125,16 @@ class Beams:
         return extended, beams
 
     def keep_best(self, extended: Hypotheses, ended: torch.Tensor) -> torch.Tensor:
-        """Adds continuations that end to the finished hypotheses, and goes on with the best of the others.
+        """Moves the continuations that end to the finished hypotheses, and makes the best of the others the beams.
 
-        Only those that are among the n best continuations may finish.
+        A continuation that ends counts only if it is among the n best.
 
         Args:
             extended: k continuations of each sentence, the best first.
             ended: (b, k) whether each of them ends.
 
         Returns:
-            (b, n) the continuations that the search goes on with.
+            (b, n) indices of the continuations that are the beams now.
         """
         beams = self.config.num_beams
         scores = extended.scores / length_normalization(self.length - self.start, self.config.length_penalty)
@@ -147,7 +148,7 @@ class Beams:
         return kept
 
     def searches_end(self) -> torch.Tensor:
-        """Returns for which of the b sentences no open hypothesis can win any more; see `early_stopping`, (b,)."""
+        """Returns a Boolean for each sentence, (b,): whether its search is over, as `early_stopping` defines it."""
         best, finished = self.running.scores[:, 0], self.finished.scores
         early_stopping, alpha = self.config.early_stopping, self.config.length_penalty
         if early_stopping is True:

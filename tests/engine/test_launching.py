@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -149,9 +150,12 @@ def test_a_process_that_waits_for_others_says_so_and_ends_by_a_signal(tmp_path):
         port = str(free.getsockname()[1])
     left_over = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
     process = start((), tmp_path / "run", **left_over)
+    limit = threading.Timer(120, process.kill)  # the process that says nothing would wait for half an hour
+    limit.start()
     said = next(line for line in process.stdout if "waits for" in line)
     process.terminate()
     process.communicate(timeout=60)
+    limit.cancel()
     assert said.startswith(f"Process 0 waits for the others of 2 (WORLD_SIZE) at 127.0.0.1:{port}.")
     assert "unset RANK, LOCAL_RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT" in said
     assert process.returncode == -signal.SIGTERM
