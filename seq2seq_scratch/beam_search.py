@@ -16,7 +16,7 @@ would take a search as a function, but drops a `streamer` and an assistant model
 could no longer be given. Each override names the method that it mirrors, and a test compares the signatures of these
 methods with those that the code was written for.
 
-Dimensions: B sentences in the batch, b of them unfinished, T target length, V target vocabulary, n beams of a sentence,
+Dimensions: B sentences in the batch, b of them unfinished, T target length, V target vocabulary, n beams of each,
 k candidates for its next beams.
 """
 
